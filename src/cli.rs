@@ -1,0 +1,170 @@
+//! The command line.
+//!
+//! **Promises.** Every flag has an environment twin, `TLSIDECAR_` and its name. A value that is not
+//! allowed is refused here, with what is.
+//!
+//! **Not here.** The configuration file (`config/file.rs`), exit codes (`main.rs`).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::file::ConfigError;
+use crate::config::{
+    self, Admin, BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Config, Listener, Log,
+    Shutdown,
+};
+use crate::logging::Filter;
+
+/// Terminates the TLS of device fleets next to a legacy server that speaks plain TCP.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
+pub struct Cli {
+    /// What to do instead of running.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to run.
+    #[command(flatten)]
+    pub run: Run,
+}
+
+/// What can be done instead of running.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check a configuration file and everything that it names, and bind nothing.
+    Check {
+        /// The configuration file.
+        #[arg(long, env = "TLSIDECAR_CONFIG", value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Ask the running sidecar to drain, and return at once: for a container's preStop hook.
+    Drain {
+        /// The admin port of the running sidecar.
+        #[arg(long, env = "TLSIDECAR_ADMIN", value_name = "ADDR", default_value_t = Admin::default().listen)]
+        admin: SocketAddr,
+    },
+    /// Try it out: make development certificates, start an echo server and a sidecar before it.
+    Demo(Demo),
+}
+
+/// Where the demo listens.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Where the development certificates are made.
+    #[arg(long, value_name = "DIR", default_value = "certs/dev")]
+    pub dir: PathBuf,
+    /// Where devices connect.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8883")]
+    pub listen: SocketAddr,
+    /// The admin port.
+    #[arg(long, value_name = "ADDR", default_value_t = Admin::default().listen)]
+    pub admin: SocketAddr,
+    /// Only make a new server certificate; a demo that is running takes it up.
+    #[arg(long)]
+    pub renew: bool,
+}
+
+/// How to run: on a file, or with one listener from flags.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The configuration file.
+    #[arg(long, env = "TLSIDECAR_CONFIG", value_name = "FILE", conflicts_with_all = ["listen", "backend", "cert", "key", "client_ca"])]
+    pub config: Option<PathBuf>,
+    /// Where devices connect, such as 0.0.0.0:8883.
+    #[arg(
+        long,
+        env = "TLSIDECAR_LISTEN",
+        value_name = "ADDR",
+        required_unless_present = "config"
+    )]
+    pub listen: Option<SocketAddr>,
+    /// The legacy server: host:port, tcp://host:port or unix:/path.
+    #[arg(long, env = "TLSIDECAR_BACKEND", value_name = "ADDR", value_parser = backend, required_unless_present = "config")]
+    pub backend: Option<BackendAddress>,
+    /// The certificate chain in PEM, the server's own first.
+    #[arg(
+        long,
+        env = "TLSIDECAR_CERT",
+        value_name = "FILE",
+        required_unless_present = "config"
+    )]
+    pub cert: Option<PathBuf>,
+    /// Its private key in PEM.
+    #[arg(
+        long,
+        env = "TLSIDECAR_KEY",
+        value_name = "FILE",
+        required_unless_present = "config"
+    )]
+    pub key: Option<PathBuf>,
+    /// Require client certificates of these CAs, a bundle in PEM.
+    #[arg(long, env = "TLSIDECAR_CLIENT_CA", value_name = "FILE")]
+    pub client_ca: Option<PathBuf>,
+    /// The admin port, instead of 127.0.0.1:9901 or the file's.
+    #[arg(long, env = "TLSIDECAR_ADMIN", value_name = "ADDR")]
+    pub admin: Option<SocketAddr>,
+    /// Log levels in the syntax of RUST_LOG, such as info,access=warn, instead of the file's.
+    #[arg(long, env = "TLSIDECAR_LOG_FILTER", value_name = "FILTER", value_parser = filter)]
+    pub log_filter: Option<Filter>,
+}
+
+impl Run {
+    /// The configuration to run on: the file's or the flags', with what the flags say of it.
+    ///
+    /// # Errors
+    /// The problems of the file.
+    pub fn configuration(&self) -> Result<Config, ConfigError> {
+        let mut config = match &self.config {
+            Some(path) => config::file::load(path)?,
+            None => Config {
+                admin: Admin::default(),
+                log: Log::default(),
+                shutdown: Shutdown::default(),
+                listeners: self.listener().into_iter().collect(),
+            },
+        };
+        if let Some(listen) = self.admin {
+            config.admin.listen = listen;
+        }
+        if let Some(filter) = &self.log_filter {
+            config.log.filter.clone_from(filter);
+        }
+        Ok(config)
+    }
+
+    /// The listener of the flags, which clap has seen to be complete.
+    fn listener(&self) -> Option<Listener> {
+        let client_auth = match self.client_ca.clone() {
+            Some(ca) => ClientAuth::Required(ClientTrust {
+                ca,
+                crls: Vec::new(),
+            }),
+            None => ClientAuth::None,
+        };
+        let pair = CertificateFiles {
+            cert: self.cert.clone()?,
+            key: self.key.clone()?,
+        };
+        Some(Listener::new(
+            "default",
+            self.listen?,
+            self.backend.clone()?,
+            pair,
+            client_auth,
+        ))
+    }
+}
+
+fn backend(text: &str) -> Result<BackendAddress, String> {
+    BackendAddress::parse(text)
+        .ok_or_else(|| "expected host:port, tcp://host:port or unix:/path".to_owned())
+}
+
+fn filter(text: &str) -> Result<Filter, String> {
+    Filter::parse(text).ok_or_else(|| "expected levels such as info,access=warn".to_owned())
+}

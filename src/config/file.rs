@@ -1,0 +1,469 @@
+//! The file format: TOML, as people write it, and its conversion into what the program runs on.
+//!
+//! **Promises.** Every problem of a file is reported at once, each with its place in the file, its
+//! key, the value found and the values allowed. Relative paths are relative to the file. Nothing
+//! is opened but the file itself and, to see that they can be read, the files that it names.
+//!
+//! **Not here.** What the values mean ([`super`]), whether certificates fit their keys
+//! (`trust/certs.rs`). The keys are documented in docs/configuration.md.
+
+mod problem;
+mod text;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use self::problem::Problems;
+pub use self::problem::{ConfigError, Problem};
+use self::text::{Alpn, AnyDuration, ListenerName, SomeDuration, Text, Whole};
+use super::{
+    Admin, BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Config, Limits, Listener,
+    Log, NamePattern, Route, Shutdown, Tcp, Timeouts, Tls, TlsVersion,
+};
+use crate::logging::{Filter, Format};
+
+/// Reads and checks a configuration file.
+///
+/// # Errors
+/// Every problem found, sorted by its place in the file.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|error| ConfigError::unreadable(path, &error))?;
+    parse(&text, path)
+}
+
+/// Checks the text of a configuration file that lies, or would lie, at `path`.
+///
+/// # Errors
+/// Every problem found, sorted by its place in the file.
+pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
+    let mut problems = Problems::new(text, path);
+    let document = problems.collect::<Document>();
+    // After a syntax error what follows it may have been read under the wrong heading.
+    let config = document.and_then(|document| document.into_config(&mut problems));
+    problems.finish(config)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    #[serde(default)]
+    admin: AdminSection,
+    #[serde(default)]
+    log: LogSection,
+    #[serde(default)]
+    shutdown: ShutdownSection,
+    #[serde(default)]
+    listener: Vec<Spanned<ListenerSection>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section [admin]")]
+struct AdminSection {
+    listen: Option<Spanned<Text<SocketAddr>>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section [log]")]
+struct LogSection {
+    format: Option<FormatChoice>,
+    filter: Option<Text<Filter>>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FormatChoice {
+    Text,
+    Json,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section [shutdown]")]
+struct ShutdownSection {
+    delay: Option<Text<AnyDuration>>,
+    drain_timeout: Option<Text<AnyDuration>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section [[listener]]")]
+struct ListenerSection {
+    name: Option<Spanned<Text<ListenerName>>>,
+    listen: Option<Spanned<Text<SocketAddr>>>,
+    backend: Option<Text<BackendAddress>>,
+    tls: Option<Spanned<TlsSection>>,
+    #[serde(default)]
+    route: Vec<Spanned<RouteSection>>,
+    #[serde(default)]
+    timeouts: TimeoutsSection,
+    #[serde(default)]
+    limits: LimitsSection,
+    #[serde(default)]
+    tcp: TcpSection,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section [listener.tls]")]
+struct TlsSection {
+    #[serde(default)]
+    certificates: Vec<Spanned<CertificateSection>>,
+    min_version: Option<VersionChoice>,
+    #[serde(default)]
+    client_auth: Option<Spanned<AuthChoice>>,
+    client_ca: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    crls: Vec<Spanned<PathBuf>>,
+    #[serde(default)]
+    alpn: Vec<Text<Alpn>>,
+    tickets: Option<Whole<0, 4>>,
+}
+
+#[derive(Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a pair such as { cert = \"tls.crt\", key = \"tls.key\" }"
+)]
+struct CertificateSection {
+    cert: Option<Spanned<PathBuf>>,
+    key: Option<Spanned<PathBuf>>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+enum VersionChoice {
+    #[serde(rename = "1.2")]
+    Tls12,
+    #[serde(rename = "1.3")]
+    Tls13,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum AuthChoice {
+    None,
+    Optional,
+    Required,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section [[listener.route]]")]
+struct RouteSection {
+    #[serde(default)]
+    sni: Vec<Text<NamePattern>>,
+    #[serde(default)]
+    alpn: Vec<Text<Alpn>>,
+    backend: Option<Text<BackendAddress>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section [listener.timeouts]")]
+struct TimeoutsSection {
+    hello: Option<Text<SomeDuration>>,
+    handshake: Option<Text<SomeDuration>>,
+    connect: Option<Text<SomeDuration>>,
+    idle: Option<Text<AnyDuration>>,
+    half_close: Option<Text<AnyDuration>>,
+    max_age: Option<Text<AnyDuration>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section [listener.limits]")]
+struct LimitsSection {
+    max_connections: Option<Whole<0, 1_000_000>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section [listener.tcp]")]
+struct TcpSection {
+    keepalive: Option<Text<AnyDuration>>,
+    user_timeout: Option<Text<AnyDuration>>,
+}
+
+impl Document {
+    fn into_config(self, problems: &mut Problems<'_>) -> Option<Config> {
+        if self.listener.is_empty() && !problems.refused("listener") {
+            problems.file("no listener: at least one [[listener]] is needed");
+        }
+        let admin = self.admin.listen;
+        let addresses = admin.iter().map(|l| ("admin.listen".to_owned(), l)).chain(
+            self.listener.iter().enumerate().filter_map(|(i, section)| {
+                let listen = section.as_ref().listen.as_ref()?;
+                Some((format!("listener[{i}].listen"), listen))
+            }),
+        );
+        distinct(addresses, problems);
+        let names = self.listener.iter().enumerate().filter_map(|(i, section)| {
+            Some((
+                format!("listener[{i}].name"),
+                section.as_ref().name.as_ref()?,
+            ))
+        });
+        distinct(names, problems);
+        let listeners: Vec<_> = self
+            .listener
+            .into_iter()
+            .enumerate()
+            .filter_map(|(i, section)| into_listener(section, &format!("listener[{i}]"), problems))
+            .collect();
+        Some(Config {
+            admin: admin.map_or_else(Admin::default, |l| Admin {
+                listen: l.into_inner().0,
+            }),
+            log: self.log.into(),
+            shutdown: self.shutdown.into(),
+            listeners,
+        })
+    }
+}
+
+/// Reports every value that stands a second time, but port 0, which stands for any free port.
+fn distinct<'a, T: text::FromText + ToString + 'a>(
+    values: impl Iterator<Item = (String, &'a Spanned<Text<T>>)>,
+    problems: &mut Problems<'_>,
+) {
+    let mut seen: HashMap<String, String> = HashMap::new();
+    for (key, value) in values {
+        let text = value.as_ref().0.to_string();
+        if text.ends_with(":0") {
+            continue;
+        }
+        match seen.get(&text) {
+            Some(first) => {
+                problems.at(
+                    value.span(),
+                    &key,
+                    &format!("found {text:?}, which {first} has already"),
+                );
+            }
+            None => {
+                seen.insert(text, key);
+            }
+        }
+    }
+}
+
+fn into_listener(
+    section: Spanned<ListenerSection>,
+    key: &str,
+    problems: &mut Problems<'_>,
+) -> Option<Listener> {
+    let span = section.span();
+    let section = section.into_inner();
+    let has_routes = !section.route.is_empty();
+    let routes: Vec<_> = section
+        .route
+        .into_iter()
+        .enumerate()
+        .filter_map(|(i, route)| into_route(route, &format!("{key}.route[{i}]"), problems))
+        .collect();
+    let name = problems.required(section.name, &span, key, "name", "a name such as \"mqtt\"");
+    let listen = problems.required(
+        section.listen,
+        &span,
+        key,
+        "listen",
+        "an address such as \"0.0.0.0:8883\"",
+    );
+    let tls = problems.required(section.tls, &span, key, "tls", "a section [listener.tls]");
+    if section.backend.is_none() && !has_routes {
+        let allowed = "an address such as \"127.0.0.1:1883\" or \"unix:/run/server.sock\"";
+        problems.missing(&span, key, "backend", allowed);
+    }
+    let tls = tls.and_then(|tls| into_tls(tls, &format!("{key}.tls"), problems));
+    Some(Listener {
+        name: name?.into_inner().0.into(),
+        listen: listen?.into_inner().0,
+        backend: section.backend.map(|b| b.0),
+        tls: tls?,
+        routes,
+        timeouts: section.timeouts.into(),
+        limits: section.limits.into(),
+        tcp: section.tcp.into(),
+    })
+}
+
+fn into_route(
+    section: Spanned<RouteSection>,
+    key: &str,
+    problems: &mut Problems<'_>,
+) -> Option<Route> {
+    let span = section.span();
+    let section = section.into_inner();
+    let allowed = "an address such as \"127.0.0.1:1883\" or \"unix:/run/server.sock\"";
+    let backend = problems.required(section.backend, &span, key, "backend", allowed);
+    Some(Route {
+        sni: section.sni.into_iter().map(|s| s.0).collect(),
+        alpn: section.alpn.into_iter().map(|a| a.0.into()).collect(),
+        backend: backend?.0,
+    })
+}
+
+fn into_tls(section: Spanned<TlsSection>, key: &str, problems: &mut Problems<'_>) -> Option<Tls> {
+    let span = section.span();
+    let section = section.into_inner();
+    if section.certificates.is_empty() {
+        let allowed = "a list such as [{ cert = \"tls.crt\", key = \"tls.key\" }]";
+        problems.missing(&span, key, "certificates", allowed);
+    }
+    let certificates = section
+        .certificates
+        .into_iter()
+        .enumerate()
+        .filter_map(|(i, pair)| {
+            let key = format!("{key}.certificates[{i}]");
+            let span = pair.span();
+            let pair = pair.into_inner();
+            let cert = problems.required(pair.cert, &span, &key, "cert", "a PEM file");
+            let private = problems.required(pair.key, &span, &key, "key", "a PEM file");
+            Some(CertificateFiles {
+                cert: readable(&cert?, &format!("{key}.cert"), problems),
+                key: readable(&private?, &format!("{key}.key"), problems),
+            })
+        })
+        .collect();
+    let client_ca = section.client_ca.map(|ca| {
+        (
+            readable(&ca, &format!("{key}.client_ca"), problems),
+            ca.span(),
+        )
+    });
+    let crls = section
+        .crls
+        .iter()
+        .enumerate()
+        .map(|(i, crl)| readable(crl, &format!("{key}.crls[{i}]"), problems))
+        .collect();
+    Some(Tls {
+        certificates,
+        min_version: match section.min_version {
+            None | Some(VersionChoice::Tls12) => TlsVersion::Tls12,
+            Some(VersionChoice::Tls13) => TlsVersion::Tls13,
+        },
+        client_auth: into_client_auth(section.client_auth.as_ref(), client_ca, crls, key, problems),
+        alpn: section.alpn.into_iter().map(|a| a.0.into()).collect(),
+        tickets: section
+            .tickets
+            .map_or(1, |t| u8::try_from(t.0).expect("Whole<0, 4> fits a u8")),
+    })
+}
+
+fn into_client_auth(
+    choice: Option<&Spanned<AuthChoice>>,
+    client_ca: Option<(PathBuf, std::ops::Range<usize>)>,
+    crls: Vec<PathBuf>,
+    key: &str,
+    problems: &mut Problems<'_>,
+) -> ClientAuth {
+    let wanted = choice.map_or(AuthChoice::None, |c| *c.as_ref());
+    match (wanted, client_ca) {
+        (AuthChoice::None, None) => ClientAuth::None,
+        (AuthChoice::None, Some((_, span))) => {
+            // A CA that nobody asks about would look like protection and be none.
+            let message = "a client CA without client_auth: set client_auth = \"required\" or \
+                           \"optional\", or remove client_ca";
+            problems.at(span, &format!("{key}.client_ca"), message);
+            ClientAuth::None
+        }
+        (AuthChoice::Optional, Some((ca, _))) => ClientAuth::Optional(ClientTrust { ca, crls }),
+        (AuthChoice::Required, Some((ca, _))) => ClientAuth::Required(ClientTrust { ca, crls }),
+        (AuthChoice::Optional | AuthChoice::Required, None) => {
+            let span = choice.map_or(0..0, Spanned::span);
+            problems.missing(
+                &span,
+                key,
+                "client_ca",
+                "the PEM bundle of the CAs of the devices",
+            );
+            ClientAuth::None
+        }
+    }
+}
+
+/// Resolves a path against the file's directory and reports it if it cannot be read.
+fn readable(path: &Spanned<PathBuf>, key: &str, problems: &mut Problems<'_>) -> PathBuf {
+    let full = problems.directory().join(path.as_ref());
+    let readable = File::open(&full)
+        .and_then(|file| file.metadata())
+        .and_then(|metadata| {
+            if metadata.is_file() {
+                Ok(())
+            } else {
+                Err(std::io::ErrorKind::IsADirectory.into())
+            }
+        });
+    if let Err(error) = readable {
+        let message = format!(
+            "found {:?}, which cannot be read: {error}",
+            full.display().to_string()
+        );
+        problems.at(path.span(), key, &message);
+    }
+    full
+}
+
+impl From<LogSection> for Log {
+    fn from(section: LogSection) -> Self {
+        let format = match section.format {
+            None | Some(FormatChoice::Text) => Format::Text,
+            Some(FormatChoice::Json) => Format::Json,
+        };
+        Self {
+            format,
+            filter: section.filter.map_or_else(Filter::default, |f| f.0),
+        }
+    }
+}
+
+impl From<ShutdownSection> for Shutdown {
+    fn from(section: ShutdownSection) -> Self {
+        let default = Self::default();
+        Self {
+            delay: section.delay.map_or(default.delay, |d| d.0.0),
+            drain_timeout: section
+                .drain_timeout
+                .map_or(default.drain_timeout, |d| d.0.0),
+        }
+    }
+}
+
+impl From<TimeoutsSection> for Timeouts {
+    fn from(section: TimeoutsSection) -> Self {
+        let default = Self::default();
+        Self {
+            hello: section.hello.map_or(default.hello, |d| d.0.0),
+            handshake: section.handshake.map_or(default.handshake, |d| d.0.0),
+            connect: section.connect.map_or(default.connect, |d| d.0.0),
+            idle: unless_zero(section.idle, default.idle),
+            half_close: unless_zero(section.half_close, default.half_close),
+            max_age: unless_zero(section.max_age, default.max_age),
+        }
+    }
+}
+
+impl From<LimitsSection> for Limits {
+    fn from(section: LimitsSection) -> Self {
+        let max = section.max_connections.map_or(0, |m| m.0);
+        Self {
+            max_connections: usize::try_from(max).ok().filter(|&max| max != 0),
+        }
+    }
+}
+
+impl From<TcpSection> for Tcp {
+    fn from(section: TcpSection) -> Self {
+        let default = Self::default();
+        Self {
+            keepalive: unless_zero(section.keepalive, default.keepalive),
+            user_timeout: unless_zero(section.user_timeout, default.user_timeout),
+        }
+    }
+}
+
+/// `"0s"` switches a bound off; an absent key takes the default.
+fn unless_zero(found: Option<Text<AnyDuration>>, default: Option<Duration>) -> Option<Duration> {
+    found.map_or(default, |d| Some(d.0.0).filter(|d| !d.is_zero()))
+}

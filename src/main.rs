@@ -1,0 +1,200 @@
+//! The life of the process: flags, configuration, log, runtime, signals, exit code.
+//!
+//! Exit codes: 0 stopped in order; 1 could not start, or the drain had to force connections; 2 bad
+//! flags (clap); 78 bad configuration (`EX_CONFIG` of sysexits.h).
+
+#![expect(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "a command answers its user"
+)]
+
+use std::error::Error;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use tlsidecar::app::{self, App, StartError};
+use tlsidecar::cli::{Cli, Command, Run};
+use tlsidecar::config::{self, Config};
+use tlsidecar::ops::admin;
+use tlsidecar::ops::shutdown::Drained;
+use tlsidecar::{demo, logging};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+const FAILED: u8 = 1;
+const BAD_CONFIGURATION: u8 = 78;
+
+/// Threads for name look-ups, the only thing that blocks. A storm of connections to a backend by
+/// name must not become a storm of threads.
+const BLOCKING_THREADS: usize = 32;
+
+/// How long such a look-up may hold up the end of the process.
+const LAST_LOOKUPS: Duration = Duration::from_millis(100);
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        None => return run(&cli.run),
+        Some(Command::Check { config }) => return check(&config),
+        Some(Command::Demo(args)) if !args.renew => return run_demo(&args),
+        Some(Command::Demo(args)) => demo::renew(&args.dir).map_err(Box::from),
+        Some(Command::Drain { admin }) => ask_to_drain(admin),
+    };
+    done.map_or_else(|error| failed(&*error, FAILED), |()| ExitCode::SUCCESS)
+}
+
+fn run(args: &Run) -> ExitCode {
+    match args.configuration() {
+        Ok(config) => live(config, args.config.clone(), |_| {}),
+        Err(error) => failed(&error, BAD_CONFIGURATION),
+    }
+}
+
+fn run_demo(args: &tlsidecar::cli::Demo) -> ExitCode {
+    match demo::prepare(args) {
+        Ok((config, demo)) => live(config, None, |app| demo.start(app)),
+        Err(error) => failed(&error, FAILED),
+    }
+}
+
+fn check(file: &Path) -> ExitCode {
+    let config = match config::file::load(file) {
+        Ok(config) => config,
+        Err(error) => return failed(&error, BAD_CONFIGURATION),
+    };
+    match app::check(&config) {
+        Ok(warnings) => {
+            for warning in warnings {
+                println!("warning: {warning}");
+            }
+            println!(
+                "{}: good, {} listener(s)",
+                file.display(),
+                config.listeners.len()
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error, BAD_CONFIGURATION),
+    }
+}
+
+fn ask_to_drain(address: std::net::SocketAddr) -> Result<(), Box<dyn Error>> {
+    Ok(runtime()?.block_on(admin::ask_to_drain(address))?)
+}
+
+/// Runs a proxy until it is told to stop; `started` is called when it accepts.
+fn live(config: Config, source: Option<PathBuf>, started: impl FnOnce(&App)) -> ExitCode {
+    let _written_at_the_end = logging::start(config.log.format, &config.log.filter);
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error, FAILED),
+    };
+    let code = runtime.block_on(async {
+        // Before anything else: a SIGTERM during the start must not kill, nor be lost.
+        let signals = Signals::install()?;
+        let app = app::start(config, source)?;
+        started(&app);
+        Ok(until_stopped(app, signals).await)
+    });
+    runtime.shutdown_timeout(LAST_LOOKUPS);
+    code.unwrap_or_else(|error: StartError| {
+        tracing::error!("{error}");
+        ExitCode::from(match error {
+            StartError::Material(_) => BAD_CONFIGURATION,
+            StartError::Bind { .. } | StartError::System { .. } => FAILED,
+        })
+    })
+}
+
+/// The signals that we obey.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn install() -> Result<Self, StartError> {
+        let install = |kind| {
+            signal(kind).map_err(|cause| StartError::System {
+                what: "handle signals",
+                cause,
+            })
+        };
+        Ok(Self {
+            hangup: install(SignalKind::hangup())?,
+            terminate: install(SignalKind::terminate())?,
+            interrupt: install(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.hangup.recv() => Told::Reload,
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+        }
+    }
+}
+
+/// What a signal tells us to do.
+enum Told {
+    Reload,
+    Stop,
+}
+
+/// Obeys signals until the process has been told to end and its drain is over. A drain that was
+/// asked for by `POST /drain` leaves the process running: in Kubernetes a sidecar that ends before
+/// its Pod is started again.
+async fn until_stopped(app: App, mut signals: Signals) -> ExitCode {
+    let (shutdown, reload) = (app.shutdown.clone(), app.reload.clone());
+    let mut drained = std::pin::pin!(app.drained());
+    let mut outcome = None;
+    let mut told_to_end = false;
+    loop {
+        tokio::select! {
+            told = signals.next() => match told {
+                Told::Reload => {
+                    let reload = reload.clone();
+                    tokio::spawn(async move { reload.reload().await });
+                }
+                // The second one means it.
+                Told::Stop if told_to_end => shutdown.force(),
+                Told::Stop => {
+                    told_to_end = true;
+                    shutdown.drain();
+                }
+            },
+            drained = &mut drained, if outcome.is_none() => outcome = Some(drained),
+        }
+        match outcome {
+            Some(Drained::Clean) if told_to_end => {
+                tracing::info!("stopped");
+                return ExitCode::SUCCESS;
+            }
+            Some(Drained::Forced(connections)) if told_to_end => {
+                tracing::warn!(connections, "stopped; the drain had to force connections");
+                return ExitCode::from(FAILED);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn runtime() -> io::Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    builder
+        .enable_all()
+        .thread_name("worker")
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+}
+
+fn failed(error: &dyn Error, code: u8) -> ExitCode {
+    eprintln!("{error}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,237 @@
+//! The admin port: metrics, probes, reload, drain.
+//!
+//! **Promises.** It answers until the process ends. A probe never dials the backend: a legacy
+//! server that is down is no reason to restart the sidecar in front of it. Slow or many clients of
+//! this port cannot hold more than [`MAX_CONNECTIONS`] sockets or a request for more than
+//! [`HEADER_TIMEOUT`].
+//!
+//! **Not here.** What the metrics are (`metrics.rs`), how a drain runs (`shutdown.rs`) or a reload
+//! (`trust/reload.rs`).
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{Empty, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+
+use super::metrics::{Metrics, ReloadOutcome};
+use super::shutdown::{Phase, Shutdown};
+use crate::logging;
+use crate::trust::reload;
+
+/// Sockets of this port at a time. Prometheus and the kubelet need two or three.
+const MAX_CONNECTIONS: usize = 64;
+
+/// How long a client of this port may take for a request's header.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The pause after a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What this page has, for whoever asks for another.
+const PATHS: &str = "GET /metrics /livez /startupz /readyz, POST /reload /drain\n";
+
+/// What the admin port shows and does.
+pub(crate) struct Admin {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) reload: reload::Handle,
+}
+
+/// Answers on `listener` for ever.
+pub(crate) async fn serve(listener: TcpListener, admin: Arc<Admin>) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((tcp, _)) => {
+                let admin = Arc::clone(&admin);
+                tokio::spawn(async move {
+                    answer_all(tcp, admin).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the admin port cannot accept; trying again");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Answers the requests of one connection.
+async fn answer_all(tcp: TcpStream, admin: Arc<Admin>) {
+    let service = service_fn(move |request| {
+        let admin = Arc::clone(&admin);
+        async move { Ok::<_, Infallible>(admin.answer(&request).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(tcp), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a client of the admin port failed");
+    }
+}
+
+impl Admin {
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let reads = [Method::GET, Method::HEAD].contains(request.method());
+        let posts = *request.method() == Method::POST;
+        match request.uri().path() {
+            "/metrics" if reads => self.metrics(),
+            "/livez" if reads => text(StatusCode::OK, "ok\n"),
+            "/startupz" if reads => self.probe(self.shutdown.phase() != Phase::Starting),
+            "/readyz" if reads => self.probe(self.shutdown.phase() == Phase::Running),
+            // A page in a browser of this machine can send a POST here. It has an origin; curl, the
+            // kubelet and `tlsidecar drain` have none.
+            "/reload" | "/drain" if posts && request.headers().contains_key(ORIGIN) => {
+                text(StatusCode::FORBIDDEN, "not for web pages\n")
+            }
+            "/reload" if posts => self.reload().await,
+            "/drain" if posts => {
+                self.shutdown.drain();
+                text(StatusCode::ACCEPTED, "draining\n")
+            }
+            "/metrics" | "/livez" | "/startupz" | "/readyz" => not_allowed("GET, HEAD"),
+            "/reload" | "/drain" => not_allowed("POST"),
+            _ => text(StatusCode::NOT_FOUND, PATHS),
+        }
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        self.metrics.set_log_lines_dropped(logging::dropped_lines());
+        match self.metrics.render() {
+            Ok((body, content_type)) => {
+                let mut response = text(StatusCode::OK, body);
+                let content_type = HeaderValue::from_static(content_type);
+                response.headers_mut().insert(CONTENT_TYPE, content_type);
+                response
+            }
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
+    }
+
+    /// The phase, with the status that a probe looks at.
+    fn probe(&self, good: bool) -> Response<Full<Bytes>> {
+        let status = if good {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        text(status, format!("{}\n", self.shutdown.phase()))
+    }
+
+    async fn reload(&self) -> Response<Full<Bytes>> {
+        match self.reload.reload().await {
+            Some(report) if report.outcome == ReloadOutcome::Failed => {
+                let lines = report.failures.join("\n");
+                text(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    format!("failed\n{lines}\n"),
+                )
+            }
+            Some(report) => text(StatusCode::OK, format!("{}\n", report.outcome)),
+            None => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+        }
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn not_allowed(allowed: &'static str) -> Response<Full<Bytes>> {
+    let mut response = text(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("allowed: {allowed}\n"),
+    );
+    response
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static(allowed));
+    response
+}
+
+/// Why a running sidecar could not be asked to drain.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Nobody answers there.
+    #[error("cannot reach the admin port {address}: {cause}")]
+    Unreachable {
+        /// The address that was tried.
+        address: SocketAddr,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// What answers there does not speak HTTP.
+    #[error("{address} did not answer as an admin port: {cause}")]
+    Protocol {
+        /// The address that was tried.
+        address: SocketAddr,
+        /// What HTTP says.
+        cause: hyper::Error,
+    },
+    /// What answers there will not drain.
+    #[error("{address} answered {status}")]
+    Refused {
+        /// The address that was tried.
+        address: SocketAddr,
+        /// The status of the answer.
+        status: StatusCode,
+    },
+}
+
+/// Asks the sidecar whose admin port is `address` to drain, and returns as soon as it has begun.
+///
+/// # Errors
+/// If it does not.
+pub async fn ask_to_drain(address: SocketAddr) -> Result<(), AskError> {
+    let tcp = TcpStream::connect(address)
+        .await
+        .map_err(|cause| AskError::Unreachable { address, cause })?;
+    let protocol = |cause| AskError::Protocol { address, cause };
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp))
+        .await
+        .map_err(protocol)?;
+    let request = Request::post("/drain")
+        .header(HOST, address.to_string())
+        .body(Empty::<Bytes>::new())
+        .expect("the parts are constants and an address");
+    let answer = tokio::select! {
+        answer = sender.send_request(request) => answer.map_err(protocol)?,
+        ended = connection => return Err(ended.err().map_or_else(closed(address), protocol)),
+    };
+    match answer.status() {
+        StatusCode::ACCEPTED => Ok(()),
+        status => Err(AskError::Refused { address, status }),
+    }
+}
+
+fn closed(address: SocketAddr) -> impl FnOnce() -> AskError {
+    move || AskError::Unreachable {
+        address,
+        cause: io::ErrorKind::UnexpectedEof.into(),
+    }
+}

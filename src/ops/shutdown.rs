@@ -1,0 +1,201 @@
+//! How the process stops: Running → Draining → Closing → Drained.
+//!
+//! **Promises.** A drain runs once, whoever asks for it first. While it runs: not ready; still
+//! accepting for `delay`; then the listeners are closed and connections may end by themselves for
+//! `drain_timeout`; then the rest is forced, each with a close_notify. The process goes on answering
+//! its admin port until main ends it.
+//!
+//! **Not here.** Signals and exit codes (`main.rs`), `POST /drain` (`admin.rs`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config;
+use crate::proxy::reason::closed_set;
+
+/// How long connections that are being forced may take for their last words: a little more than
+/// one of them lingers.
+const FORCE_TIMEOUT: Duration = Duration::from_secs(2);
+
+closed_set! {
+    /// How far a process is in its life.
+    pub enum Phase {
+        /// Not all sockets are bound yet.
+        Starting => "starting",
+        /// Accepting.
+        Running => "running",
+        /// Not ready, and perhaps still accepting, so that load balancers notice first.
+        Draining => "draining",
+        /// The listeners are closed; connections are ending.
+        Closing => "closing",
+        /// No connection is left.
+        Drained => "drained",
+    }
+}
+
+/// The stop of one process; cloned to whoever takes part in it.
+#[derive(Clone)]
+pub struct Shutdown {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    phase: watch::Sender<Phase>,
+    drain: CancellationToken,
+    stop_accepting: CancellationToken,
+    force: Force,
+    /// Waited for before the connections: a loop that is just accepting adds one more.
+    listeners: TaskTracker,
+    connections: TaskTracker,
+}
+
+/// Tells connections to end at once.
+#[derive(Clone)]
+pub(crate) struct Force {
+    token: CancellationToken,
+    /// The same, to be asked on every wake-up: the token would take a lock.
+    forced: Arc<AtomicBool>,
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// Every connection ended by itself.
+    Clean,
+    /// So many connections had to be forced.
+    Forced(usize),
+}
+
+impl Shutdown {
+    /// Nothing has been asked for yet.
+    #[must_use]
+    pub(crate) fn new() -> Self {
+        let force = Force {
+            token: CancellationToken::new(),
+            forced: Arc::new(AtomicBool::new(false)),
+        };
+        Self {
+            inner: Arc::new(Inner {
+                phase: watch::Sender::new(Phase::Starting),
+                drain: CancellationToken::new(),
+                stop_accepting: CancellationToken::new(),
+                force,
+                listeners: TaskTracker::new(),
+                connections: TaskTracker::new(),
+            }),
+        }
+    }
+
+    /// Asks for a drain. Again is as good as once.
+    pub fn drain(&self) {
+        self.inner.drain.cancel();
+    }
+
+    /// Ends every connection now, and the drain's waits with them.
+    pub fn force(&self) {
+        self.drain();
+        self.inner.force.force();
+    }
+
+    /// How far the process is.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        *self.inner.phase.borrow()
+    }
+
+    /// Completes once the drain is over.
+    pub async fn drained(&self) {
+        let mut phase = self.inner.phase.subscribe();
+        // It fails only if the sender is gone, and we hold it.
+        let _open = phase.wait_for(|phase| *phase == Phase::Drained).await;
+    }
+
+    pub(crate) fn running(&self) {
+        self.inner.phase.send_replace(Phase::Running);
+    }
+
+    /// Cancelled when the listeners are to close.
+    pub(crate) fn stop_accepting(&self) -> &CancellationToken {
+        &self.inner.stop_accepting
+    }
+
+    /// What connections listen to.
+    pub(crate) fn forced(&self) -> Force {
+        self.inner.force.clone()
+    }
+
+    /// The accept loops.
+    pub(crate) fn listeners(&self) -> &TaskTracker {
+        &self.inner.listeners
+    }
+
+    /// The connections that are still open.
+    pub(crate) fn connections(&self) -> &TaskTracker {
+        &self.inner.connections
+    }
+
+    /// Waits until a drain is asked for, and runs it.
+    pub(crate) async fn run(&self, times: config::Shutdown) -> Drained {
+        let Inner {
+            phase,
+            drain,
+            stop_accepting,
+            force,
+            listeners,
+            connections,
+        } = &*self.inner;
+        drain.cancelled().await;
+        phase.send_replace(Phase::Draining);
+        tracing::info!(connections = connections.len(), delay = ?times.delay, "draining");
+        force.token.run_until_cancelled(sleep(times.delay)).await;
+        phase.send_replace(Phase::Closing);
+        stop_accepting.cancel();
+        listeners.close();
+        listeners.wait().await;
+        connections.close();
+        let ending = timeout(times.drain_timeout, connections.wait());
+        let clean = matches!(force.token.run_until_cancelled(ending).await, Some(Ok(())));
+        let left = connections.len();
+        force.force();
+        if timeout(FORCE_TIMEOUT, connections.wait()).await.is_err() {
+            tracing::error!(
+                connections = connections.len(),
+                "connections did not end when forced"
+            );
+        }
+        phase.send_replace(Phase::Drained);
+        if clean || left == 0 {
+            Drained::Clean
+        } else {
+            Drained::Forced(left)
+        }
+    }
+}
+
+impl Force {
+    fn force(&self) {
+        self.forced.store(true, Ordering::Release);
+        self.token.cancel();
+    }
+
+    /// Whether to end at once.
+    pub(crate) fn is_forced(&self) -> bool {
+        self.forced.load(Ordering::Acquire)
+    }
+
+    /// Completes when connections are to end at once.
+    pub(crate) async fn forced(&self) {
+        self.token.cancelled().await;
+    }
+
+    /// Runs `work`, unless forced before it is done.
+    pub(crate) async fn or<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.token.run_until_cancelled(work).await
+    }
+}

@@ -1,0 +1,21 @@
+//! One connection's life. The modules stand in walking order.
+
+pub(crate) mod listener;
+
+pub(crate) mod admission;
+mod connection;
+mod hello;
+
+mod handshake;
+mod tls;
+
+mod backend;
+mod route;
+
+mod close;
+mod relay;
+mod unsent;
+
+pub mod reason;
+mod record;
+pub(crate) mod socket;

@@ -1,0 +1,185 @@
+//! Dials the legacy server.
+//!
+//! **Promises.** A name is resolved at each connect, and every address is tried before the one
+//! deadline. A stalled address cannot eat the time of those behind it.
+//!
+//! **Not here.** Which backend (`route.rs`). Nothing here is remembered: a backend that comes back
+//! is found by the next connection.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::reason::Reason;
+use super::socket;
+use crate::config::{BackendAddress, Tcp};
+
+/// How long to wait for room in the backlog of a Unix socket, which unlike TCP's does not wait.
+const BACKLOG_RETRY_INTERVAL: Duration = Duration::from_millis(10);
+
+/// A connection to a legacy server.
+#[derive(Debug)]
+pub(crate) enum BackendStream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Why there is no connection to the backend.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error("cannot resolve the backend's name: {0}")]
+    Resolve(io::Error),
+    #[error("the backend's name has no address")]
+    NoAddress,
+    #[error("no answer from the backend within {0:?}")]
+    Timeout(Duration),
+    #[error("cannot connect to the backend at {address}: {cause}")]
+    Connect { address: String, cause: io::Error },
+}
+
+impl ConnectError {
+    /// The stable reason for this error.
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Self::Resolve(_) | Self::NoAddress => Reason::BackendUnreachable,
+            Self::Timeout(_) => Reason::BackendTimeout,
+            Self::Connect { cause, .. } => match cause.kind() {
+                io::ErrorKind::ConnectionRefused => Reason::BackendRefused,
+                io::ErrorKind::TimedOut => Reason::BackendTimeout,
+                io::ErrorKind::HostUnreachable
+                | io::ErrorKind::NetworkUnreachable
+                // The path of a Unix socket that is not there.
+                | io::ErrorKind::NotFound => Reason::BackendUnreachable,
+                _ => Reason::BackendError,
+            },
+        }
+    }
+}
+
+/// Connects to a backend within `timeout`, look-up of its name included.
+///
+/// # Errors
+/// The last address's failure, if none answered.
+pub(crate) async fn connect(
+    backend: &BackendAddress,
+    timeout: Duration,
+    options: Tcp,
+) -> Result<BackendStream, ConnectError> {
+    let deadline = Instant::now() + timeout;
+    let connecting = async {
+        match backend {
+            BackendAddress::Unix(path) => connect_unix(path).await.map(BackendStream::Unix),
+            BackendAddress::Tcp { host, port } => {
+                let tcp = connect_tcp(host, *port, deadline, timeout).await?;
+                // Best effort: a backend that has gone already is noticed by the relay.
+                let _refused = socket::set_options(&tcp, options);
+                Ok(BackendStream::Tcp(tcp))
+            }
+        }
+    };
+    timeout_at(deadline, connecting)
+        .await
+        .unwrap_or(Err(ConnectError::Timeout(timeout)))
+}
+
+async fn connect_tcp(
+    host: &str,
+    port: u16,
+    deadline: Instant,
+    whole: Duration,
+) -> Result<TcpStream, ConnectError> {
+    let addresses: Vec<_> = lookup_host((host, port))
+        .await
+        .map_err(ConnectError::Resolve)?
+        .collect();
+    let mut last = ConnectError::NoAddress;
+    for (tried, address) in addresses.iter().enumerate() {
+        let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+        let share = deadline.saturating_duration_since(Instant::now()) / left;
+        last = match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(cause)) => refused(*address, cause),
+            Err(_) => ConnectError::Timeout(whole),
+        };
+    }
+    Err(last)
+}
+
+fn refused(address: SocketAddr, cause: io::Error) -> ConnectError {
+    ConnectError::Connect {
+        address: address.to_string(),
+        cause,
+    }
+}
+
+async fn connect_unix(path: &Path) -> Result<UnixStream, ConnectError> {
+    loop {
+        match UnixStream::connect(path).await {
+            Ok(unix) => return Ok(unix),
+            Err(full) if full.kind() == io::ErrorKind::WouldBlock => {
+                sleep(BACKLOG_RETRY_INTERVAL).await;
+            }
+            Err(cause) => {
+                return Err(ConnectError::Connect {
+                    address: path.display().to_string(),
+                    cause,
+                });
+            }
+        }
+    }
+}
+
+impl BackendStream {
+    /// Makes the close that follows a reset: the backend must not take a cut stream for a whole
+    /// one. A Unix socket knows no reset.
+    pub(crate) fn reset_on_close(&self) {
+        if let Self::Tcp(tcp) = self {
+            socket::reset_on_close(tcp);
+        }
+    }
+}
+
+impl AsyncRead for BackendStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            Self::Unix(unix) => Pin::new(unix).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for BackendStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Self::Unix(unix) => Pin::new(unix).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A socket has nothing to flush: what it took, it sends.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
+        }
+    }
+}

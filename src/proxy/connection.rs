@@ -1,0 +1,131 @@
+//! THE WALK: one connection's life, from accept to close.
+//!
+//! ```text
+//! accept → admit → handshake → authorize → route → connect → relay → close
+//! ```
+//!
+//! **Promises.** Every way out closes the record once, with the reason of the error that ended the
+//! walk. What only the first phases need is freed before the relay, which lasts for weeks.
+//!
+//! **Not here.** How a phase does its work: each is a module, returns a value or its own error, and
+//! neither logs nor counts. Accept and admit are `listener.rs`'s; authorize is the verifier's, in
+//! the handshake.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::net::TcpStream;
+
+use super::backend::{self, BackendStream, ConnectError};
+use super::handshake::{self, Client, HandshakeError};
+use super::reason::Reason;
+use super::record::Record;
+use super::relay::{self, Bounds, Leg, RelayError};
+use super::route::{self, NoRoute};
+use super::socket;
+use super::tls::TlsStream;
+use crate::config;
+use crate::ops::shutdown::Force;
+use crate::trust::snapshot::Snapshot;
+
+/// Serves an accepted socket to its end.
+pub(crate) async fn serve(
+    tcp: TcpStream,
+    snapshot: Arc<Snapshot>,
+    force: Force,
+    mut record: Record,
+) {
+    match walk(tcp, snapshot, &force, &mut record).await {
+        Ok(()) => record.close(Reason::Ok, None),
+        Err(end) => record.close(end.reason(), Some(&end)),
+    }
+}
+
+async fn walk(
+    tcp: TcpStream,
+    snapshot: Arc<Snapshot>,
+    force: &Force,
+    record: &mut Record,
+) -> Result<(), End> {
+    // The bounds are small and stay; the snapshot is large and is let go before the relay.
+    let bounds = Bounds::of(&snapshot.listener.timeouts);
+    let opening = Box::pin(open(tcp, snapshot, record));
+    let (mut client, early, mut backend) = force.or(opening).await.ok_or(End::Forced)??;
+
+    let traffic = record.traffic();
+    let ended = relay::relay(&mut client, &mut backend, early, traffic, bounds, force).await;
+
+    match ended.reset {
+        Some(Leg::Backend) => backend.reset_on_close(),
+        Some(Leg::Client) => socket::reset_on_close(client.io()),
+        None => {}
+    }
+    drop(backend);
+    if ended.reset != Some(Leg::Client) {
+        client.close().await;
+    }
+    Ok(ended.result?)
+}
+
+/// From the accepted socket to both ends of a relay, and what is to be relayed first.
+async fn open(
+    tcp: TcpStream,
+    snapshot: Arc<Snapshot>,
+    record: &mut Record,
+) -> Result<(TlsStream<TcpStream>, Vec<u8>, BackendStream), End> {
+    let listener = &snapshot.listener;
+
+    let client = handshake::accept(tcp, &snapshot, listener.timeouts).await?;
+    record.handshaken(client.negotiated());
+
+    match reach(listener, &client, record).await {
+        Ok(backend) => Ok((client.stream, client.early, backend)),
+        Err(end) => {
+            client.dismiss().await;
+            Err(end)
+        }
+    }
+}
+
+/// Chooses the backend and dials it.
+async fn reach(
+    listener: &config::Listener,
+    client: &Client,
+    record: &mut Record,
+) -> Result<BackendStream, End> {
+    let address = route::pick(listener, client.server_name.as_deref(), client.alpn())?;
+    record.routed(address);
+
+    let dialled = Instant::now();
+    let backend = backend::connect(address, listener.timeouts.connect, listener.tcp).await?;
+    record.connected(dialled.elapsed());
+    Ok(backend)
+}
+
+/// Why a walk ended, other than in order.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    #[error(transparent)]
+    Route(#[from] NoRoute),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Relay(#[from] RelayError),
+    #[error("forced by the end of the drain")]
+    Forced,
+}
+
+impl End {
+    /// The stable reason for this end.
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Handshake(error) => error.reason(),
+            Self::Route(error) => error.reason(),
+            Self::Connect(error) => error.reason(),
+            Self::Relay(error) => error.reason(),
+            Self::Forced => Reason::DrainDeadline,
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! From an accepted socket to a TLS session, before one deadline.
+//!
+//! **Promises.** The deadline runs from accept to the last byte of our last flight, whatever the
+//! client does in between. A client that is refused gets the alert that the RFC names, and gets it
+//! before the socket is closed. A resumed client's certificate is checked again, since rustls does
+//! not.
+//!
+//! **Not here.** What the ClientHello says (`hello.rs`), which certificate is shown and which are
+//! believed (`trust/`).
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::rustls::pki_types::UnixTime;
+use tokio_rustls::rustls::{
+    self, AlertDescription, CertificateError, CipherSuite, PeerIncompatible,
+};
+
+use super::close;
+use super::hello::{self, HelloError};
+use super::reason::Reason;
+use super::record::Negotiated;
+use super::socket;
+use super::tls::{Endless, ReceiveError, Received, Session, TlsStream, plaintext_alert};
+use crate::config::Timeouts;
+use crate::ops::metrics::{Cipher, HandshakeKind};
+use crate::trust::snapshot::Snapshot;
+
+/// A client after its handshake.
+pub(crate) struct Client {
+    pub(crate) stream: TlsStream<TcpStream>,
+    /// What was opened together with the end of the handshake.
+    pub(crate) early: Vec<u8>,
+    /// As the client asked for it.
+    pub(crate) server_name: Option<Box<str>>,
+}
+
+impl Client {
+    /// The protocol that ALPN agreed on: one of the listener's own.
+    pub(crate) fn alpn(&self) -> Option<&[u8]> {
+        self.stream.session().state().alpn_protocol()
+    }
+
+    /// What the handshake agreed on.
+    pub(crate) fn negotiated(&self) -> Option<Negotiated> {
+        let state = self.stream.session().state();
+        Some(Negotiated {
+            cipher: cipher(state.negotiated_cipher_suite()?.suite())?,
+            kind: match state.handshake_kind()? {
+                rustls::HandshakeKind::Full => HandshakeKind::Full,
+                rustls::HandshakeKind::FullWithHelloRetryRequest => HandshakeKind::FullRetry,
+                rustls::HandshakeKind::Resumed => HandshakeKind::Resumed,
+            },
+            server_name: self.server_name.clone(),
+            alpn: self.alpn().map(|alpn| String::from_utf8_lossy(alpn).into()),
+        })
+    }
+
+    /// Ends the session of a client that has nowhere to go.
+    pub(crate) async fn dismiss(mut self) {
+        self.stream.queue_close_notify();
+        self.stream.close().await;
+    }
+}
+
+/// A suite of the provider that `trust/certs.rs` sets up.
+fn cipher(suite: CipherSuite) -> Option<Cipher> {
+    Some(match suite {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => Cipher::Tls13Aes128,
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => Cipher::Tls13Aes256,
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => Cipher::Tls13Chacha20,
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 => Cipher::EcdsaAes128,
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 => Cipher::EcdsaAes256,
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => Cipher::EcdsaChacha20,
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => Cipher::RsaAes128,
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => Cipher::RsaAes256,
+        CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => Cipher::RsaChacha20,
+        _ => return None,
+    })
+}
+
+/// Why there is no TLS session.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandshakeError {
+    #[error(transparent)]
+    Hello(#[from] HelloError),
+    #[error("the handshake was not over within {0:?}")]
+    Timeout(Duration),
+    #[error("the client closed the connection during the handshake")]
+    Eof,
+    #[error("the client sent the fatal alert {0:?}")]
+    Alert(AlertDescription),
+    #[error("nothing in common: {0:?}")]
+    Incompatible(PeerIncompatible),
+    #[error("none of the client's ALPN protocols is accepted")]
+    NoCommonAlpn,
+    #[error("the client sent no certificate")]
+    CertificateMissing,
+    #[error("the client's certificate is refused: {0}")]
+    Certificate(CertificateError),
+    #[error(transparent)]
+    Endless(#[from] Endless),
+    #[error("the client's TLS is at fault: {0}")]
+    Tls(rustls::Error),
+    #[error("TLS failed on our side: {0}")]
+    Internal(rustls::Error),
+    #[error(transparent)]
+    Io(io::Error),
+}
+
+impl HandshakeError {
+    /// The stable reason for this error.
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Self::Hello(HelloError::Silent | HelloError::Slow { .. }) | Self::Timeout(_) => {
+                Reason::ClientTlsTimeout
+            }
+            Self::Hello(HelloError::Probe) => Reason::ClientProbe,
+            Self::Hello(HelloError::Eof { .. }) | Self::Eof => Reason::ClientTlsEof,
+            Self::Hello(HelloError::NotTls) => Reason::ClientTlsNotTls,
+            Self::Hello(HelloError::Io(error)) | Self::Io(error) => io_reason(error),
+            Self::Alert(_) => Reason::ClientTlsAlert,
+            Self::Incompatible(_) | Self::NoCommonAlpn => Reason::ClientTlsIncompatible,
+            Self::CertificateMissing => Reason::ClientCertMissing,
+            Self::Certificate(error) => certificate_reason(error),
+            Self::Hello(HelloError::TooLong) | Self::Endless(_) | Self::Tls(_) => {
+                Reason::ClientTlsError
+            }
+            Self::Internal(_) => Reason::Internal,
+        }
+    }
+}
+
+impl From<rustls::Error> for HandshakeError {
+    fn from(error: rustls::Error) -> Self {
+        use rustls::Error;
+        match error {
+            Error::AlertReceived(description) => Self::Alert(description),
+            Error::PeerIncompatible(what) => Self::Incompatible(what),
+            Error::NoApplicationProtocol => Self::NoCommonAlpn,
+            Error::NoCertificatesPresented => Self::CertificateMissing,
+            Error::InvalidCertificate(error) => Self::Certificate(error),
+            Error::General(_)
+            | Error::FailedToGetCurrentTime
+            | Error::FailedToGetRandomBytes
+            | Error::BadMaxFragmentSize
+            | Error::InconsistentKeys(_)
+            | Error::EncryptError => Self::Internal(error),
+            // rustls's list is open. Whatever else it finds, it finds in what the client sent.
+            _ => Self::Tls(error),
+        }
+    }
+}
+
+/// A socket that failed was reset, or its peer has stopped answering.
+fn io_reason(error: &io::Error) -> Reason {
+    if socket::is_lost(error) {
+        Reason::ClientLost
+    } else {
+        Reason::ClientReset
+    }
+}
+
+fn certificate_reason(error: &CertificateError) -> Reason {
+    use CertificateError as E;
+    match error {
+        E::Expired | E::ExpiredContext { .. } => Reason::ClientCertExpired,
+        E::NotValidYet | E::NotValidYetContext { .. } => Reason::ClientCertNotYetValid,
+        E::UnknownIssuer => Reason::ClientCertUnknownCa,
+        E::Revoked => Reason::ClientCertRevoked,
+        // rustls's list is open: an unknown status, a bad signature, a wrong purpose, and so on.
+        _ => Reason::ClientCertRejected,
+    }
+}
+
+/// Takes an accepted socket through its handshake.
+///
+/// # Errors
+/// Why there is no session. The client has been told by then, and its socket is closed.
+pub(crate) async fn accept(
+    mut tcp: TcpStream,
+    snapshot: &Snapshot,
+    timeouts: Timeouts,
+) -> Result<Client, HandshakeError> {
+    let deadline = Instant::now() + timeouts.handshake;
+    let hello = match hello::read(&mut tcp, deadline, timeouts.hello).await {
+        Ok(hello) => hello,
+        Err(error) => {
+            refuse_hello(tcp, &error).await;
+            return Err(error.into());
+        }
+    };
+    let session =
+        Session::new(Arc::clone(&snapshot.server_config)).map_err(HandshakeError::Internal)?;
+    let mut stream = TlsStream::new(tcp, session);
+    let early = match timeout_at(deadline, finish(&mut stream, hello.bytes)).await {
+        Ok(Ok(early)) => early,
+        Ok(Err(Unfinished::Tls(error))) => {
+            stream.queue_last_words(&error);
+            stream.close().await;
+            return Err(error.into());
+        }
+        Ok(Err(Unfinished::Other(error))) => return Err(error),
+        Err(_) => return Err(HandshakeError::Timeout(timeouts.handshake)),
+    };
+    if let Err(error) = still_believed(stream.session(), snapshot) {
+        stream.queue_close_notify();
+        stream.close().await;
+        return Err(HandshakeError::Certificate(error));
+    }
+    Ok(Client {
+        stream,
+        early,
+        server_name: hello.server_name,
+    })
+}
+
+/// Tells a client whose first message was no ClientHello what RFC 8446 section 6.2 has for it.
+async fn refuse_hello(mut tcp: TcpStream, error: &HelloError) {
+    let alert = match error {
+        HelloError::NotTls => AlertDescription::UnexpectedMessage,
+        HelloError::TooLong => AlertDescription::DecodeError,
+        HelloError::Silent
+        | HelloError::Slow { .. }
+        | HelloError::Probe
+        | HelloError::Eof { .. }
+        | HelloError::Io(_) => return,
+    };
+    close::linger(&mut tcp, &plaintext_alert(alert)).await;
+}
+
+/// Why a handshake that had begun was not finished.
+enum Unfinished {
+    /// rustls refused, and may have an alert to send.
+    Tls(rustls::Error),
+    Other(HandshakeError),
+}
+
+impl From<ReceiveError> for Unfinished {
+    fn from(error: ReceiveError) -> Self {
+        match error {
+            ReceiveError::Tls(error) => Self::Tls(error),
+            ReceiveError::Io(error) => Self::Other(HandshakeError::Io(error)),
+            ReceiveError::Endless(endless) => Self::Other(endless.into()),
+        }
+    }
+}
+
+/// Exchanges flights until both sides have finished, and returns what was opened behind the last.
+async fn finish(stream: &mut TlsStream<TcpStream>, hello: Vec<u8>) -> Result<Vec<u8>, Unfinished> {
+    let mut early = Vec::new();
+    stream.feed(hello, &mut early)?;
+    loop {
+        stream.flush().await.map_err(ReceiveError::Io)?;
+        if !stream.session().state().is_handshaking() {
+            return Ok(early);
+        }
+        match stream.receive(&mut early).await? {
+            Received::Some => {}
+            Received::Closed | Received::Truncated => {
+                return Err(Unfinished::Other(HandshakeError::Eof));
+            }
+        }
+    }
+}
+
+/// Checks the certificate of a resumed client again: rustls takes it from the ticket as it was
+/// believed then, and it may have expired since. (A change of CAs or CRLs ends the tickets
+/// themselves, see `trust/tickets.rs`.)
+fn still_believed(session: &Session, snapshot: &Snapshot) -> Result<(), CertificateError> {
+    let resumed = session.state().handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+    match (&snapshot.client_verifier, session.peer_certificates()) {
+        (Some(verifier), [leaf, rest @ ..]) if resumed => {
+            match verifier.verify_client_cert(leaf, rest, UnixTime::now()) {
+                Ok(_) => Ok(()),
+                Err(rustls::Error::InvalidCertificate(error)) => Err(error),
+                Err(_) => Err(CertificateError::ApplicationVerificationFailure),
+            }
+        }
+        _ => Ok(()),
+    }
+}

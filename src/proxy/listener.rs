@@ -1,0 +1,151 @@
+//! Accepts connections and starts their walk.
+//!
+//! **Promises.** The loop ends by a drain and by nothing else: whatever accepting fails with, it is
+//! counted, and tried again. Out of file descriptors it waits, instead of turning on the spot,
+//! since the connection that could not be accepted is still there. What a reload puts in force
+//! holds from the next connection on.
+//!
+//! **Not here.** What happens to a connection (`connection.rs`).
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::admission::{Admission, Admitted};
+use super::connection;
+use super::record::Record;
+use super::socket;
+use crate::config;
+use crate::ops::metrics::{AcceptError, ListenerMetrics};
+use crate::ops::shutdown::Shutdown;
+use crate::trust::snapshot::Snapshot;
+
+/// The first pause after an accept that failed for want of resources; it doubles up to
+/// [`LONGEST_PAUSE`]. The bounds are those of Go's net/http.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// One bound listener.
+pub(crate) struct Listener {
+    pub(crate) socket: TcpListener,
+    /// What is in force, now and after each reload.
+    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub(crate) admission: Admission,
+    pub(crate) metrics: Arc<ListenerMetrics>,
+    pub(crate) shutdown: Shutdown,
+}
+
+impl Listener {
+    /// Accepts until the drain closes the listener.
+    pub(crate) async fn run(self) {
+        let stop = self.shutdown.stop_accepting().clone();
+        // Biased towards the stop, or a busy listener might never see it.
+        let _stopped = stop.run_until_cancelled(self.accept_all()).await;
+    }
+
+    async fn accept_all(&self) {
+        let mut snapshots = self.snapshots.clone();
+        let mut options = snapshots.borrow().listener.tcp;
+        let mut pause = SHORTEST_PAUSE;
+        loop {
+            let snapshot = Arc::clone(&snapshots.borrow_and_update());
+            self.apply(&snapshot, &mut options);
+            let accepted = tokio::select! {
+                accepted = self.accept(&snapshot) => accepted,
+                // The sender outlives the listeners: an error would be a change like any other.
+                _changed = snapshots.changed() => continue,
+            };
+            match accepted {
+                Ok((tcp, peer, admitted)) => {
+                    pause = SHORTEST_PAUSE;
+                    self.start(tcp, peer, snapshot, admitted);
+                }
+                Err(error) => pause = self.recover(&error, pause).await,
+            }
+        }
+    }
+
+    /// Applies what a snapshot has for the listening socket.
+    fn apply(&self, snapshot: &Snapshot, options: &mut config::Tcp) {
+        self.metrics
+            .set_limit(self.admission.limit(snapshot.listener.limits));
+        if *options != snapshot.listener.tcp {
+            *options = snapshot.listener.tcp;
+            if let Err(error) = socket::set_options(&self.socket, *options) {
+                tracing::error!(listener = self.metrics.name(), %error, "cannot set socket options");
+            }
+        }
+    }
+
+    /// Takes a place, then a connection: past the limit devices wait in the kernel's backlog.
+    async fn accept(&self, snapshot: &Snapshot) -> io::Result<(TcpStream, SocketAddr, Admitted)> {
+        let limit = self.admission.limit(snapshot.listener.limits);
+        let admitted = match self.admission.try_admit(limit) {
+            Some(admitted) => admitted,
+            None => {
+                self.metrics.set_at_limit(true);
+                tracing::warn!(
+                    listener = self.metrics.name(),
+                    limit,
+                    "the connection limit is reached"
+                );
+                self.admission.admit(limit).await
+            }
+        };
+        self.metrics.set_at_limit(false);
+        let (tcp, peer) = self.socket.accept().await?;
+        Ok((tcp, peer, admitted))
+    }
+
+    fn start(&self, tcp: TcpStream, peer: SocketAddr, snapshot: Arc<Snapshot>, admitted: Admitted) {
+        let record = Record::open(Arc::clone(&self.metrics), peer);
+        let force = self.shutdown.forced();
+        self.shutdown.connections().spawn(async move {
+            connection::serve(tcp, snapshot, force, record).await;
+            drop(admitted);
+        });
+    }
+
+    /// Counts a failed accept and pauses if the next would fail as well; returns the next pause.
+    async fn recover(&self, error: &io::Error, pause: Duration) -> Duration {
+        let kind = classify(error);
+        self.metrics.accept_failed(kind);
+        match kind {
+            // accept(2): "treat them like EAGAIN by retrying". The next is another connection.
+            AcceptError::Aborted => SHORTEST_PAUSE,
+            AcceptError::FdLimit | AcceptError::Memory | AcceptError::Other => {
+                if pause == SHORTEST_PAUSE {
+                    let listener = self.metrics.name();
+                    tracing::warn!(listener, %error, "cannot accept; trying again until it works");
+                }
+                sleep(pause).await;
+                (pause * 2).min(LONGEST_PAUSE)
+            }
+        }
+    }
+}
+
+fn classify(error: &io::Error) -> AcceptError {
+    use rustix::io::Errno;
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::MFILE | Errno::NFILE) => AcceptError::FdLimit,
+        Some(Errno::NOBUFS | Errno::NOMEM) => AcceptError::Memory,
+        Some(
+            Errno::CONNABORTED
+            | Errno::NETDOWN
+            | Errno::PROTO
+            | Errno::NOPROTOOPT
+            | Errno::HOSTDOWN
+            | Errno::NONET
+            | Errno::HOSTUNREACH
+            | Errno::OPNOTSUPP
+            | Errno::NETUNREACH,
+        ) => AcceptError::Aborted,
+        _ => AcceptError::Other,
+    }
+}

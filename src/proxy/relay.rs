@@ -1,0 +1,467 @@
+//! Copies both directions until both have ended.
+//!
+//! **Promises.**
+//! - Bytes arrive unchanged, in order, whatever the chunks they came in.
+//! - Half-close is kept: a side that ends its stream still gets the other's, and the other learns
+//!   of the end. Neither direction's end cuts the other short.
+//! - A reader that is slower than its writer stops the writer: what is read is first handed over
+//!   before more is read. A connection holds at most [`MAX_HELD_BYTES`], and none when idle.
+//! - One side's failure to take bytes does not lose what it has sent: that is still delivered.
+//! - Neither direction starves the rest of the thread: after [`ROUNDS`] reads it yields.
+//!
+//! **Not here.** Sockets and their options, TLS itself (`tls.rs`), logs and metrics (`record.rs`).
+
+use std::future::poll_fn;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_rustls::rustls;
+
+use super::reason::Reason;
+use super::record::Traffic;
+use super::socket;
+use super::tls::scratch::{self, INCOMING_BYTES, OUTGOING_BYTES, READ_BYTES, Scratch};
+use super::tls::{
+    Endless, HELD_BYTES_TRAFFIC, ReceiveError, Received, SealError, SendError, TlsStream,
+};
+use super::unsent::Unsent;
+use crate::config::Timeouts;
+use crate::ops::metrics::Direction;
+use crate::ops::shutdown::Force;
+
+/// Reads in one direction before the thread may do something else: at most 1 MiB.
+const ROUNDS: usize = 16;
+
+/// What a connection may hold at most: what makes no whole record yet, one opened read that the
+/// backend does not take, one sealed read that the client does not take.
+pub(crate) const MAX_HELD_BYTES: usize = HELD_BYTES_TRAFFIC + INCOMING_BYTES + OUTGOING_BYTES;
+
+/// Stands for "never" where a timer wants an instant.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// The bounds on a relay's time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// How long no byte may move.
+    pub(crate) idle: Option<Duration>,
+    /// The same, once one side has ended its stream.
+    pub(crate) half_close: Option<Duration>,
+    /// When the connection is too old.
+    pub(crate) too_old: Option<Instant>,
+}
+
+impl Bounds {
+    /// The bounds of a connection that starts now.
+    pub(crate) fn of(timeouts: &Timeouts) -> Self {
+        Self {
+            idle: timeouts.idle,
+            half_close: timeouts.half_close,
+            too_old: timeouts.max_age.map(|age| Instant::now() + jittered(age)),
+        }
+    }
+}
+
+/// Takes up to a tenth off, at random: devices that came together, after a restart, must not all
+/// leave together as well.
+fn jittered(age: Duration) -> Duration {
+    // The standard library's only randomness: each RandomState has its own keys.
+    let random = RandomState::new().hash_one(()) % 1000;
+    age - age / 10_000 * u32::try_from(random).unwrap_or(0)
+}
+
+/// Why a relay ended, other than in order.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RelayError {
+    #[error("the client closed TCP without a close_notify")]
+    Truncated,
+    #[error("the client's connection failed: {0}")]
+    Client(io::Error),
+    #[error("the client's TLS is at fault: {0}")]
+    Tls(rustls::Error),
+    #[error(transparent)]
+    Endless(Endless),
+    #[error("the backend's connection failed: {0}")]
+    Backend(io::Error),
+    #[error("no byte within {0:?}")]
+    Idle(Duration),
+    #[error("no byte within {0:?} of one side's end")]
+    HalfClosed(Duration),
+    #[error("the connection has reached its maximum age")]
+    TooOld,
+    #[error("forced by the end of the drain")]
+    Forced,
+    #[error(transparent)]
+    Seal(SealError),
+}
+
+impl RelayError {
+    /// The stable reason for this error.
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Self::Truncated => Reason::ClientTruncated,
+            Self::Client(error) if socket::is_lost(error) => Reason::ClientLost,
+            Self::Client(_) => Reason::ClientReset,
+            Self::Tls(rustls::Error::AlertReceived(_)) => Reason::ClientTlsAlert,
+            Self::Tls(_) | Self::Endless(_) => Reason::ClientTlsError,
+            Self::Backend(error) if socket::is_lost(error) => Reason::BackendLost,
+            Self::Backend(_) => Reason::BackendReset,
+            Self::Idle(_) => Reason::IdleTimeout,
+            Self::HalfClosed(_) => Reason::HalfCloseTimeout,
+            Self::TooOld => Reason::MaxAge,
+            Self::Forced => Reason::DrainDeadline,
+            Self::Seal(SealError::KeysExhausted) => Reason::KeysExhausted,
+            Self::Seal(SealError::Misuse(_)) => Reason::Internal,
+        }
+    }
+}
+
+/// How a relay ended.
+pub(crate) struct Ended {
+    pub(crate) result: Result<(), RelayError>,
+    /// The side that must be told by a reset that its stream was cut, since the other's was.
+    pub(crate) reset: Option<Leg>,
+}
+
+/// One of a connection's two sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leg {
+    Client,
+    Backend,
+}
+
+/// Relays between a client and a backend until both directions have ended or something else ends
+/// them. What is then queued for the client (a close_notify, an alert) is the caller's to send.
+///
+/// `early` was opened together with the end of the handshake and goes to the backend first.
+pub(crate) async fn relay<C, B>(
+    client: &mut TlsStream<C>,
+    backend: &mut B,
+    early: Vec<u8>,
+    traffic: &mut Traffic,
+    bounds: Bounds,
+    force: &Force,
+) -> Ended
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    traffic.add(Direction::ToBackend, early.len());
+    let mut relay = Relay {
+        client,
+        backend,
+        unsent: Unsent::new(early),
+        to_backend: Flow::Open,
+        to_client: Flow::Open,
+        failure: None,
+        traffic,
+        bounds,
+        last_byte: Instant::now(),
+        moved: false,
+    };
+    let mut timer = pin!(sleep_until(Instant::now() + NEVER));
+    let mut forced = pin!(force.forced());
+    // Polled once, to be woken by it. Whether it has come is asked of the flag, without a lock.
+    let mut listening = false;
+    poll_fn(|cx| {
+        if !std::mem::replace(&mut listening, true) {
+            let _not_yet = forced.as_mut().poll(cx);
+        }
+        if force.is_forced() {
+            // Before anything else, so that the reason is never a random error of the teardown.
+            return Poll::Ready(relay.stopped(RelayError::Forced));
+        }
+        relay.poll(cx, timer.as_mut())
+    })
+    .await
+}
+
+/// Where a direction is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    /// Its source may send more.
+    Open,
+    /// Its source has ended; what is queued has to go, and then the end.
+    Ending,
+    /// The end has been passed on, or there is nobody to take it.
+    Done,
+}
+
+struct Relay<'a, C, B> {
+    client: &'a mut TlsStream<C>,
+    backend: &'a mut B,
+    /// Plaintext that the backend would not take yet.
+    unsent: Unsent,
+    to_backend: Flow,
+    to_client: Flow,
+    /// The first thing that went wrong without ending both directions.
+    failure: Option<RelayError>,
+    traffic: &'a mut Traffic,
+    bounds: Bounds,
+    last_byte: Instant,
+    /// Whether a byte has moved since `last_byte` was set.
+    moved: bool,
+}
+
+impl<C, B> Relay<'_, C, B>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    fn poll(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>) -> Poll<Ended> {
+        let queued = self.queued();
+        let both = scratch::with(|scratch| {
+            let to_backend = self.poll_to_backend(cx, scratch)?;
+            let to_client = self.poll_to_client(cx, scratch)?;
+            Ok((to_backend, to_client))
+        });
+        match both {
+            Err(error) => return Poll::Ready(self.cut(error)),
+            Ok((Poll::Ready(()), Poll::Ready(()))) => return Poll::Ready(self.finished()),
+            Ok(_) => {}
+        }
+        debug_assert!(self.held() <= MAX_HELD_BYTES, "{} bytes are held", self.held());
+        let now = Instant::now();
+        if std::mem::take(&mut self.moved) || queued != self.queued() {
+            self.last_byte = now;
+        }
+        self.poll_bounds(cx, timer, now)
+            .map(|error| self.stopped(error))
+    }
+
+    fn held(&self) -> usize {
+        self.queued() + self.client.session().held().len()
+    }
+
+    fn queued(&self) -> usize {
+        self.unsent.rest().len() + self.client.queued()
+    }
+
+    fn poll_to_backend(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<Poll<()>, RelayError> {
+        for _ in 0..ROUNDS {
+            match self.to_backend {
+                Flow::Done => return Ok(Poll::Ready(())),
+                Flow::Open | Flow::Ending => match self.unsent.poll_flush(self.backend, cx) {
+                    Poll::Pending => return Ok(Poll::Pending),
+                    Poll::Ready(Err(error)) => self.backend_takes_no_more(error),
+                    Poll::Ready(Ok(())) if self.to_backend == Flow::Ending => {
+                        // It fails if the backend has gone: then it needs no telling.
+                        if Pin::new(&mut *self.backend).poll_shutdown(cx).is_pending() {
+                            return Ok(Poll::Pending);
+                        }
+                        self.to_backend = Flow::Done;
+                    }
+                    Poll::Ready(Ok(())) => match self.client.poll_receive(cx, scratch) {
+                        Poll::Pending => return Ok(Poll::Pending),
+                        Poll::Ready(received) => self.received(received, cx, scratch)?,
+                    },
+                },
+            }
+        }
+        cx.waker().wake_by_ref();
+        Ok(Poll::Pending)
+    }
+
+    /// Takes what the client sent one step further.
+    fn received(
+        &mut self,
+        received: Result<Received, ReceiveError>,
+        cx: &mut Context<'_>,
+        scratch: &Scratch,
+    ) -> Result<(), RelayError> {
+        match received {
+            Ok(Received::Some) => {
+                self.moved = true;
+                self.traffic.add(Direction::ToBackend, scratch.plain.len());
+                if let Err(error) = self.unsent.push(self.backend, cx, &scratch.plain) {
+                    self.backend_takes_no_more(error);
+                }
+            }
+            Ok(Received::Closed) => self.to_backend = Flow::Ending,
+            Ok(Received::Truncated) => {
+                self.failure.get_or_insert(RelayError::Truncated);
+                self.to_backend = Flow::Ending;
+            }
+            // After the whole answer, with its end: a client that closes with our close_notify
+            // unread sends a reset, and has lost nothing by it.
+            Err(ReceiveError::Io(_)) if self.to_client == Flow::Done => {
+                self.failure.get_or_insert(RelayError::Truncated);
+                self.to_backend = Flow::Ending;
+            }
+            Err(ReceiveError::Io(error)) => return Err(RelayError::Client(error)),
+            Err(ReceiveError::Tls(error)) => return Err(RelayError::Tls(error)),
+            Err(ReceiveError::Endless(endless)) => return Err(RelayError::Endless(endless)),
+        }
+        Ok(())
+    }
+
+    fn poll_to_client(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<Poll<()>, RelayError> {
+        for _ in 0..ROUNDS {
+            match self.to_client {
+                Flow::Done => return Ok(Poll::Ready(())),
+                Flow::Open => match self.client.poll_flush(cx) {
+                    Poll::Pending => return Ok(Poll::Pending),
+                    Poll::Ready(Err(error)) => self.client_takes_no_more(error),
+                    Poll::Ready(Ok(())) => {
+                        let mut buffer = ReadBuf::new(&mut scratch.incoming[..READ_BYTES]);
+                        let read = Pin::new(&mut *self.backend).poll_read(cx, &mut buffer);
+                        if read.map_err(RelayError::Backend)?.is_pending() {
+                            return Ok(Poll::Pending);
+                        }
+                        let plain = buffer.filled();
+                        self.answered(plain, cx, &mut scratch.outgoing)?;
+                    }
+                },
+                Flow::Ending => match self.client.poll_shutdown(cx) {
+                    Poll::Pending => return Ok(Poll::Pending),
+                    Poll::Ready(Ok(())) => self.to_client = Flow::Done,
+                    Poll::Ready(Err(error)) => self.client_takes_no_more(error),
+                },
+            }
+        }
+        cx.waker().wake_by_ref();
+        Ok(Poll::Pending)
+    }
+
+    /// Takes what the backend sent one step further.
+    fn answered(
+        &mut self,
+        plain: &[u8],
+        cx: &mut Context<'_>,
+        outgoing: &mut [u8],
+    ) -> Result<(), RelayError> {
+        if plain.is_empty() {
+            self.client.queue_close_notify();
+            self.to_client = Flow::Ending;
+            return Ok(());
+        }
+        self.moved = true;
+        self.traffic.add(Direction::ToClient, plain.len());
+        match self.client.send(cx, plain, outgoing) {
+            Ok(()) => Ok(()),
+            Err(SendError::Io(error)) => {
+                self.client_takes_no_more(error);
+                Ok(())
+            }
+            Err(SendError::Seal(error)) => Err(RelayError::Seal(error)),
+        }
+    }
+
+    /// The backend refuses bytes. What it has said may still be unread: a server that refuses a
+    /// request answers, closes, and resets whatever else comes.
+    fn backend_takes_no_more(&mut self, error: io::Error) {
+        self.failure.get_or_insert(RelayError::Backend(error));
+        self.unsent = Unsent::default();
+        self.to_backend = Flow::Done;
+    }
+
+    /// The client refuses bytes. What it has said may still be unread: a device that reports and
+    /// goes to sleep resets the answer.
+    fn client_takes_no_more(&mut self, error: io::Error) {
+        self.failure.get_or_insert(RelayError::Client(error));
+        self.client.forget_queued();
+        self.to_client = Flow::Done;
+    }
+
+    /// Completes when one of the bounds is reached.
+    fn poll_bounds(
+        &self,
+        cx: &mut Context<'_>,
+        mut timer: Pin<&mut Sleep>,
+        mut now: Instant,
+    ) -> Poll<RelayError> {
+        loop {
+            let Some((deadline, error)) = self.next_bound() else {
+                return Poll::Pending;
+            };
+            if now >= deadline {
+                return Poll::Ready(error);
+            }
+            // Bytes only move the deadline on. A timer that is due before it can stay as it is: it
+            // wakes us early once, instead of being moved for every read.
+            if now < timer.deadline() && timer.deadline() <= deadline {
+                return Poll::Pending;
+            }
+            timer.as_mut().reset(deadline);
+            ready!(timer.as_mut().poll(cx));
+            now = Instant::now();
+        }
+    }
+
+    /// What ends the relay next, if no byte moves until then.
+    fn next_bound(&self) -> Option<(Instant, RelayError)> {
+        let half_closed = self.to_backend != Flow::Open || self.to_client != Flow::Open;
+        let half_close = self.bounds.half_close.filter(|_| half_closed);
+        let after = |quiet: Duration| self.last_byte + quiet;
+        let bounds = [
+            self.bounds
+                .too_old
+                .map(|deadline| (deadline, RelayError::TooOld)),
+            half_close.map(|quiet| (after(quiet), RelayError::HalfClosed(quiet))),
+            self.bounds
+                .idle
+                .map(|quiet| (after(quiet), RelayError::Idle(quiet))),
+        ];
+        bounds
+            .into_iter()
+            .flatten()
+            .min_by_key(|(deadline, _)| *deadline)
+    }
+
+    /// Both directions have ended.
+    fn finished(&mut self) -> Ended {
+        Ended {
+            result: self.failure.take().map_or(Ok(()), Err),
+            reset: None,
+        }
+    }
+
+    /// We end what could have gone on.
+    fn stopped(&mut self, error: RelayError) -> Ended {
+        if self.to_client == Flow::Open {
+            self.client.queue_close_notify();
+        }
+        Ended {
+            result: Err(error),
+            reset: None,
+        }
+    }
+
+    /// One side's stream was cut. The other must not take its part for the whole.
+    fn cut(&mut self, error: RelayError) -> Ended {
+        let reset = match &error {
+            RelayError::Client(_) | RelayError::Endless(_) => Some(Leg::Backend),
+            RelayError::Tls(error) => {
+                self.client.queue_last_words(error);
+                Some(Leg::Backend)
+            }
+            RelayError::Backend(_) => Some(Leg::Client),
+            RelayError::Seal(_) => {
+                // rustls has queued it; this only takes it out.
+                self.client.queue_close_notify();
+                None
+            }
+            RelayError::Truncated
+            | RelayError::Idle(_)
+            | RelayError::HalfClosed(_)
+            | RelayError::TooOld
+            | RelayError::Forced => None,
+        };
+        Ended {
+            result: Err(error),
+            reset,
+        }
+    }
+}

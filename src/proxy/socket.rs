@@ -1,0 +1,113 @@
+//! Options of TCP sockets.
+//!
+//! **Not here.** Which values (`config.rs`), and the listening socket itself (`listener.rs`).
+
+use std::io;
+use std::net::SocketAddr;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::config::Tcp;
+
+/// Probes before a silent peer is given up.
+const KEEPALIVE_PROBES: u32 = 4;
+
+/// Connections that the kernel keeps for us while we are not accepting. It takes the smaller of
+/// this and `net.core.somaxconn`, which is 4,096 since Linux 5.4.
+const BACKLOG: i32 = 4096;
+
+/// Binds a listening socket.
+///
+/// # Errors
+/// The system's: the address is in use, or not ours, or needs a privilege.
+pub(crate) fn listen(address: SocketAddr, options: Tcp) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // Without it a restart would have to wait for the last connections' TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // "[::]" means every address, whatever net.ipv6.bindv6only says.
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    // Accepted sockets inherit these from their listener (tcp(7)), which spares five calls each.
+    set_options(&socket, options)?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Sets what every TCP socket of ours has.
+pub(crate) fn set_options<'a>(socket: impl Into<SockRef<'a>>, options: Tcp) -> io::Result<()> {
+    let socket = socket.into();
+    // Devices send small messages and wait for answers: Nagle would hold each back.
+    socket.set_tcp_nodelay(true)?;
+    match options.keepalive {
+        Some(idle) => {
+            let idle = idle.max(std::time::Duration::from_secs(1));
+            let interval = (idle / KEEPALIVE_PROBES).max(std::time::Duration::from_secs(1));
+            let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval);
+            socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))?;
+        }
+        None => socket.set_keepalive(false)?,
+    }
+    // None is 0 is the system's default, see tcp(7).
+    socket.set_tcp_user_timeout(options.user_timeout)
+}
+
+/// Makes the close that follows send a reset.
+pub(crate) fn reset_on_close(tcp: &TcpStream) {
+    // It fails only for a socket that is no longer connected, whose peer has nothing to be told.
+    let _not_connected = tcp.set_zero_linger();
+}
+
+/// Whether the peer has stopped answering, rather than said that it is gone: keepalive or
+/// `TCP_USER_TIMEOUT` gave up on it, or the way to it is gone.
+pub(crate) fn is_lost(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_accepted_socket_inherits_the_options_of_its_listener() {
+        let options = Tcp {
+            keepalive: Some(Duration::from_secs(40)),
+            user_timeout: Some(Duration::from_secs(90)),
+        };
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)), options).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_client, accepted) = tokio::join!(TcpStream::connect(address), async {
+            listener.accept().await.unwrap().0
+        });
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.tcp_nodelay().unwrap());
+        assert!(accepted.keepalive().unwrap());
+        assert_eq!(
+            accepted.tcp_keepalive_time().unwrap(),
+            Duration::from_secs(40)
+        );
+        assert_eq!(
+            accepted.tcp_keepalive_interval().unwrap(),
+            Duration::from_secs(10)
+        );
+        assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 4);
+        assert_eq!(
+            accepted.tcp_user_timeout().unwrap(),
+            Some(Duration::from_secs(90))
+        );
+    }
+}

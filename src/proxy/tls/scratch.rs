@@ -1,0 +1,39 @@
+//! Buffers that belong to a thread, lent to whichever connection it is working for.
+//!
+//! **Promises.** A connection has them for one poll, never across an `.await`; it finds them with
+//! whatever was left by another, and so reads back only what it wrote.
+
+use std::cell::RefCell;
+
+/// How many bytes are read from a socket at a time.
+pub(crate) const READ_BYTES: usize = 64 * 1024;
+
+/// Room for what a session holds already and a whole read behind it.
+pub(crate) const INCOMING_BYTES: usize = READ_BYTES + super::HELD_BYTES_HANDSHAKE;
+
+/// Room for a sealed read, with as many records' overhead as TLS adds (RFC 5246 section 6.2.3: at
+/// most 2 KiB a record, in practice 29 bytes) and what TLS itself may have to say.
+pub(crate) const OUTGOING_BYTES: usize = READ_BYTES + 8 * 1024;
+
+/// One thread's buffers.
+pub(crate) struct Scratch {
+    /// What came from a socket.
+    pub(crate) incoming: Box<[u8]>,
+    /// What was opened of it.
+    pub(crate) plain: Vec<u8>,
+    /// What goes to a client's socket.
+    pub(crate) outgoing: Box<[u8]>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        incoming: vec![0; INCOMING_BYTES].into_boxed_slice(),
+        plain: Vec::with_capacity(INCOMING_BYTES),
+        outgoing: vec![0; OUTGOING_BYTES].into_boxed_slice(),
+    });
+}
+
+/// Lends this thread's buffers to `work`.
+pub(crate) fn with<R>(work: impl FnOnce(&mut Scratch) -> R) -> R {
+    SCRATCH.with_borrow_mut(work)
+}

@@ -1,0 +1,193 @@
+//! A TLS session joined with its socket.
+//!
+//! **Promises.** `poll_receive` and `poll_flush` wake their task as `AsyncRead` and `AsyncWrite`
+//! do. What TLS has to say by itself (tickets, key updates, alerts) is queued before anything else
+//! and leaves with the next flush.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::rustls;
+
+use super::scratch::{self, READ_BYTES, Scratch};
+use super::{Endless, SealError, Session};
+use crate::proxy::close;
+use crate::proxy::unsent::Unsent;
+
+/// The client's side of a connection.
+pub(crate) struct TlsStream<Io> {
+    io: Io,
+    session: Session,
+    /// Ciphertext that the socket would not take yet.
+    unsent: Unsent,
+}
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// Ciphertext, opened into the scratch's `plain`, which may still be empty.
+    Some,
+    /// The end of the client's stream, said by a close_notify.
+    Closed,
+    /// The end of TCP without a close_notify.
+    Truncated,
+}
+
+/// Why nothing could be received.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReceiveError {
+    #[error(transparent)]
+    Io(io::Error),
+    #[error(transparent)]
+    Tls(rustls::Error),
+    #[error(transparent)]
+    Endless(Endless),
+}
+
+/// Why nothing could be sent.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SendError {
+    #[error(transparent)]
+    Io(io::Error),
+    #[error(transparent)]
+    Seal(SealError),
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
+    pub(crate) fn new(io: Io, session: Session) -> Self {
+        Self {
+            io,
+            session,
+            unsent: Unsent::default(),
+        }
+    }
+
+    pub(crate) const fn io(&self) -> &Io {
+        &self.io
+    }
+
+    pub(crate) const fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Opens bytes that were read from the socket before the session was there; replies are queued.
+    pub(crate) fn feed(
+        &mut self,
+        mut bytes: Vec<u8>,
+        plain: &mut Vec<u8>,
+    ) -> Result<(), ReceiveError> {
+        opened(self.session.open(&mut bytes, plain, self.unsent.tail()))
+    }
+
+    /// Reads once and opens what came into `scratch.plain`, which is cleared first.
+    pub(crate) fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+    ) -> Poll<Result<Received, ReceiveError>> {
+        scratch.plain.clear();
+        if self.session.peer_closed() {
+            return Poll::Ready(Ok(Received::Closed));
+        }
+        let held = self.session.held().len();
+        scratch.incoming[..held].copy_from_slice(self.session.held());
+        let mut buffer = ReadBuf::new(&mut scratch.incoming[held..held + READ_BYTES]);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer)).map_err(ReceiveError::Io)?;
+        let read = buffer.filled().len();
+        if read == 0 {
+            return Poll::Ready(Ok(Received::Truncated));
+        }
+        let incoming = &mut scratch.incoming[..held + read];
+        opened(
+            self.session
+                .open(incoming, &mut scratch.plain, self.unsent.tail()),
+        )?;
+        let ended = self.session.peer_closed() && scratch.plain.is_empty();
+        Poll::Ready(Ok(if ended {
+            Received::Closed
+        } else {
+            Received::Some
+        }))
+    }
+
+    /// Seals `plain`, writes as much as the socket takes, and keeps the rest. Only after a flush.
+    pub(crate) fn send(
+        &mut self,
+        cx: &mut Context<'_>,
+        plain: &[u8],
+        outgoing: &mut [u8],
+    ) -> Result<(), SendError> {
+        let sealed = self
+            .session
+            .seal(plain, outgoing)
+            .map_err(SendError::Seal)?;
+        self.unsent
+            .push(&mut self.io, cx, &outgoing[..sealed])
+            .map_err(SendError::Io)
+    }
+
+    /// Writes all that is queued.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.unsent.poll_flush(&mut self.io, cx)
+    }
+
+    /// Queues a close_notify.
+    pub(crate) fn queue_close_notify(&mut self) {
+        self.session.close_notify(self.unsent.tail());
+    }
+
+    /// Queues what is to be said after `error`: the alert.
+    pub(crate) fn queue_last_words(&mut self, error: &rustls::Error) {
+        self.session.last_words(error, self.unsent.tail());
+    }
+
+    /// How many bytes are queued.
+    pub(crate) fn queued(&self) -> usize {
+        self.unsent.rest().len()
+    }
+
+    /// Drops what is queued: there is nobody to take it.
+    pub(crate) fn forget_queued(&mut self) {
+        self.unsent = Unsent::default();
+    }
+
+    /// Ends our direction of TCP, after a flush.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_flush(cx))?;
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    /// Writes all that is queued.
+    pub(crate) async fn flush(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// Ends the connection so that all that is queued arrives.
+    pub(crate) async fn close(mut self) {
+        let unsent = std::mem::take(&mut self.unsent);
+        close::linger(&mut self.io, unsent.rest()).await;
+    }
+
+    /// Reads once and appends what was opened to `plain`.
+    pub(crate) async fn receive(&mut self, plain: &mut Vec<u8>) -> Result<Received, ReceiveError> {
+        poll_fn(|cx| {
+            scratch::with(|scratch| {
+                let received = ready!(self.poll_receive(cx, scratch));
+                plain.extend_from_slice(&scratch.plain);
+                Poll::Ready(received)
+            })
+        })
+        .await
+    }
+}
+
+fn opened(result: Result<Result<(), Endless>, rustls::Error>) -> Result<(), ReceiveError> {
+    match result {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(endless)) => Err(ReceiveError::Endless(endless)),
+        Err(error) => Err(ReceiveError::Tls(error)),
+    }
+}

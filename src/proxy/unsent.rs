@@ -1,0 +1,82 @@
+//! Bytes that a socket would not take yet.
+//!
+//! **Promises.** It owns memory only while it holds bytes. Whoever pushes waits until it is empty
+//! before it reads more, so what it holds is bounded by one read.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::AsyncWrite;
+
+/// Bytes on their way to one socket.
+#[derive(Debug, Default)]
+pub(crate) struct Unsent {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Unsent {
+    pub(crate) const fn new(bytes: Vec<u8>) -> Self {
+        Self { bytes, sent: 0 }
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.sent == self.bytes.len()
+    }
+
+    /// What is left to send.
+    pub(crate) fn rest(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+
+    /// Where more bytes can be appended.
+    pub(crate) const fn tail(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Writes everything, then frees the memory.
+    pub(crate) fn poll_flush<W: AsyncWrite + Unpin>(
+        &mut self,
+        to: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while !self.is_empty() {
+            self.sent += ready!(poll_write_some(to, cx, self.rest()))?;
+        }
+        *self = Self::default();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes as much of `data` as the socket takes now and keeps the rest. Only while empty.
+    pub(crate) fn push<W: AsyncWrite + Unpin>(
+        &mut self,
+        to: &mut W,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> io::Result<()> {
+        debug_assert!(self.is_empty(), "what came first goes first");
+        let mut rest = data;
+        while !rest.is_empty() {
+            match poll_write_some(to, cx, rest) {
+                Poll::Ready(written) => rest = &rest[written?..],
+                Poll::Pending => break,
+            }
+        }
+        if !rest.is_empty() {
+            *self = Self::new(rest.to_vec());
+        }
+        Ok(())
+    }
+}
+
+fn poll_write_some<W: AsyncWrite + Unpin>(
+    to: &mut W,
+    cx: &mut Context<'_>,
+    data: &[u8],
+) -> Poll<io::Result<usize>> {
+    match ready!(Pin::new(to).poll_write(cx, data))? {
+        0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        written => Poll::Ready(Ok(written)),
+    }
+}

@@ -1,0 +1,40 @@
+//! SHA-256 over files, to see whether they have changed and which policy they make.
+//!
+//! **Not here.** Any other cryptography: that is rustls's.
+
+use aws_lc_rs::digest::{Context, SHA256};
+
+/// A SHA-256 digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Digest([u8; 32]);
+
+impl Digest {
+    /// The digest of a sequence of parts; where one ends and the next begins makes a difference.
+    pub(crate) fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut context = Context::new(&SHA256);
+        for part in parts {
+            context.update(&part.len().to_be_bytes());
+            context.update(part);
+        }
+        Self(
+            context
+                .finish()
+                .as_ref()
+                .try_into()
+                .expect("SHA-256 has 32 bytes"),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moving_bytes_from_one_part_to_the_next_changes_the_digest() {
+        assert_ne!(
+            Digest::of([&b"ab"[..], b"c"]),
+            Digest::of([&b"a"[..], b"bc"])
+        );
+    }
+}

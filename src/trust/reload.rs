@@ -1,0 +1,341 @@
+//! Puts in force what has changed on disk, or keeps what is.
+//!
+//! **Promises.** Certificates, keys, CAs, CRLs and the configuration file are read again when they
+//! change, on request, and every [`POLL_INTERVAL`] where change events do not come. A candidate is
+//! swapped in whole or not at all. A bad one changes nothing for any connection: it is logged once,
+//! counted, and seen in a gauge until a good one arrives. One listener's bad certificate keeps no
+//! other listener from its good one. Connections that are open are never touched.
+//!
+//! It works on a thread of its own: reading and checking a large CRL would hold up a data path.
+//!
+//! **Not here.** What makes a candidate good (`certs.rs`).
+
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::oneshot;
+
+use self::watch::Watcher;
+use super::certs::{self, Loaded};
+use super::snapshot::{Current, Snapshot};
+use crate::config::{self, Config};
+use crate::ops::metrics::{ListenerMetrics, Metrics, ReloadOutcome};
+
+/// How often the files are looked at where events do not come (some network and overlay file
+/// systems), and a candidate that was not valid yet is tried again.
+const POLL_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How long it must be quiet before the files are read: most tools write several in a row.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// How long to wait for quiet at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// One listener, as far as a reload is concerned.
+pub(crate) struct Target {
+    pub(crate) current: Arc<Current>,
+    pub(crate) metrics: Arc<ListenerMetrics>,
+}
+
+/// How an attempt to reload ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The worst that happened: a failure, or else a swap, or else nothing.
+    pub outcome: ReloadOutcome,
+    /// What could not be loaded, each in a sentence.
+    pub failures: Vec<String>,
+}
+
+/// Asks for reloads. The reloading ends when the last handle is dropped.
+#[derive(Clone)]
+pub struct Handle {
+    events: Arc<StopOnDrop>,
+}
+
+struct StopOnDrop(Sender<Event>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        // It fails only if the thread has ended already.
+        let _ended = self.0.send(Event::Stop);
+    }
+}
+
+enum Event {
+    FilesChanged,
+    Request(oneshot::Sender<Report>),
+    Stop,
+}
+
+impl Handle {
+    /// Reloads now and tells how it went; none if the process is ending.
+    pub async fn reload(&self) -> Option<Report> {
+        let (answer, report) = oneshot::channel();
+        self.events.0.send(Event::Request(answer)).ok()?;
+        report.await.ok()
+    }
+}
+
+/// Starts reloading, on its own thread: `config` is in force, and came from `source` if from a
+/// file.
+///
+/// # Errors
+/// If the system has no thread to give.
+pub(crate) fn start(
+    targets: Vec<Target>,
+    config: Config,
+    source: Option<PathBuf>,
+    metrics: Arc<Metrics>,
+) -> std::io::Result<Handle> {
+    let (sender, events) = channel();
+    let changed = sender.clone();
+    let watcher = Watcher::new(move || {
+        // It fails only if the thread has ended already.
+        let _ended = changed.send(Event::FilesChanged);
+    });
+    let watcher = watcher
+        .inspect_err(|error| {
+            tracing::warn!(%error, "files cannot be watched: they are looked at once a minute");
+        })
+        .ok();
+    metrics.looked_at(ReloadOutcome::Unchanged, SystemTime::now());
+    let reloader = Reloader {
+        targets,
+        config,
+        source,
+        metrics,
+        failures: Vec::new(),
+    };
+    let thread = std::thread::Builder::new().name("reload".to_owned());
+    thread.spawn(move || reloader.run(&events, watcher))?;
+    Ok(Handle {
+        events: Arc::new(StopOnDrop(sender)),
+    })
+}
+
+struct Reloader {
+    targets: Vec<Target>,
+    /// The last configuration that was good.
+    config: Config,
+    source: Option<PathBuf>,
+    metrics: Arc<Metrics>,
+    /// What was wrong at the last attempt.
+    failures: Vec<String>,
+}
+
+impl Reloader {
+    fn run(mut self, events: &Receiver<Event>, mut watcher: Option<Watcher>) {
+        let mut next_poll = Instant::now() + POLL_INTERVAL;
+        loop {
+            if let Some(watcher) = &mut watcher {
+                watcher.watch(self.files().iter().map(PathBuf::as_path));
+            }
+            let wait = next_poll.saturating_duration_since(Instant::now());
+            match events.recv_timeout(wait) {
+                Ok(Event::FilesChanged) => match settle(events) {
+                    Some(waiting) => self.attempt(Trigger::Change).answer(waiting),
+                    None => return,
+                },
+                Ok(Event::Request(waiting)) => self.attempt(Trigger::Request).answer([waiting]),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.attempt(Trigger::Poll);
+                    next_poll = Instant::now() + POLL_INTERVAL;
+                }
+                Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Everything that is read.
+    fn files(&self) -> Vec<PathBuf> {
+        let listeners = self.targets.iter().map(|target| target.current.load());
+        let named = listeners.flat_map(|snapshot| {
+            certs::named_files(&snapshot.listener.tls)
+                .map(Path::to_owned)
+                .collect::<Vec<_>>()
+        });
+        let wanted = self
+            .config
+            .listeners
+            .iter()
+            .flat_map(|l| certs::named_files(&l.tls));
+        named
+            .chain(wanted.map(Path::to_owned))
+            .chain(self.source.clone())
+            .collect()
+    }
+
+    fn attempt(&mut self, trigger: Trigger) -> Report {
+        let mut failures = Vec::new();
+        let mut swapped = false;
+        if let Err(error) = self.reload_config() {
+            // A bad configuration is no reason to let a certificate expire.
+            failures.push(error.to_string());
+        }
+        for target in &self.targets {
+            match reload_target(target, &self.config) {
+                Ok(new) => swapped |= new,
+                Err(failure) => failures.push(failure),
+            }
+        }
+        let outcome = match (failures.is_empty(), swapped) {
+            (false, _) => ReloadOutcome::Failed,
+            (true, true) => ReloadOutcome::Swapped,
+            (true, false) => ReloadOutcome::Unchanged,
+        };
+        self.tell(trigger, outcome, &failures);
+        self.failures.clone_from(&failures);
+        Report { outcome, failures }
+    }
+
+    /// Logs and counts an attempt, but for a poll that found what was known.
+    fn tell(&self, trigger: Trigger, outcome: ReloadOutcome, failures: &[String]) {
+        let now = SystemTime::now();
+        if trigger == Trigger::Poll && outcome != ReloadOutcome::Swapped && self.failures == failures
+        {
+            self.metrics.looked_at(outcome, now);
+            return;
+        }
+        self.metrics.reloaded(outcome, now);
+        match outcome {
+            ReloadOutcome::Failed => {
+                for failure in failures {
+                    tracing::error!("reload failed, what was in force stays: {failure}");
+                }
+            }
+            ReloadOutcome::Unchanged => tracing::info!("reload: the files are those in force"),
+            // Each listener has its own line.
+            ReloadOutcome::Swapped => {}
+        }
+    }
+
+    /// Reads the configuration file again. What of it needs a restart is told.
+    fn reload_config(&mut self) -> Result<(), config::file::ConfigError> {
+        let Some(source) = &self.source else {
+            return Ok(());
+        };
+        let new = config::file::load(source)?;
+        let old = std::mem::replace(&mut self.config, new);
+        for what in needs_restart(&old, &self.config) {
+            tracing::warn!(
+                "{}: {what} has changed; a restart puts it in force",
+                source.display()
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Waits until the files have been quiet for a while. Returns the requests that came meanwhile;
+/// none if the reloading is to end.
+fn settle(events: &Receiver<Event>) -> Option<Vec<oneshot::Sender<Report>>> {
+    let until = Instant::now() + LONGEST_WAIT;
+    let mut waiting = Vec::new();
+    while Instant::now() < until {
+        match events.recv_timeout(QUIET) {
+            Ok(Event::FilesChanged) => {}
+            Ok(Event::Request(answer)) => waiting.push(answer),
+            Ok(Event::Stop) => return None,
+            Err(_) => break,
+        }
+    }
+    Some(waiting)
+}
+
+/// Loads one listener again and puts it in force if it is new; whether it was.
+fn reload_target(target: &Target, config: &Config) -> Result<bool, String> {
+    let previous = target.current.load();
+    let name = &previous.listener.name;
+    let wanted = config
+        .listeners
+        .iter()
+        .find(|listener| listener.name == *name);
+    let wanted = wanted.cloned().map_or_else(
+        || previous.listener.clone(),
+        // The socket stays where it is.
+        |wanted| config::Listener {
+            listen: previous.listener.listen,
+            ..wanted
+        },
+    );
+    match certs::load(&wanted, Some(&previous), SystemTime::now()) {
+        Ok(Loaded::Unchanged) => Ok(false),
+        Ok(Loaded::New(snapshot, warnings)) => {
+            for warning in warnings {
+                tracing::warn!(listener = name, "{warning}");
+            }
+            announce(&snapshot, &target.metrics);
+            target.current.store(*snapshot);
+            Ok(true)
+        }
+        Err(error) => Err(format!("listener {name:?}: {error}")),
+    }
+}
+
+/// Tells of a snapshot that comes in force.
+pub(crate) fn announce(snapshot: &Snapshot, metrics: &ListenerMetrics) {
+    let certificates = &snapshot.certificates;
+    metrics.set_certificates(
+        certificates
+            .iter()
+            .map(|c| (c.label.as_str(), c.not_after.timestamp())),
+    );
+    for certificate in certificates {
+        tracing::info!(
+            listener = snapshot.listener.name,
+            cert = certificate.label,
+            not_after = %certificate.not_after,
+            "certificate in force"
+        );
+    }
+}
+
+/// What differs and cannot take effect in a running process.
+fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
+    let mut what = Vec::new();
+    if old.admin != new.admin {
+        what.push("admin.listen".to_owned());
+    }
+    if old.log != new.log {
+        what.push("[log]".to_owned());
+    }
+    if old.shutdown != new.shutdown {
+        what.push("[shutdown]".to_owned());
+    }
+    let named = |config: &Config, name: &str| {
+        config
+            .listeners
+            .iter()
+            .find(|l| l.name == name)
+            .map(|l| l.listen)
+    };
+    for listener in old.listeners.iter().chain(&new.listeners) {
+        let name = &listener.name;
+        let changed = format!("the address or presence of listener {name:?}");
+        if named(old, name) != named(new, name) && !what.contains(&changed) {
+            what.push(changed);
+        }
+    }
+    what
+}
+
+/// What made us look.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trigger {
+    Change,
+    Request,
+    Poll,
+}
+
+impl Report {
+    fn answer(self, waiting: impl IntoIterator<Item = oneshot::Sender<Self>>) {
+        for answer in waiting {
+            // It fails if whoever asked has not waited.
+            let _gone = answer.send(self.clone());
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! What a listener runs on now: its configuration and its TLS material, immutable.
+//!
+//! **Promises.** A snapshot is built whole, checked whole, and put in force by one pointer store,
+//! so no connection ever sees a new certificate with an old CA or an old timeout. A connection
+//! holds one only until its relay starts: what was replaced is freed, however long connections
+//! live.
+//!
+//! **Not here.** How one is built (`certs.rs`) and when (`reload.rs`).
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
+
+use super::digest::Digest;
+use super::tickets::Resumption;
+use super::x509::Moment;
+use crate::config;
+
+/// What a listener runs on.
+pub(crate) struct Snapshot {
+    /// The configuration that it was built from.
+    pub(crate) listener: config::Listener,
+    /// Of every file that it was built from.
+    pub(crate) files: Digest,
+    pub(crate) server_config: Arc<ServerConfig>,
+    /// Checks client certificates; none where they are not asked for.
+    pub(crate) client_verifier: Option<Arc<dyn ClientCertVerifier>>,
+    pub(crate) certificates: Vec<ServerCertificate>,
+    pub(crate) resumption: Resumption,
+}
+
+/// A certificate that devices are shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServerCertificate {
+    /// The file that it came from: its metric label.
+    pub(crate) label: String,
+    pub(crate) leaf: CertificateDer<'static>,
+    pub(crate) not_after: Moment,
+}
+
+/// The snapshot in force of one listener.
+pub(crate) struct Current(watch::Sender<Arc<Snapshot>>);
+
+impl Current {
+    pub(crate) fn new(snapshot: Snapshot) -> Self {
+        Self(watch::Sender::new(Arc::new(snapshot)))
+    }
+
+    /// The snapshot in force.
+    pub(crate) fn load(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.0.borrow())
+    }
+
+    /// Puts `snapshot` in force for every connection that starts from now on.
+    pub(crate) fn store(&self, snapshot: Snapshot) {
+        self.0.send_replace(Arc::new(snapshot));
+    }
+
+    /// Tells of every snapshot that is put in force from now on.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.0.subscribe()
+    }
+}

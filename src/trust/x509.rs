@@ -1,0 +1,133 @@
+//! What we read out of certificates and CRLs.
+//!
+//! **Not here.** Whether a client's certificate is believed: that is rustls's verifier's, set up in
+//! `certs.rs`.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use x509_parser::error::X509Error;
+use x509_parser::prelude::{
+    ASN1Time, CertificateRevocationList, FromDer, GeneralName, ParsedExtension, X509Certificate,
+};
+
+/// What cannot be read as X.509.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Malformed(String);
+
+/// What we need to know of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// Lower-case DNS names of the SAN, wildcards as they stand; without any, the subject's CN.
+    pub(crate) names: Vec<String>,
+    /// Encoded, to compare.
+    pub(crate) subject: Vec<u8>,
+    /// For people.
+    pub(crate) subject_text: String,
+    pub(crate) not_before: Moment,
+    pub(crate) not_after: Moment,
+}
+
+/// A time as X.509 has it, to the second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Moment(ASN1Time);
+
+impl Moment {
+    /// Seconds since 1970, negative before.
+    pub(crate) fn timestamp(self) -> i64 {
+        self.0.timestamp()
+    }
+
+    /// Whether this moment is past at `now`.
+    pub(crate) fn is_before(self, now: SystemTime) -> bool {
+        let seconds = now
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO)
+            .as_secs();
+        self.timestamp() < i64::try_from(seconds).unwrap_or(i64::MAX)
+    }
+}
+
+impl std::fmt::Display for Moment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Reads the facts of a certificate.
+///
+/// # Errors
+/// If it is not X.509.
+pub(crate) fn facts(der: &CertificateDer<'_>) -> Result<Facts, Malformed> {
+    let certificate = parse(der)?;
+    let mut names: Vec<_> = certificate
+        .iter_extensions()
+        .filter_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectAlternativeName(san) => Some(&san.general_names),
+            _ => None,
+        })
+        .flatten()
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+            _ => None,
+        })
+        .collect();
+    if names.is_empty() {
+        let common_names = certificate.subject().iter_common_name();
+        names.extend(common_names.filter_map(|cn| Some(cn.as_str().ok()?.to_ascii_lowercase())));
+    }
+    Ok(Facts {
+        names,
+        subject: certificate.subject().as_raw().to_vec(),
+        subject_text: certificate.subject().to_string(),
+        not_before: Moment(certificate.validity().not_before),
+        not_after: Moment(certificate.validity().not_after),
+    })
+}
+
+/// Whether `issuer` issued `certificate`: by name and, where we know the algorithm, by signature.
+///
+/// # Errors
+/// If one of them is not X.509.
+pub(crate) fn is_issued_by(
+    certificate: &CertificateDer<'_>,
+    issuer: &CertificateDer<'_>,
+) -> Result<bool, Malformed> {
+    let (certificate, issuer) = (parse(certificate)?, parse(issuer)?);
+    if certificate.issuer().as_raw() != issuer.subject().as_raw() {
+        return Ok(false);
+    }
+    Ok(
+        match certificate.verify_signature(Some(issuer.public_key())) {
+            Ok(()) | Err(X509Error::SignatureUnsupportedAlgorithm) => true,
+            Err(_) => false,
+        },
+    )
+}
+
+/// What we need to know of a CRL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CrlFacts {
+    /// Encoded, to compare.
+    pub(crate) issuer: Vec<u8>,
+    pub(crate) next_update: Option<Moment>,
+}
+
+/// Reads the facts of a CRL.
+///
+/// # Errors
+/// If it is not a CRL.
+pub(crate) fn crl_facts(der: &CertificateRevocationListDer<'_>) -> Result<CrlFacts, Malformed> {
+    let (_, crl) =
+        CertificateRevocationList::from_der(der).map_err(|e| Malformed(e.to_string()))?;
+    Ok(CrlFacts {
+        issuer: crl.issuer().as_raw().to_vec(),
+        next_update: crl.next_update().map(Moment),
+    })
+}
+
+fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Malformed> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|e| Malformed(e.to_string()))?;
+    Ok(certificate)
+}
