@@ -81,10 +81,7 @@ pub enum StartError {
 /// Each listener's first problem, in a sentence.
 pub fn check(config: &Config) -> Result<Vec<String>, StartError> {
     let loaded = load(config)?;
-    Ok(loaded
-        .iter()
-        .flat_map(|(_, warnings)| warnings.iter().map(ToString::to_string))
-        .collect())
+    Ok(loaded.iter().flat_map(|(_, warnings)| warnings.iter().map(ToString::to_string)).collect())
 }
 
 /// Starts a proxy on a configuration, which came from `source` if from a file. Call it within a
@@ -99,11 +96,8 @@ pub fn start(config: Config, source: Option<PathBuf>) -> Result<App, StartError>
         let what = format!("listener {:?}", listener.name);
         bound.push(bind(what, listener.listen, listener.tcp)?);
     }
-    let (admin_socket, admin) = bind(
-        "the admin port".to_owned(),
-        config.admin.listen,
-        Tcp::default(),
-    )?;
+    let (admin_socket, admin) =
+        bind("the admin port".to_owned(), config.admin.listen, Tcp::default())?;
 
     let metrics = Arc::new(Metrics::new());
     let shutdown = Shutdown::new();
@@ -129,10 +123,7 @@ pub fn start(config: Config, source: Option<PathBuf>) -> Result<App, StartError>
             metrics: Arc::clone(&listener_metrics),
             shutdown: shutdown.clone(),
         });
-        targets.push(Target {
-            current,
-            metrics: listener_metrics,
-        });
+        targets.push(Target { current, metrics: listener_metrics });
         listeners.push((name, address));
     }
 
@@ -142,11 +133,8 @@ pub fn start(config: Config, source: Option<PathBuf>) -> Result<App, StartError>
     for listener in accepting {
         shutdown.listeners().spawn(listener.run());
     }
-    let page = Admin {
-        metrics: Arc::clone(&metrics),
-        shutdown: shutdown.clone(),
-        reload: reload.clone(),
-    };
+    let page =
+        Admin { metrics: Arc::clone(&metrics), shutdown: shutdown.clone(), reload: reload.clone() };
     tokio::spawn(admin::serve(admin_socket, Arc::new(page)));
     tracing::info!(address = %admin, "admin port");
     let drain = tokio::spawn({
@@ -154,14 +142,7 @@ pub fn start(config: Config, source: Option<PathBuf>) -> Result<App, StartError>
         async move { shutdown.run(times).await }
     });
     shutdown.running();
-    Ok(App {
-        listeners,
-        admin,
-        shutdown,
-        reload,
-        metrics,
-        drain,
-    })
+    Ok(App { listeners, admin, shutdown, reload, metrics, drain })
 }
 
 impl App {
@@ -183,11 +164,7 @@ fn load(config: &Config) -> Result<Vec<LoadedListener>, StartError> {
             Err(error) => problems.push(format!("listener {:?}: {error}", listener.name)),
         }
     }
-    if problems.is_empty() {
-        Ok(loaded)
-    } else {
-        Err(StartError::Material(problems))
-    }
+    if problems.is_empty() { Ok(loaded) } else { Err(StartError::Material(problems)) }
 }
 
 fn load_first(listener: &config::Listener) -> Result<LoadedListener, CertError> {
@@ -206,11 +183,7 @@ fn bind(
         let address = socket.local_addr()?;
         Ok((socket, address))
     });
-    bound.map_err(|cause| StartError::Bind {
-        what,
-        address,
-        cause,
-    })
+    bound.map_err(|cause| StartError::Bind { what, address, cause })
 }
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
@@ -222,27 +195,15 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
 fn capacity() -> io::Result<usize> {
     let limit = getrlimit(Resource::Nofile);
     // It cannot fail: the soft limit may always be raised to the hard one.
-    setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    )?;
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
     let fds = limit.maximum.unwrap_or(u64::MAX);
     let connections = (fds - RESERVED_FDS.min(fds / 4)) / FDS_PER_CONNECTION;
     // Semaphores and gauges end somewhere; so does memory, long before.
-    Ok(usize::try_from(connections)
-        .unwrap_or(usize::MAX)
-        .min(1 << 24))
+    Ok(usize::try_from(connections).unwrap_or(usize::MAX).min(1 << 24))
 }
 
 fn warn_of_capacity(listener: &config::Listener, capacity: usize) {
-    if let Some(wanted) = listener
-        .limits
-        .max_connections
-        .filter(|&wanted| wanted > capacity)
-    {
+    if let Some(wanted) = listener.limits.max_connections.filter(|&wanted| wanted > capacity) {
         tracing::warn!(
             listener = listener.name,
             wanted,

@@ -19,11 +19,7 @@ use crate::logging::Filter;
 
 /// Terminates the TLS of device fleets next to a legacy server that speaks plain TCP.
 #[derive(Debug, Parser)]
-#[command(
-    version,
-    args_conflicts_with_subcommands = true,
-    subcommand_negates_reqs = true
-)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Cli {
     /// What to do instead of running.
     #[command(subcommand)]
@@ -76,31 +72,16 @@ pub struct Run {
     #[arg(long, env = "TLSIDECAR_CONFIG", value_name = "FILE", conflicts_with_all = ["listen", "backend", "cert", "key", "client_ca"])]
     pub config: Option<PathBuf>,
     /// Where devices connect, such as 0.0.0.0:8883.
-    #[arg(
-        long,
-        env = "TLSIDECAR_LISTEN",
-        value_name = "ADDR",
-        required_unless_present = "config"
-    )]
+    #[arg(long, env = "TLSIDECAR_LISTEN", value_name = "ADDR", required_unless_present = "config")]
     pub listen: Option<SocketAddr>,
     /// The legacy server: host:port, tcp://host:port or unix:/path.
     #[arg(long, env = "TLSIDECAR_BACKEND", value_name = "ADDR", value_parser = backend, required_unless_present = "config")]
     pub backend: Option<BackendAddress>,
     /// The certificate chain in PEM, the server's own first.
-    #[arg(
-        long,
-        env = "TLSIDECAR_CERT",
-        value_name = "FILE",
-        required_unless_present = "config"
-    )]
+    #[arg(long, env = "TLSIDECAR_CERT", value_name = "FILE", required_unless_present = "config")]
     pub cert: Option<PathBuf>,
     /// Its private key in PEM.
-    #[arg(
-        long,
-        env = "TLSIDECAR_KEY",
-        value_name = "FILE",
-        required_unless_present = "config"
-    )]
+    #[arg(long, env = "TLSIDECAR_KEY", value_name = "FILE", required_unless_present = "config")]
     pub key: Option<PathBuf>,
     /// Require client certificates of these CAs, a bundle in PEM.
     #[arg(long, env = "TLSIDECAR_CLIENT_CA", value_name = "FILE")]
@@ -140,23 +121,11 @@ impl Run {
     /// The listener of the flags, which clap has seen to be complete.
     fn listener(&self) -> Option<Listener> {
         let client_auth = match self.client_ca.clone() {
-            Some(ca) => ClientAuth::Required(ClientTrust {
-                ca,
-                crls: Vec::new(),
-            }),
+            Some(ca) => ClientAuth::Required(ClientTrust { ca, crls: Vec::new() }),
             None => ClientAuth::None,
         };
-        let pair = CertificateFiles {
-            cert: self.cert.clone()?,
-            key: self.key.clone()?,
-        };
-        Some(Listener::new(
-            "default",
-            self.listen?,
-            self.backend.clone()?,
-            pair,
-            client_auth,
-        ))
+        let pair = CertificateFiles { cert: self.cert.clone()?, key: self.key.clone()? };
+        Some(Listener::new("default", self.listen?, self.backend.clone()?, pair, client_auth))
     }
 }
 

@@ -38,9 +38,7 @@ pub struct Admin {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 9901)),
-        }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9901)) }
     }
 }
 
@@ -64,10 +62,7 @@ pub struct Shutdown {
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Self {
-            delay: Duration::ZERO,
-            drain_timeout: Duration::from_secs(25),
-        }
+        Self { delay: Duration::ZERO, drain_timeout: Duration::from_secs(25) }
     }
 }
 
@@ -208,8 +203,7 @@ impl NamePattern {
         let label = |l: &str| {
             !l.is_empty()
                 && l.len() <= 63
-                && l.bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+                && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         };
         (text.len() <= 255 && name.split('.').all(label)).then(|| Self(text.to_ascii_lowercase()))
     }
@@ -246,9 +240,7 @@ impl BackendAddress {
     pub fn parse(text: &str) -> Option<Self> {
         if let Some(path) = text.strip_prefix("unix:") {
             // `sun_path` holds 108 bytes with its NUL, see unix(7).
-            return (1..108)
-                .contains(&path.len())
-                .then(|| Self::Unix(PathBuf::from(path)));
+            return (1..108).contains(&path.len()).then(|| Self::Unix(PathBuf::from(path)));
         }
         let text = text.strip_prefix("tcp://").unwrap_or(text);
         let (host, port) = text.rsplit_once(':')?;
@@ -264,10 +256,7 @@ impl BackendAddress {
                 host
             }
         };
-        Some(Self::Tcp {
-            host: host.to_owned(),
-            port,
-        })
+        Some(Self::Tcp { host: host.to_owned(), port })
     }
 }
 
@@ -348,20 +337,9 @@ mod tests {
 
     #[test]
     fn a_backend_is_a_host_and_port_or_a_unix_socket() {
-        let tcp = |host: &str, port| {
-            Some(BackendAddress::Tcp {
-                host: host.to_owned(),
-                port,
-            })
-        };
-        assert_eq!(
-            BackendAddress::parse("127.0.0.1:1883"),
-            tcp("127.0.0.1", 1883)
-        );
-        assert_eq!(
-            BackendAddress::parse("tcp://broker.plant:1883"),
-            tcp("broker.plant", 1883)
-        );
+        let tcp = |host: &str, port| Some(BackendAddress::Tcp { host: host.to_owned(), port });
+        assert_eq!(BackendAddress::parse("127.0.0.1:1883"), tcp("127.0.0.1", 1883));
+        assert_eq!(BackendAddress::parse("tcp://broker.plant:1883"), tcp("broker.plant", 1883));
         assert_eq!(BackendAddress::parse("[::1]:1883"), tcp("::1", 1883));
         assert_eq!(
             BackendAddress::parse("unix:/run/plant.sock"),
@@ -384,12 +362,7 @@ mod tests {
 
     #[test]
     fn a_backend_is_printed_as_it_is_written() {
-        for text in [
-            "127.0.0.1:1883",
-            "broker.plant:1883",
-            "[::1]:1883",
-            "unix:/run/plant.sock",
-        ] {
+        for text in ["127.0.0.1:1883", "broker.plant:1883", "[::1]:1883", "unix:/run/plant.sock"] {
             assert_eq!(BackendAddress::parse(text).unwrap().to_string(), text);
         }
     }

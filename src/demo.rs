@@ -63,50 +63,23 @@ pub fn prepare(args: &cli::Demo) -> Result<(Config, Demo), DemoError> {
         fs::create_dir_all(dir).map_err(failed(dir))?;
         make_ca(dir)?;
         renew(dir)?;
-        issue(
-            dir,
-            "device",
-            &["device-1"],
-            ExtendedKeyUsagePurpose::ClientAuth,
-        )?;
+        issue(dir, "device", &["device-1"], ExtendedKeyUsagePurpose::ClientAuth)?;
     }
     let echo = StdTcpListener::bind(("127.0.0.1", 0))
         .and_then(|echo| echo.set_nonblocking(true).map(|()| echo))
-        .map_err(|cause| DemoError::Io {
-            what: "the echo server".to_owned(),
-            cause,
-        })?;
-    let backend = echo.local_addr().map_err(|cause| DemoError::Io {
-        what: "the echo server".to_owned(),
-        cause,
-    })?;
-    let backend = BackendAddress::Tcp {
-        host: backend.ip().to_string(),
-        port: backend.port(),
-    };
-    let pair = CertificateFiles {
-        cert: dir.join("server.crt"),
-        key: dir.join("server.key"),
-    };
+        .map_err(|cause| DemoError::Io { what: "the echo server".to_owned(), cause })?;
+    let backend = echo
+        .local_addr()
+        .map_err(|cause| DemoError::Io { what: "the echo server".to_owned(), cause })?;
+    let backend = BackendAddress::Tcp { host: backend.ip().to_string(), port: backend.port() };
+    let pair = CertificateFiles { cert: dir.join("server.crt"), key: dir.join("server.key") };
     let config = Config {
         admin: Admin { listen: args.admin },
         log: Log::default(),
         shutdown: Shutdown::default(),
-        listeners: vec![Listener::new(
-            "demo",
-            args.listen,
-            backend,
-            pair,
-            ClientAuth::None,
-        )],
+        listeners: vec![Listener::new("demo", args.listen, backend, pair, ClientAuth::None)],
     };
-    Ok((
-        config,
-        Demo {
-            echo,
-            dir: dir.clone(),
-        },
-    ))
+    Ok((config, Demo { echo, dir: dir.clone() }))
 }
 
 /// Issues a new server certificate from the CA in `dir`; a running demo takes it up by itself.
@@ -114,12 +87,7 @@ pub fn prepare(args: &cli::Demo) -> Result<(Config, Demo), DemoError> {
 /// # Errors
 /// If there is no CA, or the certificate cannot be written.
 pub fn renew(dir: &Path) -> Result<(), DemoError> {
-    issue(
-        dir,
-        "server",
-        &["localhost", "127.0.0.1", "::1"],
-        ExtendedKeyUsagePurpose::ServerAuth,
-    )
+    issue(dir, "server", &["localhost", "127.0.0.1", "::1"], ExtendedKeyUsagePurpose::ServerAuth)
 }
 
 impl Demo {
@@ -173,20 +141,14 @@ async fn echo(mut tcp: TcpStream) -> io::Result<()> {
 
 fn make_ca(dir: &Path) -> Result<(), DemoError> {
     let key = KeyPair::generate()?;
-    write(
-        &dir.join("ca.crt"),
-        &ca_params()?.self_signed(&key)?.pem(),
-        0o644,
-    )?;
+    write(&dir.join("ca.crt"), &ca_params()?.self_signed(&key)?.pem(), 0o644)?;
     write(&dir.join("ca.key"), &key.serialize_pem(), 0o600)
 }
 
 /// The same each time, so that the CA can issue from its key alone.
 fn ca_params() -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::new(Vec::new())?;
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "tlsidecar development CA");
+    params.distinguished_name.push(DnType::CommonName, "tlsidecar development CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Ok(params)
@@ -204,25 +166,17 @@ fn issue(
     let key = KeyPair::generate()?;
     let names: Vec<_> = names.iter().map(ToString::to_string).collect();
     let mut params = CertificateParams::new(names.clone())?;
-    params
-        .distinguished_name
-        .push(DnType::CommonName, &names[0]);
+    params.distinguished_name.push(DnType::CommonName, &names[0]);
     params.extended_key_usages = vec![purpose];
     params.use_authority_key_identifier_extension = true;
     params.not_after = date_time_ymd(this_year() + 2, 1, 1);
     let certificate = params.signed_by(&key, &issuer)?;
     write(&dir.join(format!("{file}.crt")), &certificate.pem(), 0o644)?;
-    write(
-        &dir.join(format!("{file}.key")),
-        &key.serialize_pem(),
-        0o600,
-    )
+    write(&dir.join(format!("{file}.key")), &key.serialize_pem(), 0o600)
 }
 
 fn this_year() -> i32 {
-    let since_1970 = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i32::try_from(1970 + since_1970.as_secs() / (365 * 24 * 3600 + 6 * 3600)).unwrap_or(1970)
 }
 

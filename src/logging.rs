@@ -40,10 +40,7 @@ impl Filter {
     /// Parses a filter; none if it is not in that syntax.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        EnvFilter::builder()
-            .parse(text)
-            .ok()
-            .map(|_| Self(text.to_owned()))
+        EnvFilter::builder().parse(text).ok().map(|_| Self(text.to_owned()))
     }
 }
 
@@ -77,7 +74,5 @@ pub fn start(format: Format, filter: &Filter) -> WorkerGuard {
 
 /// How many lines were dropped since the start.
 pub(crate) fn dropped_lines() -> u64 {
-    DROPPED
-        .get()
-        .map_or(0, |counter| counter.dropped_lines() as u64)
+    DROPPED.get().map_or(0, |counter| counter.dropped_lines() as u64)
 }

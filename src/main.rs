@@ -3,11 +3,7 @@
 //! Exit codes: 0 stopped in order; 1 could not start, or the drain had to force connections; 2 bad
 //! flags (clap); 78 bad configuration (`EX_CONFIG` of sysexits.h).
 
-#![expect(
-    clippy::print_stderr,
-    clippy::print_stdout,
-    reason = "a command answers its user"
-)]
+#![expect(clippy::print_stderr, clippy::print_stdout, reason = "a command answers its user")]
 
 use std::error::Error;
 use std::io;
@@ -71,11 +67,7 @@ fn check(file: &Path) -> ExitCode {
             for warning in warnings {
                 println!("warning: {warning}");
             }
-            println!(
-                "{}: good, {} listener(s)",
-                file.display(),
-                config.listeners.len()
-            );
+            println!("{}: good, {} listener(s)", file.display(), config.listeners.len());
             ExitCode::SUCCESS
         }
         Err(error) => failed(&error, BAD_CONFIGURATION),
@@ -120,10 +112,7 @@ struct Signals {
 impl Signals {
     fn install() -> Result<Self, StartError> {
         let install = |kind| {
-            signal(kind).map_err(|cause| StartError::System {
-                what: "handle signals",
-                cause,
-            })
+            signal(kind).map_err(|cause| StartError::System { what: "handle signals", cause })
         };
         Ok(Self {
             hangup: install(SignalKind::hangup())?,
@@ -187,11 +176,7 @@ async fn until_stopped(app: App, mut signals: Signals) -> ExitCode {
 
 fn runtime() -> io::Result<Runtime> {
     let mut builder = Builder::new_multi_thread();
-    builder
-        .enable_all()
-        .thread_name("worker")
-        .max_blocking_threads(BLOCKING_THREADS)
-        .build()
+    builder.enable_all().thread_name("worker").max_blocking_threads(BLOCKING_THREADS).build()
 }
 
 fn failed(error: &dyn Error, code: u8) -> ExitCode {

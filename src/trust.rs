@@ -10,3 +10,6 @@ mod files;
 mod resolver;
 mod tickets;
 mod x509;
+
+#[cfg(test)]
+pub(crate) mod testing;

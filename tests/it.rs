@@ -1,2 +1,62 @@
-//! x
-fn main() {}
+//! The integration tests: one binary, so that it links once and shares one harness.
+//!
+//! Each module tests one behaviour area against real sockets and real TLS clients; those that need
+//! processes, signals or limits run the real binary.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    reason = "tests fail by panicking, and say so"
+)]
+
+mod support;
+
+/// Is every byte delivered, in order, to both ends, however they end?
+mod relay;
+
+/// Which certificate, version, suite and protocol does a device get?
+mod tls;
+
+/// Which client certificates are believed?
+mod client_auth;
+
+/// Does what a peer sends wrongly end that connection alone, with its own reason?
+mod wire;
+
+/// Does every wait have an end?
+mod deadlines;
+
+/// How many connections are let in, and what happens to the others?
+mod limits;
+
+/// Where do connections go, and what if nobody is there?
+mod backends;
+
+/// Is what changes on disk put in force, and nothing else?
+mod reload;
+
+/// Does it stop as it promises?
+mod drain;
+
+/// Do metrics, probes and log say how it is?
+mod observe;
+
+/// Are all problems of a configuration reported at once?
+mod config;
+
+/// What does the binary do with flags, signals and exit codes?
+mod process;
+
+/// Do real devices work: Python, openssl?
+mod devices;
+
+/// Does an unchanged broker work behind it?
+mod mosquitto;
+
+/// Does the demo do what the README says?
+mod demo;
+
+/// Is the house in order: imports, lengths, documents?
+mod tidy;

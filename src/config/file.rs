@@ -197,10 +197,7 @@ impl Document {
         );
         distinct(addresses, problems);
         let names = self.listener.iter().enumerate().filter_map(|(i, section)| {
-            Some((
-                format!("listener[{i}].name"),
-                section.as_ref().name.as_ref()?,
-            ))
+            Some((format!("listener[{i}].name"), section.as_ref().name.as_ref()?))
         });
         distinct(names, problems);
         let listeners: Vec<_> = self
@@ -210,9 +207,7 @@ impl Document {
             .filter_map(|(i, section)| into_listener(section, &format!("listener[{i}]"), problems))
             .collect();
         Some(Config {
-            admin: admin.map_or_else(Admin::default, |l| Admin {
-                listen: l.into_inner().0,
-            }),
+            admin: admin.map_or_else(Admin::default, |l| Admin { listen: l.into_inner().0 }),
             log: self.log.into(),
             shutdown: self.shutdown.into(),
             listeners,
@@ -325,12 +320,9 @@ fn into_tls(section: Spanned<TlsSection>, key: &str, problems: &mut Problems<'_>
             })
         })
         .collect();
-    let client_ca = section.client_ca.map(|ca| {
-        (
-            readable(&ca, &format!("{key}.client_ca"), problems),
-            ca.span(),
-        )
-    });
+    let client_ca = section
+        .client_ca
+        .map(|ca| (readable(&ca, &format!("{key}.client_ca"), problems), ca.span()));
     let crls = section
         .crls
         .iter()
@@ -345,9 +337,7 @@ fn into_tls(section: Spanned<TlsSection>, key: &str, problems: &mut Problems<'_>
         },
         client_auth: into_client_auth(section.client_auth.as_ref(), client_ca, crls, key, problems),
         alpn: section.alpn.into_iter().map(|a| a.0.into()).collect(),
-        tickets: section
-            .tickets
-            .map_or(1, |t| u8::try_from(t.0).expect("Whole<0, 4> fits a u8")),
+        tickets: section.tickets.map_or(1, |t| u8::try_from(t.0).expect("Whole<0, 4> fits a u8")),
     })
 }
 
@@ -372,12 +362,7 @@ fn into_client_auth(
         (AuthChoice::Required, Some((ca, _))) => ClientAuth::Required(ClientTrust { ca, crls }),
         (AuthChoice::Optional | AuthChoice::Required, None) => {
             let span = choice.map_or(0..0, Spanned::span);
-            problems.missing(
-                &span,
-                key,
-                "client_ca",
-                "the PEM bundle of the CAs of the devices",
-            );
+            problems.missing(&span, key, "client_ca", "the PEM bundle of the CAs of the devices");
             ClientAuth::None
         }
     }
@@ -386,20 +371,12 @@ fn into_client_auth(
 /// Resolves a path against the file's directory and reports it if it cannot be read.
 fn readable(path: &Spanned<PathBuf>, key: &str, problems: &mut Problems<'_>) -> PathBuf {
     let full = problems.directory().join(path.as_ref());
-    let readable = File::open(&full)
-        .and_then(|file| file.metadata())
-        .and_then(|metadata| {
-            if metadata.is_file() {
-                Ok(())
-            } else {
-                Err(std::io::ErrorKind::IsADirectory.into())
-            }
-        });
+    let readable = File::open(&full).and_then(|file| file.metadata()).and_then(|metadata| {
+        if metadata.is_file() { Ok(()) } else { Err(std::io::ErrorKind::IsADirectory.into()) }
+    });
     if let Err(error) = readable {
-        let message = format!(
-            "found {:?}, which cannot be read: {error}",
-            full.display().to_string()
-        );
+        let message =
+            format!("found {:?}, which cannot be read: {error}", full.display().to_string());
         problems.at(path.span(), key, &message);
     }
     full
@@ -411,10 +388,7 @@ impl From<LogSection> for Log {
             None | Some(FormatChoice::Text) => Format::Text,
             Some(FormatChoice::Json) => Format::Json,
         };
-        Self {
-            format,
-            filter: section.filter.map_or_else(Filter::default, |f| f.0),
-        }
+        Self { format, filter: section.filter.map_or_else(Filter::default, |f| f.0) }
     }
 }
 
@@ -423,9 +397,7 @@ impl From<ShutdownSection> for Shutdown {
         let default = Self::default();
         Self {
             delay: section.delay.map_or(default.delay, |d| d.0.0),
-            drain_timeout: section
-                .drain_timeout
-                .map_or(default.drain_timeout, |d| d.0.0),
+            drain_timeout: section.drain_timeout.map_or(default.drain_timeout, |d| d.0.0),
         }
     }
 }
@@ -447,9 +419,7 @@ impl From<TimeoutsSection> for Timeouts {
 impl From<LimitsSection> for Limits {
     fn from(section: LimitsSection) -> Self {
         let max = section.max_connections.map_or(0, |m| m.0);
-        Self {
-            max_connections: usize::try_from(max).ok().filter(|&max| max != 0),
-        }
+        Self { max_connections: usize::try_from(max).ok().filter(|&max| max != 0) }
     }
 }
 

@@ -128,11 +128,7 @@ impl Admin {
 
     /// The phase, with the status that a probe looks at.
     fn probe(&self, good: bool) -> Response<Full<Bytes>> {
-        let status = if good {
-            StatusCode::OK
-        } else {
-            StatusCode::SERVICE_UNAVAILABLE
-        };
+        let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         text(status, format!("{}\n", self.shutdown.phase()))
     }
 
@@ -140,10 +136,7 @@ impl Admin {
         match self.reload.reload().await {
             Some(report) if report.outcome == ReloadOutcome::Failed => {
                 let lines = report.failures.join("\n");
-                text(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    format!("failed\n{lines}\n"),
-                )
+                text(StatusCode::INTERNAL_SERVER_ERROR, format!("failed\n{lines}\n"))
             }
             Some(report) => text(StatusCode::OK, format!("{}\n", report.outcome)),
             None => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
@@ -155,22 +148,14 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
 fn not_allowed(allowed: &'static str) -> Response<Full<Bytes>> {
-    let mut response = text(
-        StatusCode::METHOD_NOT_ALLOWED,
-        format!("allowed: {allowed}\n"),
-    );
-    response
-        .headers_mut()
-        .insert(ALLOW, HeaderValue::from_static(allowed));
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("allowed: {allowed}\n"));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     response
 }
 
@@ -212,9 +197,8 @@ pub async fn ask_to_drain(address: SocketAddr) -> Result<(), AskError> {
         .await
         .map_err(|cause| AskError::Unreachable { address, cause })?;
     let protocol = |cause| AskError::Protocol { address, cause };
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp))
-        .await
-        .map_err(protocol)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.map_err(protocol)?;
     let request = Request::post("/drain")
         .header(HOST, address.to_string())
         .body(Empty::<Bytes>::new())
@@ -230,8 +214,5 @@ pub async fn ask_to_drain(address: SocketAddr) -> Result<(), AskError> {
 }
 
 fn closed(address: SocketAddr) -> impl FnOnce() -> AskError {
-    move || AskError::Unreachable {
-        address,
-        cause: io::ErrorKind::UnexpectedEof.into(),
-    }
+    move || AskError::Unreachable { address, cause: io::ErrorKind::UnexpectedEof.into() }
 }

@@ -108,9 +108,8 @@ impl Cipher {
 }
 
 /// From a millisecond on an idle core to a minute of a slow device in a storm.
-const HANDSHAKE_BUCKETS: &[f64] = &[
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-];
+const HANDSHAKE_BUCKETS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 /// From loopback to the connect timeout.
 const CONNECT_BUCKETS: &[f64] = &[
@@ -181,10 +180,7 @@ impl Metrics {
         let build = register(
             &registry,
             IntGaugeVec::new(
-                Opts::new(
-                    "tlsidecar_build_info",
-                    "Always 1; the labels tell what is running.",
-                ),
+                Opts::new("tlsidecar_build_info", "Always 1; the labels tell what is running."),
                 &["version"],
             ),
         );
@@ -265,8 +261,7 @@ impl Metrics {
 
     /// Remembers whether the files were good when they were last looked at.
     pub(crate) fn looked_at(&self, outcome: ReloadOutcome, now: SystemTime) {
-        self.reload_failing
-            .set(i64::from(outcome == ReloadOutcome::Failed));
+        self.reload_failing.set(i64::from(outcome == ReloadOutcome::Failed));
         if outcome != ReloadOutcome::Failed {
             self.reload_last_success.set(unix_seconds(now));
         }
@@ -274,8 +269,7 @@ impl Metrics {
 
     /// Takes over how many log lines have been dropped since the process started.
     pub(crate) fn set_log_lines_dropped(&self, total: u64) {
-        self.log_lines_dropped
-            .inc_by(total.saturating_sub(self.log_lines_dropped.get()));
+        self.log_lines_dropped.inc_by(total.saturating_sub(self.log_lines_dropped.get()));
     }
 
     /// Everything in the Prometheus text format, and its content type.
@@ -284,9 +278,7 @@ impl Metrics {
     /// If the encoder fails, which for memory it does not.
     pub fn render(&self) -> io::Result<(Vec<u8>, &'static str)> {
         let mut text = Vec::new();
-        TextEncoder::new()
-            .encode(&self.registry.gather(), &mut text)
-            .map_err(io::Error::other)?;
+        TextEncoder::new().encode(&self.registry.gather(), &mut text).map_err(io::Error::other)?;
         Ok((text, prometheus::TEXT_FORMAT))
     }
 }
@@ -303,10 +295,7 @@ impl Families {
             register(registry, IntCounterVec::new(Opts::new(name, help), labels))
         };
         let gauge = |name: &str, help: &str| {
-            register(
-                registry,
-                IntGaugeVec::new(Opts::new(name, help), &["listener"]),
-            )
+            register(registry, IntGaugeVec::new(Opts::new(name, help), &["listener"]))
         };
         let histogram = |name: &str, help: &str, labels: &[&str], buckets: &[f64]| {
             let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
@@ -423,29 +412,18 @@ impl ListenerMetrics {
         for family in self.not_after.collect() {
             for metric in family.get_metric() {
                 let label = |name: &str| {
-                    metric
-                        .get_label()
-                        .iter()
-                        .find(|l| l.name() == name)
-                        .map_or("", |l| l.value())
+                    metric.get_label().iter().find(|l| l.name() == name).map_or("", |l| l.value())
                 };
                 let kept = certificates.iter().any(|(cert, _)| *cert == label("cert"));
                 if label("listener") == self.name && !kept {
                     // It fails only if another thread was faster.
-                    let _gone = self
-                        .not_after
-                        .remove_label_values(&[&self.name, label("cert")]);
+                    let _gone = self.not_after.remove_label_values(&[&self.name, label("cert")]);
                 }
             }
         }
         for (cert, not_after) in certificates {
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "exact until the year 285 million"
-            )]
-            self.not_after
-                .with_label_values(&[self.name.as_str(), cert])
-                .set(not_after as f64);
+            #[expect(clippy::cast_precision_loss, reason = "exact until the year 285 million")]
+            self.not_after.with_label_values(&[self.name.as_str(), cert]).set(not_after as f64);
         }
     }
 }
@@ -456,14 +434,10 @@ fn register<T: Collector + Clone + 'static>(
     metric: prometheus::Result<T>,
 ) -> T {
     let metric = metric.expect("names and labels are constants that a test has seen registered");
-    registry
-        .register(Box::new(metric.clone()))
-        .expect("each name is registered once");
+    registry.register(Box::new(metric.clone())).expect("each name is registered once");
     metric
 }
 
 fn unix_seconds(time: SystemTime) -> f64 {
-    time.duration_since(UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO)
-        .as_secs_f64()
+    time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
 }

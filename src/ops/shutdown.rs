@@ -76,10 +76,8 @@ impl Shutdown {
     /// Nothing has been asked for yet.
     #[must_use]
     pub(crate) fn new() -> Self {
-        let force = Force {
-            token: CancellationToken::new(),
-            forced: Arc::new(AtomicBool::new(false)),
-        };
+        let force =
+            Force { token: CancellationToken::new(), forced: Arc::new(AtomicBool::new(false)) };
         Self {
             inner: Arc::new(Inner {
                 phase: watch::Sender::new(Phase::Starting),
@@ -142,14 +140,7 @@ impl Shutdown {
 
     /// Waits until a drain is asked for, and runs it.
     pub(crate) async fn run(&self, times: config::Shutdown) -> Drained {
-        let Inner {
-            phase,
-            drain,
-            stop_accepting,
-            force,
-            listeners,
-            connections,
-        } = &*self.inner;
+        let Inner { phase, drain, stop_accepting, force, listeners, connections } = &*self.inner;
         drain.cancelled().await;
         phase.send_replace(Phase::Draining);
         tracing::info!(connections = connections.len(), delay = ?times.delay, "draining");
@@ -164,17 +155,10 @@ impl Shutdown {
         let left = connections.len();
         force.force();
         if timeout(FORCE_TIMEOUT, connections.wait()).await.is_err() {
-            tracing::error!(
-                connections = connections.len(),
-                "connections did not end when forced"
-            );
+            tracing::error!(connections = connections.len(), "connections did not end when forced");
         }
         phase.send_replace(Phase::Drained);
-        if clean || left == 0 {
-            Drained::Clean
-        } else {
-            Drained::Forced(left)
-        }
+        if clean || left == 0 { Drained::Clean } else { Drained::Forced(left) }
     }
 }
 

@@ -31,37 +31,24 @@ pub(crate) struct Admitted {
 impl Admission {
     /// Admission to one listener of a process that has `process_limit` places.
     pub(crate) fn new(process: Arc<Places>, process_limit: usize) -> Self {
-        Self {
-            own: Arc::default(),
-            process,
-            process_limit,
-        }
+        Self { own: Arc::default(), process, process_limit }
     }
 
     /// How many connections the listener may have.
     pub(crate) fn limit(&self, limits: config::Limits) -> usize {
-        limits
-            .max_connections
-            .unwrap_or(usize::MAX)
-            .min(self.process_limit)
+        limits.max_connections.unwrap_or(usize::MAX).min(self.process_limit)
     }
 
     /// Takes places if there are any.
     pub(crate) fn try_admit(&self, limit: usize) -> Option<Admitted> {
         let own = self.own.try_take(limit)?;
-        Some(Admitted {
-            _own: own,
-            _process: self.process.try_take(self.process_limit)?,
-        })
+        Some(Admitted { _own: own, _process: self.process.try_take(self.process_limit)? })
     }
 
     /// Takes places as soon as there are any.
     pub(crate) async fn admit(&self, limit: usize) -> Admitted {
         let own = self.own.take(limit).await;
-        Admitted {
-            _own: own,
-            _process: self.process.take(self.process_limit).await,
-        }
+        Admitted { _own: own, _process: self.process.take(self.process_limit).await }
     }
 }
 
@@ -80,9 +67,7 @@ impl Places {
     /// Takes a place if fewer than `limit` are taken.
     pub(crate) fn try_take(self: &Arc<Self>, limit: usize) -> Option<Place> {
         let more = |taken| (taken < limit).then_some(taken + 1);
-        let took = self
-            .taken
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+        let took = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
         took.is_ok().then(|| Place(Arc::clone(self)))
     }
 

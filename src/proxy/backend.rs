@@ -84,9 +84,7 @@ pub(crate) async fn connect(
             }
         }
     };
-    timeout_at(deadline, connecting)
-        .await
-        .unwrap_or(Err(ConnectError::Timeout(timeout)))
+    timeout_at(deadline, connecting).await.unwrap_or(Err(ConnectError::Timeout(timeout)))
 }
 
 async fn connect_tcp(
@@ -95,10 +93,8 @@ async fn connect_tcp(
     deadline: Instant,
     whole: Duration,
 ) -> Result<TcpStream, ConnectError> {
-    let addresses: Vec<_> = lookup_host((host, port))
-        .await
-        .map_err(ConnectError::Resolve)?
-        .collect();
+    let addresses: Vec<_> =
+        lookup_host((host, port)).await.map_err(ConnectError::Resolve)?.collect();
     let mut last = ConnectError::NoAddress;
     for (tried, address) in addresses.iter().enumerate() {
         let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
@@ -113,10 +109,7 @@ async fn connect_tcp(
 }
 
 fn refused(address: SocketAddr, cause: io::Error) -> ConnectError {
-    ConnectError::Connect {
-        address: address.to_string(),
-        cause,
-    }
+    ConnectError::Connect { address: address.to_string(), cause }
 }
 
 async fn connect_unix(path: &Path) -> Result<UnixStream, ConnectError> {
@@ -127,10 +120,7 @@ async fn connect_unix(path: &Path) -> Result<UnixStream, ConnectError> {
                 sleep(BACKLOG_RETRY_INTERVAL).await;
             }
             Err(cause) => {
-                return Err(ConnectError::Connect {
-                    address: path.display().to_string(),
-                    cause,
-                });
+                return Err(ConnectError::Connect { address: path.display().to_string(), cause });
             }
         }
     }

@@ -90,7 +90,7 @@ async fn open(
 /// Chooses the backend and dials it.
 async fn reach(
     listener: &config::Listener,
-    client: &Client,
+    client: &Client<TcpStream>,
     record: &mut Record,
 ) -> Result<BackendStream, End> {
     let address = route::pick(listener, client.server_name.as_deref(), client.alpn())?;

@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls::pki_types::UnixTime;
 use tokio_rustls::rustls::{
@@ -30,15 +30,15 @@ use crate::ops::metrics::{Cipher, HandshakeKind};
 use crate::trust::snapshot::Snapshot;
 
 /// A client after its handshake.
-pub(crate) struct Client {
-    pub(crate) stream: TlsStream<TcpStream>,
+pub(crate) struct Client<Io> {
+    pub(crate) stream: TlsStream<Io>,
     /// What was opened together with the end of the handshake.
     pub(crate) early: Vec<u8>,
     /// As the client asked for it.
     pub(crate) server_name: Option<Box<str>>,
 }
 
-impl Client {
+impl<Io: AsyncRead + AsyncWrite + Unpin> Client<Io> {
     /// The protocol that ALPN agreed on: one of the listener's own.
     pub(crate) fn alpn(&self) -> Option<&[u8]> {
         self.stream.session().state().alpn_protocol()
@@ -157,11 +157,7 @@ impl From<rustls::Error> for HandshakeError {
 
 /// A socket that failed was reset, or its peer has stopped answering.
 fn io_reason(error: &io::Error) -> Reason {
-    if socket::is_lost(error) {
-        Reason::ClientLost
-    } else {
-        Reason::ClientReset
-    }
+    if socket::is_lost(error) { Reason::ClientLost } else { Reason::ClientReset }
 }
 
 fn certificate_reason(error: &CertificateError) -> Reason {
@@ -180,22 +176,22 @@ fn certificate_reason(error: &CertificateError) -> Reason {
 ///
 /// # Errors
 /// Why there is no session. The client has been told by then, and its socket is closed.
-pub(crate) async fn accept(
-    mut tcp: TcpStream,
+pub(crate) async fn accept<Io: AsyncRead + AsyncWrite + Unpin>(
+    mut io: Io,
     snapshot: &Snapshot,
     timeouts: Timeouts,
-) -> Result<Client, HandshakeError> {
+) -> Result<Client<Io>, HandshakeError> {
     let deadline = Instant::now() + timeouts.handshake;
-    let hello = match hello::read(&mut tcp, deadline, timeouts.hello).await {
+    let hello = match hello::read(&mut io, deadline, timeouts.hello).await {
         Ok(hello) => hello,
         Err(error) => {
-            refuse_hello(tcp, &error).await;
+            refuse_hello(io, &error).await;
             return Err(error.into());
         }
     };
     let session =
         Session::new(Arc::clone(&snapshot.server_config)).map_err(HandshakeError::Internal)?;
-    let mut stream = TlsStream::new(tcp, session);
+    let mut stream = TlsStream::new(io, session);
     let early = match timeout_at(deadline, finish(&mut stream, hello.bytes)).await {
         Ok(Ok(early)) => early,
         Ok(Err(Unfinished::Tls(error))) => {
@@ -211,15 +207,14 @@ pub(crate) async fn accept(
         stream.close().await;
         return Err(HandshakeError::Certificate(error));
     }
-    Ok(Client {
-        stream,
-        early,
-        server_name: hello.server_name,
-    })
+    Ok(Client { stream, early, server_name: hello.server_name })
 }
 
 /// Tells a client whose first message was no ClientHello what RFC 8446 section 6.2 has for it.
-async fn refuse_hello(mut tcp: TcpStream, error: &HelloError) {
+async fn refuse_hello<Io>(mut io: Io, error: &HelloError)
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+{
     let alert = match error {
         HelloError::NotTls => AlertDescription::UnexpectedMessage,
         HelloError::TooLong => AlertDescription::DecodeError,
@@ -229,7 +224,7 @@ async fn refuse_hello(mut tcp: TcpStream, error: &HelloError) {
         | HelloError::Eof { .. }
         | HelloError::Io(_) => return,
     };
-    close::linger(&mut tcp, &plaintext_alert(alert)).await;
+    close::linger(&mut io, &plaintext_alert(alert)).await;
 }
 
 /// Why a handshake that had begun was not finished.
@@ -250,7 +245,10 @@ impl From<ReceiveError> for Unfinished {
 }
 
 /// Exchanges flights until both sides have finished, and returns what was opened behind the last.
-async fn finish(stream: &mut TlsStream<TcpStream>, hello: Vec<u8>) -> Result<Vec<u8>, Unfinished> {
+async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut TlsStream<Io>,
+    hello: Vec<u8>,
+) -> Result<Vec<u8>, Unfinished> {
     let mut early = Vec::new();
     stream.feed(hello, &mut early)?;
     loop {
@@ -258,11 +256,11 @@ async fn finish(stream: &mut TlsStream<TcpStream>, hello: Vec<u8>) -> Result<Vec
         if !stream.session().state().is_handshaking() {
             return Ok(early);
         }
-        match stream.receive(&mut early).await? {
-            Received::Some => {}
-            Received::Closed | Received::Truncated => {
-                return Err(Unfinished::Other(HandshakeError::Eof));
-            }
+        let received = stream.receive(&mut early).await?;
+        // The end of the client's stream may come with the end of its handshake: then it is the
+        // relay's to pass on.
+        if received != Received::Some && stream.session().state().is_handshaking() {
+            return Err(Unfinished::Other(HandshakeError::Eof));
         }
     }
 }

@@ -72,8 +72,7 @@ impl Listener {
 
     /// Applies what a snapshot has for the listening socket.
     fn apply(&self, snapshot: &Snapshot, options: &mut config::Tcp) {
-        self.metrics
-            .set_limit(self.admission.limit(snapshot.listener.limits));
+        self.metrics.set_limit(self.admission.limit(snapshot.listener.limits));
         if *options != snapshot.listener.tcp {
             *options = snapshot.listener.tcp;
             if let Err(error) = socket::set_options(&self.socket, *options) {

@@ -178,11 +178,7 @@ mod tests {
     #[test]
     fn labels_are_distinct_and_follow_the_grammar() {
         let mut labels: Vec<_> = Reason::ALL.iter().map(|r| r.as_str()).collect();
-        assert!(
-            labels
-                .iter()
-                .all(|l| l.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
-        );
+        assert!(labels.iter().all(|l| l.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')));
         labels.sort_unstable();
         labels.dedup();
         assert_eq!(labels.len(), Reason::ALL.len());

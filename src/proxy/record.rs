@@ -78,11 +78,7 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     pub(crate) const fn new(metrics: Arc<ListenerMetrics>) -> Self {
-        Self {
-            metrics,
-            to_backend: 0,
-            to_client: 0,
-        }
+        Self { metrics, to_backend: 0, to_client: 0 }
     }
 
     pub(crate) fn add(&mut self, direction: Direction, bytes: usize) {
@@ -117,8 +113,7 @@ impl Record {
     pub(crate) fn handshaken(&mut self, negotiated: Option<Negotiated>) {
         let took = self.age();
         if let Some(negotiated) = &negotiated {
-            self.metrics
-                .handshaken(negotiated.cipher, negotiated.kind, took);
+            self.metrics.handshaken(negotiated.cipher, negotiated.kind, took);
         }
         self.tls = negotiated.map(|negotiated| (negotiated, took));
         self.phase = Phase::Route;

@@ -229,8 +229,7 @@ where
         if std::mem::take(&mut self.moved) || queued != self.queued() {
             self.last_byte = now;
         }
-        self.poll_bounds(cx, timer, now)
-            .map(|error| self.stopped(error))
+        self.poll_bounds(cx, timer, now).map(|error| self.stopped(error))
     }
 
     fn held(&self) -> usize {
@@ -406,26 +405,16 @@ where
         let half_close = self.bounds.half_close.filter(|_| half_closed);
         let after = |quiet: Duration| self.last_byte + quiet;
         let bounds = [
-            self.bounds
-                .too_old
-                .map(|deadline| (deadline, RelayError::TooOld)),
+            self.bounds.too_old.map(|deadline| (deadline, RelayError::TooOld)),
             half_close.map(|quiet| (after(quiet), RelayError::HalfClosed(quiet))),
-            self.bounds
-                .idle
-                .map(|quiet| (after(quiet), RelayError::Idle(quiet))),
+            self.bounds.idle.map(|quiet| (after(quiet), RelayError::Idle(quiet))),
         ];
-        bounds
-            .into_iter()
-            .flatten()
-            .min_by_key(|(deadline, _)| *deadline)
+        bounds.into_iter().flatten().min_by_key(|(deadline, _)| *deadline)
     }
 
     /// Both directions have ended.
     fn finished(&mut self) -> Ended {
-        Ended {
-            result: self.failure.take().map_or(Ok(()), Err),
-            reset: None,
-        }
+        Ended { result: self.failure.take().map_or(Ok(()), Err), reset: None }
     }
 
     /// We end what could have gone on.
@@ -433,10 +422,7 @@ where
         if self.to_client == Flow::Open {
             self.client.queue_close_notify();
         }
-        Ended {
-            result: Err(error),
-            reset: None,
-        }
+        Ended { result: Err(error), reset: None }
     }
 
     /// One side's stream was cut. The other must not take its part for the whole.
@@ -459,9 +445,9 @@ where
             | RelayError::TooOld
             | RelayError::Forced => None,
         };
-        Ended {
-            result: Err(error),
-            reset,
-        }
+        Ended { result: Err(error), reset }
     }
 }
+
+#[cfg(test)]
+mod tests;

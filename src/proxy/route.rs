@@ -24,14 +24,8 @@ pub(crate) fn pick<'a>(
     server_name: Option<&str>,
     alpn: Option<&[u8]>,
 ) -> Result<&'a BackendAddress, NoRoute> {
-    let matching = listener
-        .routes
-        .iter()
-        .find(|route| matches(route, server_name, alpn));
-    matching
-        .map(|route| &route.backend)
-        .or(listener.backend.as_ref())
-        .ok_or(NoRoute)
+    let matching = listener.routes.iter().find(|route| matches(route, server_name, alpn));
+    matching.map(|route| &route.backend).or(listener.backend.as_ref()).ok_or(NoRoute)
 }
 
 fn matches(route: &Route, server_name: Option<&str>, alpn: Option<&[u8]>) -> bool {
@@ -47,10 +41,7 @@ mod tests {
 
     fn listener(backend: Option<&str>, routes: &[(&[&str], &[&str], &str)]) -> Listener {
         let address = |text| BackendAddress::parse(text).unwrap();
-        let pair = CertificateFiles {
-            cert: "crt".into(),
-            key: "key".into(),
-        };
+        let pair = CertificateFiles { cert: "crt".into(), key: "key".into() };
         let listen = ([127, 0, 0, 1], 0).into();
         Listener {
             backend: backend.map(address),
@@ -84,24 +75,12 @@ mod tests {
                 (&[], &["modbus"], "modbus:1"),
             ],
         );
-        assert_eq!(
-            picked(&listener, Some("a.example"), Some("mqtt")).unwrap(),
-            "a-mqtt:1"
-        );
-        assert_eq!(
-            picked(&listener, Some("a.example"), None).unwrap(),
-            "a-or-b:1"
-        );
-        assert_eq!(
-            picked(&listener, Some("X.b.example"), Some("mqtt")).unwrap(),
-            "a-or-b:1"
-        );
+        assert_eq!(picked(&listener, Some("a.example"), Some("mqtt")).unwrap(), "a-mqtt:1");
+        assert_eq!(picked(&listener, Some("a.example"), None).unwrap(), "a-or-b:1");
+        assert_eq!(picked(&listener, Some("X.b.example"), Some("mqtt")).unwrap(), "a-or-b:1");
         assert_eq!(picked(&listener, None, Some("modbus")).unwrap(), "modbus:1");
         assert_eq!(picked(&listener, None, None).unwrap(), "own:1");
-        assert_eq!(
-            picked(&listener, Some("c.example"), Some("mqtt")).unwrap(),
-            "own:1"
-        );
+        assert_eq!(picked(&listener, Some("c.example"), Some("mqtt")).unwrap(), "own:1");
     }
 
     #[test]

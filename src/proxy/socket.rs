@@ -22,11 +22,7 @@ const BACKLOG: i32 = 4096;
 /// # Errors
 /// The system's: the address is in use, or not ours, or needs a privilege.
 pub(crate) fn listen(address: SocketAddr, options: Tcp) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Without it a restart would have to wait for the last connections' TIME_WAIT.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
@@ -90,24 +86,14 @@ mod tests {
         };
         let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)), options).unwrap();
         let address = listener.local_addr().unwrap();
-        let (_client, accepted) = tokio::join!(TcpStream::connect(address), async {
-            listener.accept().await.unwrap().0
-        });
+        let (_client, accepted) =
+            tokio::join!(TcpStream::connect(address), async { listener.accept().await.unwrap().0 });
         let accepted = SockRef::from(&accepted);
         assert!(accepted.tcp_nodelay().unwrap());
         assert!(accepted.keepalive().unwrap());
-        assert_eq!(
-            accepted.tcp_keepalive_time().unwrap(),
-            Duration::from_secs(40)
-        );
-        assert_eq!(
-            accepted.tcp_keepalive_interval().unwrap(),
-            Duration::from_secs(10)
-        );
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(40));
+        assert_eq!(accepted.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
         assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 4);
-        assert_eq!(
-            accepted.tcp_user_timeout().unwrap(),
-            Some(Duration::from_secs(90))
-        );
+        assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(Duration::from_secs(90)));
     }
 }

@@ -64,11 +64,7 @@ impl Session {
     /// If the configuration cannot be used: a fault of ours.
     pub(crate) fn new(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
         let rustls = Box::new(UnbufferedServerConnection::new(config)?);
-        Ok(Self {
-            rustls,
-            held: Vec::new(),
-            peer_closed: false,
-        })
+        Ok(Self { rustls, held: Vec::new(), peer_closed: false })
     }
 
     /// What has been negotiated.
@@ -126,11 +122,7 @@ impl Session {
             if done || failed.is_some() {
                 // "Any data received after a closure alert has been received MUST be ignored",
                 // RFC 8446 section 6.1.
-                self.held = if self.peer_closed {
-                    Vec::new()
-                } else {
-                    rest.to_vec()
-                };
+                self.held = if self.peer_closed { Vec::new() } else { rest.to_vec() };
                 return match failed {
                     Some(error) => Err(error),
                     None => Ok(self.check_held()),
@@ -140,16 +132,9 @@ impl Session {
     }
 
     fn check_held(&self) -> Result<(), Endless> {
-        let bound = if self.rustls.is_handshaking() {
-            HELD_BYTES_HANDSHAKE
-        } else {
-            HELD_BYTES_TRAFFIC
-        };
-        if self.held.len() > bound {
-            Err(Endless)
-        } else {
-            Ok(())
-        }
+        let bound =
+            if self.rustls.is_handshaking() { HELD_BYTES_HANDSHAKE } else { HELD_BYTES_TRAFFIC };
+        if self.held.len() > bound { Err(Endless) } else { Ok(()) }
     }
 
     /// Seals `plain` into the front of `out` and returns how much of `out` that took.

@@ -112,22 +112,13 @@ pub(crate) fn load(
         return Ok(Loaded::Unchanged);
     }
     let mut warnings = Vec::new();
-    let chains = tls
-        .certificates
-        .iter()
-        .map(|pair| Chain::load(pair, &files, &mut warnings));
+    let chains = tls.certificates.iter().map(|pair| Chain::load(pair, &files, &mut warnings));
     let chains = chains.collect::<Result<Vec<_>, _>>()?;
     for chain in &chains {
         chain.check_validity(previous, now, &mut warnings)?;
     }
     let client_verifier = match tls.client_auth.trust() {
-        Some(trust) => Some(client_verifier(
-            &tls.client_auth,
-            trust,
-            &files,
-            now,
-            &mut warnings,
-        )?),
+        Some(trust) => Some(client_verifier(&tls.client_auth, trust, &files, now, &mut warnings)?),
         None => None,
     };
     let policy = policy(tls, &files, &chains);
@@ -148,15 +139,8 @@ pub(crate) fn load(
 
 /// Every file that a listener's TLS is built from.
 pub(crate) fn named_files(tls: &config::Tls) -> impl Iterator<Item = &Path> {
-    let pairs = tls
-        .certificates
-        .iter()
-        .flat_map(|pair| [&pair.cert, &pair.key]);
-    let trust = tls
-        .client_auth
-        .trust()
-        .into_iter()
-        .flat_map(|t| t.crls.iter().chain([&t.ca]));
+    let pairs = tls.certificates.iter().flat_map(|pair| [&pair.cert, &pair.key]);
+    let trust = tls.client_auth.trust().into_iter().flat_map(|t| t.crls.iter().chain([&t.ca]));
     pairs.chain(trust).map(PathBuf::as_path)
 }
 
@@ -167,21 +151,12 @@ fn policy(tls: &config::Tls, files: &Files, chains: &[Chain]) -> Digest {
         ClientAuth::Optional(_) => b"optional",
         ClientAuth::Required(_) => b"required",
     };
-    let trust = tls
-        .client_auth
-        .trust()
-        .into_iter()
-        .flat_map(|t| t.crls.iter().chain([&t.ca]));
+    let trust = tls.client_auth.trust().into_iter().flat_map(|t| t.crls.iter().chain([&t.ca]));
     let mut names: Vec<_> = chains.iter().flat_map(|chain| &chain.facts.names).collect();
     names.sort_unstable();
     names.dedup();
     let trust = trust.map(|path| files.bytes(path));
-    Digest::of(
-        [mode]
-            .into_iter()
-            .chain(trust)
-            .chain(names.iter().map(|name| name.as_bytes())),
-    )
+    Digest::of([mode].into_iter().chain(trust).chain(names.iter().map(|name| name.as_bytes())))
 }
 
 fn server_config(
@@ -195,10 +170,7 @@ fn server_config(
         TlsVersion::Tls13 => &[&version::TLS13],
     };
     let verifier = client_verifier.unwrap_or_else(WebPkiClientVerifier::no_client_auth);
-    let certificates = chains.into_iter().map(|c| Certificate {
-        names: c.facts.names,
-        key: c.key,
-    });
+    let certificates = chains.into_iter().map(|c| Certificate { names: c.facts.names, key: c.key });
     let mut config = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_protocol_versions(versions)?
         .with_client_cert_verifier(verifier)
@@ -219,15 +191,9 @@ fn client_verifier(
     let mut roots = RootCertStore::empty();
     let cas = certificates(file, files)?;
     for ca in &cas {
-        roots.add(ca.clone()).map_err(|cause| CertError::Ca {
-            file: file.clone(),
-            cause,
-        })?;
+        roots.add(ca.clone()).map_err(|cause| CertError::Ca { file: file.clone(), cause })?;
     }
-    let crls = trust
-        .crls
-        .iter()
-        .map(|file| Ok((file, revocation_lists(file, files)?)));
+    let crls = trust.crls.iter().map(|file| Ok((file, revocation_lists(file, files)?)));
     let crls = crls.collect::<Result<Vec<_>, CertError>>()?;
     warn_about_crls(file, &cas, &crls, now, warnings)?;
     // As in HAProxy and nginx: with CRLs, the whole chain is checked and a status that no CRL tells
@@ -252,19 +218,11 @@ fn warn_about_crls(
     warnings: &mut Vec<Warning>,
 ) -> Result<(), CertError> {
     let mut issuers = Vec::new();
-    for (file, crl) in crls
-        .iter()
-        .flat_map(|(file, crls)| crls.iter().map(move |c| (*file, c)))
-    {
-        let facts = x509::crl_facts(crl).map_err(|cause| CertError::X509 {
-            file: file.clone(),
-            cause,
-        })?;
+    for (file, crl) in crls.iter().flat_map(|(file, crls)| crls.iter().map(move |c| (*file, c))) {
+        let facts =
+            x509::crl_facts(crl).map_err(|cause| CertError::X509 { file: file.clone(), cause })?;
         if let Some(next_update) = facts.next_update.filter(|next| next.is_before(now)) {
-            warnings.push(Warning::CrlStale {
-                file: file.clone(),
-                next_update,
-            });
+            warnings.push(Warning::CrlStale { file: file.clone(), next_update });
         }
         issuers.push(facts.issuer);
     }
@@ -272,10 +230,7 @@ fn warn_about_crls(
         let facts = facts(ca_file, ca)?;
         if !issuers.contains(&facts.subject) {
             let file = ca_file.to_owned();
-            warnings.push(Warning::CaWithoutCrl {
-                file,
-                ca: facts.subject_text,
-            });
+            warnings.push(Warning::CaWithoutCrl { file, ca: facts.subject_text });
         }
     }
     Ok(())
@@ -297,38 +252,23 @@ impl Chain {
         let chain = certificates(&pair.cert, files)?;
         let facts = facts(&pair.cert, &chain[0])?;
         for (i, two) in chain.windows(2).enumerate() {
-            let in_order =
-                x509::is_issued_by(&two[0], &two[1]).map_err(|cause| CertError::X509 {
-                    file: pair.cert.clone(),
-                    cause,
-                })?;
+            let in_order = x509::is_issued_by(&two[0], &two[1])
+                .map_err(|cause| CertError::X509 { file: pair.cert.clone(), cause })?;
             if !in_order {
-                return Err(CertError::Order {
-                    file: pair.cert.clone(),
-                    position: i + 1,
-                });
+                return Err(CertError::Order { file: pair.cert.clone(), position: i + 1 });
             }
         }
         let mut private = private_key(&pair.key, files)?;
         let signer = any_supported_type(&private);
         private.zeroize();
-        let signer = signer.map_err(|cause| CertError::Key {
-            file: pair.key.clone(),
-            cause,
-        })?;
+        let signer = signer.map_err(|cause| CertError::Key { file: pair.key.clone(), cause })?;
         let key = CertifiedKey::new(chain, signer);
-        key.keys_match().map_err(|_| CertError::Mismatch {
-            cert: pair.cert.clone(),
-            key: pair.key.clone(),
-        })?;
+        key.keys_match()
+            .map_err(|_| CertError::Mismatch { cert: pair.cert.clone(), key: pair.key.clone() })?;
         if files.is_open_to_all(&pair.key) {
             warnings.push(Warning::KeyOpenToAll(pair.key.clone()));
         }
-        Ok(Self {
-            file: pair.cert.clone(),
-            facts,
-            key: Arc::new(key),
-        })
+        Ok(Self { file: pair.cert.clone(), facts, key: Arc::new(key) })
     }
 
     /// Refuses to replace what is in force by what is not valid now.
@@ -347,27 +287,17 @@ impl Chain {
         match (valid, nothing_better) {
             (true, _) => Ok(()),
             (false, true) if expired => {
-                warnings.push(Warning::Expired {
-                    file,
-                    not_after: facts.not_after,
-                });
+                warnings.push(Warning::Expired { file, not_after: facts.not_after });
                 Ok(())
             }
             (false, true) => {
-                warnings.push(Warning::NotYetValid {
-                    file,
-                    not_before: facts.not_before,
-                });
+                warnings.push(Warning::NotYetValid { file, not_before: facts.not_before });
                 Ok(())
             }
-            (false, false) if expired => Err(CertError::Expired {
-                file,
-                not_after: facts.not_after,
-            }),
-            (false, false) => Err(CertError::NotYetValid {
-                file,
-                not_before: facts.not_before,
-            }),
+            (false, false) if expired => {
+                Err(CertError::Expired { file, not_after: facts.not_after })
+            }
+            (false, false) => Err(CertError::NotYetValid { file, not_before: facts.not_before }),
         }
     }
 
@@ -381,10 +311,7 @@ impl Chain {
 }
 
 fn facts(file: &Path, certificate: &CertificateDer<'_>) -> Result<Facts, CertError> {
-    x509::facts(certificate).map_err(|cause| CertError::X509 {
-        file: file.to_owned(),
-        cause,
-    })
+    x509::facts(certificate).map_err(|cause| CertError::X509 { file: file.to_owned(), cause })
 }
 
 /// At least one certificate.
@@ -394,10 +321,7 @@ fn certificates(file: &Path, files: &Files) -> Result<Vec<CertificateDer<'static
         other => Err(other),
     })?;
     if certificates.is_empty() {
-        return Err(CertError::Empty {
-            file: file.to_owned(),
-            wanted: "certificate",
-        });
+        return Err(CertError::Empty { file: file.to_owned(), wanted: "certificate" });
     }
     Ok(certificates)
 }
@@ -412,10 +336,7 @@ fn revocation_lists(
         other => Err(other),
     })?;
     if crls.is_empty() {
-        return Err(CertError::Empty {
-            file: file.to_owned(),
-            wanted: "CRL",
-        });
+        return Err(CertError::Empty { file: file.to_owned(), wanted: "CRL" });
     }
     Ok(crls)
 }
@@ -428,22 +349,14 @@ fn private_key(file: &Path, files: &Files) -> Result<PrivateKeyDer<'static>, Cer
         Item::Sec1Key(key) => Ok(key.into()),
         other => Err(other),
     })?;
-    let encrypted = || {
-        files
-            .bytes(file)
-            .windows(9)
-            .any(|window| window == b"ENCRYPTED")
-    };
+    let encrypted = || files.bytes(file).windows(9).any(|window| window == b"ENCRYPTED");
     let mut keys = keys.into_iter();
     let first = keys.next();
     keys.for_each(|mut key| key.zeroize());
     match first {
         Some(key) => Ok(key),
         None if encrypted() => Err(CertError::EncryptedKey(file.to_owned())),
-        None => Err(CertError::Empty {
-            file: file.to_owned(),
-            wanted: "private key",
-        }),
+        None => Err(CertError::Empty { file: file.to_owned(), wanted: "private key" }),
     }
 }
 
@@ -477,10 +390,7 @@ fn pem<T>(
                     rustls_pemfile::Error::IllegalSectionStart { .. } => "a section starts badly",
                     rustls_pemfile::Error::Base64Decode(_) => "a section is not base64",
                 };
-                return Err(CertError::Pem {
-                    file: file.to_owned(),
-                    cause,
-                });
+                return Err(CertError::Pem { file: file.to_owned(), cause });
             }
         }
     }

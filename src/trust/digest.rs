@@ -16,13 +16,7 @@ impl Digest {
             context.update(&part.len().to_be_bytes());
             context.update(part);
         }
-        Self(
-            context
-                .finish()
-                .as_ref()
-                .try_into()
-                .expect("SHA-256 has 32 bytes"),
-        )
+        Self(context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }
 }
 
@@ -32,9 +26,6 @@ mod tests {
 
     #[test]
     fn moving_bytes_from_one_part_to_the_next_changes_the_digest() {
-        assert_ne!(
-            Digest::of([&b"ab"[..], b"c"]),
-            Digest::of([&b"a"[..], b"bc"])
-        );
+        assert_ne!(Digest::of([&b"ab"[..], b"c"]), Digest::of([&b"a"[..], b"bc"]));
     }
 }

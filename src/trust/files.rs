@@ -43,16 +43,12 @@ pub(crate) struct ReadError {
 impl Files {
     /// The content of one of the files that were asked for.
     pub(crate) fn bytes(&self, path: &Path) -> &[u8] {
-        self.contents
-            .get(path)
-            .map_or(&[], |content| &content.bytes)
+        self.contents.get(path).map_or(&[], |content| &content.bytes)
     }
 
     /// Whether others than the owner and the group may read the file.
     pub(crate) fn is_open_to_all(&self, path: &Path) -> bool {
-        self.contents
-            .get(path)
-            .is_some_and(|content| content.mode & 0o004 != 0)
+        self.contents.get(path).is_some_and(|content| content.mode & 0o004 != 0)
     }
 }
 
@@ -64,26 +60,17 @@ pub(crate) fn read<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<Files, R
     let paths: Vec<_> = paths.collect();
     let mut before = stamps(&paths)?;
     for _ in 0..ATTEMPTS {
-        let contents = paths
-            .iter()
-            .map(|path| Ok((path.to_path_buf(), content(path)?)));
+        let contents = paths.iter().map(|path| Ok((path.to_path_buf(), content(path)?)));
         let contents = contents.collect::<Result<_, _>>();
         let after = stamps(&paths)?;
         if before == after {
-            return Ok(Files {
-                contents: contents?,
-            });
+            return Ok(Files { contents: contents? });
         }
         before = after;
     }
-    let file = paths
-        .first()
-        .map(|path| path.to_path_buf())
-        .unwrap_or_default();
-    let cause = io::Error::new(
-        io::ErrorKind::ResourceBusy,
-        "its files changed while they were read",
-    );
+    let file = paths.first().map(|path| path.to_path_buf()).unwrap_or_default();
+    let cause =
+        io::Error::new(io::ErrorKind::ResourceBusy, "its files changed while they were read");
     Err(ReadError { file, cause })
 }
 
@@ -94,15 +81,9 @@ fn content(path: &Path) -> Result<Content, ReadError> {
             return Err(io::Error::other("not a regular file"));
         }
         // `fs::read` allocates once, by the file's length: no half-filled copies of a key.
-        Ok(Content {
-            bytes: Zeroizing::new(fs::read(path)?),
-            mode: metadata.mode(),
-        })
+        Ok(Content { bytes: Zeroizing::new(fs::read(path)?), mode: metadata.mode() })
     };
-    read().map_err(|cause| ReadError {
-        file: path.to_owned(),
-        cause,
-    })
+    read().map_err(|cause| ReadError { file: path.to_owned(), cause })
 }
 
 /// What changes when a path leads elsewhere or its file is written: the file that it leads to
@@ -129,10 +110,7 @@ fn stamps(paths: &[&Path]) -> Result<Vec<Stamp>, ReadError> {
                 changed: (m.ctime(), m.ctime_nsec()),
             })
         };
-        read().map_err(|cause| ReadError {
-            file: path.to_path_buf(),
-            cause,
-        })
+        read().map_err(|cause| ReadError { file: path.to_path_buf(), cause })
     };
     paths.iter().map(stamp).collect()
 }

@@ -103,18 +103,10 @@ pub(crate) fn start(
         })
         .ok();
     metrics.looked_at(ReloadOutcome::Unchanged, SystemTime::now());
-    let reloader = Reloader {
-        targets,
-        config,
-        source,
-        metrics,
-        failures: Vec::new(),
-    };
+    let reloader = Reloader { targets, config, source, metrics, failures: Vec::new() };
     let thread = std::thread::Builder::new().name("reload".to_owned());
     thread.spawn(move || reloader.run(&events, watcher))?;
-    Ok(Handle {
-        events: Arc::new(StopOnDrop(sender)),
-    })
+    Ok(Handle { events: Arc::new(StopOnDrop(sender)) })
 }
 
 struct Reloader {
@@ -154,19 +146,10 @@ impl Reloader {
     fn files(&self) -> Vec<PathBuf> {
         let listeners = self.targets.iter().map(|target| target.current.load());
         let named = listeners.flat_map(|snapshot| {
-            certs::named_files(&snapshot.listener.tls)
-                .map(Path::to_owned)
-                .collect::<Vec<_>>()
+            certs::named_files(&snapshot.listener.tls).map(Path::to_owned).collect::<Vec<_>>()
         });
-        let wanted = self
-            .config
-            .listeners
-            .iter()
-            .flat_map(|l| certs::named_files(&l.tls));
-        named
-            .chain(wanted.map(Path::to_owned))
-            .chain(self.source.clone())
-            .collect()
+        let wanted = self.config.listeners.iter().flat_map(|l| certs::named_files(&l.tls));
+        named.chain(wanted.map(Path::to_owned)).chain(self.source.clone()).collect()
     }
 
     fn attempt(&mut self, trigger: Trigger) -> Report {
@@ -195,7 +178,9 @@ impl Reloader {
     /// Logs and counts an attempt, but for a poll that found what was known.
     fn tell(&self, trigger: Trigger, outcome: ReloadOutcome, failures: &[String]) {
         let now = SystemTime::now();
-        if trigger == Trigger::Poll && outcome != ReloadOutcome::Swapped && self.failures == failures
+        if trigger == Trigger::Poll
+            && outcome != ReloadOutcome::Swapped
+            && self.failures == failures
         {
             self.metrics.looked_at(outcome, now);
             return;
@@ -221,10 +206,7 @@ impl Reloader {
         let new = config::file::load(source)?;
         let old = std::mem::replace(&mut self.config, new);
         for what in needs_restart(&old, &self.config) {
-            tracing::warn!(
-                "{}: {what} has changed; a restart puts it in force",
-                source.display()
-            );
+            tracing::warn!("{}: {what} has changed; a restart puts it in force", source.display());
         }
         Ok(())
     }
@@ -250,17 +232,11 @@ fn settle(events: &Receiver<Event>) -> Option<Vec<oneshot::Sender<Report>>> {
 fn reload_target(target: &Target, config: &Config) -> Result<bool, String> {
     let previous = target.current.load();
     let name = &previous.listener.name;
-    let wanted = config
-        .listeners
-        .iter()
-        .find(|listener| listener.name == *name);
+    let wanted = config.listeners.iter().find(|listener| listener.name == *name);
     let wanted = wanted.cloned().map_or_else(
         || previous.listener.clone(),
         // The socket stays where it is.
-        |wanted| config::Listener {
-            listen: previous.listener.listen,
-            ..wanted
-        },
+        |wanted| config::Listener { listen: previous.listener.listen, ..wanted },
     );
     match certs::load(&wanted, Some(&previous), SystemTime::now()) {
         Ok(Loaded::Unchanged) => Ok(false),
@@ -279,11 +255,8 @@ fn reload_target(target: &Target, config: &Config) -> Result<bool, String> {
 /// Tells of a snapshot that comes in force.
 pub(crate) fn announce(snapshot: &Snapshot, metrics: &ListenerMetrics) {
     let certificates = &snapshot.certificates;
-    metrics.set_certificates(
-        certificates
-            .iter()
-            .map(|c| (c.label.as_str(), c.not_after.timestamp())),
-    );
+    metrics
+        .set_certificates(certificates.iter().map(|c| (c.label.as_str(), c.not_after.timestamp())));
     for certificate in certificates {
         tracing::info!(
             listener = snapshot.listener.name,
@@ -307,11 +280,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
         what.push("[shutdown]".to_owned());
     }
     let named = |config: &Config, name: &str| {
-        config
-            .listeners
-            .iter()
-            .find(|l| l.name == name)
-            .map(|l| l.listen)
+        config.listeners.iter().find(|l| l.name == name).map(|l| l.listen)
     };
     for listener in old.listeners.iter().chain(&new.listeners) {
         let name = &listener.name;

@@ -30,27 +30,17 @@ pub(crate) struct Certificate {
 impl Resolver {
     /// Takes the certificates in the order of the configuration; the first is the default.
     pub(crate) fn new(mut certificates: Vec<Certificate>) -> Self {
-        let default_names = certificates
-            .first()
-            .map(|c| c.names.clone())
-            .unwrap_or_default();
+        let default_names = certificates.first().map(|c| c.names.clone()).unwrap_or_default();
         // Stable: among keys of one kind the configuration's order stays.
         certificates.sort_by_key(|c| c.key.key.algorithm() == SignatureAlgorithm::RSA);
-        Self {
-            certificates,
-            default_names,
-        }
+        Self { certificates, default_names }
     }
 
     fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Certificate> {
-        let usable = || {
-            self.certificates
-                .iter()
-                .filter(|c| c.key.key.choose_scheme(schemes).is_some())
-        };
-        let wildcard = name
-            .and_then(|n| n.split_once('.'))
-            .map(|(_, parent)| format!("*.{parent}"));
+        let usable =
+            || self.certificates.iter().filter(|c| c.key.key.choose_scheme(schemes).is_some());
+        let wildcard =
+            name.and_then(|n| n.split_once('.')).map(|(_, parent)| format!("*.{parent}"));
         let named = |wanted: Option<&str>| {
             usable().find(|c| wanted.is_some_and(|w| c.names.iter().any(|n| n == w)))
         };
@@ -64,7 +54,6 @@ impl Resolver {
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name().map(str::to_ascii_lowercase);
-        self.choose(name.as_deref(), hello.signature_schemes())
-            .map(|c| Arc::clone(&c.key))
+        self.choose(name.as_deref(), hello.signature_schemes()).map(|c| Arc::clone(&c.key))
     }
 }

@@ -47,14 +47,9 @@ impl Resumption {
         previous: Option<&Self>,
     ) -> Result<Self, Error> {
         if !enabled {
-            return Ok(Self {
-                policy,
-                means: None,
-            });
+            return Ok(Self { policy, means: None });
         }
-        let kept = previous
-            .filter(|p| p.policy == policy)
-            .and_then(|p| p.means.clone());
+        let kept = previous.filter(|p| p.policy == policy).and_then(|p| p.means.clone());
         let means = match kept {
             Some(means) => means,
             // rustls's own: AES-256-CBC with HMAC-SHA-256, a new key every 6 h, two in use.
@@ -63,10 +58,7 @@ impl Resumption {
                 sessions: ServerSessionMemoryCache::new(REMEMBERED_SESSIONS),
             },
         };
-        Ok(Self {
-            policy,
-            means: Some(means),
-        })
+        Ok(Self { policy, means: Some(means) })
     }
 
     /// Makes `config` resume by these means, and hand out `tickets` at each TLS 1.3 handshake.

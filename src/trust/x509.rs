@@ -41,10 +41,7 @@ impl Moment {
 
     /// Whether this moment is past at `now`.
     pub(crate) fn is_before(self, now: SystemTime) -> bool {
-        let seconds = now
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or(Duration::ZERO)
-            .as_secs();
+        let seconds = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
         self.timestamp() < i64::try_from(seconds).unwrap_or(i64::MAX)
     }
 }
@@ -98,12 +95,10 @@ pub(crate) fn is_issued_by(
     if certificate.issuer().as_raw() != issuer.subject().as_raw() {
         return Ok(false);
     }
-    Ok(
-        match certificate.verify_signature(Some(issuer.public_key())) {
-            Ok(()) | Err(X509Error::SignatureUnsupportedAlgorithm) => true,
-            Err(_) => false,
-        },
-    )
+    Ok(match certificate.verify_signature(Some(issuer.public_key())) {
+        Ok(()) | Err(X509Error::SignatureUnsupportedAlgorithm) => true,
+        Err(_) => false,
+    })
 }
 
 /// What we need to know of a CRL.

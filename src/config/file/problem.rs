@@ -37,15 +37,8 @@ pub struct Problem {
 impl ConfigError {
     pub(super) fn unreadable(file: &Path, error: &std::io::Error) -> Self {
         let message = format!("cannot read the configuration: {error}");
-        let problem = Problem {
-            place: None,
-            key: String::new(),
-            message,
-        };
-        Self {
-            file: file.to_owned(),
-            problems: vec![problem],
-        }
+        let problem = Problem { place: None, key: String::new(), message };
+        Self { file: file.to_owned(), problems: vec![problem] }
     }
 }
 
@@ -83,12 +76,7 @@ pub(super) struct Problems<'a> {
 
 impl<'a> Problems<'a> {
     pub(super) const fn new(text: &'a str, file: &'a Path) -> Self {
-        Self {
-            text,
-            file,
-            found: Vec::new(),
-            refused: Vec::new(),
-        }
+        Self { text, file, found: Vec::new(), refused: Vec::new() }
     }
 
     /// The directory that relative paths are relative to.
@@ -98,31 +86,21 @@ impl<'a> Problems<'a> {
 
     /// Notes a problem of the file as a whole.
     pub(super) fn file(&mut self, message: &str) {
-        let problem = Problem {
-            place: None,
-            key: String::new(),
-            message: message.to_owned(),
-        };
+        let problem = Problem { place: None, key: String::new(), message: message.to_owned() };
         self.found.push((0, problem));
     }
 
     /// Notes a problem with the value of `key`, which stands at `span`.
     pub(super) fn at(&mut self, span: Range<usize>, key: &str, message: &str) {
         let place = Some(line_and_column(self.text, span.start));
-        let problem = Problem {
-            place,
-            key: key.to_owned(),
-            message: message.to_owned(),
-        };
+        let problem = Problem { place, key: key.to_owned(), message: message.to_owned() };
         self.found.push((span.start, problem));
     }
 
     /// Whether the value of `key` was refused, and so does not count as missing.
     pub(super) fn refused(&self, key: &str) -> bool {
         let below = |refused: &String| {
-            refused
-                .strip_prefix(key)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
+            refused.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
         };
         self.refused.iter().any(below)
     }
@@ -131,11 +109,7 @@ impl<'a> Problems<'a> {
     pub(super) fn missing(&mut self, section: &Range<usize>, path: &str, key: &str, allowed: &str) {
         let key = format!("{path}.{key}");
         if !self.refused(&key) {
-            self.at(
-                section.clone(),
-                &key,
-                &format!("missing, expected {allowed}"),
-            );
+            self.at(section.clone(), &key, &format!("missing, expected {allowed}"));
         }
     }
 
@@ -172,11 +146,7 @@ impl<'a> Problems<'a> {
             };
             let span = error.span().unwrap_or(0..0);
             let key = path_in_table(document.get_ref(), &span);
-            self.at(
-                span.clone(),
-                key.as_deref().unwrap_or_default(),
-                error.message(),
-            );
+            self.at(span.clone(), key.as_deref().unwrap_or_default(), error.message());
             // Without a place it cannot be taken out, and would be refused for ever.
             self.refused.push(key?);
             rest = without(rest, &span);
@@ -190,10 +160,7 @@ impl<'a> Problems<'a> {
             _ => {
                 self.found.sort_by_key(|(offset, _)| *offset);
                 let problems = self.found.into_iter().map(|(_, problem)| problem).collect();
-                Err(ConfigError {
-                    file: self.file.to_owned(),
-                    problems,
-                })
+                Err(ConfigError { file: self.file.to_owned(), problems })
             }
         }
     }
@@ -219,28 +186,22 @@ fn path_in_table(table: &DeTable<'_>, span: &Range<usize>) -> Option<String> {
 }
 
 fn path_in_array(array: &DeArray<'_>, span: &Range<usize>) -> Option<String> {
-    array
-        .iter()
-        .enumerate()
-        .find_map(|(index, item)| match item.get_ref() {
-            _ if item.span() == *span => Some(format!("[{index}]")),
-            DeValue::Table(table) => {
-                path_in_table(table, span).map(|below| format!("[{index}].{below}"))
-            }
-            DeValue::Array(array) => {
-                path_in_array(array, span).map(|below| format!("[{index}]{below}"))
-            }
-            _ => None,
-        })
+    array.iter().enumerate().find_map(|(index, item)| match item.get_ref() {
+        _ if item.span() == *span => Some(format!("[{index}]")),
+        DeValue::Table(table) => {
+            path_in_table(table, span).map(|below| format!("[{index}].{below}"))
+        }
+        DeValue::Array(array) => {
+            path_in_array(array, span).map(|below| format!("[{index}]{below}"))
+        }
+        _ => None,
+    })
 }
 
 /// The table without whatever stands at `span`.
 fn without<'i>(table: DeTable<'i>, span: &Range<usize>) -> DeTable<'i> {
-    let kept = table
-        .into_iter()
-        .filter(|(k, v)| k.span() != *span && v.span() != *span);
-    kept.map(|(key, value)| (key, value_without(value, span)))
-        .collect()
+    let kept = table.into_iter().filter(|(k, v)| k.span() != *span && v.span() != *span);
+    kept.map(|(key, value)| (key, value_without(value, span))).collect()
 }
 
 fn value_without<'i>(value: Spanned<DeValue<'i>>, span: &Range<usize>) -> Spanned<DeValue<'i>> {
@@ -259,8 +220,5 @@ fn value_without<'i>(value: Spanned<DeValue<'i>>, span: &Range<usize>) -> Spanne
 fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     let before = &text[..text.floor_char_boundary(offset)];
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (
-        before.matches('\n').count() + 1,
-        before[line_start..].chars().count() + 1,
-    )
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }

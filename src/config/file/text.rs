@@ -43,9 +43,7 @@ impl<'de, T: FromText> Deserialize<'de> for Text<T> {
             }
         }
 
-        deserializer
-            .deserialize_str(TextVisitor(PhantomData))
-            .map(Text)
+        deserializer.deserialize_str(TextVisitor(PhantomData)).map(Text)
     }
 }
 
@@ -71,9 +69,7 @@ impl<'de, const MIN: u32, const MAX: u32> Deserialize<'de> for Whole<MIN, MAX> {
             }
         }
 
-        deserializer
-            .deserialize_i64(WholeVisitor::<MIN, MAX>)
-            .map(Whole)
+        deserializer.deserialize_i64(WholeVisitor::<MIN, MAX>).map(Whole)
     }
 }
 
@@ -121,10 +117,7 @@ impl FromText for AnyDuration {
         "a duration from \"0s\" to \"365d\", such as \"500ms\" or \"1h 30m\"";
 
     fn from_text(text: &str) -> Option<Self> {
-        humantime::parse_duration(text)
-            .ok()
-            .filter(|&d| d <= LONGEST)
-            .map(Self)
+        humantime::parse_duration(text).ok().filter(|&d| d <= LONGEST).map(Self)
     }
 }
 
@@ -136,9 +129,7 @@ impl FromText for SomeDuration {
         "a duration from \"1ms\" to \"365d\", such as \"500ms\" or \"1h 30m\"";
 
     fn from_text(text: &str) -> Option<Self> {
-        AnyDuration::from_text(text)
-            .filter(|d| d.0 >= Duration::from_millis(1))
-            .map(|d| Self(d.0))
+        AnyDuration::from_text(text).filter(|d| d.0 >= Duration::from_millis(1)).map(|d| Self(d.0))
     }
 }
 
@@ -149,9 +140,7 @@ impl FromText for Alpn {
     const EXPECTED: &'static str = "an ALPN protocol of 1 to 255 bytes, such as \"mqtt\"";
 
     fn from_text(text: &str) -> Option<Self> {
-        (1..=255)
-            .contains(&text.len())
-            .then(|| Self(text.to_owned()))
+        (1..=255).contains(&text.len()).then(|| Self(text.to_owned()))
     }
 }
 

@@ -58,11 +58,7 @@ pub(crate) enum SendError {
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
     pub(crate) fn new(io: Io, session: Session) -> Self {
-        Self {
-            io,
-            session,
-            unsent: Unsent::default(),
-        }
+        Self { io, session, unsent: Unsent::default() }
     }
 
     pub(crate) const fn io(&self) -> &Io {
@@ -101,16 +97,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
             return Poll::Ready(Ok(Received::Truncated));
         }
         let incoming = &mut scratch.incoming[..held + read];
-        opened(
-            self.session
-                .open(incoming, &mut scratch.plain, self.unsent.tail()),
-        )?;
+        opened(self.session.open(incoming, &mut scratch.plain, self.unsent.tail()))?;
         let ended = self.session.peer_closed() && scratch.plain.is_empty();
-        Poll::Ready(Ok(if ended {
-            Received::Closed
-        } else {
-            Received::Some
-        }))
+        Poll::Ready(Ok(if ended { Received::Closed } else { Received::Some }))
     }
 
     /// Seals `plain`, writes as much as the socket takes, and keeps the rest. Only after a flush.
@@ -120,13 +109,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         plain: &[u8],
         outgoing: &mut [u8],
     ) -> Result<(), SendError> {
-        let sealed = self
-            .session
-            .seal(plain, outgoing)
-            .map_err(SendError::Seal)?;
-        self.unsent
-            .push(&mut self.io, cx, &outgoing[..sealed])
-            .map_err(SendError::Io)
+        let sealed = self.session.seal(plain, outgoing).map_err(SendError::Seal)?;
+        self.unsent.push(&mut self.io, cx, &outgoing[..sealed]).map_err(SendError::Io)
     }
 
     /// Writes all that is queued.

@@ -39,10 +39,9 @@ impl Watcher {
         let watched = Arc::clone(&points);
         let notify = notify::recommended_watcher(move |event: notify::Result<Event>| {
             let matters = match event {
-                Ok(event) => is_change(
-                    &event,
-                    &watched.lock().unwrap_or_else(PoisonError::into_inner),
-                ),
+                Ok(event) => {
+                    is_change(&event, &watched.lock().unwrap_or_else(PoisonError::into_inner))
+                }
                 // The queue overflowed: anything may have changed.
                 Err(_) => true,
             };
@@ -50,11 +49,7 @@ impl Watcher {
                 changed();
             }
         })?;
-        Ok(Self {
-            notify,
-            directories: BTreeSet::new(),
-            points,
-        })
+        Ok(Self { notify, directories: BTreeSet::new(), points })
     }
 
     /// Watches just these files, by the way on which they are reached now.
@@ -64,11 +59,8 @@ impl Watcher {
         for file in files {
             trace(file, &mut points);
         }
-        let directories: BTreeSet<_> = points
-            .iter()
-            .filter_map(|point| point.parent())
-            .map(Path::to_owned)
-            .collect();
+        let directories: BTreeSet<_> =
+            points.iter().filter_map(|point| point.parent()).map(Path::to_owned).collect();
         for gone in self.directories.difference(&directories) {
             // It fails for a directory that was deleted: its watch went with it.
             let _gone_already = self.notify.unwatch(gone);
@@ -170,10 +162,7 @@ mod tests {
     fn for_a_missing_file_its_appearance_is_watched() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().canonicalize().unwrap();
-        assert_eq!(
-            traced(&dir.join("a/b.crt")),
-            [dir.join("a")].into_iter().collect()
-        );
+        assert_eq!(traced(&dir.join("a/b.crt")), [dir.join("a")].into_iter().collect());
     }
 
     #[test]

@@ -1,0 +1,258 @@
+//! The relay over pipes in memory: time is paused, and either end can be broken at will.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio_rustls::client::TlsStream as Device;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use super::*;
+use crate::ops::metrics::Metrics;
+use crate::ops::shutdown::Shutdown;
+use crate::proxy::handshake;
+use crate::trust::testing::snapshot_and_client;
+
+/// A pipe whose writes fail once it is told so, as a socket's do after a reset. Reads go on.
+struct Pipe {
+    inner: DuplexStream,
+    broken: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Pipe {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.broken.load(Ordering::SeqCst) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+/// A relay that runs, and what stands at its ends.
+struct Line {
+    device: Device<DuplexStream>,
+    device_broken: Arc<AtomicBool>,
+    backend: DuplexStream,
+    backend_broken: Arc<AtomicBool>,
+    shutdown: Shutdown,
+    ended: tokio::task::JoinHandle<Ended>,
+}
+
+const UNBOUNDED: Bounds = Bounds { idle: None, half_close: None, too_old: None };
+
+impl Line {
+    /// A relay whose pipes hold `capacity` bytes each way.
+    async fn new(capacity: usize, bounds: Bounds) -> Self {
+        let (snapshot, connector) = snapshot_and_client();
+        let (device_end, ours) = duplex(capacity);
+        let (backend, backend_end) = duplex(capacity);
+        let (device_broken, backend_broken) = (Arc::default(), Arc::default());
+        let client = Pipe { inner: ours, broken: Arc::clone(&device_broken) };
+        let mut server = Pipe { inner: backend_end, broken: Arc::clone(&backend_broken) };
+        let shutdown = Shutdown::new();
+        let force = shutdown.forced();
+        let (begin, begun) = tokio::sync::oneshot::channel();
+        let ended = tokio::spawn(async move {
+            let timeouts = snapshot.listener.timeouts;
+            let mut client = handshake::accept(client, &snapshot, timeouts).await.unwrap();
+            drop(begin.send(()));
+            let mut traffic = Traffic::new(Metrics::new().listener("test"));
+            let early = client.early;
+            let ended =
+                relay(&mut client.stream, &mut server, early, &mut traffic, bounds, &force).await;
+            if ended.reset != Some(Leg::Client) {
+                client.stream.close().await;
+            }
+            ended
+        });
+        let name = ServerName::try_from("localhost").unwrap();
+        let device = connector.connect(name, device_end).await.unwrap();
+        if capacity > 512 {
+            // Otherwise the ticket fills the pipe, and the device has to read before it begins.
+            begun.await.unwrap();
+        }
+        Self { device, device_broken, backend, backend_broken, shutdown, ended }
+    }
+
+    async fn ended_with(self) -> (Option<Reason>, Option<Leg>) {
+        let ended = self.ended.await.unwrap();
+        (ended.result.err().map(|error| error.reason()), ended.reset)
+    }
+}
+
+async fn read_all(from: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
+    let mut all = Vec::new();
+    from.read_to_end(&mut all).await.unwrap();
+    all
+}
+
+#[tokio::test]
+async fn pipes_of_seven_bytes_carry_everything() {
+    let mut line = Line::new(7, UNBOUNDED).await;
+    let (mut reader, mut writer) = tokio::io::split(&mut line.device);
+    let (mut backend_reader, mut backend_writer) = tokio::io::split(&mut line.backend);
+    let up = vec![1; 40_000];
+    let down = vec![2; 40_000];
+    let (got_up, got_down, (), ()) = tokio::join!(
+        read_all(&mut backend_reader),
+        read_all(&mut reader),
+        async {
+            writer.write_all(&up).await.unwrap();
+            writer.shutdown().await.unwrap();
+        },
+        async {
+            backend_writer.write_all(&down).await.unwrap();
+            backend_writer.shutdown().await.unwrap();
+        }
+    );
+    assert!(got_up == up && got_down == down);
+    assert_eq!(line.ended_with().await, (None, None));
+}
+
+#[tokio::test]
+async fn what_a_client_said_before_it_reset_the_answer_is_delivered() {
+    let mut line = Line::new(1 << 20, UNBOUNDED).await;
+    line.device.write_all(&[1; 100_000]).await.unwrap();
+    line.device_broken.store(true, Ordering::SeqCst);
+    line.backend.write_all(b"an answer that nobody takes").await.unwrap();
+    line.device.shutdown().await.unwrap();
+    assert_eq!(read_all(&mut line.backend).await.len(), 100_000);
+    // Its stream came whole: the backend's is not to be cut by a reset.
+    assert_eq!(line.ended_with().await, (Some(Reason::ClientReset), None));
+}
+
+#[tokio::test]
+async fn what_a_backend_said_before_it_refused_the_rest_is_delivered() {
+    let mut line = Line::new(1 << 20, UNBOUNDED).await;
+    line.backend_broken.store(true, Ordering::SeqCst);
+    line.device.write_all(b"a request that is refused").await.unwrap();
+    line.backend.write_all(&[2; 100_000]).await.unwrap();
+    line.backend.shutdown().await.unwrap();
+    assert_eq!(read_all(&mut line.device).await.len(), 100_000);
+    assert_eq!(line.ended_with().await, (Some(Reason::BackendReset), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_closed_after_the_idle_timeout_and_not_before() {
+    let idle = Duration::from_secs(3600);
+    let mut line = Line::new(1024, Bounds { idle: Some(idle), ..UNBOUNDED }).await;
+    let start = Instant::now();
+    // Bytes in either direction start the time anew.
+    tokio::time::sleep(idle - Duration::from_secs(1)).await;
+    line.device.write_all(b"up").await.unwrap();
+    line.backend.read_exact(&mut [0; 2]).await.unwrap();
+    tokio::time::sleep(idle - Duration::from_secs(1)).await;
+    line.backend.write_all(b"down").await.unwrap();
+    line.device.read_exact(&mut [0; 4]).await.unwrap();
+    // The end is said in order: a close_notify to the device, an end of stream to the backend.
+    assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
+    assert_eq!(start.elapsed().as_secs(), 3 * 3600 - 2);
+    drop(line.device.shutdown().await);
+    assert_eq!(line.backend.read(&mut [0; 1]).await.unwrap(), 0);
+    assert_eq!(line.ended_with().await, (Some(Reason::IdleTimeout), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_one_side_has_ended_the_half_close_timeout_bounds_the_silence_not_the_answer() {
+    let bounds = Bounds {
+        idle: Some(Duration::from_secs(3600)),
+        half_close: Some(Duration::from_secs(60)),
+        too_old: None,
+    };
+    let mut line = Line::new(1024, bounds).await;
+    line.device.shutdown().await.unwrap();
+    assert_eq!(line.backend.read(&mut [0; 1]).await.unwrap(), 0);
+    // An answer that takes ten minutes, with no minute of silence.
+    for _ in 0..12 {
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        line.backend.write_all(b"more").await.unwrap();
+        line.device.read_exact(&mut [0; 4]).await.unwrap();
+    }
+    let silence = Instant::now();
+    assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
+    assert_eq!(silence.elapsed().as_secs(), 60);
+    assert_eq!(line.ended_with().await, (Some(Reason::HalfCloseTimeout), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_connection_is_closed_at_its_maximum_age() {
+    let too_old = Instant::now() + Duration::from_secs(600);
+    let mut line = Line::new(1024, Bounds { too_old: Some(too_old), ..UNBOUNDED }).await;
+    while Instant::now() < too_old - Duration::from_secs(2) {
+        line.device.write_all(b"x").await.unwrap();
+        line.backend.read_exact(&mut [0; 1]).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
+    assert_eq!(Instant::now(), too_old);
+    assert_eq!(line.ended_with().await, (Some(Reason::MaxAge), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_bounds_a_silent_connection_lives_for_years() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    tokio::time::sleep(Duration::from_secs(3 * 365 * 24 * 3600)).await;
+    line.device.write_all(b"still here").await.unwrap();
+    line.backend.read_exact(&mut [0; 10]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_forced_connection_says_close_notify() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    line.shutdown.force();
+    assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
+    drop(line.device.shutdown().await);
+    assert_eq!(line.ended_with().await, (Some(Reason::DrainDeadline), None));
+}
+
+#[tokio::test]
+async fn a_forged_record_ends_the_connection_with_an_alert_and_resets_the_backend() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    let forged = [&[23, 3, 3, 0, 40][..], &[0; 40]].concat();
+    line.device.get_mut().0.write_all(&forged).await.unwrap();
+    let error = line.device.read(&mut [0; 1]).await.unwrap_err();
+    // bad_record_mac, RFC 8446 section 5.2.
+    assert!(error.to_string().contains("BadRecordMac"), "{error}");
+    drop(line.device.get_mut().0.shutdown().await);
+    assert_eq!(line.ended_with().await, (Some(Reason::ClientTlsError), Some(Leg::Backend)));
+}
+
+#[tokio::test]
+async fn an_endless_record_is_not_collected_for_ever() {
+    let mut line = Line::new(1 << 20, UNBOUNDED).await;
+    // The header announces more than a record may have (RFC 8446 section 5.2: 2^14 + 256).
+    line.device.get_mut().0.write_all(&[23, 3, 3, 0x7f, 0xff]).await.unwrap();
+    line.device.get_mut().0.write_all(&[0; 40_000]).await.unwrap();
+    drop(line.device.get_mut().0.shutdown().await);
+    assert_eq!(line.ended_with().await, (Some(Reason::ClientTlsError), Some(Leg::Backend)));
+}
+
+#[test]
+fn jitter_takes_off_up_to_a_tenth_and_not_always_the_same() {
+    let age = Duration::from_secs(1000);
+    let ages: Vec<_> = (0..200).map(|_| jittered(age)).collect();
+    assert!(ages.iter().all(|&a| a <= age && a >= age * 9 / 10), "{ages:?}");
+    assert!(ages.iter().any(|&a| a != ages[0]));
+}

@@ -1,0 +1,345 @@
+//! Is every byte delivered, in order, to both ends, however they end?
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use tlsidecar::proxy::reason::Reason;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+use crate::support::backend::read_all;
+use crate::support::bytes::{self, Bytes};
+use crate::support::client::{Session, say_and_hear};
+use crate::support::proxy::listener;
+use crate::support::wait::within;
+use crate::support::{Authority, Backend, Device, Proxy};
+
+const MIB: usize = 1024 * 1024;
+
+/// A proxy, a device's session through it, and the backend's end of that.
+struct Line {
+    proxy: Proxy,
+    device: Session,
+    backend: TcpStream,
+    _backends: Backend,
+}
+
+impl Line {
+    async fn new() -> Self {
+        let authority = Authority::new("ca");
+        let (hand_over, mut handed) = mpsc::unbounded_channel();
+        let backends = Backend::serving(move |tcp| {
+            let sent = hand_over.send(tcp);
+            async move { sent.unwrap() }
+        })
+        .await;
+        let proxy = Proxy::start(backends.config(), &authority.server());
+        let device = Device::new(&authority).connect(proxy.address).await.unwrap();
+        let backend = within("the backend is dialled", handed.recv()).await.unwrap();
+        Self { proxy, device, backend, _backends: backends }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quarter_gibibyte_each_way_at_once_arrives_unchanged() {
+    let Line { proxy, device, backend, .. } = Line::new().await;
+    let (mut device_reads, mut device_writes) = tokio::io::split(device);
+    let (mut backend_reads, mut backend_writes) = backend.into_split();
+    let up = async {
+        let sent = bytes::send(&mut device_writes, 1, 256 * MIB, 100_000).await;
+        device_writes.shutdown().await.unwrap();
+        sent
+    };
+    let down = async {
+        let sent = bytes::send(&mut backend_writes, 2, 256 * MIB, 100_000).await;
+        backend_writes.shutdown().await.unwrap();
+        sent
+    };
+    let (sent_up, sent_down, got_down, got_up) = tokio::join!(
+        up,
+        down,
+        bytes::receive(&mut device_reads),
+        bytes::receive(&mut backend_reads)
+    );
+    assert_eq!(got_up, (256 * MIB, sent_up));
+    assert_eq!(got_down, (256 * MIB, sent_down));
+    proxy.ends_with(Reason::Ok).await;
+    let bytes = |direction| {
+        proxy.metric(&format!(
+            "tlsidecar_bytes_total{{direction=\"{direction}\",listener=\"test\"}}"
+        ))
+    };
+    assert_eq!(bytes("to_backend") as usize, 256 * MIB);
+    assert_eq!(bytes("to_client") as usize, 256 * MIB);
+}
+
+#[tokio::test]
+async fn single_bytes_both_ways_arrive_in_order() {
+    let Line { mut device, mut backend, proxy, .. } = Line::new().await;
+    let mut bytes = Bytes::new(3);
+    for _ in 0..2000 {
+        let mut byte = [0; 1];
+        bytes.fill(&mut byte);
+        device.write_all(&byte).await.unwrap();
+        device.flush().await.unwrap();
+        backend.write_all(&byte).await.unwrap();
+        assert_eq!(within("a byte", backend.read_u8()).await.unwrap(), byte[0]);
+        assert_eq!(within("a byte", device.read_u8()).await.unwrap(), byte[0]);
+    }
+    device.shutdown().await.unwrap();
+    drop(backend);
+    proxy.ends_with(Reason::Ok).await;
+}
+
+#[tokio::test]
+async fn chunks_of_any_size_arrive_in_order() {
+    let Line { mut device, backend, proxy, .. } = Line::new().await;
+    let echo = tokio::spawn(crate::support::backend::echo(backend));
+    let mut bytes = Bytes::new(4);
+    for _ in 0..300 {
+        // Around the sizes of records (16 KiB) and reads (64 KiB), and of nothing in particular.
+        let size = match bytes.below(4) {
+            0 => 1 + bytes.below(7),
+            1 => 16_380 + bytes.below(10),
+            2 => 65_530 + bytes.below(10),
+            _ => 1 + bytes.below(200_000),
+        };
+        let mut chunk = vec![0; size];
+        bytes.fill(&mut chunk);
+        let (mut reader, mut writer) = tokio::io::split(&mut device);
+        let sending = async {
+            writer.write_all(&chunk).await.unwrap();
+            writer.flush().await.unwrap();
+        };
+        let mut heard = vec![0; size];
+        let hearing = async { within("an echo", reader.read_exact(&mut heard)).await.unwrap() };
+        tokio::join!(sending, hearing);
+        assert!(heard == chunk, "a chunk of {size} bytes came back changed");
+    }
+    device.shutdown().await.unwrap();
+    within("the echo's end", echo).await.unwrap();
+    proxy.ends_with(Reason::Ok).await;
+}
+
+#[tokio::test]
+async fn a_device_that_ends_its_stream_still_gets_the_answer() {
+    let Line { mut device, mut backend, proxy, .. } = Line::new().await;
+    device.write_all(b"question").await.unwrap();
+    device.shutdown().await.unwrap();
+    // The backend sees the question and its end before it answers.
+    assert_eq!(within("the end", read_all(&mut backend)).await.unwrap(), b"question");
+    backend.write_all(&vec![7; 3 * MIB]).await.unwrap();
+    backend.shutdown().await.unwrap();
+    drop(backend);
+    let answer = within("the answer", read_all(&mut device)).await.unwrap();
+    assert_eq!(answer, vec![7; 3 * MIB]);
+    proxy.ends_with(Reason::Ok).await;
+}
+
+#[tokio::test]
+async fn a_backend_that_ends_first_still_gets_what_the_device_says_then() {
+    let Line { mut device, mut backend, proxy, .. } = Line::new().await;
+    backend.write_all(&vec![9; 3 * MIB]).await.unwrap();
+    backend.shutdown().await.unwrap();
+    // rustls tells a close_notify (0 bytes) from a bare end (an error).
+    let all = within("all of it, and a close_notify", read_all(&mut device)).await.unwrap();
+    assert_eq!(all, vec![9; 3 * MIB]);
+    device.write_all(b"thanks").await.unwrap();
+    device.shutdown().await.unwrap();
+    assert_eq!(within("the thanks", read_all(&mut backend)).await.unwrap(), b"thanks");
+    proxy.ends_with(Reason::Ok).await;
+}
+
+#[tokio::test]
+async fn what_came_before_a_bare_end_of_tcp_is_delivered_and_counted_as_truncated() {
+    let Line { mut device, mut backend, proxy, .. } = Line::new().await;
+    device.write_all(b"last words").await.unwrap();
+    device.flush().await.unwrap();
+    // TCP ends, TLS does not.
+    device.get_mut().0.shutdown().await.unwrap();
+    assert_eq!(within("the words", read_all(&mut backend)).await.unwrap(), b"last words");
+    backend.write_all(b"farewell").await.unwrap();
+    drop(backend);
+    assert_eq!(within("the answer", read_all(&mut device)).await.unwrap(), b"farewell");
+    proxy.ends_with(Reason::ClientTruncated).await;
+}
+
+#[tokio::test]
+async fn a_reset_by_the_device_reaches_the_backend_as_a_reset() {
+    let Line { device, mut backend, proxy, .. } = Line::new().await;
+    device.get_ref().0.set_zero_linger().unwrap();
+    drop(device);
+    let error = within("the reset", backend.read(&mut [0; 8])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    proxy.ends_with(Reason::ClientReset).await;
+}
+
+#[tokio::test]
+async fn a_reset_by_the_backend_reaches_the_device_as_a_reset() {
+    let Line { mut device, backend, proxy, .. } = Line::new().await;
+    backend.set_zero_linger().unwrap();
+    drop(backend);
+    let error = within("the reset", device.read(&mut [0; 8])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    proxy.ends_with(Reason::BackendReset).await;
+}
+
+#[tokio::test]
+async fn the_answer_of_a_backend_that_refuses_the_rest_reaches_the_device() {
+    let Line { mut device, mut backend, proxy, .. } = Line::new().await;
+    device.write_all(b"a request that will be refused").await.unwrap();
+    device.flush().await.unwrap();
+    let mut first = [0; 9];
+    within("its start", backend.read_exact(&mut first)).await.unwrap();
+    backend.write_all(b"no").await.unwrap();
+    let mut answer = [0; 2];
+    within("the refusal", device.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"no");
+    // Closing with unread bytes makes the kernel send a reset.
+    drop(backend);
+    let error = within("the reset", device.read(&mut [0; 8])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    proxy.ends_with(Reason::BackendReset).await;
+}
+
+#[tokio::test]
+async fn the_report_of_a_device_that_does_not_wait_for_the_answer_is_delivered_whole() {
+    let Line { mut device, mut backend, proxy, .. } = Line::new().await;
+    device.write_all(&[5; 200_000]).await.unwrap();
+    device.shutdown().await.unwrap();
+    drop(device);
+    // The answer to a device that is gone comes back as a reset, before the report has been read.
+    backend.write_all(b"received").await.unwrap();
+    let report = within("the report", read_all(&mut backend)).await.unwrap();
+    assert_eq!(report.len(), 200_000);
+    drop(backend);
+    crate::support::eventually("it ends", || proxy.active() < 0.5).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_of_many_devices_are_never_mixed() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    let device = Device::new(&authority);
+    let streams = (0..32).map(|seed| {
+        let (device, address) = (device.clone(), proxy.address);
+        tokio::spawn(async move {
+            let session = device.connect(address).await.unwrap();
+            let (mut reader, mut writer) = tokio::io::split(session);
+            let sending = async {
+                let sent = bytes::send(&mut writer, seed, MIB, 777).await;
+                writer.shutdown().await.unwrap();
+                sent
+            };
+            let (sent, got) = tokio::join!(sending, bytes::receive(&mut reader));
+            assert_eq!(got, (MIB, sent));
+        })
+    });
+    for stream in streams.collect::<Vec<_>>() {
+        within("a stream", stream).await.unwrap();
+    }
+    proxy.end_with(Reason::Ok, 32.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_many_short_connections_the_books_balance_and_no_descriptor_is_left() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    let device = Device::new(&authority);
+    for _ in 0..300 {
+        let mut session = device.connect(proxy.address).await.unwrap();
+        say_and_hear(&mut session, b"hi").await.unwrap();
+        session.shutdown().await.unwrap();
+        within("the end", read_all(&mut session)).await.unwrap();
+    }
+    proxy.end_with(Reason::Ok, 300.0).await;
+    assert!(proxy.active() < 0.5);
+}
+
+#[tokio::test]
+async fn bytes_that_come_with_the_end_of_the_handshake_are_the_first_to_be_relayed() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    // A socket that holds back what the client says after its ClientHello until it is asked to go:
+    // the Finished and the first data leave in one segment.
+    let tcp = TcpStream::connect(proxy.address).await.unwrap();
+    tcp.set_nodelay(false).unwrap();
+    let mut session = Device::new(&authority).connect_over(tcp).await.unwrap();
+    for _ in 0..20 {
+        say_and_hear(&mut session, b"x").await.unwrap();
+    }
+    session.write_all(b"and the end").await.unwrap();
+    session.shutdown().await.unwrap();
+    let rest = within("the rest", read_all(&mut session)).await.unwrap();
+    assert_eq!(rest, b"and the end");
+    proxy.ends_with(Reason::Ok).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_asks_for_key_updates_is_answered_and_loses_nothing() {
+    let Line { mut device, mut backend, proxy, .. } = Line::new().await;
+    for round in 0..20u8 {
+        device.get_mut().1.refresh_traffic_keys().unwrap();
+        device.write_all(&[round; 1000]).await.unwrap();
+        device.flush().await.unwrap();
+        let mut got = [0; 1000];
+        within("the data", backend.read_exact(&mut got)).await.unwrap();
+        assert_eq!(got, [round; 1000]);
+        backend.write_all(&[round; 1000]).await.unwrap();
+        within("the answer", device.read_exact(&mut got)).await.unwrap();
+        assert_eq!(got, [round; 1000]);
+    }
+    device.shutdown().await.unwrap();
+    drop(backend);
+    proxy.ends_with(Reason::Ok).await;
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_a_backend_like_any_other() {
+    let authority = Authority::new("ca");
+    let path = authority.dir().join("backend.sock");
+    let unix = tokio::net::UnixListener::bind(&path).unwrap();
+    let text = format!("unix:{}", path.display());
+    let backend = tlsidecar::config::BackendAddress::parse(&text).unwrap();
+    let proxy = Proxy::with(listener(backend, &authority.server()));
+    let serving = async {
+        let (mut unix, _) = unix.accept().await.unwrap();
+        let all = read_all(&mut unix).await.unwrap();
+        unix.write_all(&all).await.unwrap();
+    };
+    let asking = async {
+        let mut session = Device::new(&authority).connect(proxy.address).await.unwrap();
+        session.write_all(b"hello unix").await.unwrap();
+        session.shutdown().await.unwrap();
+        within("the answer", read_all(&mut session)).await.unwrap()
+    };
+    let ((), answer) = tokio::join!(serving, asking);
+    assert_eq!(answer, b"hello unix");
+    proxy.ends_with(Reason::Ok).await;
+}
+
+#[tokio::test]
+async fn a_side_that_does_not_read_stops_the_other_instead_of_filling_memory() {
+    let Line { mut device, mut backend, proxy, .. } = Line::new().await;
+    // Each writes as much as is taken, and nobody reads.
+    let flood = vec![1; MIB];
+    let mut up = 0;
+    let mut down = 0;
+    let quiet = Duration::from_millis(500);
+    while let Ok(sent) = tokio::time::timeout(quiet, device.write(&flood)).await {
+        up += sent.unwrap();
+    }
+    while let Ok(sent) = tokio::time::timeout(quiet, backend.write(&flood)).await {
+        down += sent.unwrap();
+    }
+    // What was taken lies in the kernel's socket buffers, some MiB each, and not in the process:
+    // the next test measures that.
+    assert!(up < 64 * MIB, "{up} bytes were taken up");
+    assert!(down < 64 * MIB, "{down} bytes were taken down");
+    drop((device, backend));
+    crate::support::eventually("it ends", || proxy.active() < 0.5).await;
+}

@@ -1,0 +1,89 @@
+//! Stand-ins for legacy servers: plain TCP, each with its own manners.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tlsidecar::config::BackendAddress;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// A plain TCP server. It ends with the test.
+pub struct Backend {
+    pub address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Backend {
+    /// Serves each connection by `serve`.
+    pub async fn serving<F, S>(serve: S) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+        S: Fn(TcpStream) -> F + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(listener, serve)
+    }
+
+    /// The same on a socket that is bound already.
+    pub fn on<F, S>(listener: TcpListener, serve: S) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+        S: Fn(TcpStream) -> F + Send + 'static,
+    {
+        let address = listener.local_addr().unwrap();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&connections);
+        let task = tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(serve(tcp));
+            }
+        });
+        Self { address, connections, task }
+    }
+
+    /// Sends back what it gets, and ends when the other side has.
+    pub async fn echo() -> Self {
+        Self::serving(echo).await
+    }
+
+    /// How many connections it has had.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// Its address, as a configuration has it.
+    pub fn config(&self) -> BackendAddress {
+        BackendAddress::parse(&self.address.to_string()).unwrap()
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// An address where nobody listens.
+pub async fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+/// Sends back what it gets, and ends when the other side has.
+pub async fn echo(mut tcp: TcpStream) {
+    let (mut reader, mut writer) = tcp.split();
+    // A peer that is gone has no use for its echo.
+    let _gone = tokio::io::copy(&mut reader, &mut writer).await;
+    let _gone = writer.shutdown().await;
+}
+
+/// Reads until the end and returns everything.
+pub async fn read_all<R: AsyncReadExt + Unpin>(reader: &mut R) -> std::io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    reader.read_to_end(&mut all).await?;
+    Ok(all)
+}

@@ -1,0 +1,195 @@
+//! Certificates for tests, made when they are needed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, RevokedCertParams, SerialNumber, date_time_ymd,
+};
+use tempfile::TempDir;
+use tlsidecar::config::CertificateFiles;
+use tokio_rustls::rustls::RootCertStore;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// A CA, with a directory for what it issues.
+pub struct Authority {
+    name: String,
+    key: KeyPair,
+    /// Who has issued this one, up to the root's own.
+    parents: Vec<String>,
+    pem: String,
+    dir: Arc<TempDir>,
+}
+
+/// A certificate with its key, in files.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    pub files: CertificateFiles,
+    pub serial: u64,
+}
+
+/// What a certificate is to be like.
+pub struct Wish<'a> {
+    pub names: &'a [&'a str],
+    pub rsa: bool,
+    pub years: (i32, i32),
+    pub purpose: ExtendedKeyUsagePurpose,
+    pub serial: u64,
+}
+
+impl Default for Wish<'_> {
+    fn default() -> Self {
+        Self {
+            names: &["localhost", "127.0.0.1"],
+            rsa: false,
+            years: (2020, 2060),
+            purpose: ExtendedKeyUsagePurpose::ServerAuth,
+            serial: 1,
+        }
+    }
+}
+
+impl Authority {
+    /// A root.
+    pub fn new(name: &str) -> Self {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let pem = ca_params(name).self_signed(&key).unwrap().pem();
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let authority = Self { name: name.to_owned(), key, parents: Vec::new(), pem, dir };
+        fs::write(authority.ca(), &authority.pem).unwrap();
+        authority
+    }
+
+    /// A CA below this one.
+    pub fn intermediate(&self, name: &str) -> Self {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let pem = ca_params(name).signed_by(&key, &self.issuer()).unwrap().pem();
+        // A root is not sent along.
+        let parents = [vec![pem.clone()], self.parents.clone()].concat();
+        Self { name: name.to_owned(), key, parents, pem, dir: Arc::clone(&self.dir) }
+    }
+
+    /// The directory for everything that belongs to this test.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The CA's certificate in PEM.
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// The file of the CA's certificate.
+    pub fn ca(&self) -> PathBuf {
+        self.dir().join(format!("{}.ca.crt", self.name))
+    }
+
+    /// The trust in this CA, for a client.
+    pub fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
+        roots
+    }
+
+    /// A server's certificate for localhost, in the files `server.crt` and `server.key`.
+    pub fn server(&self) -> Pair {
+        self.issue("server", &Wish::default())
+    }
+
+    /// A device's certificate.
+    pub fn device(&self, name: &str, serial: u64) -> Pair {
+        let purpose = ExtendedKeyUsagePurpose::ClientAuth;
+        self.issue(name, &Wish { names: &[name], purpose, serial, ..Wish::default() })
+    }
+
+    /// Issues a certificate into `file.crt` and `file.key`, each replaced whole.
+    pub fn issue(&self, file: &str, wish: &Wish<'_>) -> Pair {
+        let (chain, key) = self.issue_pem(wish);
+        let files = CertificateFiles {
+            cert: self.dir().join(format!("{file}.crt")),
+            key: self.dir().join(format!("{file}.key")),
+        };
+        replace(&files.key, &key);
+        replace(&files.cert, &chain);
+        Pair { files, serial: wish.serial }
+    }
+
+    /// Issues a certificate and returns its chain and its key in PEM.
+    pub fn issue_pem(&self, wish: &Wish<'_>) -> (String, String) {
+        let key = if wish.rsa { rsa_key() } else { KeyPair::generate().unwrap() };
+        let names: Vec<_> = wish.names.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(names.clone()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, &names[0]);
+        params.extended_key_usages = vec![wish.purpose.clone()];
+        params.not_before = date_time_ymd(wish.years.0, 1, 1);
+        params.not_after = date_time_ymd(wish.years.1, 1, 1);
+        params.serial_number = Some(SerialNumber::from(wish.serial));
+        params.use_authority_key_identifier_extension = true;
+        let leaf = params.signed_by(&key, &self.issuer()).unwrap().pem();
+        (leaf + &self.parents.concat(), key.serialize_pem())
+    }
+
+    /// A CRL of this CA, in the file `name`.
+    pub fn crl(&self, name: &str, revoked: &[u64]) -> PathBuf {
+        let revoked = revoked.iter().map(|&serial| RevokedCertParams {
+            serial_number: SerialNumber::from(serial),
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(2060, 1, 1),
+            crl_number: SerialNumber::from(1u64),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let path = self.dir().join(name);
+        replace(&path, &params.signed_by(&self.issuer()).unwrap().pem().unwrap());
+        path
+    }
+
+    fn issuer(&self) -> Issuer<'_, &KeyPair> {
+        Issuer::new(ca_params(&self.name), &self.key)
+    }
+}
+
+impl Pair {
+    /// The chain and the key, for a client that shows them.
+    pub fn load(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let chain = CertificateDer::pem_file_iter(&self.files.cert).unwrap();
+        let key = PrivateKeyDer::from_pem_file(&self.files.key).unwrap();
+        (chain.collect::<Result<_, _>>().unwrap(), key)
+    }
+}
+
+/// Replaces a file as an editor does: whole, by a rename. Keys are for their owner alone.
+pub fn replace(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let temporary = path.with_extension("tmp");
+    fs::write(&temporary, text).unwrap();
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::rename(temporary, path).unwrap();
+}
+
+/// RSA keys take long to make: one serves all.
+fn rsa_key() -> KeyPair {
+    static KEY: OnceLock<String> = OnceLock::new();
+    let pem = KEY.get_or_init(|| KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap().serialize_pem());
+    KeyPair::from_pem(pem).unwrap()
+}
+
+fn ca_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = date_time_ymd(2060, 1, 1);
+    params
+}

@@ -1,0 +1,149 @@
+//! A device: a TLS client over real TCP.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::client::Resumption;
+use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{
+    self, AlertDescription, ClientConfig, RootCertStore, SupportedProtocolVersion,
+};
+
+use super::certs::{Authority, Pair};
+use super::wait::within;
+
+/// How a device connects.
+#[derive(Clone)]
+pub struct Device {
+    config: ClientConfig,
+    name: String,
+}
+
+/// An established session.
+pub type Session = TlsStream<TcpStream>;
+
+impl Device {
+    /// A device that trusts `authority` and asks for localhost. It resumes nothing.
+    pub fn new(authority: &Authority) -> Self {
+        Self::with(authority.roots(), &[&TLS13, &TLS12], aws_lc_rs::default_provider(), None)
+    }
+
+    /// One that speaks just this version.
+    pub fn speaking(authority: &Authority, version: &'static SupportedProtocolVersion) -> Self {
+        Self::with(authority.roots(), &[version], aws_lc_rs::default_provider(), None)
+    }
+
+    /// One that shows a certificate.
+    pub fn showing(authority: &Authority, pair: &Pair) -> Self {
+        let versions = [&TLS13, &TLS12];
+        Self::with(authority.roots(), &versions, aws_lc_rs::default_provider(), Some(pair))
+    }
+
+    /// One with all of that, and its own cryptography.
+    pub fn with(
+        roots: RootCertStore,
+        versions: &[&'static SupportedProtocolVersion],
+        provider: CryptoProvider,
+        pair: Option<&Pair>,
+    ) -> Self {
+        let config = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = match pair.map(Pair::load) {
+            Some((chain, key)) => config.with_client_auth_cert(chain, key).unwrap(),
+            None => config.with_no_client_auth(),
+        };
+        config.resumption = Resumption::disabled();
+        Self { config, name: "localhost".to_owned() }
+    }
+
+    /// Asks for another name; an IP address sends no SNI.
+    pub fn asking_for(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Offers protocols by ALPN.
+    pub fn offering(mut self, protocols: &[&str]) -> Self {
+        self.config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
+        self
+    }
+
+    /// Keeps tickets and sessions, and takes them up again.
+    pub fn resuming(mut self) -> Self {
+        self.config.resumption = Resumption::in_memory_sessions(64);
+        self
+    }
+
+    /// Connects and finishes the handshake, as far as a client can tell.
+    pub async fn connect(&self, address: SocketAddr) -> std::io::Result<Session> {
+        let tcp = TcpStream::connect(address).await?;
+        self.connect_over(tcp).await
+    }
+
+    /// The same over a socket that is connected already.
+    pub async fn connect_over(&self, tcp: TcpStream) -> std::io::Result<Session> {
+        let name = ServerName::try_from(self.name.clone()).unwrap();
+        let connector = TlsConnector::from(Arc::new(self.config.clone()));
+        within("a handshake", connector.connect(name, tcp)).await
+    }
+
+    /// Connects, sends one message, and waits until it has come back from an echo.
+    pub async fn echo(&self, address: SocketAddr) -> std::io::Result<Session> {
+        let mut session = self.connect(address).await?;
+        say_and_hear(&mut session, b"ping").await?;
+        Ok(session)
+    }
+
+    /// Connects and expects to be refused, in the handshake or, in TLS 1.3, right after it; returns
+    /// the alert.
+    pub async fn refused_with(&self, address: SocketAddr) -> AlertDescription {
+        let refused = async {
+            let mut session = self.connect(address).await?;
+            // In TLS 1.3 a client is done before the server has looked at its certificate.
+            match session.read(&mut [0; 1]).await? {
+                0 => Err(std::io::Error::other("closed without an alert")),
+                _ => Err(std::io::Error::other("data instead of an alert")),
+            }
+        };
+        let error: std::io::Error = refused.await.unwrap_err_or_never();
+        match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
+            Some(rustls::Error::AlertReceived(alert)) => *alert,
+            _ => panic!("no alert, but {error}"),
+        }
+    }
+}
+
+/// `Result::unwrap_err` for a result that has no good value.
+trait UnwrapErrOrNever {
+    fn unwrap_err_or_never(self) -> std::io::Error;
+}
+
+impl UnwrapErrOrNever for std::io::Result<std::convert::Infallible> {
+    fn unwrap_err_or_never(self) -> std::io::Error {
+        match self {
+            Err(error) => error,
+            Ok(never) => match never {},
+        }
+    }
+}
+
+/// Sends `message` and waits until the same has come back.
+pub async fn say_and_hear<Io>(io: &mut Io, message: &[u8]) -> std::io::Result<()>
+where
+    Io: AsyncReadExt + AsyncWriteExt + Unpin,
+{
+    io.write_all(message).await?;
+    io.flush().await?;
+    let mut heard = vec![0; message.len()];
+    within("an echo", io.read_exact(&mut heard)).await?;
+    assert_eq!(heard, message);
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! The real binary, as a process.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::wait::PATIENCE;
+
+/// A running tlsidecar. It is killed on drop.
+pub struct Sidecar {
+    child: Child,
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    log: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Sidecar {
+    /// Runs it on a configuration text, which is written to `dir`. Ports are 0.
+    pub fn start(dir: &Path, config: &str) -> Self {
+        let path = dir.join("tlsidecar.toml");
+        std::fs::write(&path, config).unwrap();
+        let mut command = binary();
+        command.arg("--config").arg(&path);
+        Self::run(command)
+    }
+
+    /// Runs a command that starts it, and waits until it accepts.
+    pub fn run(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let stderr = child.stderr.take().unwrap();
+        let lines = Arc::clone(&log);
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines() {
+                let Ok(line) = line else { return };
+                let mut log = lines.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let mut sidecar = Self {
+            child,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
+            log,
+            reader: Some(reader),
+        };
+        sidecar.until("it is up", |log| address(log, "admin port").is_some());
+        sidecar.address = address(&sidecar.log(), "listening").unwrap();
+        sidecar.admin = address(&sidecar.log(), "admin port").unwrap();
+        sidecar
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until its log is as wanted.
+    pub fn until(&mut self, what: &str, wanted: impl Fn(&str) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !wanted(&self.log()) {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "{what}: it ended with {ended:?}:\n{}", self.log());
+            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}\n{}", self.log());
+            pause();
+        }
+    }
+
+    /// Sends it a signal, by name.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("sh")
+            .args(["-c", &format!("kill -{name} {}", self.pid())])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits until it has ended.
+    pub fn ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                if let Some(reader) = self.reader.take() {
+                    reader.join().unwrap();
+                }
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it does not end:\n{}", self.log());
+            pause();
+        }
+    }
+
+    /// Asks its admin port; returns the status and the body.
+    pub fn ask(&self, method: &str, path: &str) -> Option<(u16, String)> {
+        ask(self.admin, method, path, "")
+    }
+
+    /// The value of a metric.
+    pub fn metric(&self, series: &str) -> f64 {
+        let (_, text) = self.ask("GET", "/metrics").unwrap();
+        super::proxy::metric(&text, series).unwrap_or_else(|| panic!("no {series} in\n{text}"))
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        // It fails if the process has ended already.
+        let _ended = self.child.kill();
+        let _ended = self.child.wait();
+    }
+}
+
+/// The binary under test.
+pub fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tlsidecar"));
+    // Nothing of the machine's own configuration.
+    command.env_clear().envs(std::env::vars().filter(|(name, _)| !name.starts_with("TLSIDECAR_")));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).stdout(Stdio::piped());
+    command
+}
+
+/// One HTTP request to an admin port, with more header lines perhaps.
+pub fn ask(admin: SocketAddr, method: &str, path: &str, header: &str) -> Option<(u16, String)> {
+    let mut tcp = TcpStream::connect(admin).ok()?;
+    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nHost: {admin}\r\n{header}Connection: close\r\n\r\n");
+    tcp.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    tcp.read_to_string(&mut answer).ok()?;
+    let status = answer.split(' ').nth(1)?.parse().ok()?;
+    Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
+}
+
+fn address(log: &str, what: &str) -> Option<SocketAddr> {
+    let line = log.lines().find(|line| line.contains(what) && line.contains("address"))?;
+    let at = line.split("address").nth(1)?.trim_start_matches(['=', '"', ':']);
+    at.split(['"', ' ', ',', '}']).next()?.parse().ok()
+}
+
+/// A turn of a loop that has a deadline.
+#[expect(clippy::disallowed_methods, reason = "the waits for a process are not in a runtime")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(10));
+}
