@@ -1,1 +1,147 @@
-//! x
+//! Where do connections go, and what if nobody is there?
+
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+use tlsidecar::config::{BackendAddress, NamePattern, Route, Timeouts};
+use tlsidecar::proxy::reason::Reason;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::backend::{echo, nobody};
+use crate::support::proxy::listener;
+use crate::support::wait::within;
+use crate::support::{Authority, Backend, Device, Proxy};
+
+fn address(text: &str) -> BackendAddress {
+    BackendAddress::parse(text).unwrap()
+}
+
+/// A device behind a backend that is not there sees an end in order, for this reason.
+async fn fails(backend: BackendAddress, reason: Reason) {
+    let authority = Authority::new("ca");
+    let mut listener = listener(backend, &authority.server());
+    listener.timeouts = Timeouts { connect: Duration::from_millis(400), ..Timeouts::default() };
+    let proxy = Proxy::with(listener);
+    let mut session = Device::new(&authority).connect(proxy.address).await.unwrap();
+    assert_eq!(within("the end", session.read(&mut [0; 1])).await.unwrap(), 0);
+    proxy.ends_with(reason).await;
+}
+
+#[tokio::test]
+async fn a_backend_that_refuses_is_counted_as_refused() {
+    fails(address(&nobody().await.to_string()), Reason::BackendRefused).await;
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_is_counted_as_unreachable() {
+    // RFC 6761 section 6.4: this name never exists.
+    fails(address("broker.invalid:1883"), Reason::BackendUnreachable).await;
+}
+
+#[tokio::test]
+async fn a_unix_socket_that_is_not_there_is_counted_as_unreachable() {
+    fails(address("unix:/nonexistent/server.sock"), Reason::BackendUnreachable).await;
+}
+
+#[tokio::test]
+async fn a_backend_that_does_not_answer_is_given_up_after_the_connect_timeout() {
+    // With its backlog full, the kernel drops what would connect.
+    let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    full.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    full.listen(0).unwrap();
+    let silent = full.local_addr().unwrap().as_socket().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(tcp) =
+        tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(silent)).await
+    {
+        waiting.push(tcp.unwrap());
+    }
+    let start = Instant::now();
+    fails(address(&silent.to_string()), Reason::BackendTimeout).await;
+    assert!(start.elapsed() >= Duration::from_millis(400));
+}
+
+#[tokio::test]
+async fn every_address_of_a_name_is_tried() {
+    let addresses: Vec<_> = tokio::net::lookup_host("localhost:1").await.unwrap().collect();
+    if addresses.len() < 2 {
+        eprintln!("SKIPPED: localhost has one address on this machine: {addresses:?}");
+        return;
+    }
+    let authority = Authority::new("ca");
+    // On the last address alone.
+    let last = addresses.last().unwrap().ip();
+    let backend = Backend::on(TcpListener::bind((last, 0)).await.unwrap(), echo);
+    let name = format!("localhost:{}", backend.address.port());
+    let proxy = Proxy::start(address(&name), &authority.server());
+    Device::new(&authority).echo(proxy.address).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_backend_that_comes_back_is_found_by_the_next_connection() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let place = backend.address;
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    let device = Device::new(&authority);
+    device.echo(proxy.address).await.unwrap();
+    drop(backend);
+    proxy.ends_with(Reason::ClientTruncated).await;
+    for gone in 1..4 {
+        let mut session = device.connect(proxy.address).await.unwrap();
+        assert_eq!(within("the end", session.read(&mut [0; 1])).await.unwrap(), 0);
+        let refused = || proxy.closed(Reason::BackendRefused) > f64::from(gone) - 0.5;
+        crate::support::eventually("it is counted", refused).await;
+    }
+    let _back = Backend::on(TcpListener::bind(place).await.unwrap(), echo);
+    device.echo(proxy.address).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_name_and_the_protocol_decide_the_backend() {
+    let authority = Authority::new("ca");
+    let (own, named, spoken) =
+        (Backend::echo().await, Backend::echo().await, Backend::echo().await);
+    let mut listener = listener(own.config(), &authority.server());
+    listener.tls.alpn = vec![b"modbus".to_vec()];
+    listener.routes = vec![
+        Route {
+            sni: vec![NamePattern::parse("*.local.host").unwrap()],
+            alpn: Vec::new(),
+            backend: named.config(),
+        },
+        Route { sni: Vec::new(), alpn: vec![b"modbus".to_vec()], backend: spoken.config() },
+    ];
+    let pair = authority.issue(
+        "server",
+        &crate::support::certs::Wish {
+            names: &["localhost", "a.local.host"],
+            ..Default::default()
+        },
+    );
+    listener.tls.certificates = vec![pair.files];
+    let proxy = Proxy::with(listener);
+    let device = Device::new(&authority);
+    device.clone().asking_for("a.local.host").echo(proxy.address).await.unwrap();
+    device.clone().offering(&["modbus"]).echo(proxy.address).await.unwrap();
+    device.echo(proxy.address).await.unwrap();
+    assert_eq!((own.connections(), named.connections(), spoken.connections()), (1, 1, 1));
+}
+
+#[tokio::test]
+async fn a_device_that_no_route_takes_is_dismissed_in_order() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let mut listener = listener(backend.config(), &authority.server());
+    listener.routes = vec![Route {
+        sni: vec![NamePattern::parse("elsewhere").unwrap()],
+        alpn: Vec::new(),
+        backend: backend.config(),
+    }];
+    listener.backend = None;
+    let proxy = Proxy::with(listener);
+    let mut session = Device::new(&authority).connect(proxy.address).await.unwrap();
+    assert_eq!(within("the end", session.read(&mut [0; 1])).await.unwrap(), 0);
+    proxy.ends_with(Reason::NoRoute).await;
+}

@@ -1,1 +1,186 @@
-//! x
+//! Which client certificates are believed?
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, date_time_ymd};
+use tlsidecar::config::{ClientAuth, ClientTrust, Listener};
+use tlsidecar::proxy::reason::Reason;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{AlertDescription, HandshakeKind};
+
+use crate::support::certs::Wish;
+use crate::support::proxy::listener;
+use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
+
+/// A listener of `servers` that trusts `devices`, with CRLs perhaps.
+fn trusting(backend: &Backend, servers: &Authority, trust: ClientTrust) -> Listener {
+    let mut listener = listener(backend.config(), &servers.server());
+    listener.tls.client_auth = ClientAuth::Required(trust);
+    listener
+}
+
+fn trust(devices: &Authority) -> ClientTrust {
+    ClientTrust { ca: devices.ca(), crls: Vec::new() }
+}
+
+/// A certificate for a device.
+fn wish() -> Wish<'static> {
+    Wish { names: &["device-1"], purpose: ExtendedKeyUsagePurpose::ClientAuth, ..Wish::default() }
+}
+
+/// Each version's device that shows `pair` is refused with these alerts and this reason.
+async fn is_refused(
+    listener: &Listener,
+    servers: &Authority,
+    pair: Option<&Pair>,
+    alerts: [AlertDescription; 2],
+    reason: Reason,
+) {
+    for (version, alert) in [&TLS12, &TLS13].into_iter().zip(alerts) {
+        let proxy = Proxy::with(listener.clone());
+        let provider = aws_lc_rs::default_provider();
+        let device = Device::with(servers.roots(), &[version], provider, pair);
+        assert_eq!(device.refused_with(proxy.address).await, alert, "{version:?}");
+        proxy.ends_with(reason).await;
+    }
+}
+
+#[tokio::test]
+async fn a_device_with_a_good_certificate_is_let_in() {
+    let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
+    let backend = Backend::echo().await;
+    let proxy = Proxy::with(trusting(&backend, &servers, trust(&devices)));
+    let pair = devices.issue("device", &wish());
+    Device::showing(&servers, &pair).echo(proxy.address).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_device_of_an_intermediate_that_it_sends_along_is_let_in() {
+    let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
+    let backend = Backend::echo().await;
+    let proxy = Proxy::with(trusting(&backend, &servers, trust(&devices)));
+    let pair = devices.intermediate("factory").issue("device", &wish());
+    Device::showing(&servers, &pair).echo(proxy.address).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_certificate_a_device_is_refused() {
+    let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
+    let backend = Backend::echo().await;
+    let listener = trusting(&backend, &servers, trust(&devices));
+    // RFC 5246 section 7.4.6 has handshake_failure, RFC 8446 section 4.4.2.4 its own.
+    let alerts = [AlertDescription::HandshakeFailure, AlertDescription::CertificateRequired];
+    is_refused(&listener, &servers, None, alerts, Reason::ClientCertMissing).await;
+    assert_eq!(backend.connections(), 0, "a refused device never reaches the backend");
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_refused_as_expired() {
+    let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
+    let backend = Backend::echo().await;
+    let listener = trusting(&backend, &servers, trust(&devices));
+    let pair = devices.issue("device", &Wish { years: (2020, 2021), ..wish() });
+    let alerts = [AlertDescription::CertificateExpired; 2];
+    is_refused(&listener, &servers, Some(&pair), alerts, Reason::ClientCertExpired).await;
+}
+
+#[tokio::test]
+async fn a_certificate_of_the_future_is_refused_as_not_yet_valid() {
+    let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
+    let backend = Backend::echo().await;
+    let listener = trusting(&backend, &servers, trust(&devices));
+    let pair = devices.issue("device", &Wish { years: (2050, 2051), ..wish() });
+    // RFC 8446 section 6.2: "has expired or is not currently valid".
+    let alerts = [AlertDescription::CertificateExpired; 2];
+    is_refused(&listener, &servers, Some(&pair), alerts, Reason::ClientCertNotYetValid).await;
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_ca_is_refused_as_of_unknown_ca() {
+    let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
+    let backend = Backend::echo().await;
+    let listener = trusting(&backend, &servers, trust(&devices));
+    let strangers = Authority::new("strangers");
+    let pair = strangers.issue("device", &wish());
+    let alerts = [AlertDescription::UnknownCA; 2];
+    is_refused(&listener, &servers, Some(&pair), alerts, Reason::ClientCertUnknownCa).await;
+}
+
+#[tokio::test]
+async fn a_ca_that_was_made_anew_under_the_same_name_is_another_ca() {
+    let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
+    let backend = Backend::echo().await;
+    let listener = trusting(&backend, &servers, trust(&devices));
+    let made_anew = Authority::new("devices");
+    let pair = made_anew.issue("device", &wish());
+    let alerts = [AlertDescription::DecryptError; 2];
+    is_refused(&listener, &servers, Some(&pair), alerts, Reason::ClientCertRejected).await;
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_purpose_is_refused() {
+    let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
+    let backend = Backend::echo().await;
+    let listener = trusting(&backend, &servers, trust(&devices));
+    let purpose = ExtendedKeyUsagePurpose::ServerAuth;
+    let pair = devices.issue("device", &Wish { purpose, ..wish() });
+    let alerts = [AlertDescription::UnsupportedCertificate; 2];
+    is_refused(&listener, &servers, Some(&pair), alerts, Reason::ClientCertRejected).await;
+}
+
+#[tokio::test]
+async fn a_revoked_certificate_is_refused_as_revoked_and_others_are_not() {
+    let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
+    let backend = Backend::echo().await;
+    let crls = vec![devices.crl("devices.crl", &[66])];
+    let listener = trusting(&backend, &servers, ClientTrust { crls, ..trust(&devices) });
+    let good = devices.issue("good", &Wish { serial: 65, ..wish() });
+    let proxy = Proxy::with(listener.clone());
+    Device::showing(&servers, &good).echo(proxy.address).await.unwrap();
+    let revoked = devices.issue("revoked", &Wish { serial: 66, ..wish() });
+    let alerts = [AlertDescription::CertificateRevoked; 2];
+    is_refused(&listener, &servers, Some(&revoked), alerts, Reason::ClientCertRevoked).await;
+}
+
+#[tokio::test]
+async fn where_certificates_are_optional_none_will_do_but_a_bad_one_will_not() {
+    let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
+    let backend = Backend::echo().await;
+    let mut listener = listener(backend.config(), &servers.server());
+    listener.tls.client_auth = ClientAuth::Optional(trust(&devices));
+    let proxy = Proxy::with(listener.clone());
+    Device::new(&servers).echo(proxy.address).await.unwrap();
+    let good = devices.issue("good", &wish());
+    Device::showing(&servers, &good).echo(proxy.address).await.unwrap();
+    let expired = devices.issue("expired", &Wish { years: (2020, 2021), ..wish() });
+    let alerts = [AlertDescription::CertificateExpired; 2];
+    is_refused(&listener, &servers, Some(&expired), alerts, Reason::ClientCertExpired).await;
+}
+
+#[tokio::test]
+async fn a_ticket_does_not_outlive_the_certificate_that_it_was_given_for() {
+    let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
+    let backend = Backend::echo().await;
+    let proxy = Proxy::with(trusting(&backend, &servers, trust(&devices)));
+    let not_after = SystemTime::now() + Duration::from_secs(4);
+    let pair = issue_until(&devices, not_after);
+    let device = Device::showing(&servers, &pair).resuming();
+    device.echo(proxy.address).await.unwrap();
+    let resumed = device.echo(proxy.address).await.unwrap();
+    assert_eq!(resumed.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed));
+    let margin = Duration::from_secs(1);
+    eventually("it expires", || SystemTime::now() > not_after + margin).await;
+    assert!(device.echo(proxy.address).await.is_err());
+    let expired = || proxy.closed(Reason::ClientCertExpired) > 0.5;
+    eventually("it is refused as expired", expired).await;
+}
+
+/// A device's certificate that expires at this second.
+fn issue_until(devices: &Authority, not_after: SystemTime) -> Pair {
+    let since_1970 = not_after.duration_since(UNIX_EPOCH).unwrap();
+    let mut params = CertificateParams::new(vec!["device-1".to_owned()]).unwrap();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(since_1970.as_secs());
+    devices.sign("short", params)
+}

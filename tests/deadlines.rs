@@ -1,1 +1,95 @@
-//! x
+//! Does every wait have an end?
+//!
+//! Idle, half-close and age are tested with paused time, in the relay's own tests; here are those
+//! that need a socket.
+
+use std::time::{Duration, Instant};
+
+use tlsidecar::config::{Listener, Timeouts};
+use tlsidecar::proxy::reason::Reason;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::proxy::listener;
+use crate::support::raw::client_hello;
+use crate::support::wait::within;
+use crate::support::{Authority, Backend, Device, Proxy};
+
+async fn proxy(timeouts: Timeouts) -> (Authority, Backend, Proxy) {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let listener = Listener { timeouts, ..listener(backend.config(), &authority.server()) };
+    let proxy = Proxy::with(listener);
+    (authority, backend, proxy)
+}
+
+/// Waits until the other side has closed, by an end or a reset.
+async fn closed(tcp: &mut TcpStream) {
+    let mut rest = Vec::new();
+    let _reset = within("it is closed", tcp.read_to_end(&mut rest)).await;
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_is_given_up_after_the_handshake_timeout() {
+    let handshake = Duration::from_millis(400);
+    let (_authority, _backend, proxy) = proxy(Timeouts { handshake, ..Timeouts::default() }).await;
+    let start = Instant::now();
+    let mut tcp = TcpStream::connect(proxy.address).await.unwrap();
+    closed(&mut tcp).await;
+    assert!(start.elapsed() >= handshake);
+    proxy.ends_with(Reason::ClientTlsTimeout).await;
+}
+
+#[tokio::test]
+async fn a_client_that_dribbles_its_hello_is_given_up_after_the_hello_timeout() {
+    let hello = Duration::from_millis(400);
+    let (_authority, _backend, proxy) = proxy(Timeouts { hello, ..Timeouts::default() }).await;
+    let mut tcp = TcpStream::connect(proxy.address).await.unwrap();
+    let start = Instant::now();
+    // Slower than one byte a turn of this loop, and yet each byte in time for the one before it.
+    for byte in client_hello() {
+        if tcp.write_all(&[byte]).await.is_err() {
+            break;
+        }
+        let answer = tokio::time::timeout(Duration::from_millis(20), tcp.read(&mut [0; 1])).await;
+        if answer.is_ok() {
+            break;
+        }
+    }
+    assert!(start.elapsed() >= hello && start.elapsed() < Timeouts::default().handshake);
+    proxy.ends_with(Reason::ClientTlsTimeout).await;
+}
+
+#[tokio::test]
+async fn a_client_that_stops_after_its_hello_is_given_up_after_the_handshake_timeout() {
+    let handshake = Duration::from_millis(400);
+    let (_authority, _backend, proxy) = proxy(Timeouts { handshake, ..Timeouts::default() }).await;
+    let mut tcp = TcpStream::connect(proxy.address).await.unwrap();
+    tcp.write_all(&client_hello()).await.unwrap();
+    closed(&mut tcp).await;
+    proxy.ends_with(Reason::ClientTlsTimeout).await;
+}
+
+#[tokio::test]
+async fn an_idle_device_is_told_by_a_close_notify() {
+    let idle = Some(Duration::from_millis(300));
+    let (authority, _backend, proxy) = proxy(Timeouts { idle, ..Timeouts::default() }).await;
+    let mut session = Device::new(&authority).echo(proxy.address).await.unwrap();
+    // rustls tells a close_notify (0 bytes) from a bare end (an error).
+    assert_eq!(within("the end", session.read(&mut [0; 1])).await.unwrap(), 0);
+    proxy.ends_with(Reason::IdleTimeout).await;
+}
+
+#[tokio::test]
+async fn thirty_idle_connections_all_end_at_their_maximum_age() {
+    let max_age = Some(Duration::from_millis(500));
+    let (authority, _backend, proxy) = proxy(Timeouts { max_age, ..Timeouts::default() }).await;
+    let mut sessions = Vec::new();
+    for _ in 0..30 {
+        sessions.push(Device::new(&authority).connect(proxy.address).await.unwrap());
+    }
+    for session in &mut sessions {
+        assert_eq!(within("the end", session.read(&mut [0; 1])).await.unwrap(), 0);
+    }
+    proxy.end_with(Reason::MaxAge, 30.0).await;
+}

@@ -1,1 +1,192 @@
-//! x
+//! How many connections are let in, what happens to the others, and what do they cost?
+
+use std::process::Command;
+use std::time::Duration;
+
+use tlsidecar::proxy::reason::Reason;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::support::client::{Session, say_and_hear};
+use crate::support::file;
+use crate::support::process::binary;
+use crate::support::proxy::listener;
+use crate::support::wait::within;
+use crate::support::{Authority, Backend, Device, Proxy, Sidecar, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn past_the_limit_a_device_waits_and_is_served_when_a_place_is_free() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let mut listener = listener(backend.config(), &authority.server());
+    listener.limits.max_connections = Some(2);
+    let proxy = Proxy::with(listener);
+    let device = Device::new(&authority);
+    let first = device.echo(proxy.address).await.unwrap();
+    let _second = device.echo(proxy.address).await.unwrap();
+    let at_limit = || proxy.metric("tlsidecar_connections_at_limit{listener=\"test\"}") > 0.5;
+    eventually("the limit is reached", at_limit).await;
+    assert!((proxy.metric("tlsidecar_connections_limit{listener=\"test\"}") - 2.0).abs() < 0.1);
+    // Its TCP is open, by the kernel's backlog; nobody answers its TLS.
+    let third = tokio::spawn({
+        let (device, address) = (device.clone(), proxy.address);
+        async move { device.echo(address).await }
+    });
+    let accepted = || proxy.metric("tlsidecar_connections_accepted_total{listener=\"test\"}");
+    assert!(!third.is_finished() && accepted() < 2.5);
+    drop(first);
+    within("the third is served", third).await.unwrap().unwrap();
+    assert!(accepted() > 2.5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_place_is_lost_however_connections_end() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let mut listener = listener(backend.config(), &authority.server());
+    listener.limits.max_connections = Some(2);
+    let proxy = Proxy::with(listener);
+    let device = Device::new(&authority);
+    for round in 0..40 {
+        let mut tcp = TcpStream::connect(proxy.address).await.unwrap();
+        match round % 4 {
+            0 => drop(tcp),
+            1 => tcp.set_zero_linger().unwrap(),
+            2 => tcp.write_all(b"not TLS").await.unwrap(),
+            _ => drop(device.connect_over(tcp).await.unwrap()),
+        }
+    }
+    device.echo(proxy.address).await.unwrap();
+    eventually("everybody has left", || proxy.active() < 0.5).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_listeners_share_what_the_process_carries() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let pair = authority.server();
+    let second = format!(
+        "\n[[listener]]\nname = \"second\"\nlisten = \"127.0.0.1:0\"\nbackend = \"{}\"\n\
+         tls.certificates = [{{ cert = {:?}, key = {:?} }}]\n",
+        backend.address, pair.files.cert, pair.files.key
+    );
+    let text = file::text(backend.address, &pair, &second);
+    let path = file::write(authority.dir(), &text);
+    // 40 descriptors: a quarter is set aside, and each connection takes two.
+    let limited = format!("ulimit -n 40; exec {:?} --config {path:?}", binary().get_program());
+    let mut command = Command::new("sh");
+    command.args(["-c", &limited]);
+    let sidecar = Sidecar::run(command);
+    for name in ["test", "second"] {
+        let limit = format!("tlsidecar_connections_limit{{listener=\"{name}\"}}");
+        assert!((sidecar.metric(&limit) - 15.0).abs() < 0.1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn out_of_file_descriptors_it_waits_and_recovers_by_itself() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let text = file::text(backend.address, &authority.server(), "");
+    let sidecar = Sidecar::start(authority.dir(), &text);
+    let device = Device::new(&authority);
+    let kept = device.echo(sidecar.address).await.unwrap();
+    // Somebody takes the descriptors away that it had counted on.
+    let open = std::fs::read_dir(format!("/proc/{}/fd", sidecar.pid())).unwrap().count();
+    let limit = |n: usize| {
+        let pid = sidecar.pid().to_string();
+        let nofile = format!("--nofile={n}:20000");
+        let status = Command::new("prlimit").args(["--pid", &pid, &nofile]).status().unwrap();
+        assert!(status.success());
+    };
+    let series = "tlsidecar_accept_errors_total{kind=\"fd_limit\",listener=\"test\"}";
+    // Asked over a connection that is open already: a new one would need a descriptor too.
+    let mut admin = crate::support::admin::Client::connect(sidecar.admin).await;
+    limit(open + 2);
+    let mut flood = Vec::new();
+    for _ in 0..20 {
+        flood.push(TcpStream::connect(sidecar.address).await.unwrap());
+    }
+    admin.until(series, |errors| errors > 1.5).await;
+    // It pauses between attempts, instead of turning on the spot.
+    let before = admin.metric(series).await;
+    let _elapsed = tokio::time::timeout(Duration::from_secs(1), std::future::pending::<()>()).await;
+    assert!(admin.metric(series).await - before < 20.0, "it turns on the spot");
+    limit(20_000);
+    let mut again = device.echo(sidecar.address).await.unwrap();
+    say_and_hear(&mut again, b"still here").await.unwrap();
+    drop((flood, kept));
+    assert!(!sidecar.log().contains("ERROR"), "{}", sidecar.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_that_do_not_read_cost_a_bounded_amount_of_memory() {
+    const DEVICES: usize = 60;
+    let authority = Authority::new("ca");
+    // Both sides say more than anybody reads.
+    let backend = Backend::serving(|mut tcp| async move {
+        flood(&mut tcp).await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let text = file::text(backend.address, &authority.server(), "");
+    let sidecar = Sidecar::start(authority.dir(), &text);
+    let device = Device::new(&authority);
+    // The threads' buffers, the allocator's pools and code pages come with the first ones.
+    let warm = stuffed(&device, &sidecar, 4).await;
+    let before = resident(sidecar.pid());
+    let more = stuffed(&device, &sidecar, DEVICES).await;
+    let each = (resident(sidecar.pid()).saturating_sub(before)) / DEVICES;
+    eprintln!("{each} bytes for each pair of peers that do not read");
+    // What a relay may hold (docs/operations.md), and what a session is.
+    assert!(each < (176 + 16) * 1024, "{each} bytes a connection");
+    drop((warm, more));
+}
+
+/// Sends until nobody takes any more.
+async fn flood<W: AsyncWriteExt + Unpin>(to: &mut W) {
+    let flood = vec![7; 1 << 20];
+    let quiet = Duration::from_secs(1);
+    while let Ok(Ok(())) = tokio::time::timeout(quiet, to.write_all(&flood)).await {}
+}
+
+/// So many devices that say all they can and read nothing, once nothing moves any more.
+async fn stuffed(device: &Device, sidecar: &Sidecar, count: usize) -> Vec<Session> {
+    let flooding = (0..count).map(|_| {
+        let (device, address) = (device.clone(), sidecar.address);
+        tokio::spawn(async move {
+            let mut session = device.connect(address).await.unwrap();
+            flood(&mut session).await;
+            session
+        })
+    });
+    let mut sessions = Vec::new();
+    for flooding in flooding.collect::<Vec<_>>() {
+        sessions.push(within("it is stuffed", flooding).await.unwrap());
+    }
+    sessions
+}
+
+/// The resident memory of a process, in bytes.
+fn resident(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+}
+
+#[tokio::test]
+async fn the_default_limit_is_what_the_file_descriptors_carry() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    let hard = Command::new("sh").args(["-c", "ulimit -Hn"]).output().unwrap().stdout;
+    let hard = String::from_utf8(hard).unwrap();
+    // An unlimited one is bounded by what a gauge and a semaphore can count.
+    if let Ok(hard) = hard.trim().parse::<f64>() {
+        let carried = ((hard - 160.0) / 2.0).floor();
+        let limit = || proxy.metric("tlsidecar_connections_limit{listener=\"test\"}");
+        eventually("the limit is told", || (limit() - carried).abs() < 0.1).await;
+    }
+    drop(Device::new(&authority).echo(proxy.address).await.unwrap());
+    proxy.ends_with(Reason::ClientTruncated).await;
+}

@@ -7,6 +7,8 @@ use tlsidecar::proxy::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio_rustls::rustls::SupportedProtocolVersion;
+use tokio_rustls::rustls::version::{TLS12, TLS13};
 
 use crate::support::backend::read_all;
 use crate::support::bytes::{self, Bytes};
@@ -27,6 +29,10 @@ struct Line {
 
 impl Line {
     async fn new() -> Self {
+        Self::speaking(&TLS13).await
+    }
+
+    async fn speaking(version: &'static SupportedProtocolVersion) -> Self {
         let authority = Authority::new("ca");
         let (hand_over, mut handed) = mpsc::unbounded_channel();
         let backends = Backend::serving(move |tcp| {
@@ -35,7 +41,7 @@ impl Line {
         })
         .await;
         let proxy = Proxy::start(backends.config(), &authority.server());
-        let device = Device::new(&authority).connect(proxy.address).await.unwrap();
+        let device = Device::speaking(&authority, version).connect(proxy.address).await.unwrap();
         let backend = within("the backend is dialled", handed.recv()).await.unwrap();
         Self { proxy, device, backend, _backends: backends }
     }
@@ -205,7 +211,9 @@ async fn the_answer_of_a_backend_that_refuses_the_rest_reaches_the_device() {
 
 #[tokio::test]
 async fn the_report_of_a_device_that_does_not_wait_for_the_answer_is_delivered_whole() {
-    let Line { mut device, mut backend, proxy, .. } = Line::new().await;
+    // In TLS 1.3 the device's own kernel would send a reset and drop what it has not sent yet: it
+    // closes with our ticket unread. No server that sends tickets can change that.
+    let Line { mut device, mut backend, proxy, .. } = Line::speaking(&TLS12).await;
     device.write_all(&[5; 200_000]).await.unwrap();
     device.shutdown().await.unwrap();
     drop(device);

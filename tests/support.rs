@@ -1,16 +1,19 @@
 //! The harness: certificates, clients, backends, the proxy in this process or as a process.
 
-pub mod backend;
-pub mod bytes;
-pub mod certs;
-pub mod client;
-pub mod process;
-pub mod proxy;
-pub mod wait;
+pub(crate) mod admin;
+pub(crate) mod backend;
+pub(crate) mod bytes;
+pub(crate) mod certs;
+pub(crate) mod client;
+pub(crate) mod file;
+pub(crate) mod process;
+pub(crate) mod proxy;
+pub(crate) mod raw;
+pub(crate) mod wait;
 
-pub use self::backend::Backend;
-pub use self::certs::{Authority, Pair};
-pub use self::client::Device;
-pub use self::process::Sidecar;
-pub use self::proxy::Proxy;
-pub use self::wait::eventually;
+pub(crate) use self::backend::Backend;
+pub(crate) use self::certs::{Authority, Pair};
+pub(crate) use self::client::Device;
+pub(crate) use self::process::Sidecar;
+pub(crate) use self::proxy::Proxy;
+pub(crate) use self::wait::eventually;

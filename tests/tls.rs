@@ -1,1 +1,183 @@
-//! x
+//! Which certificate, version, suite and protocol does a device get?
+
+use tlsidecar::config::TlsVersion;
+use tlsidecar::proxy::reason::Reason;
+use tokio_rustls::rustls::crypto::CryptoProvider;
+use tokio_rustls::rustls::crypto::aws_lc_rs::{self, cipher_suite};
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{AlertDescription, HandshakeKind, ProtocolVersion};
+
+use crate::support::certs::Wish;
+use crate::support::client::Session;
+use crate::support::proxy::listener;
+use crate::support::{Authority, Backend, Device, Pair, Proxy};
+
+/// Whether the session's certificate is that of `pair`.
+fn shows(session: &Session, pair: &Pair) -> bool {
+    shown(session) == pair.load().0[0]
+}
+
+fn shown(session: &Session) -> CertificateDer<'static> {
+    session.get_ref().1.peer_certificates().unwrap()[0].clone()
+}
+
+fn kind(session: &Session) -> HandshakeKind {
+    session.get_ref().1.handshake_kind().unwrap()
+}
+
+/// Cryptography of a device that can verify RSA alone.
+fn rsa_only() -> CryptoProvider {
+    CryptoProvider {
+        cipher_suites: vec![cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256],
+        ..aws_lc_rs::default_provider()
+    }
+}
+
+#[tokio::test]
+async fn a_device_speaks_tls_1_2_or_1_3() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    for (version, name, cipher) in [
+        (&TLS12, "1.2", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"),
+        (&TLS13, "1.3", "TLS_AES_256_GCM_SHA384"),
+    ] {
+        Device::speaking(&authority, version).echo(proxy.address).await.unwrap();
+        let series = format!(
+            "tlsidecar_handshakes_total{{cipher=\"{cipher}\",kind=\"full\",listener=\"test\",version=\"{name}\"}}"
+        );
+        assert!((proxy.metric(&series) - 1.0).abs() < 0.1, "{series}");
+    }
+}
+
+#[tokio::test]
+async fn a_listener_for_tls_1_3_alone_refuses_1_2_with_protocol_version() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let mut listener = listener(backend.config(), &authority.server());
+    listener.tls.min_version = TlsVersion::Tls13;
+    let proxy = Proxy::with(listener);
+    let alert = Device::speaking(&authority, &TLS12).refused_with(proxy.address).await;
+    assert_eq!(alert, AlertDescription::ProtocolVersion);
+    proxy.ends_with(Reason::ClientTlsIncompatible).await;
+    Device::speaking(&authority, &TLS13).echo(proxy.address).await.unwrap();
+}
+
+#[tokio::test]
+async fn each_device_gets_the_kind_of_key_that_it_can_verify() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let rsa = authority.issue("rsa", &Wish { rsa: true, ..Wish::default() });
+    let ecdsa = authority.issue("ecdsa", &Wish::default());
+    // RSA is the default here, and yet who can take ECDSA gets that: it is cheaper.
+    let mut listener = listener(backend.config(), &rsa);
+    listener.tls.certificates.push(ecdsa.files.clone());
+    let proxy = Proxy::with(listener);
+    let old = Device::with(authority.roots(), &[&TLS12], rsa_only(), None);
+    assert!(shows(&old.echo(proxy.address).await.unwrap(), &rsa));
+    assert!(shows(&Device::new(&authority).echo(proxy.address).await.unwrap(), &ecdsa));
+}
+
+#[tokio::test]
+async fn a_device_that_can_use_no_certificate_is_refused_with_handshake_failure() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    let old = Device::with(authority.roots(), &[&TLS12], rsa_only(), None);
+    assert_eq!(old.refused_with(proxy.address).await, AlertDescription::HandshakeFailure);
+    proxy.ends_with(Reason::ClientTlsIncompatible).await;
+}
+
+#[tokio::test]
+async fn the_name_decides_exactly_then_by_wildcard_then_by_default() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let issue =
+        |file: &str, names: &[&str]| authority.issue(file, &Wish { names, ..Wish::default() });
+    let default = issue("default", &["localhost", "127.0.0.1", "unknown.example"]);
+    let exact = issue("exact", &["a.plant.example"]);
+    let wildcard = issue("wildcard", &["*.plant.example"]);
+    let mut listener = listener(backend.config(), &default);
+    listener.tls.certificates.extend([wildcard.files.clone(), exact.files.clone()]);
+    let proxy = Proxy::with(listener);
+    for (name, expected) in [
+        ("a.plant.example", &exact),
+        ("A.Plant.Example", &exact),
+        ("b.plant.example", &wildcard),
+        ("localhost", &default),
+        ("unknown.example", &default),
+        // An IP address sends no SNI.
+        ("127.0.0.1", &default),
+    ] {
+        let device = Device::new(&authority).asking_for(name);
+        assert!(shows(&device.echo(proxy.address).await.unwrap(), expected), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn intermediates_are_sent_along() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let pair = authority.intermediate("below").issue("server", &Wish::default());
+    let proxy = Proxy::start(backend.config(), &pair);
+    let session = Device::new(&authority).echo(proxy.address).await.unwrap();
+    assert_eq!(session.get_ref().1.peer_certificates().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn alpn_agrees_on_the_listeners_first_and_refuses_strangers() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let mut listener = listener(backend.config(), &authority.server());
+    listener.tls.alpn = vec![b"mqtt".to_vec(), b"modbus".to_vec()];
+    let proxy = Proxy::with(listener);
+    let device = Device::new(&authority);
+    let agreed = |session: &Session| session.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+    let both = device.clone().offering(&["modbus", "mqtt"]).echo(proxy.address).await.unwrap();
+    assert_eq!(agreed(&both).unwrap(), b"mqtt");
+    let none = device.clone().echo(proxy.address).await.unwrap();
+    assert_eq!(agreed(&none), None);
+    drop((both, none));
+    proxy.end_with(Reason::ClientTruncated, 2.0).await;
+    let stranger = device.offering(&["h2"]);
+    let alert = stranger.refused_with(proxy.address).await;
+    assert_eq!(alert, AlertDescription::NoApplicationProtocol);
+    let incompatible = || proxy.closed(Reason::ClientTlsIncompatible) > 0.5;
+    crate::support::eventually("it is counted", incompatible).await;
+}
+
+#[tokio::test]
+async fn a_device_that_comes_back_resumes_in_either_version() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    for (version, protocol) in
+        [(&TLS12, ProtocolVersion::TLSv1_2), (&TLS13, ProtocolVersion::TLSv1_3)]
+    {
+        let device = Device::speaking(&authority, version).resuming();
+        let first = device.echo(proxy.address).await.unwrap();
+        assert_eq!(kind(&first), HandshakeKind::Full);
+        let second = device.echo(proxy.address).await.unwrap();
+        assert_eq!(kind(&second), HandshakeKind::Resumed);
+        assert_eq!(second.get_ref().1.protocol_version(), Some(protocol));
+    }
+    let resumed = "tlsidecar_handshake_duration_seconds_count{kind=\"resumed\",listener=\"test\"}";
+    assert!((proxy.metric(resumed) - 2.0).abs() < 0.1);
+}
+
+#[tokio::test]
+async fn with_tickets_switched_off_nobody_resumes() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let mut listener = listener(backend.config(), &authority.server());
+    listener.tls.tickets = 0;
+    let proxy = Proxy::with(listener);
+    for version in [&TLS12, &TLS13] {
+        let device = Device::speaking(&authority, version).resuming();
+        for _ in 0..2 {
+            let session = device.echo(proxy.address).await.unwrap();
+            assert_eq!(kind(&session), HandshakeKind::Full);
+        }
+    }
+}

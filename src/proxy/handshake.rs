@@ -24,7 +24,7 @@ use super::hello::{self, HelloError};
 use super::reason::Reason;
 use super::record::Negotiated;
 use super::socket;
-use super::tls::{Endless, ReceiveError, Received, Session, TlsStream, plaintext_alert};
+use super::tls::{ReceiveError, Received, Session, TlsStream, plaintext_alert};
 use crate::config::Timeouts;
 use crate::ops::metrics::{Cipher, HandshakeKind};
 use crate::trust::snapshot::Snapshot;
@@ -101,8 +101,6 @@ pub(crate) enum HandshakeError {
     CertificateMissing,
     #[error("the client's certificate is refused: {0}")]
     Certificate(CertificateError),
-    #[error(transparent)]
-    Endless(#[from] Endless),
     #[error("the client's TLS is at fault: {0}")]
     Tls(rustls::Error),
     #[error("TLS failed on our side: {0}")]
@@ -126,9 +124,7 @@ impl HandshakeError {
             Self::Incompatible(_) | Self::NoCommonAlpn => Reason::ClientTlsIncompatible,
             Self::CertificateMissing => Reason::ClientCertMissing,
             Self::Certificate(error) => certificate_reason(error),
-            Self::Hello(HelloError::TooLong) | Self::Endless(_) | Self::Tls(_) => {
-                Reason::ClientTlsError
-            }
+            Self::Hello(HelloError::TooLong) | Self::Tls(_) => Reason::ClientTlsError,
             Self::Internal(_) => Reason::Internal,
         }
     }
@@ -195,6 +191,7 @@ pub(crate) async fn accept<Io: AsyncRead + AsyncWrite + Unpin>(
     let early = match timeout_at(deadline, finish(&mut stream, hello.bytes)).await {
         Ok(Ok(early)) => early,
         Ok(Err(Unfinished::Tls(error))) => {
+            let error = sharpened(error, hello.legacy_version);
             stream.queue_last_words(&error);
             stream.close().await;
             return Err(error.into());
@@ -239,7 +236,6 @@ impl From<ReceiveError> for Unfinished {
         match error {
             ReceiveError::Tls(error) => Self::Tls(error),
             ReceiveError::Io(error) => Self::Other(HandshakeError::Io(error)),
-            ReceiveError::Endless(endless) => Self::Other(endless.into()),
         }
     }
 }
@@ -263,6 +259,16 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
             return Err(Unfinished::Other(HandshakeError::Eof));
         }
     }
+}
+
+/// rustls misses the extension for signature algorithms, which came with TLS 1.2, before it looks at
+/// the version. What is wrong with such a device is its version.
+fn sharpened(error: rustls::Error, legacy_version: Option<[u8; 2]>) -> rustls::Error {
+    let missed = PeerIncompatible::SignatureAlgorithmsExtensionRequired;
+    if error == missed.into() && legacy_version.is_some_and(|version| version < [3, 3]) {
+        return PeerIncompatible::Tls12NotOffered.into();
+    }
+    error
 }
 
 /// Checks the certificate of a resumed client again: rustls takes it from the ticket as it was

@@ -34,6 +34,9 @@ pub(crate) struct Hello {
     /// The name in the SNI extension, a syntactically valid DNS name. An IP address there counts
     /// as none (RFC 6066 section 3 forbids it; small stacks send it).
     pub(crate) server_name: Option<Box<str>>,
+    /// The highest version that a client of before TLS 1.3 speaks: `[3, 3]` is TLS 1.2. RFC 8446
+    /// section 4.1.2.
+    pub(crate) legacy_version: Option<[u8; 2]>,
 }
 
 /// Why there is no first message.
@@ -98,6 +101,8 @@ pub(crate) async fn read<Io: AsyncRead + Unpin>(
             return Err(HelloError::NotTls);
         }
         if look(&mut acceptor, before, &mut hello) {
+            // Behind the headers of the record and of the message.
+            hello.legacy_version = hello.bytes.get(9..11).map(|v| [v[0], v[1]]);
             return Ok(hello);
         }
         if hello.bytes.len() > MAX_HELLO_BYTES {

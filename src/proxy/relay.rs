@@ -25,10 +25,8 @@ use tokio_rustls::rustls;
 use super::reason::Reason;
 use super::record::Traffic;
 use super::socket;
-use super::tls::scratch::{self, INCOMING_BYTES, OUTGOING_BYTES, READ_BYTES, Scratch};
-use super::tls::{
-    Endless, HELD_BYTES_TRAFFIC, ReceiveError, Received, SealError, SendError, TlsStream,
-};
+use super::tls::scratch::{self, OUTGOING_BYTES, READ_BYTES, Scratch};
+use super::tls::{HELD_BYTES_TRAFFIC, ReceiveError, Received, SealError, SendError, TlsStream};
 use super::unsent::Unsent;
 use crate::config::Timeouts;
 use crate::ops::metrics::Direction;
@@ -37,9 +35,10 @@ use crate::ops::shutdown::Force;
 /// Reads in one direction before the thread may do something else: at most 1 MiB.
 const ROUNDS: usize = 16;
 
-/// What a connection may hold at most: what makes no whole record yet, one opened read that the
-/// backend does not take, one sealed read that the client does not take.
-pub(crate) const MAX_HELD_BYTES: usize = HELD_BYTES_TRAFFIC + INCOMING_BYTES + OUTGOING_BYTES;
+/// What a connection may hold at most, 176 KiB: what makes no whole record yet, one opened read that
+/// the backend does not take, one sealed read that the client does not take.
+pub(crate) const MAX_HELD_BYTES: usize =
+    HELD_BYTES_TRAFFIC + (HELD_BYTES_TRAFFIC + READ_BYTES) + OUTGOING_BYTES;
 
 /// Stands for "never" where a timer wants an instant.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -83,8 +82,6 @@ pub(crate) enum RelayError {
     Client(io::Error),
     #[error("the client's TLS is at fault: {0}")]
     Tls(rustls::Error),
-    #[error(transparent)]
-    Endless(Endless),
     #[error("the backend's connection failed: {0}")]
     Backend(io::Error),
     #[error("no byte within {0:?}")]
@@ -107,7 +104,7 @@ impl RelayError {
             Self::Client(error) if socket::is_lost(error) => Reason::ClientLost,
             Self::Client(_) => Reason::ClientReset,
             Self::Tls(rustls::Error::AlertReceived(_)) => Reason::ClientTlsAlert,
-            Self::Tls(_) | Self::Endless(_) => Reason::ClientTlsError,
+            Self::Tls(_) => Reason::ClientTlsError,
             Self::Backend(error) if socket::is_lost(error) => Reason::BackendLost,
             Self::Backend(_) => Reason::BackendReset,
             Self::Idle(_) => Reason::IdleTimeout,
@@ -297,7 +294,6 @@ where
             }
             Err(ReceiveError::Io(error)) => return Err(RelayError::Client(error)),
             Err(ReceiveError::Tls(error)) => return Err(RelayError::Tls(error)),
-            Err(ReceiveError::Endless(endless)) => return Err(RelayError::Endless(endless)),
         }
         Ok(())
     }
@@ -428,7 +424,7 @@ where
     /// One side's stream was cut. The other must not take its part for the whole.
     fn cut(&mut self, error: RelayError) -> Ended {
         let reset = match &error {
-            RelayError::Client(_) | RelayError::Endless(_) => Some(Leg::Backend),
+            RelayError::Client(_) => Some(Leg::Backend),
             RelayError::Tls(error) => {
                 self.client.queue_last_words(error);
                 Some(Leg::Backend)

@@ -21,7 +21,10 @@ use tokio_rustls::rustls::server::{ServerConnectionData, UnbufferedServerConnect
 use tokio_rustls::rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic,
 };
-use tokio_rustls::rustls::{self, AlertDescription, CommonState, ServerConfig};
+use tokio_rustls::rustls::{
+    self, AlertDescription, CommonState, InvalidMessage, PeerIncompatible, ProtocolVersion,
+    ServerConfig,
+};
 
 pub(crate) use self::stream::{ReceiveError, Received, SendError, TlsStream};
 
@@ -40,11 +43,6 @@ pub(crate) struct Session {
     held: Vec<u8>,
     peer_closed: bool,
 }
-
-/// A peer dribbles records or messages that never end.
-#[derive(Debug, thiserror::Error)]
-#[error("an endless TLS message")]
-pub(crate) struct Endless;
 
 /// Why plaintext could not be sealed.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +95,7 @@ impl Session {
         incoming: &mut [u8],
         plain: &mut Vec<u8>,
         reply: &mut Vec<u8>,
-    ) -> Result<Result<(), Endless>, rustls::Error> {
+    ) -> Result<(), rustls::Error> {
         let mut rest = incoming;
         loop {
             let UnbufferedStatus { discard, state, .. } = self.rustls.process_tls_records(rest);
@@ -123,18 +121,19 @@ impl Session {
                 // "Any data received after a closure alert has been received MUST be ignored",
                 // RFC 8446 section 6.1.
                 self.held = if self.peer_closed { Vec::new() } else { rest.to_vec() };
-                return match failed {
-                    Some(error) => Err(error),
-                    None => Ok(self.check_held()),
-                };
+                return failed.map_or_else(|| self.check_held(), Err);
             }
         }
     }
 
-    fn check_held(&self) -> Result<(), Endless> {
+    /// A peer can send a message in as many records as it has bytes: it is not collected for ever.
+    fn check_held(&self) -> Result<(), rustls::Error> {
         let bound =
             if self.rustls.is_handshaking() { HELD_BYTES_HANDSHAKE } else { HELD_BYTES_TRAFFIC };
-        if self.held.len() > bound { Err(Endless) } else { Ok(()) }
+        if self.held.len() <= bound {
+            return Ok(());
+        }
+        Err(InvalidMessage::HandshakePayloadTooLarge.into())
     }
 
     /// Seals `plain` into the front of `out` and returns how much of `out` that took.
@@ -194,27 +193,43 @@ impl Session {
         }
     }
 
-    /// Appends to `reply` what is to be sent before a session that has failed is closed: rustls
-    /// has queued an alert for most errors; for those of the first message that it has not, the
-    /// alert that RFC 8446 section 6.2 names.
+    /// Appends to `reply` what is to be sent before a session that has failed is closed: the alert
+    /// that rustls has queued, or what the RFC has instead.
     pub(crate) fn last_words(&mut self, error: &rustls::Error, reply: &mut Vec<u8>) {
         let before = reply.len();
         while self.rustls.wants_write() {
             let status = self.rustls.process_tls_records(&mut self.held);
-            let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state else {
-                break;
-            };
+            let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state else { break };
             if append(reply, |out| data.encode(out)).is_err() {
                 break;
             }
         }
-        let unencrypted = self.rustls.protocol_version().is_none();
-        if reply.len() == before && unencrypted {
-            let description = match error {
-                rustls::Error::InvalidMessage(_) => AlertDescription::DecodeError,
-                _ => AlertDescription::UnexpectedMessage,
-            };
+        if let Some(description) = self.unqueued_alert(error, reply.len() > before) {
+            reply.truncate(before);
             reply.extend_from_slice(&plaintext_alert(description));
+        }
+    }
+
+    /// The alert for an error that rustls has none for, or not the one that the RFC names; only
+    /// where nothing is encrypted yet, so that it can be sent without a key.
+    fn unqueued_alert(&self, error: &rustls::Error, queued: bool) -> Option<AlertDescription> {
+        use rustls::Error;
+        match (self.rustls.protocol_version(), error) {
+            // RFC 8446 section 5.1.
+            (None, Error::InvalidMessage(InvalidMessage::MessageTooLarge)) => {
+                Some(AlertDescription::RecordOverflow)
+            }
+            // RFC 8446 section 4.2.1, appendix D.3.
+            (None, Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered)) => {
+                Some(AlertDescription::ProtocolVersion)
+            }
+            (None, Error::InvalidMessage(_)) if !queued => Some(AlertDescription::DecodeError),
+            (None, _) if !queued => Some(AlertDescription::UnexpectedMessage),
+            // RFC 5246 section 7.4.6; certificate_required came with TLS 1.3.
+            (Some(ProtocolVersion::TLSv1_2), Error::NoCertificatesPresented) => {
+                Some(AlertDescription::HandshakeFailure)
+            }
+            _ => None,
         }
     }
 }

@@ -48,6 +48,8 @@ impl Resolver {
             .or_else(|| named(wildcard.as_deref()))
             .or_else(|| usable().find(|c| c.names == self.default_names))
             .or_else(|| usable().next())
+            // Of no use, but it makes rustls say so by handshake_failure.
+            .or_else(|| self.certificates.first())
     }
 }
 

@@ -11,15 +11,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 /// A plain TCP server. It ends with the test.
-pub struct Backend {
-    pub address: SocketAddr,
+pub(crate) struct Backend {
+    pub(crate) address: SocketAddr,
     connections: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
 impl Backend {
     /// Serves each connection by `serve`.
-    pub async fn serving<F, S>(serve: S) -> Self
+    pub(crate) async fn serving<F, S>(serve: S) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
         S: Fn(TcpStream) -> F + Send + 'static,
@@ -29,7 +29,7 @@ impl Backend {
     }
 
     /// The same on a socket that is bound already.
-    pub fn on<F, S>(listener: TcpListener, serve: S) -> Self
+    pub(crate) fn on<F, S>(listener: TcpListener, serve: S) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
         S: Fn(TcpStream) -> F + Send + 'static,
@@ -47,17 +47,17 @@ impl Backend {
     }
 
     /// Sends back what it gets, and ends when the other side has.
-    pub async fn echo() -> Self {
+    pub(crate) async fn echo() -> Self {
         Self::serving(echo).await
     }
 
     /// How many connections it has had.
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
     /// Its address, as a configuration has it.
-    pub fn config(&self) -> BackendAddress {
+    pub(crate) fn config(&self) -> BackendAddress {
         BackendAddress::parse(&self.address.to_string()).unwrap()
     }
 }
@@ -69,12 +69,12 @@ impl Drop for Backend {
 }
 
 /// An address where nobody listens.
-pub async fn nobody() -> SocketAddr {
+pub(crate) async fn nobody() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
 /// Sends back what it gets, and ends when the other side has.
-pub async fn echo(mut tcp: TcpStream) {
+pub(crate) async fn echo(mut tcp: TcpStream) {
     let (mut reader, mut writer) = tcp.split();
     // A peer that is gone has no use for its echo.
     let _gone = tokio::io::copy(&mut reader, &mut writer).await;
@@ -82,7 +82,7 @@ pub async fn echo(mut tcp: TcpStream) {
 }
 
 /// Reads until the end and returns everything.
-pub async fn read_all<R: AsyncReadExt + Unpin>(reader: &mut R) -> std::io::Result<Vec<u8>> {
+pub(crate) async fn read_all<R: AsyncReadExt + Unpin>(reader: &mut R) -> std::io::Result<Vec<u8>> {
     let mut all = Vec::new();
     reader.read_to_end(&mut all).await?;
     Ok(all)

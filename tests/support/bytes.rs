@@ -4,20 +4,20 @@ use aws_lc_rs::digest::{Context, SHA256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A stream of bytes that is different for each seed and at each place.
-pub struct Bytes(u64);
+pub(crate) struct Bytes(u64);
 
 impl Bytes {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
     /// A number below `bound`, by the same generator.
-    pub fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound as u64) as usize
     }
 
     /// The next bytes of the stream.
-    pub fn fill(&mut self, buffer: &mut [u8]) {
+    pub(crate) fn fill(&mut self, buffer: &mut [u8]) {
         for chunk in buffer.chunks_mut(8) {
             chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
         }
@@ -33,7 +33,7 @@ impl Bytes {
 }
 
 /// Sends `total` bytes in chunks of `chunk` and returns their SHA-256.
-pub async fn send<W: AsyncWriteExt + Unpin>(
+pub(crate) async fn send<W: AsyncWriteExt + Unpin>(
     to: &mut W,
     seed: u64,
     total: usize,
@@ -55,7 +55,7 @@ pub async fn send<W: AsyncWriteExt + Unpin>(
 }
 
 /// Reads until the end and returns how much that was, and its SHA-256.
-pub async fn receive<R: AsyncReadExt + Unpin>(from: &mut R) -> (usize, Vec<u8>) {
+pub(crate) async fn receive<R: AsyncReadExt + Unpin>(from: &mut R) -> (usize, Vec<u8>) {
     let mut hash = Context::new(&SHA256);
     let mut buffer = vec![0; 64 * 1024];
     let mut total = 0;

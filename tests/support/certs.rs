@@ -16,7 +16,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// A CA, with a directory for what it issues.
-pub struct Authority {
+pub(crate) struct Authority {
     name: String,
     key: KeyPair,
     /// Who has issued this one, up to the root's own.
@@ -27,18 +27,17 @@ pub struct Authority {
 
 /// A certificate with its key, in files.
 #[derive(Clone, Debug)]
-pub struct Pair {
-    pub files: CertificateFiles,
-    pub serial: u64,
+pub(crate) struct Pair {
+    pub(crate) files: CertificateFiles,
 }
 
 /// What a certificate is to be like.
-pub struct Wish<'a> {
-    pub names: &'a [&'a str],
-    pub rsa: bool,
-    pub years: (i32, i32),
-    pub purpose: ExtendedKeyUsagePurpose,
-    pub serial: u64,
+pub(crate) struct Wish<'a> {
+    pub(crate) names: &'a [&'a str],
+    pub(crate) rsa: bool,
+    pub(crate) years: (i32, i32),
+    pub(crate) purpose: ExtendedKeyUsagePurpose,
+    pub(crate) serial: u64,
 }
 
 impl Default for Wish<'_> {
@@ -55,7 +54,7 @@ impl Default for Wish<'_> {
 
 impl Authority {
     /// A root.
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let pem = ca_params(name).self_signed(&key).unwrap().pem();
         let dir = Arc::new(tempfile::tempdir().unwrap());
@@ -65,7 +64,7 @@ impl Authority {
     }
 
     /// A CA below this one.
-    pub fn intermediate(&self, name: &str) -> Self {
+    pub(crate) fn intermediate(&self, name: &str) -> Self {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let pem = ca_params(name).signed_by(&key, &self.issuer()).unwrap().pem();
         // A root is not sent along.
@@ -74,52 +73,57 @@ impl Authority {
     }
 
     /// The directory for everything that belongs to this test.
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
     /// The CA's certificate in PEM.
-    pub fn pem(&self) -> &str {
+    pub(crate) fn pem(&self) -> &str {
         &self.pem
     }
 
     /// The file of the CA's certificate.
-    pub fn ca(&self) -> PathBuf {
+    pub(crate) fn ca(&self) -> PathBuf {
         self.dir().join(format!("{}.ca.crt", self.name))
     }
 
     /// The trust in this CA, for a client.
-    pub fn roots(&self) -> RootCertStore {
+    pub(crate) fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
         roots
     }
 
     /// A server's certificate for localhost, in the files `server.crt` and `server.key`.
-    pub fn server(&self) -> Pair {
+    pub(crate) fn server(&self) -> Pair {
         self.issue("server", &Wish::default())
     }
 
-    /// A device's certificate.
-    pub fn device(&self, name: &str, serial: u64) -> Pair {
-        let purpose = ExtendedKeyUsagePurpose::ClientAuth;
-        self.issue(name, &Wish { names: &[name], purpose, serial, ..Wish::default() })
+    /// Issues a certificate into `file.crt` and `file.key`, each replaced whole.
+    pub(crate) fn issue(&self, file: &str, wish: &Wish<'_>) -> Pair {
+        let (chain, key) = self.issue_pem(wish);
+        self.write(file, &chain, &key)
     }
 
-    /// Issues a certificate into `file.crt` and `file.key`, each replaced whole.
-    pub fn issue(&self, file: &str, wish: &Wish<'_>) -> Pair {
-        let (chain, key) = self.issue_pem(wish);
+    fn write(&self, file: &str, chain: &str, key: &str) -> Pair {
         let files = CertificateFiles {
             cert: self.dir().join(format!("{file}.crt")),
             key: self.dir().join(format!("{file}.key")),
         };
-        replace(&files.key, &key);
-        replace(&files.cert, &chain);
-        Pair { files, serial: wish.serial }
+        replace(&files.key, key);
+        replace(&files.cert, chain);
+        Pair { files }
+    }
+
+    /// Issues a certificate from parameters of its own.
+    pub(crate) fn sign(&self, file: &str, params: CertificateParams) -> Pair {
+        let key = KeyPair::generate().unwrap();
+        let leaf = params.signed_by(&key, &self.issuer()).unwrap().pem();
+        self.write(file, &leaf, &key.serialize_pem())
     }
 
     /// Issues a certificate and returns its chain and its key in PEM.
-    pub fn issue_pem(&self, wish: &Wish<'_>) -> (String, String) {
+    pub(crate) fn issue_pem(&self, wish: &Wish<'_>) -> (String, String) {
         let key = if wish.rsa { rsa_key() } else { KeyPair::generate().unwrap() };
         let names: Vec<_> = wish.names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names.clone()).unwrap();
@@ -134,7 +138,7 @@ impl Authority {
     }
 
     /// A CRL of this CA, in the file `name`.
-    pub fn crl(&self, name: &str, revoked: &[u64]) -> PathBuf {
+    pub(crate) fn crl(&self, name: &str, revoked: &[u64]) -> PathBuf {
         let revoked = revoked.iter().map(|&serial| RevokedCertParams {
             serial_number: SerialNumber::from(serial),
             revocation_time: date_time_ymd(2024, 1, 1),
@@ -161,7 +165,7 @@ impl Authority {
 
 impl Pair {
     /// The chain and the key, for a client that shows them.
-    pub fn load(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    pub(crate) fn load(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let chain = CertificateDer::pem_file_iter(&self.files.cert).unwrap();
         let key = PrivateKeyDer::from_pem_file(&self.files.key).unwrap();
         (chain.collect::<Result<_, _>>().unwrap(), key)
@@ -169,7 +173,7 @@ impl Pair {
 }
 
 /// Replaces a file as an editor does: whole, by a rename. Keys are for their owner alone.
-pub fn replace(path: &Path, text: &str) {
+pub(crate) fn replace(path: &Path, text: &str) {
     use std::os::unix::fs::PermissionsExt;
     let temporary = path.with_extension("tmp");
     fs::write(&temporary, text).unwrap();

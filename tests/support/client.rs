@@ -20,33 +20,36 @@ use super::wait::within;
 
 /// How a device connects.
 #[derive(Clone)]
-pub struct Device {
+pub(crate) struct Device {
     config: ClientConfig,
     name: String,
 }
 
 /// An established session.
-pub type Session = TlsStream<TcpStream>;
+pub(crate) type Session = TlsStream<TcpStream>;
 
 impl Device {
     /// A device that trusts `authority` and asks for localhost. It resumes nothing.
-    pub fn new(authority: &Authority) -> Self {
+    pub(crate) fn new(authority: &Authority) -> Self {
         Self::with(authority.roots(), &[&TLS13, &TLS12], aws_lc_rs::default_provider(), None)
     }
 
     /// One that speaks just this version.
-    pub fn speaking(authority: &Authority, version: &'static SupportedProtocolVersion) -> Self {
+    pub(crate) fn speaking(
+        authority: &Authority,
+        version: &'static SupportedProtocolVersion,
+    ) -> Self {
         Self::with(authority.roots(), &[version], aws_lc_rs::default_provider(), None)
     }
 
     /// One that shows a certificate.
-    pub fn showing(authority: &Authority, pair: &Pair) -> Self {
+    pub(crate) fn showing(authority: &Authority, pair: &Pair) -> Self {
         let versions = [&TLS13, &TLS12];
         Self::with(authority.roots(), &versions, aws_lc_rs::default_provider(), Some(pair))
     }
 
     /// One with all of that, and its own cryptography.
-    pub fn with(
+    pub(crate) fn with(
         roots: RootCertStore,
         versions: &[&'static SupportedProtocolVersion],
         provider: CryptoProvider,
@@ -65,38 +68,38 @@ impl Device {
     }
 
     /// Asks for another name; an IP address sends no SNI.
-    pub fn asking_for(mut self, name: &str) -> Self {
+    pub(crate) fn asking_for(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
         self
     }
 
     /// Offers protocols by ALPN.
-    pub fn offering(mut self, protocols: &[&str]) -> Self {
+    pub(crate) fn offering(mut self, protocols: &[&str]) -> Self {
         self.config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
         self
     }
 
     /// Keeps tickets and sessions, and takes them up again.
-    pub fn resuming(mut self) -> Self {
+    pub(crate) fn resuming(mut self) -> Self {
         self.config.resumption = Resumption::in_memory_sessions(64);
         self
     }
 
     /// Connects and finishes the handshake, as far as a client can tell.
-    pub async fn connect(&self, address: SocketAddr) -> std::io::Result<Session> {
+    pub(crate) async fn connect(&self, address: SocketAddr) -> std::io::Result<Session> {
         let tcp = TcpStream::connect(address).await?;
         self.connect_over(tcp).await
     }
 
     /// The same over a socket that is connected already.
-    pub async fn connect_over(&self, tcp: TcpStream) -> std::io::Result<Session> {
+    pub(crate) async fn connect_over(&self, tcp: TcpStream) -> std::io::Result<Session> {
         let name = ServerName::try_from(self.name.clone()).unwrap();
         let connector = TlsConnector::from(Arc::new(self.config.clone()));
         within("a handshake", connector.connect(name, tcp)).await
     }
 
     /// Connects, sends one message, and waits until it has come back from an echo.
-    pub async fn echo(&self, address: SocketAddr) -> std::io::Result<Session> {
+    pub(crate) async fn echo(&self, address: SocketAddr) -> std::io::Result<Session> {
         let mut session = self.connect(address).await?;
         say_and_hear(&mut session, b"ping").await?;
         Ok(session)
@@ -104,7 +107,7 @@ impl Device {
 
     /// Connects and expects to be refused, in the handshake or, in TLS 1.3, right after it; returns
     /// the alert.
-    pub async fn refused_with(&self, address: SocketAddr) -> AlertDescription {
+    pub(crate) async fn refused_with(&self, address: SocketAddr) -> AlertDescription {
         let refused = async {
             let mut session = self.connect(address).await?;
             // In TLS 1.3 a client is done before the server has looked at its certificate.
@@ -136,7 +139,7 @@ impl UnwrapErrOrNever for std::io::Result<std::convert::Infallible> {
 }
 
 /// Sends `message` and waits until the same has come back.
-pub async fn say_and_hear<Io>(io: &mut Io, message: &[u8]) -> std::io::Result<()>
+pub(crate) async fn say_and_hear<Io>(io: &mut Io, message: &[u8]) -> std::io::Result<()>
 where
     Io: AsyncReadExt + AsyncWriteExt + Unpin,
 {

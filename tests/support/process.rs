@@ -11,26 +11,24 @@ use std::time::{Duration, Instant};
 use super::wait::PATIENCE;
 
 /// A running tlsidecar. It is killed on drop.
-pub struct Sidecar {
+pub(crate) struct Sidecar {
     child: Child,
-    pub address: SocketAddr,
-    pub admin: SocketAddr,
+    pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
     log: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
 }
 
 impl Sidecar {
-    /// Runs it on a configuration text, which is written to `dir`. Ports are 0.
-    pub fn start(dir: &Path, config: &str) -> Self {
-        let path = dir.join("tlsidecar.toml");
-        std::fs::write(&path, config).unwrap();
+    /// Runs it on a configuration text, which is written to `dir`.
+    pub(crate) fn start(dir: &Path, text: &str) -> Self {
         let mut command = binary();
-        command.arg("--config").arg(&path);
+        command.arg("--config").arg(super::file::write(dir, text));
         Self::run(command)
     }
 
     /// Runs a command that starts it, and waits until it accepts.
-    pub fn run(mut command: Command) -> Self {
+    pub(crate) fn run(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = child.stderr.take().unwrap();
@@ -57,17 +55,17 @@ impl Sidecar {
     }
 
     /// Its process.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// What it has logged.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
     /// Waits until its log is as wanted.
-    pub fn until(&mut self, what: &str, wanted: impl Fn(&str) -> bool) {
+    pub(crate) fn until(&mut self, what: &str, wanted: impl Fn(&str) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !wanted(&self.log()) {
             let ended = self.child.try_wait().unwrap();
@@ -78,7 +76,7 @@ impl Sidecar {
     }
 
     /// Sends it a signal, by name.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("sh")
             .args(["-c", &format!("kill -{name} {}", self.pid())])
             .status()
@@ -87,7 +85,7 @@ impl Sidecar {
     }
 
     /// Waits until it has ended.
-    pub fn ended(&mut self) -> ExitStatus {
+    pub(crate) fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -102,12 +100,12 @@ impl Sidecar {
     }
 
     /// Asks its admin port; returns the status and the body.
-    pub fn ask(&self, method: &str, path: &str) -> Option<(u16, String)> {
+    pub(crate) fn ask(&self, method: &str, path: &str) -> Option<(u16, String)> {
         ask(self.admin, method, path, "")
     }
 
     /// The value of a metric.
-    pub fn metric(&self, series: &str) -> f64 {
+    pub(crate) fn metric(&self, series: &str) -> f64 {
         let (_, text) = self.ask("GET", "/metrics").unwrap();
         super::proxy::metric(&text, series).unwrap_or_else(|| panic!("no {series} in\n{text}"))
     }
@@ -122,7 +120,7 @@ impl Drop for Sidecar {
 }
 
 /// The binary under test.
-pub fn binary() -> Command {
+pub(crate) fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tlsidecar"));
     // Nothing of the machine's own configuration.
     command.env_clear().envs(std::env::vars().filter(|(name, _)| !name.starts_with("TLSIDECAR_")));
@@ -131,7 +129,12 @@ pub fn binary() -> Command {
 }
 
 /// One HTTP request to an admin port, with more header lines perhaps.
-pub fn ask(admin: SocketAddr, method: &str, path: &str, header: &str) -> Option<(u16, String)> {
+pub(crate) fn ask(
+    admin: SocketAddr,
+    method: &str,
+    path: &str,
+    header: &str,
+) -> Option<(u16, String)> {
     let mut tcp = TcpStream::connect(admin).ok()?;
     tcp.set_read_timeout(Some(PATIENCE)).unwrap();
     let request =

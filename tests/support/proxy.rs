@@ -4,67 +4,57 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use tlsidecar::app::{self, App};
-use tlsidecar::config::{
-    Admin, BackendAddress, ClientAuth, ClientTrust, Config, Listener, Log, Shutdown,
-};
+use tlsidecar::config::{Admin, BackendAddress, ClientAuth, Config, Listener, Log, Shutdown};
 use tlsidecar::proxy::reason::Reason;
 
-use super::certs::{Authority, Pair};
+use super::certs::Pair;
 use super::eventually;
 
 /// A running proxy with one listener. On drop it is checked that its books balance.
-pub struct Proxy {
-    pub address: SocketAddr,
-    pub app: App,
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
+    pub(crate) app: App,
 }
 
 impl Proxy {
     /// Starts one in front of `backend`.
-    pub fn start(backend: BackendAddress, pair: &Pair) -> Self {
+    pub(crate) fn start(backend: BackendAddress, pair: &Pair) -> Self {
         Self::with(listener(backend, pair))
     }
 
-    /// Starts one that requires client certificates of `authority`.
-    pub fn requiring(backend: BackendAddress, pair: &Pair, authority: &Authority) -> Self {
-        let trust = ClientTrust { ca: authority.ca(), crls: Vec::new() };
-        let mut listener = listener(backend, pair);
-        listener.tls.client_auth = ClientAuth::Required(trust);
-        Self::with(listener)
-    }
-
     /// Starts one with this listener.
-    pub fn with(listener: Listener) -> Self {
+    pub(crate) fn with(listener: Listener) -> Self {
         Self::on(config(listener), None)
     }
 
     /// Starts one on this configuration, from a file perhaps.
-    pub fn on(config: Config, source: Option<PathBuf>) -> Self {
+    pub(crate) fn on(config: Config, source: Option<PathBuf>) -> Self {
         let app = app::start(config, source).unwrap();
         Self { address: app.listeners[0].1, app }
     }
 
     /// The value of a metric whose line starts with `name{labels}`.
-    pub fn metric(&self, series: &str) -> f64 {
+    pub(crate) fn metric(&self, series: &str) -> f64 {
         metric(&self.text(), series).unwrap_or_else(|| panic!("no {series} in\n{}", self.text()))
     }
 
     /// All metrics.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8(self.app.metrics.render().unwrap().0).unwrap()
     }
 
     /// How many connections ended for `reason`.
-    pub fn closed(&self, reason: Reason) -> f64 {
+    pub(crate) fn closed(&self, reason: Reason) -> f64 {
         self.metric(&closed_series(reason))
     }
 
     /// Waits until just one connection has ended, for this reason.
-    pub async fn ends_with(&self, reason: Reason) {
+    pub(crate) async fn ends_with(&self, reason: Reason) {
         self.end_with(reason, 1.0).await;
     }
 
     /// Waits until so many connections have ended, all for this reason.
-    pub async fn end_with(&self, reason: Reason, count: f64) {
+    pub(crate) async fn end_with(&self, reason: Reason, count: f64) {
         let all = || Reason::ALL.iter().map(|&r| self.closed(r)).sum::<f64>();
         eventually(&format!("{count} connections end"), || all() >= count).await;
         let found: Vec<_> = Reason::ALL.iter().filter(|&&r| self.closed(r) > 0.0).collect();
@@ -72,7 +62,7 @@ impl Proxy {
     }
 
     /// How many connections are open.
-    pub fn active(&self) -> f64 {
+    pub(crate) fn active(&self) -> f64 {
         self.metric("tlsidecar_connections_active{listener=\"test\"}")
     }
 }
@@ -99,7 +89,7 @@ impl Drop for Proxy {
 }
 
 /// Whether accepted = active + Σ closed, over all listeners.
-pub fn balances(text: &str) -> bool {
+pub(crate) fn balances(text: &str) -> bool {
     let sum = |name: &str| {
         text.lines()
             .filter(|line| line.starts_with(name))
@@ -115,23 +105,23 @@ pub fn balances(text: &str) -> bool {
 }
 
 /// The value of a metric whose line starts with `name{labels}`.
-pub fn metric(text: &str, series: &str) -> Option<f64> {
+pub(crate) fn metric(text: &str, series: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
 }
 
 /// The series that counts the ends for `reason`.
-pub fn closed_series(reason: Reason) -> String {
+pub(crate) fn closed_series(reason: Reason) -> String {
     format!("tlsidecar_connections_closed_total{{listener=\"test\",reason=\"{reason}\"}}")
 }
 
 /// A listener on a free port.
-pub fn listener(backend: BackendAddress, pair: &Pair) -> Listener {
+pub(crate) fn listener(backend: BackendAddress, pair: &Pair) -> Listener {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     Listener::new("test", listen, backend, pair.files.clone(), ClientAuth::None)
 }
 
 /// A configuration with this listener, everything else on free ports and by default.
-pub fn config(listener: Listener) -> Config {
+pub(crate) fn config(listener: Listener) -> Config {
     Config {
         admin: Admin { listen: SocketAddr::from(([127, 0, 0, 1], 0)) },
         log: Log::default(),

@@ -77,7 +77,7 @@ impl Line {
         let ended = tokio::spawn(async move {
             let timeouts = snapshot.listener.timeouts;
             let mut client = handshake::accept(client, &snapshot, timeouts).await.unwrap();
-            drop(begin.send(()));
+            let _unless_nobody_waits = begin.send(());
             let mut traffic = Traffic::new(Metrics::new().listener("test"));
             let early = client.early;
             let ended =
@@ -89,8 +89,8 @@ impl Line {
         });
         let name = ServerName::try_from("localhost").unwrap();
         let device = connector.connect(name, device_end).await.unwrap();
+        // A ticket fills a small pipe: there the device has to read before the relay begins.
         if capacity > 512 {
-            // Otherwise the ticket fills the pipe, and the device has to read before it begins.
             begun.await.unwrap();
         }
         Self { device, device_broken, backend, backend_broken, shutdown, ended }

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 pub(crate) const READ_BYTES: usize = 64 * 1024;
 
 /// Room for what a session holds already and a whole read behind it.
-pub(crate) const INCOMING_BYTES: usize = READ_BYTES + super::HELD_BYTES_HANDSHAKE;
+const INCOMING_BYTES: usize = READ_BYTES + super::HELD_BYTES_HANDSHAKE;
 
 /// Room for a sealed read, with as many records' overhead as TLS adds (RFC 5246 section 6.2.3: at
 /// most 2 KiB a record, in practice 29 bytes) and what TLS itself may have to say.

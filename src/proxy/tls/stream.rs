@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::rustls;
 
 use super::scratch::{self, READ_BYTES, Scratch};
-use super::{Endless, SealError, Session};
+use super::{SealError, Session};
 use crate::proxy::close;
 use crate::proxy::unsent::Unsent;
 
@@ -43,8 +43,6 @@ pub(crate) enum ReceiveError {
     Io(io::Error),
     #[error(transparent)]
     Tls(rustls::Error),
-    #[error(transparent)]
-    Endless(Endless),
 }
 
 /// Why nothing could be sent.
@@ -75,7 +73,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         mut bytes: Vec<u8>,
         plain: &mut Vec<u8>,
     ) -> Result<(), ReceiveError> {
-        opened(self.session.open(&mut bytes, plain, self.unsent.tail()))
+        self.session.open(&mut bytes, plain, self.unsent.tail()).map_err(ReceiveError::Tls)
     }
 
     /// Reads once and opens what came into `scratch.plain`, which is cleared first.
@@ -97,7 +95,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
             return Poll::Ready(Ok(Received::Truncated));
         }
         let incoming = &mut scratch.incoming[..held + read];
-        opened(self.session.open(incoming, &mut scratch.plain, self.unsent.tail()))?;
+        let opened = self.session.open(incoming, &mut scratch.plain, self.unsent.tail());
+        opened.map_err(ReceiveError::Tls)?;
         let ended = self.session.peer_closed() && scratch.plain.is_empty();
         Poll::Ready(Ok(if ended { Received::Closed } else { Received::Some }))
     }
@@ -165,13 +164,5 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
             })
         })
         .await
-    }
-}
-
-fn opened(result: Result<Result<(), Endless>, rustls::Error>) -> Result<(), ReceiveError> {
-    match result {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(endless)) => Err(ReceiveError::Endless(endless)),
-        Err(error) => Err(ReceiveError::Tls(error)),
     }
 }

@@ -1,0 +1,58 @@
+//! A peer that speaks bytes, not TLS.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+use super::wait::within;
+
+/// Sends bytes and returns all that comes back until the other side closes or resets.
+pub(crate) async fn answer_to(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let mut tcp = TcpStream::connect(address).await.unwrap();
+    // It may be closed before it has taken everything.
+    let _refused = tcp.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let _reset = within("it is closed", tcp.read_to_end(&mut answer)).await;
+    answer
+}
+
+/// A fatal alert as it stands on the wire while nothing is encrypted.
+pub(crate) fn alert(description: u8) -> Vec<u8> {
+    vec![21, 3, 3, 0, 2, 2, description]
+}
+
+/// A ClientHello that asks for localhost, as rustls makes it.
+pub(crate) fn client_hello() -> Vec<u8> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let name = "localhost".try_into().unwrap();
+    let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello).unwrap();
+    hello
+}
+
+/// A ClientHello of this version with these suites and no extensions.
+pub(crate) fn old_hello(version: [u8; 2], suites: &[[u8; 2]]) -> Vec<u8> {
+    let suites = suites.concat();
+    let mut body = version.to_vec();
+    body.extend([7; 32]);
+    body.push(0);
+    body.extend((suites.len() as u16).to_be_bytes());
+    body.extend(suites);
+    body.extend([1, 0]);
+    let mut hello = vec![22, 3, 1];
+    hello.extend((body.len() as u16 + 4).to_be_bytes());
+    hello.extend([1, 0]);
+    hello.extend((body.len() as u16).to_be_bytes());
+    hello.extend(body);
+    hello
+}
