@@ -12,8 +12,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::file::ConfigError;
 use crate::config::{
-    self, Admin, BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Config, Listener, Log,
-    Shutdown,
+    self, Admin, BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Config, Listener,
 };
 use crate::logging::Filter;
 
@@ -102,12 +101,7 @@ impl Run {
     pub fn configuration(&self) -> Result<Config, ConfigError> {
         let mut config = match &self.config {
             Some(path) => config::file::load(path)?,
-            None => Config {
-                admin: Admin::default(),
-                log: Log::default(),
-                shutdown: Shutdown::default(),
-                listeners: self.listener().into_iter().collect(),
-            },
+            None => Config::of(self.listener()),
         };
         if let Some(listen) = self.admin {
             config.admin.listen = listen;
@@ -118,14 +112,20 @@ impl Run {
         Ok(config)
     }
 
-    /// The listener of the flags, which clap has seen to be complete.
-    fn listener(&self) -> Option<Listener> {
+    /// The listener of the flags.
+    fn listener(&self) -> Listener {
         let client_auth = match self.client_ca.clone() {
             Some(ca) => ClientAuth::Required(ClientTrust { ca, crls: Vec::new() }),
             None => ClientAuth::None,
         };
-        let pair = CertificateFiles { cert: self.cert.clone()?, key: self.key.clone()? };
-        Some(Listener::new("default", self.listen?, self.backend.clone()?, pair, client_auth))
+        let complete = "clap requires it without a file";
+        let pair = CertificateFiles {
+            cert: self.cert.clone().expect(complete),
+            key: self.key.clone().expect(complete),
+        };
+        let listen = self.listen.expect(complete);
+        let backend = self.backend.clone().expect(complete);
+        Listener::new("default", listen, backend, pair, client_auth)
     }
 }
 

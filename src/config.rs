@@ -29,6 +29,19 @@ pub struct Config {
     pub listeners: Vec<Listener>,
 }
 
+impl Config {
+    /// A configuration with one listener, and the defaults for everything else.
+    #[must_use]
+    pub fn of(listener: Listener) -> Self {
+        Self {
+            admin: Admin::default(),
+            log: Log::default(),
+            shutdown: Shutdown::default(),
+            listeners: vec![listener],
+        }
+    }
+}
+
 /// The admin port: metrics, probes, reload, drain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {

@@ -26,9 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::app::App;
 use crate::cli;
-use crate::config::{
-    Admin, BackendAddress, CertificateFiles, ClientAuth, Config, Listener, Log, Shutdown,
-};
+use crate::config::{Admin, BackendAddress, CertificateFiles, ClientAuth, Config, Listener};
 
 /// The demo's stand-in for a legacy server, and what it has to say.
 pub struct Demo {
@@ -73,12 +71,8 @@ pub fn prepare(args: &cli::Demo) -> Result<(Config, Demo), DemoError> {
         .map_err(|cause| DemoError::Io { what: "the echo server".to_owned(), cause })?;
     let backend = BackendAddress::Tcp { host: backend.ip().to_string(), port: backend.port() };
     let pair = CertificateFiles { cert: dir.join("server.crt"), key: dir.join("server.key") };
-    let config = Config {
-        admin: Admin { listen: args.admin },
-        log: Log::default(),
-        shutdown: Shutdown::default(),
-        listeners: vec![Listener::new("demo", args.listen, backend, pair, ClientAuth::None)],
-    };
+    let listener = Listener::new("demo", args.listen, backend, pair, ClientAuth::None);
+    let config = Config { admin: Admin { listen: args.admin }, ..Config::of(listener) };
     Ok((config, Demo { echo, dir: dir.clone() }))
 }
 

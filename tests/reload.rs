@@ -1,1 +1,495 @@
-//! x
+//! Is what changes on disk put in force, and nothing else?
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use rcgen::ExtendedKeyUsagePurpose;
+use tlsidecar::config::file;
+use tlsidecar::config::{CertificateFiles, ClientAuth, ClientTrust};
+use tlsidecar::ops::metrics::ReloadOutcome;
+use tlsidecar::proxy::reason::Reason;
+use tokio_rustls::rustls::HandshakeKind;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+
+use crate::support::certs::{Wish, replace};
+use crate::support::client::{Session, say_and_hear};
+use crate::support::proxy::listener;
+use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
+
+/// A proxy whose certificate is about to change, and a device.
+struct Scene {
+    authority: Authority,
+    pair: Pair,
+    _backend: Backend,
+    proxy: Proxy,
+    device: Device,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let authority = Authority::new("ca");
+        let backend = Backend::echo().await;
+        let pair = authority.server();
+        let proxy = Proxy::start(backend.config(), &pair);
+        let device = Device::new(&authority);
+        Self { authority, pair, _backend: backend, proxy, device }
+    }
+
+    fn outcome(&self, outcome: ReloadOutcome) -> f64 {
+        self.proxy.metric(&format!("tlsidecar_reloads_total{{outcome=\"{outcome}\"}}"))
+    }
+
+    fn failing(&self) -> bool {
+        self.proxy.metric("tlsidecar_reload_failing") > 0.5
+    }
+
+    async fn serial(&self) -> u64 {
+        serial(&self.device.echo(self.proxy.address).await.unwrap())
+    }
+
+    /// Waits until devices get the certificate with this serial number.
+    async fn shows(&self, wanted: u64) {
+        for _ in 0..1000 {
+            if self.serial().await == wanted {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("devices still get {}, not {wanted}", self.serial().await);
+    }
+
+    /// A new certificate with this serial number, in PEM: the chain and the key.
+    fn new_pem(&self, serial: u64) -> (String, String) {
+        self.authority.issue_pem(&Wish { serial, ..Wish::default() })
+    }
+}
+
+/// The serial number of the certificate that a device was shown; tests keep it below 128.
+fn serial(session: &Session) -> u64 {
+    let der = session.get_ref().1.peer_certificates().unwrap()[0].as_ref();
+    // TBSCertificate: [0] version, then INTEGER: RFC 5280 section 4.1.
+    let at = der.windows(5).position(|w| w == [0xa0, 3, 2, 1, 2]).unwrap() + 5;
+    assert_eq!(&der[at..at + 2], [2, 1], "a serial number of one byte");
+    u64::from(der[at + 2])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_replaced_by_renames_are_put_in_force() {
+    let scene = Scene::new().await;
+    assert_eq!(scene.serial().await, 1);
+    scene.authority.issue("server", &Wish { serial: 2, ..Wish::default() });
+    scene.shows(2).await;
+    assert!(!scene.failing());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_rewritten_in_place_are_put_in_force() {
+    let scene = Scene::new().await;
+    let (chain, key) = scene.new_pem(2);
+    fs::write(&scene.pair.files.cert, chain).unwrap();
+    fs::write(&scene.pair.files.key, key).unwrap();
+    scene.shows(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_deleted_and_made_anew_are_put_in_force() {
+    let scene = Scene::new().await;
+    let CertificateFiles { cert, key } = &scene.pair.files;
+    fs::remove_file(cert).unwrap();
+    fs::remove_file(key).unwrap();
+    eventually("it is missed", || scene.failing()).await;
+    assert_eq!(scene.serial().await, 1, "the old one stays in force");
+    let (new_chain, new_key) = scene.new_pem(2);
+    fs::write(key, new_key).unwrap();
+    fs::write(cert, new_chain).unwrap();
+    scene.shows(2).await;
+    eventually("it is found", || !scene.failing()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_directory_deleted_and_made_anew_is_put_in_force() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let dir = authority.dir().join("tls");
+    let files = CertificateFiles { cert: dir.join("tls.crt"), key: dir.join("tls.key") };
+    let write = |serial| {
+        fs::create_dir(&dir).unwrap();
+        let (chain, key) = authority.issue_pem(&Wish { serial, ..Wish::default() });
+        fs::write(&files.key, key).unwrap();
+        fs::write(&files.cert, chain).unwrap();
+    };
+    write(1);
+    let proxy = Proxy::start(backend.config(), &Pair { files: files.clone() });
+    let device = Device::new(&authority);
+    fs::remove_dir_all(&dir).unwrap();
+    let failing = || proxy.metric("tlsidecar_reload_failing") > 0.5;
+    eventually("it is missed", failing).await;
+    write(2);
+    eventually("it is found", || !failing()).await;
+    assert_eq!(serial(&device.echo(proxy.address).await.unwrap()), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_is_swapped_is_followed() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    // As certbot lays it: live/cert.pem → ../archive/cert1.pem.
+    let (live, archive) = (authority.dir().join("live"), authority.dir().join("archive"));
+    fs::create_dir(&live).unwrap();
+    fs::create_dir(&archive).unwrap();
+    let renew = |serial: u64| {
+        let (chain, key) = authority.issue_pem(&Wish { serial, ..Wish::default() });
+        for (name, text) in [("key", key), ("crt", chain)] {
+            let file = format!("{name}{serial}.pem");
+            fs::write(archive.join(&file), text).unwrap();
+            let new = live.join("new");
+            symlink(Path::new("../archive").join(&file), &new).unwrap();
+            fs::rename(&new, live.join(name)).unwrap();
+        }
+    };
+    renew(1);
+    let files = CertificateFiles { cert: live.join("crt"), key: live.join("key") };
+    let proxy = Proxy::start(backend.config(), &Pair { files });
+    let device = Device::new(&authority);
+    assert_eq!(serial(&device.echo(proxy.address).await.unwrap()), 1);
+    renew(2);
+    let swapped = || proxy.metric("tlsidecar_reloads_total{outcome=\"swapped\"}") > 0.5;
+    eventually("it is followed", swapped).await;
+    assert_eq!(serial(&device.echo(proxy.address).await.unwrap()), 2);
+}
+
+/// Lays out a Secret as kubelet does and swaps it: `tls.crt` → `..data/tls.crt`, `..data` → `..v1`,
+/// the new `..data` renamed over the old one, the old directory removed.
+fn kubelet_writes(dir: &Path, version: usize, chain: &str, key: &str) {
+    let name = format!("..v{version}");
+    let new = dir.join(&name);
+    fs::create_dir_all(&new).unwrap();
+    fs::write(new.join("tls.crt"), chain).unwrap();
+    fs::write(new.join("tls.key"), key).unwrap();
+    symlink(&name, dir.join("..data_tmp")).unwrap();
+    fs::rename(dir.join("..data_tmp"), dir.join("..data")).unwrap();
+    for file in ["tls.crt", "tls.key"] {
+        // Only the first time.
+        let _exists = symlink(Path::new("..data").join(file), dir.join(file));
+    }
+    if version > 1 {
+        fs::remove_dir_all(dir.join(format!("..v{}", version - 1))).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubernetes_swaps_under_a_load_of_handshakes_cost_none_of_them() {
+    const SWAPS: usize = 8;
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let dir = authority.dir().join("secret");
+    let made: Vec<_> = (1..=SWAPS as u64)
+        .map(|serial| authority.issue_pem(&Wish { serial, ..Wish::default() }))
+        .collect();
+    let leaf = |chain: &str| CertificateDer::from_pem_slice(chain.as_bytes()).unwrap();
+    let leaves: Arc<Vec<_>> = Arc::new(made.iter().map(|(chain, _)| leaf(chain)).collect());
+    kubelet_writes(&dir, 1, &made[0].0, &made[0].1);
+    let files = CertificateFiles { cert: dir.join("tls.crt"), key: dir.join("tls.key") };
+    let proxy = Proxy::start(backend.config(), &Pair { files });
+    let device = Device::new(&authority);
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let handshakes = Arc::new(AtomicUsize::new(0));
+    let load = (0..6).map(|_| {
+        let (device, address) = (device.clone(), proxy.address);
+        let (stop, handshakes, leaves) = (stop.clone(), handshakes.clone(), leaves.clone());
+        tokio::spawn(async move {
+            let mut newest = 0;
+            while !stop.load(Ordering::SeqCst) {
+                let session = device.echo(address).await.expect("no handshake fails");
+                let shown = &session.get_ref().1.peer_certificates().unwrap()[0];
+                let which = leaves.iter().position(|l| l == shown).expect("one of them, whole");
+                assert!(which >= newest, "what was replaced does not come back");
+                newest = which;
+                handshakes.fetch_add(1, Ordering::SeqCst);
+            }
+        })
+    });
+    let load: Vec<_> = load.collect();
+    let swapped = || proxy.metric("tlsidecar_reloads_total{outcome=\"swapped\"}") as usize;
+    for version in 2..=SWAPS {
+        let before = handshakes.load(Ordering::SeqCst);
+        let (chain, key) = &made[version - 1];
+        kubelet_writes(&dir, version, chain, key);
+        eventually("it is swapped", || swapped() == version - 1).await;
+        eventually("the load goes on", || handshakes.load(Ordering::SeqCst) > before + 20).await;
+    }
+    stop.store(true, Ordering::SeqCst);
+    for task in load {
+        task.await.unwrap();
+    }
+    assert!((proxy.metric("tlsidecar_reloads_total{outcome=\"failed\"}")).abs() < 0.5);
+    let last = device.echo(proxy.address).await.unwrap();
+    assert_eq!(last.get_ref().1.peer_certificates().unwrap()[0], leaves[SWAPS - 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_connections_are_not_touched_by_a_new_certificate() {
+    let scene = Scene::new().await;
+    let mut open = scene.device.echo(scene.proxy.address).await.unwrap();
+    for serial in 2..6 {
+        scene.authority.issue("server", &Wish { serial, ..Wish::default() });
+        scene.shows(serial).await;
+        say_and_hear(&mut open, b"still the same session").await.unwrap();
+    }
+}
+
+/// A candidate that cannot be used: devices go on getting the old one, and it is told.
+async fn is_kept(spoil: impl FnOnce(&Scene)) {
+    let scene = Scene::new().await;
+    spoil(&scene);
+    eventually("it fails", || scene.outcome(ReloadOutcome::Failed) > 0.5).await;
+    assert!(scene.failing());
+    assert_eq!(scene.serial().await, 1);
+    // It is the gauge that stays on, not the counter that goes on.
+    let failed = scene.outcome(ReloadOutcome::Failed);
+    scene.authority.issue("server", &Wish { serial: 2, ..Wish::default() });
+    scene.shows(2).await;
+    eventually("it is well again", || !scene.failing()).await;
+    assert!(scene.outcome(ReloadOutcome::Failed) - failed < 1.5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_without_its_key_is_not_put_in_force() {
+    is_kept(|scene| replace(&scene.pair.files.cert, &scene.new_pem(9).0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rubbish_is_not_put_in_force() {
+    is_kept(|scene| replace(&scene.pair.files.cert, "rubbish")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_file_is_not_put_in_force() {
+    is_kept(|scene| {
+        let (chain, _) = scene.new_pem(9);
+        replace(&scene.pair.files.cert, &chain[..chain.len() / 2]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_certificate_is_not_put_in_force() {
+    is_kept(|scene| {
+        let wish = Wish { serial: 9, years: (2020, 2021), ..Wish::default() };
+        scene.authority.issue("server", &wish);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_the_future_is_not_put_in_force() {
+    is_kept(|scene| {
+        let wish = Wish { serial: 9, years: (2050, 2051), ..Wish::default() };
+        scene.authority.issue("server", &wish);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_out_of_order_is_not_put_in_force() {
+    is_kept(|scene| {
+        let below = scene.authority.intermediate("below");
+        let other = scene.authority.intermediate("other");
+        let (chain, key) = below.issue_pem(&Wish { serial: 9, ..Wish::default() });
+        let leaf = &chain[..chain.find("-----END CERTIFICATE-----").unwrap() + 26];
+        replace(&scene.pair.files.key, &key);
+        replace(&scene.pair.files.cert, &format!("{leaf}{}", other.pem()));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_were_only_touched_are_read_and_found_unchanged() {
+    let scene = Scene::new().await;
+    let touched = || {
+        let cert = fs::OpenOptions::new().append(true).open(&scene.pair.files.cert).unwrap();
+        cert.set_modified(std::time::SystemTime::now()).unwrap();
+        scene.outcome(ReloadOutcome::Unchanged) > 0.5
+    };
+    eventually("it is noticed", touched).await;
+    assert!(scene.outcome(ReloadOutcome::Swapped) < 0.5 && !scene.failing());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_on_request_tells_how_it_went() {
+    let scene = Scene::new().await;
+    let reload = || scene.proxy.app.reload.reload();
+    assert_eq!(reload().await.unwrap().outcome, ReloadOutcome::Unchanged);
+    replace(&scene.pair.files.cert, "rubbish");
+    let report = reload().await.unwrap();
+    assert_eq!(report.outcome, ReloadOutcome::Failed);
+    assert_eq!(report.failures.len(), 1);
+    assert!(report.failures[0].contains("server.crt"), "{:?}", report.failures);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_requests_at_once_are_all_answered() {
+    let scene = Scene::new().await;
+    let handle = &scene.proxy.app.reload;
+    let reports = tokio::join!(handle.reload(), handle.reload(), handle.reload());
+    assert_eq!(reports.0, reports.1);
+    assert_eq!(reports.1, reports.2);
+    assert_eq!(reports.0.unwrap().outcome, ReloadOutcome::Unchanged);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_costs_no_device_its_ticket() {
+    let scene = Scene::new().await;
+    let device = scene.device.clone().resuming();
+    device.echo(scene.proxy.address).await.unwrap();
+    scene.authority.issue("server", &Wish { serial: 2, ..Wish::default() });
+    scene.shows(2).await;
+    let resumed = device.echo(scene.proxy.address).await.unwrap();
+    assert_eq!(resumed.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed));
+}
+
+/// A device's certificate.
+fn device_wish(serial: u64) -> Wish<'static> {
+    let purpose = ExtendedKeyUsagePurpose::ClientAuth;
+    Wish { names: &["device"], purpose, serial, ..Wish::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_crl_keeps_the_revoked_device_out_and_its_ticket_does_not_help() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let mut listener = listener(backend.config(), &authority.server());
+    let crls = vec![authority.crl("devices.crl", &[])];
+    let trust = ClientTrust { ca: authority.ca(), crls };
+    listener.tls.client_auth = ClientAuth::Required(trust);
+    let proxy = Proxy::with(listener);
+    let pair = authority.issue("device", &device_wish(66));
+    let device = Device::showing(&authority, &pair).resuming();
+    device.echo(proxy.address).await.unwrap();
+    let resumed = device.echo(proxy.address).await.unwrap();
+    assert_eq!(resumed.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed));
+    authority.crl("devices.crl", &[66]);
+    let swapped = || proxy.metric("tlsidecar_reloads_total{outcome=\"swapped\"}") > 0.5;
+    eventually("the CRL is in force", swapped).await;
+    assert!(device.echo(proxy.address).await.is_err());
+    let revoked = || proxy.closed(Reason::ClientCertRevoked) > 0.5;
+    eventually("it is refused as revoked", revoked).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_is_added_is_believed_without_a_new_certificate() {
+    let authority = Authority::new("ca");
+    let (first, second) = (Authority::new("first"), Authority::new("second"));
+    let backend = Backend::echo().await;
+    let mut listener = listener(backend.config(), &authority.server());
+    let bundle = authority.dir().join("bundle.crt");
+    replace(&bundle, first.pem());
+    let trust = ClientTrust { ca: bundle.clone(), crls: Vec::new() };
+    listener.tls.client_auth = ClientAuth::Required(trust);
+    let proxy = Proxy::with(listener);
+    let pair = second.issue("device", &device_wish(1));
+    let device = Device::showing(&authority, &pair);
+    assert!(device.echo(proxy.address).await.is_err());
+    replace(&bundle, &format!("{}{}", first.pem(), second.pem()));
+    let swapped = || proxy.metric("tlsidecar_reloads_total{outcome=\"swapped\"}") > 0.5;
+    eventually("the bundle is in force", swapped).await;
+    device.echo(proxy.address).await.unwrap();
+}
+
+/// A proxy on a configuration file.
+struct Filed {
+    authority: Authority,
+    backend: Backend,
+    pair: Pair,
+    proxy: Proxy,
+}
+
+impl Filed {
+    async fn new(more: &str) -> Self {
+        let authority = Authority::new("ca");
+        let backend = Backend::echo().await;
+        let pair = authority.server();
+        let text = crate::support::file::text(backend.address, &pair, more);
+        let path = crate::support::file::write(authority.dir(), &text);
+        let proxy = Proxy::on(file::load(&path).unwrap(), Some(path));
+        Self { authority, backend, pair, proxy }
+    }
+
+    fn rewrite(&self, text: &str) {
+        crate::support::file::write(self.authority.dir(), text);
+    }
+
+    fn outcomes(&self, outcome: ReloadOutcome) -> f64 {
+        self.proxy.metric(&format!("tlsidecar_reloads_total{{outcome=\"{outcome}\"}}"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_backend_and_limit_take_effect_without_a_restart() {
+    let filed = Filed::new("").await;
+    let device = Device::new(&filed.authority);
+    let mut open = device.echo(filed.proxy.address).await.unwrap();
+    let other = Backend::echo().await;
+    let more = "limits.max_connections = 17\n";
+    filed.rewrite(&crate::support::file::text(other.address, &filed.pair, more));
+    let limit = || filed.proxy.metric("tlsidecar_connections_limit{listener=\"test\"}");
+    eventually("the limit is in force", || (limit() - 17.0).abs() < 0.1).await;
+    device.echo(filed.proxy.address).await.unwrap();
+    assert_eq!((filed.backend.connections(), other.connections()), (1, 1));
+    say_and_hear(&mut open, b"where it was").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_configuration_is_told_and_keeps_no_certificate_from_being_renewed() {
+    let filed = Filed::new("").await;
+    filed.rewrite("[[listener]]\nname = 5\n");
+    eventually("it is told", || filed.outcomes(ReloadOutcome::Failed) > 0.5).await;
+    filed.authority.issue("server", &Wish { serial: 2, ..Wish::default() });
+    let not_after = filed.outcomes(ReloadOutcome::Failed);
+    let failed_again = || filed.outcomes(ReloadOutcome::Failed) > not_after + 0.5;
+    eventually("it is looked at again", failed_again).await;
+    let session = Device::new(&filed.authority).echo(filed.proxy.address).await.unwrap();
+    assert_eq!(serial(&session), 2);
+    assert!(filed.proxy.metric("tlsidecar_reload_failing") > 0.5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_listeners_bad_certificate_keeps_no_other_from_its_good_one() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let bad = authority.issue("bad", &Wish::default());
+    let good = authority.issue("good", &Wish::default());
+    let mut config = crate::support::proxy::config(listener(backend.config(), &bad));
+    let mut second = listener(backend.config(), &good);
+    "second".clone_into(&mut second.name);
+    config.listeners.push(second);
+    let proxy = Proxy::on(config, None);
+    replace(&bad.files.cert, "rubbish");
+    authority.issue("good", &Wish { serial: 2, ..Wish::default() });
+    let report = proxy.app.reload.reload().await.unwrap();
+    assert_eq!(report.outcome, ReloadOutcome::Failed);
+    let device = Device::new(&authority);
+    let (first, second) = (proxy.app.listeners[0].1, proxy.app.listeners[1].1);
+    assert_eq!(serial(&device.echo(first).await.unwrap()), 1);
+    assert_eq!(serial(&device.echo(second).await.unwrap()), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_expiry_of_what_is_in_force_is_told() {
+    let scene = Scene::new().await;
+    let cert = scene.pair.files.cert.display().to_string();
+    let series = format!(
+        "tlsidecar_certificate_not_after_timestamp_seconds{{cert=\"{cert}\",listener=\"test\"}}"
+    );
+    // 2060-01-01 and 2050-01-01.
+    assert!((scene.proxy.metric(&series) - 2_840_140_800.0).abs() < 0.5);
+    let wish = Wish { serial: 2, years: (2020, 2050), ..Wish::default() };
+    scene.authority.issue("server", &wish);
+    scene.shows(2).await;
+    assert!((scene.proxy.metric(&series) - 2_524_608_000.0).abs() < 0.5);
+}

@@ -105,7 +105,7 @@ pub(crate) fn start(
     metrics.looked_at(ReloadOutcome::Unchanged, SystemTime::now());
     let reloader = Reloader { targets, config, source, metrics, failures: Vec::new() };
     let thread = std::thread::Builder::new().name("reload".to_owned());
-    thread.spawn(move || reloader.run(&events, watcher))?;
+    thread.spawn(move || reloader.run(&events, watcher, POLL_INTERVAL))?;
     Ok(Handle { events: Arc::new(StopOnDrop(sender)) })
 }
 
@@ -120,11 +120,13 @@ struct Reloader {
 }
 
 impl Reloader {
-    fn run(mut self, events: &Receiver<Event>, mut watcher: Option<Watcher>) {
-        let mut next_poll = Instant::now() + POLL_INTERVAL;
+    fn run(mut self, events: &Receiver<Event>, mut watcher: Option<Watcher>, poll: Duration) {
+        let mut next_poll = Instant::now() + poll;
         loop {
-            if let Some(watcher) = &mut watcher {
-                watcher.watch(self.files().iter().map(PathBuf::as_path));
+            // What is newly watched may have changed before it was, so it is looked at once more.
+            if watcher.as_mut().is_some_and(|watcher| watcher.watch(&self.files())) {
+                self.attempt(Trigger::Poll);
+                continue;
             }
             let wait = next_poll.saturating_duration_since(Instant::now());
             match events.recv_timeout(wait) {
@@ -135,7 +137,7 @@ impl Reloader {
                 Ok(Event::Request(waiting)) => self.attempt(Trigger::Request).answer([waiting]),
                 Err(RecvTimeoutError::Timeout) => {
                     self.attempt(Trigger::Poll);
-                    next_poll = Instant::now() + POLL_INTERVAL;
+                    next_poll = Instant::now() + poll;
                 }
                 Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -306,5 +308,57 @@ impl Report {
             // It fails if whoever asked has not waited.
             let _gone = answer.send(self.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::testing::{certificate, listener};
+
+    #[test]
+    fn where_events_do_not_come_the_poll_finds_the_change_and_tells_a_failure_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = listener(dir.path());
+        let Ok(Loaded::New(snapshot, _)) = certs::load(&listener, None, SystemTime::now()) else {
+            panic!("the certificate was just made");
+        };
+        let metrics = Arc::new(Metrics::new());
+        let current = Arc::new(Current::new(*snapshot));
+        let (before, watched) = (current.load().files, Arc::clone(&current));
+        let target = Target { current, metrics: metrics.listener("test") };
+        let (sender, events) = channel();
+        let polling = std::thread::spawn({
+            let metrics = Arc::clone(&metrics);
+            let config = Config::of(listener.clone());
+            let failures = Vec::new();
+            let reloader =
+                Reloader { targets: vec![target], config, source: None, metrics, failures };
+            move || reloader.run(&events, None, Duration::from_millis(20))
+        });
+        let metric = |series: &str| {
+            let text = String::from_utf8(metrics.render().unwrap().0).unwrap();
+            let line = text.lines().find_map(|line| line.strip_prefix(series));
+            line.unwrap().trim().parse::<f64>().unwrap()
+        };
+        let wait_until = |what: &str, condition: &dyn Fn() -> bool| {
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while !condition() {
+                assert!(Instant::now() < deadline, "{what}");
+                std::thread::yield_now();
+            }
+        };
+        std::fs::write(&listener.tls.certificates[0].cert, "rubbish").unwrap();
+        wait_until("it fails", &|| metric("tlsidecar_reload_failing") > 0.5);
+        let looked_at = || metric("tlsidecar_reload_last_success_timestamp_seconds");
+        let good = looked_at();
+        certificate(dir.path());
+        wait_until("it is well again", &|| metric("tlsidecar_reload_failing") < 0.5);
+        wait_until("it is found", &|| watched.load().files != before);
+        wait_until("it is looked at again and again", &|| looked_at() > good + 0.1);
+        let failed = metric("tlsidecar_reloads_total{outcome=\"failed\"}");
+        assert!(failed < 2.5, "the rubbish, and perhaps a new certificate without its key yet");
+        sender.send(Event::Stop).unwrap();
+        polling.join().unwrap();
     }
 }

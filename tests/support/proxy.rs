@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use tlsidecar::app::{self, App};
-use tlsidecar::config::{Admin, BackendAddress, ClientAuth, Config, Listener, Log, Shutdown};
+use tlsidecar::config::{Admin, BackendAddress, ClientAuth, Config, Listener};
 use tlsidecar::proxy::reason::Reason;
 
 use super::certs::Pair;
@@ -122,10 +122,6 @@ pub(crate) fn listener(backend: BackendAddress, pair: &Pair) -> Listener {
 
 /// A configuration with this listener, everything else on free ports and by default.
 pub(crate) fn config(listener: Listener) -> Config {
-    Config {
-        admin: Admin { listen: SocketAddr::from(([127, 0, 0, 1], 0)) },
-        log: Log::default(),
-        shutdown: Shutdown::default(),
-        listeners: vec![listener],
-    }
+    let admin = Admin { listen: SocketAddr::from(([127, 0, 0, 1], 0)) };
+    Config { admin, ..Config::of(listener) }
 }

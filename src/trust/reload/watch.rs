@@ -52,8 +52,9 @@ impl Watcher {
         Ok(Self { notify, directories: BTreeSet::new(), points })
     }
 
-    /// Watches just these files, by the way on which they are reached now.
-    pub(super) fn watch<'a>(&mut self, files: impl Iterator<Item = &'a Path>) {
+    /// Watches just these files, by the way on which they are reached now. Whether that is another
+    /// than before.
+    pub(super) fn watch(&mut self, files: &[PathBuf]) -> bool {
         use notify::Watcher as _;
         let mut points = BTreeSet::new();
         for file in files {
@@ -73,7 +74,10 @@ impl Watcher {
             }
         }
         self.directories = directories;
-        *self.points.lock().unwrap_or_else(PoisonError::into_inner) = points;
+        let mut watched = self.points.lock().unwrap_or_else(PoisonError::into_inner);
+        let moved = *watched != points;
+        *watched = points;
+        moved
     }
 }
 
