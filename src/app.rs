@@ -13,12 +13,11 @@ use std::time::SystemTime;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 
 use crate::config::{self, Config, Tcp};
 use crate::ops::admin::{self, Admin};
 use crate::ops::metrics::Metrics;
-use crate::ops::shutdown::{Drained, Shutdown};
+use crate::ops::shutdown::Shutdown;
 use crate::proxy::admission::{Admission, Places};
 use crate::proxy::listener::Listener;
 use crate::proxy::socket;
@@ -45,7 +44,6 @@ pub struct App {
     pub reload: reload::Handle,
     /// What it counts.
     pub metrics: Arc<Metrics>,
-    drain: JoinHandle<Drained>,
 }
 
 /// Why a proxy cannot start.
@@ -137,20 +135,12 @@ pub fn start(config: Config, source: Option<PathBuf>) -> Result<App, StartError>
         Admin { metrics: Arc::clone(&metrics), shutdown: shutdown.clone(), reload: reload.clone() };
     tokio::spawn(admin::serve(admin_socket, Arc::new(page)));
     tracing::info!(address = %admin, "admin port");
-    let drain = tokio::spawn({
+    tokio::spawn({
         let shutdown = shutdown.clone();
         async move { shutdown.run(times).await }
     });
     shutdown.running();
-    Ok(App { listeners, admin, shutdown, reload, metrics, drain })
-}
-
-impl App {
-    /// Completes when a drain, asked for by whomever, is over.
-    pub async fn drained(self) -> Drained {
-        // The task neither panics nor is it aborted; if it were, connections would be lost.
-        self.drain.await.unwrap_or(Drained::Forced(0))
-    }
+    Ok(App { listeners, admin, shutdown, reload, metrics })
 }
 
 type LoadedListener = (Box<Snapshot>, Vec<Warning>);

@@ -140,8 +140,8 @@ enum Told {
 /// asked for by `POST /drain` leaves the process running: in Kubernetes a sidecar that ends before
 /// its Pod is started again.
 async fn until_stopped(app: App, mut signals: Signals) -> ExitCode {
-    let (shutdown, reload) = (app.shutdown.clone(), app.reload.clone());
-    let mut drained = std::pin::pin!(app.drained());
+    let App { shutdown, reload, .. } = app;
+    let mut drained = std::pin::pin!(shutdown.drained());
     let mut outcome = None;
     let mut told_to_end = false;
     loop {

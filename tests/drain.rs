@@ -1,1 +1,127 @@
-//! x
+//! Does it stop as it promises?
+
+use std::time::Duration;
+
+use tlsidecar::config::{Config, Shutdown};
+use tlsidecar::ops::shutdown::{Drained, Phase};
+use tlsidecar::proxy::reason::Reason;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::bytes;
+use crate::support::client::say_and_hear;
+use crate::support::process::ask;
+use crate::support::proxy::{config, listener};
+use crate::support::wait::within;
+use crate::support::{Authority, Backend, Device, Proxy, eventually};
+
+const LONG: Duration = Duration::from_secs(600);
+
+/// A proxy that drains at this pace, and a device.
+async fn draining(delay: Duration, drain_timeout: Duration) -> (Device, Backend, Proxy) {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let config = Config {
+        shutdown: Shutdown { delay, drain_timeout },
+        ..config(listener(backend.config(), &authority.server()))
+    };
+    (Device::new(&authority), backend, Proxy::on(config, None))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_proxy_is_drained_at_once() {
+    let (_device, _backend, proxy) = draining(Duration::ZERO, LONG).await;
+    proxy.app.shutdown.drain();
+    let drained = within("the drain", proxy.app.shutdown.drained()).await;
+    assert_eq!(drained, Drained::Clean);
+    assert!(TcpStream::connect(proxy.address).await.is_err(), "the listener is closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn during_the_delay_it_is_not_ready_and_still_accepts() {
+    let (device, _backend, proxy) = draining(LONG, LONG).await;
+    assert_eq!(ask(proxy.app.admin, "GET", "/readyz", "").unwrap().0, 200);
+    proxy.app.shutdown.drain();
+    eventually("it is not ready", || proxy.app.shutdown.phase() == Phase::Draining).await;
+    assert_eq!(ask(proxy.app.admin, "GET", "/readyz", "").unwrap().0, 503);
+    assert_eq!(ask(proxy.app.admin, "GET", "/livez", "").unwrap().0, 200);
+    drop(device.echo(proxy.address).await.unwrap());
+    proxy.ends_with(Reason::ClientTruncated).await;
+    proxy.app.shutdown.force();
+    within("the drain", proxy.app.shutdown.drained()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_connections_may_end_by_themselves_and_new_ones_are_refused() {
+    let (device, _backend, proxy) = draining(Duration::ZERO, LONG).await;
+    let mut open = device.echo(proxy.address).await.unwrap();
+    proxy.app.shutdown.drain();
+    eventually("the listener is closed", || proxy.app.shutdown.phase() == Phase::Closing).await;
+    eventually("new ones are refused", || std::net::TcpStream::connect(proxy.address).is_err())
+        .await;
+    say_and_hear(&mut open, b"not yet done").await.unwrap();
+    open.shutdown().await.unwrap();
+    assert_eq!(within("the end", open.read(&mut [0; 1])).await.unwrap(), 0);
+    drop(open);
+    assert_eq!(within("the drain", proxy.app.shutdown.drained()).await, Drained::Clean);
+    proxy.ends_with(Reason::Ok).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_the_deadline_the_rest_is_forced_with_a_close_notify() {
+    let (device, _backend, proxy) = draining(Duration::ZERO, Duration::from_millis(300)).await;
+    let mut open =
+        [device.echo(proxy.address).await.unwrap(), device.echo(proxy.address).await.unwrap()];
+    let silent = TcpStream::connect(proxy.address).await.unwrap();
+    eventually("all are accepted", || proxy.active() > 2.5).await;
+    proxy.app.shutdown.drain();
+    for session in &mut open {
+        // rustls tells a close_notify (0 bytes) from a bare end (an error).
+        assert_eq!(within("the end", session.read(&mut [0; 1])).await.unwrap(), 0);
+    }
+    let drained = within("the drain", proxy.app.shutdown.drained()).await;
+    assert_eq!(drained, Drained::Forced(3));
+    proxy.end_with(Reason::DrainDeadline, 3.0).await;
+    drop((open, silent));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transfers_in_flight_are_finished() {
+    const TOTAL: usize = 8 << 20;
+    let (device, _backend, proxy) = draining(Duration::ZERO, LONG).await;
+    let transfers = (0..5).map(|seed| {
+        let (device, address) = (device.clone(), proxy.address);
+        tokio::spawn(async move {
+            let session = device.echo(address).await.unwrap();
+            let (mut reader, mut writer) = tokio::io::split(session);
+            let sending = async {
+                let sent = bytes::send(&mut writer, seed, TOTAL, 50_000).await;
+                writer.shutdown().await.unwrap();
+                sent
+            };
+            let (sent, got) = tokio::join!(sending, bytes::receive(&mut reader));
+            assert_eq!(got, (TOTAL, sent));
+        })
+    });
+    let transfers: Vec<_> = transfers.collect();
+    eventually("all have begun", || proxy.active() > 4.5).await;
+    proxy.app.shutdown.drain();
+    for transfer in transfers {
+        within("a transfer", transfer).await.unwrap();
+    }
+    assert_eq!(within("the drain", proxy.app.shutdown.drained()).await, Drained::Clean);
+    proxy.end_with(Reason::Ok, 5.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_by_request_leaves_the_admin_port_answering() {
+    let (_device, _backend, proxy) = draining(Duration::ZERO, LONG).await;
+    assert_eq!(ask(proxy.app.admin, "POST", "/drain", "").unwrap().0, 202);
+    within("the drain", proxy.app.shutdown.drained()).await;
+    let (status, metrics) = ask(proxy.app.admin, "GET", "/metrics", "").unwrap();
+    assert_eq!(status, 200);
+    assert!(metrics.contains("tlsidecar_build_info"));
+    assert_eq!(ask(proxy.app.admin, "GET", "/readyz", "").unwrap(), (503, "drained\n".to_owned()));
+    // Again is as good as once.
+    assert_eq!(ask(proxy.app.admin, "POST", "/drain", "").unwrap().0, 202);
+}

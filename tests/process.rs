@@ -1,1 +1,337 @@
-//! x
+//! What does the binary do with flags, signals and exit codes?
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use tokio::io::AsyncReadExt;
+
+use crate::support::certs::{Wish, replace};
+use crate::support::client::say_and_hear;
+use crate::support::file;
+use crate::support::process::binary;
+use crate::support::wait::within;
+use crate::support::{Authority, Backend, Device, Sidecar, eventually};
+
+/// What is needed to run one.
+struct Scene {
+    authority: Authority,
+    backend: Backend,
+    text: String,
+}
+
+impl Scene {
+    async fn new(more: &str) -> Self {
+        let authority = Authority::new("ca");
+        let backend = Backend::echo().await;
+        let text = file::text(backend.address, &authority.server(), more);
+        Self { authority, backend, text }
+    }
+
+    fn start(&self) -> Sidecar {
+        Sidecar::start(self.authority.dir(), &self.text)
+    }
+
+    fn path(&self) -> PathBuf {
+        file::write(self.authority.dir(), &self.text)
+    }
+
+    fn device(&self) -> Device {
+        Device::new(&self.authority)
+    }
+}
+
+/// Runs the binary to its end; returns its code, and what it wrote to both.
+fn output(command: &mut Command) -> (i32, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
+    (status.code().unwrap(), text)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_an_idle_one_with_0() {
+    let scene = Scene::new("").await;
+    let mut sidecar = scene.start();
+    drop(scene.device().echo(sidecar.address).await.unwrap());
+    sidecar.signal("TERM");
+    assert_eq!(sidecar.ended().code(), Some(0));
+    assert!(sidecar.log().contains("stopped"), "{}", sidecar.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigint_is_as_good_as_sigterm() {
+    let mut sidecar = Scene::new("").await.start();
+    sidecar.signal("INT");
+    assert_eq!(sidecar.ended().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_that_had_to_force_ends_with_1_and_says_close_notify() {
+    let scene = Scene::new("[shutdown]\ndrain_timeout = \"300ms\"\n").await;
+    let mut sidecar = scene.start();
+    let mut open = scene.device().echo(sidecar.address).await.unwrap();
+    sidecar.signal("TERM");
+    assert_eq!(within("the end", open.read(&mut [0; 1])).await.unwrap(), 0);
+    drop(open);
+    assert_eq!(sidecar.ended().code(), Some(1));
+    assert!(sidecar.log().contains("drain_deadline"), "{}", sidecar.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_answer_while_it_drains() {
+    let scene = Scene::new("[shutdown]\ndrain_timeout = \"1h\"\n").await;
+    let mut sidecar = scene.start();
+    let open = scene.device().echo(sidecar.address).await.unwrap();
+    sidecar.signal("TERM");
+    eventually("it closes", || {
+        sidecar.ask("GET", "/readyz") == Some((503, "closing\n".to_owned()))
+    })
+    .await;
+    assert!(sidecar.metric("tlsidecar_connections_active{listener=\"test\"}") > 0.5);
+    drop(open);
+    assert_eq!(sidecar.ended().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_forces_at_once() {
+    let scene = Scene::new("[shutdown]\ndrain_timeout = \"1h\"\n").await;
+    let mut sidecar = scene.start();
+    let open = scene.device().echo(sidecar.address).await.unwrap();
+    sidecar.signal("TERM");
+    sidecar.until("it drains", |log| log.contains("draining"));
+    sidecar.signal("TERM");
+    assert_eq!(sidecar.ended().code(), Some(1));
+    drop(open);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_drain_by_request_it_stays_and_sigterm_ends_it_at_once() {
+    let scene = Scene::new("[shutdown]\ndelay = \"100ms\"\n").await;
+    let mut sidecar = scene.start();
+    // Twice, as a nervous operator does.
+    for _ in 0..2 {
+        let admin = sidecar.admin.to_string();
+        let (code, text) = output(binary().args(["drain", "--admin", &admin]));
+        assert_eq!((code, text.as_str()), (0, ""));
+    }
+    eventually("it is drained", || {
+        sidecar.ask("GET", "/readyz") == Some((503, "drained\n".to_owned()))
+    })
+    .await;
+    assert_eq!(sidecar.ask("GET", "/livez").unwrap().0, 200);
+    sidecar.signal("TERM");
+    assert_eq!(sidecar.ended().code(), Some(0));
+}
+
+#[test]
+fn a_drain_of_nobody_fails_with_1_and_names_the_address() {
+    let (code, text) = output(binary().args(["drain", "--admin", "127.0.0.1:1"]));
+    assert_eq!(code, 1);
+    assert!(text.contains("127.0.0.1:1"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_reloads_and_two_in_a_row_do_no_harm() {
+    let scene = Scene::new("").await;
+    let sidecar = scene.start();
+    let mut open = scene.device().echo(sidecar.address).await.unwrap();
+    sidecar.signal("HUP");
+    sidecar.signal("HUP");
+    let unchanged = || sidecar.metric("tlsidecar_reloads_total{outcome=\"unchanged\"}") > 0.5;
+    eventually("it has reloaded", unchanged).await;
+    say_and_hear(&mut open, b"still here").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_during_a_drain_does_not_end_it() {
+    let scene = Scene::new("[shutdown]\ndrain_timeout = \"1h\"\n").await;
+    let mut sidecar = scene.start();
+    let mut open = scene.device().echo(sidecar.address).await.unwrap();
+    sidecar.signal("TERM");
+    sidecar.until("it drains", |log| log.contains("draining"));
+    sidecar.signal("HUP");
+    let unchanged = || sidecar.metric("tlsidecar_reloads_total{outcome=\"unchanged\"}") > 0.5;
+    eventually("it has reloaded", unchanged).await;
+    say_and_hear(&mut open, b"still here").await.unwrap();
+    drop(open);
+    assert_eq!(sidecar.ended().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_reload_is_one_error_line_that_names_file_and_cause() {
+    let scene = Scene::new("").await;
+    let mut sidecar = scene.start();
+    replace(&scene.authority.dir().join("server.key"), "rubbish");
+    sidecar.until("it fails", |log| log.contains("ERROR"));
+    sidecar.signal("HUP");
+    let failed = || sidecar.metric("tlsidecar_reloads_total{outcome=\"failed\"}") > 1.5;
+    eventually("it fails again", failed).await;
+    scene.authority.issue("server", &Wish { serial: 2, ..Wish::default() });
+    sidecar.until("it is well again", |log| log.matches("certificate in force").count() == 2);
+    let errors: Vec<_> =
+        sidecar.log().lines().filter(|l| l.contains("ERROR")).map(str::to_owned).collect();
+    assert_eq!(errors.len(), 2, "one for each attempt: {errors:#?}");
+    assert!(errors[0].contains("server.key") && errors[0].contains("private key"), "{errors:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_in_use_ends_with_1_and_names_the_port() {
+    let scene = Scene::new("").await;
+    let taken = scene.backend.address.to_string();
+    let text = scene
+        .text
+        .replace("listen = \"127.0.0.1:0\"\nbackend", &format!("listen = {taken:?}\nbackend"));
+    let path = file::write(scene.authority.dir(), &text);
+    let (code, text) = output(binary().arg("--config").arg(path));
+    assert_eq!(code, 1);
+    assert!(text.contains(&taken) && text.contains("in use"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_port_in_use_ends_with_1_too() {
+    let scene = Scene::new("").await;
+    let taken = scene.backend.address.to_string();
+    let (code, text) = output(binary().arg("--config").arg(scene.path()).args(["--admin", &taken]));
+    assert_eq!(code, 1);
+    assert!(text.contains("admin port") && text.contains(&taken), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_configuration_ends_with_78_and_tells_every_problem() {
+    let mut scene = Scene::new("").await;
+    scene.text += "colour = 1\n[shutdown]\ndelay = 5\n";
+    let (code, text) = output(binary().arg("--config").arg(scene.path()));
+    assert_eq!(code, 78);
+    assert!(text.contains("colour") && text.contains("shutdown.delay"), "{text}");
+}
+
+#[test]
+fn a_configuration_that_is_not_there_ends_with_78() {
+    let (code, text) = output(binary().args(["--config", "/nonexistent.toml"]));
+    assert_eq!(code, 78);
+    assert!(text.contains("/nonexistent.toml"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_for_the_wrong_key_ends_with_78_and_names_both() {
+    let scene = Scene::new("").await;
+    let (_, key) = scene.authority.issue_pem(&Wish::default());
+    replace(&scene.authority.dir().join("server.key"), &key);
+    let (code, text) = output(binary().arg("--config").arg(scene.path()));
+    assert_eq!(code, 78);
+    assert!(text.contains("server.crt") && text.contains("does not belong"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encrypted_key_is_told_as_such() {
+    let scene = Scene::new("").await;
+    let key = scene.authority.dir().join("server.key");
+    let arguments = ["pkcs8", "-topk8", "-passout", "pass:secret", "-in"];
+    let encrypted = Command::new("openssl").args(arguments).arg(&key).output().unwrap();
+    assert!(encrypted.status.success());
+    replace(&key, &String::from_utf8(encrypted.stdout).unwrap());
+    let (code, text) = output(binary().arg("--config").arg(scene.path()));
+    assert_eq!(code, 78);
+    assert!(text.contains("encrypted private key"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_everybody_can_read_is_warned_of() {
+    let scene = Scene::new("").await;
+    let key = scene.authority.dir().join("server.key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let sidecar = scene.start();
+    let log = sidecar.log();
+    assert!(log.lines().any(|l| l.contains("WARN") && l.contains("server.key")), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_start_an_expired_certificate_is_warned_of_and_used() {
+    let scene = Scene::new("").await;
+    scene.authority.issue("server", &Wish { years: (2020, 2021), ..Wish::default() });
+    let sidecar = scene.start();
+    let log = sidecar.log();
+    assert!(log.lines().any(|l| l.contains("WARN") && l.contains("expired")), "{log}");
+    // Devices without a clock go on working.
+    let refused = scene.device().connect(sidecar.address).await.unwrap_err();
+    assert!(refused.to_string().contains("expired"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_tells_a_good_configuration_and_binds_nothing() {
+    let scene = Scene::new("").await;
+    let taken = scene.backend.address.to_string();
+    let text = scene.text.replace("listen = \"127.0.0.1:0\"", &format!("listen = {taken:?}"));
+    // Both want the same port: that is a problem of the file.
+    let path = file::write(scene.authority.dir(), &text);
+    let (code, told) = output(binary().args(["check", "--config"]).arg(path));
+    assert_eq!(code, 78, "{told}");
+    let text = scene
+        .text
+        .replace("listen = \"127.0.0.1:0\"\nbackend", &format!("listen = {taken:?}\nbackend"));
+    let path = file::write(scene.authority.dir(), &text);
+    let (code, told) = output(binary().args(["check", "--config"]).arg(path));
+    assert_eq!(code, 0, "{told}");
+    assert!(told.contains("good, 1 listener"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_looks_into_the_certificates() {
+    let scene = Scene::new("").await;
+    replace(&scene.authority.dir().join("server.crt"), "rubbish");
+    let (code, text) = output(binary().args(["check", "--config"]).arg(scene.path()));
+    assert_eq!(code, 78);
+    assert!(text.contains("server.crt"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_listener_can_be_had_from_flags() {
+    let scene = Scene::new("").await;
+    let dir = scene.authority.dir();
+    let mut command = binary();
+    command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--backend"]);
+    command.arg(scene.backend.address.to_string());
+    command.arg("--cert").arg(dir.join("server.crt")).arg("--key").arg(dir.join("server.key"));
+    let sidecar = Sidecar::run(command);
+    scene.device().echo(sidecar.address).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_flag_has_an_environment_twin() {
+    let scene = Scene::new("").await;
+    let dir = scene.authority.dir();
+    let mut command = binary();
+    command.env("TLSIDECAR_LISTEN", "127.0.0.1:0").env("TLSIDECAR_ADMIN", "127.0.0.1:0");
+    command.env("TLSIDECAR_BACKEND", format!("tcp://{}", scene.backend.address));
+    command.env("TLSIDECAR_CERT", dir.join("server.crt"));
+    command.env("TLSIDECAR_KEY", dir.join("server.key"));
+    command.env("TLSIDECAR_CLIENT_CA", scene.authority.ca());
+    command.env("TLSIDECAR_LOG_FILTER", "debug");
+    let sidecar = Sidecar::run(command);
+    assert!(scene.device().echo(sidecar.address).await.is_err(), "a certificate is required");
+    eventually("it is refused", || sidecar.log().contains("client_cert_missing")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_from_the_environment_does_not_keep_the_drain_command_from_working() {
+    let scene = Scene::new("").await;
+    let sidecar = scene.start();
+    let mut command = binary();
+    command.env("TLSIDECAR_CONFIG", scene.path());
+    command.env("TLSIDECAR_ADMIN", sidecar.admin.to_string()).arg("drain");
+    assert_eq!(output(&mut command), (0, String::new()));
+}
+
+#[test]
+fn flags_that_make_no_sense_end_with_2() {
+    for arguments in [
+        &["--listen", "127.0.0.1:0"][..],
+        &["--colour", "red"],
+        &["--config", "a", "--listen", "127.0.0.1:0"],
+        &["--config", "a", "--log-filter", "a=b=c"],
+        &[],
+    ] {
+        let (code, text) = output(binary().args(arguments));
+        assert_eq!(code, 2, "{arguments:?}: {text}");
+    }
+}

@@ -47,6 +47,7 @@ pub struct Shutdown {
 
 struct Inner {
     phase: watch::Sender<Phase>,
+    outcome: watch::Sender<Option<Drained>>,
     drain: CancellationToken,
     stop_accepting: CancellationToken,
     force: Force,
@@ -81,6 +82,7 @@ impl Shutdown {
         Self {
             inner: Arc::new(Inner {
                 phase: watch::Sender::new(Phase::Starting),
+                outcome: watch::Sender::new(None),
                 drain: CancellationToken::new(),
                 stop_accepting: CancellationToken::new(),
                 force,
@@ -107,11 +109,13 @@ impl Shutdown {
         *self.inner.phase.borrow()
     }
 
-    /// Completes once the drain is over.
-    pub async fn drained(&self) {
-        let mut phase = self.inner.phase.subscribe();
-        // It fails only if the sender is gone, and we hold it.
-        let _open = phase.wait_for(|phase| *phase == Phase::Drained).await;
+    /// Completes once a drain, whoever asked for it, is over, and tells how it ended.
+    pub async fn drained(&self) -> Drained {
+        let mut outcome = self.inner.outcome.subscribe();
+        match outcome.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.unwrap_or(Drained::Clean),
+            Err(_) => unreachable!("the sender is ours"),
+        }
     }
 
     pub(crate) fn running(&self) {
@@ -139,8 +143,9 @@ impl Shutdown {
     }
 
     /// Waits until a drain is asked for, and runs it.
-    pub(crate) async fn run(&self, times: config::Shutdown) -> Drained {
-        let Inner { phase, drain, stop_accepting, force, listeners, connections } = &*self.inner;
+    pub(crate) async fn run(&self, times: config::Shutdown) {
+        let Inner { phase, outcome, drain, stop_accepting, force, listeners, connections } =
+            &*self.inner;
         drain.cancelled().await;
         phase.send_replace(Phase::Draining);
         tracing::info!(connections = connections.len(), delay = ?times.delay, "draining");
@@ -158,7 +163,8 @@ impl Shutdown {
             tracing::error!(connections = connections.len(), "connections did not end when forced");
         }
         phase.send_replace(Phase::Drained);
-        if clean || left == 0 { Drained::Clean } else { Drained::Forced(left) }
+        let drained = if clean || left == 0 { Drained::Clean } else { Drained::Forced(left) };
+        outcome.send_replace(Some(drained));
     }
 }
 
