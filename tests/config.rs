@@ -1,1 +1,243 @@
-//! x
+//! Are all problems of a configuration reported at once?
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tlsidecar::config::file::{self, ConfigError};
+use tlsidecar::config::{BackendAddress, ClientAuth, Config, TlsVersion};
+use tlsidecar::logging::Format;
+
+/// A directory with the files that the texts here name.
+fn dir() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["tls.crt", "tls.key", "ca.crt", "devices.crl"] {
+        fs::write(dir.path().join(name), "").unwrap();
+    }
+    dir
+}
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    let dir = dir();
+    file::parse(text, &dir.path().join("tlsidecar.toml"))
+}
+
+/// The shortest configuration that is good.
+const GOOD: &str = r#"
+[[listener]]
+name = "mqtt"
+listen = "0.0.0.0:8883"
+backend = "127.0.0.1:1883"
+tls.certificates = [{ cert = "tls.crt", key = "tls.key" }]
+"#;
+
+#[test]
+fn what_is_not_said_has_the_documented_default() {
+    let config = parse(GOOD).unwrap();
+    assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9901");
+    assert_eq!(config.log.format, Format::Text);
+    assert_eq!(config.log.filter.to_string(), "info");
+    assert_eq!(config.shutdown.delay, Duration::ZERO);
+    assert_eq!(config.shutdown.drain_timeout, Duration::from_secs(25));
+    let [listener] = &config.listeners[..] else { panic!("one listener") };
+    assert_eq!(listener.tls.min_version, TlsVersion::Tls12);
+    assert_eq!(listener.tls.client_auth, ClientAuth::None);
+    assert_eq!(listener.tls.tickets, 1);
+    assert_eq!(listener.timeouts.hello, Duration::from_secs(10));
+    assert_eq!(listener.timeouts.handshake, Duration::from_secs(30));
+    assert_eq!(listener.timeouts.connect, Duration::from_secs(5));
+    assert_eq!(listener.timeouts.idle, Some(Duration::from_secs(3600)));
+    assert_eq!(listener.timeouts.half_close, Some(Duration::from_secs(60)));
+    assert_eq!(listener.timeouts.max_age, None);
+    assert_eq!(listener.limits.max_connections, None);
+    assert_eq!(listener.tcp.keepalive, Some(Duration::from_secs(60)));
+    assert_eq!(listener.tcp.user_timeout, Some(Duration::from_secs(120)));
+}
+
+#[test]
+fn every_key_can_be_said() {
+    let text = r#"
+[admin]
+listen = "[::1]:9902"
+[log]
+format = "json"
+filter = "info,access=warn"
+[shutdown]
+delay = "5s"
+drain_timeout = "1m"
+[[listener]]
+name = "mqtt"
+listen = "[::]:8883"
+backend = "unix:/run/broker.sock"
+[listener.tls]
+certificates = [{ cert = "tls.crt", key = "tls.key" }, { cert = "tls.crt", key = "tls.key" }]
+min_version = "1.3"
+client_auth = "optional"
+client_ca = "ca.crt"
+crls = ["devices.crl"]
+alpn = ["mqtt"]
+tickets = 0
+[listener.timeouts]
+hello = "1s"
+handshake = "2m"
+connect = "500ms"
+idle = "0s"
+half_close = "0s"
+max_age = "1day"
+[listener.limits]
+max_connections = 100
+[listener.tcp]
+keepalive = "0s"
+user_timeout = "0s"
+[[listener.route]]
+sni = ["plant-a.example", "*.plant-b.example"]
+alpn = ["mqtt"]
+backend = "tcp://broker:1883"
+"#;
+    let config = parse(text).unwrap();
+    let listener = &config.listeners[0];
+    assert_eq!(listener.timeouts.idle, None);
+    assert_eq!(listener.timeouts.half_close, None);
+    assert_eq!(listener.timeouts.max_age, Some(Duration::from_secs(24 * 3600)));
+    assert_eq!(listener.limits.max_connections, Some(100));
+    assert_eq!((listener.tcp.keepalive, listener.tcp.user_timeout), (None, None));
+    assert_eq!(listener.backend, BackendAddress::parse("unix:/run/broker.sock"));
+    assert_eq!(listener.routes[0].backend, BackendAddress::parse("broker:1883").unwrap());
+    assert!(matches!(&listener.tls.client_auth, ClientAuth::Optional(t) if t.crls.len() == 1));
+    assert_eq!(config.log.format, Format::Json);
+}
+
+#[test]
+fn relative_paths_are_relative_to_the_file() {
+    let dir = dir();
+    let config = file::parse(GOOD, &dir.path().join("tlsidecar.toml")).unwrap();
+    assert_eq!(config.listeners[0].tls.certificates[0].cert, dir.path().join("tls.crt"));
+}
+
+/// One problem, with its place, its key, and these words in its message.
+fn is_refused(text: &str, place: (usize, usize), key: &str, words: &[&str]) {
+    let error = parse(text).unwrap_err();
+    let [problem] = &error.problems[..] else { panic!("one problem, not {error}") };
+    assert_eq!((problem.place, problem.key.as_str()), (Some(place), key), "{error}");
+    for word in words {
+        assert!(problem.message.contains(word), "{word:?} in {error}");
+    }
+}
+
+#[test]
+fn each_bad_value_is_told_with_its_place_and_what_is_allowed() {
+    let listener = |line: &str| format!("{GOOD}{line}\n");
+    let section = |line: &str| format!("{line}\n{GOOD}");
+    let before = GOOD.lines().count() + 1;
+    let place = (before, 1);
+    // Unknown keys are found by their name, bad values by the value.
+    is_refused(&section("colour = 1"), (1, 1), "colour", &["admin", "listener"]);
+    is_refused(&listener("colour = 1"), place, "listener[0].colour", &["timeouts", "backend"]);
+    let after = |key: &str| (before, key.len() + 4);
+    for (key, value, words) in [
+        ("timeouts.idle", "\"5 parsecs\"", &["5 parsecs", "365d"][..]),
+        ("timeouts.idle", "5", &["integer `5`", "\"500ms\""]),
+        ("timeouts.idle", "\"366d\"", &["366d", "365d"]),
+        ("timeouts.hello", "\"0s\"", &["0s", "1ms"]),
+        ("timeouts.connect", "\"-1s\"", &["-1s"]),
+        ("limits.max_connections", "-1", &["`-1`", "0 to 1000000"]),
+        ("limits.max_connections", "\"many\"", &["many", "whole number"]),
+        ("tls.min_version", "\"1.1\"", &["1.1", "1.2", "1.3"]),
+        ("tls.tickets", "5", &["`5`", "0 to 4"]),
+        ("tls.client_auth", "\"maybe\"", &["maybe", "required"]),
+        ("tcp.keepalive", "true", &["true", "duration"]),
+        ("tcp", "1", &["[listener.tcp]"]),
+    ] {
+        is_refused(
+            &listener(&format!("{key} = {value}")),
+            after(key),
+            &format!("listener[0].{key}"),
+            words,
+        );
+    }
+    for (section_of, key, value, words) in [
+        ("admin", "listen", "\"localhost\"", &["localhost", "IP address"][..]),
+        ("log", "format", "\"xml\"", &["xml", "json"]),
+        ("log", "filter", "\"a=b=c\"", &["a=b=c", "RUST_LOG"]),
+        ("shutdown", "delay", "\"soon\"", &["soon"]),
+    ] {
+        let text = format!("[{section_of}]\n{key} = {value}\n{GOOD}");
+        is_refused(&text, (2, key.len() + 4), &format!("{section_of}.{key}"), words);
+    }
+}
+
+#[test]
+fn what_is_missing_is_told_with_what_is_wanted() {
+    let error = parse("[[listener]]\n").unwrap_err();
+    let keys: Vec<_> = error.problems.iter().map(|p| p.key.as_str()).collect();
+    assert_eq!(
+        keys,
+        ["listener[0].name", "listener[0].listen", "listener[0].tls", "listener[0].backend"]
+    );
+    assert!(error.problems.iter().all(|p| p.message.contains("expected")), "{error}");
+    let error = parse("").unwrap_err();
+    assert!(error.to_string().contains("[[listener]]"), "{error}");
+}
+
+#[test]
+fn files_that_cannot_be_read_are_told_with_their_place() {
+    let text = GOOD.replace("tls.crt", "nowhere.crt");
+    is_refused(
+        &text,
+        (6, 30),
+        "listener[0].tls.certificates[0].cert",
+        &["nowhere.crt", "No such file"],
+    );
+    let error = file::load(Path::new("/nonexistent.toml")).unwrap_err();
+    assert!(error.problems[0].message.contains("No such file"), "{error}");
+}
+
+#[test]
+fn names_and_addresses_must_be_distinct() {
+    let error = parse(&format!("{GOOD}{GOOD}")).unwrap_err();
+    let keys: Vec<_> = error.problems.iter().map(|p| p.key.as_str()).collect();
+    assert_eq!(keys, ["listener[1].name", "listener[1].listen"], "{error}");
+    let text = format!("[admin]\nlisten = \"0.0.0.0:8883\"\n{GOOD}");
+    is_refused(&text, (6, 10), "listener[0].listen", &["0.0.0.0:8883", "admin.listen"]);
+}
+
+#[test]
+fn a_ca_that_nobody_asks_about_and_an_asking_without_a_ca_are_refused() {
+    let text = format!("{GOOD}tls.client_ca = \"ca.crt\"\n");
+    is_refused(&text, (7, 17), "listener[0].tls.client_ca", &["client_auth"]);
+    let text = format!("{GOOD}tls.client_auth = \"required\"\n");
+    is_refused(&text, (7, 19), "listener[0].tls.client_ca", &["missing"]);
+}
+
+#[test]
+fn all_problems_are_told_in_one_go_and_in_order() {
+    let text = r#"colour = "red"
+[admin]
+listen = "localhost"
+[log]
+format = "xml"
+[[listener]]
+name = "mqtt tls"
+listen = "0.0.0.0:8883"
+backend = "127.0.0.1"
+[listener.tls]
+certificates = [{ cert = "nope.crt", key = "tls.key" }, { cert = "tls.crt" }]
+alpn = ["", "mqtt", ""]
+[listener.timeouts]
+idel = "1h"
+hello = "0s"
+"#;
+    let error = parse(text).unwrap_err();
+    let lines: Vec<_> = error.problems.iter().map(|p| p.place.unwrap().0).collect();
+    assert_eq!(lines, [1, 3, 5, 7, 9, 11, 11, 12, 12, 14, 15], "{error}");
+    // One line each, as compilers have it.
+    assert_eq!(error.to_string().lines().count(), lines.len());
+    assert!(error.to_string().lines().all(|line| line.contains("tlsidecar.toml:")));
+}
+
+#[test]
+fn all_errors_of_syntax_are_told_in_one_go() {
+    let error = parse("a = \nb = \"ok\"\nc = [1,\n").unwrap_err();
+    assert!(error.problems.len() >= 2, "{error}");
+}

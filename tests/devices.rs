@@ -1,1 +1,155 @@
-//! x
+//! Do real devices work: Python, openssl?
+
+use std::path::Path;
+use std::process::Command;
+
+use tlsidecar::config::TlsVersion;
+use tlsidecar::proxy::reason::Reason;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+
+use crate::support::certs::Wish;
+use crate::support::command::run;
+use crate::support::proxy::listener;
+use crate::support::wait::within;
+use crate::support::{Authority, Backend, Proxy};
+
+/// A legacy server that tells what it was sent, and answers.
+async fn legacy_server() -> (Backend, mpsc::UnboundedReceiver<Vec<u8>>) {
+    let (tell, told) = mpsc::unbounded_channel();
+    let backend = Backend::serving(move |mut tcp| {
+        let tell = tell.clone();
+        async move {
+            let mut message = vec![0; 1024];
+            let read = tcp.read(&mut message).await.unwrap();
+            message.truncate(read);
+            tell.send(message).unwrap();
+            tcp.write_all(b"Hello, device!").await.unwrap();
+            // Until the device leaves.
+            let _left = tcp.read(&mut [0; 1]).await;
+        }
+    })
+    .await;
+    (backend, told)
+}
+
+/// Runs an example device; it gets the answer, and the legacy server the message, in plain.
+async fn says_hello(
+    script: &str,
+    arguments: impl FnOnce(&mut Command, &Proxy, &Authority),
+) -> String {
+    let authority = Authority::new("ca");
+    let (backend, mut told) = legacy_server().await;
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    let mut command = Command::new("python3");
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(script));
+    command.args(["--port", &proxy.address.port().to_string()]);
+    arguments(&mut command, &proxy, &authority);
+    let (good, text) = run(command).await;
+    assert!(good, "{text}");
+    assert!(text.contains("Hello, device!"), "{text}");
+    let message = within("the message", told.recv()).await.unwrap();
+    assert_eq!(message, b"Hello, server!");
+    // Python closes TCP without a close_notify.
+    proxy.ends_with(Reason::ClientTruncated).await;
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_careful_python_device_gets_its_answer() {
+    let text = says_hello("device.py", |command, _, authority| {
+        command.arg("--ca").arg(authority.ca());
+    })
+    .await;
+    assert!(text.contains("TLSv1.3"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_old_python_device_gets_its_answer() {
+    let text = says_hello("device_old.py", |_, _, _| {}).await;
+    assert!(text.contains("TLSv1.2"), "{text}");
+}
+
+/// openssl s_client with these arguments, and nothing to say.
+async fn s_client(proxy: &Proxy, arguments: &[&str]) -> (bool, String) {
+    let mut command = Command::new("openssl");
+    command.args(["s_client", "-connect", &proxy.address.to_string()]);
+    command.args(["-servername", "localhost"]).args(arguments);
+    run(command).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openssl_speaks_either_version_with_either_key() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let rsa = authority.issue("rsa", &Wish { rsa: true, ..Wish::default() });
+    let ecdsa = authority.issue("ecdsa", &Wish::default());
+    let mut listener = listener(backend.config(), &rsa);
+    listener.tls.certificates.push(ecdsa.files);
+    let proxy = Proxy::with(listener);
+    let ca = authority.ca().display().to_string();
+    for (version, told) in [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
+        // What the device can verify decides. The CA's own signature is ECDSA in any case.
+        for (schemes, key) in
+            [("RSA-PSS+SHA256:ECDSA+SHA384", "RSA-PSS"), ("ECDSA+SHA256", "ECDSA")]
+        {
+            let arguments = [version, "-sigalgs", schemes, "-CAfile", &ca, "-verify_return_error"];
+            let (good, text) = s_client(&proxy, &arguments).await;
+            assert!(good && text.contains(told), "{version} {key}: {text}");
+            assert!(text.contains("Verify return code: 0 (ok)"), "{version} {key}: {text}");
+            let signed = format!("Peer signature type: {key}");
+            assert!(text.contains(&signed), "{version} {key}: {text}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openssl_resumes_either_version() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    for version in ["-tls1_2", "-tls1_3"] {
+        let session = authority.dir().join(format!("session{version}.pem"));
+        let session = session.display().to_string();
+        let (_, text) = ticket(&proxy, version, &session).await;
+        let (good, again) = s_client(&proxy, &[version, "-sess_in", &session]).await;
+        assert!(good && again.contains("Reused, "), "{version}: {text}\n{again}");
+    }
+}
+
+/// Connects, waits for the ticket, and keeps the session in a file.
+async fn ticket(proxy: &Proxy, version: &str, session: &str) -> (bool, String) {
+    let mut command = Command::new("sh");
+    // The message comes back behind the ticket; Q ends the session.
+    let script = format!(
+        "(echo hello; while ! grep -q '^hello' {session}.out; do :; done; echo Q) | \
+         openssl s_client -connect {} -servername localhost {version} -sess_out {session} \
+         >{session}.out 2>&1",
+        proxy.address
+    );
+    std::fs::write(format!("{session}.out"), "").unwrap();
+    command.args(["-c", &script]);
+    run(command).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openssl_with_tls_1_1_is_refused_with_protocol_version() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    let (good, text) = s_client(&proxy, &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]).await;
+    assert!(!good && text.contains("alert number 70"), "{text}");
+    proxy.ends_with(Reason::ClientTlsIncompatible).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openssl_with_tls_1_2_is_refused_where_1_3_is_the_lowest() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let mut listener = listener(backend.config(), &authority.server());
+    listener.tls.min_version = TlsVersion::Tls13;
+    let proxy = Proxy::with(listener);
+    let (good, text) = s_client(&proxy, &["-tls1_2"]).await;
+    assert!(!good && text.contains("alert number 70"), "{text}");
+    proxy.ends_with(Reason::ClientTlsIncompatible).await;
+}

@@ -1,1 +1,201 @@
-//! x
+//! Do metrics, probes and log say how it is?
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use tlsidecar::proxy::reason::Reason;
+use tokio::io::AsyncWriteExt;
+
+use crate::support::client::say_and_hear;
+use crate::support::file;
+use crate::support::process::ask;
+use crate::support::proxy::{balances, closed_series, metric};
+use crate::support::raw::answer_to;
+use crate::support::{Authority, Backend, Device, Proxy, Sidecar, eventually};
+
+async fn scene() -> (Authority, Backend, Proxy) {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    (authority, backend, proxy)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_child_is_there_from_the_first_scrape() {
+    let (_authority, _backend, proxy) = scene().await;
+    let (status, text) = ask(proxy.app.admin, "GET", "/metrics", "").unwrap();
+    assert_eq!(status, 200);
+    for &reason in Reason::ALL {
+        assert_eq!(metric(&text, &closed_series(reason)), Some(0.0), "{reason}");
+    }
+    for series in [
+        "tlsidecar_connections_accepted_total{listener=\"test\"}",
+        "tlsidecar_connections_active{listener=\"test\"}",
+        "tlsidecar_connections_at_limit{listener=\"test\"}",
+        "tlsidecar_bytes_total{direction=\"to_backend\",listener=\"test\"}",
+        "tlsidecar_bytes_total{direction=\"to_client\",listener=\"test\"}",
+        "tlsidecar_accept_errors_total{kind=\"fd_limit\",listener=\"test\"}",
+        "tlsidecar_handshake_duration_seconds_count{kind=\"full\",listener=\"test\"}",
+        "tlsidecar_handshake_duration_seconds_count{kind=\"resumed\",listener=\"test\"}",
+        "tlsidecar_backend_connect_duration_seconds_count{listener=\"test\"}",
+        "tlsidecar_reloads_total{outcome=\"swapped\"}",
+        "tlsidecar_reloads_total{outcome=\"failed\"}",
+        "tlsidecar_reload_failing",
+        "tlsidecar_log_lines_dropped_total",
+    ] {
+        assert_eq!(metric(&text, series), Some(0.0), "{series}");
+    }
+    assert_eq!(text.matches("tlsidecar_handshakes_total{").count(), 9 * 3);
+    assert!(metric(&text, "tlsidecar_reload_last_success_timestamp_seconds").unwrap() > 1.7e9);
+    assert!(text.contains("tlsidecar_build_info{version="));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_follow_a_connection_while_it_lives() {
+    let (authority, _backend, proxy) = scene().await;
+    let mut session = Device::new(&authority).connect(proxy.address).await.unwrap();
+    say_and_hear(&mut session, &[1; 1000]).await.unwrap();
+    // Weeks may pass until it ends: its bytes count now.
+    let bytes = |direction: &str| {
+        proxy.metric(&format!("tlsidecar_bytes_total{{direction={direction:?},listener=\"test\"}}"))
+    };
+    assert!(
+        (bytes("to_backend") - 1000.0).abs() < 0.5 && (bytes("to_client") - 1000.0).abs() < 0.5
+    );
+    assert!((proxy.active() - 1.0).abs() < 0.5);
+    let took = "tlsidecar_handshake_duration_seconds_sum{kind=\"full\",listener=\"test\"}";
+    assert!(proxy.metric(took) > 0.0 && proxy.metric(took) < 20.0);
+    let connects = "tlsidecar_backend_connect_duration_seconds_count{listener=\"test\"}";
+    assert!((proxy.metric(connects) - 1.0).abs() < 0.1);
+    assert!(balances(&proxy.text()));
+    session.shutdown().await.unwrap();
+    proxy.ends_with(Reason::Ok).await;
+    assert!(proxy.active() < 0.5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_answer_and_others_are_told_what_there_is() {
+    let (_authority, backend, proxy) = scene().await;
+    let ask = |method: &str, path: &str| ask(proxy.app.admin, method, path, "").unwrap();
+    for path in ["/livez", "/startupz", "/readyz", "/metrics"] {
+        assert_eq!(ask("GET", path).0, 200, "{path}");
+        assert_eq!(ask("HEAD", path), (200, String::new()), "{path}");
+        assert_eq!(ask("POST", path).0, 405, "{path}");
+    }
+    for path in ["/reload", "/drain"] {
+        assert_eq!(ask("GET", path).0, 405, "{path}");
+    }
+    let (status, text) = ask("GET", "/elsewhere");
+    assert!(status == 404 && text.contains("/metrics"), "{status} {text}");
+    assert_eq!(ask("POST", "/reload"), (200, "unchanged\n".to_owned()));
+    assert_eq!(backend.connections(), 0, "a probe never dials the backend");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_page_can_neither_drain_nor_reload() {
+    let (_authority, _backend, proxy) = scene().await;
+    for path in ["/drain", "/reload"] {
+        let header = "Origin: https://evil.example\r\n";
+        assert_eq!(ask(proxy.app.admin, "POST", path, header).unwrap().0, 403, "{path}");
+    }
+    assert_eq!(ask(proxy.app.admin, "GET", "/readyz", "").unwrap().0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_clients_of_the_admin_port_do_not_keep_others_out() {
+    let (_authority, _backend, proxy) = scene().await;
+    let slow: Vec<_> = (0..40)
+        .map(|_| {
+            let mut tcp = TcpStream::connect(proxy.app.admin).unwrap();
+            tcp.write_all(b"GET /metrics HT").unwrap();
+            tcp
+        })
+        .collect();
+    assert_eq!(ask(proxy.app.admin, "GET", "/livez", "").unwrap().0, 200);
+    // And they are given up.
+    for mut tcp in slow {
+        tcp.set_read_timeout(Some(crate::support::wait::PATIENCE)).unwrap();
+        let mut rest = Vec::new();
+        tcp.read_to_end(&mut rest).unwrap();
+    }
+}
+
+/// A sidecar that logs JSON.
+async fn logging_json(filter: &str) -> (Authority, Backend, Sidecar) {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let more = format!("tls.alpn = [\"mqtt\"]\n[log]\nformat = \"json\"\nfilter = {filter:?}\n");
+    let text = file::text(backend.address, &authority.server(), &more);
+    let sidecar = Sidecar::start(authority.dir(), &text);
+    (authority, backend, sidecar)
+}
+
+/// The value of a key in a line of JSON; strings without their quotes.
+fn field<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+    let rest = line.split_once(&format!("\"{key}\":"))?.1;
+    Some(match rest.strip_prefix('"') {
+        Some(text) => text.split('"').next()?,
+        None => rest.split([',', '}']).next()?,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_access_log_has_one_line_for_a_connection_with_everything_that_is_known() {
+    let (authority, backend, mut sidecar) = logging_json("info").await;
+    let device = Device::new(&authority).offering(&["mqtt"]);
+    let mut session = device.connect(sidecar.address).await.unwrap();
+    let peer = session.get_ref().0.local_addr().unwrap().to_string();
+    say_and_hear(&mut session, b"four").await.unwrap();
+    session.shutdown().await.unwrap();
+    drop(session);
+    sidecar.until("the line is there", |log| log.contains("\"target\":\"access\""));
+    let log = sidecar.log();
+    let lines: Vec<_> = log.lines().filter(|l| l.contains("\"target\":\"access\"")).collect();
+    assert_eq!(lines.len(), 1);
+    let backend = backend.address.to_string();
+    for (key, value) in [
+        ("level", "INFO"),
+        ("listener", "test"),
+        ("peer", &peer),
+        ("reason", "ok"),
+        ("phase", "relay"),
+        ("sni", "localhost"),
+        ("alpn", "mqtt"),
+        ("tls", "1.3"),
+        ("cipher", "TLS_AES_256_GCM_SHA384"),
+        ("handshake", "full"),
+        ("backend", &backend),
+        ("bytes_to_backend", "4"),
+        ("bytes_to_client", "4"),
+    ] {
+        assert_eq!(field(lines[0], key), Some(value), "{key} in {}", lines[0]);
+    }
+    for key in ["connection", "handshake_ms", "connect_ms", "duration_ms"] {
+        assert!(field(lines[0], key).unwrap().parse::<f64>().unwrap() > 0.0, "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_handshake_says_why_and_a_probe_says_nothing() {
+    let (_authority, _backend, mut sidecar) = logging_json("info").await;
+    drop(TcpStream::connect(sidecar.address).unwrap());
+    answer_to(sidecar.address, b"GET / HTTP/1.1\r\n\r\n").await;
+    sidecar.until("the line is there", |log| log.contains("client_tls_not_tls"));
+    let probes = "tlsidecar_connections_closed_total{listener=\"test\",reason=\"client_probe\"}";
+    eventually("the probe is counted", || sidecar.metric(probes) > 0.5).await;
+    let log = sidecar.log();
+    assert!(!log.contains("client_probe"), "{log}");
+    let line = log.lines().find(|line| line.contains("client_tls_not_tls")).unwrap();
+    assert_eq!(field(line, "phase"), Some("handshake"));
+    assert_eq!(field(line, "level"), Some("INFO"), "a peer's fault is no error of ours");
+    assert!(field(line, "error").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn levels_can_be_set_by_target() {
+    let (authority, _backend, mut sidecar) =
+        logging_json("warn,tlsidecar::app=info,access=debug").await;
+    drop(Device::new(&authority).echo(sidecar.address).await.unwrap());
+    sidecar.until("the line is there", |log| log.contains("\"target\":\"access\""));
+    assert!(!sidecar.log().contains("certificate in force"));
+}

@@ -5,6 +5,7 @@ pub(crate) mod backend;
 pub(crate) mod bytes;
 pub(crate) mod certs;
 pub(crate) mod client;
+pub(crate) mod command;
 pub(crate) mod file;
 pub(crate) mod process;
 pub(crate) mod proxy;

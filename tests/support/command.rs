@@ -1,0 +1,23 @@
+//! Programs of others, run to their end.
+
+use std::process::{Command, Stdio};
+
+/// Runs a program with nothing to read, without holding up the runtime; returns whether it was
+/// content, and what it wrote to both.
+pub(crate) async fn run(mut command: Command) -> (bool, String) {
+    let ran = tokio::task::spawn_blocking(move || command.stdin(Stdio::null()).output());
+    let output = super::wait::within("a program", ran).await.unwrap().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    (output.status.success(), text.into_owned())
+}
+
+/// Whether a program is installed; says loudly if not.
+pub(crate) fn has(program: &str) -> bool {
+    let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().unwrap();
+    if !found.status.success() {
+        eprintln!("SKIPPED: {program} is not installed on this machine; CI installs it");
+        // Where everything is to be there, its absence is a failure.
+        assert!(std::env::var_os("TLSIDECAR_TEST_EVERYTHING").is_none(), "{program} is missing");
+    }
+    found.status.success()
+}
