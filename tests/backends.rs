@@ -91,7 +91,7 @@ async fn a_backend_that_comes_back_is_found_by_the_next_connection() {
     for gone in 1..4 {
         let mut session = device.connect(proxy.address).await.unwrap();
         assert_eq!(within("the end", session.read(&mut [0; 1])).await.unwrap(), 0);
-        let refused = || proxy.closed(Reason::BackendRefused) > f64::from(gone) - 0.5;
+        let refused = || proxy.closed(Reason::BackendRefused) == gone;
         crate::support::eventually("it is counted", refused).await;
     }
     let _back = Backend::on(TcpListener::bind(place).await.unwrap(), echo);

@@ -91,5 +91,5 @@ async fn thirty_idle_connections_all_end_at_their_maximum_age() {
     for session in &mut sessions {
         assert_eq!(within("the end", session.read(&mut [0; 1])).await.unwrap(), 0);
     }
-    proxy.end_with(Reason::MaxAge, 30.0).await;
+    proxy.end_with(Reason::MaxAge, 30).await;
 }

@@ -73,7 +73,7 @@ async fn at_the_deadline_the_rest_is_forced_with_a_close_notify() {
     let mut open =
         [device.echo(proxy.address).await.unwrap(), device.echo(proxy.address).await.unwrap()];
     let silent = TcpStream::connect(proxy.address).await.unwrap();
-    eventually("all are accepted", || proxy.active() > 2.5).await;
+    eventually("all are accepted", || proxy.active() > 2).await;
     proxy.app.shutdown.drain();
     for session in &mut open {
         // rustls tells a close_notify (0 bytes) from a bare end (an error).
@@ -81,7 +81,7 @@ async fn at_the_deadline_the_rest_is_forced_with_a_close_notify() {
     }
     let drained = within("the drain", proxy.app.shutdown.drained()).await;
     assert_eq!(drained, Drained::Forced(3));
-    proxy.end_with(Reason::DrainDeadline, 3.0).await;
+    proxy.end_with(Reason::DrainDeadline, 3).await;
     drop((open, silent));
 }
 
@@ -104,13 +104,13 @@ async fn transfers_in_flight_are_finished() {
         })
     });
     let transfers: Vec<_> = transfers.collect();
-    eventually("all have begun", || proxy.active() > 4.5).await;
+    eventually("all have begun", || proxy.active() > 4).await;
     proxy.app.shutdown.drain();
     for transfer in transfers {
         within("a transfer", transfer).await.unwrap();
     }
     assert_eq!(within("the drain", proxy.app.shutdown.drained()).await, Drained::Clean);
-    proxy.end_with(Reason::Ok, 5.0).await;
+    proxy.end_with(Reason::Ok, 5).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

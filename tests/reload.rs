@@ -39,14 +39,6 @@ impl Scene {
         Self { authority, pair, _backend: backend, proxy, device }
     }
 
-    fn outcome(&self, outcome: ReloadOutcome) -> f64 {
-        self.proxy.metric(&format!("tlsidecar_reloads_total{{outcome=\"{outcome}\"}}"))
-    }
-
-    fn failing(&self) -> bool {
-        self.proxy.metric("tlsidecar_reload_failing") > 0.5
-    }
-
     async fn serial(&self) -> u64 {
         serial(&self.device.echo(self.proxy.address).await.unwrap())
     }
@@ -83,7 +75,7 @@ async fn files_replaced_by_renames_are_put_in_force() {
     assert_eq!(scene.serial().await, 1);
     scene.authority.issue("server", &Wish { serial: 2, ..Wish::default() });
     scene.shows(2).await;
-    assert!(!scene.failing());
+    assert!(!scene.proxy.reload_fails());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,13 +93,13 @@ async fn files_deleted_and_made_anew_are_put_in_force() {
     let CertificateFiles { cert, key } = &scene.pair.files;
     fs::remove_file(cert).unwrap();
     fs::remove_file(key).unwrap();
-    eventually("it is missed", || scene.failing()).await;
+    eventually("it is missed", || scene.proxy.reload_fails()).await;
     assert_eq!(scene.serial().await, 1, "the old one stays in force");
     let (new_chain, new_key) = scene.new_pem(2);
     fs::write(key, new_key).unwrap();
     fs::write(cert, new_chain).unwrap();
     scene.shows(2).await;
-    eventually("it is found", || !scene.failing()).await;
+    eventually("it is found", || !scene.proxy.reload_fails()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,7 +118,7 @@ async fn a_whole_directory_deleted_and_made_anew_is_put_in_force() {
     let proxy = Proxy::start(backend.config(), &Pair { files: files.clone() });
     let device = Device::new(&authority);
     fs::remove_dir_all(&dir).unwrap();
-    let failing = || proxy.metric("tlsidecar_reload_failing") > 0.5;
+    let failing = || proxy.reload_fails();
     eventually("it is missed", failing).await;
     write(2);
     eventually("it is found", || !failing()).await;
@@ -157,7 +149,7 @@ async fn a_link_that_is_swapped_is_followed() {
     let device = Device::new(&authority);
     assert_eq!(serial(&device.echo(proxy.address).await.unwrap()), 1);
     renew(2);
-    let swapped = || proxy.metric("tlsidecar_reloads_total{outcome=\"swapped\"}") > 0.5;
+    let swapped = || proxy.reloads(ReloadOutcome::Swapped) > 0;
     eventually("it is followed", swapped).await;
     assert_eq!(serial(&device.echo(proxy.address).await.unwrap()), 2);
 }
@@ -215,7 +207,7 @@ async fn kubernetes_swaps_under_a_load_of_handshakes_cost_none_of_them() {
         })
     });
     let load: Vec<_> = load.collect();
-    let swapped = || proxy.metric("tlsidecar_reloads_total{outcome=\"swapped\"}") as usize;
+    let swapped = || usize::try_from(proxy.reloads(ReloadOutcome::Swapped)).unwrap();
     for version in 2..=SWAPS {
         let before = handshakes.load(Ordering::SeqCst);
         let (chain, key) = &made[version - 1];
@@ -227,7 +219,7 @@ async fn kubernetes_swaps_under_a_load_of_handshakes_cost_none_of_them() {
     for task in load {
         task.await.unwrap();
     }
-    assert!((proxy.metric("tlsidecar_reloads_total{outcome=\"failed\"}")).abs() < 0.5);
+    assert_eq!(proxy.reloads(ReloadOutcome::Failed), 0);
     let last = device.echo(proxy.address).await.unwrap();
     assert_eq!(last.get_ref().1.peer_certificates().unwrap()[0], leaves[SWAPS - 1]);
 }
@@ -247,15 +239,15 @@ async fn open_connections_are_not_touched_by_a_new_certificate() {
 async fn is_kept(spoil: impl FnOnce(&Scene)) {
     let scene = Scene::new().await;
     spoil(&scene);
-    eventually("it fails", || scene.outcome(ReloadOutcome::Failed) > 0.5).await;
-    assert!(scene.failing());
+    eventually("it fails", || scene.proxy.reloads(ReloadOutcome::Failed) > 0).await;
+    assert!(scene.proxy.reload_fails());
     assert_eq!(scene.serial().await, 1);
     // It is the gauge that stays on, not the counter that goes on.
-    let failed = scene.outcome(ReloadOutcome::Failed);
+    let failed = scene.proxy.reloads(ReloadOutcome::Failed);
     scene.authority.issue("server", &Wish { serial: 2, ..Wish::default() });
     scene.shows(2).await;
-    eventually("it is well again", || !scene.failing()).await;
-    assert!(scene.outcome(ReloadOutcome::Failed) - failed < 1.5);
+    eventually("it is well again", || !scene.proxy.reload_fails()).await;
+    assert!(scene.proxy.reloads(ReloadOutcome::Failed) - failed <= 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -314,10 +306,10 @@ async fn files_that_were_only_touched_are_read_and_found_unchanged() {
     let touched = || {
         let cert = fs::OpenOptions::new().append(true).open(&scene.pair.files.cert).unwrap();
         cert.set_modified(std::time::SystemTime::now()).unwrap();
-        scene.outcome(ReloadOutcome::Unchanged) > 0.5
+        scene.proxy.reloads(ReloadOutcome::Unchanged) > 0
     };
     eventually("it is noticed", touched).await;
-    assert!(scene.outcome(ReloadOutcome::Swapped) < 0.5 && !scene.failing());
+    assert!(scene.proxy.reloads(ReloadOutcome::Swapped) == 0 && !scene.proxy.reload_fails());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -374,10 +366,10 @@ async fn a_new_crl_keeps_the_revoked_device_out_and_its_ticket_does_not_help() {
     let resumed = device.echo(proxy.address).await.unwrap();
     assert_eq!(resumed.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed));
     authority.crl("devices.crl", &[66]);
-    let swapped = || proxy.metric("tlsidecar_reloads_total{outcome=\"swapped\"}") > 0.5;
+    let swapped = || proxy.reloads(ReloadOutcome::Swapped) > 0;
     eventually("the CRL is in force", swapped).await;
     assert!(device.echo(proxy.address).await.is_err());
-    let revoked = || proxy.closed(Reason::ClientCertRevoked) > 0.5;
+    let revoked = || proxy.closed(Reason::ClientCertRevoked) > 0;
     eventually("it is refused as revoked", revoked).await;
 }
 
@@ -396,7 +388,7 @@ async fn a_ca_that_is_added_is_believed_without_a_new_certificate() {
     let device = Device::showing(&authority, &pair);
     assert!(device.echo(proxy.address).await.is_err());
     replace(&bundle, &format!("{}{}", first.pem(), second.pem()));
-    let swapped = || proxy.metric("tlsidecar_reloads_total{outcome=\"swapped\"}") > 0.5;
+    let swapped = || proxy.reloads(ReloadOutcome::Swapped) > 0;
     eventually("the bundle is in force", swapped).await;
     device.echo(proxy.address).await.unwrap();
 }
@@ -423,10 +415,6 @@ impl Filed {
     fn rewrite(&self, text: &str) {
         crate::support::file::write(self.authority.dir(), text);
     }
-
-    fn outcomes(&self, outcome: ReloadOutcome) -> f64 {
-        self.proxy.metric(&format!("tlsidecar_reloads_total{{outcome=\"{outcome}\"}}"))
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -437,8 +425,8 @@ async fn a_changed_backend_and_limit_take_effect_without_a_restart() {
     let other = Backend::echo().await;
     let more = "limits.max_connections = 17\n";
     filed.rewrite(&crate::support::file::text(other.address, &filed.pair, more));
-    let limit = || filed.proxy.metric("tlsidecar_connections_limit{listener=\"test\"}");
-    eventually("the limit is in force", || (limit() - 17.0).abs() < 0.1).await;
+    let limit = || filed.proxy.count("tlsidecar_connections_limit{listener=\"test\"}");
+    eventually("the limit is in force", || limit() == 17).await;
     device.echo(filed.proxy.address).await.unwrap();
     assert_eq!((filed.backend.connections(), other.connections()), (1, 1));
     say_and_hear(&mut open, b"where it was").await.unwrap();
@@ -448,14 +436,14 @@ async fn a_changed_backend_and_limit_take_effect_without_a_restart() {
 async fn a_bad_configuration_is_told_and_keeps_no_certificate_from_being_renewed() {
     let filed = Filed::new("").await;
     filed.rewrite("[[listener]]\nname = 5\n");
-    eventually("it is told", || filed.outcomes(ReloadOutcome::Failed) > 0.5).await;
+    eventually("it is told", || filed.proxy.reloads(ReloadOutcome::Failed) > 0).await;
     filed.authority.issue("server", &Wish { serial: 2, ..Wish::default() });
-    let not_after = filed.outcomes(ReloadOutcome::Failed);
-    let failed_again = || filed.outcomes(ReloadOutcome::Failed) > not_after + 0.5;
+    let before = filed.proxy.reloads(ReloadOutcome::Failed);
+    let failed_again = || filed.proxy.reloads(ReloadOutcome::Failed) > before;
     eventually("it is looked at again", failed_again).await;
     let session = Device::new(&filed.authority).echo(filed.proxy.address).await.unwrap();
     assert_eq!(serial(&session), 2);
-    assert!(filed.proxy.metric("tlsidecar_reload_failing") > 0.5);
+    assert!(filed.proxy.reload_fails());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -487,9 +475,9 @@ async fn the_expiry_of_what_is_in_force_is_told() {
         "tlsidecar_certificate_not_after_timestamp_seconds{{cert=\"{cert}\",listener=\"test\"}}"
     );
     // 2060-01-01 and 2050-01-01.
-    assert!((scene.proxy.metric(&series) - 2_840_140_800.0).abs() < 0.5);
+    assert_eq!(scene.proxy.count(&series), 2_840_140_800);
     let wish = Wish { serial: 2, years: (2020, 2050), ..Wish::default() };
     scene.authority.issue("server", &wish);
     scene.shows(2).await;
-    assert!((scene.proxy.metric(&series) - 2_524_608_000.0).abs() < 0.5);
+    assert_eq!(scene.proxy.count(&series), 2_524_608_000);
 }

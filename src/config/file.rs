@@ -8,25 +8,25 @@
 //! (`trust/certs.rs`). The keys are documented in docs/configuration.md.
 
 mod problem;
+mod sections;
 mod text;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use serde::Deserialize;
 use toml::Spanned;
 
 use self::problem::Problems;
 pub use self::problem::{ConfigError, Problem};
-use self::text::{Alpn, AnyDuration, ListenerName, SomeDuration, Text, Whole};
-use super::{
-    Admin, BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Config, Limits, Listener,
-    Log, NamePattern, Route, Shutdown, Tcp, Timeouts, Tls, TlsVersion,
+use self::sections::{
+    AuthChoice, Document, ListenerSection, RouteSection, TlsSection, VersionChoice,
 };
-use crate::logging::{Filter, Format};
+use self::text::{FromText, Text};
+use super::{
+    Admin, CertificateFiles, ClientAuth, ClientTrust, Config, Listener, Route, Tls, TlsVersion,
+};
 
 /// Reads and checks a configuration file.
 ///
@@ -48,139 +48,6 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
     // After a syntax error what follows it may have been read under the wrong heading.
     let config = document.and_then(|document| document.into_config(&mut problems));
     problems.finish(config)
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Document {
-    #[serde(default)]
-    admin: AdminSection,
-    #[serde(default)]
-    log: LogSection,
-    #[serde(default)]
-    shutdown: ShutdownSection,
-    #[serde(default)]
-    listener: Vec<Spanned<ListenerSection>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a section [admin]")]
-struct AdminSection {
-    listen: Option<Spanned<Text<SocketAddr>>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a section [log]")]
-struct LogSection {
-    format: Option<FormatChoice>,
-    filter: Option<Text<Filter>>,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum FormatChoice {
-    Text,
-    Json,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a section [shutdown]")]
-struct ShutdownSection {
-    delay: Option<Text<AnyDuration>>,
-    drain_timeout: Option<Text<AnyDuration>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a section [[listener]]")]
-struct ListenerSection {
-    name: Option<Spanned<Text<ListenerName>>>,
-    listen: Option<Spanned<Text<SocketAddr>>>,
-    backend: Option<Text<BackendAddress>>,
-    tls: Option<Spanned<TlsSection>>,
-    #[serde(default)]
-    route: Vec<Spanned<RouteSection>>,
-    #[serde(default)]
-    timeouts: TimeoutsSection,
-    #[serde(default)]
-    limits: LimitsSection,
-    #[serde(default)]
-    tcp: TcpSection,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a section [listener.tls]")]
-struct TlsSection {
-    #[serde(default)]
-    certificates: Vec<Spanned<CertificateSection>>,
-    min_version: Option<VersionChoice>,
-    #[serde(default)]
-    client_auth: Option<Spanned<AuthChoice>>,
-    client_ca: Option<Spanned<PathBuf>>,
-    #[serde(default)]
-    crls: Vec<Spanned<PathBuf>>,
-    #[serde(default)]
-    alpn: Vec<Text<Alpn>>,
-    tickets: Option<Whole<0, 4>>,
-}
-
-#[derive(Deserialize)]
-#[serde(
-    deny_unknown_fields,
-    expecting = "a pair such as { cert = \"tls.crt\", key = \"tls.key\" }"
-)]
-struct CertificateSection {
-    cert: Option<Spanned<PathBuf>>,
-    key: Option<Spanned<PathBuf>>,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-enum VersionChoice {
-    #[serde(rename = "1.2")]
-    Tls12,
-    #[serde(rename = "1.3")]
-    Tls13,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum AuthChoice {
-    None,
-    Optional,
-    Required,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a section [[listener.route]]")]
-struct RouteSection {
-    #[serde(default)]
-    sni: Vec<Text<NamePattern>>,
-    #[serde(default)]
-    alpn: Vec<Text<Alpn>>,
-    backend: Option<Text<BackendAddress>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a section [listener.timeouts]")]
-struct TimeoutsSection {
-    hello: Option<Text<SomeDuration>>,
-    handshake: Option<Text<SomeDuration>>,
-    connect: Option<Text<SomeDuration>>,
-    idle: Option<Text<AnyDuration>>,
-    half_close: Option<Text<AnyDuration>>,
-    max_age: Option<Text<AnyDuration>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a section [listener.limits]")]
-struct LimitsSection {
-    max_connections: Option<Whole<0, 1_000_000>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a section [listener.tcp]")]
-struct TcpSection {
-    keepalive: Option<Text<AnyDuration>>,
-    user_timeout: Option<Text<AnyDuration>>,
 }
 
 impl Document {
@@ -216,7 +83,7 @@ impl Document {
 }
 
 /// Reports every value that stands a second time, but port 0, which stands for any free port.
-fn distinct<'a, T: text::FromText + ToString + 'a>(
+fn distinct<'a, T: FromText + ToString + 'a>(
     values: impl Iterator<Item = (String, &'a Spanned<Text<T>>)>,
     problems: &mut Problems<'_>,
 ) {
@@ -343,7 +210,7 @@ fn into_tls(section: Spanned<TlsSection>, key: &str, problems: &mut Problems<'_>
 
 fn into_client_auth(
     choice: Option<&Spanned<AuthChoice>>,
-    client_ca: Option<(PathBuf, std::ops::Range<usize>)>,
+    client_ca: Option<(PathBuf, Range<usize>)>,
     crls: Vec<PathBuf>,
     key: &str,
     problems: &mut Problems<'_>,
@@ -380,60 +247,4 @@ fn readable(path: &Spanned<PathBuf>, key: &str, problems: &mut Problems<'_>) -> 
         problems.at(path.span(), key, &message);
     }
     full
-}
-
-impl From<LogSection> for Log {
-    fn from(section: LogSection) -> Self {
-        let format = match section.format {
-            None | Some(FormatChoice::Text) => Format::Text,
-            Some(FormatChoice::Json) => Format::Json,
-        };
-        Self { format, filter: section.filter.map_or_else(Filter::default, |f| f.0) }
-    }
-}
-
-impl From<ShutdownSection> for Shutdown {
-    fn from(section: ShutdownSection) -> Self {
-        let default = Self::default();
-        Self {
-            delay: section.delay.map_or(default.delay, |d| d.0.0),
-            drain_timeout: section.drain_timeout.map_or(default.drain_timeout, |d| d.0.0),
-        }
-    }
-}
-
-impl From<TimeoutsSection> for Timeouts {
-    fn from(section: TimeoutsSection) -> Self {
-        let default = Self::default();
-        Self {
-            hello: section.hello.map_or(default.hello, |d| d.0.0),
-            handshake: section.handshake.map_or(default.handshake, |d| d.0.0),
-            connect: section.connect.map_or(default.connect, |d| d.0.0),
-            idle: unless_zero(section.idle, default.idle),
-            half_close: unless_zero(section.half_close, default.half_close),
-            max_age: unless_zero(section.max_age, default.max_age),
-        }
-    }
-}
-
-impl From<LimitsSection> for Limits {
-    fn from(section: LimitsSection) -> Self {
-        let max = section.max_connections.map_or(0, |m| m.0);
-        Self { max_connections: usize::try_from(max).ok().filter(|&max| max != 0) }
-    }
-}
-
-impl From<TcpSection> for Tcp {
-    fn from(section: TcpSection) -> Self {
-        let default = Self::default();
-        Self {
-            keepalive: unless_zero(section.keepalive, default.keepalive),
-            user_timeout: unless_zero(section.user_timeout, default.user_timeout),
-        }
-    }
-}
-
-/// `"0s"` switches a bound off; an absent key takes the default.
-fn unless_zero(found: Option<Text<AnyDuration>>, default: Option<Duration>) -> Option<Duration> {
-    found.map_or(default, |d| Some(d.0.0).filter(|d| !d.is_zero()))
 }

@@ -11,23 +11,23 @@
 //!
 //! **Not here.** When to load (`reload.rs`), which certificate a device gets (`resolver.rs`).
 
+mod pem;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
-use rustls_pemfile::Item;
 use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::crypto::aws_lc_rs::sign::any_supported_type;
-use tokio_rustls::rustls::pki_types::{
-    CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
-};
+use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, RootCertStore, ServerConfig, version};
 use zeroize::Zeroize;
 
+use self::pem::PemError;
 use super::digest::Digest;
 use super::files::{self, Files, ReadError};
 use super::resolver::{Certificate, Resolver};
@@ -64,12 +64,8 @@ pub(crate) enum Warning {
 pub(crate) enum CertError {
     #[error(transparent)]
     Read(#[from] ReadError),
-    #[error("{} holds no {wanted} in PEM", .file.display())]
-    Empty { file: PathBuf, wanted: &'static str },
-    #[error("{} holds an encrypted private key: decrypt it, for instance with openssl pkey", .0.display())]
-    EncryptedKey(PathBuf),
-    #[error("{} is not well-formed PEM: {cause}", .file.display())]
-    Pem { file: PathBuf, cause: &'static str },
+    #[error(transparent)]
+    Pem(#[from] PemError),
     #[error("{} holds a certificate or CRL that is not well-formed: {cause}", .file.display())]
     X509 { file: PathBuf, cause: Malformed },
     #[error("{} holds a private key that cannot be used: {cause}", .file.display())]
@@ -189,11 +185,11 @@ fn client_verifier(
 ) -> Result<Arc<dyn ClientCertVerifier>, CertError> {
     let file = &trust.ca;
     let mut roots = RootCertStore::empty();
-    let cas = certificates(file, files)?;
+    let cas = pem::certificates(file, files)?;
     for ca in &cas {
         roots.add(ca.clone()).map_err(|cause| CertError::Ca { file: file.clone(), cause })?;
     }
-    let crls = trust.crls.iter().map(|file| Ok((file, revocation_lists(file, files)?)));
+    let crls = trust.crls.iter().map(|file| Ok((file, pem::revocation_lists(file, files)?)));
     let crls = crls.collect::<Result<Vec<_>, CertError>>()?;
     warn_about_crls(file, &cas, &crls, now, warnings)?;
     // As in HAProxy and nginx: with CRLs, the whole chain is checked and a status that no CRL tells
@@ -249,7 +245,7 @@ impl Chain {
         files: &Files,
         warnings: &mut Vec<Warning>,
     ) -> Result<Self, CertError> {
-        let chain = certificates(&pair.cert, files)?;
+        let chain = pem::certificates(&pair.cert, files)?;
         let facts = facts(&pair.cert, &chain[0])?;
         for (i, two) in chain.windows(2).enumerate() {
             let in_order = x509::is_issued_by(&two[0], &two[1])
@@ -258,7 +254,7 @@ impl Chain {
                 return Err(CertError::Order { file: pair.cert.clone(), position: i + 1 });
             }
         }
-        let mut private = private_key(&pair.key, files)?;
+        let mut private = pem::private_key(&pair.key, files)?;
         let signer = any_supported_type(&private);
         private.zeroize();
         let signer = signer.map_err(|cause| CertError::Key { file: pair.key.clone(), cause })?;
@@ -312,86 +308,4 @@ impl Chain {
 
 fn facts(file: &Path, certificate: &CertificateDer<'_>) -> Result<Facts, CertError> {
     x509::facts(certificate).map_err(|cause| CertError::X509 { file: file.to_owned(), cause })
-}
-
-/// At least one certificate.
-fn certificates(file: &Path, files: &Files) -> Result<Vec<CertificateDer<'static>>, CertError> {
-    let certificates = pem(file, files, |item| match item {
-        Item::X509Certificate(certificate) => Ok(certificate),
-        other => Err(other),
-    })?;
-    if certificates.is_empty() {
-        return Err(CertError::Empty { file: file.to_owned(), wanted: "certificate" });
-    }
-    Ok(certificates)
-}
-
-/// At least one CRL.
-fn revocation_lists(
-    file: &Path,
-    files: &Files,
-) -> Result<Vec<CertificateRevocationListDer<'static>>, CertError> {
-    let crls = pem(file, files, |item| match item {
-        Item::Crl(crl) => Ok(crl),
-        other => Err(other),
-    })?;
-    if crls.is_empty() {
-        return Err(CertError::Empty { file: file.to_owned(), wanted: "CRL" });
-    }
-    Ok(crls)
-}
-
-/// The first private key.
-fn private_key(file: &Path, files: &Files) -> Result<PrivateKeyDer<'static>, CertError> {
-    let keys = pem(file, files, |item| match item {
-        Item::Pkcs1Key(key) => Ok(PrivateKeyDer::from(key)),
-        Item::Pkcs8Key(key) => Ok(key.into()),
-        Item::Sec1Key(key) => Ok(key.into()),
-        other => Err(other),
-    })?;
-    let encrypted = || files.bytes(file).windows(9).any(|window| window == b"ENCRYPTED");
-    let mut keys = keys.into_iter();
-    let first = keys.next();
-    keys.for_each(|mut key| key.zeroize());
-    match first {
-        Some(key) => Ok(key),
-        None if encrypted() => Err(CertError::EncryptedKey(file.to_owned())),
-        None => Err(CertError::Empty { file: file.to_owned(), wanted: "private key" }),
-    }
-}
-
-/// Whatever `take` takes of what a PEM file holds; keys that it does not take are wiped.
-///
-/// rustls-pemfile is named here alone: see docs/dependencies.md.
-fn pem<T>(
-    file: &Path,
-    files: &Files,
-    take: impl Fn(Item) -> Result<T, Item>,
-) -> Result<Vec<T>, CertError> {
-    let mut rest = files.bytes(file);
-    let mut taken = Vec::new();
-    loop {
-        match rustls_pemfile::read_one_from_slice(rest) {
-            Ok(Some((item, after))) => {
-                rest = after;
-                match take(item) {
-                    Ok(item) => taken.push(item),
-                    Err(Item::Pkcs1Key(mut key)) => key.zeroize(),
-                    Err(Item::Pkcs8Key(mut key)) => key.zeroize(),
-                    Err(Item::Sec1Key(mut key)) => key.zeroize(),
-                    Err(_) => {}
-                }
-            }
-            Ok(None) => return Ok(taken),
-            // The parser's own words can quote a line of the file, and that may be a key's.
-            Err(error) => {
-                let cause = match error {
-                    rustls_pemfile::Error::MissingSectionEnd { .. } => "a section has no end",
-                    rustls_pemfile::Error::IllegalSectionStart { .. } => "a section starts badly",
-                    rustls_pemfile::Error::Base64Decode(_) => "a section is not base64",
-                };
-                return Err(CertError::Pem { file: file.to_owned(), cause });
-            }
-        }
-    }
 }

@@ -41,17 +41,17 @@ impl Client {
         }
     }
 
-    /// The value of a metric.
-    pub(crate) async fn metric(&mut self, series: &str) -> f64 {
+    /// The value of a counter.
+    pub(crate) async fn count(&mut self, series: &str) -> u64 {
         let text = self.text().await;
         metric(&text, series).unwrap_or_else(|| panic!("no {series} in\n{text}"))
     }
 
     /// Waits until a metric is as wanted.
-    pub(crate) async fn until(&mut self, series: &str, wanted: impl Fn(f64) -> bool) {
+    pub(crate) async fn until(&mut self, series: &str, wanted: impl Fn(u64) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let now = self.metric(series).await;
+            let now = self.count(series).await;
             if wanted(now) {
                 return;
             }

@@ -116,7 +116,7 @@ impl Authority {
     }
 
     /// Issues a certificate from parameters of its own.
-    pub(crate) fn sign(&self, file: &str, params: CertificateParams) -> Pair {
+    pub(crate) fn sign(&self, file: &str, params: &CertificateParams) -> Pair {
         let key = KeyPair::generate().unwrap();
         let leaf = params.signed_by(&key, &self.issuer()).unwrap().pem();
         self.write(file, &leaf, &key.serialize_pem())

@@ -104,8 +104,8 @@ impl Sidecar {
         ask(self.admin, method, path, "")
     }
 
-    /// The value of a metric.
-    pub(crate) fn metric(&self, series: &str) -> f64 {
+    /// The value of a counter or gauge of whole numbers.
+    pub(crate) fn count(&self, series: &str) -> u64 {
         let (_, text) = self.ask("GET", "/metrics").unwrap();
         super::proxy::metric(&text, series).unwrap_or_else(|| panic!("no {series} in\n{text}"))
     }

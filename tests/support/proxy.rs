@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use tlsidecar::app::{self, App};
 use tlsidecar::config::{Admin, BackendAddress, ClientAuth, Config, Listener};
+use tlsidecar::ops::metrics::ReloadOutcome;
 use tlsidecar::proxy::reason::Reason;
 
 use super::certs::Pair;
@@ -33,9 +35,16 @@ impl Proxy {
         Self { address: app.listeners[0].1, app }
     }
 
-    /// The value of a metric whose line starts with `name{labels}`.
-    pub(crate) fn metric(&self, series: &str) -> f64 {
-        metric(&self.text(), series).unwrap_or_else(|| panic!("no {series} in\n{}", self.text()))
+    /// The value of a counter or gauge of whole numbers, by its name and labels.
+    pub(crate) fn count(&self, series: &str) -> u64 {
+        let text = self.text();
+        metric(&text, series).unwrap_or_else(|| panic!("no {series} in\n{text}"))
+    }
+
+    /// The value of a metric of time.
+    pub(crate) fn seconds(&self, series: &str) -> f64 {
+        let text = self.text();
+        metric(&text, series).unwrap_or_else(|| panic!("no {series} in\n{text}"))
     }
 
     /// All metrics.
@@ -44,26 +53,36 @@ impl Proxy {
     }
 
     /// How many connections ended for `reason`.
-    pub(crate) fn closed(&self, reason: Reason) -> f64 {
-        self.metric(&closed_series(reason))
+    pub(crate) fn closed(&self, reason: Reason) -> u64 {
+        self.count(&closed_series(reason))
     }
 
     /// Waits until just one connection has ended, for this reason.
     pub(crate) async fn ends_with(&self, reason: Reason) {
-        self.end_with(reason, 1.0).await;
+        self.end_with(reason, 1).await;
     }
 
     /// Waits until so many connections have ended, all for this reason.
-    pub(crate) async fn end_with(&self, reason: Reason, count: f64) {
-        let all = || Reason::ALL.iter().map(|&r| self.closed(r)).sum::<f64>();
+    pub(crate) async fn end_with(&self, reason: Reason, count: u64) {
+        let all = || Reason::ALL.iter().map(|&r| self.closed(r)).sum::<u64>();
         eventually(&format!("{count} connections end"), || all() >= count).await;
-        let found: Vec<_> = Reason::ALL.iter().filter(|&&r| self.closed(r) > 0.0).collect();
+        let found: Vec<_> = Reason::ALL.iter().filter(|&&r| self.closed(r) > 0).collect();
         assert_eq!((self.closed(reason), all()), (count, count), "they ended with {found:?}");
     }
 
     /// How many connections are open.
-    pub(crate) fn active(&self) -> f64 {
-        self.metric("tlsidecar_connections_active{listener=\"test\"}")
+    pub(crate) fn active(&self) -> u64 {
+        self.count("tlsidecar_connections_active{listener=\"test\"}")
+    }
+
+    /// How many reloads ended so.
+    pub(crate) fn reloads(&self, outcome: ReloadOutcome) -> u64 {
+        self.count(&format!("tlsidecar_reloads_total{{outcome=\"{outcome}\"}}"))
+    }
+
+    /// Whether the last reload failed.
+    pub(crate) fn reload_fails(&self) -> bool {
+        self.count("tlsidecar_reload_failing") == 1
     }
 }
 
@@ -83,7 +102,7 @@ impl Drop for Proxy {
             let internal = format!(
                 "tlsidecar_connections_closed_total{{listener=\"{name}\",reason=\"internal\"}}"
             );
-            assert!(metric(&self.text(), &internal).is_some_and(|n| n < 0.5));
+            assert_eq!(metric(&self.text(), &internal), Some(0));
         }
     }
 }
@@ -93,19 +112,15 @@ pub(crate) fn balances(text: &str) -> bool {
     let sum = |name: &str| {
         text.lines()
             .filter(|line| line.starts_with(name))
-            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
-            .sum::<f64>()
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok())
+            .sum::<u64>()
     };
-    let (accepted, active, closed) = (
-        sum("tlsidecar_connections_accepted_total{"),
-        sum("tlsidecar_connections_active{"),
-        sum("tlsidecar_connections_closed_total{"),
-    );
-    (accepted - active - closed).abs() < 0.5
+    sum("tlsidecar_connections_accepted_total{")
+        == sum("tlsidecar_connections_active{") + sum("tlsidecar_connections_closed_total{")
 }
 
-/// The value of a metric whose line starts with `name{labels}`.
-pub(crate) fn metric(text: &str, series: &str) -> Option<f64> {
+/// The value of a metric, by its name and labels.
+pub(crate) fn metric<T: FromStr>(text: &str, series: &str) -> Option<T> {
     text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
 }
 

@@ -1,0 +1,203 @@
+//! The sections of the file, as serde reads them: one struct each, every key with its type.
+//!
+//! **Not here.** Checks that need more than one value (`file.rs`), what a value may be (`text.rs`).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::text::{Alpn, AnyDuration, ListenerName, SomeDuration, Text, Whole};
+use crate::config::{BackendAddress, Limits, Log, NamePattern, Shutdown, Tcp, Timeouts};
+use crate::logging::{Filter, Format};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Document {
+    #[serde(default)]
+    pub(super) admin: AdminSection,
+    #[serde(default)]
+    pub(super) log: LogSection,
+    #[serde(default)]
+    pub(super) shutdown: ShutdownSection,
+    #[serde(default)]
+    pub(super) listener: Vec<Spanned<ListenerSection>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section [admin]")]
+pub(super) struct AdminSection {
+    pub(super) listen: Option<Spanned<Text<SocketAddr>>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section [log]")]
+pub(super) struct LogSection {
+    pub(super) format: Option<FormatChoice>,
+    pub(super) filter: Option<Text<Filter>>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum FormatChoice {
+    Text,
+    Json,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section [shutdown]")]
+pub(super) struct ShutdownSection {
+    pub(super) delay: Option<Text<AnyDuration>>,
+    pub(super) drain_timeout: Option<Text<AnyDuration>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section [[listener]]")]
+pub(super) struct ListenerSection {
+    pub(super) name: Option<Spanned<Text<ListenerName>>>,
+    pub(super) listen: Option<Spanned<Text<SocketAddr>>>,
+    pub(super) backend: Option<Text<BackendAddress>>,
+    pub(super) tls: Option<Spanned<TlsSection>>,
+    #[serde(default)]
+    pub(super) route: Vec<Spanned<RouteSection>>,
+    #[serde(default)]
+    pub(super) timeouts: TimeoutsSection,
+    #[serde(default)]
+    pub(super) limits: LimitsSection,
+    #[serde(default)]
+    pub(super) tcp: TcpSection,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section [listener.tls]")]
+pub(super) struct TlsSection {
+    #[serde(default)]
+    pub(super) certificates: Vec<Spanned<CertificateSection>>,
+    pub(super) min_version: Option<VersionChoice>,
+    #[serde(default)]
+    pub(super) client_auth: Option<Spanned<AuthChoice>>,
+    pub(super) client_ca: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    pub(super) crls: Vec<Spanned<PathBuf>>,
+    #[serde(default)]
+    pub(super) alpn: Vec<Text<Alpn>>,
+    pub(super) tickets: Option<Whole<0, 4>>,
+}
+
+#[derive(Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a pair such as { cert = \"tls.crt\", key = \"tls.key\" }"
+)]
+pub(super) struct CertificateSection {
+    pub(super) cert: Option<Spanned<PathBuf>>,
+    pub(super) key: Option<Spanned<PathBuf>>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+pub(super) enum VersionChoice {
+    #[serde(rename = "1.2")]
+    Tls12,
+    #[serde(rename = "1.3")]
+    Tls13,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum AuthChoice {
+    None,
+    Optional,
+    Required,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section [[listener.route]]")]
+pub(super) struct RouteSection {
+    #[serde(default)]
+    pub(super) sni: Vec<Text<NamePattern>>,
+    #[serde(default)]
+    pub(super) alpn: Vec<Text<Alpn>>,
+    pub(super) backend: Option<Text<BackendAddress>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section [listener.timeouts]")]
+pub(super) struct TimeoutsSection {
+    pub(super) hello: Option<Text<SomeDuration>>,
+    pub(super) handshake: Option<Text<SomeDuration>>,
+    pub(super) connect: Option<Text<SomeDuration>>,
+    pub(super) idle: Option<Text<AnyDuration>>,
+    pub(super) half_close: Option<Text<AnyDuration>>,
+    pub(super) max_age: Option<Text<AnyDuration>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section [listener.limits]")]
+pub(super) struct LimitsSection {
+    pub(super) max_connections: Option<Whole<0, 1_000_000>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section [listener.tcp]")]
+pub(super) struct TcpSection {
+    pub(super) keepalive: Option<Text<AnyDuration>>,
+    pub(super) user_timeout: Option<Text<AnyDuration>>,
+}
+
+impl From<LogSection> for Log {
+    fn from(section: LogSection) -> Self {
+        let format = match section.format {
+            None | Some(FormatChoice::Text) => Format::Text,
+            Some(FormatChoice::Json) => Format::Json,
+        };
+        Self { format, filter: section.filter.map_or_else(Filter::default, |f| f.0) }
+    }
+}
+
+impl From<ShutdownSection> for Shutdown {
+    fn from(section: ShutdownSection) -> Self {
+        let default = Self::default();
+        Self {
+            delay: section.delay.map_or(default.delay, |d| d.0.0),
+            drain_timeout: section.drain_timeout.map_or(default.drain_timeout, |d| d.0.0),
+        }
+    }
+}
+
+impl From<TimeoutsSection> for Timeouts {
+    fn from(section: TimeoutsSection) -> Self {
+        let default = Self::default();
+        Self {
+            hello: section.hello.map_or(default.hello, |d| d.0.0),
+            handshake: section.handshake.map_or(default.handshake, |d| d.0.0),
+            connect: section.connect.map_or(default.connect, |d| d.0.0),
+            idle: unless_zero(section.idle, default.idle),
+            half_close: unless_zero(section.half_close, default.half_close),
+            max_age: unless_zero(section.max_age, default.max_age),
+        }
+    }
+}
+
+impl From<LimitsSection> for Limits {
+    fn from(section: LimitsSection) -> Self {
+        let max = section.max_connections.map_or(0, |m| m.0);
+        Self { max_connections: usize::try_from(max).ok().filter(|&max| max != 0) }
+    }
+}
+
+impl From<TcpSection> for Tcp {
+    fn from(section: TcpSection) -> Self {
+        let default = Self::default();
+        Self {
+            keepalive: unless_zero(section.keepalive, default.keepalive),
+            user_timeout: unless_zero(section.user_timeout, default.user_timeout),
+        }
+    }
+}
+
+/// `"0s"` switches a bound off; an absent key takes the default.
+fn unless_zero(found: Option<Text<AnyDuration>>, default: Option<Duration>) -> Option<Duration> {
+    found.map_or(default, |d| Some(d.0.0).filter(|d| !d.is_zero()))
+}
