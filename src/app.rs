@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 
 use crate::config::{self, Config, Tcp};
@@ -21,16 +20,9 @@ use crate::ops::shutdown::Shutdown;
 use crate::proxy::admission::{Admission, Places};
 use crate::proxy::listener::Listener;
 use crate::proxy::socket;
-use crate::trust::certs::{self, CertError, Loaded, Warning};
+use crate::trust::certs::{self, Loaded};
 use crate::trust::reload::{self, Target};
-use crate::trust::snapshot::{Current, Snapshot};
-
-/// File descriptors that connections leave to everything else: listeners, the admin port, epoll,
-/// log, certificates being read, name look-ups. A quarter of them all, where there are few.
-const RESERVED_FDS: u64 = 160;
-
-/// A connection's descriptors: the client's and the backend's socket.
-const FDS_PER_CONNECTION: u64 = 2;
+use crate::trust::snapshot::Current;
 
 /// A running proxy. It goes on after this is dropped, until the runtime ends.
 pub struct App {
@@ -89,67 +81,67 @@ pub fn check(config: &Config) -> Result<Vec<String>, StartError> {
 /// If anything that it needs is missing; nothing is left bound then.
 pub fn start(config: Config, source: Option<PathBuf>) -> Result<App, StartError> {
     let loaded = load(&config)?;
-    let mut bound = Vec::new();
-    for listener in &config.listeners {
-        let what = format!("listener {:?}", listener.name);
-        bound.push(bind(what, listener.listen, listener.tcp)?);
-    }
-    let (admin_socket, admin) =
-        bind("the admin port".to_owned(), config.admin.listen, Tcp::default())?;
+    let sockets = bind_listeners(&config)?;
+    let (admin_socket, admin) = bind("the admin port", config.admin.listen, Tcp::default())?;
+    let capacity = socket::capacity().map_err(system("raise the limit on file descriptors"))?;
 
     let metrics = Arc::new(Metrics::new());
     let shutdown = Shutdown::new();
-    let capacity = capacity().map_err(system("find the limit on file descriptors"))?;
     let places = Arc::new(Places::default());
-    let mut targets = Vec::new();
+    let times = config.shutdown;
     let mut listeners = Vec::new();
+    let mut targets = Vec::new();
     let mut accepting = Vec::new();
-    for ((snapshot, warnings), (socket, address)) in loaded.into_iter().zip(bound) {
-        let name = snapshot.listener.name.clone();
-        let listener_metrics = metrics.listener(&name);
-        for warning in warnings {
-            tracing::warn!(listener = name, "{warning}");
-        }
+    for ((snapshot, warnings), (socket, address)) in loaded.into_iter().zip(sockets) {
+        let metrics = metrics.listener(&snapshot.listener.name);
         warn_of_capacity(&snapshot.listener, capacity);
-        reload::announce(&snapshot, &listener_metrics);
-        tracing::info!(listener = name, %address, "listening");
-        let current = Arc::new(Current::new(*snapshot));
+        reload::announce(&snapshot, &warnings, &metrics);
+        listeners.push((snapshot.listener.name.clone(), address));
+        let target = Target { current: Arc::new(Current::new(snapshot)), metrics };
         accepting.push(Listener {
             socket,
-            snapshots: current.subscribe(),
+            snapshots: target.current.subscribe(),
             admission: Admission::new(Arc::clone(&places), capacity),
-            metrics: Arc::clone(&listener_metrics),
+            metrics: Arc::clone(&target.metrics),
             shutdown: shutdown.clone(),
         });
-        targets.push(Target { current, metrics: listener_metrics });
-        listeners.push((name, address));
+        targets.push(target);
     }
-
-    let times = config.shutdown;
     let reload = reload::start(targets, config, source, Arc::clone(&metrics))
         .map_err(system("start a thread"))?;
-    for listener in accepting {
-        shutdown.listeners().spawn(listener.run());
+
+    // Everything is bound and wired; from here on nothing can fail.
+    for (name, address) in &listeners {
+        tracing::info!(listener = name, %address, "listening");
     }
-    let page =
-        Admin { metrics: Arc::clone(&metrics), shutdown: shutdown.clone(), reload: reload.clone() };
-    tokio::spawn(admin::serve(admin_socket, Arc::new(page)));
     tracing::info!(address = %admin, "admin port");
-    tokio::spawn({
-        let shutdown = shutdown.clone();
-        async move { shutdown.run(times).await }
-    });
-    shutdown.running();
-    Ok(App { listeners, admin, shutdown, reload, metrics })
+    let app = App { listeners, admin, shutdown, reload, metrics };
+    app.run(accepting, admin_socket, times);
+    Ok(app)
 }
 
-type LoadedListener = (Box<Snapshot>, Vec<Warning>);
+impl App {
+    fn run(&self, accepting: Vec<Listener>, admin: TcpListener, times: config::Shutdown) {
+        for listener in accepting {
+            self.shutdown.listeners().spawn(listener.run());
+        }
+        let answering = Admin {
+            metrics: Arc::clone(&self.metrics),
+            shutdown: self.shutdown.clone(),
+            reload: self.reload.clone(),
+        };
+        tokio::spawn(admin::serve(admin, Arc::new(answering)));
+        let shutdown = self.shutdown.clone();
+        tokio::spawn(async move { shutdown.run(times).await });
+        self.shutdown.running();
+    }
+}
 
-fn load(config: &Config) -> Result<Vec<LoadedListener>, StartError> {
+fn load(config: &Config) -> Result<Vec<Loaded>, StartError> {
     let mut loaded = Vec::new();
     let mut problems = Vec::new();
     for listener in &config.listeners {
-        match load_first(listener) {
+        match certs::load(listener, SystemTime::now()) {
             Ok(first) => loaded.push(first),
             Err(error) => problems.push(format!("listener {:?}: {error}", listener.name)),
         }
@@ -157,15 +149,15 @@ fn load(config: &Config) -> Result<Vec<LoadedListener>, StartError> {
     if problems.is_empty() { Ok(loaded) } else { Err(StartError::Material(problems)) }
 }
 
-fn load_first(listener: &config::Listener) -> Result<LoadedListener, CertError> {
-    match certs::load(listener, None, SystemTime::now())? {
-        Loaded::New(snapshot, warnings) => Ok((snapshot, warnings)),
-        Loaded::Unchanged => unreachable!("there is nothing that it could be unchanged from"),
-    }
+fn bind_listeners(config: &Config) -> Result<Vec<(TcpListener, SocketAddr)>, StartError> {
+    let bind = |listener: &config::Listener| {
+        bind(&format!("listener {:?}", listener.name), listener.listen, listener.tcp)
+    };
+    config.listeners.iter().map(bind).collect()
 }
 
 fn bind(
-    what: String,
+    what: &str,
     address: SocketAddr,
     options: Tcp,
 ) -> Result<(TcpListener, SocketAddr), StartError> {
@@ -173,23 +165,11 @@ fn bind(
         let address = socket.local_addr()?;
         Ok((socket, address))
     });
-    bound.map_err(|cause| StartError::Bind { what, address, cause })
+    bound.map_err(|cause| StartError::Bind { what: what.to_owned(), address, cause })
 }
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
     move |cause| StartError::System { what, cause }
-}
-
-/// How many connections the process can have: what its limit on file descriptors carries, which is
-/// first raised as far as the system allows.
-fn capacity() -> io::Result<usize> {
-    let limit = getrlimit(Resource::Nofile);
-    // It cannot fail: the soft limit may always be raised to the hard one.
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
-    let fds = limit.maximum.unwrap_or(u64::MAX);
-    let connections = (fds - RESERVED_FDS.min(fds / 4)) / FDS_PER_CONNECTION;
-    // Semaphores and gauges end somewhere; so does memory, long before.
-    Ok(usize::try_from(connections).unwrap_or(usize::MAX).min(1 << 24))
 }
 
 fn warn_of_capacity(listener: &config::Listener, capacity: usize) {

@@ -28,6 +28,15 @@ pub struct Cli {
     pub run: Run,
 }
 
+impl Cli {
+    /// Reads the process's arguments and environment. Ends the process, with code 2, if they make
+    /// no sense, and with 0 if they ask for help or the version.
+    #[must_use]
+    pub fn read() -> Self {
+        Self::parse()
+    }
+}
+
 /// What can be done instead of running.
 #[derive(Debug, Subcommand)]
 pub enum Command {

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
 use tlsidecar::app::{self, App, StartError};
 use tlsidecar::cli::{Cli, Command, Run};
 use tlsidecar::config::{self, Config};
@@ -32,7 +31,7 @@ const BLOCKING_THREADS: usize = 32;
 const LAST_LOOKUPS: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::read();
     let done = match cli.command {
         None => return run(&cli.run),
         Some(Command::Check { config }) => return check(&config),

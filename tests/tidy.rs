@@ -1,1 +1,582 @@
-//! x
+//! Is the house in order: imports, dependencies, lengths, documents?
+//!
+//! These are the rules of ARCHITECTURE.md and CONTRIBUTING.md that a program can check. Each check
+//! asserts that it has found something to look at.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::CommandFactory;
+use syn::visit::Visit;
+use tlsidecar::cli::Cli;
+use tlsidecar::config::file;
+use tlsidecar::ops::metrics::Metrics;
+use tlsidecar::proxy::reason::Reason;
+
+/// Which modules of ours a module may import. Down, and nowhere else; the one sideways edge is
+/// `ops::admin` → `trust::reload`.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("main", &["app", "cli", "config", "demo", "logging", "ops::admin", "ops::shutdown"]),
+    ("cli", &["config", "config::file", "logging"]),
+    ("demo", &["app", "cli", "config"]),
+    (
+        "app",
+        &[
+            "config",
+            "ops::admin",
+            "ops::metrics",
+            "ops::shutdown",
+            "proxy::admission",
+            "proxy::listener",
+            "proxy::socket",
+            "trust::certs",
+            "trust::reload",
+            "trust::snapshot",
+        ],
+    ),
+    ("ops::admin", &["logging", "ops::metrics", "ops::shutdown", "trust::reload"]),
+    (
+        "trust::reload",
+        &[
+            "config",
+            "config::file",
+            "ops::metrics",
+            "trust::certs",
+            "trust::reload::watch",
+            "trust::snapshot",
+        ],
+    ),
+    ("trust::reload::watch", &[]),
+    (
+        "proxy::listener",
+        &[
+            "config",
+            "ops::metrics",
+            "ops::shutdown",
+            "proxy::admission",
+            "proxy::connection",
+            "proxy::record",
+            "proxy::socket",
+            "trust::snapshot",
+        ],
+    ),
+    (
+        "proxy::connection",
+        &[
+            "config",
+            "ops::shutdown",
+            "proxy::backend",
+            "proxy::handshake",
+            "proxy::reason",
+            "proxy::record",
+            "proxy::relay",
+            "proxy::route",
+            "proxy::socket",
+            "proxy::tls",
+            "trust::snapshot",
+        ],
+    ),
+    // The phases, which do not import each other.
+    ("proxy::admission", &["config"]),
+    (
+        "proxy::handshake",
+        &[
+            "config",
+            "ops::metrics",
+            "proxy::close",
+            "proxy::hello",
+            "proxy::reason",
+            "proxy::record",
+            "proxy::socket",
+            "proxy::tls",
+            "trust::snapshot",
+        ],
+    ),
+    ("proxy::route", &["config", "proxy::reason"]),
+    ("proxy::backend", &["config", "proxy::reason", "proxy::socket"]),
+    (
+        "proxy::relay",
+        &[
+            "config",
+            "ops::metrics",
+            "ops::shutdown",
+            "proxy::reason",
+            "proxy::record",
+            "proxy::socket",
+            "proxy::tls",
+            "proxy::tls::scratch",
+            "proxy::unsent",
+        ],
+    ),
+    // What they stand on.
+    ("proxy::hello", &["proxy::tls::scratch"]),
+    ("proxy::tls", &["proxy::tls::stream"]),
+    ("proxy::tls::stream", &["proxy::close", "proxy::tls", "proxy::tls::scratch", "proxy::unsent"]),
+    ("proxy::tls::scratch", &["proxy::tls"]),
+    ("proxy::close", &["proxy::tls::scratch"]),
+    ("proxy::record", &["config", "ops::metrics", "proxy::reason"]),
+    ("proxy::socket", &["config", "ops::metrics"]),
+    ("proxy::unsent", &[]),
+    ("proxy::reason", &[]),
+    (
+        "trust::certs",
+        &[
+            "config",
+            "trust::certs::pem",
+            "trust::digest",
+            "trust::files",
+            "trust::resolver",
+            "trust::snapshot",
+            "trust::tickets",
+            "trust::x509",
+        ],
+    ),
+    ("trust::certs::pem", &["trust::files"]),
+    ("trust::snapshot", &["config", "trust::digest", "trust::tickets", "trust::x509"]),
+    ("trust::tickets", &["trust::digest"]),
+    ("trust::resolver", &[]),
+    ("trust::files", &[]),
+    ("trust::x509", &[]),
+    ("trust::digest", &[]),
+    ("ops::metrics", &["ops::metrics::labels", "proxy::reason"]),
+    ("ops::metrics::labels", &["proxy::reason"]),
+    ("ops::shutdown", &["config", "proxy::reason"]),
+    ("config", &["logging"]),
+    (
+        "config::file",
+        &["config", "config::file::problem", "config::file::sections", "config::file::text"],
+    ),
+    ("config::file::problem", &[]),
+    ("config::file::sections", &["config", "config::file::text", "logging"]),
+    ("config::file::text", &["config", "logging"]),
+    ("logging", &[]),
+];
+
+/// Which modules may name a dependency, by the start of their names. Those that are not listed,
+/// tokio, tracing and thiserror, may be named everywhere.
+const MAY_NAME: &[(&str, &[&str])] = &[
+    ("aws_lc_rs", &["trust::digest"]),
+    ("clap", &["cli"]),
+    ("http_body_util", &["ops::admin"]),
+    ("humantime", &["config::file::text"]),
+    ("hyper", &["ops::admin"]),
+    ("hyper_util", &["ops::admin"]),
+    ("notify", &["trust::reload::watch"]),
+    ("prometheus", &["ops::metrics"]),
+    ("rcgen", &["demo"]),
+    ("rustix", &["proxy::socket"]),
+    // A name for what `tokio_rustls::rustls` is: it is no dependency of ours.
+    ("rustls", &["proxy", "trust"]),
+    ("rustls_pemfile", &["trust::certs::pem"]),
+    ("serde", &["config::file"]),
+    ("socket2", &["proxy::socket"]),
+    ("tokio_rustls", &["proxy", "trust"]),
+    ("tokio_util", &["ops::shutdown"]),
+    ("toml", &["config::file"]),
+    ("tracing_appender", &["logging"]),
+    ("tracing_subscriber", &["logging"]),
+    ("x509_parser", &["trust::x509"]),
+    ("zeroize", &["trust"]),
+];
+
+const EVERYWHERE: &[&str] = &["thiserror", "tokio", "tracing"];
+
+/// Lines of code of a file, tests and comments aside.
+const LONGEST_FILE: usize = 400;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Every Rust file below `dir`, relative to the root.
+fn rust_files(dir: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut ahead = vec![root().join(dir)];
+    while let Some(dir) = ahead.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                ahead.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path.strip_prefix(root()).unwrap().to_owned());
+            }
+        }
+    }
+    assert!(!found.is_empty());
+    found.sort();
+    found
+}
+
+/// The module of a file: `src/proxy/tls/stream.rs` is `proxy::tls::stream`.
+fn module(file: &Path) -> String {
+    let path = file.strip_prefix("src").unwrap().with_extension("");
+    path.components().map(|c| c.as_os_str().to_str().unwrap()).collect::<Vec<_>>().join("::")
+}
+
+/// Whether a module is for tests alone.
+fn is_test(module: &str) -> bool {
+    module.ends_with("::tests") || module == "trust::testing"
+}
+
+/// The paths that a file names outside its tests, each from its root: `crate::…`, or a crate's name.
+#[derive(Default)]
+struct Paths {
+    module: String,
+    found: BTreeSet<String>,
+}
+
+impl Paths {
+    fn of(file: &Path) -> Self {
+        let mut paths = Self { module: module(file), found: BTreeSet::new() };
+        paths.visit_file(&syn::parse_file(&read(file)).unwrap());
+        paths
+    }
+
+    fn add(&mut self, segments: &[String]) {
+        let (Some(first), rest) = (segments.first(), segments.get(1..).unwrap_or_default()) else {
+            return;
+        };
+        let mut base: Vec<_> = self.module.split("::").map(str::to_owned).collect();
+        let absolute = match first.as_str() {
+            "crate" | "tlsidecar" => rest.to_vec(),
+            "self" => [base, rest.to_vec()].concat(),
+            "super" => {
+                let ups = segments.iter().take_while(|s| *s == "super").count();
+                base.truncate(base.len().saturating_sub(ups));
+                [base, segments[ups..].to_vec()].concat()
+            }
+            _ => {
+                self.found.insert(segments.join("::"));
+                return;
+            }
+        };
+        self.found.insert(format!("crate::{}", absolute.join("::")));
+    }
+
+    fn add_tree(&mut self, before: &[String], tree: &syn::UseTree) {
+        match tree {
+            syn::UseTree::Path(path) => {
+                self.add_tree(&[before, &[path.ident.to_string()]].concat(), &path.tree);
+            }
+            syn::UseTree::Group(group) => {
+                group.items.iter().for_each(|item| self.add_tree(before, item));
+            }
+            syn::UseTree::Name(name) if name.ident == "self" => self.add(before),
+            syn::UseTree::Name(name) => {
+                self.add(&[before, &[name.ident.to_string()]].concat());
+            }
+            syn::UseTree::Rename(rename) => {
+                self.add(&[before, &[rename.ident.to_string()]].concat());
+            }
+            _ => self.add(before),
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Paths {
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        let for_tests = item.attrs.iter().any(|attribute| attribute.path().is_ident("cfg"));
+        if !for_tests {
+            syn::visit::visit_item_mod(self, item);
+        }
+    }
+
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        self.add_tree(&[], &item.tree);
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let segments: Vec<_> = path.segments.iter().map(|s| s.ident.to_string()).collect();
+        if segments.len() > 1 {
+            self.add(&segments);
+        }
+        syn::visit::visit_path(self, path);
+    }
+}
+
+/// The longest module that a path leads to.
+fn led_to<'a>(path: &str, modules: &'a BTreeSet<String>) -> Option<&'a String> {
+    let path = path.strip_prefix("crate::")?;
+    let mut names: Vec<_> = path.split("::").collect();
+    while !names.is_empty() {
+        if let Some(module) = modules.get(&names.join("::")) {
+            return Some(module);
+        }
+        names.pop();
+    }
+    None
+}
+
+#[test]
+fn imports_point_down() {
+    let files = rust_files("src");
+    let modules: BTreeSet<_> = files.iter().map(|file| module(file)).collect();
+    let allowed: BTreeMap<_, _> = MAY_IMPORT.iter().copied().collect();
+    for file in &files {
+        let from = module(file);
+        if is_test(&from) || ["lib", "proxy", "trust", "ops"].contains(&from.as_str()) {
+            continue;
+        }
+        let may = allowed.get(from.as_str()).unwrap_or_else(|| panic!("{from} is in no table"));
+        for path in &Paths::of(file).found {
+            let Some(to) = led_to(path, &modules) else { continue };
+            let fine = *to == from || may.contains(&to.as_str());
+            assert!(fine, "{from} may not import {to} ({path}): see ARCHITECTURE.md");
+        }
+    }
+    for (from, to) in MAY_IMPORT {
+        assert!(
+            *from == "main" || modules.contains(*from),
+            "{from} is in the table and not in src"
+        );
+        assert!(to.iter().all(|to| modules.contains(*to)), "{from} imports what is not in src");
+    }
+}
+
+#[test]
+fn each_dependency_is_named_where_it_may_be() {
+    let mut named = BTreeSet::new();
+    for file in rust_files("src") {
+        let from = module(&file);
+        if is_test(&from) {
+            continue;
+        }
+        for path in Paths::of(&file).found {
+            let first = path.split("::").next().unwrap().to_owned();
+            if let Some((_, may)) = MAY_NAME.iter().find(|(name, _)| *name == first) {
+                let fine = may.iter().any(|m| from == *m || from.starts_with(&format!("{m}::")));
+                assert!(fine, "{from} may not name {first} ({path}): see docs/dependencies.md");
+                named.insert(first);
+            }
+        }
+    }
+    let unused: Vec<_> = MAY_NAME.iter().filter(|(name, _)| !named.contains(*name)).collect();
+    assert!(unused.is_empty(), "nobody names {unused:?}");
+}
+
+#[test]
+fn each_dependency_has_a_reason() {
+    let manifest: toml::Table = toml::from_str(&read("Cargo.toml")).unwrap();
+    let reasons = read("docs/dependencies.md");
+    let dependencies = manifest["dependencies"].as_table().unwrap();
+    assert!(dependencies.len() > 10);
+    for name in dependencies.keys() {
+        assert!(
+            reasons.contains(&format!("{name} |")) || reasons.contains(&format!("{name}, ")),
+            "{name}"
+        );
+        let name = name.replace('-', "_");
+        let held = MAY_NAME.iter().any(|(n, _)| *n == name) || EVERYWHERE.contains(&name.as_str());
+        assert!(held, "{name} is in no table of tests/tidy.rs");
+    }
+    for name in manifest["dev-dependencies"].as_table().unwrap().keys() {
+        assert!(reasons.contains(name.as_str()), "{name}");
+    }
+}
+
+#[test]
+fn files_say_what_they_are_and_are_not_too_long() {
+    for file in ["src", "tests", "benches"].into_iter().flat_map(rust_files) {
+        let text = read(&file);
+        let name = file.display();
+        assert!(text.starts_with("//! "), "{name} does not say what it is");
+        let stem = file.file_stem().unwrap().to_str().unwrap();
+        assert!(
+            !["mod", "util", "utils", "common", "helpers", "manager"].contains(&stem),
+            "{name}"
+        );
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        let is_code = |line: &&str| {
+            let line = line.trim();
+            !line.is_empty() && !line.starts_with("//")
+        };
+        let lines = code.lines().filter(is_code).count();
+        let tests = file.starts_with("tests");
+        assert!(tests || lines <= LONGEST_FILE, "{name} has {lines} lines of code: split by noun");
+    }
+}
+
+#[test]
+fn the_walk_fits_on_a_screen() {
+    let file = syn::parse_file(&read("src/proxy/connection.rs")).unwrap();
+    let names: Vec<_> = file
+        .items
+        .iter()
+        .filter_map(|item| match item {
+            syn::Item::Fn(function) => Some(function.sig.ident.to_string()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(names, ["serve", "walk", "open", "reach"]);
+    let text = read("src/proxy/connection.rs");
+    let walk = text.split("async fn walk").nth(1).unwrap().split("\n/// Why a walk ended").next();
+    let lines = walk.unwrap().lines().filter(|l| !l.trim().is_empty()).count();
+    assert!(lines <= 75, "{lines} lines");
+}
+
+#[test]
+fn architecture_is_short_and_names_every_file() {
+    let text = read("ARCHITECTURE.md");
+    assert!(text.lines().count() < 150);
+    for file in rust_files("src") {
+        let short = file.strip_prefix("src").unwrap().display().to_string();
+        let within = short.split_once('/').map_or(short.as_str(), |(room, rest)| {
+            if room == "config" { short.as_str() } else { rest }
+        });
+        let skipped =
+            is_test(&module(&file)) || ["proxy.rs", "trust.rs", "ops.rs"].contains(&within);
+        assert!(skipped || text.contains(&format!("`{within}`")), "{short} is not in the map");
+    }
+}
+
+/// The words in the first column of a page's tables: ``| `word` |``.
+fn first_column(page: &str) -> BTreeSet<String> {
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.filter_map(|row| Some(row.split_once('`')?.0.to_owned())).collect()
+}
+
+#[test]
+fn every_reason_is_documented_and_nothing_else() {
+    let documented = first_column(&read("docs/reasons.md"));
+    let reasons: BTreeSet<_> = Reason::ALL.iter().map(ToString::to_string).collect();
+    assert_eq!(documented, reasons);
+}
+
+#[test]
+fn every_metric_is_documented_and_nothing_else() {
+    let metrics = Metrics::new();
+    let listener = metrics.listener("test");
+    drop(listener);
+    let text = String::from_utf8(metrics.render().unwrap().0).unwrap();
+    let mut names: BTreeSet<_> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .map(|line| line.split(' ').next().unwrap().to_owned())
+        .collect();
+    // It has a child for each certificate, and here is none.
+    names.insert("tlsidecar_certificate_not_after_timestamp_seconds".to_owned());
+    assert_eq!(first_column(&read("docs/metrics.md")), names);
+}
+
+#[test]
+fn every_flag_is_documented_with_its_environment_twin() {
+    let page = read("docs/configuration.md");
+    let command = Cli::command();
+    let flags: Vec<_> =
+        command.get_arguments().filter_map(|a| a.get_long().zip(a.get_env())).collect();
+    assert!(flags.len() > 5);
+    for (flag, twin) in flags {
+        let row = format!("| `--{flag} ");
+        let line = page.lines().find(|line| line.starts_with(&row));
+        let line = line.unwrap_or_else(|| panic!("--{flag} is not documented"));
+        assert!(line.contains(&format!("`{}`", twin.to_str().unwrap())), "{line}");
+        assert_eq!(
+            twin.to_str().unwrap(),
+            format!("TLSIDECAR_{}", flag.to_uppercase().replace('-', "_"))
+        );
+    }
+    for command in command.get_subcommands() {
+        assert!(
+            page.contains(&format!("tlsidecar {}", command.get_name())),
+            "{}",
+            command.get_name()
+        );
+    }
+}
+
+/// The keys of the sections in `config/file/sections.rs`, by the names of their types.
+fn sections() -> BTreeMap<String, Vec<String>> {
+    let file = syn::parse_file(&read("src/config/file/sections.rs")).unwrap();
+    let structs = file.items.iter().filter_map(|item| match item {
+        syn::Item::Struct(item) => Some(item),
+        _ => None,
+    });
+    let keys = |item: &syn::ItemStruct| {
+        item.fields.iter().map(|field| field.ident.as_ref().unwrap().to_string()).collect()
+    };
+    structs.map(|item| (item.ident.to_string(), keys(item))).collect()
+}
+
+#[test]
+fn every_key_of_the_configuration_is_documented() {
+    let page = read("docs/configuration.md");
+    let sections = sections();
+    assert!(sections.len() > 8);
+    for (section, keys) in sections {
+        for key in keys {
+            let said = [
+                format!("\n{key} ="),
+                format!("\n# {key} ="),
+                format!("[{key}]"),
+                format!(".{key}]"),
+                format!("{{ {key} ="),
+                format!(", {key} ="),
+            ];
+            let said = said.iter().any(|form| page.contains(form));
+            assert!(said, "{section}.{key} is not in docs/configuration.md");
+        }
+    }
+}
+
+#[test]
+fn every_key_of_the_access_log_is_documented_and_nothing_else() {
+    let source = read("src/proxy/record.rs");
+    let event =
+        source.split("tracing::event!(").nth(1).unwrap().split(")\n    }};").next().unwrap();
+    let keys: BTreeSet<_> = event
+        .lines()
+        .filter_map(|line| line.trim().split_once(" = "))
+        .map(|(key, _)| key.to_owned())
+        .collect();
+    assert!(keys.len() > 10);
+    let page = read("docs/operations.md");
+    let log = page.split("## The log").nth(1).unwrap().split("\n## ").next().unwrap();
+    assert_eq!(first_column(log), keys);
+}
+
+/// The TOML in a page.
+fn toml_blocks(page: &str) -> Vec<String> {
+    page.split("```toml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn the_configurations_in_the_documents_are_good() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["tls.crt", "tls.key", "ca.crt", "devices-ca.crt"] {
+        fs::write(dir.path().join(name), "").unwrap();
+    }
+    let mut checked = 0;
+    for page in ["README.md", "docs/configuration.md"] {
+        for text in toml_blocks(&read(page)) {
+            let parsed = file::parse(&text, &dir.path().join("tlsidecar.toml"));
+            assert!(parsed.is_ok(), "{page}: {}", parsed.unwrap_err());
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 3);
+}
+
+#[test]
+fn links_in_the_documents_lead_somewhere() {
+    let mut checked = 0;
+    let docs = fs::read_dir(root().join("docs")).unwrap().map(|e| e.unwrap().path());
+    let top = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "deploy/README.md"];
+    for page in docs.chain(top.iter().map(|page| root().join(page))) {
+        let text = fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            let target = page.parent().unwrap().join(link.split('#').next().unwrap());
+            assert!(link.starts_with("http") || target.exists(), "{}: {link}", page.display());
+            checked += 1;
+        }
+    }
+    assert!(checked > 8);
+}

@@ -112,7 +112,7 @@ impl Listener {
 
     /// Counts a failed accept and pauses if the next would fail as well; returns the next pause.
     async fn recover(&self, error: &io::Error, pause: Duration) -> Duration {
-        let kind = classify(error);
+        let kind = socket::accept_error(error);
         self.metrics.accept_failed(kind);
         match kind {
             // accept(2): "treat them like EAGAIN by retrying". The next is another connection.
@@ -126,25 +126,5 @@ impl Listener {
                 (pause * 2).min(LONGEST_PAUSE)
             }
         }
-    }
-}
-
-fn classify(error: &io::Error) -> AcceptError {
-    use rustix::io::Errno;
-    match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::MFILE | Errno::NFILE) => AcceptError::FdLimit,
-        Some(Errno::NOBUFS | Errno::NOMEM) => AcceptError::Memory,
-        Some(
-            Errno::CONNABORTED
-            | Errno::NETDOWN
-            | Errno::PROTO
-            | Errno::NOPROTOOPT
-            | Errno::HOSTDOWN
-            | Errno::NONET
-            | Errno::HOSTUNREACH
-            | Errno::OPNOTSUPP
-            | Errno::NETUNREACH,
-        ) => AcceptError::Aborted,
-        _ => AcceptError::Other,
     }
 }

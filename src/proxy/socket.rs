@@ -1,14 +1,17 @@
-//! Options of TCP sockets.
+//! TCP sockets: their options, what their errors mean, and how many of them there can be.
 //!
-//! **Not here.** Which values (`config.rs`), and the listening socket itself (`listener.rs`).
+//! **Not here.** Which options (`config.rs`), and what is done about an error (`listener.rs`).
 
 use std::io;
 use std::net::SocketAddr;
 
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::config::Tcp;
+use crate::ops::metrics::AcceptError;
 
 /// Probes before a silent peer is given up.
 const KEEPALIVE_PROBES: u32 = 4;
@@ -16,6 +19,27 @@ const KEEPALIVE_PROBES: u32 = 4;
 /// Connections that the kernel keeps for us while we are not accepting. It takes the smaller of
 /// this and `net.core.somaxconn`, which is 4,096 since Linux 5.4.
 const BACKLOG: i32 = 4096;
+
+/// File descriptors that connections leave to everything else: listeners, the admin port, epoll,
+/// log, certificates being read, name look-ups. A quarter of them all, where there are few.
+const RESERVED_FDS: u64 = 160;
+
+/// A connection's descriptors: the client's and the backend's socket.
+const FDS_PER_CONNECTION: u64 = 2;
+
+/// How many connections the process can have: what its limit on file descriptors carries, which is
+/// first raised as far as the system allows.
+///
+/// # Errors
+/// If the limit cannot be raised, though getrlimit(2) lets everybody raise it to the hard one.
+pub(crate) fn capacity() -> io::Result<usize> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    let fds = limit.maximum.unwrap_or(u64::MAX);
+    let connections = (fds - RESERVED_FDS.min(fds / 4)) / FDS_PER_CONNECTION;
+    // Where there is no limit, memory ends long before this.
+    Ok(usize::try_from(connections).unwrap_or(usize::MAX).min(1 << 24))
+}
 
 /// Binds a listening socket.
 ///
@@ -70,6 +94,26 @@ pub(crate) fn is_lost(error: &io::Error) -> bool {
             | io::ErrorKind::HostUnreachable
             | io::ErrorKind::NetworkUnreachable
     )
+}
+
+/// Why a connection could not be accepted: accept(2).
+pub(crate) fn accept_error(error: &io::Error) -> AcceptError {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::MFILE | Errno::NFILE) => AcceptError::FdLimit,
+        Some(Errno::NOBUFS | Errno::NOMEM) => AcceptError::Memory,
+        Some(
+            Errno::CONNABORTED
+            | Errno::NETDOWN
+            | Errno::PROTO
+            | Errno::NOPROTOOPT
+            | Errno::HOSTDOWN
+            | Errno::NONET
+            | Errno::HOSTUNREACH
+            | Errno::OPNOTSUPP
+            | Errno::NETUNREACH,
+        ) => AcceptError::Aborted,
+        _ => AcceptError::Other,
+    }
 }
 
 #[cfg(test)]

@@ -36,13 +36,8 @@ use super::tickets::Resumption;
 use super::x509::{self, Facts, Malformed, Moment};
 use crate::config::{self, CertificateFiles, ClientAuth, ClientTrust, TlsVersion};
 
-/// The outcome of a load that did not fail.
-pub(crate) enum Loaded {
-    /// Configuration and files are those of the snapshot in force.
-    Unchanged,
-    /// A snapshot to put in force, and what its operator should know of it.
-    New(Box<Snapshot>, Vec<Warning>),
-}
+/// A snapshot to put in force, and what its operator should know of it.
+pub(crate) type Loaded = (Snapshot, Vec<Warning>);
 
 /// Something that works, but not for long or not for all.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -91,33 +86,57 @@ pub(crate) enum CertError {
 
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(default_provider()));
 
-/// Builds the snapshot of a listener from its files, unless nothing differs from `previous`. It
-/// blocks on the disk.
+/// Builds the first snapshot of a listener from its files. It blocks on the disk.
 ///
 /// # Errors
 /// What is wrong with the first file that is wrong.
-pub(crate) fn load(
+pub(crate) fn load(listener: &config::Listener, now: SystemTime) -> Result<Loaded, CertError> {
+    let files = files::read(named_files(&listener.tls))?;
+    let digest = digest(listener, &files);
+    build(listener, &files, digest, None, now)
+}
+
+/// Builds the snapshot that is to replace `previous`; none if neither the configuration nor a file
+/// has changed. It blocks on the disk.
+///
+/// # Errors
+/// What is wrong with the first file that is wrong.
+pub(crate) fn reload(
     listener: &config::Listener,
+    previous: &Snapshot,
+    now: SystemTime,
+) -> Result<Option<Loaded>, CertError> {
+    let files = files::read(named_files(&listener.tls))?;
+    let digest = digest(listener, &files);
+    if previous.files == digest && previous.listener == *listener {
+        return Ok(None);
+    }
+    build(listener, &files, digest, Some(previous), now).map(Some)
+}
+
+fn digest(listener: &config::Listener, files: &Files) -> Digest {
+    Digest::of(named_files(&listener.tls).map(|path| files.bytes(path)))
+}
+
+fn build(
+    listener: &config::Listener,
+    files: &Files,
+    digest: Digest,
     previous: Option<&Snapshot>,
     now: SystemTime,
 ) -> Result<Loaded, CertError> {
     let tls = &listener.tls;
-    let files = files::read(named_files(tls))?;
-    let digest = Digest::of(named_files(tls).map(|path| files.bytes(path)));
-    if previous.is_some_and(|p| p.files == digest && p.listener == *listener) {
-        return Ok(Loaded::Unchanged);
-    }
     let mut warnings = Vec::new();
-    let chains = tls.certificates.iter().map(|pair| Chain::load(pair, &files, &mut warnings));
+    let chains = tls.certificates.iter().map(|pair| Chain::load(pair, files, &mut warnings));
     let chains = chains.collect::<Result<Vec<_>, _>>()?;
     for chain in &chains {
         chain.check_validity(previous, now, &mut warnings)?;
     }
     let client_verifier = match tls.client_auth.trust() {
-        Some(trust) => Some(client_verifier(&tls.client_auth, trust, &files, now, &mut warnings)?),
+        Some(trust) => Some(client_verifier(&tls.client_auth, trust, files, now, &mut warnings)?),
         None => None,
     };
-    let policy = policy(tls, &files, &chains);
+    let policy = policy(tls, files, &chains);
     let resumption =
         Resumption::for_policy(policy, tls.tickets > 0, previous.map(|p| &p.resumption))?;
     let certificates = chains.iter().map(Chain::shown).collect();
@@ -130,7 +149,7 @@ pub(crate) fn load(
         certificates,
         resumption,
     };
-    Ok(Loaded::New(Box::new(snapshot), warnings))
+    Ok((snapshot, warnings))
 }
 
 /// Every file that a listener's TLS is built from.

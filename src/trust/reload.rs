@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
 
 use self::watch::Watcher;
-use super::certs::{self, Loaded};
+use super::certs::{self, Warning};
 use super::snapshot::{Current, Snapshot};
 use crate::config::{self, Config};
 use crate::ops::metrics::{ListenerMetrics, Metrics, ReloadOutcome};
@@ -240,14 +240,11 @@ fn reload_target(target: &Target, config: &Config) -> Result<bool, String> {
         // The socket stays where it is.
         |wanted| config::Listener { listen: previous.listener.listen, ..wanted },
     );
-    match certs::load(&wanted, Some(&previous), SystemTime::now()) {
-        Ok(Loaded::Unchanged) => Ok(false),
-        Ok(Loaded::New(snapshot, warnings)) => {
-            for warning in warnings {
-                tracing::warn!(listener = name, "{warning}");
-            }
-            announce(&snapshot, &target.metrics);
-            target.current.store(*snapshot);
+    match certs::reload(&wanted, &previous, SystemTime::now()) {
+        Ok(None) => Ok(false),
+        Ok(Some((snapshot, warnings))) => {
+            announce(&snapshot, &warnings, &target.metrics);
+            target.current.store(snapshot);
             Ok(true)
         }
         Err(error) => Err(format!("listener {name:?}: {error}")),
@@ -255,17 +252,17 @@ fn reload_target(target: &Target, config: &Config) -> Result<bool, String> {
 }
 
 /// Tells of a snapshot that comes in force.
-pub(crate) fn announce(snapshot: &Snapshot, metrics: &ListenerMetrics) {
+pub(crate) fn announce(snapshot: &Snapshot, warnings: &[Warning], metrics: &ListenerMetrics) {
+    let listener = &snapshot.listener.name;
+    for warning in warnings {
+        tracing::warn!(listener, "{warning}");
+    }
     let certificates = &snapshot.certificates;
     metrics
         .set_certificates(certificates.iter().map(|c| (c.label.as_str(), c.not_after.timestamp())));
     for certificate in certificates {
-        tracing::info!(
-            listener = snapshot.listener.name,
-            cert = certificate.label,
-            not_after = %certificate.not_after,
-            "certificate in force"
-        );
+        let (cert, not_after) = (&certificate.label, certificate.not_after);
+        tracing::info!(listener, cert, %not_after, "certificate in force");
     }
 }
 
@@ -320,11 +317,9 @@ mod tests {
     fn where_events_do_not_come_the_poll_finds_the_change_and_tells_a_failure_once() {
         let dir = tempfile::tempdir().unwrap();
         let listener = listener(dir.path());
-        let Ok(Loaded::New(snapshot, _)) = certs::load(&listener, None, SystemTime::now()) else {
-            panic!("the certificate was just made");
-        };
+        let (snapshot, _) = certs::load(&listener, SystemTime::now()).unwrap();
         let metrics = Arc::new(Metrics::new());
-        let current = Arc::new(Current::new(*snapshot));
+        let current = Arc::new(Current::new(snapshot));
         let (before, watched) = (current.load().files, Arc::clone(&current));
         let target = Target { current, metrics: metrics.listener("test") };
         let (sender, events) = channel();

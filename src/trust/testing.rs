@@ -10,7 +10,7 @@ use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use super::certs::{self, Loaded};
+use super::certs;
 use super::snapshot::Snapshot;
 use crate::config::{BackendAddress, CertificateFiles, ClientAuth, Listener};
 
@@ -34,9 +34,7 @@ pub(crate) fn listener(dir: &Path) -> Listener {
 pub(crate) fn snapshot_and_client() -> (Snapshot, TlsConnector) {
     let dir = tempfile::tempdir().unwrap();
     let listener = listener(dir.path());
-    let Ok(Loaded::New(snapshot, _)) = certs::load(&listener, None, SystemTime::now()) else {
-        panic!("the certificate was just made");
-    };
+    let (snapshot, _) = certs::load(&listener, SystemTime::now()).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(snapshot.certificates[0].leaf.clone()).unwrap();
     let client = ClientConfig::builder_with_provider(Arc::new(default_provider()))
@@ -44,5 +42,5 @@ pub(crate) fn snapshot_and_client() -> (Snapshot, TlsConnector) {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    (*snapshot, TlsConnector::from(Arc::new(client)))
+    (snapshot, TlsConnector::from(Arc::new(client)))
 }

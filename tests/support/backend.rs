@@ -39,6 +39,7 @@ impl Backend {
         let count = Arc::clone(&connections);
         let task = tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
+                tcp.set_nodelay(true).unwrap();
                 count.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(serve(tcp));
             }

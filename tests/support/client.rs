@@ -88,6 +88,8 @@ impl Device {
     /// Connects and finishes the handshake, as far as a client can tell.
     pub(crate) async fn connect(&self, address: SocketAddr) -> std::io::Result<Session> {
         let tcp = TcpStream::connect(address).await?;
+        // Otherwise its own kernel holds small messages back for up to 40 ms.
+        tcp.set_nodelay(true)?;
         self.connect_over(tcp).await
     }
 
