@@ -161,7 +161,7 @@ async fn the_access_log_has_one_line_for_a_connection_with_everything_that_is_kn
         ("sni", "localhost"),
         ("alpn", "mqtt"),
         ("tls", "1.3"),
-        ("cipher", "TLS_AES_256_GCM_SHA384"),
+        ("cipher", "TLS_AES_128_GCM_SHA256"),
         ("handshake", "full"),
         ("backend", &backend),
         ("bytes_to_backend", "4"),

@@ -40,8 +40,8 @@ async fn a_device_speaks_tls_1_2_or_1_3() {
     let backend = Backend::echo().await;
     let proxy = Proxy::start(backend.config(), &authority.server());
     for (version, name, cipher) in [
-        (&TLS12, "1.2", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"),
-        (&TLS13, "1.3", "TLS_AES_256_GCM_SHA384"),
+        (&TLS12, "1.2", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
+        (&TLS13, "1.3", "TLS_AES_128_GCM_SHA256"),
     ] {
         Device::speaking(&authority, version).echo(proxy.address).await.unwrap();
         let series = format!(
@@ -62,6 +62,28 @@ async fn a_listener_for_tls_1_3_alone_refuses_1_2_with_protocol_version() {
     assert_eq!(alert, AlertDescription::ProtocolVersion);
     proxy.ends_with(Reason::ClientTlsIncompatible).await;
     Device::speaking(&authority, &TLS13).echo(proxy.address).await.unwrap();
+}
+
+#[tokio::test]
+async fn aes_128_goes_first_unless_the_device_has_no_hardware_for_aes() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    let [aes_256, aes_128, chacha20] = [
+        cipher_suite::TLS13_AES_256_GCM_SHA384,
+        cipher_suite::TLS13_AES_128_GCM_SHA256,
+        cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    ];
+    for (offered, agreed) in [
+        (vec![aes_256, aes_128, chacha20], aes_128),
+        (vec![chacha20, aes_128, aes_256], chacha20),
+        (vec![aes_256, chacha20], aes_256),
+    ] {
+        let provider = CryptoProvider { cipher_suites: offered, ..aws_lc_rs::default_provider() };
+        let device = Device::with(authority.roots(), &[&TLS13], provider, None);
+        let session = device.echo(proxy.address).await.unwrap();
+        assert_eq!(session.get_ref().1.negotiated_cipher_suite().unwrap(), agreed);
+    }
 }
 
 #[tokio::test]

@@ -185,8 +185,9 @@ pub(crate) async fn accept<Io: AsyncRead + AsyncWrite + Unpin>(
             return Err(error.into());
         }
     };
-    let session =
-        Session::new(Arc::clone(&snapshot.server_config)).map_err(HandshakeError::Internal)?;
+    let configs = &snapshot.server_configs;
+    let config = if hello.prefers_chacha20 { &configs.clients } else { &configs.ours };
+    let session = Session::new(Arc::clone(config)).map_err(HandshakeError::Internal)?;
     let mut stream = TlsStream::new(io, session);
     let early = match timeout_at(deadline, finish(&mut stream, hello.bytes)).await {
         Ok(Ok(early)) => early,

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, timeout_at};
+use tokio_rustls::rustls::CipherSuite;
 use tokio_rustls::rustls::server::Acceptor;
 
 use super::tls::scratch::{self, READ_BYTES};
@@ -34,6 +35,8 @@ pub(crate) struct Hello {
     /// The name in the SNI extension, a syntactically valid DNS name. An IP address there counts
     /// as none (RFC 6066 section 3 forbids it; small stacks send it).
     pub(crate) server_name: Option<Box<str>>,
+    /// Whether it would rather have ChaCha20 than AES: it has no hardware for AES.
+    pub(crate) prefers_chacha20: bool,
     /// The highest version that a client of before TLS 1.3 speaks: `[3, 3]` is TLS 1.2. RFC 8446
     /// section 4.1.2.
     pub(crate) legacy_version: Option<[u8; 2]>,
@@ -141,11 +144,20 @@ fn look(acceptor: &mut Acceptor, new_from: usize, hello: &mut Hello) -> bool {
         match acceptor.accept() {
             Ok(None) => {}
             Ok(Some(accepted)) => {
-                hello.server_name = accepted.client_hello().server_name().map(Box::from);
+                let offered = accepted.client_hello();
+                hello.server_name = offered.server_name().map(Box::from);
+                hello.prefers_chacha20 = prefers_chacha20(offered.cipher_suites());
                 return true;
             }
             Err(_) => return true,
         }
     }
     false
+}
+
+/// Whether ChaCha20 stands before AES-GCM among the suites.
+fn prefers_chacha20(suites: &[CipherSuite]) -> bool {
+    let names = suites.iter().filter_map(CipherSuite::as_str);
+    let mut known = names.filter(|name| name.contains("CHACHA20") || name.contains("GCM"));
+    known.next().is_some_and(|first| first.contains("CHACHA20"))
 }

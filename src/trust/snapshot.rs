@@ -25,11 +25,19 @@ pub(crate) struct Snapshot {
     pub(crate) listener: config::Listener,
     /// Of every file that it was built from.
     pub(crate) files: Digest,
-    pub(crate) server_config: Arc<ServerConfig>,
+    pub(crate) server_configs: ServerConfigs,
     /// Checks client certificates; none where they are not asked for.
     pub(crate) client_verifier: Option<Arc<dyn ClientCertVerifier>>,
     pub(crate) certificates: Vec<ServerCertificate>,
     pub(crate) resumption: Resumption,
+}
+
+/// rustls's configuration, in two orders of preference among cipher suites.
+pub(crate) struct ServerConfigs {
+    /// Ours: AES-128 first.
+    pub(crate) ours: Arc<ServerConfig>,
+    /// The client's, for one that has no hardware for AES.
+    pub(crate) clients: Arc<ServerConfig>,
 }
 
 /// A certificate that devices are shown.
