@@ -7,12 +7,12 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::net::TcpListener;
 
+use crate::config::file::Source;
 use crate::config::{self, Config, Tcp};
 use crate::ops::admin::{self, Admin};
 use crate::ops::metrics::Metrics;
@@ -79,7 +79,7 @@ pub fn check(config: &Config) -> Result<Vec<String>, StartError> {
 ///
 /// # Errors
 /// If anything that it needs is missing; nothing is left bound then.
-pub fn start(config: Config, source: Option<PathBuf>) -> Result<App, StartError> {
+pub fn start(config: Config, source: Option<Source>) -> Result<App, StartError> {
     let loaded = load(&config)?;
     let sockets = bind_listeners(&config)?;
     let (admin_socket, admin) = bind("the admin port", config.admin.listen, Tcp::default())?;

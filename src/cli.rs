@@ -10,9 +10,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::file::ConfigError;
+use crate::config::file::{ConfigError, Overrides, Source};
 use crate::config::{
-    self, Admin, BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Config, Listener,
+    Admin, BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Config, Listener,
 };
 use crate::logging::Filter;
 
@@ -103,22 +103,19 @@ pub struct Run {
 }
 
 impl Run {
-    /// The configuration to run on: the file's or the flags', with what the flags say of it.
+    /// The configuration to run on, and where it comes from if from a file.
     ///
     /// # Errors
     /// The problems of the file.
-    pub fn configuration(&self) -> Result<Config, ConfigError> {
-        let mut config = match &self.config {
-            Some(path) => config::file::load(path)?,
-            None => Config::of(self.listener()),
-        };
-        if let Some(listen) = self.admin {
-            config.admin.listen = listen;
+    pub fn configuration(&self) -> Result<(Config, Option<Source>), ConfigError> {
+        let overrides = Overrides { admin: self.admin, log_filter: self.log_filter.clone() };
+        if let Some(path) = self.config.clone() {
+            let source = Source { path, overrides };
+            return Ok((source.load()?, Some(source)));
         }
-        if let Some(filter) = &self.log_filter {
-            config.log.filter.clone_from(filter);
-        }
-        Ok(config)
+        let mut config = Config::of(self.listener());
+        overrides.apply(&mut config);
+        Ok((config, None))
     }
 
     /// The listener of the flags.

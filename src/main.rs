@@ -7,13 +7,14 @@
 
 use std::error::Error;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tlsidecar::app::{self, App, StartError};
 use tlsidecar::cli::{Cli, Command, Run};
-use tlsidecar::config::{self, Config};
+use tlsidecar::config::Config;
+use tlsidecar::config::file::{self, Source};
 use tlsidecar::ops::admin;
 use tlsidecar::ops::shutdown::Drained;
 use tlsidecar::{demo, logging};
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Run) -> ExitCode {
     match args.configuration() {
-        Ok(config) => live(config, args.config.clone(), |_| {}),
+        Ok((config, source)) => live(config, source, |_| {}),
         Err(error) => failed(&error, BAD_CONFIGURATION),
     }
 }
@@ -56,8 +57,8 @@ fn run_demo(args: &tlsidecar::cli::Demo) -> ExitCode {
     }
 }
 
-fn check(file: &Path) -> ExitCode {
-    let config = match config::file::load(file) {
+fn check(path: &Path) -> ExitCode {
+    let config = match file::load(path) {
         Ok(config) => config,
         Err(error) => return failed(&error, BAD_CONFIGURATION),
     };
@@ -66,7 +67,7 @@ fn check(file: &Path) -> ExitCode {
             for warning in warnings {
                 println!("warning: {warning}");
             }
-            println!("{}: good, {} listener(s)", file.display(), config.listeners.len());
+            println!("{}: good, {} listener(s)", path.display(), config.listeners.len());
             ExitCode::SUCCESS
         }
         Err(error) => failed(&error, BAD_CONFIGURATION),
@@ -78,7 +79,7 @@ fn ask_to_drain(address: std::net::SocketAddr) -> Result<(), Box<dyn Error>> {
 }
 
 /// Runs a proxy until it is told to stop; `started` is called when it accepts.
-fn live(config: Config, source: Option<PathBuf>, started: impl FnOnce(&App)) -> ExitCode {
+fn live(config: Config, source: Option<Source>, started: impl FnOnce(&App)) -> ExitCode {
     let _written_at_the_end = logging::start(config.log.format, &config.log.filter);
     let runtime = match runtime() {
         Ok(runtime) => runtime,

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use tlsidecar::config::TlsVersion;
+use tlsidecar::config::{CertificateFiles, TlsVersion};
 use tlsidecar::proxy::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -12,7 +12,7 @@ use crate::support::certs::Wish;
 use crate::support::command::run;
 use crate::support::proxy::listener;
 use crate::support::wait::within;
-use crate::support::{Authority, Backend, Proxy};
+use crate::support::{Authority, Backend, Pair, Proxy};
 
 /// A legacy server that tells what it was sent, and answers.
 async fn legacy_server() -> (Backend, mpsc::UnboundedReceiver<Vec<u8>>) {
@@ -152,4 +152,49 @@ async fn openssl_with_tls_1_2_is_refused_where_1_3_is_the_lowest() {
     let (good, text) = s_client(&proxy, &["-tls1_2"]).await;
     assert!(!good && text.contains("alert number 70"), "{text}");
     proxy.ends_with(Reason::ClientTlsIncompatible).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_every_usual_kind_serve() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let rsa = authority.issue("rsa", &Wish { rsa: true, ..Wish::default() });
+    let ecdsa = authority.issue("ecdsa", &Wish::default());
+    let ca = authority.ca().display().to_string();
+    // PKCS#8 as it was made, and what older tools write: PKCS#1 for RSA, SEC1 for EC.
+    for (pair, converter) in [(&rsa, "rsa"), (&ecdsa, "ec")] {
+        for traditional in [false, true] {
+            if traditional {
+                let mut openssl = Command::new("openssl");
+                openssl.args([converter, "-in"]).arg(&pair.files.key);
+                if converter == "rsa" {
+                    openssl.arg("-traditional");
+                }
+                let converted = openssl.output().unwrap();
+                assert!(converted.status.success());
+                let text = String::from_utf8(converted.stdout).unwrap();
+                assert!(text.contains("RSA PRIVATE KEY") || text.contains("EC PRIVATE KEY"));
+                crate::support::certs::replace(&pair.files.key, &text);
+            }
+            let proxy = Proxy::start(backend.config(), pair);
+            let (good, text) = s_client(&proxy, &["-CAfile", &ca, "-verify_return_error"]).await;
+            assert!(good, "{converter}, traditional: {traditional}: {text}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ed25519_key_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = Backend::echo().await;
+    let files = CertificateFiles { cert: dir.path().join("crt"), key: dir.path().join("key") };
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=localhost"]);
+    openssl.args(["-addext", "subjectAltName=DNS:localhost", "-days", "30", "-keyout"]);
+    openssl.arg(&files.key).arg("-out").arg(&files.cert);
+    assert!(run(openssl).await.0);
+    let proxy = Proxy::start(backend.config(), &Pair { files: files.clone() });
+    let ca = files.cert.display().to_string();
+    let (good, text) = s_client(&proxy, &["-CAfile", &ca, "-verify_return_error"]).await;
+    assert!(good && text.contains("Peer signature type: ed25519"), "{text}");
 }

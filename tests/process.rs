@@ -143,6 +143,33 @@ async fn sighup_reloads_and_two_in_a_row_do_no_harm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reload_of_the_file_does_not_take_a_flag_for_a_change() {
+    let scene = Scene::new("").await;
+    let mut command = binary();
+    command.arg("--config").arg(scene.path()).args(["--admin", "127.0.0.1:0"]);
+    command.args(["--log-filter", "debug"]);
+    let sidecar = Sidecar::run(command);
+    sidecar.signal("HUP");
+    let unchanged = || sidecar.count("tlsidecar_reloads_total{outcome=\"unchanged\"}") > 0;
+    eventually("it has reloaded", unchanged).await;
+    assert!(!sidecar.log().contains("restart"), "{}", sidecar.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_of_a_changed_file_needs_a_restart_is_told() {
+    let scene = Scene::new("").await;
+    let mut sidecar = scene.start();
+    let text = scene.text.replace("name = \"test\"", "name = \"other\"");
+    file::write(scene.authority.dir(), &format!("{text}[shutdown]\ndelay = \"1s\"\n"));
+    sidecar.until("it is told", |log| {
+        ["[shutdown]", "\"test\"", "\"other\""]
+            .iter()
+            .all(|what| log.lines().any(|l| l.contains("a restart") && l.contains(what)))
+    });
+    scene.device().echo(sidecar.address).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sighup_during_a_drain_does_not_end_it() {
     let scene = Scene::new("[shutdown]\ndrain_timeout = \"1h\"\n").await;
     let mut sidecar = scene.start();

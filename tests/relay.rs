@@ -1,6 +1,8 @@
 //! Is every byte delivered, in order, to both ends, however they end?
 
 use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tlsidecar::proxy::reason::Reason;
@@ -13,9 +15,9 @@ use tokio_rustls::rustls::version::{TLS12, TLS13};
 use crate::support::backend::read_all;
 use crate::support::bytes::{self, Bytes};
 use crate::support::client::{Session, say_and_hear};
-use crate::support::proxy::listener;
+use crate::support::proxy::{balances, closed_series, listener};
 use crate::support::wait::within;
-use crate::support::{Authority, Backend, Device, Proxy};
+use crate::support::{Authority, Backend, Device, Proxy, Sidecar, eventually};
 
 const MIB: usize = 1024 * 1024;
 
@@ -221,7 +223,7 @@ async fn the_report_of_a_device_that_does_not_wait_for_the_answer_is_delivered_w
     let report = within("the report", read_all(&mut backend)).await.unwrap();
     assert_eq!(report.len(), 200_000);
     drop(backend);
-    crate::support::eventually("it ends", || proxy.active() == 0).await;
+    eventually("it ends", || proxy.active() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -251,19 +253,79 @@ async fn streams_of_many_devices_are_never_mixed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_many_short_connections_the_books_balance_and_no_descriptor_is_left() {
+async fn resets_in_the_middle_of_transfers_leave_nothing_behind() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let proxy = Proxy::start(backend.config(), &authority.server());
     let device = Device::new(&authority);
-    for _ in 0..300 {
+    for round in 0..10 {
+        let session = device.connect(proxy.address).await.unwrap();
+        session.get_ref().0.set_zero_linger().unwrap();
+        let (mut reader, mut writer) = tokio::io::split(session);
+        let flood = vec![round; MIB];
+        let sending = async { while writer.write_all(&flood).await.is_ok() {} };
+        let mut heard = vec![0; 3 * MIB];
+        tokio::select! {
+            () = sending => panic!("the proxy ends nothing by itself"),
+            heard = reader.read_exact(&mut heard) => drop(heard.unwrap()),
+        }
+    }
+    proxy.end_with(Reason::ClientReset, 10).await;
+    say_and_hear(&mut device.connect(proxy.address).await.unwrap(), b"hi").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_resets_every_connection_and_recovers_is_served_again() {
+    let authority = Authority::new("ca");
+    let flapping = Arc::new(AtomicBool::new(true));
+    let resets = Arc::clone(&flapping);
+    let backend = Backend::serving(move |tcp| {
+        let resets = resets.load(Ordering::SeqCst);
+        async move {
+            if resets {
+                tcp.set_zero_linger().unwrap();
+            } else {
+                crate::support::backend::echo(tcp).await;
+            }
+        }
+    })
+    .await;
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    let device = Device::new(&authority);
+    for _ in 0..10 {
         let mut session = device.connect(proxy.address).await.unwrap();
+        // A reset; or, if it came before the relay began, an end in order.
+        assert!(matches!(within("the end", session.read(&mut [0; 1])).await, Ok(0) | Err(_)));
+    }
+    proxy.end_with(Reason::BackendReset, 10).await;
+    flapping.store(false, Ordering::SeqCst);
+    say_and_hear(&mut device.connect(proxy.address).await.unwrap(), b"hi").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_many_short_connections_the_books_balance_and_no_descriptor_is_left() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let text = crate::support::file::text(backend.address, &authority.server(), "");
+    let sidecar = Sidecar::start(authority.dir(), &text);
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", sidecar.pid())).unwrap().count();
+    let ended = || sidecar.count(&closed_series(Reason::Ok));
+    let device = Device::new(&authority);
+    let mut before = 0;
+    for round in 1..=300 {
+        let mut session = device.connect(sidecar.address).await.unwrap();
         say_and_hear(&mut session, b"hi").await.unwrap();
         session.shutdown().await.unwrap();
         within("the end", read_all(&mut session)).await.unwrap();
+        drop(session);
+        if round == 1 {
+            eventually("it has ended", || ended() == 1).await;
+            before = open();
+        }
     }
-    proxy.end_with(Reason::Ok, 300).await;
-    assert_eq!(proxy.active(), 0);
+    eventually("all have ended", || ended() == 300).await;
+    assert!(open() <= before, "{} descriptors, {before} before", open());
+    assert!(balances(&sidecar.ask("GET", "/metrics").unwrap().1));
 }
 
 #[tokio::test]
@@ -348,5 +410,5 @@ async fn a_side_that_does_not_read_stops_the_other_instead_of_filling_memory() {
     assert!(up < 64 * MIB, "{up} bytes were taken up");
     assert!(down < 64 * MIB, "{down} bytes were taken down");
     drop((device, backend));
-    crate::support::eventually("it ends", || proxy.active() == 0).await;
+    eventually("it ends", || proxy.active() == 0).await;
 }

@@ -7,17 +7,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rcgen::ExtendedKeyUsagePurpose;
-use tlsidecar::config::file;
+use tlsidecar::config::file::{Overrides, Source};
 use tlsidecar::config::{CertificateFiles, ClientAuth, ClientTrust};
 use tlsidecar::ops::metrics::ReloadOutcome;
 use tlsidecar::proxy::reason::Reason;
+use tokio::io::AsyncWriteExt;
 use tokio_rustls::rustls::HandshakeKind;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
+use crate::support::bytes;
 use crate::support::certs::{Wish, replace};
 use crate::support::client::{Session, say_and_hear};
 use crate::support::proxy::listener;
+use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
 
 /// A proxy whose certificate is about to change, and a device.
@@ -235,6 +238,34 @@ async fn open_connections_are_not_touched_by_a_new_certificate() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_flow_over_reloads_arrive_unchanged() {
+    const TOTAL: usize = 6 << 20;
+    let scene = Scene::new().await;
+    let streams = (0..10).map(|seed| {
+        let (device, address) = (scene.device.clone(), scene.proxy.address);
+        tokio::spawn(async move {
+            let session = device.echo(address).await.unwrap();
+            let (mut reader, mut writer) = tokio::io::split(session);
+            let sending = async {
+                let sent = bytes::send(&mut writer, seed, TOTAL, 3000).await;
+                writer.shutdown().await.unwrap();
+                sent
+            };
+            let (sent, got) = tokio::join!(sending, bytes::receive(&mut reader));
+            assert_eq!(got, (TOTAL, sent));
+        })
+    });
+    let streams: Vec<_> = streams.collect();
+    for serial in 2..7 {
+        scene.authority.issue("server", &Wish { serial, ..Wish::default() });
+        scene.shows(serial).await;
+    }
+    for stream in streams {
+        within("a stream", stream).await.unwrap();
+    }
+}
+
 /// A candidate that cannot be used: devices go on getting the old one, and it is told.
 async fn is_kept(spoil: impl FnOnce(&Scene)) {
     let scene = Scene::new().await;
@@ -393,6 +424,22 @@ async fn a_ca_that_is_added_is_believed_without_a_new_certificate() {
     device.echo(proxy.address).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_bundle_keeps_the_old_cas_in_force() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let mut listener = listener(backend.config(), &authority.server());
+    let bundle = authority.dir().join("bundle.crt");
+    replace(&bundle, authority.pem());
+    let trust = ClientTrust { ca: bundle.clone(), crls: Vec::new() };
+    listener.tls.client_auth = ClientAuth::Required(trust);
+    let proxy = Proxy::with(listener);
+    let pair = authority.issue("device", &device_wish(1));
+    replace(&bundle, &authority.pem()[..100]);
+    eventually("it fails", || proxy.reload_fails()).await;
+    Device::showing(&authority, &pair).echo(proxy.address).await.unwrap();
+}
+
 /// A proxy on a configuration file.
 struct Filed {
     authority: Authority,
@@ -408,7 +455,8 @@ impl Filed {
         let pair = authority.server();
         let text = crate::support::file::text(backend.address, &pair, more);
         let path = crate::support::file::write(authority.dir(), &text);
-        let proxy = Proxy::on(file::load(&path).unwrap(), Some(path));
+        let source = Source { path, overrides: Overrides::default() };
+        let proxy = Proxy::on(source.load().unwrap(), Some(source));
         Self { authority, backend, pair, proxy }
     }
 

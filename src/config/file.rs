@@ -13,6 +13,7 @@ mod text;
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,49 @@ use self::text::{FromText, Text};
 use super::{
     Admin, CertificateFiles, ClientAuth, ClientTrust, Config, Listener, Route, Tls, TlsVersion,
 };
+use crate::logging::Filter;
+
+/// Where a configuration comes from, now and at each reload.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The file.
+    pub path: PathBuf,
+    /// What the command line has instead.
+    pub overrides: Overrides,
+}
+
+/// What the command line has instead of what the file has.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// Where the admin port listens.
+    pub admin: Option<SocketAddr>,
+    /// What is logged.
+    pub log_filter: Option<Filter>,
+}
+
+impl Source {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// Every problem found, sorted by its place in the file.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        let mut config = load(&self.path)?;
+        self.overrides.apply(&mut config);
+        Ok(config)
+    }
+}
+
+impl Overrides {
+    /// Puts them into a configuration.
+    pub fn apply(&self, config: &mut Config) {
+        if let Some(listen) = self.admin {
+            config.admin.listen = listen;
+        }
+        if let Some(filter) = &self.log_filter {
+            config.log.filter.clone_from(filter);
+        }
+    }
+}
 
 /// Reads and checks a configuration file.
 ///

@@ -52,6 +52,8 @@ impl ConnectError {
             Self::Timeout(_) => Reason::BackendTimeout,
             Self::Connect { cause, .. } => match cause.kind() {
                 io::ErrorKind::ConnectionRefused => Reason::BackendRefused,
+                // It was taken and dropped before we had noticed that it was taken.
+                io::ErrorKind::ConnectionReset => Reason::BackendReset,
                 io::ErrorKind::TimedOut => Reason::BackendTimeout,
                 io::ErrorKind::HostUnreachable
                 | io::ErrorKind::NetworkUnreachable

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::admission::{Admission, Admitted};
 use super::connection;
@@ -29,6 +29,9 @@ use crate::trust::snapshot::Snapshot;
 /// [`LONGEST_PAUSE`]. The bounds are those of Go's net/http.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often it is logged that the limit of connections is reached.
+const LIMIT_TOLD_INTERVAL: Duration = Duration::from_secs(60);
 
 /// One bound listener.
 pub(crate) struct Listener {
@@ -52,13 +55,16 @@ impl Listener {
         let mut snapshots = self.snapshots.clone();
         let mut options = snapshots.borrow().listener.tcp;
         let mut pause = SHORTEST_PAUSE;
+        let mut limit_told = None;
         loop {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             self.apply(&snapshot, &mut options);
             let accepted = tokio::select! {
-                accepted = self.accept(&snapshot) => accepted,
+                // What is in force goes before who is waiting.
+                biased;
                 // The sender outlives the listeners: an error would be a change like any other.
                 _changed = snapshots.changed() => continue,
+                accepted = self.accept(&snapshot, &mut limit_told) => accepted,
             };
             match accepted {
                 Ok((tcp, peer, admitted)) => {
@@ -82,17 +88,22 @@ impl Listener {
     }
 
     /// Takes a place, then a connection: past the limit devices wait in the kernel's backlog.
-    async fn accept(&self, snapshot: &Snapshot) -> io::Result<(TcpStream, SocketAddr, Admitted)> {
+    async fn accept(
+        &self,
+        snapshot: &Snapshot,
+        limit_told: &mut Option<Instant>,
+    ) -> io::Result<(TcpStream, SocketAddr, Admitted)> {
         let limit = self.admission.limit(snapshot.listener.limits);
         let admitted = match self.admission.try_admit(limit) {
             Some(admitted) => admitted,
             None => {
                 self.metrics.set_at_limit(true);
-                tracing::warn!(
-                    listener = self.metrics.name(),
-                    limit,
-                    "the connection limit is reached"
-                );
+                // At the limit each connection that ends makes room for one: once a minute will do.
+                if limit_told.is_none_or(|told: Instant| told.elapsed() > LIMIT_TOLD_INTERVAL) {
+                    *limit_told = Some(Instant::now());
+                    let listener = self.metrics.name();
+                    tracing::warn!(listener, limit, "the limit of connections is reached");
+                }
                 self.admission.admit(limit).await
             }
         };

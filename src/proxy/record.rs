@@ -97,7 +97,8 @@ impl Record {
         metrics.accepted();
         Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            peer,
+            // On a listener for both, IPv4 comes as ::ffff:192.0.2.1.
+            peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
             opened: Instant::now(),
             phase: Phase::Handshake,
             tls: None,

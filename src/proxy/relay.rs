@@ -184,8 +184,18 @@ enum Flow {
     Open,
     /// Its source has ended; what is queued has to go, and then the end.
     Ending,
+    /// Its sink is gone. What its source still says is read and forgotten: a source that is stuck
+    /// in writing could not read what the other direction has for it.
+    Forgetting,
     /// The end has been passed on, or there is nobody to take it.
     Done,
+}
+
+impl Flow {
+    /// Whether nothing more will come of it, so that it does not hold up the relay's end.
+    const fn is_over(self) -> bool {
+        matches!(self, Self::Forgetting | Self::Done)
+    }
 }
 
 struct Relay<'a, C, B> {
@@ -211,15 +221,15 @@ where
 {
     fn poll(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>) -> Poll<Ended> {
         let queued = self.queued();
-        let both = scratch::with(|scratch| {
-            let to_backend = self.poll_to_backend(cx, scratch)?;
-            let to_client = self.poll_to_client(cx, scratch)?;
-            Ok((to_backend, to_client))
+        let polled = scratch::with(|scratch| {
+            self.poll_to_backend(cx, scratch)?;
+            self.poll_to_client(cx, scratch)
         });
-        match both {
-            Err(error) => return Poll::Ready(self.cut(error)),
-            Ok((Poll::Ready(()), Poll::Ready(()))) => return Poll::Ready(self.finished()),
-            Ok(_) => {}
+        if let Err(error) = polled {
+            return Poll::Ready(self.cut(error));
+        }
+        if self.to_backend.is_over() && self.to_client.is_over() {
+            return Poll::Ready(self.finished());
         }
         debug_assert!(self.held() <= MAX_HELD_BYTES, "{} bytes are held", self.held());
         let now = Instant::now();
@@ -237,33 +247,39 @@ where
         self.unsent.rest().len() + self.client.queued()
     }
 
+    /// Moves bytes towards the backend until one of the sockets has to be waited for.
     fn poll_to_backend(
         &mut self,
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
-    ) -> Result<Poll<()>, RelayError> {
+    ) -> Result<(), RelayError> {
         for _ in 0..ROUNDS {
             match self.to_backend {
-                Flow::Done => return Ok(Poll::Ready(())),
+                Flow::Done => return Ok(()),
                 Flow::Open | Flow::Ending => match self.unsent.poll_flush(self.backend, cx) {
-                    Poll::Pending => return Ok(Poll::Pending),
+                    Poll::Pending => return Ok(()),
                     Poll::Ready(Err(error)) => self.backend_takes_no_more(error),
                     Poll::Ready(Ok(())) if self.to_backend == Flow::Ending => {
                         // It fails if the backend has gone: then it needs no telling.
                         if Pin::new(&mut *self.backend).poll_shutdown(cx).is_pending() {
-                            return Ok(Poll::Pending);
+                            return Ok(());
                         }
                         self.to_backend = Flow::Done;
                     }
                     Poll::Ready(Ok(())) => match self.client.poll_receive(cx, scratch) {
-                        Poll::Pending => return Ok(Poll::Pending),
+                        Poll::Pending => return Ok(()),
                         Poll::Ready(received) => self.received(received, cx, scratch)?,
                     },
+                },
+                Flow::Forgetting => match self.client.poll_receive(cx, scratch) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(Ok(Received::Some)) => {}
+                    Poll::Ready(_) => self.to_backend = Flow::Done,
                 },
             }
         }
         cx.waker().wake_by_ref();
-        Ok(Poll::Pending)
+        Ok(())
     }
 
     /// Takes what the client sent one step further.
@@ -288,7 +304,7 @@ where
             }
             // After the whole answer, with its end: a client that closes with our close_notify
             // unread sends a reset, and has lost nothing by it.
-            Err(ReceiveError::Io(_)) if self.to_client == Flow::Done => {
+            Err(ReceiveError::Io(_)) if self.to_client.is_over() => {
                 self.failure.get_or_insert(RelayError::Truncated);
                 self.to_backend = Flow::Ending;
             }
@@ -298,36 +314,41 @@ where
         Ok(())
     }
 
+    /// Moves bytes towards the client until one of the sockets has to be waited for.
     fn poll_to_client(
         &mut self,
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
-    ) -> Result<Poll<()>, RelayError> {
+    ) -> Result<(), RelayError> {
         for _ in 0..ROUNDS {
             match self.to_client {
-                Flow::Done => return Ok(Poll::Ready(())),
+                Flow::Done => return Ok(()),
                 Flow::Open => match self.client.poll_flush(cx) {
-                    Poll::Pending => return Ok(Poll::Pending),
+                    Poll::Pending => return Ok(()),
                     Poll::Ready(Err(error)) => self.client_takes_no_more(error),
-                    Poll::Ready(Ok(())) => {
-                        let mut buffer = ReadBuf::new(&mut scratch.incoming[..READ_BYTES]);
-                        let read = Pin::new(&mut *self.backend).poll_read(cx, &mut buffer);
-                        if read.map_err(RelayError::Backend)?.is_pending() {
-                            return Ok(Poll::Pending);
+                    Poll::Ready(Ok(())) => match poll_read(self.backend, cx, scratch) {
+                        Poll::Pending => return Ok(()),
+                        Poll::Ready(Err(error)) => return Err(RelayError::Backend(error)),
+                        Poll::Ready(Ok(read)) => {
+                            let plain = &scratch.incoming[..read];
+                            self.answered(plain, cx, &mut scratch.outgoing)?;
                         }
-                        let plain = buffer.filled();
-                        self.answered(plain, cx, &mut scratch.outgoing)?;
-                    }
+                    },
                 },
                 Flow::Ending => match self.client.poll_shutdown(cx) {
-                    Poll::Pending => return Ok(Poll::Pending),
+                    Poll::Pending => return Ok(()),
                     Poll::Ready(Ok(())) => self.to_client = Flow::Done,
                     Poll::Ready(Err(error)) => self.client_takes_no_more(error),
+                },
+                Flow::Forgetting => match poll_read(self.backend, cx, scratch) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(Ok(1..)) => {}
+                    Poll::Ready(_) => self.to_client = Flow::Done,
                 },
             }
         }
         cx.waker().wake_by_ref();
-        Ok(Poll::Pending)
+        Ok(())
     }
 
     /// Takes what the backend sent one step further.
@@ -359,7 +380,7 @@ where
     fn backend_takes_no_more(&mut self, error: io::Error) {
         self.failure.get_or_insert(RelayError::Backend(error));
         self.unsent = Unsent::default();
-        self.to_backend = Flow::Done;
+        self.to_backend = Flow::Forgetting;
     }
 
     /// The client refuses bytes. What it has said may still be unread: a device that reports and
@@ -367,7 +388,7 @@ where
     fn client_takes_no_more(&mut self, error: io::Error) {
         self.failure.get_or_insert(RelayError::Client(error));
         self.client.forget_queued();
-        self.to_client = Flow::Done;
+        self.to_client = Flow::Forgetting;
     }
 
     /// Completes when one of the bounds is reached.
@@ -443,6 +464,17 @@ where
         };
         Ended { result: Err(error), reset }
     }
+}
+
+/// Reads once into `scratch.incoming`; 0 is the end.
+fn poll_read<R: AsyncRead + Unpin>(
+    from: &mut R,
+    cx: &mut Context<'_>,
+    scratch: &mut Scratch,
+) -> Poll<io::Result<usize>> {
+    let mut buffer = ReadBuf::new(&mut scratch.incoming[..READ_BYTES]);
+    ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
+    Poll::Ready(Ok(buffer.filled().len()))
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use self::watch::Watcher;
 use super::certs::{self, Warning};
 use super::snapshot::{Current, Snapshot};
+use crate::config::file::{ConfigError, Source};
 use crate::config::{self, Config};
 use crate::ops::metrics::{ListenerMetrics, Metrics, ReloadOutcome};
 
@@ -88,7 +89,7 @@ impl Handle {
 pub(crate) fn start(
     targets: Vec<Target>,
     config: Config,
-    source: Option<PathBuf>,
+    source: Option<Source>,
     metrics: Arc<Metrics>,
 ) -> std::io::Result<Handle> {
     let (sender, events) = channel();
@@ -113,7 +114,7 @@ struct Reloader {
     targets: Vec<Target>,
     /// The last configuration that was good.
     config: Config,
-    source: Option<PathBuf>,
+    source: Option<Source>,
     metrics: Arc<Metrics>,
     /// What was wrong at the last attempt.
     failures: Vec<String>,
@@ -151,7 +152,8 @@ impl Reloader {
             certs::named_files(&snapshot.listener.tls).map(Path::to_owned).collect::<Vec<_>>()
         });
         let wanted = self.config.listeners.iter().flat_map(|l| certs::named_files(&l.tls));
-        named.chain(wanted.map(Path::to_owned)).chain(self.source.clone()).collect()
+        let file = self.source.iter().map(|source| source.path.clone());
+        named.chain(wanted.map(Path::to_owned)).chain(file).collect()
     }
 
     fn attempt(&mut self, trigger: Trigger) -> Report {
@@ -201,14 +203,17 @@ impl Reloader {
     }
 
     /// Reads the configuration file again. What of it needs a restart is told.
-    fn reload_config(&mut self) -> Result<(), config::file::ConfigError> {
+    fn reload_config(&mut self) -> Result<(), ConfigError> {
         let Some(source) = &self.source else {
             return Ok(());
         };
-        let new = config::file::load(source)?;
+        let new = source.load()?;
         let old = std::mem::replace(&mut self.config, new);
         for what in needs_restart(&old, &self.config) {
-            tracing::warn!("{}: {what} has changed; a restart puts it in force", source.display());
+            tracing::warn!(
+                "{}: {what} has changed; a restart puts it in force",
+                source.path.display()
+            );
         }
         Ok(())
     }

@@ -1,10 +1,10 @@
 //! The whole proxy in the test's own process, on free ports.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use tlsidecar::app::{self, App};
+use tlsidecar::config::file::Source;
 use tlsidecar::config::{Admin, BackendAddress, ClientAuth, Config, Listener};
 use tlsidecar::ops::metrics::ReloadOutcome;
 use tlsidecar::proxy::reason::Reason;
@@ -30,7 +30,7 @@ impl Proxy {
     }
 
     /// Starts one on this configuration, from a file perhaps.
-    pub(crate) fn on(config: Config, source: Option<PathBuf>) -> Self {
+    pub(crate) fn on(config: Config, source: Option<Source>) -> Self {
         let app = app::start(config, source).unwrap();
         Self { address: app.listeners[0].1, app }
     }

@@ -154,6 +154,49 @@ async fn what_a_backend_said_before_it_refused_the_rest_is_delivered() {
     assert_eq!(line.ended_with().await, (Some(Reason::BackendReset), None));
 }
 
+#[tokio::test]
+async fn a_backend_that_is_stuck_in_answering_a_client_that_is_gone_still_gets_its_report() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    // An echo that takes nothing while its answer is not taken.
+    let (mut backend_reads, mut backend_writes) = tokio::io::split(line.backend);
+    let answering = tokio::spawn(async move {
+        let mut got = 0;
+        let mut buffer = [0; 512];
+        while let Ok(read @ 1..) = backend_reads.read(&mut buffer).await {
+            got += read;
+            if backend_writes.write_all(&buffer[..read]).await.is_err() {
+                break;
+            }
+        }
+        got
+    });
+    // Until all pipes are full: the device does not read.
+    let report = vec![1; 200_000];
+    let stuck = tokio::time::timeout(Duration::from_millis(200), line.device.write_all(&report));
+    assert!(stuck.await.is_err());
+    line.device_broken.store(true, Ordering::SeqCst);
+    // What it reads now makes room for the write that fails.
+    line.device.get_mut().0.read_exact(&mut [0; 512]).await.unwrap();
+    drop(line.device);
+    assert!(answering.await.unwrap() > 1024);
+    let ended = line.ended.await.unwrap();
+    assert_eq!(ended.result.unwrap_err().reason(), Reason::ClientReset);
+}
+
+#[tokio::test]
+async fn a_client_that_is_stuck_in_asking_a_backend_that_refuses_still_gets_the_refusal() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    line.backend_broken.store(true, Ordering::SeqCst);
+    line.backend.write_all(b"no").await.unwrap();
+    // It does not read before it has said everything.
+    line.device.write_all(&[1; 200_000]).await.unwrap();
+    line.backend.shutdown().await.unwrap();
+    assert_eq!(read_all(&mut line.device).await, b"no");
+    drop(line.device);
+    let ended = line.ended.await.unwrap();
+    assert_eq!(ended.result.unwrap_err().reason(), Reason::BackendReset);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_idle_connection_is_closed_after_the_idle_timeout_and_not_before() {
     let idle = Duration::from_secs(3600);
