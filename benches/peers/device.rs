@@ -1,0 +1,151 @@
+//! Devices: TLS clients that dial a proxy.
+//!
+//! All offer the same: X25519 and P-256, AES-128-GCM first, so that every proxy agrees on the same
+//! suite and group, and the figures compare implementations, not ciphers.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::client::Resumption;
+use tokio_rustls::rustls::crypto::aws_lc_rs::{self, cipher_suite as suite, kx_group};
+use tokio_rustls::rustls::crypto::CryptoProvider;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{ClientConfig, HandshakeKind, RootCertStore};
+
+use super::backend::Task;
+use super::material::Material;
+
+/// A TLS version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    Tls12,
+    Tls13,
+}
+
+/// Dials one proxy, as devices of one kind.
+#[derive(Clone)]
+pub struct Dialer {
+    address: SocketAddr,
+    /// None: plain TCP.
+    tls: Option<TlsConnector>,
+}
+
+/// A connection, with TLS or without.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// A connection that does not care whether it has TLS.
+pub type Line = Box<dyn Stream>;
+
+impl Dialer {
+    /// Devices without TLS.
+    pub const fn plain(address: SocketAddr) -> Self {
+        Self { address, tls: None }
+    }
+
+    /// Devices that speak just `version`, show a certificate if `shows_certificate`, and take up
+    /// sessions again if `resumes`.
+    pub fn tls(
+        address: SocketAddr,
+        material: &Material,
+        version: Version,
+        shows_certificate: bool,
+        resumes: bool,
+    ) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(material.ca.clone()).expect("the CA was made for this");
+        let version = match version {
+            Version::Tls12 => &TLS12,
+            Version::Tls13 => &TLS13,
+        };
+        let config = ClientConfig::builder_with_provider(Arc::new(provider()))
+            .with_protocol_versions(&[version])
+            .expect("the provider has suites of both versions")
+            .with_root_certificates(roots);
+        let mut config = if shows_certificate {
+            let chain = vec![material.device.0.clone()];
+            config.with_client_auth_cert(chain, material.device_key()).expect("it fits its key")
+        } else {
+            config.with_no_client_auth()
+        };
+        config.resumption =
+            if resumes { Resumption::in_memory_sessions(8) } else { Resumption::disabled() };
+        Self { address, tls: Some(TlsConnector::from(Arc::new(config))) }
+    }
+
+    /// Dials and completes the handshake of TLS.
+    pub async fn handshake(&self) -> io::Result<TlsStream<TcpStream>> {
+        let tls = self.tls.as_ref().expect("asked only of devices with TLS");
+        let tcp = TcpStream::connect(self.address).await?;
+        tcp.set_nodelay(true)?;
+        tls.connect(ServerName::try_from("localhost").expect("it is one"), tcp).await
+    }
+
+    /// Dials, and tells the backend what to do.
+    pub async fn dial(&self, task: Task) -> io::Result<Line> {
+        let mut line: Line = if self.tls.is_some() {
+            Box::new(self.handshake().await?)
+        } else {
+            let tcp = TcpStream::connect(self.address).await?;
+            tcp.set_nodelay(true)?;
+            Box::new(tcp)
+        };
+        line.write_all(&[task.byte()]).await?;
+        Ok(line)
+    }
+
+    /// Dials many, some at a time, each with one echo of 64 bytes.
+    pub async fn dial_many(&self, count: usize) -> io::Result<Vec<Line>> {
+        let mut lines = Vec::with_capacity(count);
+        while lines.len() < count {
+            let some = (lines.len()..count).take(50).map(|_| {
+                let dialer = self.clone();
+                tokio::spawn(async move {
+                    let mut line = dialer.dial(Task::Echo).await?;
+                    echo(&mut line, &[7; 64]).await?;
+                    io::Result::Ok(line)
+                })
+            });
+            for one in some.collect::<Vec<_>>() {
+                lines.push(within(Duration::from_secs(30), one).await?.map_err(io::Error::other)??);
+            }
+        }
+        Ok(lines)
+    }
+}
+
+/// Whether a session was taken up again.
+pub fn is_resumed(session: &TlsStream<TcpStream>) -> bool {
+    session.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
+}
+
+/// Sends `message` and waits until it has come back.
+pub async fn echo(line: &mut (impl Stream + ?Sized), message: &[u8]) -> io::Result<()> {
+    let mut answer = vec![0; message.len()];
+    line.write_all(message).await?;
+    line.read_exact(&mut answer).await.map(|_| ())
+}
+
+/// Bounds a wait: a proxy that is stuck must not hold up the run.
+pub async fn within<T>(bound: Duration, work: impl Future<Output = T>) -> io::Result<T> {
+    tokio::time::timeout(bound, work).await.map_err(|_| io::ErrorKind::TimedOut.into())
+}
+
+fn provider() -> CryptoProvider {
+    CryptoProvider {
+        cipher_suites: vec![
+            suite::TLS13_AES_128_GCM_SHA256,
+            suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        ],
+        kx_groups: vec![kx_group::X25519, kx_group::SECP256R1],
+        ..aws_lc_rs::default_provider()
+    }
+}

@@ -1,0 +1,197 @@
+//! What is measured: each load's name, what it needs, and how it runs.
+//!
+//! A load gets a proxy that has just been started and returns its figures. A figure that could not
+//! be had is missing; the reason is printed.
+
+mod handshakes;
+mod idle;
+mod storm;
+mod traffic;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::backend::Task;
+use super::device::{Dialer, Version};
+use super::material::Key;
+use super::peer::{Peer, Setup, Site};
+use super::process::Proxy;
+
+/// How long a steady load runs before it is measured.
+const WARM_UP: Duration = Duration::from_millis(300);
+
+/// One load.
+pub struct Load {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub setup: Setup,
+}
+
+/// What a load does.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// From exec to a connection that is accepted, and memory after the first echo.
+    Start,
+    /// Handshakes, one after the other on each of some tasks.
+    Handshakes { version: Version, resumed: bool },
+    /// As many bytes as go through so many connections.
+    Bulk { task: Task, connections: usize },
+    /// A message there and back, one after the other on each of so many connections.
+    Replies { bytes: usize, connections: usize },
+    /// What connections cost that do nothing, while they are there and when they have gone.
+    Idle,
+    /// The same for fewer: with a client certificate, a handshake costs the client more.
+    IdleFew,
+    /// Handshakes while the certificate is renewed again and again.
+    Reloads,
+    /// Everybody comes back at once.
+    Storm,
+}
+
+const ECDSA: Setup = Setup { key: Key::Ecdsa, client_auth: false };
+const RSA: Setup = Setup { key: Key::Rsa, client_auth: false };
+const CLIENT_AUTH: Setup = Setup { key: Key::Ecdsa, client_auth: true };
+
+/// All of them, in the order in which they run.
+pub const LOADS: &[Load] = &[
+    load("start", Kind::Start, ECDSA),
+    load("full 1.3, ECDSA", handshakes(Version::Tls13, false), ECDSA),
+    load("full 1.2, ECDSA", handshakes(Version::Tls12, false), ECDSA),
+    load("full 1.3, RSA", handshakes(Version::Tls13, false), RSA),
+    load("full 1.2, RSA", handshakes(Version::Tls12, false), RSA),
+    load("full 1.3, client certificate", handshakes(Version::Tls13, false), CLIENT_AUTH),
+    load("full 1.2, client certificate", handshakes(Version::Tls12, false), CLIENT_AUTH),
+    load("resumed 1.3", handshakes(Version::Tls13, true), ECDSA),
+    load("resumed 1.2", handshakes(Version::Tls12, true), ECDSA),
+    load("to backend, 1 connection", bulk(Task::Sink, 1), ECDSA),
+    load("to backend, 64 connections", bulk(Task::Sink, 64), ECDSA),
+    load("to client, 1 connection", bulk(Task::Source, 1), ECDSA),
+    load("to client, 64 connections", bulk(Task::Source, 64), ECDSA),
+    load("both ways, 1 connection", bulk(Task::Both, 1), ECDSA),
+    load("both ways, 64 connections", bulk(Task::Both, 64), ECDSA),
+    load("128 B, 32 connections", replies(128, 32), ECDSA),
+    load("128 B, 1000 connections", replies(128, 1000), ECDSA),
+    load("4 KiB, 32 connections", replies(4096, 32), ECDSA),
+    load("4 KiB, 1000 connections", replies(4096, 1000), ECDSA),
+    load("idle", Kind::Idle, ECDSA),
+    load("idle, client certificate", Kind::IdleFew, CLIENT_AUTH),
+    load("20 reloads", Kind::Reloads, ECDSA),
+    load("storm", Kind::Storm, RSA),
+];
+
+const fn load(name: &'static str, kind: Kind, setup: Setup) -> Load {
+    Load { name, kind, setup }
+}
+
+const fn handshakes(version: Version, resumed: bool) -> Kind {
+    Kind::Handshakes { version, resumed }
+}
+
+const fn bulk(task: Task, connections: usize) -> Kind {
+    Kind::Bulk { task, connections }
+}
+
+const fn replies(bytes: usize, connections: usize) -> Kind {
+    Kind::Replies { bytes, connections }
+}
+
+/// A figure: what it is, with its unit, and its value.
+pub type Figure = (&'static str, f64);
+
+/// One proxy, ready for a load.
+pub struct Bench<'a> {
+    pub peer: &'a Peer,
+    pub proxy: &'a Proxy,
+    pub site: &'a Site<'a>,
+    /// How long it took to start.
+    pub started_in: Duration,
+    /// How long a steady load is measured.
+    pub time: Duration,
+}
+
+impl Load {
+    /// Whether it makes sense for a peer: the floor without TLS has no handshakes.
+    pub fn suits(&self, peer: &Peer) -> bool {
+        peer.tls || matches!(self.kind, Kind::Bulk { .. } | Kind::Replies { .. })
+    }
+
+    /// Runs it.
+    pub async fn run(&self, bench: &Bench<'_>) -> io::Result<Vec<Figure>> {
+        match self.kind {
+            Kind::Start => idle::start(bench).await,
+            Kind::Handshakes { version, resumed } => {
+                handshakes::steady(bench, version, resumed).await
+            }
+            Kind::Bulk { task, connections } => traffic::bulk(bench, task, connections).await,
+            Kind::Replies { bytes, connections } => {
+                traffic::replies(bench, bytes, connections).await
+            }
+            Kind::Idle => idle::many(bench).await,
+            Kind::IdleFew => idle::few(bench).await,
+            Kind::Reloads => handshakes::reloads(bench).await,
+            Kind::Storm => storm::storm(bench).await,
+        }
+    }
+}
+
+impl Bench<'_> {
+    /// Devices for this proxy.
+    fn dialer(&self, version: Version, resumes: bool) -> Dialer {
+        let Site { material, setup, listen, .. } = self.site;
+        if self.peer.tls {
+            Dialer::tls(*listen, material, version, setup.client_auth, resumes)
+        } else {
+            Dialer::plain(*listen)
+        }
+    }
+}
+
+/// A load that goes on until it is stopped, and counts what it does.
+#[derive(Clone, Default)]
+struct Steady {
+    count: Arc<AtomicU64>,
+    measuring: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+}
+
+/// What a steady load did while it was measured.
+struct Rates {
+    per_cpu_second: f64,
+    per_second: f64,
+}
+
+impl Steady {
+    fn add(&self, done: usize) {
+        self.count.fetch_add(done as u64, Ordering::Relaxed);
+    }
+
+    fn is_measuring(&self) -> bool {
+        self.measuring.load(Ordering::Relaxed)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Measures for `time` while the load runs, then stops it.
+    async fn measure(&self, proxy: &Proxy, time: Duration) -> Rates {
+        tokio::time::sleep(WARM_UP).await;
+        self.measuring.store(true, Ordering::Relaxed);
+        let before = (self.count.load(Ordering::Relaxed), proxy.cpu_seconds(), Instant::now());
+        tokio::time::sleep(time).await;
+        let done = (self.count.load(Ordering::Relaxed) - before.0) as f64;
+        let cpu = proxy.cpu_seconds() - before.1;
+        let wall = before.2.elapsed().as_secs_f64();
+        self.stop.store(true, Ordering::Relaxed);
+        Rates { per_cpu_second: done / cpu, per_second: done / wall }
+    }
+}
+
+/// The value below which `share` of all lie, in milliseconds.
+fn percentile_ms(times: &mut [Duration], share: f64) -> f64 {
+    times.sort_unstable();
+    let last = times.len().saturating_sub(1);
+    times.get((last as f64 * share) as usize).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
+}

@@ -1,0 +1,133 @@
+//! Handshakes: full and resumed, and while certificates are renewed.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncWriteExt;
+use tokio::task::JoinHandle;
+
+use super::{Bench, Figure, Steady, percentile_ms};
+use crate::backend::Task;
+use crate::device::{self, Dialer, Version, within};
+
+/// Handshakes under way at a time.
+const CLIENTS: usize = 16;
+
+const RELOADS: usize = 20;
+const RELOAD_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What one client saw.
+#[derive(Default)]
+struct Seen {
+    times: Vec<Duration>,
+    failed: usize,
+    /// Handshakes that were not of the kind that was asked for.
+    other_kind: usize,
+}
+
+pub async fn steady(
+    bench: &Bench<'_>,
+    version: Version,
+    resumed: bool,
+) -> io::Result<Vec<Figure>> {
+    let load = Steady::default();
+    let clients = start(bench, &load, version, resumed);
+    let rates = load.measure(bench.proxy, bench.time).await;
+    let mut seen = all(clients).await?;
+    if seen.failed > 0 || seen.other_kind > seen.times.len() / 100 {
+        let (failed, other) = (seen.failed, seen.other_kind);
+        return Err(io::Error::other(format!("{failed} failed, {other} not of the kind")));
+    }
+    Ok(vec![
+        ("handshakes per CPU second", rates.per_cpu_second),
+        ("handshakes per second", rates.per_second),
+        ("handshake p50, ms", percentile_ms(&mut seen.times, 0.50)),
+        ("handshake p99, ms", percentile_ms(&mut seen.times, 0.99)),
+    ])
+}
+
+/// Full handshakes while the certificate is renewed [`RELOADS`] times, and the same for as long
+/// without.
+pub async fn reloads(bench: &Bench<'_>) -> io::Result<Vec<Figure>> {
+    let mut p99 = Vec::new();
+    let mut lost = 0;
+    for reload in [false, true] {
+        let load = Steady::default();
+        let clients = start(bench, &load, Version::Tls13, false);
+        let reloading = async {
+            for _ in 0..RELOADS {
+                tokio::time::sleep(RELOAD_INTERVAL).await;
+                if reload {
+                    bench.site.material.renew(bench.site.setup.key).map_err(io::Error::other)?;
+                    bench.peer.reload(bench.proxy, bench.site);
+                }
+            }
+            io::Result::Ok(())
+        };
+        let time = RELOAD_INTERVAL * u32::try_from(RELOADS).expect("it is small");
+        let (_, reloaded) = tokio::join!(load.measure(bench.proxy, time), reloading);
+        reloaded?;
+        let mut seen = all(clients).await?;
+        p99.push(percentile_ms(&mut seen.times, 0.99));
+        lost = seen.failed;
+    }
+    Ok(vec![
+        ("handshakes lost", lost as f64),
+        ("handshake p99 without reloads, ms", p99[0]),
+        ("handshake p99 during reloads, ms", p99[1]),
+    ])
+}
+
+fn start(
+    bench: &Bench<'_>,
+    load: &Steady,
+    version: Version,
+    resumed: bool,
+) -> Vec<JoinHandle<Seen>> {
+    let client = || {
+        let (dialer, load) = (bench.dialer(version, resumed), load.clone());
+        tokio::spawn(async move {
+            let mut seen = Seen::default();
+            let mut first = true;
+            while !load.is_stopped() {
+                let start = Instant::now();
+                match within(Duration::from_secs(10), shake_hands(&dialer)).await {
+                    Ok(Ok(was_resumed)) => {
+                        load.add(1);
+                        if load.is_measuring() {
+                            seen.times.push(start.elapsed());
+                        }
+                        seen.other_kind += usize::from(!first && was_resumed != resumed);
+                    }
+                    Ok(Err(_)) | Err(_) => seen.failed += 1,
+                }
+                first = false;
+            }
+            seen
+        })
+    };
+    (0..CLIENTS).map(|_| client()).collect()
+}
+
+/// One handshake, and a byte there and back: a TLS 1.3 client is done before its server is.
+/// Returns whether it was resumed.
+async fn shake_hands(dialer: &Dialer) -> io::Result<bool> {
+    let mut session = dialer.handshake().await?;
+    session.write_all(&[Task::Echo.byte()]).await?;
+    device::echo(&mut session, &[7]).await?;
+    let resumed = device::is_resumed(&session);
+    // Ports are not to be used up by TIME_WAIT.
+    session.get_ref().0.set_zero_linger()?;
+    Ok(resumed)
+}
+
+async fn all(clients: Vec<JoinHandle<Seen>>) -> io::Result<Seen> {
+    let mut all = Seen::default();
+    for client in clients {
+        let seen = client.await.map_err(io::Error::other)?;
+        all.times.extend(seen.times);
+        all.failed += seen.failed;
+        all.other_kind += seen.other_kind;
+    }
+    Ok(all)
+}

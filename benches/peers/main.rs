@@ -1,0 +1,145 @@
+//! Every proxy that is installed, side by side, in one run: `cargo bench --bench peers`.
+//!
+//! Each load runs against each proxy in turn (A B C, A B C, …), each time against one that has just
+//! been started, and each figure is the median of the rounds. Figures are of the proxy's process
+//! tree alone, per second of its CPU time, so that whatever else the machine does, this program
+//! included, cancels out; what a clock on the wall saw stands beside them.
+//!
+//! It prints tables in Markdown and writes `figures.json` and `chart.svg`. A proxy that is not
+//! installed is named and skipped. Nothing is left running.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a bench fails by panicking and tells its figures"
+)]
+#![allow(unreachable_pub, reason = "nothing outside a program can reach into it")]
+
+mod backend;
+mod chart;
+mod device;
+mod load;
+mod material;
+mod peer;
+mod process;
+mod report;
+mod targets;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use tokio::net::TcpListener;
+
+use self::backend::Backend;
+use self::load::{Bench, LOADS, Load};
+use self::material::Material;
+use self::peer::{PEERS, Peer, Site};
+use self::report::Report;
+
+/// Measures tlsidecar side by side with other proxies.
+#[derive(Debug, Parser)]
+struct Args {
+    /// How often each load runs against each proxy.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// How many seconds a steady load is measured.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Only loads whose name contains one of these.
+    #[arg(long, value_delimiter = ';', value_name = "NAME;…")]
+    loads: Vec<String>,
+    /// Only proxies of these names.
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    peers: Vec<String>,
+    /// Where the figures and the chart are written.
+    #[arg(long, default_value = "target/peers", value_name = "DIR")]
+    out: PathBuf,
+    /// Fail if a figure that was measured does not reach its target.
+    #[arg(long)]
+    judge: bool,
+    /// Be the backend (used by this program itself).
+    #[arg(long, hide = true)]
+    backend: bool,
+    /// Passed by cargo.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() {
+    let args = Args::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("the system has threads to give");
+    if args.backend {
+        runtime.block_on(backend::serve());
+        return;
+    }
+    let report = runtime.block_on(compare(&args));
+    println!("{}", report.tables());
+    let targets = targets::table(&report);
+    println!("{}", targets.text);
+    report.write(&args.out).expect("the output directory can be written");
+    assert!(!args.judge || targets.all_met, "a figure does not reach its target");
+}
+
+async fn compare(args: &Args) -> Report {
+    let wanted = |names: &[String], name: &str| {
+        names.is_empty() || names.iter().any(|wanted| name.contains(wanted.as_str()))
+    };
+    let named = |peer: &&Peer| args.peers.is_empty() || args.peers.iter().any(|n| n == peer.name);
+    let peers: Vec<&Peer> = PEERS.iter().filter(named).collect();
+    let mut report = Report::new(args.rounds);
+    let peers: Vec<_> = peers.into_iter().filter(|peer| report.version_of(peer)).collect();
+    let loads: Vec<_> = LOADS.iter().filter(|load| wanted(&args.loads, load.name)).collect();
+    let dir = tempfile::tempdir().expect("there is a temporary directory");
+    let material = Material::make(dir.path()).expect("certificates can be made");
+    let backend = Backend::start().expect("this program can be started again");
+    for round in 1..=args.rounds {
+        for load in &loads {
+            for peer in peers.iter().filter(|peer| load.suits(peer)) {
+                let run = run(load, peer, &material, backend.address, args.seconds).await;
+                eprintln!("round {round}, {}, {}: {}", load.name, peer.name, said(&run));
+                report.add(load.name, peer.name, run.unwrap_or_default());
+            }
+        }
+    }
+    report
+}
+
+/// One load against one proxy, from its start to its end.
+async fn run(
+    load: &Load,
+    peer: &Peer,
+    material: &Material,
+    backend: SocketAddr,
+    seconds: f64,
+) -> std::io::Result<Vec<load::Figure>> {
+    let site = Site { material, setup: load.setup, listen: free_port().await, backend };
+    let Some((proxy, started_in)) = peer.start(&site).await else {
+        return Err(std::io::Error::other("it does not start"));
+    };
+    let time = Duration::from_secs_f64(seconds);
+    load.run(&Bench { peer, proxy: &proxy, site: &site, started_in, time }).await
+}
+
+fn said(run: &std::io::Result<Vec<load::Figure>>) -> String {
+    match run {
+        Ok(figures) => {
+            let figures = figures.iter().map(|(what, value)| format!("{value:.1} {what}"));
+            figures.collect::<Vec<_>>().join(", ")
+        }
+        Err(error) => format!("NO FIGURE: {error}"),
+    }
+}
+
+/// An address for a proxy: one that was free a moment ago.
+async fn free_port() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+    listener.local_addr().expect("it is bound")
+}

@@ -1,0 +1,122 @@
+//! Certificates and keys of one run: a CA, servers with an ECDSA and an RSA key, a device.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, RsaKeySize,
+};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+/// What kind of key a server has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// P-256.
+    Ecdsa,
+    /// 2048 bits.
+    Rsa,
+}
+
+/// The certificates of one run, and where they are.
+pub struct Material {
+    dir: PathBuf,
+    issuer: Issuer<'static, KeyPair>,
+    /// What devices trust.
+    pub ca: CertificateDer<'static>,
+    /// A device's certificate and key.
+    pub device: (CertificateDer<'static>, PrivatePkcs8KeyDer<'static>),
+}
+
+impl Material {
+    /// Makes them in `dir`.
+    pub fn make(dir: &Path) -> Result<Self, rcgen::Error> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.distinguished_name.push(DnType::CommonName, "bench CA");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate()?;
+        let ca = params.self_signed(&key)?;
+        write(&dir.join("ca.crt"), &ca.pem());
+        let issuer = Issuer::new(params, key);
+        let device_key = KeyPair::generate()?;
+        let device = params_of("device-1", ExtendedKeyUsagePurpose::ClientAuth)?;
+        let device = device.signed_by(&device_key, &issuer)?;
+        let made = Self {
+            dir: dir.to_owned(),
+            issuer,
+            ca: ca.der().clone(),
+            device: (device.der().clone(), PrivatePkcs8KeyDer::from(device_key.serialize_der())),
+        };
+        made.renew(Key::Ecdsa)?;
+        made.renew(Key::Rsa)?;
+        Ok(made)
+    }
+
+    /// Issues a new server certificate and puts it in the place of the old one, each file by a
+    /// rename: the key first, as certbot does.
+    pub fn renew(&self, kind: Key) -> Result<(), rcgen::Error> {
+        let key = match kind {
+            Key::Ecdsa => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
+            Key::Rsa => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)?,
+        };
+        let server = params_of("localhost", ExtendedKeyUsagePurpose::ServerAuth)?;
+        let (chain, key) = (server.signed_by(&key, &self.issuer)?.pem(), key.serialize_pem());
+        write(&self.key(kind), &key);
+        write(&self.cert(kind), &chain);
+        write(&self.pem(kind), &format!("{chain}{key}"));
+        Ok(())
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn ca_file(&self) -> PathBuf {
+        self.dir.join("ca.crt")
+    }
+
+    pub fn cert(&self, kind: Key) -> PathBuf {
+        self.file(kind, "crt")
+    }
+
+    pub fn key(&self, kind: Key) -> PathBuf {
+        self.file(kind, "key")
+    }
+
+    /// Certificate and key in one file, as HAProxy, hitch and stunnel want it.
+    pub fn pem(&self, kind: Key) -> PathBuf {
+        self.file(kind, "pem")
+    }
+
+    fn file(&self, kind: Key, extension: &str) -> PathBuf {
+        let name = match kind {
+            Key::Ecdsa => "ecdsa",
+            Key::Rsa => "rsa",
+        };
+        self.dir.join(name).with_extension(extension)
+    }
+
+    /// The device's key, for a TLS client.
+    pub fn device_key(&self) -> PrivateKeyDer<'static> {
+        self.device.1.clone_key().into()
+    }
+}
+
+fn params_of(
+    name: &str,
+    purpose: ExtendedKeyUsagePurpose,
+) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::new(vec![name.to_owned()])?;
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.extended_key_usages = vec![purpose];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+fn write(path: &Path, text: &str) {
+    let temporary = path.with_extension("new");
+    fs::write(&temporary, text).expect("the run's own directory can be written");
+    fs::rename(&temporary, path).expect("it is in the same directory");
+}

@@ -1,0 +1,396 @@
+//! The proxies that are measured, each set up as its own manual advises for this job.
+//!
+//! All have two workers, TLS 1.2 and 1.3, tickets on, the same certificates and the same backend,
+//! and log nothing; tlsidecar alone runs on its shipped defaults, and so logs each connection.
+//! docs/performance.md says what was set and why.
+//!
+//! **Not here.** What is measured (the loads).
+
+use std::fs;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use tokio::net::TcpStream;
+
+use super::material::{Key, Material};
+use super::process::Proxy;
+
+/// What a load needs of a proxy.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    pub key: Key,
+    /// Whether devices must show a certificate.
+    pub client_auth: bool,
+}
+
+/// Where one proxy of one load listens and dials, and what it shows.
+pub struct Site<'a> {
+    pub material: &'a Material,
+    pub setup: Setup,
+    pub listen: SocketAddr,
+    pub backend: SocketAddr,
+}
+
+/// A proxy that can be measured.
+pub struct Peer {
+    pub name: &'static str,
+    /// The program, and how it tells its version.
+    program: &'static str,
+    version: &'static [&'static str],
+    command: fn(&Path, &Site<'_>) -> Command,
+    /// Makes it take up a renewed certificate, if that needs telling.
+    reload: fn(&Proxy, &Site<'_>),
+    /// Whether it speaks TLS: the floor does not.
+    pub tls: bool,
+}
+
+/// All of them; ours first.
+pub const PEERS: &[Peer] = &[
+    Peer {
+        name: "tlsidecar",
+        program: env!("CARGO_BIN_EXE_tlsidecar"),
+        version: &["--version"],
+        command: tlsidecar,
+        reload: |_, _| {},
+        tls: true,
+    },
+    Peer {
+        name: "HAProxy",
+        program: "haproxy",
+        version: &["-v"],
+        command: haproxy_tls,
+        reload: haproxy_reload,
+        tls: true,
+    },
+    Peer {
+        name: "nginx",
+        program: "nginx",
+        version: &["-v"],
+        command: nginx,
+        reload: hang_up,
+        tls: true,
+    },
+    Peer {
+        name: "hitch",
+        program: "hitch",
+        version: &["--version"],
+        command: hitch,
+        reload: hang_up,
+        tls: true,
+    },
+    Peer {
+        name: "Envoy",
+        program: "envoy",
+        version: &["--version"],
+        command: envoy,
+        reload: |_, _| {},
+        tls: true,
+    },
+    Peer {
+        name: "stunnel",
+        program: "stunnel",
+        version: &["-version"],
+        command: stunnel,
+        reload: hang_up,
+        tls: true,
+    },
+    Peer {
+        name: "ghostunnel",
+        program: "ghostunnel",
+        version: &["--version"],
+        command: ghostunnel,
+        reload: hang_up,
+        tls: true,
+    },
+    Peer {
+        name: "HAProxy, no TLS",
+        program: "haproxy",
+        version: &["-v"],
+        command: haproxy_plain,
+        reload: |_, _| {},
+        tls: false,
+    },
+];
+
+/// Workers of each proxy.
+pub const WORKERS: usize = 2;
+
+/// What every proxy must be able to hold.
+const CONNECTIONS: usize = 9500;
+
+impl Peer {
+    /// The first line that the program says of its version; none if it is not installed.
+    pub fn version(&self) -> Option<String> {
+        let output = Command::new(self.program()?).args(self.version).output().ok()?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        let line = said.lines().map(str::trim).find(|line| line.contains(char::is_numeric));
+        Some(line.unwrap_or("?").to_owned())
+    }
+
+    /// Where the program is; none if it is not installed.
+    pub fn program(&self) -> Option<PathBuf> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let named = PathBuf::from(self.program);
+        std::env::split_paths(&path).map(|dir| dir.join(&named)).find(|file| file.is_file())
+    }
+
+    /// Starts it, and waits until it listens. Returns how long that took.
+    pub async fn start(&self, site: &Site<'_>) -> Option<(Proxy, Duration)> {
+        let command = (self.command)(&self.program()?, site);
+        let start = Instant::now();
+        let mut proxy = Proxy::spawn(command).ok()?;
+        while TcpStream::connect(site.listen).await.is_err() {
+            if !proxy.is_alive() || start.elapsed() > Duration::from_secs(10) {
+                return None;
+            }
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+        Some((proxy, start.elapsed()))
+    }
+
+    /// Makes a running one take up the certificate that stands in its files now.
+    pub fn reload(&self, proxy: &Proxy, site: &Site<'_>) {
+        (self.reload)(proxy, site);
+    }
+}
+
+impl Site<'_> {
+    fn cert(&self) -> String {
+        self.material.cert(self.setup.key).display().to_string()
+    }
+
+    fn key(&self) -> String {
+        self.material.key(self.setup.key).display().to_string()
+    }
+
+    fn pem(&self) -> String {
+        self.material.pem(self.setup.key).display().to_string()
+    }
+
+    fn ca(&self) -> String {
+        self.material.ca_file().display().to_string()
+    }
+
+    /// A file of one proxy's own, by its port.
+    fn file(&self, name: &str) -> PathBuf {
+        self.material.dir().join(format!("{}-{name}", self.listen.port()))
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.file(name);
+        fs::write(&path, text).expect("the run's own directory can be written");
+        path
+    }
+
+    /// `text` where devices must show a certificate.
+    fn if_client_auth(&self, text: String) -> String {
+        if self.setup.client_auth { text } else { String::new() }
+    }
+}
+
+fn hang_up(proxy: &Proxy, _: &Site<'_>) {
+    proxy.signal(Signal::HUP);
+}
+
+fn tlsidecar(program: &Path, site: &Site<'_>) -> Command {
+    let mut command = Command::new(program);
+    command.env("TOKIO_WORKER_THREADS", WORKERS.to_string());
+    command.args(["--listen", &site.listen.to_string()]);
+    command.args(["--backend", &site.backend.to_string(), "--admin", "127.0.0.1:0"]);
+    command.args(["--cert", &site.cert(), "--key", &site.key()]);
+    if site.setup.client_auth {
+        command.args(["--client-ca", &site.ca()]);
+    }
+    command
+}
+
+/// Its own start-up advice is followed: timeouts are set, and the suites are those of Mozilla's
+/// intermediate list. `nbthread` is its manual's way to use several cores.
+fn haproxy(program: &Path, site: &Site<'_>, bind: &str) -> Command {
+    let text = format!(
+        "global\n nbthread {WORKERS}\n maxconn {CONNECTIONS}\n stats socket {} level admin\n \
+         ssl-default-bind-options ssl-min-ver TLSv1.2\n \
+         ssl-default-bind-ciphers ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256\n \
+         ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384\n\
+         defaults\n mode tcp\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n\
+         frontend f\n bind {}{bind}\n default_backend b\n\
+         backend b\n server s {}\n",
+        site.file("stats").display(),
+        site.listen,
+        site.backend,
+    );
+    let mut command = Command::new(program);
+    command.arg("-db").arg("-f").arg(site.write("haproxy.cfg", &text));
+    command
+}
+
+fn haproxy_tls(program: &Path, site: &Site<'_>) -> Command {
+    let verify = site.if_client_auth(format!(" ca-file {} verify required", site.ca()));
+    haproxy(program, site, &format!(" ssl crt {}{verify}", site.pem()))
+}
+
+fn haproxy_plain(program: &Path, site: &Site<'_>) -> Command {
+    haproxy(program, site, "")
+}
+
+/// The runtime API, as its management guide has it for certificates.
+fn haproxy_reload(_: &Proxy, site: &Site<'_>) {
+    let (file, pem) = (site.pem(), fs::read_to_string(site.pem()).expect("it was written"));
+    for line in [format!("set ssl cert {file} <<\n{pem}\n"), format!("commit ssl cert {file}\n")] {
+        let mut socket = UnixStream::connect(site.file("stats")).expect("HAProxy runs");
+        socket.write_all(line.as_bytes()).expect("HAProxy runs");
+        let mut answer = String::new();
+        let _ended = std::io::Read::read_to_string(&mut socket, &mut answer);
+    }
+}
+
+/// A shared session cache and a worker per core, as its guide to HTTPS servers advises, and a
+/// listening socket for each worker.
+fn nginx(program: &Path, site: &Site<'_>) -> Command {
+    let verify = site.if_client_auth(format!(
+        "ssl_client_certificate {}; ssl_verify_client on;",
+        site.ca()
+    ));
+    let module = "/usr/lib/nginx/modules/ngx_stream_module.so";
+    let module = Path::new(module).exists().then(|| format!("load_module {module};"));
+    let text = format!(
+        "{}\nuser root; daemon off; worker_processes {WORKERS}; worker_rlimit_nofile 20000;\n\
+         pid {}; error_log /dev/null crit;\n\
+         events {{ worker_connections 20000; }}\n\
+         stream {{ server {{\n listen {} ssl reuseport backlog=4096; proxy_pass {};\n \
+         ssl_certificate {}; ssl_certificate_key {}; ssl_protocols TLSv1.2 TLSv1.3;\n \
+         ssl_session_cache shared:tls:10m; ssl_session_timeout 1h; {verify}\n \
+         proxy_timeout 1h; tcp_nodelay on;\n}} }}\n",
+        module.unwrap_or_default(),
+        site.file("nginx.pid").display(),
+        site.listen,
+        site.backend,
+        site.cert(),
+        site.key(),
+    );
+    let mut command = Command::new(program);
+    command.arg("-e").arg("/dev/null").arg("-c").arg(site.write("nginx.conf", &text));
+    command
+}
+
+fn hitch(program: &Path, site: &Site<'_>) -> Command {
+    let verify = site.if_client_auth(format!(
+        "client-verify = required\nclient-verify-ca = \"{}\"\n",
+        site.ca()
+    ));
+    let text = format!(
+        "frontend = {{ host = \"{}\" port = \"{}\" }}\nbackend = \"[{}]:{}\"\n\
+         pem-file = \"{}\"\nworkers = {WORKERS}\nbacklog = 4096\ndaemon = off\nlog-level = 0\n\
+         tls-protos = TLSv1.2 TLSv1.3\n{verify}",
+        site.listen.ip(),
+        site.listen.port(),
+        site.backend.ip(),
+        site.backend.port(),
+        site.pem(),
+    );
+    let mut command = Command::new(program);
+    command.arg(format!("--config={}", site.write("hitch.conf", &text).display()));
+    command
+}
+
+/// A thread for each connection is its only model here; it uses what cores there are.
+fn stunnel(program: &Path, site: &Site<'_>) -> Command {
+    let verify = site
+        .if_client_auth(format!("CAfile = {}\nverifyChain = yes\nrequireCert = yes\n", site.ca()));
+    let text = format!(
+        "foreground = yes\npid =\ndebug = 0\nsocket = l:TCP_NODELAY=1\nsocket = r:TCP_NODELAY=1\n\
+         [tls]\naccept = {}\nconnect = {}\ncert = {}\nsslVersionMin = TLSv1.2\n{verify}",
+        site.listen,
+        site.backend,
+        site.pem(),
+    );
+    let mut command = Command::new(program);
+    command.arg(site.write("stunnel.conf", &text));
+    command
+}
+
+fn ghostunnel(program: &Path, site: &Site<'_>) -> Command {
+    let mut command = Command::new(program);
+    command.env("GOMAXPROCS", WORKERS.to_string());
+    command.args(["server", "--quiet=all", "--timed-reload=1s"]);
+    command.args(["--listen", &site.listen.to_string(), "--target", &site.backend.to_string()]);
+    command.args(["--cert", &site.cert(), "--key", &site.key()]);
+    if site.setup.client_auth {
+        command.args(["--cacert", &site.ca(), "--allow-all"]);
+    } else {
+        command.arg("--disable-authentication");
+    }
+    command
+}
+
+/// Certificates by file-based SDS with a watched directory, which is its way to reload them, and
+/// circuit breakers that do not break, which its guide for edge proxies has for plain TCP.
+fn envoy(program: &Path, site: &Site<'_>) -> Command {
+    let sds = format!(
+        "resources:\n- \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret\n  \
+         name: server\n  tls_certificate:\n    \
+         watched_directory: {{ path: {dir} }}\n    \
+         certificate_chain: {{ filename: {cert} }}\n    private_key: {{ filename: {key} }}\n",
+        dir = site.material.dir().display(),
+        cert = site.cert(),
+        key = site.key(),
+    );
+    let sds = site.write("sds.yaml", &sds);
+    let verify = site.if_client_auth(format!(
+        "\n            require_client_certificate: true\n            common_tls_context:\n              \
+         validation_context: {{ trusted_ca: {{ filename: {} }} }}",
+        site.ca()
+    ));
+    let common = if verify.is_empty() {
+        "\n            common_tls_context:".to_owned()
+    } else {
+        verify
+    };
+    let text = format!(
+        "static_resources:
+  listeners:
+  - address: {{ socket_address: {{ address: {listen_ip}, port_value: {listen_port} }} }}
+    tcp_backlog_size: 4096
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.tcp_proxy
+        typed_config:
+          \"@type\": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+          stat_prefix: t
+          cluster: backend
+      transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+            \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext{common}
+              tls_params: {{ tls_minimum_protocol_version: TLSv1_2, tls_maximum_protocol_version: TLSv1_3 }}
+              tls_certificate_sds_secret_configs:
+              - name: server
+                sds_config: {{ path_config_source: {{ path: {sds} }} }}
+  clusters:
+  - name: backend
+    type: STATIC
+    connect_timeout: 5s
+    circuit_breakers: {{ thresholds: [ {{ max_connections: 100000, max_pending_requests: 100000 }} ] }}
+    load_assignment:
+      cluster_name: backend
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{ address: {{ socket_address: {{ address: {backend_ip}, port_value: {backend_port} }} }} }}
+",
+        listen_ip = site.listen.ip(),
+        listen_port = site.listen.port(),
+        sds = sds.display(),
+        backend_ip = site.backend.ip(),
+        backend_port = site.backend.port(),
+    );
+    let mut command = Command::new(program);
+    command.args(["--concurrency", &WORKERS.to_string(), "--disable-hot-restart", "-l", "off"]);
+    command.arg("-c").arg(site.write("envoy.yaml", &text));
+    command
+}

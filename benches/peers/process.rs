@@ -1,0 +1,109 @@
+//! A proxy that runs, and what its process tree costs.
+//!
+//! **Promises.** CPU time is user and system time of every process of the tree, ended threads and
+//! reaped children included, in steps of 10 ms. Memory is PSS, so that pages which processes share
+//! are counted once. Every process that was started here is ended on drop.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A running proxy.
+pub struct Proxy {
+    child: Child,
+}
+
+impl Proxy {
+    /// Starts it with its output thrown away, or into `$TLSIDECAR_BENCH_LOG` if that is set.
+    pub fn spawn(mut command: Command) -> std::io::Result<Self> {
+        let sink = || match std::env::var_os("TLSIDECAR_BENCH_LOG") {
+            Some(path) => fs::OpenOptions::new().append(true).create(true).open(path).map(Into::into),
+            None => Ok(Stdio::null()),
+        };
+        let child = command.stdin(Stdio::null()).stdout(sink()?).stderr(sink()?).spawn()?;
+        Ok(Self { child })
+    }
+
+    /// Whether it is still there.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Sends a signal to the process that was started.
+    pub fn signal(&self, signal: Signal) {
+        signal_to(self.child.id(), signal);
+    }
+
+    /// Seconds of CPU that the tree has used since it was started.
+    pub fn cpu_seconds(&self) -> f64 {
+        self.tree().values().map(|stat| stat.cpu_seconds).sum()
+    }
+
+    /// PSS of the tree in bytes: proc_pid_smaps(5).
+    pub fn memory_bytes(&self) -> f64 {
+        self.tree().keys().filter_map(|pid| pss(*pid)).sum()
+    }
+
+    /// The process and all that descend from it.
+    fn tree(&self) -> BTreeMap<u32, Stat> {
+        let all = processes();
+        let mut tree = BTreeMap::new();
+        let mut next = vec![self.child.id()];
+        while let Some(pid) = next.pop() {
+            if let Some(stat) = all.get(&pid) {
+                tree.insert(pid, *stat);
+                next.extend(all.iter().filter(|(_, s)| s.parent == pid).map(|(pid, _)| pid));
+            }
+        }
+        tree
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // Children first known, then ended: a master would start new ones for those that end.
+        let tree = self.tree();
+        let _ended = self.child.kill();
+        let _ended = self.child.wait();
+        for pid in tree.keys().filter(|pid| **pid != self.child.id()) {
+            signal_to(*pid, Signal::KILL);
+        }
+    }
+}
+
+fn signal_to(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        // It fails if the process has ended by itself.
+        let _ended = kill_process(pid, signal);
+    }
+}
+
+/// What proc_pid_stat(5) says of a process.
+#[derive(Clone, Copy)]
+struct Stat {
+    parent: u32,
+    cpu_seconds: f64,
+}
+
+fn processes() -> BTreeMap<u32, Stat> {
+    let entries = fs::read_dir("/proc").expect("Linux has /proc").filter_map(Result::ok);
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid: u32| Some((pid, stat(pid)?))).collect()
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything.
+    let fields: Vec<_> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    // utime, stime, cutime, cstime; Linux has had 100 ticks a second for user space since 2.6.
+    let ticks: f64 = fields[11..15].iter().filter_map(|field| field.parse::<f64>().ok()).sum();
+    Some(Stat { parent: fields[1].parse().ok()?, cpu_seconds: ticks / 100.0 })
+}
+
+fn pss(pid: u32) -> Option<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = text.lines().find(|line| line.starts_with("Pss:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? * 1024.0)
+}

@@ -1,0 +1,155 @@
+//! Figures of all rounds, their medians as tables in Markdown, and the raw ones as JSON.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::chart;
+use super::load::Figure;
+use super::peer::Peer;
+
+/// What one run found.
+pub struct Report {
+    rounds: usize,
+    /// Name and version, in the order of the columns.
+    peers: Vec<(&'static str, String)>,
+    /// In the order in which they came.
+    rows: Vec<Row>,
+}
+
+/// One figure of one load: a value for each peer and round.
+struct Row {
+    load: &'static str,
+    figure: &'static str,
+    values: BTreeMap<&'static str, Vec<f64>>,
+}
+
+impl Report {
+    pub const fn new(rounds: usize) -> Self {
+        Self { rounds, peers: Vec::new(), rows: Vec::new() }
+    }
+
+    /// Takes a peer in if it is installed; whether it is.
+    pub fn version_of(&mut self, peer: &Peer) -> bool {
+        match peer.version() {
+            Some(version) => {
+                self.peers.push((peer.name, version));
+                true
+            }
+            None => {
+                eprintln!("SKIPPED: {} is not installed", peer.name);
+                false
+            }
+        }
+    }
+
+    pub fn add(&mut self, load: &'static str, peer: &'static str, figures: Vec<Figure>) {
+        for (figure, value) in figures {
+            let at = self.rows.iter().position(|row| row.load == load && row.figure == figure);
+            let at = at.unwrap_or_else(|| {
+                self.rows.push(Row { load, figure, values: BTreeMap::new() });
+                self.rows.len() - 1
+            });
+            self.rows[at].values.entry(peer).or_default().push(value);
+        }
+    }
+
+    /// The median of a figure over the rounds.
+    pub fn median(&self, load: &str, figure: &str, peer: &str) -> Option<f64> {
+        let row = self.rows.iter().find(|row| row.load == load && row.figure == figure)?;
+        row.median(peer)
+    }
+
+    /// The peers that speak TLS and are not ours, with their medians of a figure.
+    pub fn others(&self, load: &str, figure: &str) -> Vec<(&'static str, f64)> {
+        let tls = self.peers.iter().filter(|(name, _)| *name != OURS && *name != FLOOR);
+        tls.filter_map(|(name, _)| Some((*name, self.median(load, figure, name)?))).collect()
+    }
+
+    /// The names of the peers, in the order of the columns.
+    pub fn peers(&self) -> impl Iterator<Item = &'static str> {
+        self.peers.iter().map(|(name, _)| *name)
+    }
+
+    /// A table for each kind of figure: a row for each load, a column for each peer.
+    pub fn tables(&self) -> String {
+        let mut text = format!("\nMedians of {} rounds.\n", self.rounds);
+        for (name, version) in &self.peers {
+            let _infallible = writeln!(text, "- {name}: {version}");
+        }
+        let mut figures: Vec<_> = self.rows.iter().map(|row| row.figure).collect();
+        figures.dedup();
+        let mut told: Vec<&str> = Vec::new();
+        for figure in figures {
+            if !told.contains(&figure) {
+                told.push(figure);
+                self.table(figure, &mut text);
+            }
+        }
+        text
+    }
+
+    fn table(&self, figure: &str, text: &mut String) {
+        let names: Vec<_> = self.peers().collect();
+        let rule = "---|".repeat(names.len());
+        let _infallible = writeln!(text, "\n| {figure} | {} |\n|---|{rule}", names.join(" | "));
+        for row in self.rows.iter().filter(|row| row.figure == figure) {
+            let cells = names.iter().map(|peer| row.median(peer).map_or("".to_owned(), shown));
+            let cells = cells.collect::<Vec<_>>().join(" | ");
+            let _infallible = writeln!(text, "| {} | {cells} |", row.load);
+        }
+    }
+
+    /// Writes `figures.json` and `chart.svg` into `dir`.
+    pub fn write(&self, dir: &Path) -> std::io::Result<()> {
+        fs::create_dir_all(dir)?;
+        let rows = self.rows.iter().map(
+            |row| json!({ "load": row.load, "figure": row.figure, "values": row.values }),
+        );
+        let all = json!({
+            "rounds": self.rounds,
+            "peers": self.peers.iter().cloned().collect::<BTreeMap<_, _>>(),
+            "figures": rows.collect::<Vec<Value>>(),
+        });
+        fs::write(dir.join("figures.json"), format!("{all:#}\n"))?;
+        fs::write(dir.join("chart.svg"), chart::draw(self))
+    }
+}
+
+/// The proxy that this project is.
+pub const OURS: &str = "tlsidecar";
+
+/// What forwarding costs without TLS.
+pub const FLOOR: &str = "HAProxy, no TLS";
+
+impl Row {
+    fn median(&self, peer: &str) -> Option<f64> {
+        let mut values = self.values.get(peer)?.clone();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied()
+    }
+}
+
+/// As many digits as mean something.
+fn shown(value: f64) -> String {
+    match value.abs() {
+        large if large >= 100.0 => grouped(value),
+        middle if middle >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+fn grouped(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

@@ -1,0 +1,121 @@
+//! What the figures must reach: docs/performance.md has the table.
+//!
+//! A target is judged on medians of one run. One that was not measured, or has nobody to be compared
+//! with, is left out.
+
+use std::fmt::Write as _;
+
+use super::report::{FLOOR, OURS, Report};
+
+/// A table of all targets that could be judged.
+pub struct Table {
+    pub text: String,
+    pub all_met: bool,
+}
+
+/// One target: a figure of ours, and what it is held against.
+struct Target {
+    load: &'static str,
+    figure: &'static str,
+    bound: Bound,
+}
+
+#[derive(Clone, Copy)]
+enum Bound {
+    /// At least so many times a peer's.
+    Times(f64, &'static str),
+    /// At least so many times the best peer's, which is the highest.
+    TimesBest(f64),
+    /// Below the best peer's, which is the lowest.
+    BelowBest,
+    /// At most.
+    Most(f64),
+    /// At least.
+    Least(f64),
+}
+
+const HANDSHAKES: &str = "handshakes per CPU second";
+const MESSAGES: &str = "messages per CPU second";
+const MB: &str = "MB per CPU second";
+
+const fn target(load: &'static str, figure: &'static str, bound: Bound) -> Target {
+    Target { load, figure, bound }
+}
+
+const TARGETS: &[Target] = &[
+    target("full 1.3, ECDSA", HANDSHAKES, Bound::Times(2.2, "HAProxy")),
+    target("full 1.3, ECDSA", HANDSHAKES, Bound::Times(1.5, "Envoy")),
+    target("full 1.2, ECDSA", HANDSHAKES, Bound::Times(2.2, "HAProxy")),
+    target("full 1.2, ECDSA", HANDSHAKES, Bound::Times(1.5, "Envoy")),
+    target("resumed 1.2", HANDSHAKES, Bound::TimesBest(2.0)),
+    target("resumed 1.3", HANDSHAKES, Bound::TimesBest(1.8)),
+    target("to backend, 1 connection", MB, Bound::TimesBest(1.6)),
+    target("to backend, 1 connection", MB, Bound::Times(1.0, FLOOR)),
+    target("to backend, 64 connections", MB, Bound::TimesBest(1.6)),
+    target("to backend, 64 connections", MB, Bound::Times(1.0, FLOOR)),
+    target("to client, 1 connection", MB, Bound::TimesBest(1.5)),
+    target("to client, 1 connection", MB, Bound::Times(1.0, FLOOR)),
+    target("to client, 64 connections", MB, Bound::TimesBest(1.5)),
+    target("to client, 64 connections", MB, Bound::Times(1.0, FLOOR)),
+    target("128 B, 32 connections", MESSAGES, Bound::TimesBest(1.4)),
+    target("128 B, 32 connections", MESSAGES, Bound::Times(1.0, FLOOR)),
+    target("128 B, 1000 connections", MESSAGES, Bound::TimesBest(1.4)),
+    target("128 B, 1000 connections", MESSAGES, Bound::Times(1.0, FLOOR)),
+    target("128 B, 32 connections", "message p99, ms", Bound::BelowBest),
+    target("128 B, 1000 connections", "message p99, ms", Bound::BelowBest),
+    target("full 1.3, ECDSA", "handshake p99, ms", Bound::BelowBest),
+    target("full 1.2, ECDSA", "handshake p99, ms", Bound::BelowBest),
+    target("idle", "bytes per connection, 1,000 held", Bound::Most(4608.0)),
+    target("idle", "bytes per connection, 3,000 held", Bound::Most(4608.0)),
+    target("idle", "bytes per connection, 9,000 held", Bound::Most(4608.0)),
+    target("idle", "bytes per connection, 10 s after 1 MiB each way", Bound::Most(4608.0)),
+    target("idle, client certificate", "bytes per connection, 3,000 held", Bound::Most(6144.0)),
+    target("idle", "CPU with 9,000 held, percent", Bound::Most(0.5)),
+    target("start", "start to listening, ms", Bound::Most(30.0)),
+    target("start", "base memory, MiB", Bound::Most(8.0)),
+    target("20 reloads", "handshakes lost", Bound::Most(0.0)),
+    target("storm", "devices back, percent", Bound::Least(100.0)),
+    target("storm", "until all were back, s", Bound::BelowBest),
+    target("storm", "attempts wasted, percent", Bound::Most(5.0)),
+];
+
+/// Judges what was measured.
+pub fn table(report: &Report) -> Table {
+    let mut text = "\n| target | bound | ours | |\n|---|---|---|---|\n".to_owned();
+    let mut all_met = true;
+    let mut row = |load: &str, figure: &str, bound: &str, ours: f64, met: bool| {
+        all_met &= met;
+        let verdict = if met { "met" } else { "NOT MET" };
+        let _infallible = writeln!(text, "| {load}: {figure} | {bound} | {ours:.2} | {verdict} |");
+    };
+    for Target { load, figure, bound } in TARGETS {
+        let Some(ours) = report.median(load, figure, OURS) else { continue };
+        let others = report.others(load, figure);
+        let highest = others.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1));
+        let lowest = others.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1));
+        match *bound {
+            Bound::Times(times, peer) => {
+                let Some(theirs) = report.median(load, figure, peer) else { continue };
+                row(load, figure, &format!("≥ {times} × {peer}"), ours / theirs, ours >= theirs * times);
+            }
+            Bound::TimesBest(times) => {
+                let Some((peer, theirs)) = highest else { continue };
+                let bound = format!("≥ {times} × the best, {peer}");
+                row(load, figure, &bound, ours / theirs, ours >= theirs * times);
+            }
+            Bound::BelowBest => {
+                let Some((peer, theirs)) = lowest else { continue };
+                row(load, figure, &format!("< {theirs:.2}, {peer}"), ours, ours < theirs);
+            }
+            Bound::Most(most) => row(load, figure, &format!("≤ {most}"), ours, ours <= most),
+            Bound::Least(least) => row(load, figure, &format!("≥ {least}"), ours, ours >= least),
+        }
+    }
+    let left = "memory 10 s after 9,000 left, MiB";
+    let base = report.median("start", "base memory, MiB", OURS);
+    if let (Some(base), Some(ours)) = (base, report.median("idle", left, OURS)) {
+        let most = base * 1.3 + 4.0;
+        row("idle", left, &format!("≤ 1.3 × base + 4 = {most:.1}"), ours, ours <= most);
+    }
+    Table { text, all_met }
+}
