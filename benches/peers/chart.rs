@@ -14,7 +14,11 @@ const GROUPS: &[(&str, &str, &str)] = &[
     ("MB to the backend per CPU second", "to backend, 64 connections", "MB per CPU second"),
     ("MB to the client per CPU second", "to client, 64 connections", "MB per CPU second"),
     ("Messages of 128 B per CPU second", "128 B, 32 connections", "messages per CPU second"),
-    ("Bytes of memory per idle connection (less is better)", "idle", "bytes per connection, 9,000 held"),
+    (
+        "Bytes of memory per idle connection (less is better)",
+        "idle",
+        "bytes per connection, 9,000 held",
+    ),
 ];
 
 const WIDTH: usize = 760;

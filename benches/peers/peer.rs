@@ -253,10 +253,8 @@ fn haproxy_reload(_: &Proxy, site: &Site<'_>) {
 /// A shared session cache and a worker per core, as its guide to HTTPS servers advises, and a
 /// listening socket for each worker.
 fn nginx(program: &Path, site: &Site<'_>) -> Command {
-    let verify = site.if_client_auth(format!(
-        "ssl_client_certificate {}; ssl_verify_client on;",
-        site.ca()
-    ));
+    let verify =
+        site.if_client_auth(format!("ssl_client_certificate {}; ssl_verify_client on;", site.ca()));
     let module = "/usr/lib/nginx/modules/ngx_stream_module.so";
     let module = Path::new(module).exists().then(|| format!("load_module {module};"));
     let text = format!(
@@ -287,7 +285,7 @@ fn hitch(program: &Path, site: &Site<'_>) -> Command {
     let text = format!(
         "frontend = {{ host = \"{}\" port = \"{}\" }}\nbackend = \"[{}]:{}\"\n\
          pem-file = \"{}\"\nworkers = {WORKERS}\nbacklog = 4096\ndaemon = off\nlog-level = 0\n\
-         tls-protos = TLSv1.2 TLSv1.3\n{verify}",
+         user = \"nobody\"\ntls-protos = TLSv1.2 TLSv1.3\n{verify}",
         site.listen.ip(),
         site.listen.port(),
         site.backend.ip(),
@@ -347,11 +345,8 @@ fn envoy(program: &Path, site: &Site<'_>) -> Command {
          validation_context: {{ trusted_ca: {{ filename: {} }} }}",
         site.ca()
     ));
-    let common = if verify.is_empty() {
-        "\n            common_tls_context:".to_owned()
-    } else {
-        verify
-    };
+    let common =
+        if verify.is_empty() { "\n            common_tls_context:".to_owned() } else { verify };
     let text = format!(
         "static_resources:
   listeners:
@@ -391,6 +386,7 @@ fn envoy(program: &Path, site: &Site<'_>) -> Command {
     );
     let mut command = Command::new(program);
     command.args(["--concurrency", &WORKERS.to_string(), "--disable-hot-restart", "-l", "off"]);
+    command.args(["--service-node", "bench", "--service-cluster", "bench"]);
     command.arg("-c").arg(site.write("envoy.yaml", &text));
     command
 }

@@ -19,7 +19,9 @@ impl Proxy {
     /// Starts it with its output thrown away, or into `$TLSIDECAR_BENCH_LOG` if that is set.
     pub fn spawn(mut command: Command) -> std::io::Result<Self> {
         let sink = || match std::env::var_os("TLSIDECAR_BENCH_LOG") {
-            Some(path) => fs::OpenOptions::new().append(true).create(true).open(path).map(Into::into),
+            Some(path) => {
+                fs::OpenOptions::new().append(true).create(true).open(path).map(Into::into)
+            }
             None => Ok(Stdio::null()),
         };
         let child = command.stdin(Stdio::null()).stdout(sink()?).stderr(sink()?).spawn()?;

@@ -106,9 +106,10 @@ impl Report {
     /// Writes `figures.json` and `chart.svg` into `dir`.
     pub fn write(&self, dir: &Path) -> std::io::Result<()> {
         fs::create_dir_all(dir)?;
-        let rows = self.rows.iter().map(
-            |row| json!({ "load": row.load, "figure": row.figure, "values": row.values }),
-        );
+        let rows = self
+            .rows
+            .iter()
+            .map(|row| json!({ "load": row.load, "figure": row.figure, "values": row.values }));
         let all = json!({
             "rounds": self.rounds,
             "peers": self.peers.iter().cloned().collect::<BTreeMap<_, _>>(),

@@ -96,7 +96,13 @@ pub fn table(report: &Report) -> Table {
         match *bound {
             Bound::Times(times, peer) => {
                 let Some(theirs) = report.median(load, figure, peer) else { continue };
-                row(load, figure, &format!("≥ {times} × {peer}"), ours / theirs, ours >= theirs * times);
+                row(
+                    load,
+                    figure,
+                    &format!("≥ {times} × {peer}"),
+                    ours / theirs,
+                    ours >= theirs * times,
+                );
             }
             Bound::TimesBest(times) => {
                 let Some((peer, theirs)) = highest else { continue };

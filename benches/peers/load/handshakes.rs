@@ -25,11 +25,7 @@ struct Seen {
     other_kind: usize,
 }
 
-pub async fn steady(
-    bench: &Bench<'_>,
-    version: Version,
-    resumed: bool,
-) -> io::Result<Vec<Figure>> {
+pub async fn steady(bench: &Bench<'_>, version: Version, resumed: bool) -> io::Result<Vec<Figure>> {
     let load = Steady::default();
     let clients = start(bench, &load, version, resumed);
     let rates = load.measure(bench.proxy, bench.time).await;

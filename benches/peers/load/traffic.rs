@@ -12,11 +12,7 @@ use crate::device::{self, Line, Version, within};
 const CHUNK: usize = 64 * 1024;
 const MEGABYTE: f64 = 1e6;
 
-pub async fn bulk(
-    bench: &Bench<'_>,
-    task: Task,
-    connections: usize,
-) -> io::Result<Vec<Figure>> {
+pub async fn bulk(bench: &Bench<'_>, task: Task, connections: usize) -> io::Result<Vec<Figure>> {
     let load = Steady::default();
     let mut moving = Vec::new();
     for line in dial(bench, task, connections).await? {
