@@ -1,7 +1,7 @@
 //! The command line.
 //!
-//! **Promises.** Every flag has an environment twin, `TLSIDECAR_` and its name. A value that is not
-//! allowed is refused here, with what is.
+//! **Promises.** Every flag but the demo's has an environment twin, `TLSIDECAR_` and its name. A
+//! value that is not allowed is refused here, with what is.
 //!
 //! **Not here.** The configuration file (`config/file.rs`), exit codes (`main.rs`).
 
