@@ -6,7 +6,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    clippy::print_stderr,
     clippy::cast_possible_truncation,
     reason = "tests fail by panicking, and say so"
 )]
