@@ -63,22 +63,6 @@ async fn a_backend_that_does_not_answer_is_given_up_after_the_connect_timeout() 
 }
 
 #[tokio::test]
-async fn every_address_of_a_name_is_tried() {
-    let addresses: Vec<_> = tokio::net::lookup_host("localhost:1").await.unwrap().collect();
-    if addresses.len() < 2 {
-        eprintln!("SKIPPED: localhost has one address on this machine: {addresses:?}");
-        return;
-    }
-    let authority = Authority::new("ca");
-    // On the last address alone.
-    let last = addresses.last().unwrap().ip();
-    let backend = Backend::on(TcpListener::bind((last, 0)).await.unwrap(), echo);
-    let name = format!("localhost:{}", backend.address.port());
-    let proxy = Proxy::start(address(&name), &authority.server());
-    Device::new(&authority).echo(proxy.address).await.unwrap();
-}
-
-#[tokio::test]
 async fn a_backend_that_comes_back_is_found_by_the_next_connection() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;

@@ -97,6 +97,15 @@ async fn connect_tcp(
 ) -> Result<TcpStream, ConnectError> {
     let addresses: Vec<_> =
         lookup_host((host, port)).await.map_err(ConnectError::Resolve)?.collect();
+    connect_any(&addresses, deadline, whole).await
+}
+
+/// Tries one address after the other, each for its share of the time that is left.
+async fn connect_any(
+    addresses: &[SocketAddr],
+    deadline: Instant,
+    whole: Duration,
+) -> Result<TcpStream, ConnectError> {
     let mut last = ConnectError::NoAddress;
     for (tried, address) in addresses.iter().enumerate() {
         let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
@@ -173,5 +182,85 @@ impl AsyncWrite for BackendStream {
             Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::{Domain, SockRef, Socket, Type};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const WHOLE: Duration = Duration::from_secs(2);
+
+    fn loopback() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    }
+
+    async fn listening() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind(loopback()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    /// An address whose backlog is full: the kernel drops what would connect.
+    async fn stalled() -> (Socket, TcpStream, SocketAddr) {
+        let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        full.bind(&loopback().into()).unwrap();
+        full.listen(0).unwrap();
+        let address = full.local_addr().unwrap().as_socket().unwrap();
+        let waiting = TcpStream::connect(address).await.unwrap();
+        (full, waiting, address)
+    }
+
+    async fn refusing() -> SocketAddr {
+        listening().await.1
+    }
+
+    #[tokio::test]
+    async fn every_address_is_tried_and_a_stalled_one_leaves_time_for_those_behind_it() {
+        let (_full, _waiting, stalled) = stalled().await;
+        let (_listener, good) = listening().await;
+        let addresses = [refusing().await, stalled, good];
+        let start = Instant::now();
+        let tcp = connect_any(&addresses, start + WHOLE, WHOLE).await.unwrap();
+        assert_eq!(tcp.peer_addr().unwrap(), good);
+        // The stalled one had half of what was left, no more and no less.
+        assert!(start.elapsed() >= WHOLE / 3 && start.elapsed() < WHOLE, "{:?}", start.elapsed());
+    }
+
+    #[tokio::test]
+    async fn where_no_address_answers_the_last_ones_failure_is_told() {
+        let (_full, _waiting, stalled) = stalled().await;
+        let refusing = refusing().await;
+        let whole = Duration::from_millis(200);
+        for (addresses, reason) in [
+            (&[stalled, refusing][..], Reason::BackendRefused),
+            (&[refusing, stalled], Reason::BackendTimeout),
+            (&[], Reason::BackendUnreachable),
+        ] {
+            let failed = connect_any(addresses, Instant::now() + whole, whole).await.unwrap_err();
+            assert_eq!(failed.reason(), reason, "{addresses:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dialled_socket_has_the_options_of_the_configuration() {
+        let (_listener, address) = listening().await;
+        let backend = BackendAddress::parse(&address.to_string()).unwrap();
+        let options = Tcp {
+            keepalive: Some(Duration::from_secs(40)),
+            user_timeout: Some(Duration::from_secs(90)),
+        };
+        let BackendStream::Tcp(tcp) = connect(&backend, WHOLE, options).await.unwrap() else {
+            panic!("it was dialled by TCP");
+        };
+        let dialled = SockRef::from(&tcp);
+        assert!(dialled.tcp_nodelay().unwrap() && dialled.keepalive().unwrap());
+        assert_eq!(dialled.tcp_keepalive_time().unwrap(), Duration::from_secs(40));
+        assert_eq!(dialled.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
+        assert_eq!(dialled.tcp_keepalive_retries().unwrap(), 4);
+        assert_eq!(dialled.tcp_user_timeout().unwrap(), Some(Duration::from_secs(90)));
     }
 }
