@@ -93,3 +93,44 @@ async fn thirty_idle_connections_all_end_at_their_maximum_age() {
     }
     proxy.end_with(Reason::MaxAge, 30).await;
 }
+
+/// Says more than anybody takes, until it is refused.
+async fn flood<W: AsyncWriteExt + Unpin>(to: &mut W) {
+    while to.write_all(&[7; 65_536]).await.is_ok() {}
+}
+
+/// A listener whose kernel gives up on a peer that takes no byte for a second.
+fn impatient(backend: &Backend, authority: &Authority) -> Listener {
+    let mut listener = listener(backend.config(), &authority.server());
+    listener.tcp.user_timeout = Some(Duration::from_secs(1));
+    listener
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_takes_no_byte_for_the_user_timeout_is_lost() {
+    let authority = Authority::new("ca");
+    let backend = Backend::serving(|mut tcp| async move { flood(&mut tcp).await }).await;
+    let proxy = Proxy::with(impatient(&backend, &authority));
+    let start = Instant::now();
+    let unread = Device::new(&authority).connect(proxy.address).await.unwrap();
+    proxy.ends_with(Reason::ClientLost).await;
+    assert!(start.elapsed() >= Duration::from_secs(1));
+    drop(unread);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_takes_no_byte_for_the_user_timeout_is_lost() {
+    let authority = Authority::new("ca");
+    let backend = Backend::serving(|tcp| async move {
+        std::future::pending::<()>().await;
+        drop(tcp);
+    })
+    .await;
+    let proxy = Proxy::with(impatient(&backend, &authority));
+    let start = Instant::now();
+    let mut device = Device::new(&authority).connect(proxy.address).await.unwrap();
+    let flooding = tokio::spawn(async move { flood(&mut device).await });
+    proxy.ends_with(Reason::BackendLost).await;
+    assert!(start.elapsed() >= Duration::from_secs(1));
+    within("the device is told", flooding).await.unwrap();
+}
