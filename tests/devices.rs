@@ -104,6 +104,23 @@ async fn openssl_speaks_either_version_with_either_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn openssl_that_puts_an_ip_address_into_sni_gets_the_default_certificate() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    // RFC 6066 section 3 forbids it. The second one would fit the address.
+    let first = authority.issue("first", &Wish { names: &["first.example"], ..Wish::default() });
+    let second = authority.issue("second", &Wish { names: &["127.0.0.1"], ..Wish::default() });
+    let mut listener = listener(backend.config(), &first);
+    listener.tls.certificates.push(second.files);
+    let proxy = Proxy::with(listener);
+    for version in ["-tls1_2", "-tls1_3"] {
+        let (good, text) = s_client(&proxy, &[version, "-servername", "127.0.0.1"]).await;
+        assert!(good && text.contains("subject=CN = first.example"), "{version}: {text}");
+    }
+    proxy.end_with(Reason::Ok, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn openssl_resumes_either_version() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
