@@ -99,6 +99,37 @@ async fn single_bytes_both_ways_arrive_in_order() {
     proxy.ends_with(Reason::Ok).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_single_bytes_each_way_at_once_arrives_unchanged() {
+    const TOTAL: usize = 64 * 1024;
+    let Line { proxy, device, mut backend, .. } = Line::new().await;
+    backend.set_nodelay(true).unwrap();
+    let (mut device_reads, mut device_writes) = tokio::io::split(device);
+    let (mut backend_reads, mut backend_writes) = backend.split();
+    let up = async {
+        let sent = bytes::send(&mut device_writes, 5, TOTAL, 1).await;
+        device_writes.shutdown().await.unwrap();
+        sent
+    };
+    let down = async {
+        let sent = bytes::send(&mut backend_writes, 6, TOTAL, 1).await;
+        backend_writes.shutdown().await.unwrap();
+        sent
+    };
+    let all = async {
+        tokio::join!(
+            up,
+            down,
+            bytes::receive(&mut device_reads),
+            bytes::receive(&mut backend_reads)
+        )
+    };
+    let (sent_up, sent_down, got_down, got_up) = within("both streams", all).await;
+    assert_eq!(got_up, (TOTAL, sent_up));
+    assert_eq!(got_down, (TOTAL, sent_down));
+    proxy.ends_with(Reason::Ok).await;
+}
+
 #[tokio::test]
 async fn chunks_of_any_size_arrive_in_order() {
     let Line { mut device, backend, proxy, .. } = Line::new().await;
