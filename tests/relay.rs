@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tlsidecar::config::BackendAddress;
 use tlsidecar::proxy::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_rustls::rustls::SupportedProtocolVersion;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
@@ -306,6 +307,22 @@ async fn resets_in_the_middle_of_transfers_leave_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reset_by_the_backend_in_the_middle_of_an_answer_reaches_the_device_as_one() {
+    for _ in 0..10 {
+        let Line { mut device, mut backend, proxy, .. } = Line::new().await;
+        backend.write_all(&[8; 100_000]).await.unwrap();
+        within("a part", device.read_exact(&mut [0; 100_000])).await.unwrap();
+        // More is on its way to a device that does not read it yet.
+        let _taken = backend.write(&vec![8; 16 * MIB]).await.unwrap();
+        backend.set_zero_linger().unwrap();
+        drop(backend);
+        let error = within("the reset", read_all(&mut device)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        proxy.ends_with(Reason::BackendReset).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_resets_every_connection_and_recovers_is_served_again() {
     let authority = Authority::new("ca");
     let flapping = Arc::new(AtomicBool::new(true));
@@ -398,28 +415,70 @@ async fn a_peer_that_asks_for_key_updates_is_answered_and_loses_nothing() {
     proxy.ends_with(Reason::Ok).await;
 }
 
-#[tokio::test]
-async fn a_unix_socket_is_a_backend_like_any_other() {
+/// A proxy before a Unix socket, a device's session through it, and the backend's end of that.
+async fn unix_line() -> (Proxy, Session, UnixStream) {
     let authority = Authority::new("ca");
     let path = authority.dir().join("backend.sock");
-    let unix = tokio::net::UnixListener::bind(&path).unwrap();
-    let text = format!("unix:{}", path.display());
-    let backend = tlsidecar::config::BackendAddress::parse(&text).unwrap();
+    let unix = UnixListener::bind(&path).unwrap();
+    let backend = BackendAddress::parse(&format!("unix:{}", path.display())).unwrap();
     let proxy = Proxy::with(listener(backend, &authority.server()));
-    let serving = async {
-        let (mut unix, _) = unix.accept().await.unwrap();
-        let all = read_all(&mut unix).await.unwrap();
-        unix.write_all(&all).await.unwrap();
-    };
-    let asking = async {
-        let mut session = Device::new(&authority).connect(proxy.address).await.unwrap();
-        session.write_all(b"hello unix").await.unwrap();
-        session.shutdown().await.unwrap();
-        within("the answer", read_all(&mut session)).await.unwrap()
-    };
-    let ((), answer) = tokio::join!(serving, asking);
-    assert_eq!(answer, b"hello unix");
+    let device = Device::new(&authority).connect(proxy.address).await.unwrap();
+    let (backend, _) = within("the backend is dialled", unix.accept()).await.unwrap();
+    (proxy, device, backend)
+}
+
+#[tokio::test]
+async fn over_a_unix_socket_a_device_that_ends_its_stream_still_gets_the_answer() {
+    let (proxy, mut device, mut backend) = unix_line().await;
+    device.write_all(b"hello unix").await.unwrap();
+    device.shutdown().await.unwrap();
+    let question = within("the question", read_all(&mut backend)).await.unwrap();
+    assert_eq!(question, b"hello unix");
+    backend.write_all(&vec![4; MIB]).await.unwrap();
+    drop(backend);
+    let answer = within("the answer", read_all(&mut device)).await.unwrap();
+    assert_eq!(answer, vec![4; MIB]);
     proxy.ends_with(Reason::Ok).await;
+}
+
+#[tokio::test]
+async fn over_a_unix_socket_a_backend_that_ends_first_still_gets_what_the_device_says() {
+    let (proxy, mut device, mut backend) = unix_line().await;
+    backend.write_all(b"farewell").await.unwrap();
+    backend.shutdown().await.unwrap();
+    // rustls tells a close_notify (0 bytes) from a bare end (an error).
+    let farewell = within("the farewell", read_all(&mut device)).await.unwrap();
+    assert_eq!(farewell, b"farewell");
+    device.write_all(b"thanks").await.unwrap();
+    device.shutdown().await.unwrap();
+    assert_eq!(within("the thanks", read_all(&mut backend)).await.unwrap(), b"thanks");
+    proxy.ends_with(Reason::Ok).await;
+}
+
+#[tokio::test]
+async fn over_a_unix_socket_a_reset_by_the_device_reaches_the_backend_as_an_end() {
+    let (proxy, mut device, mut backend) = unix_line().await;
+    device.write_all(b"half a mess").await.unwrap();
+    device.flush().await.unwrap();
+    within("its start", backend.read_exact(&mut [0; 11])).await.unwrap();
+    device.get_ref().0.set_zero_linger().unwrap();
+    drop(device);
+    // unix(7) knows no reset, but where bytes were left unread.
+    assert_eq!(within("the end", backend.read(&mut [0; 8])).await.unwrap(), 0);
+    proxy.ends_with(Reason::ClientReset).await;
+}
+
+#[tokio::test]
+async fn over_a_unix_socket_a_reset_by_the_backend_reaches_the_device_as_a_reset() {
+    let (proxy, mut device, mut backend) = unix_line().await;
+    device.write_all(b"read, and not read").await.unwrap();
+    device.flush().await.unwrap();
+    within("its start", backend.read_exact(&mut [0; 4])).await.unwrap();
+    // Closing with unread bytes is what resets a Unix socket.
+    drop(backend);
+    let error = within("the reset", device.read(&mut [0; 8])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    proxy.ends_with(Reason::BackendReset).await;
 }
 
 #[tokio::test]
