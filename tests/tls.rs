@@ -1,6 +1,6 @@
 //! Which certificate, version, suite and protocol does a device get?
 
-use tlsidecar::config::TlsVersion;
+use tlsidecar::config::{CertificateFiles, TlsVersion};
 use tlsidecar::proxy::reason::Reason;
 use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::crypto::aws_lc_rs::{self, cipher_suite};
@@ -48,6 +48,21 @@ async fn a_device_speaks_tls_1_2_or_1_3() {
             "tlsidecar_handshakes_total{{cipher=\"{cipher}\",kind=\"full\",listener=\"test\",version=\"{name}\"}}"
         );
         assert_eq!(proxy.count(&series), 1, "{series}");
+    }
+}
+
+#[tokio::test]
+async fn one_file_can_hold_the_chain_and_the_key_whichever_comes_first() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let intermediate = authority.intermediate("below");
+    let (chain, key) = intermediate.issue_pem(&Wish::default());
+    let file = authority.dir().join("both.pem");
+    for text in [format!("{chain}{key}"), format!("{key}{chain}")] {
+        crate::support::certs::replace(&file, &text);
+        let files = CertificateFiles { cert: file.clone(), key: file.clone() };
+        let proxy = Proxy::start(backend.config(), &Pair { files });
+        Device::new(&authority).echo(proxy.address).await.unwrap();
     }
 }
 
