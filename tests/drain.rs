@@ -1,5 +1,6 @@
 //! Does it stop as it promises?
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use tlsidecar::config::{Config, Shutdown};
@@ -13,7 +14,7 @@ use crate::support::client::say_and_hear;
 use crate::support::process::ask;
 use crate::support::proxy::{config, listener};
 use crate::support::wait::within;
-use crate::support::{Authority, Backend, Device, Proxy, eventually};
+use crate::support::{Authority, Backend, Device, Proxy, Sidecar, eventually};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -111,6 +112,48 @@ async fn transfers_in_flight_are_finished() {
     }
     assert_eq!(within("the drain", proxy.app.shutdown.drained()).await, Drained::Clean);
     proxy.end_with(Reason::Ok, 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_drain_by_request_devices_are_refused() {
+    let (device, _backend, proxy) = draining(Duration::ZERO, LONG).await;
+    let open = device.echo(proxy.address).await.unwrap();
+    assert_eq!(ask(proxy.app.admin, "POST", "/drain", "").unwrap().0, 202);
+    let refused = || std::net::TcpStream::connect(proxy.address).is_err();
+    eventually("the listener is closed", refused).await;
+    let error = TcpStream::connect(proxy.address).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    drop(open);
+    within("the drain", proxy.app.shutdown.drained()).await;
+    // It stays so: the process lives on, the port does not.
+    assert!(refused());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_binary_finishes_transfers_in_flight_refuses_new_connections_and_ends_with_0() {
+    const TOTAL: usize = 4 << 20;
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let more = "[shutdown]\ndrain_timeout = \"1h\"\n";
+    let text = crate::support::file::text(backend.address, &authority.server(), more);
+    let mut sidecar = Sidecar::start(authority.dir(), &text);
+    let session = Device::new(&authority).echo(sidecar.address).await.unwrap();
+    let (mut reader, mut writer) = tokio::io::split(session);
+    let half = bytes::send(&mut writer, 1, TOTAL, 50_000);
+    let (first, got) = tokio::join!(half, bytes::receive_some(&mut reader, TOTAL));
+    assert_eq!(got, first);
+    // The process is told while the transfer is at its half.
+    sidecar.signal("TERM");
+    let refused = || std::net::TcpStream::connect(sidecar.address).is_err();
+    eventually("new connections are refused", refused).await;
+    let rest = async {
+        let sent = bytes::send(&mut writer, 2, TOTAL, 50_000).await;
+        writer.shutdown().await.unwrap();
+        sent
+    };
+    let (rest, got) = tokio::join!(rest, bytes::receive(&mut reader));
+    assert_eq!(got, (TOTAL, rest));
+    assert_eq!(sidecar.ended().code(), Some(0), "{}", sidecar.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

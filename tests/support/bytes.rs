@@ -1,6 +1,6 @@
 //! Bytes to send, that no reordering, loss or repetition leaves the same.
 
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::{Context, SHA256, digest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A stream of bytes that is different for each seed and at each place.
@@ -52,6 +52,13 @@ pub(crate) async fn send<W: AsyncWriteExt + Unpin>(
     }
     to.flush().await.unwrap();
     hash.finish().as_ref().to_vec()
+}
+
+/// Reads `total` bytes and returns their SHA-256.
+pub(crate) async fn receive_some<R: AsyncReadExt + Unpin>(from: &mut R, total: usize) -> Vec<u8> {
+    let mut bytes = vec![0; total];
+    from.read_exact(&mut bytes).await.unwrap();
+    digest(&SHA256, &bytes).as_ref().to_vec()
 }
 
 /// Reads until the end and returns how much that was, and its SHA-256.
