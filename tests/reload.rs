@@ -529,3 +529,46 @@ async fn the_expiry_of_what_is_in_force_is_told() {
     scene.shows(2).await;
     assert_eq!(scene.proxy.count(&series), 2_524_608_000);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_connections_are_not_touched_by_a_reload_that_fails() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let pair = authority.server();
+    let mut listener = listener(backend.config(), &pair);
+    let bundle = authority.dir().join("bundle.crt");
+    replace(&bundle, authority.pem());
+    let trust = ClientTrust { ca: bundle.clone(), crls: Vec::new() };
+    listener.tls.client_auth = ClientAuth::Required(trust);
+    let proxy = Proxy::with(listener);
+    let shown = authority.issue("device", &device_wish(1));
+    let mut open = Device::showing(&authority, &shown).echo(proxy.address).await.unwrap();
+    for broken in [&pair.files.cert, &bundle] {
+        let whole = fs::read_to_string(broken).unwrap();
+        replace(broken, &whole[..whole.len() / 2]);
+        let report = proxy.app.reload.reload().await.unwrap();
+        assert_eq!(report.outcome, ReloadOutcome::Failed, "{}", broken.display());
+        say_and_hear(&mut open, b"still here").await.unwrap();
+        replace(broken, &whole);
+        eventually("it is well again", || !proxy.reload_fails()).await;
+        say_and_hear(&mut open, b"and still").await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replacement_that_is_older_than_what_it_replaces_is_put_in_force() {
+    let scene = Scene::new().await;
+    // As from a backup, or from a tool that keeps the times of what it copies.
+    let long_ago =
+        std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    let (chain, key) = scene.new_pem(2);
+    let CertificateFiles { cert, key: key_file } = &scene.pair.files;
+    for (file, text) in [(key_file, key), (cert, chain)] {
+        let copy = file.with_extension("copy");
+        fs::write(&copy, text).unwrap();
+        fs::File::options().append(true).open(&copy).unwrap().set_modified(long_ago).unwrap();
+        fs::rename(&copy, file).unwrap();
+    }
+    scene.shows(2).await;
+    assert_eq!(fs::metadata(cert).unwrap().modified().unwrap(), long_ago);
+}
