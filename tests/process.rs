@@ -4,12 +4,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use tlsidecar::app::{self, StartError};
+use tlsidecar::config::Config;
+use tlsidecar::proxy::reason::Reason;
 use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
 
+use crate::support::backend::nobody;
 use crate::support::certs::{Wish, replace};
 use crate::support::client::say_and_hear;
 use crate::support::file;
 use crate::support::process::binary;
+use crate::support::raw::answer_to;
 use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, Sidecar, eventually};
 
@@ -361,4 +367,67 @@ fn flags_that_make_no_sense_end_with_2() {
         let (code, text) = output(binary().args(arguments));
         assert_eq!(code, 2, "{arguments:?}: {text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_ca_that_is_rubbish_ends_with_78_and_is_named() {
+    let scene = Scene::new("").await;
+    let dir = scene.authority.dir();
+    let rubbish = dir.join("devices.crt");
+    replace(&rubbish, "rubbish");
+    let mut command = binary();
+    command.args(["--listen", "127.0.0.1:0", "--backend", &scene.backend.address.to_string()]);
+    command.arg("--cert").arg(dir.join("server.crt")).arg("--key").arg(dir.join("server.key"));
+    let (code, text) = output(command.arg("--client-ca").arg(&rubbish));
+    assert_eq!(code, 78, "{text}");
+    assert!(text.contains(&rubbish.display().to_string()), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crl_that_is_rubbish_ends_with_78_and_is_named() {
+    let mut scene = Scene::new("").await;
+    let rubbish = scene.authority.dir().join("devices.crl");
+    replace(&rubbish, "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n");
+    let ca = scene.authority.ca();
+    scene.text += &format!(
+        "tls.client_auth = \"required\"\ntls.client_ca = {ca:?}\ntls.crls = [{rubbish:?}]\n"
+    );
+    let (code, text) = output(binary().arg("--config").arg(scene.path()));
+    assert_eq!(code, 78, "{text}");
+    assert!(text.contains(&rubbish.display().to_string()), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_filter_that_silences_devices_keeps_the_start_and_what_backends_do() {
+    let scene = Scene::new("[log]\nfilter = \"info,access=warn\"\n").await;
+    let mut sidecar = scene.start();
+    let refuses = crate::support::proxy::closed_series(Reason::ClientTlsNotTls);
+    answer_to(sidecar.address, b"GET / HTTP/1.1\r\n\r\n").await;
+    drop(scene.device().echo(sidecar.address).await.unwrap());
+    eventually("the device is counted", || sidecar.count(&refuses) == 1).await;
+    let (device, address) = (scene.device(), sidecar.address);
+    drop(scene.backend);
+    let _dismissed = device.connect(address).await.unwrap().read(&mut [0; 1]).await;
+    sidecar.until("the backend's fault is told", |log| log.contains("backend_refused"));
+    let log = sidecar.log();
+    assert!(log.contains("listening") && log.contains("certificate in force"), "{log}");
+    let access: Vec<_> = log.lines().filter(|line| line.contains(" access:")).collect();
+    assert_eq!(access.len(), 1, "{access:#?}");
+    assert!(access[0].contains("WARN") && access[0].contains("backend_refused"), "{access:?}");
+}
+
+#[tokio::test]
+async fn an_admin_port_in_use_leaves_the_devices_port_free_again() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let free = nobody().await;
+    let mut listener = crate::support::proxy::listener(backend.config(), &authority.server());
+    listener.listen = free;
+    let mut config = Config::of(listener);
+    config.admin.listen = backend.address;
+    let Err(StartError::Bind { address, .. }) = app::start(config, None) else {
+        panic!("it has started");
+    };
+    assert_eq!(address, backend.address);
+    TcpListener::bind(free).await.unwrap();
 }
