@@ -4,13 +4,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream as Device;
+use tokio_rustls::rustls::crypto::CryptoProvider;
+use tokio_rustls::rustls::crypto::aws_lc_rs::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
+use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::version::TLS12;
+use tokio_rustls::rustls::{
+    CipherSuiteCommon, ServerConfig, SupportedCipherSuite, Tls12CipherSuite,
+};
 
 use super::*;
 use crate::ops::metrics::Metrics;
 use crate::ops::shutdown::Shutdown;
 use crate::proxy::handshake;
+use crate::trust::snapshot::Snapshot;
 use crate::trust::testing::snapshot_and_client;
 
 /// A pipe whose writes fail once it is told so, as a socket's do after a reset. Reads go on.
@@ -65,7 +74,15 @@ const UNBOUNDED: Bounds = Bounds { idle: None, half_close: None, too_old: None }
 impl Line {
     /// A relay whose pipes hold `capacity` bytes each way.
     async fn new(capacity: usize, bounds: Bounds) -> Self {
-        let (snapshot, connector) = snapshot_and_client();
+        Self::between(snapshot_and_client(), capacity, bounds).await
+    }
+
+    /// The same with what the sides are to be.
+    async fn between(
+        (snapshot, connector): (Snapshot, TlsConnector),
+        capacity: usize,
+        bounds: Bounds,
+    ) -> Self {
         let (device_end, ours) = duplex(capacity);
         let (backend, backend_end) = duplex(capacity);
         let (device_broken, backend_broken) = (Arc::default(), Arc::default());
@@ -298,4 +315,44 @@ fn jitter_takes_off_up_to_a_tenth_and_not_always_the_same() {
     let ages: Vec<_> = (0..200).map(|_| jittered(age)).collect();
     assert!(ages.iter().all(|&a| a <= age && a >= age * 9 / 10), "{ages:?}");
     assert!(ages.iter().any(|&a| a != ages[0]));
+}
+
+/// A server's configuration whose TLS 1.2 keys are good for so many records.
+fn short_lived_keys(config: &ServerConfig, records: u64) -> ServerConfig {
+    let SupportedCipherSuite::Tls12(suite) = TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 else {
+        panic!("a suite of TLS 1.2");
+    };
+    let common = CipherSuiteCommon {
+        suite: suite.common.suite,
+        hash_provider: suite.common.hash_provider,
+        confidentiality_limit: records,
+    };
+    let short_lived = Tls12CipherSuite { common, ..*suite };
+    let suites = vec![SupportedCipherSuite::Tls12(Box::leak(Box::new(short_lived)))];
+    let provider = CryptoProvider { cipher_suites: suites, ..default_provider() };
+    ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&TLS12])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::clone(&config.cert_resolver))
+}
+
+#[tokio::test]
+async fn a_key_that_may_seal_no_more_ends_the_connection_with_a_close_notify() {
+    let (mut snapshot, connector) = snapshot_and_client();
+    // 2^24 would take minutes.
+    let short_lived = Arc::new(short_lived_keys(&snapshot.server_configs.ours, 4));
+    snapshot.server_configs.ours = Arc::clone(&short_lived);
+    snapshot.server_configs.clients = short_lived;
+    let mut line = Line::between((snapshot, connector), 4096, UNBOUNDED).await;
+    // The first record was our Finished.
+    for record in 1..4 {
+        line.backend.write_u8(record).await.unwrap();
+        assert_eq!(line.device.read_u8().await.unwrap(), record);
+    }
+    line.backend.write_u8(4).await.unwrap();
+    // rustls tells a close_notify (0 bytes) from a bare end (an error).
+    assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
+    drop(line.device.shutdown().await);
+    assert_eq!(line.ended_with().await, (Some(Reason::KeysExhausted), None));
 }
