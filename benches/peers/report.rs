@@ -97,7 +97,7 @@ impl Report {
         let rule = "---|".repeat(names.len());
         let _infallible = writeln!(text, "\n| {figure} | {} |\n|---|{rule}", names.join(" | "));
         for row in self.rows.iter().filter(|row| row.figure == figure) {
-            let cells = names.iter().map(|peer| row.median(peer).map_or("".to_owned(), shown));
+            let cells = names.iter().map(|peer| row.median(peer).map_or_else(String::new, shown));
             let cells = cells.collect::<Vec<_>>().join(" | ");
             let _infallible = writeln!(text, "| {} | {cells} |", row.load);
         }
