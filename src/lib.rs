@@ -12,6 +12,8 @@
 //! The walk of a connection is `proxy/connection.rs`: start reading there. The library exists so
 //! that tests can start the whole proxy in their own process; its interface is [`app::start`], what
 //! that needs and what it returns.
+//!
+//! **Not here.** Signals and exit codes: the process is `main.rs`.
 
 pub mod cli;
 pub mod demo;

@@ -2,6 +2,12 @@
 //!
 //! Exit codes: 0 stopped in order; 1 could not start, or the drain had to force connections; 2 bad
 //! flags (clap); 78 bad configuration (`EX_CONFIG` of sysexits.h).
+//!
+//! **Promises.** Signals are obeyed from before the first socket is bound. The log is written to its
+//! end before the process ends.
+//!
+//! **Not here.** Binding and wiring (`app.rs`), what the flags are (`cli.rs`), the pace of a stop
+//! (`ops/shutdown.rs`).
 
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "a command answers its user")]
 

@@ -1,4 +1,6 @@
 //! What the operator sees and does.
+//!
+//! **Not here.** What is logged: each module tells its own, and `proxy/record.rs` how connections ended.
 
 pub mod admin;
 pub mod metrics;

@@ -1,4 +1,6 @@
 //! One connection's life. The modules stand in walking order.
+//!
+//! **Not here.** Which certificates are shown and believed (`trust/`), how the process stops (`ops/`).
 
 pub(crate) mod listener;
 

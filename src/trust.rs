@@ -1,4 +1,6 @@
 //! Who we are and whom we believe.
+//!
+//! **Not here.** Connections: a handshake takes what is in force, and asks nothing more.
 
 pub(crate) mod certs;
 pub(crate) mod snapshot;

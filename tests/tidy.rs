@@ -396,6 +396,9 @@ fn files_say_what_they_are_and_are_not_too_long() {
         let text = read(&file);
         let name = file.display();
         assert!(text.starts_with("//! "), "{name} does not say what it is");
+        let mut header = text.lines().take_while(|line| line.starts_with("//!"));
+        let bounded = header.any(|line| line.starts_with("//! **Not here.** "));
+        assert!(bounded || !file.starts_with("src"), "{name} does not say what is not here");
         let stem = file.file_stem().unwrap().to_str().unwrap();
         assert!(
             !["mod", "util", "utils", "common", "helpers", "manager"].contains(&stem),
@@ -409,6 +412,28 @@ fn files_say_what_they_are_and_are_not_too_long() {
         let lines = code.lines().filter(is_code).count();
         let tests = file.starts_with("tests");
         assert!(tests || lines <= LONGEST_FILE, "{name} has {lines} lines of code: split by noun");
+    }
+}
+
+#[test]
+fn directions_are_named_by_where_they_lead() {
+    let docs = fs::read_dir(root().join("docs")).unwrap().map(|e| e.unwrap().path());
+    let top = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(PathBuf::from);
+    for file in rust_files("src").into_iter().chain(docs).chain(top) {
+        let text = read(&file).to_lowercase();
+        let name = file.display();
+        for word in text.split(|c: char| !c.is_alphanumeric() && c != '_') {
+            let parts: Vec<_> = word.split('_').collect();
+            let has = |these: &[&str]| these.iter().any(|this| parts.contains(this));
+            // To nginx the upstream is the backend, to a device's maker it is the cloud.
+            let two_ways = has(&["upstream", "downstream"]);
+            // Everything that is relayed is received first and then sent.
+            let both = has(&["sent", "received"]) && has(&["bytes", "records", "total"]);
+            assert!(!two_ways && !both, "{name}: {word}: it is to_backend or to_client");
+        }
+        for label in ["\"sent\"", "\"received\""] {
+            assert!(!text.contains(label), "{name}: {label}: it is to_backend or to_client");
+        }
     }
 }
 

@@ -4,6 +4,10 @@
 //! the peer's kernel forget what it had not read yet: the alert that says why, the answer's end.
 //! So our direction is ended first, and the peer is listened to until it ends its own (RFC 1122
 //! section 4.2.2.13; nginx's `lingering_close`).
+//!
+//! **Promises.** It takes a second at the most, whatever the peer does.
+//!
+//! **Not here.** What the last words are (`tls.rs`), and the close by a reset (`socket.rs`).
 
 use std::future::poll_fn;
 use std::pin::Pin;

@@ -1,4 +1,8 @@
 //! Which backend a connection goes to: pure, from the routes, the server name and ALPN.
+//!
+//! **Promises.** The first route that matches wins; without one, the listener's own backend.
+//!
+//! **Not here.** How a pattern matches a name (`config.rs`), dialling (`backend.rs`).
 
 use super::reason::Reason;
 use crate::config::{BackendAddress, Listener, Route};

@@ -2,6 +2,8 @@
 //!
 //! **Promises.** It owns memory only while it holds bytes. Whoever pushes waits until it is empty
 //! before it reads more, so what it holds is bounded by one read.
+//!
+//! **Not here.** Which socket, and what its errors mean (`relay.rs`, `tls/stream.rs`).
 
 use std::io;
 use std::pin::Pin;

@@ -1,4 +1,6 @@
 //! Certificates, listeners and snapshots for unit tests.
+//!
+//! **Not here.** What the integration tests use: `tests/support/`.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,8 @@
 //! The label values of the metrics: closed sets, each value with its meaning.
+//!
+//! **Promises.** Labels are public: added to, never renamed.
+//!
+//! **Not here.** The metrics themselves (`metrics.rs`), the reasons (`proxy/reason.rs`).
 
 use crate::proxy::reason::closed_set;
 

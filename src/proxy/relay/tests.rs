@@ -1,4 +1,6 @@
 //! The relay over pipes in memory: time is paused, and either end can be broken at will.
+//!
+//! **Not here.** What only sockets do, such as resets of the kernel: `tests/relay.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

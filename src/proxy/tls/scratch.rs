@@ -2,6 +2,9 @@
 //!
 //! **Promises.** A connection has them for one poll, never across an `.await`; it finds them with
 //! whatever was left by another, and so reads back only what it wrote.
+//!
+//! **Not here.** What outlives a poll: a session's partial record (`tls.rs`), bytes unsent
+//! (`unsent.rs`).
 
 use std::cell::RefCell;
 

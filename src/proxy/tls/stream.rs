@@ -3,6 +3,8 @@
 //! **Promises.** `poll_receive` and `poll_flush` wake their task as `AsyncRead` and `AsyncWrite`
 //! do. What TLS has to say by itself (tickets, key updates, alerts) is queued before anything else
 //! and leaves with the next flush.
+//!
+//! **Not here.** TLS itself (`tls.rs`), when to read and when to write (`relay.rs`).
 
 use std::future::poll_fn;
 use std::io;

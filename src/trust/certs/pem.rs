@@ -3,6 +3,8 @@
 //! **Promises.** Keys that are not asked for are wiped, and no error quotes a file's content.
 //!
 //! rustls-pemfile is named here alone: see docs/dependencies.md.
+//!
+//! **Not here.** Whether what a file holds is good: `certs.rs`.
 
 use std::path::{Path, PathBuf};
 
