@@ -516,13 +516,29 @@ fn every_flag_is_documented_with_its_environment_twin() {
             format!("TLSIDECAR_{}", flag.to_uppercase().replace('-', "_"))
         );
     }
-    for command in command.get_subcommands() {
-        assert!(
-            page.contains(&format!("tlsidecar {}", command.get_name())),
-            "{}",
-            command.get_name()
-        );
+}
+
+#[test]
+fn every_flag_of_a_command_is_documented() {
+    let page = read("docs/configuration.md");
+    let mut checked = 0;
+    for command in Cli::command().get_subcommands() {
+        let usage = format!("\n- `tlsidecar {}", command.get_name());
+        let line = page.split(&usage).nth(1).unwrap_or_else(|| panic!("{usage}"));
+        let line = line.lines().next().unwrap();
+        for flag in command.get_arguments().filter_map(clap::Arg::get_long) {
+            assert!(line.contains(&format!("--{flag}")), "--{flag} is not in {usage}{line}");
+            checked += 1;
+        }
     }
+    assert!(checked > 5);
+    let demo = page.split("## The demo").nth(1).unwrap().split("\n## ").next().unwrap();
+    let command = Cli::command();
+    let flags = command.find_subcommand("demo").unwrap().get_arguments();
+    let flags: BTreeSet<_> = flags.filter_map(clap::Arg::get_long).collect();
+    let documented = first_column(demo);
+    let documented = documented.iter().map(|flag| flag[2..].split(' ').next().unwrap());
+    assert_eq!(documented.collect::<BTreeSet<_>>(), flags);
 }
 
 /// The keys of the sections in `config/file/sections.rs`, by the names of their types.
