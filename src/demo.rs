@@ -4,17 +4,19 @@
 //! the place of the legacy server, and says what to type.
 //!
 //! **Promises.** It listens on loopback unless told otherwise. Keys are readable by their owner
-//! alone. Certificates that are there already are kept.
+//! alone. Certificates that are there already are kept. The commands that it prints work from
+//! wherever they are typed.
 //!
 //! **Not here.** The proxy itself: the demo runs the same one.
 
 #![expect(clippy::print_stdout, reason = "the demo tells its user what to type")]
 
+use std::env;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rcgen::{
@@ -28,6 +30,11 @@ use crate::app::App;
 use crate::cli;
 use crate::config::{Admin, BackendAddress, CertificateFiles, ClientAuth, Config, Listener};
 
+/// The files of a demo's directory: who issues, who the sidecar is, who a device is.
+const CA: [&str; 2] = ["ca.crt", "ca.key"];
+const SERVER: [&str; 2] = ["server.crt", "server.key"];
+const DEVICE: [&str; 2] = ["device.crt", "device.key"];
+
 /// The demo's stand-in for a legacy server, and what it has to say.
 pub struct Demo {
     echo: StdTcpListener,
@@ -37,14 +44,25 @@ pub struct Demo {
 /// Why the demo cannot be prepared.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    /// A file or the echo server's socket.
-    #[error("{what}: {cause}")]
+    /// A file, a directory or the echo server's socket.
+    #[error("cannot {what}: {cause}")]
     Io {
         /// What was tried.
         what: String,
         /// What the system says.
         cause: io::Error,
     },
+    /// Other files are there, and have been made by a CA that is not there whole.
+    #[error("{} lacks {missing}: delete the directory, and the demo makes a new one", .dir.display())]
+    HalfMade {
+        /// The directory.
+        dir: PathBuf,
+        /// The files that are missing.
+        missing: String,
+    },
+    /// There is nothing that could issue a new certificate.
+    #[error("there is no {} to renew with: run the demo first, without --renew", .0.display())]
+    NoCa(PathBuf),
     /// A certificate.
     #[error("cannot make certificates: {0}")]
     Certificates(#[from] rcgen::Error),
@@ -56,24 +74,22 @@ pub enum DemoError {
 /// # Errors
 /// If a certificate cannot be made or written, or nothing can be bound.
 pub fn prepare(args: &cli::Demo) -> Result<(Config, Demo), DemoError> {
-    let dir = &args.dir;
-    if !dir.join("server.key").exists() {
-        fs::create_dir_all(dir).map_err(failed(dir))?;
-        make_ca(dir)?;
-        renew(dir)?;
-        issue(dir, "device", &["device-1"], ExtendedKeyUsagePurpose::ClientAuth)?;
-    }
-    let echo = StdTcpListener::bind(("127.0.0.1", 0))
-        .and_then(|echo| echo.set_nonblocking(true).map(|()| echo))
-        .map_err(|cause| DemoError::Io { what: "the echo server".to_owned(), cause })?;
-    let backend = echo
-        .local_addr()
-        .map_err(|cause| DemoError::Io { what: "the echo server".to_owned(), cause })?;
+    let dir = path::absolute(&args.dir).map_err(failed("find the directory", &args.dir))?;
+    make_certificates(&dir)?;
+    let (echo, backend) = bind_echo()
+        .map_err(|cause| DemoError::Io { what: "bind the echo server".to_owned(), cause })?;
     let backend = BackendAddress::Tcp { host: backend.ip().to_string(), port: backend.port() };
     let pair = CertificateFiles { cert: dir.join("server.crt"), key: dir.join("server.key") };
     let listener = Listener::new("demo", args.listen, backend, pair, ClientAuth::None);
     let config = Config { admin: Admin { listen: args.admin }, ..Config::of(listener) };
-    Ok((config, Demo { echo, dir: dir.clone() }))
+    Ok((config, Demo { echo, dir }))
+}
+
+fn bind_echo() -> io::Result<(StdTcpListener, SocketAddr)> {
+    let echo = StdTcpListener::bind(("127.0.0.1", 0))?;
+    echo.set_nonblocking(true)?;
+    let address = echo.local_addr()?;
+    Ok((echo, address))
 }
 
 /// Issues a new server certificate from the CA in `dir`; a running demo takes it up by itself.
@@ -81,6 +97,10 @@ pub fn prepare(args: &cli::Demo) -> Result<(Config, Demo), DemoError> {
 /// # Errors
 /// If there is no CA, or the certificate cannot be written.
 pub fn renew(dir: &Path) -> Result<(), DemoError> {
+    let ca_key = dir.join("ca.key");
+    if !ca_key.exists() {
+        return Err(DemoError::NoCa(ca_key));
+    }
     issue(dir, "server", &["localhost", "127.0.0.1", "::1"], ExtendedKeyUsagePurpose::ServerAuth)
 }
 
@@ -100,20 +120,49 @@ impl Demo {
 }
 
 fn instructions(listen: SocketAddr, admin: SocketAddr, dir: &Path) -> String {
-    let (dir, port) = (dir.display(), listen.port());
+    let (port, ca, dir) = (listen.port(), quoted(&dir.join("ca.crt")), quoted(dir));
+    let (examples, found) = match examples() {
+        Some(examples) => (quoted(&examples), ""),
+        None => ("examples".to_owned(), "; type it in the repository of tlsidecar"),
+    };
+    let program = this_program();
     format!(
-        "A device, the careful way (verifies the sidecar):
-    python3 examples/device.py --port {port} --ca {dir}/ca.crt
-A device of the old kind (no SNI, no verification, TLS 1.2):
-    python3 examples/device_old.py --port {port}
+        "A device, the careful way (verifies the sidecar{found}):
+    python3 {examples}/device.py --port {port} --ca {ca}
+A device of the old kind (no SNI, no verification, TLS 1.2{found}):
+    python3 {examples}/device_old.py --port {port}
 By hand (what you type comes back):
-    openssl s_client -connect {listen} -servername localhost -CAfile {dir}/ca.crt
+    openssl s_client -connect {listen} -servername localhost -CAfile {ca}
 How the connections are:
     curl http://{admin}/metrics
 A new server certificate, taken up while it runs:
-    cargo run --release -- demo --renew --dir {dir}
+    {program} demo --renew --dir {dir}
 Ctrl-C ends it."
     )
+}
+
+/// The directory of the example devices, if this runs in the repository, or by cargo.
+fn examples() -> Option<PathBuf> {
+    let by_cargo = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let roots = [env::current_dir().ok(), by_cargo].into_iter().flatten();
+    roots.map(|root| root.join("examples")).find(|examples| examples.join("device.py").exists())
+}
+
+/// What to type to run this program.
+fn this_program() -> String {
+    match env::current_exe() {
+        Ok(program) if env::var_os("CARGO").is_none() => quoted(&program),
+        _ => "cargo run --release --".to_owned(),
+    }
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    if text.chars().all(|c| c.is_alphanumeric() || "/._-".contains(c)) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// The legacy server: it sends back what it gets.
@@ -131,6 +180,27 @@ async fn echo(mut tcp: TcpStream) -> io::Result<()> {
             read => tcp.write_all(&buffer[..read]).await?,
         }
     }
+}
+
+/// Makes what is missing. Half a CA cannot be made whole: what the other half has issued, or who
+/// believes it, is out there.
+fn make_certificates(dir: &Path) -> Result<(), DemoError> {
+    let missing =
+        |files: [&'static str; 2]| files.into_iter().filter(|file| !dir.join(file).exists());
+    let all = [CA, SERVER, DEVICE].into_iter().flat_map(missing).collect::<Vec<_>>();
+    if all.len() == CA.len() + SERVER.len() + DEVICE.len() {
+        fs::create_dir_all(dir).map_err(failed("create the directory", dir))?;
+        make_ca(dir)?;
+    } else if missing(CA).next().is_some() {
+        return Err(DemoError::HalfMade { dir: dir.to_owned(), missing: all.join(", ") });
+    }
+    if missing(SERVER).next().is_some() {
+        renew(dir)?;
+    }
+    if missing(DEVICE).next().is_some() {
+        issue(dir, "device", &["device-1"], ExtendedKeyUsagePurpose::ClientAuth)?;
+    }
+    Ok(())
 }
 
 fn make_ca(dir: &Path) -> Result<(), DemoError> {
@@ -155,7 +225,7 @@ fn issue(
     purpose: ExtendedKeyUsagePurpose,
 ) -> Result<(), DemoError> {
     let ca_key = dir.join("ca.key");
-    let ca_key = fs::read_to_string(&ca_key).map_err(failed(&ca_key))?;
+    let ca_key = fs::read_to_string(&ca_key).map_err(failed("read", &ca_key))?;
     let issuer = Issuer::new(ca_params()?, KeyPair::from_pem(&ca_key)?);
     let key = KeyPair::generate()?;
     let names: Vec<_> = names.iter().map(ToString::to_string).collect();
@@ -185,10 +255,10 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), DemoError> {
         .open(&temporary)
         .and_then(|mut file| file.write_all(text.as_bytes()))
         .and_then(|()| fs::rename(&temporary, path));
-    written.map_err(failed(path))
+    written.map_err(failed("write", path))
 }
 
-fn failed(path: &Path) -> impl FnOnce(io::Error) -> DemoError {
-    let what = path.display().to_string();
+fn failed(tried: &str, path: &Path) -> impl FnOnce(io::Error) -> DemoError {
+    let what = format!("{tried} {}", path.display());
     move |cause| DemoError::Io { what, cause }
 }

@@ -1,5 +1,7 @@
 //! Does the demo do what the README says?
 
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use crate::support::command::run;
@@ -7,10 +9,35 @@ use crate::support::process::binary;
 use crate::support::{Sidecar, eventually};
 
 /// A demo on free ports, with its certificates in `dir`.
-fn demo(dir: &std::path::Path) -> Sidecar {
+fn command(dir: &Path) -> Command {
     let mut command = binary();
     command.args(["demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--dir"]).arg(dir);
-    Sidecar::run(command)
+    command
+}
+
+fn demo(dir: &Path) -> Sidecar {
+    Sidecar::run(command(dir))
+}
+
+/// A demo that is run from `here`, and not by cargo; and what it says to type.
+async fn demo_from(here: &Path, dir: &Path) -> (Sidecar, String) {
+    let said = tempfile::NamedTempFile::new().unwrap();
+    let mut command = command(dir);
+    command.current_dir(here).env_remove("CARGO").env_remove("CARGO_MANIFEST_DIR");
+    command.stdout(said.reopen().unwrap());
+    let demo = Sidecar::run(command);
+    let text = || fs::read_to_string(said.path()).unwrap();
+    eventually("it says what to type", || text().contains("Ctrl-C ends it.")).await;
+    let text = text();
+    (demo, text)
+}
+
+/// Types the line of `text` that holds `what`, in the directory `here`.
+async fn typed(text: &str, what: &str, here: &Path) -> (bool, String) {
+    let line = text.lines().find(|line| line.starts_with("    ") && line.contains(what)).unwrap();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", line]).current_dir(here);
+    run(shell).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,9 +68,9 @@ async fn the_demo_serves_the_python_device_and_takes_up_a_renewed_certificate() 
 async fn a_second_demo_keeps_the_certificates_of_the_first() {
     let dir = tempfile::tempdir().unwrap();
     drop(demo(dir.path()));
-    let before = std::fs::read(dir.path().join("server.crt")).unwrap();
+    let before = fs::read(dir.path().join("server.crt")).unwrap();
     drop(demo(dir.path()));
-    assert_eq!(std::fs::read(dir.path().join("server.crt")).unwrap(), before);
+    assert_eq!(fs::read(dir.path().join("server.crt")).unwrap(), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,8 +79,98 @@ async fn keys_of_the_demo_are_for_their_owner_alone() {
     let dir = tempfile::tempdir().unwrap();
     let demo = demo(dir.path());
     for key in ["ca.key", "server.key", "device.key"] {
-        let mode = std::fs::metadata(dir.path().join(key)).unwrap().permissions().mode();
+        let mode = fs::metadata(dir.path().join(key)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{key}");
     }
     assert!(!demo.log().contains("WARN"), "{}", demo.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_it_says_to_type_works_from_any_directory() {
+    let scene = tempfile::tempdir().unwrap();
+    // A name that a shell would take apart.
+    let dir = scene.path().join("it's mine");
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (demo, text) = demo_from(repository, &dir).await;
+    for what in ["device.py", "device_old.py"] {
+        let (good, answer) = typed(&text, what, Path::new("/")).await;
+        assert!(good && answer.contains("Hello, server!"), "{what}: {answer}");
+    }
+    let (good, answer) = typed(&text, "openssl", Path::new("/")).await;
+    assert!(good && answer.contains("Verify return code: 0 (ok)"), "{answer}");
+    let (good, answer) = typed(&text, "--renew", Path::new("/")).await;
+    assert!(good, "{answer}");
+    let swapped = || demo.count("tlsidecar_reloads_total{outcome=\"swapped\"}") > 0;
+    eventually("the new certificate is in force", swapped).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_from_elsewhere_it_says_where_the_examples_are() {
+    let here = tempfile::tempdir().unwrap();
+    let (demo, text) = demo_from(here.path(), Path::new("dev")).await;
+    assert_eq!(text.matches("in the repository of tlsidecar").count(), 2, "{text}");
+    // What belongs to it is where it was started, and what it prints leads there.
+    assert!(here.path().join("dev/ca.key").exists());
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (good, answer) = typed(&text, "device.py", repository).await;
+    assert!(good, "{answer}");
+    let (good, answer) = typed(&text, "--renew", repository).await;
+    assert!(good, "{answer}");
+    let swapped = || demo.count("tlsidecar_reloads_total{outcome=\"swapped\"}") > 0;
+    eventually("the new certificate is in force", swapped).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_by_cargo_it_says_to_renew_by_cargo() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = tempfile::NamedTempFile::new().unwrap();
+    let mut command = command(dir.path());
+    command.env("CARGO", "cargo").stdout(said.reopen().unwrap());
+    let _demo = Sidecar::run(command);
+    let renew = format!("    cargo run --release -- demo --renew --dir {}\n", dir.path().display());
+    let text = || fs::read_to_string(said.path()).unwrap();
+    eventually("it says so", || text().contains(&renew)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_that_are_missing_are_made_and_the_others_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(demo(dir.path()));
+    let read = |file: &str| fs::read(dir.path().join(file)).unwrap();
+    let (ca, server, device) = (read("ca.crt"), read("server.crt"), read("device.crt"));
+    fs::remove_file(dir.path().join("server.key")).unwrap();
+    drop(demo(dir.path()));
+    assert_eq!((read("ca.crt"), read("device.crt")), (ca, device));
+    // A key that is gone makes its certificate worthless.
+    assert!(read("server.crt") != server);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_ca_is_told_with_what_is_missing_and_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(demo(dir.path()));
+    for file in ["ca.key", "device.crt"] {
+        fs::remove_file(dir.path().join(file)).unwrap();
+    }
+    let (good, text) = run(command(dir.path())).await;
+    assert!(!good && text.contains("lacks ca.key, device.crt: delete the directory"), "{text}");
+    assert!(text.contains(&dir.path().display().to_string()), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_without_a_ca_says_to_run_the_demo_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = command(dir.path());
+    command.arg("--renew");
+    let (good, text) = run(command).await;
+    assert!(!good && text.contains("run the demo first"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_cannot_be_made_is_named_with_what_was_tried() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let dir = file.path().join("dev");
+    let (good, text) = run(command(&dir)).await;
+    let tried = format!("cannot create the directory {}: ", dir.display());
+    assert!(!good && text.contains(&tried), "{text}");
 }
