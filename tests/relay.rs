@@ -322,6 +322,40 @@ async fn a_reset_by_the_backend_in_the_middle_of_an_answer_reaches_the_device_as
     }
 }
 
+/// Says as much as anybody takes.
+async fn fill(device: &mut Session) {
+    let flood = vec![1; MIB];
+    let quiet = Duration::from_millis(500);
+    while let Ok(sent) = tokio::time::timeout(quiet, device.write(&flood)).await {
+        sent.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_reset_of_the_backend_that_a_write_notices_reaches_the_device_as_one() {
+    let Line { mut device, backend, proxy, .. } = Line::new().await;
+    fill(&mut device).await;
+    // The proxy waits to write: of the reset that comes, the write gets to know.
+    backend.set_zero_linger().unwrap();
+    drop(backend);
+    let error = within("the reset", device.read(&mut [0; 8])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    proxy.ends_with(Reason::BackendReset).await;
+}
+
+#[tokio::test]
+async fn a_reset_of_the_device_that_a_write_notices_reaches_the_backend_as_one() {
+    let Line { mut device, mut backend, proxy, .. } = Line::new().await;
+    fill(&mut device).await;
+    // The proxy waits to write to the backend, and reads nothing more from the device.
+    device.get_ref().0.set_zero_linger().unwrap();
+    drop(device);
+    backend.write_all(b"half way").await.unwrap();
+    let error = within("the reset", read_all(&mut backend)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    proxy.ends_with(Reason::ClientReset).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_resets_every_connection_and_recovers_is_served_again() {
     let authority = Authority::new("ca");

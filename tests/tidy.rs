@@ -116,7 +116,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // What they stand on.
     ("proxy::hello", &["proxy::tls::scratch"]),
     ("proxy::tls", &["proxy::tls::stream"]),
-    ("proxy::tls::stream", &["proxy::close", "proxy::tls", "proxy::tls::scratch", "proxy::unsent"]),
+    (
+        "proxy::tls::stream",
+        &["proxy::close", "proxy::socket", "proxy::tls", "proxy::tls::scratch", "proxy::unsent"],
+    ),
     ("proxy::tls::scratch", &["proxy::tls"]),
     ("proxy::close", &["proxy::tls::scratch"]),
     ("proxy::record", &["config", "ops::metrics", "proxy::reason"]),

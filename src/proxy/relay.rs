@@ -6,7 +6,8 @@
 //!   of the end. Neither direction's end cuts the other short.
 //! - A reader that is slower than its writer stops the writer: what is read is first handed over
 //!   before more is read. A connection holds at most [`MAX_HELD_BYTES`], and none when idle.
-//! - One side's failure to take bytes does not lose what it has sent: that is still delivered.
+//! - One side's failure to take bytes does not lose what it has sent: that is still delivered. But
+//!   if its stream was cut it ends by a reset, whether a read or a write has noticed.
 //! - Neither direction starves the rest of the thread: after [`ROUNDS`] reads it yields.
 //!
 //! **Not here.** Sockets and their options, TLS itself (`tls.rs`), logs and metrics (`record.rs`).
@@ -154,6 +155,7 @@ where
         unsent: Unsent::new(early),
         to_backend: Flow::Open,
         to_client: Flow::Open,
+        backend_cut: None,
         failure: None,
         traffic,
         bounds,
@@ -205,6 +207,8 @@ struct Relay<'a, C, B> {
     unsent: Unsent,
     to_backend: Flow,
     to_client: Flow,
+    /// What cut the backend's stream, if a write has found that out: a read finds a mere end then.
+    backend_cut: Option<io::ErrorKind>,
     /// The first thing that went wrong without ending both directions.
     failure: Option<RelayError>,
     traffic: &'a mut Traffic,
@@ -304,7 +308,7 @@ where
             }
             // After the whole answer, with its end: a client that closes with our close_notify
             // unread sends a reset, and has lost nothing by it.
-            Err(ReceiveError::Io(_)) if self.to_client.is_over() => {
+            Err(ReceiveError::Io(_)) if self.to_client == Flow::Done => {
                 self.failure.get_or_insert(RelayError::Truncated);
                 self.to_backend = Flow::Ending;
             }
@@ -359,6 +363,9 @@ where
         outgoing: &mut [u8],
     ) -> Result<(), RelayError> {
         if plain.is_empty() {
+            if let Some(cut) = self.backend_cut {
+                return Err(RelayError::Backend(cut.into()));
+            }
             self.client.queue_close_notify();
             self.to_client = Flow::Ending;
             return Ok(());
@@ -378,6 +385,7 @@ where
     /// The backend refuses bytes. What it has said may still be unread: a server that refuses a
     /// request answers, closes, and resets whatever else comes.
     fn backend_takes_no_more(&mut self, error: io::Error) {
+        self.backend_cut = socket::cut(&error);
         self.failure.get_or_insert(RelayError::Backend(error));
         self.unsent = Unsent::default();
         self.to_backend = Flow::Forgetting;

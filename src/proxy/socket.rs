@@ -96,6 +96,13 @@ pub(crate) fn is_lost(error: &io::Error) -> bool {
     )
 }
 
+/// What a failed write says of the stream that comes the other way, if that was cut. The write takes
+/// the socket's error with it: a read after it finds what had come, and then a mere end. But where
+/// the peer had ended its stream before it refused ours, the error is EPIPE (Linux's `tcp_reset`).
+pub(crate) fn cut(failed_write: &io::Error) -> Option<io::ErrorKind> {
+    Some(failed_write.kind()).filter(|&kind| kind != io::ErrorKind::BrokenPipe)
+}
+
 /// Why a connection could not be accepted: accept(2).
 pub(crate) fn accept_error(error: &io::Error) -> AcceptError {
     match error.raw_os_error().map(Errno::from_raw_os_error) {

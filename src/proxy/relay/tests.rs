@@ -2,8 +2,7 @@
 //!
 //! **Not here.** What only sockets do, such as resets of the kernel: `tests/relay.rs`.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio_rustls::TlsConnector;
@@ -24,10 +23,23 @@ use crate::proxy::handshake;
 use crate::trust::snapshot::Snapshot;
 use crate::trust::testing::snapshot_and_client;
 
-/// A pipe whose writes fail once it is told so, as a socket's do after a reset. Reads go on.
+/// How a pipe's peer is.
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Peer {
+    #[default]
+    Well,
+    /// It has ended its stream, or will, and resets what comes.
+    Refusing,
+    /// It has reset without an end.
+    Reset,
+    /// The same, and a write has taken the error.
+    ResetTold,
+}
+
+/// A pipe whose peer can be told to be unwell: then writes and reads fail as the kernel's do.
 struct Pipe {
     inner: DuplexStream,
-    broken: Arc<AtomicBool>,
+    peer: Arc<Mutex<Peer>>,
 }
 
 impl AsyncRead for Pipe {
@@ -36,7 +48,14 @@ impl AsyncRead for Pipe {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buffer)
+        let peer = *self.peer.lock().unwrap();
+        match Pin::new(&mut self.inner).poll_read(cx, buffer) {
+            Poll::Pending if peer == Peer::Reset => {
+                Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+            }
+            Poll::Pending if peer == Peer::ResetTold => Poll::Ready(Ok(())),
+            read => read,
+        }
     }
 }
 
@@ -46,10 +65,17 @@ impl AsyncWrite for Pipe {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.broken.load(Ordering::SeqCst) {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        let peer = *self.peer.lock().unwrap();
+        match peer {
+            Peer::Well => Pin::new(&mut self.inner).poll_write(cx, bytes),
+            Peer::Refusing | Peer::ResetTold => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            Peer::Reset => {
+                *self.peer.lock().unwrap() = Peer::ResetTold;
+                // A reset makes the socket readable as well.
+                cx.waker().wake_by_ref();
+                Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+            }
         }
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -64,12 +90,15 @@ impl AsyncWrite for Pipe {
 /// A relay that runs, and what stands at its ends.
 struct Line {
     device: Device<DuplexStream>,
-    device_broken: Arc<AtomicBool>,
+    device_is: Arc<Mutex<Peer>>,
     backend: DuplexStream,
-    backend_broken: Arc<AtomicBool>,
+    backend_is: Arc<Mutex<Peer>>,
     shutdown: Shutdown,
     ended: tokio::task::JoinHandle<Ended>,
 }
+
+/// Long enough for pipes to fill.
+const SOON: Duration = Duration::from_millis(200);
 
 const UNBOUNDED: Bounds = Bounds { idle: None, half_close: None, too_old: None };
 
@@ -87,9 +116,9 @@ impl Line {
     ) -> Self {
         let (device_end, ours) = duplex(capacity);
         let (backend, backend_end) = duplex(capacity);
-        let (device_broken, backend_broken) = (Arc::default(), Arc::default());
-        let client = Pipe { inner: ours, broken: Arc::clone(&device_broken) };
-        let mut server = Pipe { inner: backend_end, broken: Arc::clone(&backend_broken) };
+        let (device_is, backend_is) = (Arc::default(), Arc::default());
+        let client = Pipe { inner: ours, peer: Arc::clone(&device_is) };
+        let mut server = Pipe { inner: backend_end, peer: Arc::clone(&backend_is) };
         let shutdown = Shutdown::new();
         let force = shutdown.forced();
         let (begin, begun) = tokio::sync::oneshot::channel();
@@ -112,7 +141,7 @@ impl Line {
         if capacity > 512 {
             begun.await.unwrap();
         }
-        Self { device, device_broken, backend, backend_broken, shutdown, ended }
+        Self { device, device_is, backend, backend_is, shutdown, ended }
     }
 
     async fn ended_with(self) -> (Option<Reason>, Option<Leg>) {
@@ -152,20 +181,48 @@ async fn pipes_of_seven_bytes_carry_everything() {
 
 #[tokio::test]
 async fn what_a_client_said_before_it_reset_the_answer_is_delivered() {
+    for peer in [Peer::Refusing, Peer::Reset] {
+        let mut line = Line::new(1 << 20, UNBOUNDED).await;
+        line.device.write_all(&[1; 100_000]).await.unwrap();
+        line.device.shutdown().await.unwrap();
+        *line.device_is.lock().unwrap() = peer;
+        line.backend.write_all(b"an answer that nobody takes").await.unwrap();
+        assert_eq!(read_all(&mut line.backend).await.len(), 100_000);
+        // Its stream came whole: the backend's is not to be cut by a reset.
+        assert_eq!(line.ended_with().await, (Some(Reason::ClientReset), None));
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_was_cut_is_passed_on_as_a_reset_also_if_a_write_has_noticed() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    // The backend takes no more: so it is not read whether the client is still there.
+    let stuck = tokio::time::timeout(SOON, line.device.write_all(&[1; 100_000]));
+    assert!(stuck.await.is_err());
+    *line.device_is.lock().unwrap() = Peer::Reset;
+    line.backend.write_all(b"half way").await.unwrap();
+    assert!(read_all(&mut line.backend).await.len() > 1024);
+    assert_eq!(line.ended_with().await, (Some(Reason::ClientReset), Some(Leg::Backend)));
+}
+
+#[tokio::test]
+async fn a_backend_that_was_cut_is_passed_on_as_a_reset_also_if_a_write_has_noticed() {
     let mut line = Line::new(1 << 20, UNBOUNDED).await;
-    line.device.write_all(&[1; 100_000]).await.unwrap();
-    line.device_broken.store(true, Ordering::SeqCst);
-    line.backend.write_all(b"an answer that nobody takes").await.unwrap();
-    line.device.shutdown().await.unwrap();
-    assert_eq!(read_all(&mut line.backend).await.len(), 100_000);
-    // Its stream came whole: the backend's is not to be cut by a reset.
-    assert_eq!(line.ended_with().await, (Some(Reason::ClientReset), None));
+    line.backend.write_all(b"half an ans").await.unwrap();
+    *line.backend_is.lock().unwrap() = Peer::Reset;
+    line.device.write_all(b"more").await.unwrap();
+    let mut answer = [0; 11];
+    line.device.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"half an ans");
+    // No close_notify: rustls tells it (0 bytes) from a bare end (an error).
+    assert!(line.device.read(&mut [0; 1]).await.is_err());
+    assert_eq!(line.ended_with().await, (Some(Reason::BackendReset), Some(Leg::Client)));
 }
 
 #[tokio::test]
 async fn what_a_backend_said_before_it_refused_the_rest_is_delivered() {
     let mut line = Line::new(1 << 20, UNBOUNDED).await;
-    line.backend_broken.store(true, Ordering::SeqCst);
+    *line.backend_is.lock().unwrap() = Peer::Refusing;
     line.device.write_all(b"a request that is refused").await.unwrap();
     line.backend.write_all(&[2; 100_000]).await.unwrap();
     line.backend.shutdown().await.unwrap();
@@ -191,9 +248,9 @@ async fn a_backend_that_is_stuck_in_answering_a_client_that_is_gone_still_gets_i
     });
     // Until all pipes are full: the device does not read.
     let report = vec![1; 200_000];
-    let stuck = tokio::time::timeout(Duration::from_millis(200), line.device.write_all(&report));
+    let stuck = tokio::time::timeout(SOON, line.device.write_all(&report));
     assert!(stuck.await.is_err());
-    line.device_broken.store(true, Ordering::SeqCst);
+    *line.device_is.lock().unwrap() = Peer::Refusing;
     // What it reads now makes room for the write that fails.
     line.device.get_mut().0.read_exact(&mut [0; 512]).await.unwrap();
     drop(line.device);
@@ -205,7 +262,7 @@ async fn a_backend_that_is_stuck_in_answering_a_client_that_is_gone_still_gets_i
 #[tokio::test]
 async fn a_client_that_is_stuck_in_asking_a_backend_that_refuses_still_gets_the_refusal() {
     let mut line = Line::new(1024, UNBOUNDED).await;
-    line.backend_broken.store(true, Ordering::SeqCst);
+    *line.backend_is.lock().unwrap() = Peer::Refusing;
     line.backend.write_all(b"no").await.unwrap();
     // It does not read before it has said everything.
     line.device.write_all(&[1; 200_000]).await.unwrap();

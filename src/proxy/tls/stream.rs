@@ -2,7 +2,8 @@
 //!
 //! **Promises.** `poll_receive` and `poll_flush` wake their task as `AsyncRead` and `AsyncWrite`
 //! do. What TLS has to say by itself (tickets, key updates, alerts) is queued before anything else
-//! and leaves with the next flush.
+//! and leaves with the next flush. A stream that was cut ends by an error, also where it was a write
+//! that noticed.
 //!
 //! **Not here.** TLS itself (`tls.rs`), when to read and when to write (`relay.rs`).
 
@@ -17,6 +18,7 @@ use tokio_rustls::rustls;
 use super::scratch::{self, READ_BYTES, Scratch};
 use super::{SealError, Session};
 use crate::proxy::close;
+use crate::proxy::socket;
 use crate::proxy::unsent::Unsent;
 
 /// The client's side of a connection.
@@ -25,6 +27,8 @@ pub(crate) struct TlsStream<Io> {
     session: Session,
     /// Ciphertext that the socket would not take yet.
     unsent: Unsent,
+    /// What a write has found out and the read that finds no more is to say.
+    late: Option<Box<ReceiveError>>,
 }
 
 /// What a read brought.
@@ -58,7 +62,7 @@ pub(crate) enum SendError {
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
     pub(crate) fn new(io: Io, session: Session) -> Self {
-        Self { io, session, unsent: Unsent::default() }
+        Self { io, session, unsent: Unsent::default(), late: None }
     }
 
     pub(crate) const fn io(&self) -> &Io {
@@ -94,7 +98,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer)).map_err(ReceiveError::Io)?;
         let read = buffer.filled().len();
         if read == 0 {
-            return Poll::Ready(Ok(Received::Truncated));
+            let cut = self.late.take().map(|late| Err(*late));
+            return Poll::Ready(cut.unwrap_or(Ok(Received::Truncated)));
         }
         let incoming = &mut scratch.incoming[..held + read];
         let opened = self.session.open(incoming, &mut scratch.plain, self.unsent.tail());
@@ -111,12 +116,21 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         outgoing: &mut [u8],
     ) -> Result<(), SendError> {
         let sealed = self.session.seal(plain, outgoing).map_err(SendError::Seal)?;
-        self.unsent.push(&mut self.io, cx, &outgoing[..sealed]).map_err(SendError::Io)
+        let pushed = self.unsent.push(&mut self.io, cx, &outgoing[..sealed]);
+        pushed.map_err(|error| SendError::Io(self.failed(error)))
     }
 
     /// Writes all that is queued.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.unsent.poll_flush(&mut self.io, cx)
+        self.unsent.poll_flush(&mut self.io, cx).map_err(|error| self.failed(error))
+    }
+
+    /// Keeps what a failed write says of the client's own stream.
+    fn failed(&mut self, write: io::Error) -> io::Error {
+        if let Some(cut) = socket::cut(&write) {
+            self.late = Some(Box::new(ReceiveError::Io(cut.into())));
+        }
+        write
     }
 
     /// Queues a close_notify.
