@@ -1,7 +1,8 @@
 //! Dials the legacy server.
 //!
 //! **Promises.** A name is resolved at each connect, and every address is tried before the one
-//! deadline. A stalled address cannot eat the time of those behind it.
+//! deadline. A stalled address cannot eat the time of those behind it. What is connected is somebody
+//! else's socket.
 //!
 //! **Not here.** Which backend (`route.rs`). Nothing here is remembered: a backend that comes back
 //! is found by the next connection.
@@ -110,13 +111,29 @@ async fn connect_any(
     for (tried, address) in addresses.iter().enumerate() {
         let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
         let share = deadline.saturating_duration_since(Instant::now()) / left;
-        last = match timeout(share, TcpStream::connect(address)).await {
+        last = match timeout(share, dial(*address)).await {
             Ok(Ok(tcp)) => return Ok(tcp),
             Ok(Err(cause)) => refused(*address, cause),
             Err(_) => ConnectError::Timeout(whole),
         };
     }
     Err(last)
+}
+
+async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+    not_ours(TcpStream::connect(address).await?)
+}
+
+/// Refuses a socket that is connected to itself. To a port of this machine where nobody listens, the
+/// kernel may dial from that very port, and takes the two for both ends of a simultaneous open (RFC
+/// 9293 section 3.5): the device would hear itself, and the backend could not bind its port.
+fn not_ours(tcp: TcpStream) -> io::Result<TcpStream> {
+    if tcp.local_addr()? != tcp.peer_addr()? {
+        return Ok(tcp);
+    }
+    // No TIME_WAIT either, for it would keep the port.
+    socket::reset_on_close(&tcp);
+    Err(io::ErrorKind::ConnectionRefused.into())
 }
 
 fn refused(address: SocketAddr, cause: io::Error) -> ConnectError {
@@ -188,7 +205,7 @@ impl AsyncWrite for BackendStream {
 #[cfg(test)]
 mod tests {
     use socket2::{Domain, SockRef, Socket, Type};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
 
     use super::*;
 
@@ -243,6 +260,19 @@ mod tests {
             let failed = connect_any(addresses, Instant::now() + whole, whole).await.unwrap_err();
             assert_eq!(failed.reason(), reason, "{addresses:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_has_dialled_itself_is_refused_and_leaves_its_port_free() {
+        let address = refusing().await;
+        // What the kernel does by chance where it picks the port.
+        let dialling = TcpSocket::new_v4().unwrap();
+        dialling.bind(address).unwrap();
+        let tcp = dialling.connect(address).await.unwrap();
+        assert_eq!(not_ours(tcp).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        // Without SO_REUSEADDR, which looks past a TIME_WAIT.
+        let backend = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        backend.bind(&address.into()).unwrap();
     }
 
     #[tokio::test]
