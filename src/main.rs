@@ -30,9 +30,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 const FAILED: u8 = 1;
 const BAD_CONFIGURATION: u8 = 78;
 
-/// Threads for name look-ups, the only thing that blocks. A storm of connections to a backend by
-/// name must not become a storm of threads.
-const BLOCKING_THREADS: usize = 32;
+/// Threads for name look-ups, the only thing that blocks, made when they are needed. Each name takes
+/// a few at the most (`proxy/lookup.rs`): these are enough for 32 names whose servers hang.
+const BLOCKING_THREADS: usize = 128;
 
 /// How long such a look-up may hold up the end of the process.
 const LAST_LOOKUPS: Duration = Duration::from_millis(100);

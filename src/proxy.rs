@@ -12,6 +12,7 @@ mod handshake;
 mod tls;
 
 mod backend;
+mod lookup;
 mod route;
 
 mod close;

@@ -98,7 +98,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("proxy::route", &["config", "proxy::reason"]),
-    ("proxy::backend", &["config", "proxy::reason", "proxy::socket"]),
+    ("proxy::backend", &["config", "proxy::lookup", "proxy::reason", "proxy::socket"]),
+    ("proxy::lookup", &[]),
     (
         "proxy::relay",
         &[

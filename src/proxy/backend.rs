@@ -4,7 +4,7 @@
 //! deadline. A stalled address cannot eat the time of those behind it. What is connected is somebody
 //! else's socket.
 //!
-//! **Not here.** Which backend (`route.rs`). Nothing here is remembered: a backend that comes back
+//! **Not here.** Which backend (`route.rs`), the look-up of its name (`lookup.rs`). Nothing here is remembered: a backend that comes back
 //! is found by the next connection.
 
 use std::io;
@@ -15,9 +15,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::lookup;
 use super::reason::Reason;
 use super::socket;
 use crate::config::{BackendAddress, Tcp};
@@ -96,8 +97,7 @@ async fn connect_tcp(
     deadline: Instant,
     whole: Duration,
 ) -> Result<TcpStream, ConnectError> {
-    let addresses: Vec<_> =
-        lookup_host((host, port)).await.map_err(ConnectError::Resolve)?.collect();
+    let addresses = lookup::addresses(host, port).await.map_err(ConnectError::Resolve)?;
     connect_any(&addresses, deadline, whole).await
 }
 
