@@ -11,7 +11,8 @@ use std::sync::OnceLock;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
-/// Lines that wait for standard error; some 2 MiB.
+/// Lines that wait for standard error; some 2 MiB, and by all that peers can do some 12 MiB: of what
+/// they make up, a line has a server name and 256 characters of an error.
 const QUEUED_LINES: usize = 8192;
 
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();

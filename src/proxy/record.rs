@@ -2,10 +2,12 @@
 //!
 //! **Promises.** The record alone writes the access-log line and moves the connection metrics.
 //! Dropped without [`Record::close`], by a panic, it closes itself with the reason `internal`; so
-//! accepted = active + closed always holds.
+//! accepted = active + closed always holds. A peer cannot make the line long: what is said of an
+//! error, which may quote a client's certificate, is cut after [`MAX_ERROR_CHARS`].
 //!
 //! **Not here.** What the reasons mean (`reason.rs`), what the metrics are called (`metrics.rs`).
 
+use std::fmt::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +42,9 @@ impl Phase {
         }
     }
 }
+
+/// What of an error is told in the log, in characters. Only what a peer has made up is longer.
+const MAX_ERROR_CHARS: usize = 256;
 
 /// Names connections in the log of one process.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -185,7 +190,7 @@ macro_rules! access {
             bytes_to_backend = $record.traffic.to_backend,
             bytes_to_client = $record.traffic.to_client,
             duration_ms = milliseconds($record.age()),
-            error = $error.map(tracing::field::display),
+            error = $error.map(Brief).map(tracing::field::display),
         )
     }};
 }
@@ -201,5 +206,77 @@ impl Drop for Record {
         if !self.closed {
             self.end(Reason::Internal, None);
         }
+    }
+}
+
+/// An error in at most [`MAX_ERROR_CHARS`], on one line.
+struct Brief<'a>(&'a dyn std::error::Error);
+
+impl fmt::Display for Brief<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bounded = Bounded { to: f, left: MAX_ERROR_CHARS };
+        let written = write!(bounded, "{}", self.0);
+        // With nothing left it has failed so as to stop the error from going on.
+        if written.is_err() && bounded.left == 0 { f.write_str("…") } else { written }
+    }
+}
+
+/// Passes characters on until there have been enough, and fails then.
+struct Bounded<'a, 'b> {
+    to: &'a mut fmt::Formatter<'b>,
+    left: usize,
+}
+
+impl Write for Bounded<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.chars().try_for_each(|c| self.write_char(c))
+    }
+
+    fn write_char(&mut self, c: char) -> fmt::Result {
+        // What a certificate says is not to draw on the operator's terminal.
+        if c.is_control() {
+            return c.escape_default().try_for_each(|c| self.write_char(c));
+        }
+        self.left = self.left.checked_sub(1).ok_or(fmt::Error)?;
+        self.to.write_char(c)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}{1}")]
+    struct Said(String, Endless);
+
+    /// Goes on for as long as it is listened to.
+    #[derive(Debug)]
+    struct Endless(bool);
+
+    impl fmt::Display for Endless {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            let mut words = std::iter::repeat_n("and so on ", if self.0 { usize::MAX } else { 0 });
+            words.try_for_each(|words| f.write_str(words))
+        }
+    }
+
+    fn brief(text: &str, endless: bool) -> String {
+        Brief(&Said(text.to_owned(), Endless(endless))).to_string()
+    }
+
+    #[test]
+    fn an_error_without_an_end_is_told_in_256_characters() {
+        let told = brief("it says: ", true);
+        assert!(told.starts_with("it says: and so on ") && told.ends_with('…'), "{told}");
+        assert_eq!(told.chars().count(), MAX_ERROR_CHARS + 1);
+    }
+
+    #[test]
+    fn a_short_error_is_told_whole_and_on_one_line() {
+        assert_eq!(brief("closed after 5 bytes", false), "closed after 5 bytes");
+        let longest = "x".repeat(MAX_ERROR_CHARS);
+        assert_eq!(brief(&longest, false), longest);
+        assert_eq!(brief("a\nb\u{1b}[2J", false), "a\\nb\\u{1b}[2J");
     }
 }
