@@ -7,8 +7,8 @@
 //!
 //! **Not here.** Signals and exit codes (`main.rs`), `POST /drain` (`admin.rs`).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -51,6 +51,8 @@ struct Inner {
     drain: CancellationToken,
     stop_accepting: CancellationToken,
     force: Force,
+    /// How many connections were left when the rest was forced.
+    left: OnceLock<usize>,
     /// Waited for before the connections: a loop that is just accepting adds one more.
     listeners: TaskTracker,
     connections: TaskTracker,
@@ -86,6 +88,7 @@ impl Shutdown {
                 drain: CancellationToken::new(),
                 stop_accepting: CancellationToken::new(),
                 force,
+                left: OnceLock::new(),
                 listeners: TaskTracker::new(),
                 connections: TaskTracker::new(),
             }),
@@ -100,7 +103,15 @@ impl Shutdown {
     /// Ends every connection now, and the drain's waits with them.
     pub fn force(&self) {
         self.drain();
+        self.force_the_rest();
+    }
+
+    /// Forces what is left, and returns how many connections that were when it was first asked for.
+    fn force_the_rest(&self) -> usize {
+        // Counted before: of those that end at once, the drain would find none.
+        let left = *self.inner.left.get_or_init(|| self.inner.connections.len());
         self.inner.force.force();
+        left
     }
 
     /// How far the process is.
@@ -144,7 +155,7 @@ impl Shutdown {
 
     /// Waits until a drain is asked for, and runs it.
     pub(crate) async fn run(&self, times: config::Shutdown) {
-        let Inner { phase, outcome, drain, stop_accepting, force, listeners, connections } =
+        let Inner { phase, outcome, drain, stop_accepting, force, listeners, connections, .. } =
             &*self.inner;
         drain.cancelled().await;
         phase.send_replace(Phase::Draining);
@@ -156,14 +167,13 @@ impl Shutdown {
         listeners.wait().await;
         connections.close();
         let ending = timeout(times.drain_timeout, connections.wait());
-        let clean = matches!(force.token.run_until_cancelled(ending).await, Some(Ok(())));
-        let left = connections.len();
-        force.force();
+        let _ended_late_or_forced = force.token.run_until_cancelled(ending).await;
+        let left = self.force_the_rest();
         if timeout(FORCE_TIMEOUT, connections.wait()).await.is_err() {
             tracing::error!(connections = connections.len(), "connections did not end when forced");
         }
         phase.send_replace(Phase::Drained);
-        let drained = if clean || left == 0 { Drained::Clean } else { Drained::Forced(left) };
+        let drained = if left == 0 { Drained::Clean } else { Drained::Forced(left) };
         outcome.send_replace(Some(drained));
     }
 }
@@ -187,5 +197,31 @@ impl Force {
     /// Runs `work`, unless forced before it is done.
     pub(crate) async fn or<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         self.token.run_until_cancelled(work).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_ends_as_soon_as_it_is_forced_counts_as_forced() {
+        let shutdown = Shutdown::new();
+        let force = shutdown.forced();
+        shutdown.connections().spawn(async move { force.forced().await });
+        // As by a second signal, before the drain gets to look.
+        shutdown.force();
+        eventually_ended(&shutdown).await;
+        shutdown.run(config::Shutdown::default()).await;
+        assert_eq!(shutdown.drained().await, Drained::Forced(1));
+    }
+
+    async fn eventually_ended(shutdown: &Shutdown) {
+        let ended = async {
+            while !shutdown.connections().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(FORCE_TIMEOUT, ended).await.unwrap();
     }
 }
