@@ -83,7 +83,8 @@ pub fn start(config: Config, source: Option<Source>) -> Result<App, StartError> 
     let loaded = load(&config)?;
     let sockets = bind_listeners(&config)?;
     let (admin_socket, admin) = bind("the admin port", config.admin.listen, Tcp::default())?;
-    let capacity = socket::capacity().map_err(system("raise the limit on file descriptors"))?;
+    let capacity = socket::capacity(config.listeners.len())
+        .map_err(system("raise the limit on file descriptors"))?;
 
     let metrics = Arc::new(Metrics::new());
     let shutdown = Shutdown::new();

@@ -84,6 +84,33 @@ async fn two_listeners_share_what_the_process_carries() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn listeners_to_which_nobody_comes_leave_all_places_to_the_others() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let pair = authority.server();
+    let quiet = (0..9).map(|number| {
+        format!(
+            "\n[[listener]]\nname = \"quiet{number}\"\nlisten = \"127.0.0.1:0\"\n\
+             backend = \"{}\"\ntls.certificates = [{{ cert = {:?}, key = {:?} }}]\n",
+            backend.address, pair.files.cert, pair.files.key
+        )
+    });
+    let text = file::text(backend.address, &pair, &quiet.collect::<String>());
+    let path = file::write(authority.dir(), &text);
+    // 120 descriptors: a quarter is set aside, and each connection takes two.
+    let limited = format!("ulimit -n 120; exec {:?} --config {path:?}", binary().get_program());
+    let mut command = Command::new("sh");
+    command.args(["-c", &limited]);
+    let sidecar = Sidecar::run(command);
+    let device = Device::new(&authority);
+    let mut served = Vec::new();
+    for _ in 0..45 {
+        served.push(device.echo(sidecar.address).await.unwrap());
+    }
+    assert_eq!(sidecar.count("tlsidecar_connections_limit{listener=\"test\"}"), 45);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn out_of_file_descriptors_it_waits_and_recovers_by_itself() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;

@@ -1,11 +1,13 @@
 //! Who may come in now.
 //!
-//! **Promises.** A place is taken before a connection is accepted. Past a limit, devices wait in
-//! the kernel's backlog and cost us nothing; they are neither refused nor forgotten. A place is
-//! given back whatever way a connection ends, a panic included.
+//! **Promises.** Past a limit, devices wait in the kernel's backlog and cost us nothing; they are
+//! neither refused nor forgotten. A listener's own place is taken before a connection is accepted.
+//! One of the process's is taken once a device has come: a listener that has none keeps no place from
+//! the others. A place is given back whatever way a connection ends, a panic included.
 //!
 //! **Not here.** Accepting (`listener.rs`).
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -39,15 +41,26 @@ impl Admission {
         limits.max_connections.unwrap_or(usize::MAX).min(self.process_limit)
     }
 
-    /// Takes places if there are any.
-    pub(crate) fn try_admit(&self, limit: usize) -> Option<Admitted> {
-        let own = self.own.try_take(limit)?;
-        Some(Admitted { _own: own, _process: self.process.try_take(self.process_limit)? })
+    /// Takes a place of the listener if there is one.
+    pub(crate) fn try_take_own(&self, limit: usize) -> Option<Place> {
+        self.own.try_take(limit)
     }
 
-    /// Takes places as soon as there are any.
-    pub(crate) async fn admit(&self, limit: usize) -> Admitted {
-        let own = self.own.take(limit).await;
+    /// Takes a place of the listener as soon as there is one.
+    pub(crate) async fn take_own(&self, limit: usize) -> Place {
+        self.own.take(limit).await
+    }
+
+    /// Adds one of the process if there is one; or else gives back what it was to be added to.
+    pub(crate) fn try_admit(&self, own: Place) -> Result<Admitted, Place> {
+        match self.process.try_take(self.process_limit) {
+            Some(process) => Ok(Admitted { _own: own, _process: process }),
+            None => Err(own),
+        }
+    }
+
+    /// Adds one of the process as soon as there is one.
+    pub(crate) async fn admit(&self, own: Place) -> Admitted {
         Admitted { _own: own, _process: self.process.take(self.process_limit).await }
     }
 }
@@ -74,8 +87,10 @@ impl Places {
     /// Takes a place as soon as fewer than `limit` are taken.
     pub(crate) async fn take(self: &Arc<Self>, limit: usize) -> Place {
         loop {
-            // Before the look, so that a place freed right after it is not missed.
-            let freed = self.freed.notified();
+            // Before the look, so that a place freed right after it is not missed. Enabled: of two
+            // places that are freed before two waiters wait, Notify would remember one.
+            let mut freed = pin!(self.freed.notified());
+            freed.as_mut().enable();
             if let Some(place) = self.try_take(limit) {
                 return place;
             }
@@ -108,6 +123,17 @@ mod tests {
         drop(first);
         let _second = waiting.await.unwrap();
         assert!(places.try_take(1).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_listener_to_which_nobody_comes_keeps_no_place_from_the_others() {
+        let places = Arc::new(Places::default());
+        let quiet = Admission::new(Arc::clone(&places), 1);
+        let busy = Admission::new(places, 1);
+        // It waits to accept.
+        let _waiting = quiet.take_own(10).await;
+        let _served = busy.admit(busy.take_own(10).await).await;
+        assert!(busy.try_admit(busy.take_own(10).await).is_err());
     }
 
     #[tokio::test]

@@ -43,6 +43,15 @@ pub(crate) struct Listener {
     pub(crate) shutdown: Shutdown,
 }
 
+/// What outlives a wait that a reload interrupts.
+#[derive(Default)]
+struct Waiting {
+    /// The device that waits for a place of the process: accepted, so that whoever waits is there.
+    device: Option<(TcpStream, SocketAddr)>,
+    /// When it was last told that the limit is reached.
+    told: Option<Instant>,
+}
+
 impl Listener {
     /// Accepts until the drain closes the listener.
     pub(crate) async fn run(self) {
@@ -55,7 +64,7 @@ impl Listener {
         let mut snapshots = self.snapshots.clone();
         let mut options = snapshots.borrow().listener.tcp;
         let mut pause = SHORTEST_PAUSE;
-        let mut limit_told = None;
+        let mut waiting = Waiting::default();
         loop {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             self.apply(&snapshot, &mut options);
@@ -64,7 +73,7 @@ impl Listener {
                 biased;
                 // The sender outlives the listeners: an error would be a change like any other.
                 _changed = snapshots.changed() => continue,
-                accepted = self.accept(&snapshot, &mut limit_told) => accepted,
+                accepted = self.accept(&snapshot, &mut waiting) => accepted,
             };
             match accepted {
                 Ok((tcp, peer, admitted)) => {
@@ -87,29 +96,46 @@ impl Listener {
         }
     }
 
-    /// Takes a place, then a connection: past the limit devices wait in the kernel's backlog.
+    /// Takes a place of our own, then a connection, then a place of the process: past the limits
+    /// devices wait in the kernel's backlog.
     async fn accept(
         &self,
         snapshot: &Snapshot,
-        limit_told: &mut Option<Instant>,
+        waiting: &mut Waiting,
     ) -> io::Result<(TcpStream, SocketAddr, Admitted)> {
         let limit = self.admission.limit(snapshot.listener.limits);
-        let admitted = match self.admission.try_admit(limit) {
-            Some(admitted) => admitted,
+        let own = match self.admission.try_take_own(limit) {
+            Some(own) => own,
             None => {
-                self.metrics.set_at_limit(true);
-                // At the limit each connection that ends makes room for one: once a minute will do.
-                if limit_told.is_none_or(|told: Instant| told.elapsed() > LIMIT_TOLD_INTERVAL) {
-                    *limit_told = Some(Instant::now());
-                    let listener = self.metrics.name();
-                    tracing::warn!(listener, limit, "the limit of connections is reached");
-                }
-                self.admission.admit(limit).await
+                self.at_limit(limit, waiting);
+                self.admission.take_own(limit).await
             }
         };
         self.metrics.set_at_limit(false);
-        let (tcp, peer) = self.socket.accept().await?;
+        if waiting.device.is_none() {
+            waiting.device = Some(self.socket.accept().await?);
+        }
+        let admitted = match self.admission.try_admit(own) {
+            Ok(admitted) => admitted,
+            Err(own) => {
+                self.at_limit(limit, waiting);
+                self.admission.admit(own).await
+            }
+        };
+        self.metrics.set_at_limit(false);
+        let (tcp, peer) = waiting.device.take().expect("it has just been accepted, or before");
         Ok((tcp, peer, admitted))
+    }
+
+    /// Tells that devices have to wait.
+    fn at_limit(&self, limit: usize, waiting: &mut Waiting) {
+        self.metrics.set_at_limit(true);
+        // At the limit each connection that ends makes room for one: once a minute will do.
+        if waiting.told.is_none_or(|told| told.elapsed() > LIMIT_TOLD_INTERVAL) {
+            waiting.told = Some(Instant::now());
+            let listener = self.metrics.name();
+            tracing::warn!(listener, limit, "the limit of connections is reached");
+        }
     }
 
     fn start(&self, tcp: TcpStream, peer: SocketAddr, snapshot: Arc<Snapshot>, admitted: Admitted) {

@@ -27,16 +27,20 @@ const RESERVED_FDS: u64 = 160;
 /// A connection's descriptors: the client's and the backend's socket.
 const FDS_PER_CONNECTION: u64 = 2;
 
-/// How many connections the process can have: what its limit on file descriptors carries, which is
-/// first raised as far as the system allows.
+/// A listener's descriptors: its own, and that of the device that waits for a place.
+const FDS_PER_LISTENER: u64 = 2;
+
+/// How many connections the process can have with so many listeners: what its limit on file
+/// descriptors carries, which is first raised as far as the system allows.
 ///
 /// # Errors
 /// If the limit cannot be raised, though getrlimit(2) lets everybody raise it to the hard one.
-pub(crate) fn capacity() -> io::Result<usize> {
+pub(crate) fn capacity(listeners: usize) -> io::Result<usize> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
     let fds = limit.maximum.unwrap_or(u64::MAX);
-    let connections = (fds - RESERVED_FDS.min(fds / 4)) / FDS_PER_CONNECTION;
+    let reserved = RESERVED_FDS.min(fds / 4).max(FDS_PER_LISTENER * listeners as u64);
+    let connections = fds.saturating_sub(reserved) / FDS_PER_CONNECTION;
     // Where there is no limit, memory ends long before this.
     Ok(usize::try_from(connections).unwrap_or(usize::MAX).min(1 << 24))
 }
