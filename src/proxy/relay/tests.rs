@@ -359,6 +359,39 @@ async fn a_forged_record_ends_the_connection_with_an_alert_and_resets_the_backen
 }
 
 #[tokio::test]
+async fn what_came_before_a_forged_record_in_the_same_segment_is_delivered() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    line.device.write_all(b"report").await.unwrap();
+    let forged = [&[23, 3, 3, 0, 40][..], &[0; 40]].concat();
+    line.device.get_mut().0.write_all(&forged).await.unwrap();
+    // The session is over: it is not to be sealed.
+    line.backend.write_all(b"answer").await.unwrap();
+    let error = line.device.read(&mut [0; 1]).await.unwrap_err();
+    assert!(error.to_string().contains("BadRecordMac"), "{error}");
+    drop(line.device.get_mut().0.shutdown().await);
+    assert_eq!(read_all(&mut line.backend).await, b"report");
+    assert_eq!(line.ended_with().await, (Some(Reason::ClientTlsError), Some(Leg::Backend)));
+}
+
+#[tokio::test]
+async fn a_session_that_is_over_seals_nothing_while_its_last_words_wait_for_the_backend() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    line.device.write_all(&[1; 900]).await.unwrap();
+    line.backend.read_exact(&mut [0; 1]).await.unwrap();
+    line.device.write_all(&[2; 600]).await.unwrap();
+    let forged = [&[23, 3, 3, 0, 40][..], &[0; 40]].concat();
+    line.device.get_mut().0.write_all(&forged).await.unwrap();
+    line.backend.write_all(b"answer").await.unwrap();
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    drop(line.device);
+    assert_eq!(read_all(&mut line.backend).await.len(), 1499);
+    let ended = line.ended.await.unwrap();
+    assert_eq!(ended.result.unwrap_err().reason(), Reason::ClientTlsError);
+}
+
+#[tokio::test]
 async fn an_endless_record_is_not_collected_for_ever() {
     let mut line = Line::new(1 << 20, UNBOUNDED).await;
     // The header announces more than a record may have (RFC 8446 section 5.2: 2^14 + 256).

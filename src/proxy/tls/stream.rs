@@ -27,7 +27,8 @@ pub(crate) struct TlsStream<Io> {
     session: Session,
     /// Ciphertext that the socket would not take yet.
     unsent: Unsent,
-    /// What a write has found out and the read that finds no more is to say.
+    /// What the next read is to say: an error behind what the last one has opened; or, once it finds
+    /// no more, the cut that a write has noticed.
     late: Option<Box<ReceiveError>>,
 }
 
@@ -92,6 +93,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         if self.session.peer_closed() {
             return Poll::Ready(Ok(Received::Closed));
         }
+        if let Some(late) = self.late.take_if(|late| matches!(**late, ReceiveError::Tls(_))) {
+            return Poll::Ready(Err(*late));
+        }
         let held = self.session.held().len();
         scratch.incoming[..held].copy_from_slice(self.session.held());
         let mut buffer = ReadBuf::new(&mut scratch.incoming[held..held + READ_BYTES]);
@@ -103,7 +107,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         }
         let incoming = &mut scratch.incoming[..held + read];
         let opened = self.session.open(incoming, &mut scratch.plain, self.unsent.tail());
-        opened.map_err(ReceiveError::Tls)?;
+        if let Err(error) = opened.map_err(ReceiveError::Tls) {
+            if scratch.plain.is_empty() {
+                return Poll::Ready(Err(error));
+            }
+            // What was said before the fault is as good as if it had come alone.
+            self.late = Some(Box::new(error));
+        }
         let ended = self.session.peer_closed() && scratch.plain.is_empty();
         Poll::Ready(Ok(if ended { Received::Closed } else { Received::Some }))
     }
@@ -115,6 +125,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         plain: &[u8],
         outgoing: &mut [u8],
     ) -> Result<(), SendError> {
+        if matches!(self.late.as_deref(), Some(ReceiveError::Tls(_))) {
+            // The session is over. Why, is the next receive's to say.
+            return Err(SendError::Io(io::ErrorKind::BrokenPipe.into()));
+        }
         let sealed = self.session.seal(plain, outgoing).map_err(SendError::Seal)?;
         let pushed = self.unsent.push(&mut self.io, cx, &outgoing[..sealed]);
         pushed.map_err(|error| SendError::Io(self.failed(error)))
