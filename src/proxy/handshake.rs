@@ -249,10 +249,13 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
     let mut early = Vec::new();
     stream.feed(hello, &mut early)?;
     loop {
-        stream.flush().await.map_err(ReceiveError::Io)?;
+        let flushed = stream.flush().await;
         if !stream.session().state().is_handshaking() {
+            // A device that reports and leaves at once may be gone before it has taken its tickets.
+            // What it said counts, and the relay's own flush finds that it is gone.
             return Ok(early);
         }
+        flushed.map_err(ReceiveError::Io)?;
         let received = stream.receive(&mut early).await?;
         // The end of the client's stream may come with the end of its handshake: then it is the
         // relay's to pass on.

@@ -392,6 +392,17 @@ async fn a_session_that_is_over_seals_nothing_while_its_last_words_wait_for_the_
 }
 
 #[tokio::test]
+async fn the_report_of_a_device_that_is_gone_before_it_has_taken_its_tickets_is_delivered() {
+    // A pipe so small that the relay has not begun: the Finished is in the pipe.
+    let mut line = Line::new(512, UNBOUNDED).await;
+    line.device.write_all(b"report").await.unwrap();
+    line.device.shutdown().await.unwrap();
+    *line.device_is.lock().unwrap() = Peer::Reset;
+    assert_eq!(read_all(&mut line.backend).await, b"report");
+    assert_eq!(line.ended_with().await, (Some(Reason::ClientReset), None));
+}
+
+#[tokio::test]
 async fn an_endless_record_is_not_collected_for_ever() {
     let mut line = Line::new(1 << 20, UNBOUNDED).await;
     // The header announces more than a record may have (RFC 8446 section 5.2: 2^14 + 256).
