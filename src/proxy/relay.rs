@@ -12,8 +12,9 @@
 //!
 //! **Not here.** Sockets and their options, TLS itself (`tls.rs`), logs and metrics (`record.rs`).
 
+mod bounds;
+
 use std::future::poll_fn;
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
@@ -23,13 +24,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::rustls;
 
+pub(crate) use self::bounds::Bounds;
 use super::reason::Reason;
 use super::record::Traffic;
 use super::socket;
 use super::tls::scratch::{self, OUTGOING_BYTES, READ_BYTES, Scratch};
 use super::tls::{HELD_BYTES_TRAFFIC, ReceiveError, Received, SealError, SendError, TlsStream};
 use super::unsent::Unsent;
-use crate::config::Timeouts;
 use crate::ops::metrics::Direction;
 use crate::ops::shutdown::Force;
 
@@ -43,36 +44,6 @@ pub(crate) const MAX_HELD_BYTES: usize =
 
 /// Stands for "never" where a timer wants an instant.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-
-/// The bounds on a relay's time.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
-    /// How long no byte may move.
-    pub(crate) idle: Option<Duration>,
-    /// The same, once one side has ended its stream.
-    pub(crate) half_close: Option<Duration>,
-    /// When the connection is too old.
-    pub(crate) too_old: Option<Instant>,
-}
-
-impl Bounds {
-    /// The bounds of a connection that starts now.
-    pub(crate) fn of(timeouts: &Timeouts) -> Self {
-        Self {
-            idle: timeouts.idle,
-            half_close: timeouts.half_close,
-            too_old: timeouts.max_age.map(|age| Instant::now() + jittered(age)),
-        }
-    }
-}
-
-/// Takes up to a tenth off, at random: devices that came together, after a restart, must not all
-/// leave together as well.
-fn jittered(age: Duration) -> Duration {
-    // The standard library's only randomness: each RandomState has its own keys.
-    let random = RandomState::new().hash_one(()) % 1000;
-    age - age / 10_000 * u32::try_from(random).unwrap_or(0)
-}
 
 /// Why a relay ended, other than in order.
 #[derive(Debug, thiserror::Error)]

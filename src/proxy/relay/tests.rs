@@ -412,14 +412,6 @@ async fn an_endless_record_is_not_collected_for_ever() {
     assert_eq!(line.ended_with().await, (Some(Reason::ClientTlsError), Some(Leg::Backend)));
 }
 
-#[test]
-fn jitter_takes_off_up_to_a_tenth_and_not_always_the_same() {
-    let age = Duration::from_secs(1000);
-    let ages: Vec<_> = (0..200).map(|_| jittered(age)).collect();
-    assert!(ages.iter().all(|&a| a <= age && a >= age * 9 / 10), "{ages:?}");
-    assert!(ages.iter().any(|&a| a != ages[0]));
-}
-
 /// A server's configuration whose TLS 1.2 keys are good for so many records.
 fn short_lived_keys(config: &ServerConfig, records: u64) -> ServerConfig {
     let SupportedCipherSuite::Tls12(suite) = TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 else {
