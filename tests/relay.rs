@@ -356,6 +356,19 @@ async fn a_reset_of_the_device_that_a_write_notices_reaches_the_backend_as_one()
     proxy.ends_with(Reason::ClientReset).await;
 }
 
+#[tokio::test]
+async fn a_backend_that_has_not_taken_all_when_it_is_forced_is_reset_and_the_device_told_in_order()
+{
+    let Line { mut device, mut backend, proxy, .. } = Line::new().await;
+    fill(&mut device).await;
+    proxy.app.shutdown.force();
+    // rustls tells a close_notify (0 bytes) from a bare end (an error).
+    assert_eq!(within("the end", device.read(&mut [0; 8])).await.unwrap(), 0);
+    let error = within("the reset", read_all(&mut backend)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    proxy.ends_with(Reason::DrainDeadline).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_resets_every_connection_and_recovers_is_served_again() {
     let authority = Authority::new("ca");

@@ -119,7 +119,6 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    traffic.add(Direction::ToBackend, early.len());
     let mut relay = Relay {
         client,
         backend,
@@ -127,6 +126,7 @@ where
         to_backend: Flow::Open,
         to_client: Flow::Open,
         backend_cut: None,
+        sealed: 0,
         failure: None,
         traffic,
         bounds,
@@ -180,6 +180,8 @@ struct Relay<'a, C, B> {
     to_client: Flow,
     /// What cut the backend's stream, if a write has found that out: a read finds a mere end then.
     backend_cut: Option<io::ErrorKind>,
+    /// How much plaintext is in what the client has not taken yet: one read at the most.
+    sealed: u32,
     /// The first thing that went wrong without ending both directions.
     failure: Option<RelayError>,
     traffic: &'a mut Traffic,
@@ -231,7 +233,7 @@ where
         for _ in 0..ROUNDS {
             match self.to_backend {
                 Flow::Done => return Ok(()),
-                Flow::Open | Flow::Ending => match self.unsent.poll_flush(self.backend, cx) {
+                Flow::Open | Flow::Ending => match self.poll_flush_to_backend(cx) {
                     Poll::Pending => return Ok(()),
                     Poll::Ready(Err(error)) => self.backend_takes_no_more(error),
                     Poll::Ready(Ok(())) if self.to_backend == Flow::Ending => {
@@ -257,6 +259,17 @@ where
         Ok(())
     }
 
+    /// Writes what the backend had not taken, and counts what it takes.
+    fn poll_flush_to_backend(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.unsent.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let before = self.unsent.rest().len();
+        let flushed = self.unsent.poll_flush(self.backend, cx);
+        self.traffic.add(Direction::ToBackend, before - self.unsent.rest().len());
+        flushed
+    }
+
     /// Takes what the client sent one step further.
     fn received(
         &mut self,
@@ -267,8 +280,10 @@ where
         match received {
             Ok(Received::Some) => {
                 self.moved = true;
-                self.traffic.add(Direction::ToBackend, scratch.plain.len());
-                if let Err(error) = self.unsent.push(self.backend, cx, &scratch.plain) {
+                let pushed = self.unsent.push(self.backend, cx, &scratch.plain);
+                let taken = scratch.plain.len() - self.unsent.rest().len();
+                self.traffic.add(Direction::ToBackend, taken);
+                if let Err(error) = pushed {
                     self.backend_takes_no_more(error);
                 }
             }
@@ -301,14 +316,17 @@ where
                 Flow::Open => match self.client.poll_flush(cx) {
                     Poll::Pending => return Ok(()),
                     Poll::Ready(Err(error)) => self.client_takes_no_more(error),
-                    Poll::Ready(Ok(())) => match poll_read(self.backend, cx, scratch) {
-                        Poll::Pending => return Ok(()),
-                        Poll::Ready(Err(error)) => return Err(RelayError::Backend(error)),
-                        Poll::Ready(Ok(read)) => {
-                            let plain = &scratch.incoming[..read];
-                            self.answered(plain, cx, &mut scratch.outgoing)?;
+                    Poll::Ready(Ok(())) => {
+                        self.count_sealed();
+                        match poll_read(self.backend, cx, scratch) {
+                            Poll::Pending => return Ok(()),
+                            Poll::Ready(Err(error)) => return Err(RelayError::Backend(error)),
+                            Poll::Ready(Ok(read)) => {
+                                let plain = &scratch.incoming[..read];
+                                self.answered(plain, cx, &mut scratch.outgoing)?;
+                            }
                         }
-                    },
+                    }
                 },
                 Flow::Ending => match self.client.poll_shutdown(cx) {
                     Poll::Pending => return Ok(()),
@@ -342,14 +360,25 @@ where
             return Ok(());
         }
         self.moved = true;
-        self.traffic.add(Direction::ToClient, plain.len());
         match self.client.send(cx, plain, outgoing) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.sealed = u32::try_from(plain.len()).unwrap_or(u32::MAX);
+                Ok(())
+            }
             Err(SendError::Io(error)) => {
                 self.client_takes_no_more(error);
                 Ok(())
             }
             Err(SendError::Seal(error)) => Err(RelayError::Seal(error)),
+        }
+    }
+
+    /// Counts what the client has taken whole. Before the next read from the backend, and so always
+    /// when there was one.
+    fn count_sealed(&mut self) {
+        let sealed = std::mem::take(&mut self.sealed);
+        if sealed > 0 {
+            self.traffic.add(Direction::ToClient, sealed as usize);
         }
     }
 
@@ -418,7 +447,9 @@ where
         if self.to_client == Flow::Open {
             self.client.queue_close_notify();
         }
-        Ended { result: Err(error), reset: None }
+        // What the backend has not taken of the client's stream is lost: its part is no whole.
+        let reset = (!self.unsent.is_empty()).then_some(Leg::Backend);
+        Ended { result: Err(error), reset }
     }
 
     /// One side's stream was cut. The other must not take its part for the whole.

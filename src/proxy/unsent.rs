@@ -50,7 +50,8 @@ impl Unsent {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes as much of `data` as the socket takes now and keeps the rest. Only while empty.
+    /// Writes as much of `data` as the socket takes now and keeps the rest, also if it takes no more
+    /// for ever. Only while empty.
     pub(crate) fn push<W: AsyncWrite + Unpin>(
         &mut self,
         to: &mut W,
@@ -59,16 +60,18 @@ impl Unsent {
     ) -> io::Result<()> {
         debug_assert!(self.is_empty(), "what came first goes first");
         let mut rest = data;
-        while !rest.is_empty() {
+        let mut pushed = Ok(());
+        while !rest.is_empty() && pushed.is_ok() {
             match poll_write_some(to, cx, rest) {
-                Poll::Ready(written) => rest = &rest[written?..],
+                Poll::Ready(Ok(written)) => rest = &rest[written..],
+                Poll::Ready(Err(error)) => pushed = Err(error),
                 Poll::Pending => break,
             }
         }
         if !rest.is_empty() {
             *self = Self::new(rest.to_vec());
         }
-        Ok(())
+        pushed
     }
 }
 

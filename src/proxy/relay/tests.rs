@@ -94,6 +94,7 @@ struct Line {
     backend: DuplexStream,
     backend_is: Arc<Mutex<Peer>>,
     shutdown: Shutdown,
+    metrics: Arc<Metrics>,
     ended: tokio::task::JoinHandle<Ended>,
 }
 
@@ -121,12 +122,13 @@ impl Line {
         let mut server = Pipe { inner: backend_end, peer: Arc::clone(&backend_is) };
         let shutdown = Shutdown::new();
         let force = shutdown.forced();
+        let metrics = Arc::new(Metrics::new());
+        let mut traffic = Traffic::new(metrics.listener("test"));
         let (begin, begun) = tokio::sync::oneshot::channel();
         let ended = tokio::spawn(async move {
             let timeouts = snapshot.listener.timeouts;
             let mut client = handshake::accept(client, &snapshot, timeouts).await.unwrap();
             let _unless_nobody_waits = begin.send(());
-            let mut traffic = Traffic::new(Metrics::new().listener("test"));
             let early = client.early;
             let ended =
                 relay(&mut client.stream, &mut server, early, &mut traffic, bounds, &force).await;
@@ -141,13 +143,20 @@ impl Line {
         if capacity > 512 {
             begun.await.unwrap();
         }
-        Self { device, device_is, backend, backend_is, shutdown, ended }
+        Self { device, device_is, backend, backend_is, shutdown, metrics, ended }
     }
 
     async fn ended_with(self) -> (Option<Reason>, Option<Leg>) {
         let ended = self.ended.await.unwrap();
         (ended.result.err().map(|error| error.reason()), ended.reset)
     }
+}
+
+/// How many bytes were counted.
+fn counted(metrics: &Metrics, direction: Direction) -> usize {
+    let series = format!("tlsidecar_bytes_total{{direction=\"{direction}\",listener=\"test\"}} ");
+    let text = String::from_utf8(metrics.render().unwrap().0).unwrap();
+    text.lines().find_map(|line| line.strip_prefix(&series)).unwrap().parse().unwrap()
 }
 
 async fn read_all(from: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
@@ -344,6 +353,46 @@ async fn a_forced_connection_says_close_notify() {
     assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
     drop(line.device.shutdown().await);
     assert_eq!(line.ended_with().await, (Some(Reason::DrainDeadline), None));
+}
+
+#[tokio::test]
+async fn a_relay_that_is_stopped_with_bytes_for_the_backend_undelivered_resets_it() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    let stuck = tokio::time::timeout(SOON, line.device.write_all(&[1; 100_000]));
+    assert!(stuck.await.is_err());
+    line.shutdown.force();
+    // The device is told in order.
+    assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
+    let got = read_all(&mut line.backend).await.len();
+    assert_eq!(counted(&line.metrics, Direction::ToBackend), got);
+    drop(line.device);
+    let ended = line.ended.await.unwrap();
+    assert_eq!(ended.reset, Some(Leg::Backend));
+    assert_eq!(ended.result.unwrap_err().reason(), Reason::DrainDeadline);
+}
+
+#[tokio::test]
+async fn bytes_that_nobody_takes_are_not_counted() {
+    for direction in [Direction::ToBackend, Direction::ToClient] {
+        let mut line = Line::new(1 << 20, UNBOUNDED).await;
+        let refusing = match direction {
+            Direction::ToBackend => &line.backend_is,
+            Direction::ToClient => &line.device_is,
+        };
+        *refusing.lock().unwrap() = Peer::Refusing;
+        line.device.write_all(b"question").await.unwrap();
+        line.backend.write_all(b"answer").await.unwrap();
+        line.device.shutdown().await.unwrap();
+        line.backend.shutdown().await.unwrap();
+        let metrics = Arc::clone(&line.metrics);
+        assert!(line.ended_with().await.0.is_some());
+        let counts = [Direction::ToBackend, Direction::ToClient].map(|d| counted(&metrics, d));
+        let expected = match direction {
+            Direction::ToBackend => [0, 6],
+            Direction::ToClient => [8, 0],
+        };
+        assert_eq!(counts, expected);
+    }
 }
 
 #[tokio::test]
