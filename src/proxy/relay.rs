@@ -460,12 +460,9 @@ where
                 self.client.queue_last_words(error);
                 Some(Leg::Backend)
             }
-            RelayError::Backend(_) => Some(Leg::Client),
-            RelayError::Seal(_) => {
-                // rustls has queued it; this only takes it out.
-                self.client.queue_close_notify();
-                None
-            }
+            // What was read last of the backend can no longer be sealed. The close_notify that rustls
+            // has queued would tell the client that nothing is missing.
+            RelayError::Backend(_) | RelayError::Seal(_) => Some(Leg::Client),
             RelayError::Truncated
             | RelayError::Idle(_)
             | RelayError::HalfClosed(_)

@@ -47,7 +47,7 @@ pub(crate) struct Session {
 /// Why plaintext could not be sealed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SealError {
-    /// TLS 1.2 has used up its key; a close_notify is queued.
+    /// TLS 1.2 has used up its key; the plaintext is lost.
     #[error("the TLS 1.2 session has used up its key")]
     KeysExhausted,
     /// The session is not ready for traffic or its buffer is too small: a fault of ours.
@@ -139,8 +139,7 @@ impl Session {
     /// Seals `plain` into the front of `out` and returns how much of `out` that took.
     ///
     /// # Errors
-    /// If the key is used up. `out` then still has to be sent, up to the length in
-    /// [`Self::last_words`].
+    /// If the key is used up: nothing of `plain` is sealed then.
     pub(crate) fn seal(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, SealError> {
         self.write(out, |traffic, out| traffic.encrypt(plain, out))
     }
