@@ -2,8 +2,8 @@
 //!
 //! **Promises.** It answers until the process ends. A probe never dials the backend: a legacy
 //! server that is down is no reason to restart the sidecar in front of it. Slow or many clients of
-//! this port cannot hold more than [`MAX_CONNECTIONS`] sockets or a request for more than
-//! [`HEADER_TIMEOUT`].
+//! this port cannot hold more than [`MAX_CONNECTIONS`] sockets, a request for more than
+//! [`HEADER_TIMEOUT`], or a socket for more than [`CONNECTION_TIMEOUT`], whether they read or not.
 //!
 //! **Not here.** What the metrics are (`metrics.rs`), how a drain runs (`shutdown.rs`) or a reload
 //! (`trust/reload.rs`).
@@ -21,9 +21,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::metrics::{Metrics, ReloadOutcome};
 use super::shutdown::{Phase, Shutdown};
@@ -35,6 +36,9 @@ const MAX_CONNECTIONS: usize = 64;
 
 /// How long a client of this port may take for a request's header.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a client of this port may stay, its answers included. A reload goes on without it.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -74,17 +78,31 @@ pub(crate) async fn serve(listener: TcpListener, admin: Arc<Admin>) {
 
 /// Answers the requests of one connection.
 async fn answer_all(tcp: TcpStream, admin: Arc<Admin>) {
-    let service = service_fn(move |request| {
+    let answer = move |request| {
         let admin = Arc::clone(&admin);
-        async move { Ok::<_, Infallible>(admin.answer(&request).await) }
+        async move { admin.answer(&request).await }
+    };
+    bounded(tcp, answer).await;
+}
+
+/// Answers requests by `answer` until the client ends, or has had its time.
+async fn bounded<Io, F>(io: Io, answer: impl Fn(Request<Incoming>) -> F)
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+    F: Future<Output = Response<Full<Bytes>>>,
+{
+    let service = service_fn(|request| {
+        let answering = answer(request);
+        async { Ok::<_, Infallible>(answering.await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(tcp), service)
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "a client of the admin port failed");
+        .serve_connection(TokioIo::new(io), service);
+    match timeout(CONNECTION_TIMEOUT, served).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a client of the admin port failed"),
+        Err(_) => tracing::debug!("a client of the admin port has stayed for too long"),
     }
 }
 
@@ -215,4 +233,32 @@ pub async fn ask_to_drain(address: SocketAddr) -> Result<(), AskError> {
 
 fn closed(address: SocketAddr) -> impl FnOnce() -> AskError {
     move || AskError::Unreachable { address, cause: io::ErrorKind::UnexpectedEof.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncWriteExt, duplex};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_asks_on_and_on_and_reads_nothing_has_its_time() {
+        let (mut client, ours) = duplex(1024);
+        let answering = bounded(ours, async move |_| text(StatusCode::OK, vec![b'x'; 8192]));
+        let asking =
+            async { while client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.is_ok() {} };
+        let start = Instant::now();
+        tokio::join!(answering, asking);
+        assert_eq!(start.elapsed().as_secs(), CONNECTION_TIMEOUT.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_does_not_come_has_its_time() {
+        let (mut client, ours) = duplex(1024);
+        client.write_all(b"POST /reload HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let start = Instant::now();
+        bounded(ours, async |_| std::future::pending().await).await;
+        assert_eq!(start.elapsed().as_secs(), CONNECTION_TIMEOUT.as_secs());
+    }
 }
