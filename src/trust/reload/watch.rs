@@ -2,8 +2,9 @@
 //!
 //! A file is reached through directories and links, and may change at each: it is rewritten in
 //! place, or replaced by a rename (editors, certbot); a link on the way is swapped (Kubernetes'
-//! `..data`); its directory is deleted and made again. So the *directories* that hold the file and
-//! each link are watched, for those names: a watch on a file itself is lost when it is replaced.
+//! `..data`); one of its directories is renamed, or deleted and made again. So the *directories* that
+//! hold the file, each link and each directory on the way are watched, for those names: a watch on a
+//! file itself is lost when it is replaced.
 //!
 //! **Promises.** Reading the files raises no event. An event says that something changed, not what.
 //!
@@ -89,8 +90,8 @@ fn is_change(event: &Event, points: &BTreeSet<PathBuf>) -> bool {
     event.need_rescan() || event.paths.iter().any(|path| points.contains(path))
 }
 
-/// Adds every path whose change would lead `file` to other content: each link on the way, the
-/// file, its directory, and the first thing on the way that is missing.
+/// Adds every path whose change would lead `file` to other content: each link and directory on the
+/// way, the file, and the first thing on the way that is missing.
 fn trace(file: &Path, points: &mut BTreeSet<PathBuf>) {
     let Ok(absolute) = std::path::absolute(file) else {
         return;
@@ -118,15 +119,16 @@ fn trace(file: &Path, points: &mut BTreeSet<PathBuf>) {
                 by_way_of.append(&mut ahead);
                 ahead = by_way_of;
             }
-            Ok(_) => at = next,
+            Ok(_) => {
+                points.insert(next.clone());
+                at = next;
+            }
             Err(_) => {
                 points.insert(next);
                 return;
             }
         }
     }
-    points.extend(at.parent().map(Path::to_owned));
-    points.insert(at);
 }
 
 fn components(path: &Path) -> VecDeque<OsString> {
@@ -141,6 +143,7 @@ fn components(path: &Path) -> VecDeque<OsString> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+    use std::time::Duration;
 
     use super::*;
 
@@ -148,6 +151,31 @@ mod tests {
         let mut points = BTreeSet::new();
         trace(file, &mut points);
         points
+    }
+
+    /// A path and every directory above it but the root, which nobody can replace.
+    fn way_to(path: &Path) -> impl Iterator<Item = PathBuf> {
+        path.ancestors().filter(|above| above.parent().is_some()).map(Path::to_owned)
+    }
+
+    #[test]
+    fn a_directory_far_above_that_is_renamed_raises_an_event_and_reading_raises_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        for version in ["live", "next"] {
+            fs::create_dir_all(dir.join(version).join("a/b")).unwrap();
+            fs::write(dir.join(version).join("a/b/tls.crt"), "").unwrap();
+        }
+        let (changed, changes) = std::sync::mpsc::channel();
+        let mut watcher = Watcher::new(move || changed.send(()).unwrap()).unwrap();
+        let file = dir.join("live/a/b/tls.crt");
+        watcher.watch(std::slice::from_ref(&file));
+        fs::read(&file).unwrap();
+        fs::read_dir(dir.join("live/a")).unwrap().for_each(drop);
+        assert!(changes.recv_timeout(Duration::from_millis(200)).is_err());
+        fs::rename(dir.join("live"), dir.join("old")).unwrap();
+        fs::rename(dir.join("next"), dir.join("live")).unwrap();
+        changes.recv_timeout(Duration::from_secs(20)).unwrap();
     }
 
     #[test]
@@ -159,14 +187,16 @@ mod tests {
         symlink("..v1", dir.join("..data")).unwrap();
         symlink("..data/tls.crt", dir.join("tls.crt")).unwrap();
         let expected = ["tls.crt", "..data", "..v1", "..v1/tls.crt"].map(|name| dir.join(name));
-        assert_eq!(traced(&dir.join("tls.crt")), expected.into_iter().collect());
+        let expected: BTreeSet<_> = expected.into_iter().chain(way_to(&dir)).collect();
+        assert_eq!(traced(&dir.join("tls.crt")), expected);
     }
 
     #[test]
     fn for_a_missing_file_its_appearance_is_watched() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().canonicalize().unwrap();
-        assert_eq!(traced(&dir.join("a/b.crt")), [dir.join("a")].into_iter().collect());
+        let expected: BTreeSet<_> = way_to(&dir.join("a")).collect();
+        assert_eq!(traced(&dir.join("a/b.crt")), expected);
     }
 
     #[test]
