@@ -83,8 +83,7 @@ pub fn start(config: Config, source: Option<Source>) -> Result<App, StartError> 
     let loaded = load(&config)?;
     let sockets = bind_listeners(&config)?;
     let (admin_socket, admin) = bind("the admin port", config.admin.listen, Tcp::default())?;
-    let capacity = socket::capacity(config.listeners.len())
-        .map_err(system("raise the limit on file descriptors"))?;
+    let capacity = socket::capacity(config.listeners.len());
 
     let metrics = Arc::new(Metrics::new());
     let shutdown = Shutdown::new();
@@ -123,6 +122,8 @@ pub fn start(config: Config, source: Option<Source>) -> Result<App, StartError> 
 
 impl App {
     fn run(&self, accepting: Vec<Listener>, admin: TcpListener, times: config::Shutdown) {
+        // Before anybody can ask for a drain, which it would undo.
+        self.shutdown.running();
         for listener in accepting {
             self.shutdown.listeners().spawn(listener.run());
         }
@@ -134,7 +135,6 @@ impl App {
         tokio::spawn(admin::serve(admin, Arc::new(answering)));
         let shutdown = self.shutdown.clone();
         tokio::spawn(async move { shutdown.run(times).await });
-        self.shutdown.running();
     }
 }
 

@@ -32,17 +32,31 @@ const FDS_PER_LISTENER: u64 = 2;
 
 /// How many connections the process can have with so many listeners: what its limit on file
 /// descriptors carries, which is first raised as far as the system allows.
-///
-/// # Errors
-/// If the limit cannot be raised, though getrlimit(2) lets everybody raise it to the hard one.
-pub(crate) fn capacity(listeners: usize) -> io::Result<usize> {
+pub(crate) fn capacity(listeners: usize) -> usize {
     let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
-    let fds = limit.maximum.unwrap_or(u64::MAX);
+    let raise = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    carried(in_force(limit, setrlimit(Resource::Nofile, raise)), listeners)
+}
+
+/// The limit on file descriptors after an attempt to raise it; none where there is no limit.
+fn in_force(before: Rlimit, raised: rustix::io::Result<()>) -> Option<u64> {
+    match raised {
+        Ok(()) => before.maximum,
+        // getrlimit(2): EPERM, where fs.nr_open was lowered below the hard limit.
+        Err(error) => {
+            let error = io::Error::from(error);
+            tracing::warn!(%error, "cannot raise the limit on file descriptors (ulimit -n)");
+            before.current
+        }
+    }
+}
+
+fn carried(fds: Option<u64>, listeners: usize) -> usize {
+    let fds = fds.unwrap_or(u64::MAX);
     let reserved = RESERVED_FDS.min(fds / 4).max(FDS_PER_LISTENER * listeners as u64);
     let connections = fds.saturating_sub(reserved) / FDS_PER_CONNECTION;
     // Where there is no limit, memory ends long before this.
-    Ok(usize::try_from(connections).unwrap_or(usize::MAX).min(1 << 24))
+    usize::try_from(connections).unwrap_or(usize::MAX).clamp(1, 1 << 24)
 }
 
 /// Binds a listening socket.
@@ -132,6 +146,22 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_limit_that_cannot_be_raised_is_used_as_it_is() {
+        let limit = Rlimit { current: Some(1024), maximum: Some(1 << 40) };
+        assert_eq!(in_force(limit, Ok(())), Some(1 << 40));
+        assert_eq!(in_force(limit, Err(Errno::PERM)), Some(1024));
+    }
+
+    #[test]
+    fn a_quarter_of_few_descriptors_is_set_aside_and_two_for_each_listener() {
+        assert_eq!(carried(Some(1024), 1), (1024 - 160) / 2);
+        assert_eq!(carried(Some(40), 2), 15);
+        assert_eq!(carried(Some(64), 20), 12);
+        assert_eq!(carried(Some(64), 100), 1);
+        assert_eq!(carried(None, 1), 1 << 24);
+    }
 
     #[tokio::test]
     async fn an_accepted_socket_inherits_the_options_of_its_listener() {
