@@ -5,8 +5,9 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::SystemTime;
 
-use rcgen::ExtendedKeyUsagePurpose;
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, SerialNumber};
 use tlsidecar::config::file::{Overrides, Source};
 use tlsidecar::config::{CertificateFiles, ClientAuth, ClientTrust};
 use tlsidecar::ops::metrics::ReloadOutcome;
@@ -319,6 +320,19 @@ async fn a_certificate_of_the_future_is_not_put_in_force() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_valid_from_this_second_on_is_put_in_force_at_once() {
+    let scene = Scene::new().await;
+    let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    // Certificates have whole seconds: this is now, or a little before.
+    params.not_before = SystemTime::now().into();
+    params.serial_number = Some(SerialNumber::from(2u64));
+    scene.authority.sign("server", &params);
+    let report = scene.proxy.app.reload.reload().await.unwrap();
+    assert_eq!(report.failures, Vec::<String>::new());
+    assert_eq!(scene.serial().await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_chain_out_of_order_is_not_put_in_force() {
     is_kept(|scene| {
         let below = scene.authority.intermediate("below");
@@ -336,7 +350,7 @@ async fn files_that_were_only_touched_are_read_and_found_unchanged() {
     let scene = Scene::new().await;
     let touched = || {
         let cert = fs::OpenOptions::new().append(true).open(&scene.pair.files.cert).unwrap();
-        cert.set_modified(std::time::SystemTime::now()).unwrap();
+        cert.set_modified(SystemTime::now()).unwrap();
         scene.proxy.reloads(ReloadOutcome::Unchanged) > 0
     };
     eventually("it is noticed", touched).await;

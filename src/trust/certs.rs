@@ -254,7 +254,7 @@ fn warn_about_crls(
     for (file, crl) in crls.iter().flat_map(|(file, crls)| crls.iter().map(move |c| (*file, c))) {
         let facts =
             x509::crl_facts(crl).map_err(|cause| CertError::X509 { file: file.clone(), cause })?;
-        if let Some(next_update) = facts.next_update.filter(|next| next.is_before(now)) {
+        if let Some(next_update) = facts.next_update.filter(|next| next.has_passed(now)) {
             warnings.push(Warning::CrlStale { file: file.clone(), next_update });
         }
         issuers.push(facts.issuer);
@@ -315,8 +315,8 @@ impl Chain {
         let shown = self.shown();
         let nothing_better =
             previous.is_none_or(|p| p.certificates.iter().any(|c| c.leaf == shown.leaf));
-        let expired = facts.not_after.is_before(now);
-        let valid = !expired && facts.not_before.is_before(now);
+        let expired = facts.not_after.has_passed(now);
+        let valid = !expired && facts.not_before.has_begun(now);
         match (valid, nothing_better) {
             (true, _) => Ok(()),
             (false, true) if expired => {

@@ -39,11 +39,21 @@ impl Moment {
         self.0.timestamp()
     }
 
-    /// Whether this moment is past at `now`.
-    pub(crate) fn is_before(self, now: SystemTime) -> bool {
-        let seconds = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-        self.timestamp() < i64::try_from(seconds).unwrap_or(i64::MAX)
+    /// Whether what starts at this moment has started at `now`: with its second, since RFC 5280
+    /// section 4.1.2.5 counts both ends of a validity as part of it.
+    pub(crate) fn has_begun(self, now: SystemTime) -> bool {
+        self.timestamp() <= unix_seconds(now)
     }
+
+    /// Whether what lasts until this moment is over at `now`: after its second, by the same rule.
+    pub(crate) fn has_passed(self, now: SystemTime) -> bool {
+        self.timestamp() < unix_seconds(now)
+    }
+}
+
+fn unix_seconds(time: SystemTime) -> i64 {
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
 impl std::fmt::Display for Moment {
@@ -125,4 +135,19 @@ pub(crate) fn crl_facts(der: &CertificateRevocationListDer<'_>) -> Result<CrlFac
 fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Malformed> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|e| Malformed(e.to_string()))?;
     Ok(certificate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_validity_holds_in_its_first_and_in_its_last_second() {
+        let moment = Moment(ASN1Time::from_timestamp(1_000).unwrap());
+        let at = |milliseconds| UNIX_EPOCH + Duration::from_millis(milliseconds);
+        let begun = [999_999, 1_000_000, 1_000_999].map(|now| moment.has_begun(at(now)));
+        assert_eq!(begun, [false, true, true]);
+        let passed = [1_000_000, 1_000_999, 1_001_000].map(|now| moment.has_passed(at(now)));
+        assert_eq!(passed, [false, false, true]);
+    }
 }
