@@ -68,7 +68,7 @@ pub enum StartError {
 /// binding anything. It blocks on the disk.
 ///
 /// # Errors
-/// Each listener's first problem, in a sentence.
+/// Every problem of every listener, each in a sentence.
 pub fn check(config: &Config) -> Result<Vec<String>, StartError> {
     let loaded = load(config)?;
     Ok(loaded.iter().flat_map(|(_, warnings)| warnings.iter().map(ToString::to_string)).collect())
@@ -144,7 +144,10 @@ fn load(config: &Config) -> Result<Vec<Loaded>, StartError> {
     for listener in &config.listeners {
         match certs::load(listener, SystemTime::now()) {
             Ok(first) => loaded.push(first),
-            Err(error) => problems.push(format!("listener {:?}: {error}", listener.name)),
+            Err(errors) => {
+                let name = &listener.name;
+                problems.extend(errors.iter().map(|error| format!("listener {name:?}: {error}")));
+            }
         }
     }
     if problems.is_empty() { Ok(loaded) } else { Err(StartError::Material(problems)) }

@@ -256,6 +256,35 @@ async fn a_certificate_for_the_wrong_key_ends_with_78_and_names_both() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_bad_pair_and_a_bad_client_ca_are_told_in_one_go_each_in_a_line() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let dir = authority.dir();
+    let bad = [("rubbish.crt", "rubbish"), ("rubbish.key", "rubbish"), ("devices.crt", "rubbish")];
+    for (name, text) in bad {
+        replace(&dir.join(name), text);
+    }
+    let (good, other) = (authority.server(), authority.issue("other", &Wish::default()));
+    let pairs = format!(
+        "{{ cert = \"rubbish.crt\", key = \"rubbish.key\" }}, {{ cert = {:?}, key = {:?} }}",
+        other.files.cert, good.files.key
+    );
+    let more = "tls.client_auth = \"required\"\ntls.client_ca = \"devices.crt\"\n";
+    let text = file::text(backend.address, &good, more);
+    let text = text.replace("tls.certificates = [", &format!("tls.certificates = [{pairs}, "));
+    let path = file::write(dir, &text);
+    for arguments in [&["check", "--config"][..], &["--config"]] {
+        let (code, told) = output(binary().args(arguments).arg(&path));
+        assert_eq!(code, 78);
+        let of = |file: &str| told.lines().filter(|line| line.contains(file)).count();
+        assert_eq!(told.lines().count(), 4, "{told}");
+        assert_eq!(["rubbish.crt", "rubbish.key", "other.crt", "devices.crt"].map(of), [1; 4]);
+        let lines = told.lines().all(|line| line.contains("listener \"test\": "));
+        assert!(lines, "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_encrypted_key_is_told_as_such() {
     let scene = Scene::new("").await;
     let key = scene.authority.dir().join("server.key");

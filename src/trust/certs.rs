@@ -2,8 +2,9 @@
 //!
 //! **Promises.** A snapshot comes out whole or not at all. Its files are read as of one moment; it
 //! is checked that they parse, that each key belongs to its certificate, that each chain is in
-//! order, and that no certificate is put in force which is not valid now. Key bytes are wiped once
-//! they are loaded, and no error quotes a file's content.
+//! order, and that no certificate is put in force which is not valid now. Everything that is wrong
+//! is told, not just the first. Key bytes are wiped once they are loaded, and no error quotes a
+//! file's content.
 //!
 //! One exception, for a plant that must not stay dark: at start, where there is nothing to keep
 //! instead, a certificate that is expired or not yet valid is used, with a warning. Devices without
@@ -23,7 +24,7 @@ use tokio_rustls::rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
-use tokio_rustls::rustls::sign::CertifiedKey;
+use tokio_rustls::rustls::sign::{CertifiedKey, SigningKey};
 use tokio_rustls::rustls::{
     self, CipherSuite, RootCertStore, ServerConfig, SupportedCipherSuite, version,
 };
@@ -56,7 +57,7 @@ pub(crate) enum Warning {
     CaWithoutCrl { file: PathBuf, ca: String },
 }
 
-/// Why no snapshot could be made.
+/// One thing for which no snapshot can be made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CertError {
     #[error(transparent)]
@@ -105,67 +106,108 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
 /// Builds the first snapshot of a listener from its files. It blocks on the disk.
 ///
 /// # Errors
-/// What is wrong with the first file that is wrong.
-pub(crate) fn load(listener: &config::Listener, now: SystemTime) -> Result<Loaded, CertError> {
-    let files = files::read(named_files(&listener.tls))?;
-    let digest = digest(listener, &files);
-    build(listener, &files, digest, None, now)
+/// Everything that is wrong with its files.
+pub(crate) fn load(listener: &config::Listener, now: SystemTime) -> Result<Loaded, Vec<CertError>> {
+    let files = read(listener)?;
+    build(listener, &files, None, now)
 }
 
 /// Builds the snapshot that is to replace `previous`; none if neither the configuration nor a file
 /// has changed. It blocks on the disk.
 ///
 /// # Errors
-/// What is wrong with the first file that is wrong.
+/// Everything that is wrong with its files.
 pub(crate) fn reload(
     listener: &config::Listener,
     previous: &Snapshot,
     now: SystemTime,
-) -> Result<Option<Loaded>, CertError> {
-    let files = files::read(named_files(&listener.tls))?;
-    let digest = digest(listener, &files);
-    if previous.files == digest && previous.listener == *listener {
+) -> Result<Option<Loaded>, Vec<CertError>> {
+    let files = read(listener)?;
+    let unchanged = digest(listener, &files).is_ok_and(|digest| digest == previous.files);
+    if unchanged && previous.listener == *listener {
         return Ok(None);
     }
-    build(listener, &files, digest, Some(previous), now).map(Some)
+    build(listener, &files, Some(previous), now).map(Some)
 }
 
-fn digest(listener: &config::Listener, files: &Files) -> Digest {
-    Digest::of(named_files(&listener.tls).map(|path| files.bytes(path)))
+fn read(listener: &config::Listener) -> Result<Files, Vec<CertError>> {
+    files::read(named_files(&listener.tls)).map_err(|error| vec![error.into()])
+}
+
+fn digest(listener: &config::Listener, files: &Files) -> Result<Digest, ReadError> {
+    let contents = named_files(&listener.tls).map(|path| files.bytes(path));
+    Ok(Digest::of(contents.collect::<Result<Vec<_>, _>>()?))
+}
+
+/// What is found while a snapshot is being built.
+#[derive(Default)]
+struct Findings {
+    errors: Vec<CertError>,
+    warnings: Vec<Warning>,
+}
+
+impl Findings {
+    /// Passes a value on, or notes why there is none.
+    fn take<T>(&mut self, result: Result<T, impl Into<CertError>>) -> Option<T> {
+        result.map_err(|error| self.note(error.into())).ok()
+    }
+
+    /// Notes an error, unless it is known: a file can hold a certificate and its key, and be missed
+    /// for both.
+    fn note(&mut self, error: CertError) {
+        if self.errors.iter().all(|known| known.to_string() != error.to_string()) {
+            self.errors.push(error);
+        }
+    }
 }
 
 fn build(
     listener: &config::Listener,
     files: &Files,
-    digest: Digest,
     previous: Option<&Snapshot>,
     now: SystemTime,
-) -> Result<Loaded, CertError> {
-    let tls = &listener.tls;
-    let mut warnings = Vec::new();
-    let chains = tls.certificates.iter().map(|pair| Chain::load(pair, files, &mut warnings));
-    let chains = chains.collect::<Result<Vec<_>, _>>()?;
-    for chain in &chains {
-        chain.check_validity(previous, now, &mut warnings)?;
+) -> Result<Loaded, Vec<CertError>> {
+    let client_auth = &listener.tls.client_auth;
+    let mut findings = Findings::default();
+    let mut chains = Vec::new();
+    for pair in &listener.tls.certificates {
+        if let Some(chain) = Chain::load(pair, files, &mut findings) {
+            chain.check_validity(previous, now, &mut findings);
+            chains.push(chain);
+        }
     }
-    let client_verifier = match tls.client_auth.trust() {
-        Some(trust) => Some(client_verifier(&tls.client_auth, trust, files, now, &mut warnings)?),
-        None => None,
-    };
-    let policy = policy(tls, files, &chains);
+    let trust = client_auth.trust();
+    let client_verifier =
+        trust.and_then(|trust| client_verifier(client_auth, trust, files, now, &mut findings));
+    if !findings.errors.is_empty() {
+        return Err(findings.errors);
+    }
+    let snapshot = snapshot(listener, files, chains, client_verifier, previous);
+    snapshot.map(|snapshot| (snapshot, findings.warnings)).map_err(|error| vec![error])
+}
+
+/// Joins the parts of a snapshot, each of which is good.
+fn snapshot(
+    listener: &config::Listener,
+    files: &Files,
+    chains: Vec<Chain>,
+    client_verifier: Option<Arc<dyn ClientCertVerifier>>,
+    previous: Option<&Snapshot>,
+) -> Result<Snapshot, CertError> {
+    let tls = &listener.tls;
+    let policy = policy(tls, files, &chains)?;
     let resumption =
         Resumption::for_policy(policy, tls.tickets > 0, previous.map(|p| &p.resumption))?;
     let certificates = chains.iter().map(Chain::shown).collect();
     let server_configs = server_configs(tls, chains, client_verifier.clone(), &resumption)?;
-    let snapshot = Snapshot {
+    Ok(Snapshot {
         listener: listener.clone(),
-        files: digest,
+        files: digest(listener, files)?,
         server_configs,
         client_verifier,
         certificates,
         resumption,
-    };
-    Ok((snapshot, warnings))
+    })
 }
 
 /// Every file that a listener's TLS is built from.
@@ -176,7 +218,7 @@ pub(crate) fn named_files(tls: &config::Tls) -> impl Iterator<Item = &Path> {
 }
 
 /// Who is believed, and who we are: what a ticket must not outlive.
-fn policy(tls: &config::Tls, files: &Files, chains: &[Chain]) -> Digest {
+fn policy(tls: &config::Tls, files: &Files, chains: &[Chain]) -> Result<Digest, ReadError> {
     let mode: &[u8] = match tls.client_auth {
         ClientAuth::None => b"none",
         ClientAuth::Optional(_) => b"optional",
@@ -186,8 +228,12 @@ fn policy(tls: &config::Tls, files: &Files, chains: &[Chain]) -> Digest {
     let mut names: Vec<_> = chains.iter().flat_map(|chain| &chain.facts.names).collect();
     names.sort_unstable();
     names.dedup();
-    let trust = trust.map(|path| files.bytes(path));
-    Digest::of([mode].into_iter().chain(trust).chain(names.iter().map(|name| name.as_bytes())))
+    let mut parts = vec![mode];
+    for path in trust {
+        parts.push(files.bytes(path)?);
+    }
+    parts.extend(names.iter().map(|name| name.as_bytes()));
+    Ok(Digest::of(parts))
 }
 
 fn server_configs(
@@ -218,17 +264,21 @@ fn client_verifier(
     trust: &ClientTrust,
     files: &Files,
     now: SystemTime,
-    warnings: &mut Vec<Warning>,
-) -> Result<Arc<dyn ClientCertVerifier>, CertError> {
+    findings: &mut Findings,
+) -> Option<Arc<dyn ClientCertVerifier>> {
     let file = &trust.ca;
     let mut roots = RootCertStore::empty();
-    let cas = pem::certificates(file, files)?;
-    for ca in &cas {
-        roots.add(ca.clone()).map_err(|cause| CertError::Ca { file: file.clone(), cause })?;
+    let cas = findings.take(pem::certificates(file, files));
+    for ca in cas.iter().flatten() {
+        let added = roots.add(ca.clone());
+        findings.take(added.map_err(|cause| CertError::Ca { file: file.clone(), cause }));
     }
-    let crls = trust.crls.iter().map(|file| Ok((file, pem::revocation_lists(file, files)?)));
-    let crls = crls.collect::<Result<Vec<_>, CertError>>()?;
-    warn_about_crls(file, &cas, &crls, now, warnings)?;
+    let mut crls = Vec::new();
+    for file in &trust.crls {
+        let found = findings.take(pem::revocation_lists(file, files));
+        crls.extend(found.map(|found| (file, found)));
+    }
+    warn_about_crls(file, cas.as_deref()?, &crls, now, findings);
     // As in HAProxy and nginx: with CRLs, the whole chain is checked and a status that no CRL tells
     // is refused. A CRL past its nextUpdate stays in force: refusing every device because a file
     // was not renewed in the night is no safer, only darker.
@@ -237,9 +287,9 @@ fn client_verifier(
         // The names of the CAs help a client that has several certificates to choose; a device has
         // one, and small devices cannot take a long flight.
         .clear_root_hint_subjects();
-    Ok(match mode {
-        ClientAuth::Optional(_) => verifier.allow_unauthenticated().build()?,
-        ClientAuth::Required(_) | ClientAuth::None => verifier.build()?,
+    findings.take(match mode {
+        ClientAuth::Optional(_) => verifier.allow_unauthenticated().build(),
+        ClientAuth::Required(_) | ClientAuth::None => verifier.build(),
     })
 }
 
@@ -248,25 +298,25 @@ fn warn_about_crls(
     cas: &[CertificateDer<'static>],
     crls: &[(&PathBuf, Vec<CertificateRevocationListDer<'static>>)],
     now: SystemTime,
-    warnings: &mut Vec<Warning>,
-) -> Result<(), CertError> {
+    findings: &mut Findings,
+) {
     let mut issuers = Vec::new();
     for (file, crl) in crls.iter().flat_map(|(file, crls)| crls.iter().map(move |c| (*file, c))) {
-        let facts =
-            x509::crl_facts(crl).map_err(|cause| CertError::X509 { file: file.clone(), cause })?;
+        let facts = x509::crl_facts(crl);
+        let facts = facts.map_err(|cause| CertError::X509 { file: file.clone(), cause });
+        let Some(facts) = findings.take(facts) else { continue };
         if let Some(next_update) = facts.next_update.filter(|next| next.has_passed(now)) {
-            warnings.push(Warning::CrlStale { file: file.clone(), next_update });
+            findings.warnings.push(Warning::CrlStale { file: file.clone(), next_update });
         }
         issuers.push(facts.issuer);
     }
     for ca in cas.iter().filter(|_| !crls.is_empty()) {
-        let facts = facts(ca_file, ca)?;
+        let Some(facts) = findings.take(facts(ca_file, ca)) else { continue };
         if !issuers.contains(&facts.subject) {
             let file = ca_file.to_owned();
-            warnings.push(Warning::CaWithoutCrl { file, ca: facts.subject_text });
+            findings.warnings.push(Warning::CaWithoutCrl { file, ca: facts.subject_text });
         }
     }
-    Ok(())
 }
 
 /// A certificate chain with its key, checked to be one.
@@ -277,31 +327,18 @@ struct Chain {
 }
 
 impl Chain {
-    fn load(
-        pair: &CertificateFiles,
-        files: &Files,
-        warnings: &mut Vec<Warning>,
-    ) -> Result<Self, CertError> {
-        let chain = pem::certificates(&pair.cert, files)?;
-        let facts = facts(&pair.cert, &chain[0])?;
-        for (i, two) in chain.windows(2).enumerate() {
-            let in_order = x509::is_issued_by(&two[0], &two[1])
-                .map_err(|cause| CertError::X509 { file: pair.cert.clone(), cause })?;
-            if !in_order {
-                return Err(CertError::Order { file: pair.cert.clone(), position: i + 1 });
-            }
-        }
-        let mut private = pem::private_key(&pair.key, files)?;
-        let signer = any_supported_type(&private);
-        private.zeroize();
-        let signer = signer.map_err(|cause| CertError::Key { file: pair.key.clone(), cause })?;
+    fn load(pair: &CertificateFiles, files: &Files, findings: &mut Findings) -> Option<Self> {
+        let chain = findings.take(chain_in_order(&pair.cert, files));
+        let signer = findings.take(signer(&pair.key, files));
+        let ((chain, facts), signer) = (chain?, signer?);
         let key = CertifiedKey::new(chain, signer);
-        key.keys_match()
-            .map_err(|_| CertError::Mismatch { cert: pair.cert.clone(), key: pair.key.clone() })?;
-        if files.is_open_to_all(&pair.key) {
-            warnings.push(Warning::KeyOpenToAll(pair.key.clone()));
+        let (cert, private) = (pair.cert.clone(), pair.key.clone());
+        if files.is_open_to_all(&private) {
+            findings.warnings.push(Warning::KeyOpenToAll(private.clone()));
         }
-        Ok(Self { file: pair.cert.clone(), facts, key: Arc::new(key) })
+        let matching = key.keys_match();
+        findings.take(matching.map_err(|_| CertError::Mismatch { cert, key: private }))?;
+        Some(Self { file: pair.cert.clone(), facts, key: Arc::new(key) })
     }
 
     /// Refuses to replace what is in force by what is not valid now.
@@ -309,28 +346,23 @@ impl Chain {
         &self,
         previous: Option<&Snapshot>,
         now: SystemTime,
-        warnings: &mut Vec<Warning>,
-    ) -> Result<(), CertError> {
-        let (file, facts) = (self.file.clone(), &self.facts);
-        let shown = self.shown();
+        findings: &mut Findings,
+    ) {
+        let file = self.file.clone();
+        let Facts { not_before, not_after, .. } = self.facts;
+        let leaf = &self.key.cert[0];
         let nothing_better =
-            previous.is_none_or(|p| p.certificates.iter().any(|c| c.leaf == shown.leaf));
-        let expired = facts.not_after.has_passed(now);
-        let valid = !expired && facts.not_before.has_begun(now);
-        match (valid, nothing_better) {
-            (true, _) => Ok(()),
-            (false, true) if expired => {
-                warnings.push(Warning::Expired { file, not_after: facts.not_after });
-                Ok(())
+            previous.is_none_or(|p| p.certificates.iter().any(|c| c.leaf == *leaf));
+        match (not_after.has_passed(now), not_before.has_begun(now)) {
+            (true, _) if nothing_better => {
+                findings.warnings.push(Warning::Expired { file, not_after });
             }
-            (false, true) => {
-                warnings.push(Warning::NotYetValid { file, not_before: facts.not_before });
-                Ok(())
+            (true, _) => findings.note(CertError::Expired { file, not_after }),
+            (false, false) if nothing_better => {
+                findings.warnings.push(Warning::NotYetValid { file, not_before });
             }
-            (false, false) if expired => {
-                Err(CertError::Expired { file, not_after: facts.not_after })
-            }
-            (false, false) => Err(CertError::NotYetValid { file, not_before: facts.not_before }),
+            (false, false) => findings.note(CertError::NotYetValid { file, not_before }),
+            (false, true) => {}
         }
     }
 
@@ -341,6 +373,31 @@ impl Chain {
             not_after: self.facts.not_after,
         }
     }
+}
+
+/// The certificates of a chain, each issued by the next, and the facts of the first.
+fn chain_in_order(
+    file: &Path,
+    files: &Files,
+) -> Result<(Vec<CertificateDer<'static>>, Facts), CertError> {
+    let chain = pem::certificates(file, files)?;
+    let facts = facts(file, &chain[0])?;
+    for (i, two) in chain.windows(2).enumerate() {
+        let in_order = x509::is_issued_by(&two[0], &two[1])
+            .map_err(|cause| CertError::X509 { file: file.to_owned(), cause })?;
+        if !in_order {
+            return Err(CertError::Order { file: file.to_owned(), position: i + 1 });
+        }
+    }
+    Ok((chain, facts))
+}
+
+/// What signs with a private key, whose bytes are wiped.
+fn signer(file: &Path, files: &Files) -> Result<Arc<dyn SigningKey>, CertError> {
+    let mut private = pem::private_key(file, files)?;
+    let signer = any_supported_type(&private);
+    private.zeroize();
+    signer.map_err(|cause| CertError::Key { file: file.to_owned(), cause })
 }
 
 fn facts(file: &Path, certificate: &CertificateDer<'_>) -> Result<Facts, CertError> {

@@ -4,8 +4,9 @@
 //! rename one after the other. Read one by one, the pair can be of two generations.
 //!
 //! **Promises.** [`read`] returns contents that all stood in their places at one moment: where any
-//! file changed while they were being read, it reads them again. Contents are wiped on drop, since
-//! some are keys.
+//! file changed while they were being read, it reads them again. A file that cannot be read keeps
+//! no other from being read, so that every problem is found at once. Contents are wiped on drop,
+//! since some are keys.
 //!
 //! **Not here.** What the contents mean (`certs.rs`), when to read again (`reload.rs`).
 
@@ -14,6 +15,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
@@ -21,69 +23,78 @@ use zeroize::Zeroizing;
 const ATTEMPTS: usize = 20;
 
 /// The contents of several files, all as of one moment.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Files {
-    contents: BTreeMap<PathBuf, Content>,
+    contents: BTreeMap<PathBuf, Result<Content, Arc<io::Error>>>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Content {
     bytes: Zeroizing<Vec<u8>>,
     mode: u32,
 }
 
-/// Why a set of files could not be read.
+/// Why a file could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read {}: {cause}", .file.display())]
 pub(crate) struct ReadError {
     pub(crate) file: PathBuf,
-    pub(crate) cause: io::Error,
+    pub(crate) cause: Arc<io::Error>,
 }
 
 impl Files {
     /// The content of one of the files that were asked for.
-    pub(crate) fn bytes(&self, path: &Path) -> &[u8] {
-        self.contents.get(path).map_or(&[], |content| &content.bytes)
+    ///
+    /// # Errors
+    /// If it could not be read, or was not asked for.
+    pub(crate) fn bytes(&self, path: &Path) -> Result<&[u8], ReadError> {
+        let cause = match self.contents.get(path) {
+            Some(Ok(content)) => return Ok(&content.bytes),
+            Some(Err(cause)) => Arc::clone(cause),
+            None => Arc::new(io::ErrorKind::NotFound.into()),
+        };
+        Err(ReadError { file: path.to_owned(), cause })
     }
 
     /// Whether others than the owner and the group may read the file.
     pub(crate) fn is_open_to_all(&self, path: &Path) -> bool {
-        self.contents.get(path).is_some_and(|content| content.mode & 0o004 != 0)
+        matches!(self.contents.get(path), Some(Ok(content)) if content.mode & 0o004 != 0)
     }
 }
 
 /// Reads all of `paths` as of one moment. It blocks on the disk.
 ///
 /// # Errors
-/// The first file that cannot be read, or one that never stood still.
+/// If they never stood still. Why a single file cannot be read is told by [`Files::bytes`].
 pub(crate) fn read<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<Files, ReadError> {
     let paths: Vec<_> = paths.collect();
-    let mut before = stamps(&paths)?;
+    let mut before = stamps(&paths);
     for _ in 0..ATTEMPTS {
-        let contents = paths.iter().map(|path| Ok((path.to_path_buf(), content(path)?)));
-        let contents = contents.collect::<Result<_, _>>();
-        let after = stamps(&paths)?;
-        if before == after {
-            return Ok(Files { contents: contents? });
+        let contents: Vec<_> = paths.iter().map(|path| content(path)).collect();
+        let after = stamps(&paths);
+        // What was there in between alone is of another moment than the rest.
+        let appeared =
+            after.iter().zip(&contents).any(|(s, content)| s.is_none() && content.is_ok());
+        if before == after && !appeared {
+            let named = paths.iter().map(|path| path.to_path_buf());
+            let contents = contents.into_iter().map(|content| content.map_err(Arc::new));
+            return Ok(Files { contents: named.zip(contents).collect() });
         }
         before = after;
     }
     let file = paths.first().map(|path| path.to_path_buf()).unwrap_or_default();
     let cause =
         io::Error::new(io::ErrorKind::ResourceBusy, "its files changed while they were read");
-    Err(ReadError { file, cause })
+    Err(ReadError { file, cause: Arc::new(cause) })
 }
 
-fn content(path: &Path) -> Result<Content, ReadError> {
-    let read = || {
-        let metadata = fs::metadata(path)?;
-        if !metadata.is_file() {
-            return Err(io::Error::other("not a regular file"));
-        }
-        // `fs::read` allocates once, by the file's length: no half-filled copies of a key.
-        Ok(Content { bytes: Zeroizing::new(fs::read(path)?), mode: metadata.mode() })
-    };
-    read().map_err(|cause| ReadError { file: path.to_owned(), cause })
+fn content(path: &Path) -> io::Result<Content> {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    // `fs::read` allocates once, by the file's length: no half-filled copies of a key.
+    Ok(Content { bytes: Zeroizing::new(fs::read(path)?), mode: metadata.mode() })
 }
 
 /// What changes when a path leads elsewhere or its file is written: the file that it leads to
@@ -97,20 +108,18 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-fn stamps(paths: &[&Path]) -> Result<Vec<Stamp>, ReadError> {
+/// None for a file that cannot be reached.
+fn stamps(paths: &[&Path]) -> Vec<Option<Stamp>> {
     let stamp = |path: &&Path| {
-        let read = || {
-            let target = fs::canonicalize(path)?;
-            let m = fs::metadata(&target)?;
-            Ok(Stamp {
-                target,
-                inode: (m.dev(), m.ino()),
-                size: m.size(),
-                modified: (m.mtime(), m.mtime_nsec()),
-                changed: (m.ctime(), m.ctime_nsec()),
-            })
-        };
-        read().map_err(|cause| ReadError { file: path.to_path_buf(), cause })
+        let target = fs::canonicalize(path).ok()?;
+        let m = fs::metadata(&target).ok()?;
+        Some(Stamp {
+            target,
+            inode: (m.dev(), m.ino()),
+            size: m.size(),
+            modified: (m.mtime(), m.mtime_nsec()),
+            changed: (m.ctime(), m.ctime_nsec()),
+        })
     };
     paths.iter().map(stamp).collect()
 }
@@ -140,7 +149,8 @@ mod tests {
             while !swaps.is_finished() {
                 // A set that never stood still is an honest answer; a mixed one is not.
                 if let Ok(files) = read(paths.iter().map(PathBuf::as_path)) {
-                    assert_eq!(files.bytes(&paths[0]), files.bytes(&paths[1]));
+                    let bytes = [0, 1].map(|i| files.bytes(&paths[i]).unwrap());
+                    assert_eq!(bytes[0], bytes[1]);
                     reads += 1;
                 }
             }
@@ -149,10 +159,14 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_named() {
+    fn a_missing_file_is_named_and_keeps_no_other_from_being_read() {
         let missing = Path::new("/nonexistent/tls.crt");
-        let error = read([missing].into_iter()).unwrap_err();
+        let there = tempfile::NamedTempFile::new().unwrap();
+        fs::write(there.path(), "there").unwrap();
+        let files = read([missing, there.path()].into_iter()).unwrap();
+        let error = files.bytes(missing).unwrap_err();
         assert_eq!(error.file, missing);
         assert_eq!(error.cause.kind(), io::ErrorKind::NotFound);
+        assert_eq!(files.bytes(there.path()).unwrap(), b"there");
     }
 }

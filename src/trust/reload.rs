@@ -166,7 +166,7 @@ impl Reloader {
         for target in &self.targets {
             match reload_target(target, &self.config) {
                 Ok(new) => swapped |= new,
-                Err(failure) => failures.push(failure),
+                Err(failed) => failures.extend(failed),
             }
         }
         let outcome = match (failures.is_empty(), swapped) {
@@ -236,7 +236,7 @@ fn settle(events: &Receiver<Event>) -> Option<Vec<oneshot::Sender<Report>>> {
 }
 
 /// Loads one listener again and puts it in force if it is new; whether it was.
-fn reload_target(target: &Target, config: &Config) -> Result<bool, String> {
+fn reload_target(target: &Target, config: &Config) -> Result<bool, Vec<String>> {
     let previous = target.current.load();
     let name = &previous.listener.name;
     let wanted = config.listeners.iter().find(|listener| listener.name == *name);
@@ -252,7 +252,9 @@ fn reload_target(target: &Target, config: &Config) -> Result<bool, String> {
             target.current.store(snapshot);
             Ok(true)
         }
-        Err(error) => Err(format!("listener {name:?}: {error}")),
+        Err(errors) => {
+            Err(errors.iter().map(|error| format!("listener {name:?}: {error}")).collect())
+        }
     }
 }
 

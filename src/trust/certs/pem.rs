@@ -14,11 +14,13 @@ use tokio_rustls::rustls::pki_types::{
 };
 use zeroize::Zeroize;
 
-use crate::trust::files::Files;
+use crate::trust::files::{Files, ReadError};
 
 /// Why a PEM file does not hold what is wanted.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PemError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
     #[error("{} holds no {wanted} in PEM", .file.display())]
     Empty { file: PathBuf, wanted: &'static str },
     #[error("{} holds an encrypted private key: decrypt it, for instance with openssl pkey", .0.display())]
@@ -65,7 +67,9 @@ pub(super) fn private_key(file: &Path, files: &Files) -> Result<PrivateKeyDer<'s
         Item::Sec1Key(key) => Ok(key.into()),
         other => Err(other),
     })?;
-    let encrypted = || files.bytes(file).windows(9).any(|window| window == b"ENCRYPTED");
+    let encrypted = || {
+        files.bytes(file).is_ok_and(|bytes| bytes.windows(9).any(|window| window == b"ENCRYPTED"))
+    };
     let mut keys = keys.into_iter();
     let first = keys.next();
     keys.for_each(|mut key| key.zeroize());
@@ -82,7 +86,7 @@ fn take_all<T>(
     files: &Files,
     take: impl Fn(Item) -> Result<T, Item>,
 ) -> Result<Vec<T>, PemError> {
-    let mut rest = files.bytes(file);
+    let mut rest = files.bytes(file)?;
     let mut taken = Vec::new();
     loop {
         match rustls_pemfile::read_one_from_slice(rest) {
