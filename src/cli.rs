@@ -49,7 +49,7 @@ pub enum Command {
     /// Ask the running sidecar to drain, and return at once: for a container's preStop hook.
     Drain {
         /// The admin port of the running sidecar.
-        #[arg(long, env = "TLSIDECAR_ADMIN", value_name = "ADDR", default_value_t = Admin::default().listen)]
+        #[arg(long, env = "TLSIDECAR_ADMIN", value_name = "ADDR", value_parser = address, default_value_t = Admin::default().listen)]
         admin: SocketAddr,
     },
     /// Try it out: make development certificates, start an echo server and a sidecar before it.
@@ -63,10 +63,10 @@ pub struct Demo {
     #[arg(long, value_name = "DIR", default_value = "certs/dev")]
     pub dir: PathBuf,
     /// Where devices connect.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8883")]
+    #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:8883")]
     pub listen: SocketAddr,
     /// The admin port.
-    #[arg(long, value_name = "ADDR", default_value_t = Admin::default().listen)]
+    #[arg(long, value_name = "ADDR", value_parser = address, default_value_t = Admin::default().listen)]
     pub admin: SocketAddr,
     /// Only make a new server certificate; a demo that is running takes it up.
     #[arg(long)]
@@ -80,7 +80,7 @@ pub struct Run {
     #[arg(long, env = "TLSIDECAR_CONFIG", value_name = "FILE", conflicts_with_all = ["listen", "backend", "cert", "key", "client_ca"])]
     pub config: Option<PathBuf>,
     /// Where devices connect, such as 0.0.0.0:8883.
-    #[arg(long, env = "TLSIDECAR_LISTEN", value_name = "ADDR", required_unless_present = "config")]
+    #[arg(long, env = "TLSIDECAR_LISTEN", value_name = "ADDR", value_parser = address, required_unless_present = "config")]
     pub listen: Option<SocketAddr>,
     /// The legacy server: host:port, tcp://host:port or unix:/path.
     #[arg(long, env = "TLSIDECAR_BACKEND", value_name = "ADDR", value_parser = backend, required_unless_present = "config")]
@@ -95,7 +95,7 @@ pub struct Run {
     #[arg(long, env = "TLSIDECAR_CLIENT_CA", value_name = "FILE")]
     pub client_ca: Option<PathBuf>,
     /// The admin port, instead of 127.0.0.1:9901 or the file's.
-    #[arg(long, env = "TLSIDECAR_ADMIN", value_name = "ADDR")]
+    #[arg(long, env = "TLSIDECAR_ADMIN", value_name = "ADDR", value_parser = address)]
     pub admin: Option<SocketAddr>,
     /// Log levels in the syntax of RUST_LOG, such as info,access=warn, instead of the file's.
     #[arg(long, env = "TLSIDECAR_LOG_FILTER", value_name = "FILTER", value_parser = filter)]
@@ -133,6 +133,10 @@ impl Run {
         let backend = self.backend.clone().expect(complete);
         Listener::new("default", listen, backend, pair, client_auth)
     }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected an IP address and a port, such as 0.0.0.0:8883".to_owned())
 }
 
 fn backend(text: &str) -> Result<BackendAddress, String> {

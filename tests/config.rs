@@ -145,7 +145,9 @@ fn each_bad_value_is_told_with_its_place_and_what_is_allowed() {
         ("limits.max_connections", "\"many\"", &["many", "whole number"]),
         ("tls.min_version", "\"1.1\"", &["1.1", "1.2", "1.3"]),
         ("tls.tickets", "5", &["`5`", "0 to 4"]),
+        ("tls.min_version", "1.2", &["point `1.2`", "\"1.2\" or \"1.3\""]),
         ("tls.client_auth", "\"maybe\"", &["maybe", "required"]),
+        ("tls.client_auth", "true", &["`true`", "\"none\", \"optional\" or \"required\""]),
         ("tcp.keepalive", "true", &["true", "duration"]),
         ("tcp", "1", &["[listener.tcp]"]),
     ] {
@@ -159,12 +161,20 @@ fn each_bad_value_is_told_with_its_place_and_what_is_allowed() {
     for (section_of, key, value, words) in [
         ("admin", "listen", "\"localhost\"", &["localhost", "IP address"][..]),
         ("log", "format", "\"xml\"", &["xml", "json"]),
+        ("log", "format", "1", &["`1`", "\"text\" or \"json\""]),
         ("log", "filter", "\"a=b=c\"", &["a=b=c", "RUST_LOG"]),
         ("shutdown", "delay", "\"soon\"", &["soon"]),
     ] {
         let text = format!("[{section_of}]\n{key} = {value}\n{GOOD}");
         is_refused(&text, (2, key.len() + 4), &format!("{section_of}.{key}"), words);
     }
+}
+
+#[test]
+fn a_mistyped_key_of_a_pair_is_one_problem() {
+    let text = GOOD.replace("{ cert =", "{ crt =");
+    let key = "listener[0].tls.certificates[0].crt";
+    is_refused(&text, (6, 23), key, &["`crt`", "`cert` or `key`"]);
 }
 
 #[test]

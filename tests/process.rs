@@ -385,6 +385,15 @@ async fn a_file_from_the_environment_does_not_keep_the_drain_command_from_workin
 }
 
 #[test]
+fn an_address_that_is_a_name_is_refused_with_what_is_allowed() {
+    for flag in ["--listen", "--admin"] {
+        let (code, text) = output(binary().args([flag, "localhost:28890"]));
+        assert_eq!(code, 2);
+        assert!(text.contains("localhost:28890") && text.contains("0.0.0.0:8883"), "{text}");
+    }
+}
+
+#[test]
 fn flags_that_make_no_sense_end_with_2() {
     for arguments in [
         &["--listen", "127.0.0.1:0"][..],

@@ -21,10 +21,8 @@ use toml::Spanned;
 
 use self::problem::Problems;
 pub use self::problem::{ConfigError, Problem};
-use self::sections::{
-    AuthChoice, Document, ListenerSection, RouteSection, TlsSection, VersionChoice,
-};
-use self::text::{FromText, Text};
+use self::sections::{CertificateSection, Document, ListenerSection, RouteSection, TlsSection};
+use self::text::{AuthChoice, FromText, Text};
 use super::{
     Admin, CertificateFiles, ClientAuth, ClientTrust, Config, Listener, Route, Tls, TlsVersion,
 };
@@ -220,15 +218,7 @@ fn into_tls(section: Spanned<TlsSection>, key: &str, problems: &mut Problems<'_>
         .into_iter()
         .enumerate()
         .filter_map(|(i, pair)| {
-            let key = format!("{key}.certificates[{i}]");
-            let span = pair.span();
-            let pair = pair.into_inner();
-            let cert = problems.required(pair.cert, &span, &key, "cert", "a PEM file");
-            let private = problems.required(pair.key, &span, &key, "key", "a PEM file");
-            Some(CertificateFiles {
-                cert: readable(&cert?, &format!("{key}.cert"), problems),
-                key: readable(&private?, &format!("{key}.key"), problems),
-            })
+            into_certificate_files(pair, &format!("{key}.certificates[{i}]"), problems)
         })
         .collect();
     let client_ca = section
@@ -242,24 +232,40 @@ fn into_tls(section: Spanned<TlsSection>, key: &str, problems: &mut Problems<'_>
         .collect();
     Some(Tls {
         certificates,
-        min_version: match section.min_version {
-            None | Some(VersionChoice::Tls12) => TlsVersion::Tls12,
-            Some(VersionChoice::Tls13) => TlsVersion::Tls13,
-        },
+        min_version: section.min_version.map_or(TlsVersion::Tls12, |version| version.0),
         client_auth: into_client_auth(section.client_auth.as_ref(), client_ca, crls, key, problems),
         alpn: section.alpn.into_iter().map(|a| a.0.into()).collect(),
         tickets: section.tickets.map_or(1, |t| u8::try_from(t.0).expect("Whole<0, 4> fits a u8")),
     })
 }
 
+fn into_certificate_files(
+    section: Spanned<CertificateSection>,
+    key: &str,
+    problems: &mut Problems<'_>,
+) -> Option<CertificateFiles> {
+    let span = section.span();
+    let section = section.into_inner();
+    // `crt = "tls.crt"` is one mistake: what is missing is there under another name.
+    if problems.has_unknown(key, &["cert", "key"]) {
+        return None;
+    }
+    let cert = problems.required(section.cert, &span, key, "cert", "a PEM file");
+    let private = problems.required(section.key, &span, key, "key", "a PEM file");
+    Some(CertificateFiles {
+        cert: readable(&cert?, &format!("{key}.cert"), problems),
+        key: readable(&private?, &format!("{key}.key"), problems),
+    })
+}
+
 fn into_client_auth(
-    choice: Option<&Spanned<AuthChoice>>,
+    choice: Option<&Spanned<Text<AuthChoice>>>,
     client_ca: Option<(PathBuf, Range<usize>)>,
     crls: Vec<PathBuf>,
     key: &str,
     problems: &mut Problems<'_>,
 ) -> ClientAuth {
-    let wanted = choice.map_or(AuthChoice::None, |c| *c.as_ref());
+    let wanted = choice.map_or(AuthChoice::None, |choice| choice.as_ref().0);
     match (wanted, client_ca) {
         (AuthChoice::None, None) => ClientAuth::None,
         (AuthChoice::None, Some((_, span))) => {

@@ -105,6 +105,13 @@ impl<'a> Problems<'a> {
         self.refused.iter().any(below)
     }
 
+    /// Whether a key of `section` was refused that is none of those that it can have.
+    pub(super) fn has_unknown(&self, section: &str, known: &[&str]) -> bool {
+        let keys =
+            self.refused.iter().filter_map(|key| key.strip_prefix(section)?.strip_prefix('.'));
+        keys.into_iter().any(|key| !known.contains(&key))
+    }
+
     /// Notes that `section` lacks `key`, unless its value was refused already.
     pub(super) fn missing(&mut self, section: &Range<usize>, path: &str, key: &str, allowed: &str) {
         let key = format!("{path}.{key}");

@@ -9,8 +9,10 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::text::{Alpn, AnyDuration, ListenerName, SomeDuration, Text, Whole};
-use crate::config::{BackendAddress, Limits, Log, NamePattern, Shutdown, Tcp, Timeouts};
+use super::text::{Alpn, AnyDuration, AuthChoice, ListenerName, SomeDuration, Text, Whole};
+use crate::config::{
+    BackendAddress, Limits, Log, NamePattern, Shutdown, Tcp, Timeouts, TlsVersion,
+};
 use crate::logging::{Filter, Format};
 
 #[derive(Deserialize)]
@@ -35,15 +37,8 @@ pub(super) struct AdminSection {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a section [log]")]
 pub(super) struct LogSection {
-    pub(super) format: Option<FormatChoice>,
+    pub(super) format: Option<Text<Format>>,
     pub(super) filter: Option<Text<Filter>>,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum FormatChoice {
-    Text,
-    Json,
 }
 
 #[derive(Default, Deserialize)]
@@ -75,9 +70,8 @@ pub(super) struct ListenerSection {
 pub(super) struct TlsSection {
     #[serde(default)]
     pub(super) certificates: Vec<Spanned<CertificateSection>>,
-    pub(super) min_version: Option<VersionChoice>,
-    #[serde(default)]
-    pub(super) client_auth: Option<Spanned<AuthChoice>>,
+    pub(super) min_version: Option<Text<TlsVersion>>,
+    pub(super) client_auth: Option<Spanned<Text<AuthChoice>>>,
     pub(super) client_ca: Option<Spanned<PathBuf>>,
     #[serde(default)]
     pub(super) crls: Vec<Spanned<PathBuf>>,
@@ -94,22 +88,6 @@ pub(super) struct TlsSection {
 pub(super) struct CertificateSection {
     pub(super) cert: Option<Spanned<PathBuf>>,
     pub(super) key: Option<Spanned<PathBuf>>,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-pub(super) enum VersionChoice {
-    #[serde(rename = "1.2")]
-    Tls12,
-    #[serde(rename = "1.3")]
-    Tls13,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum AuthChoice {
-    None,
-    Optional,
-    Required,
 }
 
 #[derive(Deserialize)]
@@ -148,11 +126,10 @@ pub(super) struct TcpSection {
 
 impl From<LogSection> for Log {
     fn from(section: LogSection) -> Self {
-        let format = match section.format {
-            None | Some(FormatChoice::Text) => Format::Text,
-            Some(FormatChoice::Json) => Format::Json,
-        };
-        Self { format, filter: section.filter.map_or_else(Filter::default, |f| f.0) }
+        Self {
+            format: section.format.map_or_else(Format::default, |f| f.0),
+            filter: section.filter.map_or_else(Filter::default, |f| f.0),
+        }
     }
 }
 

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 
-use crate::config::{BackendAddress, NamePattern};
-use crate::logging::Filter;
+use crate::config::{BackendAddress, NamePattern, TlsVersion};
+use crate::logging::{Filter, Format};
 
 /// A value that is written as text.
 pub(super) trait FromText: Sized {
@@ -95,6 +95,51 @@ impl FromText for NamePattern {
 
     fn from_text(text: &str) -> Option<Self> {
         Self::parse(text)
+    }
+}
+
+impl FromText for Format {
+    const EXPECTED: &'static str = "\"text\" or \"json\"";
+
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "text" => Some(Self::Text),
+            "json" => Some(Self::Json),
+            _ => None,
+        }
+    }
+}
+
+impl FromText for TlsVersion {
+    const EXPECTED: &'static str = "\"1.2\" or \"1.3\", in quotation marks";
+
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "1.2" => Some(Self::Tls12),
+            "1.3" => Some(Self::Tls13),
+            _ => None,
+        }
+    }
+}
+
+/// Whether devices are asked for certificates; which are believed stands beside it.
+#[derive(Clone, Copy)]
+pub(super) enum AuthChoice {
+    None,
+    Optional,
+    Required,
+}
+
+impl FromText for AuthChoice {
+    const EXPECTED: &'static str = "\"none\", \"optional\" or \"required\"";
+
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "none" => Some(Self::None),
+            "optional" => Some(Self::Optional),
+            "required" => Some(Self::Required),
+            _ => None,
+        }
     }
 }
 
