@@ -142,6 +142,12 @@ fn load(config: &Config) -> Result<Vec<Loaded>, StartError> {
     let mut loaded = Vec::new();
     let mut problems = Vec::new();
     for listener in &config.listeners {
+        // A file's problem has its place in the file already; flags come this far.
+        if config::overlap(listener.listen, config.admin.listen) {
+            let (name, address, admin) = (&listener.name, listener.listen, config.admin.listen);
+            problems
+                .push(format!("listener {name:?}: {address} overlaps the admin port's {admin}"));
+        }
         match certs::load(listener, SystemTime::now()) {
             Ok(first) => loaded.push(first),
             Err(errors) => {

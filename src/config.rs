@@ -10,7 +10,7 @@
 pub mod file;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -127,6 +127,16 @@ impl Listener {
             tcp: Tcp::default(),
         }
     }
+}
+
+/// Whether two addresses cannot both be listened on: the same one twice, or one beside all of its
+/// kind, with the same port. Port 0 stands for any free one.
+pub(crate) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    // "[::]" takes IPv4 as well, see `proxy/socket.rs`.
+    let covers =
+        |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    let (a, b) = (one.ip(), other.ip());
+    one.port() == other.port() && one.port() != 0 && (a == b || covers(a, b) || covers(b, a))
 }
 
 /// The TLS of one listener.
@@ -378,6 +388,23 @@ mod tests {
         for text in ["127.0.0.1:1883", "broker.plant:1883", "[::1]:1883", "unix:/run/plant.sock"] {
             assert_eq!(BackendAddress::parse(text).unwrap().to_string(), text);
         }
+    }
+
+    #[test]
+    fn addresses_overlap_on_one_port_where_one_covers_the_other() {
+        let overlapping = |one: &str, other: &str| {
+            let (one, other) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!(overlap(one, other), overlap(other, one));
+            overlap(one, other)
+        };
+        assert!(overlapping("127.0.0.1:1", "127.0.0.1:1"));
+        assert!(overlapping("127.0.0.1:1", "0.0.0.0:1"));
+        assert!(overlapping("127.0.0.1:1", "[::]:1"));
+        assert!(overlapping("0.0.0.0:1", "[::]:1"));
+        assert!(!overlapping("127.0.0.1:1", "127.0.0.1:2"));
+        assert!(!overlapping("127.0.0.1:1", "127.0.0.2:1"));
+        assert!(!overlapping("0.0.0.0:1", "[::1]:1"));
+        assert!(!overlapping("127.0.0.1:0", "127.0.0.1:0"));
     }
 
     #[test]

@@ -213,6 +213,16 @@ fn names_and_addresses_must_be_distinct() {
 }
 
 #[test]
+fn a_listener_on_the_default_admin_port_or_beside_all_addresses_is_refused() {
+    let text = GOOD.replace("0.0.0.0:8883", "127.0.0.1:9901");
+    is_refused(&text, (4, 10), "listener[0].listen", &["127.0.0.1:9901", "admin.listen"]);
+    let text = GOOD.replace("0.0.0.0:8883", "0.0.0.0:9901");
+    is_refused(&text, (4, 10), "listener[0].listen", &["0.0.0.0:9901", "127.0.0.1:9901"]);
+    let text = format!("[admin]\nlisten = \"127.0.0.1:9902\"\n{text}");
+    assert!(parse(&text).is_ok());
+}
+
+#[test]
 fn a_ca_that_nobody_asks_about_and_an_asking_without_a_ca_are_refused() {
     let text = format!("{GOOD}tls.client_ca = \"ca.crt\"\n");
     is_refused(&text, (7, 17), "listener[0].tls.client_ca", &["client_auth"]);

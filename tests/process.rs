@@ -359,6 +359,36 @@ async fn one_listener_can_be_had_from_flags() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_listener_on_the_admin_port_ends_with_78_and_names_both() {
+    let scene = Scene::new("").await;
+    let dir = scene.authority.dir();
+    // Nothing is bound: the addresses are looked at before.
+    let mut command = binary();
+    command.args(["--listen", "0.0.0.0:28890", "--admin", "127.0.0.1:28890", "--backend"]);
+    command.arg(scene.backend.address.to_string());
+    command.arg("--cert").arg(dir.join("server.crt")).arg("--key").arg(dir.join("server.key"));
+    let (code, text) = output(&mut command);
+    assert_eq!(code, 78, "{text}");
+    assert!(text.contains("0.0.0.0:28890") && text.contains("127.0.0.1:28890"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_port_from_a_flag_counts_instead_of_the_files() {
+    let scene = Scene::new("").await;
+    let path = file::write(
+        scene.authority.dir(),
+        &scene
+            .text
+            .replace("listen = \"127.0.0.1:0\"\nbackend", "listen = \"127.0.0.1:28891\"\nbackend"),
+    );
+    let mut command = binary();
+    command.arg("--config").arg(path).args(["--admin", "127.0.0.1:28891"]);
+    let (code, text) = output(&mut command);
+    assert_eq!(code, 78, "{text}");
+    assert!(text.contains("listener[0].listen") && text.contains("--admin"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_flag_has_an_environment_twin() {
     let scene = Scene::new("").await;
     let dir = scene.authority.dir();

@@ -22,9 +22,10 @@ use toml::Spanned;
 use self::problem::Problems;
 pub use self::problem::{ConfigError, Problem};
 use self::sections::{CertificateSection, Document, ListenerSection, RouteSection, TlsSection};
-use self::text::{AuthChoice, FromText, Text};
+use self::text::{AuthChoice, Text};
 use super::{
     Admin, CertificateFiles, ClientAuth, ClientTrust, Config, Listener, Route, Tls, TlsVersion,
+    overlap,
 };
 use crate::logging::Filter;
 
@@ -52,7 +53,17 @@ impl Source {
     /// # Errors
     /// Every problem found, sorted by its place in the file.
     pub fn load(&self) -> Result<Config, ConfigError> {
-        let mut config = load(&self.path)?;
+        let text = std::fs::read_to_string(&self.path)
+            .map_err(|error| ConfigError::unreadable(&self.path, &error))?;
+        self.parse(&text)
+    }
+
+    fn parse(&self, text: &str) -> Result<Config, ConfigError> {
+        let mut problems = Problems::new(text, &self.path);
+        let document = problems.collect::<Document>();
+        // After a syntax error what follows it may have been read under the wrong heading.
+        let config = document.and_then(|document| document.into_config(self, &mut problems));
+        let mut config = problems.finish(config)?;
         self.overrides.apply(&mut config);
         Ok(config)
     }
@@ -75,9 +86,7 @@ impl Overrides {
 /// # Errors
 /// Every problem found, sorted by its place in the file.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|error| ConfigError::unreadable(path, &error))?;
-    parse(&text, path)
+    Source { path: path.to_owned(), overrides: Overrides::default() }.load()
 }
 
 /// Checks the text of a configuration file that lies, or would lie, at `path`.
@@ -85,66 +94,65 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 /// # Errors
 /// Every problem found, sorted by its place in the file.
 pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
-    let mut problems = Problems::new(text, path);
-    let document = problems.collect::<Document>();
-    // After a syntax error what follows it may have been read under the wrong heading.
-    let config = document.and_then(|document| document.into_config(&mut problems));
-    problems.finish(config)
+    Source { path: path.to_owned(), overrides: Overrides::default() }.parse(text)
 }
 
 impl Document {
-    fn into_config(self, problems: &mut Problems<'_>) -> Option<Config> {
+    fn into_config(self, source: &Source, problems: &mut Problems<'_>) -> Option<Config> {
         if self.listener.is_empty() && !problems.refused("listener") {
             problems.file("no listener: at least one [[listener]] is needed");
         }
-        let admin = self.admin.listen;
-        let addresses = admin.iter().map(|l| ("admin.listen".to_owned(), l)).chain(
-            self.listener.iter().enumerate().filter_map(|(i, section)| {
-                let listen = section.as_ref().listen.as_ref()?;
-                Some((format!("listener[{i}].listen"), listen))
-            }),
-        );
-        distinct(addresses, problems);
-        let names = self.listener.iter().enumerate().filter_map(|(i, section)| {
-            Some((format!("listener[{i}].name"), section.as_ref().name.as_ref()?))
-        });
-        distinct(names, problems);
+        let admin =
+            self.admin.listen.map_or_else(Admin::default, |l| Admin { listen: l.into_inner().0 });
+        let admin_in_force = match source.overrides.admin {
+            Some(address) => ("--admin", address),
+            None => ("admin.listen", admin.listen),
+        };
+        distinct_addresses(admin_in_force, &self.listener, problems);
+        distinct_names(&self.listener, problems);
         let listeners: Vec<_> = self
             .listener
             .into_iter()
             .enumerate()
             .filter_map(|(i, section)| into_listener(section, &format!("listener[{i}]"), problems))
             .collect();
-        Some(Config {
-            admin: admin.map_or_else(Admin::default, |l| Admin { listen: l.into_inner().0 }),
-            log: self.log.into(),
-            shutdown: self.shutdown.into(),
-            listeners,
-        })
+        Some(Config { admin, log: self.log.into(), shutdown: self.shutdown.into(), listeners })
     }
 }
 
-/// Reports every value that stands a second time, but port 0, which stands for any free port.
-fn distinct<'a, T: FromText + ToString + 'a>(
-    values: impl Iterator<Item = (String, &'a Spanned<Text<T>>)>,
+/// Reports every listener whose address is the admin port's, or another listener's before it.
+fn distinct_addresses(
+    (admin_key, admin): (&str, SocketAddr),
+    listeners: &[Spanned<ListenerSection>],
     problems: &mut Problems<'_>,
 ) {
-    let mut seen: HashMap<String, String> = HashMap::new();
-    for (key, value) in values {
-        let text = value.as_ref().0.to_string();
-        if text.ends_with(":0") {
-            continue;
+    let mut taken = vec![(admin_key.to_owned(), admin)];
+    for (i, section) in listeners.iter().enumerate() {
+        let Some(listen) = &section.as_ref().listen else { continue };
+        let (key, address) = (format!("listener[{i}].listen"), listen.as_ref().0);
+        match taken.iter().find(|(_, other)| overlap(*other, address)) {
+            Some((first, other)) => {
+                let message = format!("found \"{address}\", but {first} has \"{other}\"");
+                problems.at(listen.span(), &key, &message);
+            }
+            None => taken.push((key, address)),
         }
-        match seen.get(&text) {
+    }
+}
+
+/// Reports every listener whose name is that of another before it.
+fn distinct_names(listeners: &[Spanned<ListenerSection>], problems: &mut Problems<'_>) {
+    let mut taken: HashMap<String, String> = HashMap::new();
+    for (i, section) in listeners.iter().enumerate() {
+        let Some(name) = &section.as_ref().name else { continue };
+        let (key, text) = (format!("listener[{i}].name"), name.as_ref().0.to_string());
+        match taken.get(&text) {
             Some(first) => {
-                problems.at(
-                    value.span(),
-                    &key,
-                    &format!("found {text:?}, which {first} has already"),
-                );
+                let message = format!("found {text:?}, which {first} has already");
+                problems.at(name.span(), &key, &message);
             }
             None => {
-                seen.insert(text, key);
+                taken.insert(text, key);
             }
         }
     }

@@ -107,9 +107,9 @@ impl<'a> Problems<'a> {
 
     /// Whether a key of `section` was refused that is none of those that it can have.
     pub(super) fn has_unknown(&self, section: &str, known: &[&str]) -> bool {
-        let keys =
+        let mut keys =
             self.refused.iter().filter_map(|key| key.strip_prefix(section)?.strip_prefix('.'));
-        keys.into_iter().any(|key| !known.contains(&key))
+        keys.any(|key| !known.contains(&key))
     }
 
     /// Notes that `section` lacks `key`, unless its value was refused already.
