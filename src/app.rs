@@ -64,6 +64,17 @@ pub enum StartError {
     },
 }
 
+impl StartError {
+    /// One line a problem.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Material(problems) => problems.clone(),
+            Self::Bind { .. } | Self::System { .. } => vec![self.to_string()],
+        }
+    }
+}
+
 /// Loads everything that a configuration names and tells what it should be known for, without
 /// binding anything. It blocks on the disk.
 ///

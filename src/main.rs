@@ -100,7 +100,9 @@ fn live(config: Config, source: Option<Source>, started: impl FnOnce(&App)) -> E
     });
     runtime.shutdown_timeout(LAST_LOOKUPS);
     code.unwrap_or_else(|error: StartError| {
-        tracing::error!("{error}");
+        for line in error.lines() {
+            tracing::error!("{line}");
+        }
         ExitCode::from(match error {
             StartError::Material(_) => BAD_CONFIGURATION,
             StartError::Bind { .. } | StartError::System { .. } => FAILED,

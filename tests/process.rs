@@ -201,10 +201,44 @@ async fn a_failed_reload_is_one_error_line_that_names_file_and_cause() {
     eventually("it fails again", failed).await;
     scene.authority.issue("server", &Wish { serial: 2, ..Wish::default() });
     sidecar.until("it is well again", |log| log.matches("certificate in force").count() == 2);
-    let errors: Vec<_> =
-        sidecar.log().lines().filter(|l| l.contains("ERROR")).map(str::to_owned).collect();
+    let log = sidecar.log();
+    let errors = errors(&log);
     assert_eq!(errors.len(), 2, "one for each attempt: {errors:#?}");
     assert!(errors[0].contains("server.key") && errors[0].contains("private key"), "{errors:?}");
+}
+
+/// The lines of a log at level `ERROR`.
+fn errors(log: &str) -> Vec<&str> {
+    log.lines().filter(|line| line.contains("ERROR")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_key_is_one_error_line_that_names_file_and_cause() {
+    let scene = Scene::new("").await;
+    let sidecar = scene.start();
+    std::fs::remove_file(scene.authority.dir().join("server.key")).unwrap();
+    let failed = || sidecar.count("tlsidecar_reloads_total{outcome=\"failed\"}");
+    eventually("it fails", || failed() > 0).await;
+    let before = failed();
+    sidecar.signal("HUP");
+    eventually("it fails again", || failed() > before).await;
+    let told_once = || u64::try_from(errors(&sidecar.log()).len()).unwrap() == failed();
+    eventually("each attempt is one line", told_once).await;
+    let log = sidecar.log();
+    let told = |line: &&str| line.contains("server.key") && line.contains("No such file");
+    assert!(errors(&log).iter().all(told), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_problems_of_a_reloaded_file_are_a_log_line_each() {
+    let scene = Scene::new("").await;
+    let mut sidecar = scene.start();
+    let text = format!("{}colour = 1\n[shutdown]\ndelay = 5\n", scene.text);
+    file::write(scene.authority.dir(), &text);
+    sidecar.until("it is told", |log| errors(log).len() >= 2);
+    for (line, key) in errors(&sidecar.log()).iter().zip(["colour", "shutdown.delay"]) {
+        assert!(line.contains("tlsidecar.toml:") && line.contains(key), "{line}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -281,6 +315,8 @@ async fn every_bad_pair_and_a_bad_client_ca_are_told_in_one_go_each_in_a_line() 
         assert_eq!(["rubbish.crt", "rubbish.key", "other.crt", "devices.crt"].map(of), [1; 4]);
         let lines = told.lines().all(|line| line.contains("listener \"test\": "));
         assert!(lines, "{told}");
+        // Only `check` speaks to a person; a start writes to the log.
+        assert_eq!(errors(&told).len(), if arguments.len() == 1 { 4 } else { 0 }, "{told}");
     }
 }
 

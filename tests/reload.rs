@@ -530,6 +530,28 @@ async fn one_listeners_bad_certificate_keeps_no_other_from_its_good_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_listeners_missing_key_keeps_no_other_from_its_new_limit() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let (bad, good) = (authority.issue("bad", &Wish::default()), authority.server());
+    let text = |more: &str| {
+        let second = crate::support::file::text(backend.address, &bad, "");
+        let second = second.split_once("[[listener]]").unwrap().1.replace("\"test\"", "\"bad\"");
+        crate::support::file::text(backend.address, &good, &format!("{more}[[listener]]{second}"))
+    };
+    let path = crate::support::file::write(authority.dir(), &text(""));
+    let source = Source { path, overrides: Overrides::default() };
+    let proxy = Proxy::on(source.load().unwrap(), Some(source));
+    fs::remove_file(&bad.files.key).unwrap();
+    crate::support::file::write(authority.dir(), &text("limits.max_connections = 17\n"));
+    let limit = || proxy.count("tlsidecar_connections_limit{listener=\"test\"}");
+    eventually("the limit is in force", || limit() == 17).await;
+    let report = proxy.app.reload.reload().await.unwrap();
+    assert_eq!(report.failures.len(), 1, "{:?}", report.failures);
+    assert!(report.failures[0].contains("bad.key"), "{:?}", report.failures);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_expiry_of_what_is_in_force_is_told() {
     let scene = Scene::new().await;
     let cert = scene.pair.files.cert.display().to_string();

@@ -2,7 +2,7 @@
 //!
 //! **Promises.** Every problem of a file is reported at once, each with its place in the file, its
 //! key, the value found and the values allowed. Relative paths are relative to the file. Nothing
-//! is opened but the file itself and, to see that they can be read, the files that it names.
+//! is opened but the file itself and, at start, to see that they can be read, the files that it names.
 //!
 //! **Not here.** What the values mean ([`super`]), whether certificates fit their keys
 //! (`trust/certs.rs`). The keys are documented in docs/configuration.md.
@@ -12,7 +12,6 @@ mod sections;
 mod text;
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -53,20 +52,42 @@ impl Source {
     /// # Errors
     /// Every problem found, sorted by its place in the file.
     pub fn load(&self) -> Result<Config, ConfigError> {
-        let text = std::fs::read_to_string(&self.path)
-            .map_err(|error| ConfigError::unreadable(&self.path, &error))?;
-        self.parse(&text)
+        self.parse(&self.read()?, NamedFiles::Tried)
     }
 
-    fn parse(&self, text: &str) -> Result<Config, ConfigError> {
+    /// The same, but for the files that it names: a reload loads them next, listener by listener,
+    /// and one that cannot be read is no reason to refuse the rest of the configuration.
+    ///
+    /// # Errors
+    /// Every problem found, sorted by its place in the file.
+    pub(crate) fn reload(&self) -> Result<Config, ConfigError> {
+        self.parse(&self.read()?, NamedFiles::Left)
+    }
+
+    fn read(&self) -> Result<String, ConfigError> {
+        std::fs::read_to_string(&self.path)
+            .map_err(|error| ConfigError::unreadable(&self.path, &error))
+    }
+
+    fn parse(&self, text: &str, named_files: NamedFiles) -> Result<Config, ConfigError> {
         let mut problems = Problems::new(text, &self.path);
         let document = problems.collect::<Document>();
         // After a syntax error what follows it may have been read under the wrong heading.
         let config = document.and_then(|document| document.into_config(self, &mut problems));
+        if named_files == NamedFiles::Tried {
+            problems.try_named_files();
+        }
         let mut config = problems.finish(config)?;
         self.overrides.apply(&mut config);
         Ok(config)
     }
+}
+
+/// Whether it is seen to that the files which a configuration names can be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NamedFiles {
+    Tried,
+    Left,
 }
 
 impl Overrides {
@@ -94,7 +115,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 /// # Errors
 /// Every problem found, sorted by its place in the file.
 pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
-    Source { path: path.to_owned(), overrides: Overrides::default() }.parse(text)
+    Source { path: path.to_owned(), overrides: Overrides::default() }.parse(text, NamedFiles::Tried)
 }
 
 impl Document {
@@ -231,12 +252,12 @@ fn into_tls(section: Spanned<TlsSection>, key: &str, problems: &mut Problems<'_>
         .collect();
     let client_ca = section
         .client_ca
-        .map(|ca| (readable(&ca, &format!("{key}.client_ca"), problems), ca.span()));
+        .map(|ca| (problems.named_file(&ca, &format!("{key}.client_ca")), ca.span()));
     let crls = section
         .crls
         .iter()
         .enumerate()
-        .map(|(i, crl)| readable(crl, &format!("{key}.crls[{i}]"), problems))
+        .map(|(i, crl)| problems.named_file(crl, &format!("{key}.crls[{i}]")))
         .collect();
     Some(Tls {
         certificates,
@@ -261,8 +282,8 @@ fn into_certificate_files(
     let cert = problems.required(section.cert, &span, key, "cert", "a PEM file");
     let private = problems.required(section.key, &span, key, "key", "a PEM file");
     Some(CertificateFiles {
-        cert: readable(&cert?, &format!("{key}.cert"), problems),
-        key: readable(&private?, &format!("{key}.key"), problems),
+        cert: problems.named_file(&cert?, &format!("{key}.cert")),
+        key: problems.named_file(&private?, &format!("{key}.key")),
     })
 }
 
@@ -291,18 +312,4 @@ fn into_client_auth(
             ClientAuth::None
         }
     }
-}
-
-/// Resolves a path against the file's directory and reports it if it cannot be read.
-fn readable(path: &Spanned<PathBuf>, key: &str, problems: &mut Problems<'_>) -> PathBuf {
-    let full = problems.directory().join(path.as_ref());
-    let readable = File::open(&full).and_then(|file| file.metadata()).and_then(|metadata| {
-        if metadata.is_file() { Ok(()) } else { Err(std::io::ErrorKind::IsADirectory.into()) }
-    });
-    if let Err(error) = readable {
-        let message =
-            format!("found {:?}, which cannot be read: {error}", full.display().to_string());
-        problems.at(path.span(), key, &message);
-    }
-    full
 }

@@ -161,7 +161,7 @@ impl Reloader {
         let mut swapped = false;
         if let Err(error) = self.reload_config() {
             // A bad configuration is no reason to let a certificate expire.
-            failures.push(error.to_string());
+            failures.extend(error.lines());
         }
         for target in &self.targets {
             match reload_target(target, &self.config) {
@@ -207,7 +207,7 @@ impl Reloader {
         let Some(source) = &self.source else {
             return Ok(());
         };
-        let new = source.load()?;
+        let new = source.reload()?;
         let old = std::mem::replace(&mut self.config, new);
         for what in needs_restart(&old, &self.config) {
             tracing::warn!(

@@ -7,6 +7,8 @@
 //! **Not here.** Which values are allowed (`text.rs`, `file.rs`).
 
 use std::fmt;
+use std::fs::File;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -40,27 +42,26 @@ impl ConfigError {
         let problem = Problem { place: None, key: String::new(), message };
         Self { file: file.to_owned(), problems: vec![problem] }
     }
+
+    /// One line a problem: `file:line:column: key: message`.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        let line = |problem: &Problem| {
+            let file = self.file.display();
+            let place = problem.place.map(|(line, column)| format!("{line}:{column}:"));
+            let key = Some(&problem.key).filter(|key| !key.is_empty());
+            let key = key.map(|key| format!(" {key}:"));
+            let (place, key) = (place.unwrap_or_default(), key.unwrap_or_default());
+            format!("{file}:{place}{key} {}", problem.message)
+        };
+        self.problems.iter().map(line)
+    }
 }
 
 impl std::error::Error for ConfigError {}
 
 impl fmt::Display for ConfigError {
-    /// One line a problem: `file:line:column: key: message`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, problem) in self.problems.iter().enumerate() {
-            if i > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "{}:", self.file.display())?;
-            if let Some((line, column)) = problem.place {
-                write!(f, "{line}:{column}:")?;
-            }
-            if !problem.key.is_empty() {
-                write!(f, " {}:", problem.key)?;
-            }
-            write!(f, " {}", problem.message)?;
-        }
-        Ok(())
+        f.write_str(&self.lines().collect::<Vec<_>>().join("\n"))
     }
 }
 
@@ -72,16 +73,35 @@ pub(super) struct Problems<'a> {
     found: Vec<(usize, Problem)>,
     /// Keys whose values were refused and taken out of the document.
     refused: Vec<String>,
+    /// The files that are named, each with the place and the key of its name.
+    named_files: Vec<(Range<usize>, String, PathBuf)>,
 }
 
 impl<'a> Problems<'a> {
     pub(super) const fn new(text: &'a str, file: &'a Path) -> Self {
-        Self { text, file, found: Vec::new(), refused: Vec::new() }
+        Self { text, file, found: Vec::new(), refused: Vec::new(), named_files: Vec::new() }
     }
 
-    /// The directory that relative paths are relative to.
-    pub(super) fn directory(&self) -> &'a Path {
-        self.file.parent().unwrap_or_else(|| Path::new(""))
+    /// Resolves a path, the value of `key`, against the file's directory.
+    pub(super) fn named_file(&mut self, path: &Spanned<PathBuf>, key: &str) -> PathBuf {
+        let directory = self.file.parent().unwrap_or_else(|| Path::new(""));
+        let full = directory.join(path.as_ref());
+        self.named_files.push((path.span(), key.to_owned(), full.clone()));
+        full
+    }
+
+    /// Notes which of the named files cannot be read.
+    pub(super) fn try_named_files(&mut self) {
+        for (span, key, path) in std::mem::take(&mut self.named_files) {
+            let readable =
+                File::open(&path).and_then(|file| file.metadata()).and_then(|metadata| {
+                    if metadata.is_file() { Ok(()) } else { Err(ErrorKind::IsADirectory.into()) }
+                });
+            if let Err(error) = readable {
+                let path = path.display().to_string();
+                self.at(span, &key, &format!("found {path:?}, which cannot be read: {error}"));
+            }
+        }
     }
 
     /// Notes a problem of the file as a whole.
