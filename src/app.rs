@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 
 use crate::config::file::Source;
 use crate::config::{self, Config, Tcp};
+use crate::logging;
 use crate::ops::admin::{self, Admin};
 use crate::ops::metrics::Metrics;
 use crate::ops::shutdown::Shutdown;
@@ -21,7 +22,7 @@ use crate::proxy::admission::{Admission, Places};
 use crate::proxy::listener::Listener;
 use crate::proxy::socket;
 use crate::trust::certs::{self, Loaded};
-use crate::trust::reload::{self, Target};
+use crate::trust::reload::{self, ProcessWide, Target};
 use crate::trust::snapshot::Current;
 
 /// A running proxy. It goes on after this is dropped, until the runtime ends.
@@ -98,8 +99,8 @@ pub fn start(config: Config, source: Option<Source>) -> Result<App, StartError> 
 
     let metrics = Arc::new(Metrics::new());
     let shutdown = Shutdown::new();
+    shutdown.set_times(config.shutdown);
     let places = Arc::new(Places::default());
-    let times = config.shutdown;
     let mut listeners = Vec::new();
     let mut targets = Vec::new();
     let mut accepting = Vec::new();
@@ -118,7 +119,8 @@ pub fn start(config: Config, source: Option<Source>) -> Result<App, StartError> 
         });
         targets.push(target);
     }
-    let reload = reload::start(targets, config, source, Arc::clone(&metrics))
+    let process_wide = process_wide(&shutdown);
+    let reload = reload::start(targets, config, source, process_wide, Arc::clone(&metrics))
         .map_err(system("start a thread"))?;
 
     // Everything is bound and wired; from here on nothing can fail.
@@ -127,12 +129,12 @@ pub fn start(config: Config, source: Option<Source>) -> Result<App, StartError> 
     }
     tracing::info!(address = %admin, "admin port");
     let app = App { listeners, admin, shutdown, reload, metrics };
-    app.run(accepting, admin_socket, times);
+    app.run(accepting, admin_socket);
     Ok(app)
 }
 
 impl App {
-    fn run(&self, accepting: Vec<Listener>, admin: TcpListener, times: config::Shutdown) {
+    fn run(&self, accepting: Vec<Listener>, admin: TcpListener) {
         // Before anybody can ask for a drain, which it would undo.
         self.shutdown.running();
         for listener in accepting {
@@ -145,7 +147,7 @@ impl App {
         };
         tokio::spawn(admin::serve(admin, Arc::new(answering)));
         let shutdown = self.shutdown.clone();
-        tokio::spawn(async move { shutdown.run(times).await });
+        tokio::spawn(async move { shutdown.run().await });
     }
 }
 
@@ -168,6 +170,15 @@ fn load(config: &Config) -> Result<Vec<Loaded>, StartError> {
         }
     }
     if problems.is_empty() { Ok(loaded) } else { Err(StartError::Material(problems)) }
+}
+
+/// What a reload sets that is no listener's.
+fn process_wide(shutdown: &Shutdown) -> ProcessWide {
+    let shutdown = shutdown.clone();
+    Box::new(move |config| {
+        shutdown.set_times(config.shutdown);
+        logging::set_filter(&config.log.filter);
+    })
 }
 
 fn bind_listeners(config: &Config) -> Result<Vec<(TcpListener, SocketAddr)>, StartError> {

@@ -10,12 +10,16 @@ use std::sync::OnceLock;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::reload::Handle;
 
 /// Lines that wait for standard error; some 2 MiB, and by all that peers can do some 12 MiB: of what
 /// they make up, a line has a server name and 256 characters of an error.
 const QUEUED_LINES: usize = 8192;
 
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Sets another filter; its type depends on the format.
+static SET_FILTER: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
 
 /// The shape of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +47,10 @@ impl Filter {
     pub fn parse(text: &str) -> Option<Self> {
         EnvFilter::builder().parse(text).ok().map(|_| Self(text.to_owned()))
     }
+
+    fn for_tracing(&self) -> EnvFilter {
+        EnvFilter::builder().parse_lossy(&self.0)
+    }
 }
 
 impl fmt::Display for Filter {
@@ -59,18 +67,39 @@ pub fn start(format: Format, filter: &Filter) -> WorkerGuard {
         .buffered_lines_limit(QUEUED_LINES)
         .finish(std::io::stderr());
     let dropped = writer.error_counter();
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::builder().parse_lossy(&filter.0))
-        .with_writer(writer);
-    let started = match format {
-        Format::Text => lines.with_ansi(false).try_init(),
-        Format::Json => lines.json().flatten_event(true).try_init(),
+    let lines = tracing_subscriber::fmt().with_env_filter(filter.for_tracing()).with_writer(writer);
+    let (started, set_filter) = match format {
+        Format::Text => {
+            let lines = lines.with_ansi(false).with_filter_reloading();
+            let set_filter = filter_setter(lines.reload_handle());
+            (lines.try_init(), set_filter)
+        }
+        Format::Json => {
+            let lines = lines.json().flatten_event(true).with_filter_reloading();
+            let set_filter = filter_setter(lines.reload_handle());
+            (lines.try_init(), set_filter)
+        }
     };
     // It fails only where a process starts twice, as tests do: the first goes on.
     if started.is_ok() {
         let _first = DROPPED.set(dropped);
+        let _first = SET_FILTER.set(set_filter);
     }
     guard
+}
+
+fn filter_setter<S: 'static>(handle: Handle<EnvFilter, S>) -> Box<dyn Fn(EnvFilter) + Send + Sync> {
+    Box::new(move |filter| {
+        // It fails only once the subscriber is gone, and then nothing is logged.
+        let _gone = handle.reload(filter);
+    })
+}
+
+/// Logs by another filter from now on, if logging has started.
+pub(crate) fn set_filter(filter: &Filter) {
+    if let Some(set) = SET_FILTER.get() {
+        set(filter.for_tracing());
+    }
 }
 
 /// How many lines were dropped since the start.

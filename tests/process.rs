@@ -1,5 +1,6 @@
 //! What does the binary do with flags, signals and exit codes?
 
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -162,17 +163,59 @@ async fn a_reload_of_the_file_does_not_take_a_flag_for_a_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_of_a_changed_file_needs_a_restart_is_told() {
+async fn what_of_a_changed_file_needs_a_restart_is_told_by_every_reload_until_then() {
     let scene = Scene::new("").await;
     let mut sidecar = scene.start();
     let text = scene.text.replace("name = \"test\"", "name = \"other\"");
-    file::write(scene.authority.dir(), &format!("{text}[shutdown]\ndelay = \"1s\"\n"));
-    sidecar.until("it is told", |log| {
-        ["[shutdown]", "\"test\"", "\"other\""]
-            .iter()
-            .all(|what| log.lines().any(|l| l.contains("a restart") && l.contains(what)))
-    });
+    file::write(scene.authority.dir(), &text);
+    let told = |log: &str, what: &str| {
+        log.lines().filter(|l| l.contains("WARN") && l.contains(what)).count()
+    };
+    sidecar.until("it is told", |log| told(log, "listener \"other\" is new; a restart") > 0);
+    sidecar.until("both are told", |log| told(log, "listener \"test\" is gone; a restart") > 0);
     scene.device().echo(sidecar.address).await.unwrap();
+    let before = told(&sidecar.log(), "is new");
+    let (status, answer) = sidecar.ask("POST", "/reload").unwrap();
+    assert_eq!((status, answer.lines().next()), (200, Some("unchanged")));
+    assert!(answer.contains("\"other\" is new") && answer.contains("\"test\" is gone"), "{answer}");
+    sidecar.until("it is told again", |log| told(log, "is new") > before);
+    assert!(!sidecar.log().contains("those in force"), "{}", sidecar.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_times_of_a_drain_take_effect_without_a_restart() {
+    let scene = Scene::new("[shutdown]\ndrain_timeout = \"1h\"\n").await;
+    let mut sidecar = scene.start();
+    let _open = scene.device().echo(sidecar.address).await.unwrap();
+    file::write(scene.authority.dir(), &scene.text.replace("1h", "100ms"));
+    sidecar.until("they are in force", |log| log.contains("configuration in force"));
+    sidecar.signal("TERM");
+    assert_eq!(sidecar.ended().code(), Some(1));
+    assert!(!sidecar.log().contains("a restart"), "{}", sidecar.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_filter_of_the_log_takes_effect_without_a_restart() {
+    let scene = Scene::new("[log]\nfilter = \"info\"\n").await;
+    let mut sidecar = scene.start();
+    file::write(scene.authority.dir(), &scene.text.replace("\"info\"", "\"info,access=debug\""));
+    sidecar.until("it is in force", |log| log.contains("log.filter"));
+    // A probe is told at this level alone.
+    drop(TcpStream::connect(sidecar.address).unwrap());
+    sidecar.until("the probe is told", |log| log.contains("client_probe"));
+    assert!(!sidecar.log().contains("a restart"), "{}", sidecar.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listeners_changed_configuration_is_told_with_what_has_changed() {
+    let scene = Scene::new("").await;
+    let mut sidecar = scene.start();
+    let more = "limits.max_connections = 17\ntimeouts.idle = \"5m\"\n";
+    file::write(scene.authority.dir(), &format!("{}{more}", scene.text));
+    sidecar.until("it is told", |log| log.contains("configuration in force"));
+    let log = sidecar.log();
+    let line = log.lines().find(|line| line.contains("configuration in force")).unwrap();
+    assert!(line.contains("\"test\"") && line.contains("\"timeouts, limits\""), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

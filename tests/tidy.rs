@@ -28,6 +28,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "config",
             "config::file",
+            "logging",
             "ops::admin",
             "ops::metrics",
             "ops::shutdown",

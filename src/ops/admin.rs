@@ -152,11 +152,16 @@ impl Admin {
 
     async fn reload(&self) -> Response<Full<Bytes>> {
         match self.reload.reload().await {
-            Some(report) if report.outcome == ReloadOutcome::Failed => {
-                let lines = report.failures.join("\n");
-                text(StatusCode::INTERNAL_SERVER_ERROR, format!("failed\n{lines}\n"))
+            Some(report) => {
+                let status = match report.outcome {
+                    ReloadOutcome::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+                    ReloadOutcome::Swapped | ReloadOutcome::Unchanged => StatusCode::OK,
+                };
+                let mut lines = vec![report.outcome.to_string()];
+                lines.extend(report.failures);
+                lines.extend(report.waiting);
+                text(status, lines.join("\n") + "\n")
             }
-            Some(report) => text(StatusCode::OK, format!("{}\n", report.outcome)),
             None => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
         }
     }

@@ -46,6 +46,8 @@ pub struct Shutdown {
 }
 
 struct Inner {
+    /// A reload can set other ones.
+    times: watch::Sender<config::Shutdown>,
     phase: watch::Sender<Phase>,
     outcome: watch::Sender<Option<Drained>>,
     drain: CancellationToken,
@@ -76,13 +78,14 @@ pub enum Drained {
 }
 
 impl Shutdown {
-    /// Nothing has been asked for yet.
+    /// Nothing has been asked for yet; until they are set, the times are the default ones.
     #[must_use]
     pub(crate) fn new() -> Self {
         let force =
             Force { token: CancellationToken::new(), forced: Arc::new(AtomicBool::new(false)) };
         Self {
             inner: Arc::new(Inner {
+                times: watch::Sender::default(),
                 phase: watch::Sender::new(Phase::Starting),
                 outcome: watch::Sender::new(None),
                 drain: CancellationToken::new(),
@@ -93,6 +96,11 @@ impl Shutdown {
                 connections: TaskTracker::new(),
             }),
         }
+    }
+
+    /// Sets the times of a drain that has not begun yet.
+    pub(crate) fn set_times(&self, times: config::Shutdown) {
+        self.inner.times.send_replace(times);
     }
 
     /// Asks for a drain. Again is as good as once.
@@ -154,10 +162,13 @@ impl Shutdown {
     }
 
     /// Waits until a drain is asked for, and runs it.
-    pub(crate) async fn run(&self, times: config::Shutdown) {
-        let Inner { phase, outcome, drain, stop_accepting, force, listeners, connections, .. } =
+    pub(crate) async fn run(&self) {
+        let Inner {
+            times, phase, outcome, drain, stop_accepting, force, listeners, connections, ..
+        } =
             &*self.inner;
         drain.cancelled().await;
+        let times = *times.borrow();
         phase.send_replace(Phase::Draining);
         tracing::info!(connections = connections.len(), delay = ?times.delay, "draining");
         force.token.run_until_cancelled(sleep(times.delay)).await;

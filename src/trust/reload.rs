@@ -4,7 +4,8 @@
 //! change, on request, and every [`POLL_INTERVAL`] where change events do not come. A candidate is
 //! swapped in whole or not at all. A bad one changes nothing for any connection: it is logged once,
 //! counted, and seen in a gauge until a good one arrives. One listener's bad certificate keeps no
-//! other listener from its good one. Connections that are open are never touched.
+//! other listener from its good one. Connections that are open are never touched. What cannot take
+//! effect in a running process is told again by every reload until a restart.
 //!
 //! It works on a thread of its own: reading and checking a large CRL would hold up a data path.
 //!
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
 
 use self::watch::Watcher;
-use super::certs::{self, Warning};
+use super::certs::{self, CertError, Warning};
 use super::snapshot::{Current, Snapshot};
 use crate::config::file::{ConfigError, Source};
 use crate::config::{self, Config};
@@ -49,7 +50,12 @@ pub struct Report {
     pub outcome: ReloadOutcome,
     /// What could not be loaded, each in a sentence.
     pub failures: Vec<String>,
+    /// What of the configuration waits for a restart, each in a sentence.
+    pub waiting: Vec<String>,
 }
+
+/// Puts in force what of a configuration belongs to no listener: `[shutdown]` and `log.filter`.
+pub(crate) type ProcessWide = Box<dyn Fn(&Config) + Send>;
 
 /// Asks for reloads. The reloading ends when the last handle is dropped.
 #[derive(Clone)]
@@ -82,7 +88,7 @@ impl Handle {
 }
 
 /// Starts reloading, on its own thread: `config` is in force, and came from `source` if from a
-/// file.
+/// file; `process_wide` is called when the part of it has changed that is not for listeners.
 ///
 /// # Errors
 /// If the system has no thread to give.
@@ -90,6 +96,7 @@ pub(crate) fn start(
     targets: Vec<Target>,
     config: Config,
     source: Option<Source>,
+    process_wide: ProcessWide,
     metrics: Arc<Metrics>,
 ) -> std::io::Result<Handle> {
     let (sender, events) = channel();
@@ -104,7 +111,7 @@ pub(crate) fn start(
         })
         .ok();
     metrics.looked_at(ReloadOutcome::Unchanged, SystemTime::now());
-    let reloader = Reloader { targets, config, source, metrics, failures: Vec::new() };
+    let reloader = Reloader::new(targets, config, source, process_wide, metrics);
     let thread = std::thread::Builder::new().name("reload".to_owned());
     thread.spawn(move || reloader.run(&events, watcher, POLL_INTERVAL))?;
     Ok(Handle { events: Arc::new(StopOnDrop(sender)) })
@@ -112,15 +119,39 @@ pub(crate) fn start(
 
 struct Reloader {
     targets: Vec<Target>,
+    /// What the process was started with: some of it holds until it ends.
+    started: Config,
     /// The last configuration that was good.
     config: Config,
     source: Option<Source>,
+    process_wide: ProcessWide,
     metrics: Arc<Metrics>,
     /// What was wrong at the last attempt.
     failures: Vec<String>,
+    /// What waited for a restart at the last attempt.
+    waiting: Vec<String>,
 }
 
 impl Reloader {
+    fn new(
+        targets: Vec<Target>,
+        config: Config,
+        source: Option<Source>,
+        process_wide: ProcessWide,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            targets,
+            started: config.clone(),
+            config,
+            source,
+            process_wide,
+            metrics,
+            failures: Vec::new(),
+            waiting: Vec::new(),
+        }
+    }
+
     fn run(mut self, events: &Receiver<Event>, mut watcher: Option<Watcher>, poll: Duration) {
         let mut next_poll = Instant::now() + poll;
         loop {
@@ -159,9 +190,10 @@ impl Reloader {
     fn attempt(&mut self, trigger: Trigger) -> Report {
         let mut failures = Vec::new();
         let mut swapped = false;
-        if let Err(error) = self.reload_config() {
+        match self.reload_config() {
+            Ok(new) => swapped |= new,
             // A bad configuration is no reason to let a certificate expire.
-            failures.extend(error.lines());
+            Err(error) => failures.extend(error.lines()),
         }
         for target in &self.targets {
             match reload_target(target, &self.config) {
@@ -174,48 +206,66 @@ impl Reloader {
             (true, true) => ReloadOutcome::Swapped,
             (true, false) => ReloadOutcome::Unchanged,
         };
-        self.tell(trigger, outcome, &failures);
-        self.failures.clone_from(&failures);
-        Report { outcome, failures }
+        let report = Report { outcome, failures, waiting: self.waiting_for_restart() };
+        self.tell(trigger, &report);
+        self.failures.clone_from(&report.failures);
+        self.waiting.clone_from(&report.waiting);
+        report
     }
 
     /// Logs and counts an attempt, but for a poll that found what was known.
-    fn tell(&self, trigger: Trigger, outcome: ReloadOutcome, failures: &[String]) {
+    fn tell(&self, trigger: Trigger, report: &Report) {
         let now = SystemTime::now();
-        if trigger == Trigger::Poll
-            && outcome != ReloadOutcome::Swapped
-            && self.failures == failures
-        {
-            self.metrics.looked_at(outcome, now);
+        let Report { outcome, failures, waiting } = report;
+        let known = self.failures == *failures && self.waiting == *waiting;
+        if trigger == Trigger::Poll && *outcome != ReloadOutcome::Swapped && known {
+            self.metrics.looked_at(*outcome, now);
             return;
         }
-        self.metrics.reloaded(outcome, now);
-        match outcome {
-            ReloadOutcome::Failed => {
-                for failure in failures {
-                    tracing::error!("reload failed, what was in force stays: {failure}");
-                }
-            }
-            ReloadOutcome::Unchanged => tracing::info!("reload: the files are those in force"),
-            // Each listener has its own line.
-            ReloadOutcome::Swapped => {}
+        self.metrics.reloaded(*outcome, now);
+        for failure in failures {
+            tracing::error!("reload failed, what was in force stays: {failure}");
+        }
+        for what in waiting {
+            tracing::warn!("{what}");
+        }
+        // What was swapped in has its own lines.
+        if *outcome == ReloadOutcome::Unchanged && waiting.is_empty() {
+            tracing::info!("reload: the files are those in force");
         }
     }
 
-    /// Reads the configuration file again. What of it needs a restart is told.
-    fn reload_config(&mut self) -> Result<(), ConfigError> {
+    /// Reads the configuration file again and puts in force what of it belongs to no listener;
+    /// whether there was anything new of that.
+    fn reload_config(&mut self) -> Result<bool, ConfigError> {
         let Some(source) = &self.source else {
-            return Ok(());
+            return Ok(false);
         };
         let new = source.reload()?;
         let old = std::mem::replace(&mut self.config, new);
-        for what in needs_restart(&old, &self.config) {
-            tracing::warn!(
-                "{}: {what} has changed; a restart puts it in force",
-                source.path.display()
-            );
+        let mut changed = Vec::new();
+        if old.shutdown != self.config.shutdown {
+            changed.push("[shutdown]");
         }
-        Ok(())
+        if old.log.filter != self.config.log.filter {
+            changed.push("log.filter");
+        }
+        if changed.is_empty() {
+            return Ok(false);
+        }
+        (self.process_wide)(&self.config);
+        tracing::info!(changed = changed.join(", "), "configuration in force");
+        Ok(true)
+    }
+
+    /// How what runs and what is wanted differ, as far as a running process cannot take it up.
+    fn waiting_for_restart(&self) -> Vec<String> {
+        let Some(source) = &self.source else {
+            return Vec::new();
+        };
+        let differences = needs_restart(&self.started, &self.config).into_iter();
+        let file = source.path.display();
+        differences.map(|what| format!("{file}: {what}; a restart puts it in force")).collect()
     }
 }
 
@@ -248,14 +298,36 @@ fn reload_target(target: &Target, config: &Config) -> Result<bool, Vec<String>> 
     match certs::reload(&wanted, &previous, SystemTime::now()) {
         Ok(None) => Ok(false),
         Ok(Some((snapshot, warnings))) => {
+            let changed = changes(&previous.listener, &snapshot.listener);
+            if !changed.is_empty() {
+                let changed = changed.join(", ");
+                tracing::info!(listener = name, changed, "configuration in force");
+            }
             announce(&snapshot, &warnings, &target.metrics);
             target.current.store(snapshot);
             Ok(true)
         }
-        Err(errors) => {
-            Err(errors.iter().map(|error| format!("listener {name:?}: {error}")).collect())
-        }
+        Err(errors) => Err(told_of(name, &errors)),
     }
+}
+
+fn told_of(listener: &str, errors: &[CertError]) -> Vec<String> {
+    errors.iter().map(|error| format!("listener {listener:?}: {error}")).collect()
+}
+
+/// The parts of a listener's configuration that differ, under their names in the file.
+fn changes(old: &config::Listener, new: &config::Listener) -> Vec<&'static str> {
+    // Neither the name nor the address can differ: they are what makes it the same listener.
+    let config::Listener { name: _, listen: _, backend, tls, routes, timeouts, limits, tcp } = old;
+    let parts = [
+        ("backend", *backend != new.backend),
+        ("tls", *tls != new.tls),
+        ("route", *routes != new.routes),
+        ("timeouts", *timeouts != new.timeouts),
+        ("limits", *limits != new.limits),
+        ("tcp", *tcp != new.tcp),
+    ];
+    parts.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }
 
 /// Tells of a snapshot that comes in force.
@@ -273,26 +345,29 @@ pub(crate) fn announce(snapshot: &Snapshot, warnings: &[Warning], metrics: &List
     }
 }
 
-/// What differs and cannot take effect in a running process.
-fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
+/// What of `wanted` cannot take effect in a process that was started with `started`.
+fn needs_restart(started: &Config, wanted: &Config) -> Vec<String> {
     let mut what = Vec::new();
-    if old.admin != new.admin {
-        what.push("admin.listen".to_owned());
+    if started.admin != wanted.admin {
+        what.push("admin.listen has changed".to_owned());
     }
-    if old.log != new.log {
-        what.push("[log]".to_owned());
+    if started.log.format != wanted.log.format {
+        what.push("log.format has changed".to_owned());
     }
-    if old.shutdown != new.shutdown {
-        what.push("[shutdown]".to_owned());
-    }
-    let named = |config: &Config, name: &str| {
-        config.listeners.iter().find(|l| l.name == name).map(|l| l.listen)
-    };
-    for listener in old.listeners.iter().chain(&new.listeners) {
+    for listener in &started.listeners {
         let name = &listener.name;
-        let changed = format!("the address or presence of listener {name:?}");
-        if named(old, name) != named(new, name) && !what.contains(&changed) {
-            what.push(changed);
+        match wanted.listeners.iter().find(|wanted| wanted.name == *name) {
+            None => what.push(format!("listener {name:?} is gone")),
+            Some(wanted) if wanted.listen != listener.listen => {
+                what.push(format!("listener {name:?} has another address"));
+            }
+            Some(_) => {}
+        }
+    }
+    for listener in &wanted.listeners {
+        let name = &listener.name;
+        if started.listeners.iter().all(|started| started.name != *name) {
+            what.push(format!("listener {name:?} is new"));
         }
     }
     what
@@ -321,6 +396,31 @@ mod tests {
     use crate::trust::testing::{certificate, listener};
 
     #[test]
+    fn what_needs_a_restart_is_named_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let listeners = ["stays", "moves", "goes"]
+            .map(|name| config::Listener { name: name.to_owned(), ..listener(dir.path()) });
+        let started = Config { listeners: listeners.to_vec(), ..Config::of(listener(dir.path())) };
+        let mut wanted = started.clone();
+        wanted.shutdown.delay = Duration::from_secs(1);
+        wanted.log.filter = crate::logging::Filter::parse("debug").unwrap();
+        wanted.listeners[0].limits.max_connections = Some(17);
+        assert_eq!(needs_restart(&started, &wanted), Vec::<String>::new());
+        wanted.admin.listen.set_port(1);
+        wanted.log.format = crate::logging::Format::Json;
+        wanted.listeners[1].listen.set_port(1);
+        "comes".clone_into(&mut wanted.listeners[2].name);
+        let expected = [
+            "admin.listen has changed",
+            "log.format has changed",
+            "listener \"moves\" has another address",
+            "listener \"goes\" is gone",
+            "listener \"comes\" is new",
+        ];
+        assert_eq!(needs_restart(&started, &wanted), expected);
+    }
+
+    #[test]
     fn where_events_do_not_come_the_poll_finds_the_change_and_tells_a_failure_once() {
         let dir = tempfile::tempdir().unwrap();
         let listener = listener(dir.path());
@@ -333,9 +433,7 @@ mod tests {
         let polling = std::thread::spawn({
             let metrics = Arc::clone(&metrics);
             let config = Config::of(listener.clone());
-            let failures = Vec::new();
-            let reloader =
-                Reloader { targets: vec![target], config, source: None, metrics, failures };
+            let reloader = Reloader::new(vec![target], config, None, Box::new(|_| {}), metrics);
             move || reloader.run(&events, None, Duration::from_millis(20))
         });
         let metric = |series: &str| {
