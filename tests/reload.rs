@@ -552,6 +552,22 @@ async fn one_listeners_missing_key_keeps_no_other_from_its_new_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bad_certificate_of_a_listener_that_waits_for_a_restart_is_told() {
+    let filed = Filed::new("").await;
+    let bad = filed.authority.issue("bad", &Wish::default());
+    replace(&bad.files.key, "rubbish");
+    let second = crate::support::file::text(filed.backend.address, &bad, "");
+    let second = second.split_once("[[listener]]").unwrap().1.replace("\"test\"", "\"second\"");
+    let more = format!("[[listener]]{second}");
+    filed.rewrite(&crate::support::file::text(filed.backend.address, &filed.pair, &more));
+    let report = filed.proxy.app.reload.reload().await.unwrap();
+    assert_eq!(report.outcome, ReloadOutcome::Failed);
+    assert_eq!(report.failures.len(), 1, "{:?}", report.failures);
+    assert!(report.failures[0].contains("\"second\"") && report.failures[0].contains("bad.key"));
+    assert_eq!(report.waiting.len(), 1, "{:?}", report.waiting);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_expiry_of_what_is_in_force_is_told() {
     let scene = Scene::new().await;
     let cert = scene.pair.files.cert.display().to_string();

@@ -201,6 +201,7 @@ impl Reloader {
                 Err(failed) => failures.extend(failed),
             }
         }
+        failures.extend(self.failures_of_new_listeners());
         let outcome = match (failures.is_empty(), swapped) {
             (false, _) => ReloadOutcome::Failed,
             (true, true) => ReloadOutcome::Swapped,
@@ -256,6 +257,17 @@ impl Reloader {
         (self.process_wide)(&self.config);
         tracing::info!(changed = changed.join(", "), "configuration in force");
         Ok(true)
+    }
+
+    /// What is wrong with listeners that wait for a restart, which would fail because of it.
+    fn failures_of_new_listeners(&self) -> Vec<String> {
+        let running = |name: &str| self.started.listeners.iter().any(|l| l.name == name);
+        let new = self.config.listeners.iter().filter(|listener| !running(&listener.name));
+        new.flat_map(|listener| match certs::load(listener, SystemTime::now()) {
+            Ok(_) => Vec::new(),
+            Err(errors) => told_of(&listener.name, &errors),
+        })
+        .collect()
     }
 
     /// How what runs and what is wanted differ, as far as a running process cannot take it up.
