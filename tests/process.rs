@@ -387,6 +387,21 @@ async fn a_key_that_everybody_can_read_is_warned_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_becomes_readable_for_everybody_is_warned_of_once() {
+    let scene = Scene::new("").await;
+    let mut sidecar = scene.start();
+    let key = scene.authority.dir().join("server.key");
+    let warned =
+        |log: &str| log.lines().filter(|l| l.contains("WARN") && l.contains("server.key")).count();
+    assert_eq!(warned(&sidecar.log()), 0);
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    sidecar.until("it is told", |log| warned(log) > 0);
+    assert_eq!(sidecar.ask("POST", "/reload"), Some((200, "unchanged\n".to_owned())));
+    sidecar.until("the reload is told", |log| log.contains("those in force"));
+    assert_eq!(warned(&sidecar.log()), 1, "{}", sidecar.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn at_start_an_expired_certificate_is_warned_of_and_used() {
     let scene = Scene::new("").await;
     scene.authority.issue("server", &Wish { years: (2020, 2021), ..Wish::default() });

@@ -135,8 +135,15 @@ fn read(listener: &config::Listener) -> Result<Files, Vec<CertError>> {
 }
 
 fn digest(listener: &config::Listener, files: &Files) -> Result<Digest, ReadError> {
-    let contents = named_files(&listener.tls).map(|path| files.bytes(path));
-    Ok(Digest::of(contents.collect::<Result<Vec<_>, _>>()?))
+    let mut parts = Vec::new();
+    for path in named_files(&listener.tls) {
+        parts.push(files.bytes(path)?);
+    }
+    // A key that becomes open to all is a change as well, so that it is warned of.
+    for pair in &listener.tls.certificates {
+        parts.push(if files.is_open_to_all(&pair.key) { b"open" } else { b"closed" });
+    }
+    Ok(Digest::of(parts))
 }
 
 /// What is found while a snapshot is being built.
