@@ -191,6 +191,18 @@ async fn a_failed_handshake_says_why_and_a_probe_says_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_failed_handshake_names_what_the_device_asked_for() {
+    let (_authority, _backend, mut sidecar) = logging_json("info").await;
+    // It does not know our CA.
+    let stranger = Device::new(&Authority::new("other"));
+    assert!(stranger.connect(sidecar.address).await.is_err());
+    sidecar.until("the line is there", |log| log.contains("client_tls_alert"));
+    let log = sidecar.log();
+    let line = log.lines().find(|line| line.contains("client_tls_alert")).unwrap();
+    assert_eq!((field(line, "sni"), field(line, "phase")), (Some("localhost"), Some("handshake")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn levels_can_be_set_by_target() {
     let (authority, _backend, mut sidecar) =
         logging_json("warn,tlsidecar::app=info,access=debug").await;

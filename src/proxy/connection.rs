@@ -75,7 +75,9 @@ async fn open(
 ) -> Result<(TlsStream<TcpStream>, Vec<u8>, BackendStream), End> {
     let listener = &snapshot.listener;
 
-    let client = handshake::accept(tcp, &snapshot, listener.timeouts).await?;
+    let greeted = handshake::greet(tcp, listener.timeouts).await?;
+    record.greeted(greeted.server_name());
+    let client = greeted.accept(&snapshot).await?;
     record.handshaken(client.negotiated());
 
     match reach(listener, &client, record).await {

@@ -20,7 +20,7 @@ use tokio_rustls::rustls::{
 };
 
 use super::close;
-use super::hello::{self, HelloError};
+use super::hello::{self, Hello, HelloError};
 use super::reason::Reason;
 use super::record::Negotiated;
 use super::socket;
@@ -54,7 +54,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Client<Io> {
                 rustls::HandshakeKind::FullWithHelloRetryRequest => HandshakeKind::FullRetry,
                 rustls::HandshakeKind::Resumed => HandshakeKind::Resumed,
             },
-            server_name: self.server_name.clone(),
             alpn: self.alpn().map(|alpn| String::from_utf8_lossy(alpn).into()),
         })
     }
@@ -168,44 +167,67 @@ fn certificate_reason(error: &CertificateError) -> Reason {
     }
 }
 
-/// Takes an accepted socket through its handshake.
+/// A client that has said its ClientHello, and waits for our answer.
+pub(crate) struct Greeted<Io> {
+    io: Io,
+    hello: Hello,
+    deadline: Instant,
+}
+
+/// Hears what the client of a socket that was accepted just now says first.
 ///
 /// # Errors
-/// Why there is no session. The client has been told by then, and its socket is closed.
-pub(crate) async fn accept<Io: AsyncRead + AsyncWrite + Unpin>(
+/// Why it is no ClientHello. The client has been told by then, and its socket is closed.
+pub(crate) async fn greet<Io: AsyncRead + AsyncWrite + Unpin>(
     mut io: Io,
-    snapshot: &Snapshot,
     timeouts: Timeouts,
-) -> Result<Client<Io>, HandshakeError> {
+) -> Result<Greeted<Io>, HandshakeError> {
     let deadline = Instant::now() + timeouts.handshake;
-    let hello = match hello::read(&mut io, deadline, timeouts.hello).await {
-        Ok(hello) => hello,
+    match hello::read(&mut io, deadline, timeouts.hello).await {
+        Ok(hello) => Ok(Greeted { io, hello, deadline }),
         Err(error) => {
             refuse_hello(io, &error).await;
-            return Err(error.into());
+            Err(error.into())
         }
-    };
-    let configs = &snapshot.server_configs;
-    let config = if hello.prefers_chacha20 { &configs.clients } else { &configs.ours };
-    let session = Session::new(Arc::clone(config)).map_err(HandshakeError::Internal)?;
-    let mut stream = TlsStream::new(io, session);
-    let early = match timeout_at(deadline, finish(&mut stream, hello.bytes)).await {
-        Ok(Ok(early)) => early,
-        Ok(Err(Unfinished::Tls(error))) => {
-            let error = sharpened(error, hello.legacy_version);
-            stream.queue_last_words(&error);
-            stream.close().await;
-            return Err(error.into());
-        }
-        Ok(Err(Unfinished::Other(error))) => return Err(error),
-        Err(_) => return Err(HandshakeError::Timeout(timeouts.handshake)),
-    };
-    if let Err(error) = still_believed(stream.session(), snapshot) {
-        stream.queue_close_notify();
-        stream.close().await;
-        return Err(HandshakeError::Certificate(error));
     }
-    Ok(Client { stream, early, server_name: hello.server_name })
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> Greeted<Io> {
+    /// The name that the client asks for.
+    pub(crate) fn server_name(&self) -> Option<&str> {
+        self.hello.server_name.as_deref()
+    }
+
+    /// Takes the client through the rest of its handshake.
+    ///
+    /// # Errors
+    /// Why there is no session. The client has been told by then, and its socket is closed.
+    pub(crate) async fn accept(self, snapshot: &Snapshot) -> Result<Client<Io>, HandshakeError> {
+        let Self { io, hello, deadline } = self;
+        let configs = &snapshot.server_configs;
+        let config = if hello.prefers_chacha20 { &configs.clients } else { &configs.ours };
+        let session = Session::new(Arc::clone(config)).map_err(HandshakeError::Internal)?;
+        let mut stream = TlsStream::new(io, session);
+        let early = match timeout_at(deadline, finish(&mut stream, hello.bytes)).await {
+            Ok(Ok(early)) => early,
+            Ok(Err(Unfinished::Tls(error))) => {
+                let error = sharpened(error, hello.legacy_version);
+                stream.queue_last_words(&error);
+                stream.close().await;
+                return Err(error.into());
+            }
+            Ok(Err(Unfinished::Other(error))) => return Err(error),
+            Err(_) => {
+                return Err(HandshakeError::Timeout(snapshot.listener.timeouts.handshake));
+            }
+        };
+        if let Err(error) = still_believed(stream.session(), snapshot) {
+            stream.queue_close_notify();
+            stream.close().await;
+            return Err(HandshakeError::Certificate(error));
+        }
+        Ok(Client { stream, early, server_name: hello.server_name })
+    }
 }
 
 /// Tells a client whose first message was no ClientHello what RFC 8446 section 6.2 has for it.

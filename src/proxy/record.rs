@@ -56,6 +56,8 @@ pub(crate) struct Record {
     peer: SocketAddr,
     opened: Instant,
     phase: Phase,
+    /// The name that the client asked for.
+    server_name: Option<Box<str>>,
     /// What the handshake agreed on, and how long it took from accept.
     tls: Option<(Negotiated, Duration)>,
     backend: Option<Box<str>>,
@@ -68,8 +70,6 @@ pub(crate) struct Record {
 pub(crate) struct Negotiated {
     pub(crate) cipher: Cipher,
     pub(crate) kind: HandshakeKind,
-    /// As the client asked for it.
-    pub(crate) server_name: Option<Box<str>>,
     /// One of the listener's own protocols.
     pub(crate) alpn: Option<Box<str>>,
 }
@@ -106,6 +106,7 @@ impl Record {
             peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
             opened: Instant::now(),
             phase: Phase::Handshake,
+            server_name: None,
             tls: None,
             backend: None,
             connect: None,
@@ -113,6 +114,11 @@ impl Record {
             closed: false,
             metrics,
         }
+    }
+
+    /// The client has said its ClientHello, perhaps with the name that it asks for.
+    pub(crate) fn greeted(&mut self, server_name: Option<&str>) {
+        self.server_name = server_name.map(Box::from);
     }
 
     /// The handshake is over.
@@ -179,7 +185,7 @@ macro_rules! access {
             peer = %$record.peer,
             reason = $reason.as_str(),
             phase = $record.phase.as_str(),
-            sni = tls.and_then(|tls| tls.server_name.as_deref()),
+            sni = $record.server_name.as_deref(),
             alpn = tls.and_then(|tls| tls.alpn.as_deref()),
             tls = tls.map(|tls| tls.cipher.version()),
             cipher = tls.map(|tls| tls.cipher.as_str()),

@@ -127,7 +127,8 @@ impl Line {
         let (begin, begun) = tokio::sync::oneshot::channel();
         let ended = tokio::spawn(async move {
             let timeouts = snapshot.listener.timeouts;
-            let mut client = handshake::accept(client, &snapshot, timeouts).await.unwrap();
+            let greeted = handshake::greet(client, timeouts).await.unwrap();
+            let mut client = greeted.accept(&snapshot).await.unwrap();
             let _unless_nobody_waits = begin.send(());
             let early = client.early;
             let ended =
