@@ -10,7 +10,7 @@ use crate::support::client::say_and_hear;
 use crate::support::file;
 use crate::support::process::ask;
 use crate::support::proxy::{balances, closed_series, metric};
-use crate::support::raw::answer_to;
+use crate::support::raw::{answer_to, old_hello};
 use crate::support::{Authority, Backend, Device, Proxy, Sidecar, eventually};
 
 async fn scene() -> (Authority, Backend, Proxy) {
@@ -200,6 +200,23 @@ async fn a_failed_handshake_names_what_the_device_asked_for() {
     let log = sidecar.log();
     let line = log.lines().find(|line| line.contains("client_tls_alert")).unwrap();
     assert_eq!((field(line, "sni"), field(line, "phase")), (Some("localhost"), Some("handshake")));
+    assert_eq!(field(line, "error"), Some("the client sent the fatal alert unknown_ca"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_device_has_not_in_common_with_us_is_said_in_words() {
+    let (_authority, _backend, mut sidecar) = logging_json("info").await;
+    // TLS 1.1; and TLS 1.2 without an extension.
+    answer_to(sidecar.address, &old_hello([3, 2], &[[0xc0, 0x2f]])).await;
+    answer_to(sidecar.address, &old_hello([3, 3], &[[0xc0, 0x2f]])).await;
+    sidecar.until("both are told", |log| log.matches("client_tls_incompatible").count() == 2);
+    let log = sidecar.log();
+    let lines = log.lines().filter(|line| line.contains("client_tls_incompatible"));
+    let mut errors: Vec<_> = lines.map(|line| field(line, "error").unwrap()).collect();
+    errors.sort_unstable();
+    let expected =
+        ["the client offers no TLS 1.2 or newer", "the client offers no signature scheme"];
+    assert_eq!(errors, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,8 @@
 //! **Not here.** What the ClientHello says (`hello.rs`), which certificate is shown and which are
 //! believed (`trust/`).
 
+mod words;
+
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,9 +92,9 @@ pub(crate) enum HandshakeError {
     Timeout(Duration),
     #[error("the client closed the connection during the handshake")]
     Eof,
-    #[error("the client sent the fatal alert {0:?}")]
+    #[error("the client sent the fatal alert {}", words::alert(*.0))]
     Alert(AlertDescription),
-    #[error("nothing in common: {0:?}")]
+    #[error("{}", words::incompatible(.0))]
     Incompatible(PeerIncompatible),
     #[error("none of the client's ALPN protocols is accepted")]
     NoCommonAlpn,
