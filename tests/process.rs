@@ -62,7 +62,8 @@ async fn sigterm_ends_an_idle_one_with_0() {
     drop(scene.device().echo(sidecar.address).await.unwrap());
     sidecar.signal("TERM");
     assert_eq!(sidecar.ended().code(), Some(0));
-    assert!(sidecar.log().contains("stopped"), "{}", sidecar.log());
+    let log = sidecar.log();
+    assert!(log.contains("drained forced=0") && log.contains("stopped"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,7 +82,12 @@ async fn a_drain_that_had_to_force_ends_with_1_and_says_close_notify() {
     assert_eq!(within("the end", open.read(&mut [0; 1])).await.unwrap(), 0);
     drop(open);
     assert_eq!(sidecar.ended().code(), Some(1));
-    assert!(sidecar.log().contains("drain_deadline"), "{}", sidecar.log());
+    let log = sidecar.log();
+    let lines =
+        ["drain_deadline", "delay=0s", "drained forced=1", "not_after=2060-01-01T00:00:00Z"];
+    for line in lines {
+        assert!(log.contains(line), "{line} in {log}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

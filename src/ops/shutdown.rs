@@ -170,7 +170,8 @@ impl Shutdown {
         drain.cancelled().await;
         let times = *times.borrow();
         phase.send_replace(Phase::Draining);
-        tracing::info!(connections = connections.len(), delay = ?times.delay, "draining");
+        let (connected, delay) = (connections.len(), times.delay.as_secs_f64());
+        tracing::info!(connections = connected, delay = %format_args!("{delay}s"), "draining");
         force.token.run_until_cancelled(sleep(times.delay)).await;
         phase.send_replace(Phase::Closing);
         stop_accepting.cancel();
@@ -184,6 +185,7 @@ impl Shutdown {
             tracing::error!(connections = connections.len(), "connections did not end when forced");
         }
         phase.send_replace(Phase::Drained);
+        tracing::info!(forced = left, "drained");
         let drained = if left == 0 { Drained::Clean } else { Drained::Forced(left) };
         outcome.send_replace(Some(drained));
     }

@@ -57,8 +57,15 @@ fn unix_seconds(time: SystemTime) -> i64 {
 }
 
 impl std::fmt::Display for Moment {
+    /// As in RFC 3339, in UTC.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)
+        // Some certificates have an offset, though RFC 5280 section 4.1.2.5 forbids it.
+        let in_utc = ASN1Time::from_timestamp(self.timestamp()).unwrap_or(self.0);
+        let time = in_utc.to_datetime();
+        let (year, month, day) = time.to_calendar_date();
+        let (hour, minute, second) = time.to_hms();
+        let month = u8::from(month);
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
     }
 }
 
@@ -140,6 +147,12 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Malform
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_is_printed_as_in_rfc_3339() {
+        let moment = Moment(ASN1Time::from_timestamp(1_830_297_600).unwrap());
+        assert_eq!(moment.to_string(), "2028-01-01T00:00:00Z");
+    }
 
     #[test]
     fn a_validity_holds_in_its_first_and_in_its_last_second() {
