@@ -18,7 +18,7 @@ use crate::logging;
 use crate::ops::admin::{self, Admin};
 use crate::ops::metrics::Metrics;
 use crate::ops::shutdown::Shutdown;
-use crate::proxy::admission::{Admission, Places};
+use crate::proxy::admission::{self, Admission, Places};
 use crate::proxy::listener::Listener;
 use crate::proxy::socket;
 use crate::trust::certs::{self, Loaded};
@@ -83,7 +83,14 @@ impl StartError {
 /// Every problem of every listener, each in a sentence.
 pub fn check(config: &Config) -> Result<Vec<String>, StartError> {
     let loaded = load(config)?;
-    Ok(loaded.iter().flat_map(|(_, warnings)| warnings.iter().map(ToString::to_string)).collect())
+    let capacity = socket::capacity(config.listeners.len());
+    let told = loaded.iter().flat_map(|(snapshot, warnings)| {
+        let config::Listener { name, limits, .. } = &snapshot.listener;
+        let excess = admission::excess(*limits, capacity);
+        let excess = excess.map(|excess| format!("listener {name:?}: {excess}"));
+        warnings.iter().map(ToString::to_string).chain(excess)
+    });
+    Ok(told.collect())
 }
 
 /// Starts a proxy on a configuration, which came from `source` if from a file. Call it within a
@@ -106,7 +113,6 @@ pub fn start(config: Config, source: Option<Source>) -> Result<App, StartError> 
     let mut accepting = Vec::new();
     for ((snapshot, warnings), (socket, address)) in loaded.into_iter().zip(sockets) {
         let metrics = metrics.listener(&snapshot.listener.name);
-        warn_of_capacity(&snapshot.listener, capacity);
         reload::announce(&snapshot, &warnings, &metrics);
         listeners.push((snapshot.listener.name.clone(), address));
         let target = Target { current: Arc::new(Current::new(snapshot)), metrics };
@@ -202,15 +208,4 @@ fn bind(
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
     move |cause| StartError::System { what, cause }
-}
-
-fn warn_of_capacity(listener: &config::Listener, capacity: usize) {
-    if let Some(wanted) = listener.limits.max_connections.filter(|&wanted| wanted > capacity) {
-        tracing::warn!(
-            listener = listener.name,
-            wanted,
-            capacity,
-            "max_connections is more than the limit on file descriptors carries (ulimit -Hn)"
-        );
-    }
 }

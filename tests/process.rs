@@ -438,6 +438,26 @@ async fn check_tells_a_good_configuration_and_binds_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_limit_beyond_the_file_descriptors_is_warned_of_by_check_and_reload() {
+    let scene = Scene::new("").await;
+    let with_limit = format!("{}limits.max_connections = 1000\n", scene.text);
+    let mut command = Command::new("sh");
+    let run = format!("ulimit -n 400; exec {:?} \"$@\"", binary().get_program());
+    command.args(["-c", &run, "sh", "check", "--config"]);
+    command.arg(file::write(scene.authority.dir(), &with_limit));
+    let (code, told) = output(&mut command);
+    assert_eq!(code, 0, "{told}");
+    assert!(told.contains("warning: ") && told.contains("max_connections is 1000"), "{told}");
+
+    let mut command = Command::new("sh");
+    command.args(["-c", &run, "sh", "--config"]).arg(scene.path());
+    let mut sidecar = Sidecar::run(command);
+    file::write(scene.authority.dir(), &with_limit);
+    let warned = |line: &str| line.contains("WARN") && line.contains("max_connections is 1000");
+    sidecar.until("the reload warns", |log| log.lines().any(warned));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn check_looks_into_the_certificates() {
     let scene = Scene::new("").await;
     replace(&scene.authority.dir().join("server.crt"), "rubbish");

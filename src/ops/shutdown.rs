@@ -164,9 +164,16 @@ impl Shutdown {
     /// Waits until a drain is asked for, and runs it.
     pub(crate) async fn run(&self) {
         let Inner {
-            times, phase, outcome, drain, stop_accepting, force, listeners, connections, ..
-        } =
-            &*self.inner;
+            times,
+            phase,
+            outcome,
+            drain,
+            stop_accepting,
+            force,
+            listeners,
+            connections,
+            ..
+        } = &*self.inner;
         drain.cancelled().await;
         let times = *times.borrow();
         phase.send_replace(Phase::Draining);

@@ -41,6 +41,11 @@ impl Admission {
         limits.max_connections.unwrap_or(usize::MAX).min(self.process_limit)
     }
 
+    /// What to say of limits that the process cannot carry, if they are such.
+    pub(crate) fn excess(&self, limits: config::Limits) -> Option<String> {
+        excess(limits, self.process_limit)
+    }
+
     /// Takes a place of the listener if there is one.
     pub(crate) fn try_take_own(&self, limit: usize) -> Option<Place> {
         self.own.try_take(limit)
@@ -63,6 +68,15 @@ impl Admission {
     pub(crate) async fn admit(&self, own: Place) -> Admitted {
         Admitted { _own: own, _process: self.process.take(self.process_limit).await }
     }
+}
+
+/// What to say of limits beyond what a process with `process_limit` places carries.
+pub(crate) fn excess(limits: config::Limits, process_limit: usize) -> Option<String> {
+    let wanted = limits.max_connections.filter(|&wanted| wanted > process_limit)?;
+    Some(format!(
+        "max_connections is {wanted}, and the limit on file descriptors (ulimit -Hn) carries \
+         {process_limit}"
+    ))
 }
 
 /// Places for connections; how many is asked for each time, so that a limit can change.

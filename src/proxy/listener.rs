@@ -52,6 +52,12 @@ struct Waiting {
     told: Option<Instant>,
 }
 
+/// What of the snapshots has been applied last.
+struct Applied {
+    limits: Option<config::Limits>,
+    tcp: config::Tcp,
+}
+
 impl Listener {
     /// Accepts until the drain closes the listener.
     pub(crate) async fn run(self) {
@@ -62,12 +68,13 @@ impl Listener {
 
     async fn accept_all(&self) {
         let mut snapshots = self.snapshots.clone();
-        let mut options = snapshots.borrow().listener.tcp;
+        // The socket was bound with its options.
+        let mut applied = Applied { limits: None, tcp: snapshots.borrow().listener.tcp };
         let mut pause = SHORTEST_PAUSE;
         let mut waiting = Waiting::default();
         loop {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
-            self.apply(&snapshot, &mut options);
+            self.apply(&snapshot, &mut applied);
             let accepted = tokio::select! {
                 // What is in force goes before who is waiting.
                 biased;
@@ -85,13 +92,21 @@ impl Listener {
         }
     }
 
-    /// Applies what a snapshot has for the listening socket.
-    fn apply(&self, snapshot: &Snapshot, options: &mut config::Tcp) {
-        self.metrics.set_limit(self.admission.limit(snapshot.listener.limits));
-        if *options != snapshot.listener.tcp {
-            *options = snapshot.listener.tcp;
-            if let Err(error) = socket::set_options(&self.socket, *options) {
-                tracing::error!(listener = self.metrics.name(), %error, "cannot set socket options");
+    /// Applies what a snapshot has for the listening socket and for all connections together.
+    fn apply(&self, snapshot: &Snapshot, applied: &mut Applied) {
+        let config::Listener { limits, tcp, .. } = snapshot.listener;
+        let listener = self.metrics.name();
+        if applied.limits != Some(limits) {
+            applied.limits = Some(limits);
+            self.metrics.set_limit(self.admission.limit(limits));
+            if let Some(excess) = self.admission.excess(limits) {
+                tracing::warn!(listener, "{excess}");
+            }
+        }
+        if applied.tcp != tcp {
+            applied.tcp = tcp;
+            if let Err(error) = socket::set_options(&self.socket, tcp) {
+                tracing::error!(listener, %error, "cannot set socket options");
             }
         }
     }
