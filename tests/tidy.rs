@@ -71,6 +71,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "config",
             "ops::shutdown",
+            "proxy::admission",
             "proxy::backend",
             "proxy::handshake",
             "proxy::reason",

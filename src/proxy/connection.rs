@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use tokio::net::TcpStream;
 
+use super::admission::Admitted;
 use super::backend::{self, BackendStream, ConnectError};
 use super::handshake::{self, Client, HandshakeError};
 use super::reason::Reason;
@@ -28,16 +29,22 @@ use crate::config;
 use crate::ops::shutdown::Force;
 use crate::trust::snapshot::Snapshot;
 
-/// Serves an accepted socket to its end.
-pub(crate) async fn serve(
+/// Serves an accepted socket to its end, and then gives back its places.
+///
+/// Not an `async fn`: that would keep each argument twice for as long as the device is connected.
+pub(crate) fn serve(
     tcp: TcpStream,
     snapshot: Arc<Snapshot>,
     force: Force,
-    mut record: Record,
-) {
-    match walk(tcp, snapshot, &force, &mut record).await {
-        Ok(()) => record.close(Reason::Ok, None),
-        Err(end) => record.close(end.reason(), Some(&end)),
+    mut record: Box<Record>,
+    admitted: Admitted,
+) -> impl Future<Output = ()> {
+    async move {
+        match walk(tcp, snapshot, &force, &mut record).await {
+            Ok(()) => record.close(Reason::Ok, None),
+            Err(end) => record.close(end.reason(), Some(&end)),
+        }
+        drop(admitted);
     }
 }
 
@@ -62,7 +69,9 @@ async fn walk(
     }
     drop(backend);
     if ended.reset != Some(Leg::Client) {
-        client.close().await;
+        // Boxed, as is the opening: a future has room for the largest of its phases, and the relay
+        // should be that.
+        Box::pin(client.close()).await;
     }
     Ok(ended.result?)
 }

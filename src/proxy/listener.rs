@@ -154,12 +154,10 @@ impl Listener {
     }
 
     fn start(&self, tcp: TcpStream, peer: SocketAddr, snapshot: Arc<Snapshot>, admitted: Admitted) {
-        let record = Record::open(Arc::clone(&self.metrics), peer);
+        let record = Box::new(Record::open(Arc::clone(&self.metrics), peer));
         let force = self.shutdown.forced();
-        self.shutdown.connections().spawn(async move {
-            connection::serve(tcp, snapshot, force, record).await;
-            drop(admitted);
-        });
+        let serving = connection::serve(tcp, snapshot, force, record, admitted);
+        self.shutdown.connections().spawn(serving);
     }
 
     /// Counts a failed accept and pauses if the next would fail as well; returns the next pause.

@@ -107,14 +107,17 @@ pub(crate) enum Leg {
 /// them. What is then queued for the client (a close_notify, an alert) is the caller's to send.
 ///
 /// `early` was opened together with the end of the handshake and goes to the backend first.
-pub(crate) async fn relay<C, B>(
-    client: &mut TlsStream<C>,
-    backend: &mut B,
+///
+/// Not an `async fn`, which would keep its arguments beside what it makes of them: this future is
+/// most of what an idle device costs.
+pub(crate) fn relay<'a, C, B>(
+    client: &'a mut TlsStream<C>,
+    backend: &'a mut B,
     early: Vec<u8>,
-    traffic: &mut Traffic,
+    traffic: &'a mut Traffic,
     bounds: Bounds,
-    force: &Force,
-) -> Ended
+    force: &'a Force,
+) -> impl Future<Output = Ended>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -133,21 +136,23 @@ where
         last_byte: Instant::now(),
         moved: false,
     };
-    let mut timer = pin!(sleep_until(Instant::now() + NEVER));
-    let mut forced = pin!(force.forced());
-    // Polled once, to be woken by it. Whether it has come is asked of the flag, without a lock.
-    let mut listening = false;
-    poll_fn(|cx| {
-        if !std::mem::replace(&mut listening, true) {
-            let _not_yet = forced.as_mut().poll(cx);
-        }
-        if force.is_forced() {
-            // Before anything else, so that the reason is never a random error of the teardown.
-            return Poll::Ready(relay.stopped(RelayError::Forced));
-        }
-        relay.poll(cx, timer.as_mut())
-    })
-    .await
+    async move {
+        let mut timer = pin!(sleep_until(Instant::now() + NEVER));
+        let mut forced = pin!(force.forced());
+        // Polled once, to be woken by it. Whether it has come is asked of the flag, without a lock.
+        let mut listening = false;
+        poll_fn(|cx| {
+            if !std::mem::replace(&mut listening, true) {
+                let _not_yet = forced.as_mut().poll(cx);
+            }
+            if force.is_forced() {
+                // Before anything else, so that the reason is never a random error of the teardown.
+                return Poll::Ready(relay.stopped(RelayError::Forced));
+            }
+            relay.poll(cx, timer.as_mut())
+        })
+        .await
+    }
 }
 
 /// Where a direction is.
@@ -182,8 +187,8 @@ struct Relay<'a, C, B> {
     backend_cut: Option<io::ErrorKind>,
     /// How much plaintext is in what the client has not taken yet: one read at the most.
     sealed: u32,
-    /// The first thing that went wrong without ending both directions.
-    failure: Option<RelayError>,
+    /// The first thing that went wrong without ending both directions. Boxed: it is rare, and large.
+    failure: Option<Box<RelayError>>,
     traffic: &'a mut Traffic,
     bounds: Bounds,
     last_byte: Instant,
@@ -289,13 +294,13 @@ where
             }
             Ok(Received::Closed) => self.to_backend = Flow::Ending,
             Ok(Received::Truncated) => {
-                self.failure.get_or_insert(RelayError::Truncated);
+                self.failure.get_or_insert_with(|| RelayError::Truncated.into());
                 self.to_backend = Flow::Ending;
             }
             // After the whole answer, with its end: a client that closes with our close_notify
             // unread sends a reset, and has lost nothing by it.
             Err(ReceiveError::Io(_)) if self.to_client == Flow::Done => {
-                self.failure.get_or_insert(RelayError::Truncated);
+                self.failure.get_or_insert_with(|| RelayError::Truncated.into());
                 self.to_backend = Flow::Ending;
             }
             Err(ReceiveError::Io(error)) => return Err(RelayError::Client(error)),
@@ -386,7 +391,7 @@ where
     /// request answers, closes, and resets whatever else comes.
     fn backend_takes_no_more(&mut self, error: io::Error) {
         self.backend_cut = socket::cut(&error);
-        self.failure.get_or_insert(RelayError::Backend(error));
+        self.failure.get_or_insert_with(|| RelayError::Backend(error).into());
         self.unsent = Unsent::default();
         self.to_backend = Flow::Forgetting;
     }
@@ -394,7 +399,7 @@ where
     /// The client refuses bytes. What it has said may still be unread: a device that reports and
     /// goes to sleep resets the answer.
     fn client_takes_no_more(&mut self, error: io::Error) {
-        self.failure.get_or_insert(RelayError::Client(error));
+        self.failure.get_or_insert_with(|| RelayError::Client(error).into());
         self.client.forget_queued();
         self.to_client = Flow::Forgetting;
     }
@@ -439,7 +444,7 @@ where
 
     /// Both directions have ended.
     fn finished(&mut self) -> Ended {
-        Ended { result: self.failure.take().map_or(Ok(()), Err), reset: None }
+        Ended { result: self.failure.take().map_or(Ok(()), |error| Err(*error)), reset: None }
     }
 
     /// We end what could have gone on.
