@@ -1,17 +1,25 @@
-//! What the figures must reach: docs/performance.md has the table.
+//! What the figures are to reach, and what they must never fall below.
 //!
-//! A target is judged on medians of one run. One that was not measured, or has nobody to be compared
-//! with, is left out.
+//! Each is judged on medians of one run. One that was not measured, or has nobody to be compared
+//! with, is left out. [`TARGETS`] are the aims, printed with how far they are met; [`FLOORS`] are
+//! held by CI, on a machine that is never quiet, and so leave some room.
 
 use std::fmt::Write as _;
 
 use super::report::{FLOOR, OURS, Report};
 
-/// A table of all targets that could be judged.
+/// A table of all bounds that could be judged.
 pub struct Table {
     pub text: String,
     pub all_met: bool,
 }
+
+/// What CI holds.
+const FLOORS: &[Target] = &[
+    target("full 1.3, ECDSA", HANDSHAKES, Bound::Times(1.8, "HAProxy")),
+    target("full 1.2, ECDSA", HANDSHAKES, Bound::Times(1.8, "HAProxy")),
+    target("few idle", "bytes per connection, 3,000 held", Bound::Most(6144.0)),
+];
 
 /// One target: a figure of ours, and what it is held against.
 struct Target {
@@ -69,7 +77,7 @@ const TARGETS: &[Target] = &[
     target("idle", "bytes per connection, 3,000 held", Bound::Most(4608.0)),
     target("idle", "bytes per connection, 9,000 held", Bound::Most(4608.0)),
     target("idle", "bytes per connection, 10 s after 1 MiB each way", Bound::Most(4608.0)),
-    target("idle, client certificate", "bytes per connection, 3,000 held", Bound::Most(6144.0)),
+    target("few idle, client certificate", "bytes per connection, 3,000 held", Bound::Most(6144.0)),
     target("idle", "CPU with 9,000 held, percent", Bound::Most(0.5)),
     target("start", "start to listening, ms", Bound::Most(30.0)),
     target("start", "base memory, MiB", Bound::Most(8.0)),
@@ -79,16 +87,29 @@ const TARGETS: &[Target] = &[
     target("storm", "attempts wasted, percent", Bound::Most(5.0)),
 ];
 
-/// Judges what was measured.
-pub fn table(report: &Report) -> Table {
-    let mut text = "\n| target | bound | ours | |\n|---|---|---|---|\n".to_owned();
-    let mut all_met = true;
-    let mut row = |load: &str, figure: &str, bound: &str, ours: f64, met: bool| {
-        all_met &= met;
-        let verdict = if met { "met" } else { "NOT MET" };
-        let _infallible = writeln!(text, "| {load}: {figure} | {bound} | {ours:.2} | {verdict} |");
+/// How far the aims are met.
+pub fn aims(report: &Report) -> Table {
+    let mut table = judge(TARGETS, report);
+    let left = "memory 10 s after 9,000 left, MiB";
+    let base = report.median("start", "base memory, MiB", OURS);
+    if let (Some(base), Some(ours)) = (base, report.median("idle", left, OURS)) {
+        let most = base * 1.3 + 4.0;
+        table.row("idle", left, &format!("≤ 1.3 × base + 4 = {most:.1}"), ours, ours <= most);
+    }
+    table
+}
+
+/// Whether what CI holds is held.
+pub fn floors(report: &Report) -> Table {
+    judge(FLOORS, report)
+}
+
+fn judge(targets: &[Target], report: &Report) -> Table {
+    let mut table = Table {
+        text: "\n| what | bound | ours | |\n|---|---|---|---|\n".to_owned(),
+        all_met: true,
     };
-    for Target { load, figure, bound } in TARGETS {
+    for Target { load, figure, bound } in targets {
         let Some(ours) = report.median(load, figure, OURS) else { continue };
         let others = report.others(load, figure);
         let highest = others.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1));
@@ -96,32 +117,32 @@ pub fn table(report: &Report) -> Table {
         match *bound {
             Bound::Times(times, peer) => {
                 let Some(theirs) = report.median(load, figure, peer) else { continue };
-                row(
-                    load,
-                    figure,
-                    &format!("≥ {times} × {peer}"),
-                    ours / theirs,
-                    ours >= theirs * times,
-                );
+                let bound = format!("≥ {times} × {peer}");
+                table.row(load, figure, &bound, ours / theirs, ours >= theirs * times);
             }
             Bound::TimesBest(times) => {
                 let Some((peer, theirs)) = highest else { continue };
                 let bound = format!("≥ {times} × the best, {peer}");
-                row(load, figure, &bound, ours / theirs, ours >= theirs * times);
+                table.row(load, figure, &bound, ours / theirs, ours >= theirs * times);
             }
             Bound::BelowBest => {
                 let Some((peer, theirs)) = lowest else { continue };
-                row(load, figure, &format!("< {theirs:.2}, {peer}"), ours, ours < theirs);
+                table.row(load, figure, &format!("< {theirs:.2}, {peer}"), ours, ours < theirs);
             }
-            Bound::Most(most) => row(load, figure, &format!("≤ {most}"), ours, ours <= most),
-            Bound::Least(least) => row(load, figure, &format!("≥ {least}"), ours, ours >= least),
+            Bound::Most(most) => table.row(load, figure, &format!("≤ {most}"), ours, ours <= most),
+            Bound::Least(least) => {
+                table.row(load, figure, &format!("≥ {least}"), ours, ours >= least)
+            }
         }
     }
-    let left = "memory 10 s after 9,000 left, MiB";
-    let base = report.median("start", "base memory, MiB", OURS);
-    if let (Some(base), Some(ours)) = (base, report.median("idle", left, OURS)) {
-        let most = base * 1.3 + 4.0;
-        row("idle", left, &format!("≤ 1.3 × base + 4 = {most:.1}"), ours, ours <= most);
+    table
+}
+
+impl Table {
+    fn row(&mut self, load: &str, figure: &str, bound: &str, ours: f64, met: bool) {
+        self.all_met &= met;
+        let verdict = if met { "met" } else { "NOT MET" };
+        let _infallible =
+            writeln!(self.text, "| {load}: {figure} | {bound} | {ours:.2} | {verdict} |");
     }
-    Table { text, all_met }
 }
