@@ -419,7 +419,8 @@ async fn after_many_short_connections_the_books_balance_and_no_descriptor_is_lef
         }
     }
     eventually("all have ended", || ended() == 300).await;
-    assert!(open() <= before, "{} descriptors, {before} before", open());
+    // The last answer's own socket may still be closing.
+    eventually("all descriptors are given back", || open() <= before).await;
     assert!(balances(&sidecar.ask("GET", "/metrics").unwrap().1));
 }
 

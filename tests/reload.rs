@@ -611,8 +611,7 @@ async fn open_connections_are_not_touched_by_a_reload_that_fails() {
 async fn a_replacement_that_is_older_than_what_it_replaces_is_put_in_force() {
     let scene = Scene::new().await;
     // As from a backup, or from a tool that keeps the times of what it copies.
-    let long_ago =
-        std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    let long_ago = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
     let (chain, key) = scene.new_pem(2);
     let CertificateFiles { cert, key: key_file } = &scene.pair.files;
     for (file, text) in [(key_file, key), (cert, chain)] {

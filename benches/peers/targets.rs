@@ -131,7 +131,7 @@ fn judge(targets: &[Target], report: &Report) -> Table {
             }
             Bound::Most(most) => table.row(load, figure, &format!("≤ {most}"), ours, ours <= most),
             Bound::Least(least) => {
-                table.row(load, figure, &format!("≥ {least}"), ours, ours >= least)
+                table.row(load, figure, &format!("≥ {least}"), ours, ours >= least);
             }
         }
     }

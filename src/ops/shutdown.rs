@@ -232,7 +232,7 @@ mod tests {
         // As by a second signal, before the drain gets to look.
         shutdown.force();
         eventually_ended(&shutdown).await;
-        shutdown.run(config::Shutdown::default()).await;
+        shutdown.run().await;
         assert_eq!(shutdown.drained().await, Drained::Forced(1));
     }
 

@@ -30,8 +30,10 @@ use crate::ops::shutdown::Force;
 use crate::trust::snapshot::Snapshot;
 
 /// Serves an accepted socket to its end, and then gives back its places.
-///
-/// Not an `async fn`: that would keep each argument twice for as long as the device is connected.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "it would keep each argument twice for as long as the device is connected"
+)]
 pub(crate) fn serve(
     tcp: TcpStream,
     snapshot: Arc<Snapshot>,
