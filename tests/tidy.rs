@@ -241,7 +241,7 @@ fn module(file: &Path) -> String {
 
 /// Whether a module is for tests alone.
 fn is_test(module: &str) -> bool {
-    module.ends_with("::tests") || module == "trust::testing"
+    module.ends_with("::tests") || module.contains("::tests::") || module == "trust::testing"
 }
 
 /// The paths that a file names outside its tests, each from its root: `crate::…`, or a crate's name.

@@ -1,0 +1,111 @@
+//! TLS sessions that end badly: forged records, keys that are used up, devices that are gone.
+//!
+//! **Not here.** Handshakes that fail: `tests/wire.rs`.
+
+use super::*;
+
+#[tokio::test]
+async fn a_forged_record_ends_the_connection_with_an_alert_and_resets_the_backend() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    let forged = [&[23, 3, 3, 0, 40][..], &[0; 40]].concat();
+    line.device.get_mut().0.write_all(&forged).await.unwrap();
+    let error = line.device.read(&mut [0; 1]).await.unwrap_err();
+    // bad_record_mac, RFC 8446 section 5.2.
+    assert!(error.to_string().contains("BadRecordMac"), "{error}");
+    drop(line.device.get_mut().0.shutdown().await);
+    assert_eq!(line.ended_with().await, (Some(Reason::ClientTlsError), Some(Leg::Backend)));
+}
+
+#[tokio::test]
+async fn what_came_before_a_forged_record_in_the_same_segment_is_delivered() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    line.device.write_all(b"report").await.unwrap();
+    let forged = [&[23, 3, 3, 0, 40][..], &[0; 40]].concat();
+    line.device.get_mut().0.write_all(&forged).await.unwrap();
+    // The session is over: it is not to be sealed.
+    line.backend.write_all(b"answer").await.unwrap();
+    let error = line.device.read(&mut [0; 1]).await.unwrap_err();
+    assert!(error.to_string().contains("BadRecordMac"), "{error}");
+    drop(line.device.get_mut().0.shutdown().await);
+    assert_eq!(read_all(&mut line.backend).await, b"report");
+    assert_eq!(line.ended_with().await, (Some(Reason::ClientTlsError), Some(Leg::Backend)));
+}
+
+#[tokio::test]
+async fn a_session_that_is_over_seals_nothing_while_its_last_words_wait_for_the_backend() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    line.device.write_all(&[1; 900]).await.unwrap();
+    line.backend.read_exact(&mut [0; 1]).await.unwrap();
+    line.device.write_all(&[2; 600]).await.unwrap();
+    let forged = [&[23, 3, 3, 0, 40][..], &[0; 40]].concat();
+    line.device.get_mut().0.write_all(&forged).await.unwrap();
+    line.backend.write_all(b"answer").await.unwrap();
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    drop(line.device);
+    assert_eq!(read_all(&mut line.backend).await.len(), 1499);
+    let ended = line.ended.await.unwrap();
+    assert_eq!(ended.result.unwrap_err().reason(), Reason::ClientTlsError);
+}
+
+#[tokio::test]
+async fn the_report_of_a_device_that_is_gone_before_it_has_taken_its_tickets_is_delivered() {
+    // A pipe so small that the relay has not begun: the Finished is in the pipe.
+    let mut line = Line::new(512, UNBOUNDED).await;
+    line.device.write_all(b"report").await.unwrap();
+    line.device.shutdown().await.unwrap();
+    *line.device_is.lock().unwrap() = Peer::Reset;
+    assert_eq!(read_all(&mut line.backend).await, b"report");
+    assert_eq!(line.ended_with().await, (Some(Reason::ClientReset), None));
+}
+
+#[tokio::test]
+async fn an_endless_record_is_not_collected_for_ever() {
+    let mut line = Line::new(1 << 20, UNBOUNDED).await;
+    // The header announces more than a record may have (RFC 8446 section 5.2: 2^14 + 256).
+    line.device.get_mut().0.write_all(&[23, 3, 3, 0x7f, 0xff]).await.unwrap();
+    line.device.get_mut().0.write_all(&[0; 40_000]).await.unwrap();
+    drop(line.device.get_mut().0.shutdown().await);
+    assert_eq!(line.ended_with().await, (Some(Reason::ClientTlsError), Some(Leg::Backend)));
+}
+
+/// A server's configuration whose TLS 1.2 keys are good for so many records.
+fn short_lived_keys(config: &ServerConfig, records: u64) -> ServerConfig {
+    let SupportedCipherSuite::Tls12(suite) = TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 else {
+        panic!("a suite of TLS 1.2");
+    };
+    let common = CipherSuiteCommon {
+        suite: suite.common.suite,
+        hash_provider: suite.common.hash_provider,
+        confidentiality_limit: records,
+    };
+    let short_lived = Tls12CipherSuite { common, ..*suite };
+    let suites = vec![SupportedCipherSuite::Tls12(Box::leak(Box::new(short_lived)))];
+    let provider = CryptoProvider { cipher_suites: suites, ..default_provider() };
+    ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&TLS12])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::clone(&config.cert_resolver))
+}
+
+#[tokio::test]
+async fn a_key_that_may_seal_no_more_ends_the_connection_without_a_close_notify() {
+    let (mut snapshot, connector) = snapshot_and_client();
+    // 2^24 would take minutes.
+    let short_lived = Arc::new(short_lived_keys(&snapshot.server_configs.ours, 4));
+    snapshot.server_configs.ours = Arc::clone(&short_lived);
+    snapshot.server_configs.clients = short_lived;
+    let mut line = Line::between((snapshot, connector), 4096, UNBOUNDED).await;
+    // The first record was our Finished.
+    for record in 1..4 {
+        line.backend.write_u8(record).await.unwrap();
+        assert_eq!(line.device.read_u8().await.unwrap(), record);
+    }
+    line.backend.write_u8(4).await.unwrap();
+    // What could not be sealed is missing: rustls tells a bare end (an error) from a close_notify.
+    assert!(line.device.read(&mut [0; 1]).await.is_err());
+    assert_eq!(counted(&line.metrics, Direction::ToClient), 3);
+    assert_eq!(line.ended_with().await, (Some(Reason::KeysExhausted), Some(Leg::Client)));
+}

@@ -1,0 +1,94 @@
+//! What ends a relay that could have gone on: time, and force.
+//!
+//! **Not here.** How long the bounds are (`config.rs`).
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_closed_after_the_idle_timeout_and_not_before() {
+    let idle = Duration::from_secs(3600);
+    let mut line = Line::new(1024, Bounds { idle: Some(idle), ..UNBOUNDED }).await;
+    let start = Instant::now();
+    // Bytes in either direction start the time anew.
+    tokio::time::sleep(idle - Duration::from_secs(1)).await;
+    line.device.write_all(b"up").await.unwrap();
+    line.backend.read_exact(&mut [0; 2]).await.unwrap();
+    tokio::time::sleep(idle - Duration::from_secs(1)).await;
+    line.backend.write_all(b"down").await.unwrap();
+    line.device.read_exact(&mut [0; 4]).await.unwrap();
+    // The end is said in order: a close_notify to the device, an end of stream to the backend.
+    assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
+    assert_eq!(start.elapsed().as_secs(), 3 * 3600 - 2);
+    drop(line.device.shutdown().await);
+    assert_eq!(line.backend.read(&mut [0; 1]).await.unwrap(), 0);
+    assert_eq!(line.ended_with().await, (Some(Reason::IdleTimeout), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_one_side_has_ended_the_half_close_timeout_bounds_the_silence_not_the_answer() {
+    let bounds = Bounds {
+        idle: Some(Duration::from_secs(3600)),
+        half_close: Some(Duration::from_secs(60)),
+        too_old: None,
+    };
+    let mut line = Line::new(1024, bounds).await;
+    line.device.shutdown().await.unwrap();
+    assert_eq!(line.backend.read(&mut [0; 1]).await.unwrap(), 0);
+    // An answer that takes ten minutes, with no minute of silence.
+    for _ in 0..12 {
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        line.backend.write_all(b"more").await.unwrap();
+        line.device.read_exact(&mut [0; 4]).await.unwrap();
+    }
+    let silence = Instant::now();
+    assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
+    assert_eq!(silence.elapsed().as_secs(), 60);
+    assert_eq!(line.ended_with().await, (Some(Reason::HalfCloseTimeout), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_connection_is_closed_at_its_maximum_age() {
+    let too_old = Instant::now() + Duration::from_secs(600);
+    let mut line = Line::new(1024, Bounds { too_old: Some(too_old), ..UNBOUNDED }).await;
+    while Instant::now() < too_old - Duration::from_secs(2) {
+        line.device.write_all(b"x").await.unwrap();
+        line.backend.read_exact(&mut [0; 1]).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
+    assert_eq!(Instant::now(), too_old);
+    assert_eq!(line.ended_with().await, (Some(Reason::MaxAge), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_bounds_a_silent_connection_lives_for_years() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    tokio::time::sleep(Duration::from_secs(3 * 365 * 24 * 3600)).await;
+    line.device.write_all(b"still here").await.unwrap();
+    line.backend.read_exact(&mut [0; 10]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_forced_connection_says_close_notify() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    line.shutdown.force();
+    assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
+    drop(line.device.shutdown().await);
+    assert_eq!(line.ended_with().await, (Some(Reason::DrainDeadline), None));
+}
+
+#[tokio::test]
+async fn a_relay_that_is_stopped_with_bytes_for_the_backend_undelivered_resets_it() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    let stuck = tokio::time::timeout(SOON, line.device.write_all(&[1; 100_000]));
+    assert!(stuck.await.is_err());
+    line.shutdown.force();
+    // The device is told in order.
+    assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
+    let got = read_all(&mut line.backend).await.len();
+    assert_eq!(counted(&line.metrics, Direction::ToBackend), got);
+    drop(line.device);
+    let ended = line.ended.await.unwrap();
+    assert_eq!(ended.reset, Some(Leg::Backend));
+    assert_eq!(ended.result.unwrap_err().reason(), Reason::DrainDeadline);
+}
