@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -62,8 +63,10 @@ impl Drop for Backend {
     }
 }
 
-/// Serves until the process is killed.
+/// Serves until the process is killed, or the one that started it has ended, however that came.
 pub async fn serve() {
+    // It fails for no signal that there is.
+    let _set = set_parent_process_death_signal(Some(Signal::KILL));
     let socket = tokio::net::TcpSocket::new_v4().expect("there is IPv4");
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("loopback has a free port");
     let listener: TcpListener = socket.listen(4096).expect("it is bound");
