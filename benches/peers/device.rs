@@ -130,6 +130,7 @@ pub fn is_resumed(session: &TlsStream<TcpStream>) -> bool {
 pub async fn echo(line: &mut (impl Stream + ?Sized), message: &[u8]) -> io::Result<()> {
     let mut answer = vec![0; message.len()];
     line.write_all(message).await?;
+    line.flush().await?;
     line.read_exact(&mut answer).await.map(|_| ())
 }
 

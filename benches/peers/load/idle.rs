@@ -84,7 +84,8 @@ async fn burst(lines: Vec<Line>) -> io::Result<Vec<Line>> {
                 for _ in 0..BURST_BYTES / 4096 {
                     writer.write_all(&[7; 4096]).await?;
                 }
-                io::Result::Ok(())
+                // A TLS client keeps what the socket would not take until it is asked.
+                writer.flush().await
             };
             let reading = async {
                 let mut buffer = [0; 4096];
