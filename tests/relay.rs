@@ -209,8 +209,7 @@ async fn a_reset_by_the_device_reaches_the_backend_as_a_reset() {
     let Line { device, mut backend, proxy, .. } = Line::new().await;
     device.get_ref().0.set_zero_linger().unwrap();
     drop(device);
-    let error = within("the reset", backend.read(&mut [0; 8])).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_reset(backend.read(&mut [0; 8])).await;
     proxy.ends_with(Reason::ClientReset).await;
 }
 
@@ -219,8 +218,7 @@ async fn a_reset_by_the_backend_reaches_the_device_as_a_reset() {
     let Line { mut device, backend, proxy, .. } = Line::new().await;
     backend.set_zero_linger().unwrap();
     drop(backend);
-    let error = within("the reset", device.read(&mut [0; 8])).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_reset(device.read(&mut [0; 8])).await;
     proxy.ends_with(Reason::BackendReset).await;
 }
 
@@ -237,8 +235,7 @@ async fn the_answer_of_a_backend_that_refuses_the_rest_reaches_the_device() {
     assert_eq!(&answer, b"no");
     // Closing with unread bytes makes the kernel send a reset.
     drop(backend);
-    let error = within("the reset", device.read(&mut [0; 8])).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_reset(device.read(&mut [0; 8])).await;
     proxy.ends_with(Reason::BackendReset).await;
 }
 
@@ -316,10 +313,15 @@ async fn a_reset_by_the_backend_in_the_middle_of_an_answer_reaches_the_device_as
         let _taken = backend.write(&vec![8; 16 * MIB]).await.unwrap();
         backend.set_zero_linger().unwrap();
         drop(backend);
-        let error = within("the reset", read_all(&mut device)).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        assert_reset(read_all(&mut device)).await;
         proxy.ends_with(Reason::BackendReset).await;
     }
+}
+
+/// A stream that was cut is known by its reset, not by a mere end.
+async fn assert_reset<T: std::fmt::Debug>(reading: impl Future<Output = std::io::Result<T>>) {
+    let error = within("the reset", reading).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
 /// Says as much as anybody takes.
@@ -338,8 +340,7 @@ async fn a_reset_of_the_backend_that_a_write_notices_reaches_the_device_as_one()
     // The proxy waits to write: of the reset that comes, the write gets to know.
     backend.set_zero_linger().unwrap();
     drop(backend);
-    let error = within("the reset", device.read(&mut [0; 8])).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_reset(device.read(&mut [0; 8])).await;
     proxy.ends_with(Reason::BackendReset).await;
 }
 
@@ -351,8 +352,7 @@ async fn a_reset_of_the_device_that_a_write_notices_reaches_the_backend_as_one()
     device.get_ref().0.set_zero_linger().unwrap();
     drop(device);
     backend.write_all(b"half way").await.unwrap();
-    let error = within("the reset", read_all(&mut backend)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_reset(read_all(&mut backend)).await;
     proxy.ends_with(Reason::ClientReset).await;
 }
 
@@ -364,8 +364,7 @@ async fn a_backend_that_has_not_taken_all_when_it_is_forced_is_reset_and_the_dev
     proxy.app.shutdown.force();
     // rustls tells a close_notify (0 bytes) from a bare end (an error).
     assert_eq!(within("the end", device.read(&mut [0; 8])).await.unwrap(), 0);
-    let error = within("the reset", read_all(&mut backend)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_reset(read_all(&mut backend)).await;
     proxy.ends_with(Reason::DrainDeadline).await;
 }
 
@@ -524,8 +523,7 @@ async fn over_a_unix_socket_a_reset_by_the_backend_reaches_the_device_as_a_reset
     within("its start", backend.read_exact(&mut [0; 4])).await.unwrap();
     // Closing with unread bytes is what resets a Unix socket.
     drop(backend);
-    let error = within("the reset", device.read(&mut [0; 8])).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_reset(device.read(&mut [0; 8])).await;
     proxy.ends_with(Reason::BackendReset).await;
 }
 
