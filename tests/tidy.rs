@@ -122,11 +122,41 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("proxy::relay::bounds", &["config"]),
     // What they stand on.
     ("proxy::hello", &["proxy::tls::scratch"]),
-    ("proxy::tls", &["proxy::tls::stream"]),
+    (
+        "proxy::tls",
+        &[
+            "proxy::tls::alert",
+            "proxy::tls::negotiation",
+            "proxy::tls::session",
+            "proxy::tls::stream",
+        ],
+    ),
+    (
+        "proxy::tls::negotiation",
+        &[
+            "proxy::close",
+            "proxy::socket",
+            "proxy::tls",
+            "proxy::tls::alert",
+            "proxy::tls::scratch",
+            "proxy::tls::session",
+            "proxy::tls::stream",
+            "proxy::unsent",
+        ],
+    ),
     (
         "proxy::tls::stream",
-        &["proxy::close", "proxy::socket", "proxy::tls", "proxy::tls::scratch", "proxy::unsent"],
+        &[
+            "proxy::close",
+            "proxy::socket",
+            "proxy::tls::scratch",
+            "proxy::tls::session",
+            "proxy::unsent",
+        ],
     ),
+    ("proxy::tls::session", &["proxy::tls", "proxy::tls::keys"]),
+    ("proxy::tls::keys", &[]),
+    ("proxy::tls::alert", &[]),
     ("proxy::tls::scratch", &["proxy::tls"]),
     ("proxy::close", &["proxy::tls::scratch"]),
     ("proxy::record", &["config", "ops::metrics", "proxy::reason"]),

@@ -88,8 +88,8 @@ async fn open(
 
     let greeted = handshake::greet(tcp, listener.timeouts).await?;
     record.greeted(greeted.server_name());
-    let client = greeted.accept(&snapshot).await?;
-    record.handshaken(client.negotiated());
+    let mut client = greeted.accept(&snapshot).await?;
+    record.handshaken(client.negotiated.take());
 
     match reach(listener, &client, record).await {
         Ok(backend) => Ok((client.stream, client.early, backend)),
@@ -106,7 +106,7 @@ async fn reach(
     client: &Client<TcpStream>,
     record: &mut Record,
 ) -> Result<BackendStream, End> {
-    let address = route::pick(listener, client.server_name.as_deref(), client.alpn())?;
+    let address = route::pick(listener, client.server_name.as_deref(), client.alpn.as_deref())?;
     record.routed(address);
 
     let dialled = Instant::now();

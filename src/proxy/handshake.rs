@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls::pki_types::UnixTime;
 use tokio_rustls::rustls::{
-    self, AlertDescription, CertificateError, CipherSuite, PeerIncompatible,
+    self, AlertDescription, CertificateError, CipherSuite, CommonState, PeerIncompatible,
 };
 
 use super::close;
@@ -26,7 +26,7 @@ use super::hello::{self, Hello, HelloError};
 use super::reason::Reason;
 use super::record::Negotiated;
 use super::socket;
-use super::tls::{ReceiveError, Received, Session, TlsStream, plaintext_alert};
+use super::tls::{Negotiation, ReceiveError, TlsStream, plaintext_alert};
 use crate::config::Timeouts;
 use crate::ops::metrics::{Cipher, HandshakeKind};
 use crate::trust::snapshot::Snapshot;
@@ -38,33 +38,30 @@ pub(crate) struct Client<Io> {
     pub(crate) early: Vec<u8>,
     /// As the client asked for it.
     pub(crate) server_name: Option<Box<str>>,
+    /// The protocol that ALPN agreed on: one of the listener's own.
+    pub(crate) alpn: Option<Box<[u8]>>,
+    /// What the handshake agreed on.
+    pub(crate) negotiated: Option<Negotiated>,
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Client<Io> {
-    /// The protocol that ALPN agreed on: one of the listener's own.
-    pub(crate) fn alpn(&self) -> Option<&[u8]> {
-        self.stream.session().state().alpn_protocol()
-    }
-
-    /// What the handshake agreed on.
-    pub(crate) fn negotiated(&self) -> Option<Negotiated> {
-        let state = self.stream.session().state();
-        Some(Negotiated {
-            cipher: cipher(state.negotiated_cipher_suite()?.suite())?,
-            kind: match state.handshake_kind()? {
-                rustls::HandshakeKind::Full => HandshakeKind::Full,
-                rustls::HandshakeKind::FullWithHelloRetryRequest => HandshakeKind::FullRetry,
-                rustls::HandshakeKind::Resumed => HandshakeKind::Resumed,
-            },
-            alpn: self.alpn().map(|alpn| String::from_utf8_lossy(alpn).into()),
-        })
-    }
-
     /// Ends the session of a client that has nowhere to go.
     pub(crate) async fn dismiss(mut self) {
         self.stream.queue_close_notify();
         self.stream.close().await;
     }
+}
+
+fn negotiated(state: &CommonState) -> Option<Negotiated> {
+    Some(Negotiated {
+        cipher: cipher(state.negotiated_cipher_suite()?.suite())?,
+        kind: match state.handshake_kind()? {
+            rustls::HandshakeKind::Full => HandshakeKind::Full,
+            rustls::HandshakeKind::FullWithHelloRetryRequest => HandshakeKind::FullRetry,
+            rustls::HandshakeKind::Resumed => HandshakeKind::Resumed,
+        },
+        alpn: state.alpn_protocol().map(|alpn| String::from_utf8_lossy(alpn).into()),
+    })
 }
 
 /// A suite of the provider that `trust/certs.rs` sets up.
@@ -208,27 +205,31 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Greeted<Io> {
         let Self { io, hello, deadline } = self;
         let configs = &snapshot.server_configs;
         let config = if hello.prefers_chacha20 { &configs.clients } else { &configs.ours };
-        let session = Session::new(Arc::clone(config)).map_err(HandshakeError::Internal)?;
-        let mut stream = TlsStream::new(io, session);
-        let early = match timeout_at(deadline, finish(&mut stream, hello.bytes)).await {
-            Ok(Ok(early)) => early,
+        let negotiation = Negotiation::new(io, Arc::clone(config));
+        let mut negotiation = negotiation.map_err(HandshakeError::Internal)?;
+        match timeout_at(deadline, finish(&mut negotiation, hello.bytes)).await {
+            Ok(Ok(())) => {}
             Ok(Err(Unfinished::Tls(error))) => {
                 let error = sharpened(error, hello.legacy_version);
-                stream.queue_last_words(&error);
-                stream.close().await;
+                negotiation.queue_last_words(&error);
+                negotiation.close().await;
                 return Err(error.into());
             }
             Ok(Err(Unfinished::Other(error))) => return Err(error),
             Err(_) => {
                 return Err(HandshakeError::Timeout(snapshot.listener.timeouts.handshake));
             }
-        };
-        if let Err(error) = still_believed(stream.session(), snapshot) {
+        }
+        let believed = still_believed(&negotiation, snapshot);
+        let alpn = negotiation.state().alpn_protocol().map(Box::from);
+        let negotiated = negotiated(negotiation.state());
+        let (mut stream, early) = negotiation.into_stream().map_err(HandshakeError::Internal)?;
+        if let Err(error) = believed {
             stream.queue_close_notify();
             stream.close().await;
             return Err(HandshakeError::Certificate(error));
         }
-        Ok(Client { stream, early, server_name: hello.server_name })
+        Ok(Client { stream, early, server_name: hello.server_name, alpn, negotiated })
     }
 }
 
@@ -265,25 +266,22 @@ impl From<ReceiveError> for Unfinished {
     }
 }
 
-/// Exchanges flights until both sides have finished, and returns what was opened behind the last.
+/// Exchanges flights until both sides have finished.
 async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
-    stream: &mut TlsStream<Io>,
-    hello: Vec<u8>,
-) -> Result<Vec<u8>, Unfinished> {
-    let mut early = Vec::new();
-    stream.feed(hello, &mut early)?;
+    negotiation: &mut Negotiation<Io>,
+    mut hello: Vec<u8>,
+) -> Result<(), Unfinished> {
+    negotiation.feed(&mut hello).map_err(ReceiveError::Tls)?;
+    drop(hello);
     loop {
-        let flushed = stream.flush().await;
-        if !stream.session().state().is_handshaking() {
+        let flushed = negotiation.flush().await;
+        if !negotiation.state().is_handshaking() {
             // A device that reports and leaves at once may be gone before it has taken its tickets.
             // What it said counts, and the relay's own flush finds that it is gone.
-            return Ok(early);
+            return Ok(());
         }
         flushed.map_err(ReceiveError::Io)?;
-        let received = stream.receive(&mut early).await?;
-        // The end of the client's stream may come with the end of its handshake: then it is the
-        // relay's to pass on.
-        if received != Received::Some && stream.session().state().is_handshaking() {
+        if !negotiation.receive().await? {
             return Err(Unfinished::Other(HandshakeError::Eof));
         }
     }
@@ -302,9 +300,12 @@ fn sharpened(error: rustls::Error, legacy_version: Option<[u8; 2]>) -> rustls::E
 /// Checks the certificate of a resumed client again: rustls takes it from the ticket as it was
 /// believed then, and it may have expired since. (A change of CAs or CRLs ends the tickets
 /// themselves, see `trust/tickets.rs`.)
-fn still_believed(session: &Session, snapshot: &Snapshot) -> Result<(), CertificateError> {
-    let resumed = session.state().handshake_kind() == Some(rustls::HandshakeKind::Resumed);
-    match (&snapshot.client_verifier, session.peer_certificates()) {
+fn still_believed<Io: AsyncRead + AsyncWrite + Unpin>(
+    client: &Negotiation<Io>,
+    snapshot: &Snapshot,
+) -> Result<(), CertificateError> {
+    let resumed = client.state().handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+    match (&snapshot.client_verifier, client.peer_certificates()) {
         (Some(verifier), [leaf, rest @ ..]) if resumed => {
             match verifier.verify_client_cert(leaf, rest, UnixTime::now()) {
                 Ok(_) => Ok(()),

@@ -28,7 +28,7 @@ pub(crate) use self::bounds::Bounds;
 use super::reason::Reason;
 use super::record::Traffic;
 use super::socket;
-use super::tls::scratch::{self, OUTGOING_BYTES, READ_BYTES, Scratch};
+use super::tls::scratch::{self, READ_BYTES, Scratch};
 use super::tls::{HELD_BYTES_TRAFFIC, ReceiveError, Received, SealError, SendError, TlsStream};
 use super::unsent::Unsent;
 use crate::ops::metrics::Direction;
@@ -40,7 +40,10 @@ const ROUNDS: usize = 16;
 /// What a connection may hold at most, 176 KiB: what makes no whole record yet, one opened read that
 /// the backend does not take, one sealed read that the client does not take.
 pub(crate) const MAX_HELD_BYTES: usize =
-    HELD_BYTES_TRAFFIC + (HELD_BYTES_TRAFFIC + READ_BYTES) + OUTGOING_BYTES;
+    HELD_BYTES_TRAFFIC + (HELD_BYTES_TRAFFIC + READ_BYTES) + SEALED_BYTES;
+
+/// A sealed read: TLS adds 29 bytes at most to each 16 KiB, and there may be a key_update.
+const SEALED_BYTES: usize = READ_BYTES + 256;
 
 /// Stands for "never" where a timer wants an instant.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -222,7 +225,7 @@ where
     }
 
     fn held(&self) -> usize {
-        self.queued() + self.client.session().held().len()
+        self.queued() + self.client.partial()
     }
 
     fn queued(&self) -> usize {
@@ -328,7 +331,7 @@ where
                             Poll::Ready(Err(error)) => return Err(RelayError::Backend(error)),
                             Poll::Ready(Ok(read)) => {
                                 let plain = &scratch.incoming[..read];
-                                self.answered(plain, cx, &mut scratch.outgoing)?;
+                                self.answered(plain, cx, &mut scratch.sealed)?;
                             }
                         }
                     }
@@ -354,7 +357,7 @@ where
         &mut self,
         plain: &[u8],
         cx: &mut Context<'_>,
-        outgoing: &mut [u8],
+        sealed: &mut Vec<Vec<u8>>,
     ) -> Result<(), RelayError> {
         if plain.is_empty() {
             if let Some(cut) = self.backend_cut {
@@ -365,7 +368,7 @@ where
             return Ok(());
         }
         self.moved = true;
-        match self.client.send(cx, plain, outgoing) {
+        match self.client.send(cx, plain, sealed) {
             Ok(()) => {
                 self.sealed = u32::try_from(plain.len()).unwrap_or(u32::MAX);
                 Ok(())

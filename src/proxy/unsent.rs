@@ -5,7 +5,7 @@
 //!
 //! **Not here.** Which socket, and what its errors mean (`relay.rs`, `tls/stream.rs`).
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -72,6 +72,64 @@ impl Unsent {
             *self = Self::new(rest.to_vec());
         }
         pushed
+    }
+
+    /// The same for all of `chunks`, which are taken out.
+    pub(crate) fn push_all<W: AsyncWrite + Unpin>(
+        &mut self,
+        to: &mut W,
+        cx: &mut Context<'_>,
+        chunks: &mut Vec<Vec<u8>>,
+    ) -> io::Result<()> {
+        debug_assert!(self.is_empty(), "what came first goes first");
+        let whole = chunks.iter().map(Vec::len).sum();
+        let mut sent = 0;
+        let mut pushed = Ok(());
+        while sent < whole && pushed.is_ok() {
+            match poll_write_rest(to, cx, chunks, sent) {
+                Poll::Ready(Ok(written)) => sent += written,
+                Poll::Ready(Err(error)) => pushed = Err(error),
+                Poll::Pending => break,
+            }
+        }
+        if sent < whole {
+            // Most often it is one, and kept as it is.
+            let bytes = if chunks.len() == 1 { chunks.remove(0) } else { chunks.concat() };
+            *self = Self { bytes, sent };
+        }
+        chunks.clear();
+        pushed
+    }
+}
+
+/// Chunks that are written by one call: what a read of 64 KiB makes, and a key_update.
+const CHUNKS: usize = 5;
+
+/// Writes what stands behind the first `sent` bytes of `chunks`.
+fn poll_write_rest<W: AsyncWrite + Unpin>(
+    to: &mut W,
+    cx: &mut Context<'_>,
+    chunks: &[Vec<u8>],
+    mut sent: usize,
+) -> Poll<io::Result<usize>> {
+    let mut slices = [IoSlice::new(&[]); CHUNKS];
+    let mut filled = 0;
+    for chunk in chunks {
+        let skipped = sent.min(chunk.len());
+        sent -= skipped;
+        if skipped < chunk.len() && filled < CHUNKS {
+            slices[filled] = IoSlice::new(&chunk[skipped..]);
+            filled += 1;
+        }
+    }
+    let written = match &slices[..filled] {
+        // A mere write tells tokio, by being short, that the socket is full.
+        [only] => Pin::new(to).poll_write(cx, only),
+        slices => Pin::new(to).poll_write_vectored(cx, slices),
+    };
+    match ready!(written)? {
+        0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        written => Poll::Ready(Ok(written)),
     }
 }
 

@@ -260,6 +260,8 @@ fn server_configs(
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(Resolver::new(certificates.collect())));
     config.alpn_protocols.clone_from(&tls.alpn);
+    // For our own record layer (`proxy/tls/session.rs`): they do not leave the process.
+    config.enable_secret_extraction = true;
     resumption.install(&mut config, tls.tickets);
     let clients = Arc::new(config.clone());
     config.ignore_client_order = true;

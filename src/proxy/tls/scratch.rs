@@ -14,25 +14,21 @@ pub(crate) const READ_BYTES: usize = 64 * 1024;
 /// Room for what a session holds already and a whole read behind it.
 const INCOMING_BYTES: usize = READ_BYTES + super::HELD_BYTES_HANDSHAKE;
 
-/// Room for a sealed read, with as many records' overhead as TLS adds (RFC 5246 section 6.2.3: at
-/// most 2 KiB a record, in practice 29 bytes) and what TLS itself may have to say.
-pub(crate) const OUTGOING_BYTES: usize = READ_BYTES + 8 * 1024;
-
 /// One thread's buffers.
 pub(crate) struct Scratch {
     /// What came from a socket.
     pub(crate) incoming: Box<[u8]>,
     /// What was opened of it.
     pub(crate) plain: Vec<u8>,
-    /// What goes to a client's socket.
-    pub(crate) outgoing: Box<[u8]>,
+    /// What goes to a client's socket, record by record. Empty between polls.
+    pub(crate) sealed: Vec<Vec<u8>>,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
         incoming: vec![0; INCOMING_BYTES].into_boxed_slice(),
         plain: Vec::with_capacity(INCOMING_BYTES),
-        outgoing: vec![0; OUTGOING_BYTES].into_boxed_slice(),
+        sealed: Vec::new(),
     });
 }
 

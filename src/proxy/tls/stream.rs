@@ -7,7 +7,6 @@
 //!
 //! **Not here.** TLS itself (`tls.rs`), when to read and when to write (`relay.rs`).
 
-use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -15,8 +14,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::rustls;
 
-use super::scratch::{self, READ_BYTES, Scratch};
-use super::{SealError, Session};
+use super::scratch::{READ_BYTES, Scratch};
+use super::session::{SealError, Session};
 use crate::proxy::close;
 use crate::proxy::socket;
 use crate::proxy::unsent::Unsent;
@@ -24,7 +23,8 @@ use crate::proxy::unsent::Unsent;
 /// The client's side of a connection.
 pub(crate) struct TlsStream<Io> {
     io: Io,
-    session: Session,
+    // Boxed: it is moved from phase to phase, and each would have room for it in its future.
+    session: Box<Session>,
     /// Ciphertext that the socket would not take yet.
     unsent: Unsent,
     /// What the next read is to say: an error behind what the last one has opened; or, once it finds
@@ -62,25 +62,42 @@ pub(crate) enum SendError {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
-    pub(crate) fn new(io: Io, session: Session) -> Self {
-        Self { io, session, unsent: Unsent::default(), late: None }
+    /// Joins a session with its socket, which may owe the client `unsent` and have been `cut`.
+    pub(super) fn new(
+        io: Io,
+        session: Session,
+        unsent: Unsent,
+        cut: Option<io::ErrorKind>,
+    ) -> Self {
+        let late = cut.map(|cut| Box::new(ReceiveError::Io(cut.into())));
+        Self { io, session: Box::new(session), unsent, late }
     }
 
     pub(crate) const fn io(&self) -> &Io {
         &self.io
     }
 
-    pub(crate) const fn session(&self) -> &Session {
-        &self.session
+    /// How many bytes are held that make no whole record yet.
+    pub(crate) fn partial(&self) -> usize {
+        self.session.held().len()
     }
 
-    /// Opens bytes that were read from the socket before the session was there; replies are queued.
-    pub(crate) fn feed(
-        &mut self,
-        mut bytes: Vec<u8>,
-        plain: &mut Vec<u8>,
-    ) -> Result<(), ReceiveError> {
-        self.session.open(&mut bytes, plain, self.unsent.tail()).map_err(ReceiveError::Tls)
+    /// How many bytes are queued.
+    pub(crate) fn queued(&self) -> usize {
+        self.unsent.rest().len()
+    }
+
+    /// Opens what was read together with the end of the handshake. What is wrong with it, is the
+    /// next receive's to say.
+    pub(super) fn feed(&mut self, mut bytes: Vec<u8>, plain: &mut Vec<u8>) {
+        if let Err(error) = self.session.open(&mut bytes, plain, self.unsent.tail()) {
+            self.late = Some(Box::new(ReceiveError::Tls(error)));
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) const fn session_mut(&mut self) -> &mut Session {
+        &mut self.session
     }
 
     /// Reads once and opens what came into `scratch.plain`, which is cleared first.
@@ -123,14 +140,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         &mut self,
         cx: &mut Context<'_>,
         plain: &[u8],
-        outgoing: &mut [u8],
+        sealed: &mut Vec<Vec<u8>>,
     ) -> Result<(), SendError> {
         if matches!(self.late.as_deref(), Some(ReceiveError::Tls(_))) {
             // The session is over. Why, is the next receive's to say.
             return Err(SendError::Io(io::ErrorKind::BrokenPipe.into()));
         }
-        let sealed = self.session.seal(plain, outgoing).map_err(SendError::Seal)?;
-        let pushed = self.unsent.push(&mut self.io, cx, &outgoing[..sealed]);
+        self.session.seal(plain, sealed).map_err(SendError::Seal)?;
+        let pushed = self.unsent.push_all(&mut self.io, cx, sealed);
         pushed.map_err(|error| SendError::Io(self.failed(error)))
     }
 
@@ -157,11 +174,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         self.session.last_words(error, self.unsent.tail());
     }
 
-    /// How many bytes are queued.
-    pub(crate) fn queued(&self) -> usize {
-        self.unsent.rest().len()
-    }
-
     /// Drops what is queued: there is nobody to take it.
     pub(crate) fn forget_queued(&mut self) {
         self.unsent = Unsent::default();
@@ -173,26 +185,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 
-    /// Writes all that is queued.
-    pub(crate) async fn flush(&mut self) -> io::Result<()> {
-        poll_fn(|cx| self.poll_flush(cx)).await
-    }
-
     /// Ends the connection so that all that is queued arrives.
     pub(crate) async fn close(mut self) {
         let unsent = std::mem::take(&mut self.unsent);
         close::linger(&mut self.io, unsent.rest()).await;
-    }
-
-    /// Reads once and appends what was opened to `plain`.
-    pub(crate) async fn receive(&mut self, plain: &mut Vec<u8>) -> Result<Received, ReceiveError> {
-        poll_fn(|cx| {
-            scratch::with(|scratch| {
-                let received = ready!(self.poll_receive(cx, scratch));
-                plain.extend_from_slice(&scratch.plain);
-                Poll::Ready(received)
-            })
-        })
-        .await
     }
 }

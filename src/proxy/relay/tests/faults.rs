@@ -83,11 +83,13 @@ fn short_lived_keys(config: &ServerConfig, records: u64) -> ServerConfig {
     let short_lived = Tls12CipherSuite { common, ..*suite };
     let suites = vec![SupportedCipherSuite::Tls12(Box::leak(Box::new(short_lived)))];
     let provider = CryptoProvider { cipher_suites: suites, ..default_provider() };
-    ServerConfig::builder_with_provider(Arc::new(provider))
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&TLS12])
         .unwrap()
         .with_no_client_auth()
-        .with_cert_resolver(Arc::clone(&config.cert_resolver))
+        .with_cert_resolver(Arc::clone(&config.cert_resolver));
+    config.enable_secret_extraction = true;
+    config
 }
 
 #[tokio::test]

@@ -1,0 +1,30 @@
+//! Which alert tells a client what was wrong with what it sent.
+//!
+//! **Not here.** The alerts that rustls queues in a handshake (`negotiation.rs`).
+
+use tokio_rustls::rustls::{AlertDescription, Error, InvalidMessage};
+
+/// A fatal alert before anything is encrypted, RFC 8446 sections 5.1 and 6.
+pub(crate) fn plaintext_alert(description: AlertDescription) -> [u8; 7] {
+    [21, 3, 3, 0, 2, 2, u8::from(description)]
+}
+
+/// The alert for what a session was ended by: RFC 8446 section 6.2. None for the client's own
+/// alert, after which there is nothing to say.
+pub(super) fn for_session(error: &Error) -> Option<AlertDescription> {
+    Some(match error {
+        Error::AlertReceived(_) => return None,
+        Error::DecryptError => AlertDescription::BadRecordMac,
+        Error::PeerSentOversizedRecord | Error::InvalidMessage(InvalidMessage::MessageTooLarge) => {
+            AlertDescription::RecordOverflow
+        }
+        Error::InvalidMessage(InvalidMessage::InvalidKeyUpdate) => {
+            AlertDescription::IllegalParameter
+        }
+        Error::InvalidMessage(_) => AlertDescription::DecodeError,
+        Error::InappropriateMessage { .. }
+        | Error::InappropriateHandshakeMessage { .. }
+        | Error::PeerMisbehaved(_) => AlertDescription::UnexpectedMessage,
+        _ => AlertDescription::InternalError,
+    })
+}

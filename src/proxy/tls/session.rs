@@ -1,0 +1,408 @@
+//! An established session: splits ciphertext into records, opens and seals them, and obeys what the
+//! client's TLS says in between.
+//!
+//! **Promises.** It holds of a peer's bytes a partial record and nothing else. What says nothing, and
+//! costs us something, is borne a few times: empty records, warnings, key updates, renegotiation. A
+//! key seals no more records than its cipher bears (RFC 8446 section 5.5): TLS 1.3 gets the next one,
+//! TLS 1.2 has none.
+//!
+//! **Not here.** The handshake (`negotiation.rs`), ciphers and nonces (`keys.rs`), sockets
+//! (`stream.rs`).
+
+use std::mem;
+
+use tokio_rustls::rustls::crypto::cipher::{InboundOpaqueMessage, InboundPlainMessage};
+use tokio_rustls::rustls::kernel::KernelConnection;
+use tokio_rustls::rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use tokio_rustls::rustls::{
+    AlertDescription, ContentType, Error, HandshakeType, InvalidMessage, PeerMisbehaved,
+    ProtocolVersion, SupportedCipherSuite,
+};
+
+use super::alert;
+use super::keys::{Opener, Sealer};
+
+/// What stands before each record: its type, a version, its length. RFC 8446 section 5.1.
+const HEADER_BYTES: usize = 5;
+
+/// The plaintext of one record, RFC 8446 section 5.1.
+const MAX_PLAIN_BYTES: usize = 16 * 1024;
+
+/// The ciphertext of one record, RFC 5246 section 6.2.3.
+const MAX_SEALED_BYTES: usize = MAX_PLAIN_BYTES + 2048;
+
+/// A key_update that does not ask for another: RFC 8446 section 4.6.3.
+const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
+
+/// The levels of alerts: RFC 8446 section 6.
+const WARNING: u8 = 1;
+const FATAL: u8 = 2;
+
+/// The server side of one TLS session after its handshake.
+pub(crate) struct Session {
+    suite: SupportedCipherSuite,
+    opener: Opener,
+    sealer: Sealer,
+    /// Makes the next keys; TLS 1.2 has none.
+    renewal: Option<KernelConnection<ServerConnectionData>>,
+    /// Ciphertext that does not make a whole record yet.
+    held: Vec<u8>,
+    message: PartialMessage,
+    patience: Patience,
+    /// The client has a new key and wants us to have one, before we send on.
+    key_update_due: bool,
+    peer_closed: bool,
+    /// We have said a close_notify or a fatal alert.
+    ended: bool,
+}
+
+/// Why plaintext could not be sealed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SealError {
+    /// TLS 1.2 has used up its key; the plaintext is lost.
+    #[error("the TLS 1.2 session has used up its key")]
+    KeysExhausted,
+    /// The cipher failed: a fault of ours.
+    #[error("plaintext could not be sealed: {0}")]
+    Misuse(Error),
+}
+
+/// What of a message after the handshake has come: just what tells what it is about.
+#[derive(Default)]
+struct PartialMessage {
+    /// Its type and its length, RFC 8446 section 4.
+    head: [u8; 4],
+    /// How much of them has come.
+    have: usize,
+    /// How much is still to come behind them.
+    left: usize,
+    last: u8,
+}
+
+/// How often more is borne of what says nothing. The limits are rustls's and BoringSSL's.
+struct Patience {
+    empty_records: u8,
+    warnings: u8,
+    renegotiations: u8,
+    key_updates: u8,
+}
+
+impl Patience {
+    const FULL: Self = Self { empty_records: 32, warnings: 4, renegotiations: 1, key_updates: 32 };
+}
+
+impl Session {
+    /// Takes over from a handshake that is over and has nothing more to say.
+    ///
+    /// # Errors
+    /// If it is not, or its secrets may not be had: a fault of ours.
+    pub(super) fn new(handshake: UnbufferedServerConnection) -> Result<Self, Error> {
+        let (secrets, renewal) = handshake.dangerous_into_kernel_connection()?;
+        let suite = renewal.negotiated_cipher_suite();
+        Ok(Self {
+            suite,
+            opener: Opener::new(suite, secrets.rx)?,
+            sealer: Sealer::new(suite, secrets.tx)?,
+            renewal: (renewal.protocol_version() == ProtocolVersion::TLSv1_3).then_some(renewal),
+            held: Vec::new(),
+            message: PartialMessage::default(),
+            patience: Patience::FULL,
+            key_update_due: false,
+            peer_closed: false,
+            ended: false,
+        })
+    }
+
+    /// Whether the peer has ended its stream by a close_notify.
+    pub(crate) const fn peer_closed(&self) -> bool {
+        self.peer_closed
+    }
+
+    /// Ciphertext that came before and goes before the next.
+    pub(crate) fn held(&self) -> &[u8] {
+        &self.held
+    }
+
+    /// Opens `incoming`, which starts with what [`Self::held`] returned. Appends plaintext to
+    /// `plain` and what TLS itself has to say to `reply`.
+    ///
+    /// # Errors
+    /// When the session is over; [`Self::last_words`] has the alert to send.
+    pub(crate) fn open(
+        &mut self,
+        incoming: &mut [u8],
+        plain: &mut Vec<u8>,
+        reply: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let mut rest = incoming;
+        self.held = Vec::new();
+        // "Any data received after a closure alert has been received MUST be ignored", RFC 8446
+        // section 6.1.
+        while !self.peer_closed {
+            let Some(record) = next_record(&mut rest)? else {
+                self.held = rest.to_vec();
+                break;
+            };
+            let opened = self.opener.open(record)?;
+            self.hear(&opened, plain, reply)?;
+        }
+        Ok(())
+    }
+
+    fn hear(
+        &mut self,
+        record: &InboundPlainMessage<'_>,
+        plain: &mut Vec<u8>,
+        reply: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        if self.message.have > 0 && record.typ != ContentType::Handshake {
+            return Err(PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into());
+        }
+        if record.payload.is_empty() {
+            bear(&mut self.patience.empty_records, PeerMisbehaved::TooManyEmptyFragments)?;
+        } else {
+            self.patience.empty_records = Patience::FULL.empty_records;
+        }
+        match record.typ {
+            ContentType::ApplicationData => {
+                self.patience.key_updates = Patience::FULL.key_updates;
+                plain.extend_from_slice(record.payload);
+                Ok(())
+            }
+            ContentType::Alert => self.hear_alert(record.payload),
+            ContentType::Handshake => self.hear_messages(record.payload, reply),
+            unexpected => Err(inappropriate(unexpected)),
+        }
+    }
+
+    /// RFC 8446 section 6, RFC 5246 section 7.2.
+    fn hear_alert(&mut self, alert: &[u8]) -> Result<(), Error> {
+        let &[level, description] = alert else {
+            return Err(InvalidMessage::MissingData("Alert").into());
+        };
+        let description = AlertDescription::from(description);
+        if description == AlertDescription::CloseNotify {
+            self.peer_closed = true;
+            return Ok(());
+        }
+        // TLS 1.3 takes all others for fatal, whatever they say of themselves.
+        let harmless = self.renewal.is_none() || description == AlertDescription::UserCanceled;
+        if level == WARNING && harmless {
+            return bear(&mut self.patience.warnings, PeerMisbehaved::TooManyWarningAlertsReceived);
+        }
+        Err(Error::AlertReceived(description))
+    }
+
+    /// Takes messages after the handshake, which may be split over records in any way.
+    fn hear_messages(&mut self, mut bytes: &[u8], reply: &mut Vec<u8>) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            let complete = self.message.take(&mut bytes);
+            if let Some((kind, length)) = self.message.kind_and_length() {
+                self.check_allowed(kind, length)?;
+            }
+            if complete {
+                let last = mem::take(&mut self.message).last;
+                if self.renewal.is_some() {
+                    self.hear_key_update(last, bytes)?;
+                } else {
+                    self.refuse_renegotiation(reply)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The one message that a client of TLS 1.3 may still have is a key_update. One of TLS 1.2 may
+    /// ask to renegotiate.
+    fn check_allowed(&self, kind: HandshakeType, length: usize) -> Result<(), Error> {
+        let allowed = match self.renewal {
+            Some(_) => HandshakeType::KeyUpdate,
+            None => HandshakeType::ClientHello,
+        };
+        if kind != allowed {
+            let expect_types = vec![allowed];
+            return Err(Error::InappropriateHandshakeMessage { expect_types, got_type: kind });
+        }
+        if kind == HandshakeType::KeyUpdate && length != 1 {
+            return Err(InvalidMessage::TrailingData("KeyUpdate").into());
+        }
+        Ok(())
+    }
+
+    /// RFC 8446 section 4.6.3.
+    fn hear_key_update(&mut self, request: u8, behind: &[u8]) -> Result<(), Error> {
+        // What stands behind it in its record has the wrong key: section 5.1.
+        if !behind.is_empty() {
+            return Err(PeerMisbehaved::KeyEpochWithPendingFragment.into());
+        }
+        bear(&mut self.patience.key_updates, PeerMisbehaved::TooManyKeyUpdateRequests)?;
+        match request {
+            0 => {}
+            // Answered before the next data, and once however often it was asked.
+            1 => self.key_update_due = true,
+            _ => return Err(InvalidMessage::InvalidKeyUpdate.into()),
+        }
+        if let Some(renewal) = &mut self.renewal {
+            self.opener = Opener::new(self.suite, renewal.update_rx_secret()?)?;
+        }
+        Ok(())
+    }
+
+    /// RFC 5246 section 7.4.1.2.
+    fn refuse_renegotiation(&mut self, reply: &mut Vec<u8>) -> Result<(), Error> {
+        let asked = &mut self.patience.renegotiations;
+        bear(asked, PeerMisbehaved::TooManyRenegotiationRequests)?;
+        self.append_alert(WARNING, AlertDescription::NoRenegotiation, reply)
+    }
+
+    /// Seals `plain` and appends the records to `records`.
+    ///
+    /// # Errors
+    /// If the key is used up: nothing of `plain` is sealed then.
+    pub(crate) fn seal(
+        &mut self,
+        plain: &[u8],
+        records: &mut Vec<Vec<u8>>,
+    ) -> Result<(), SealError> {
+        let chunks = plain.chunks(MAX_PLAIN_BYTES);
+        // One more for the key_update itself.
+        let will_have_used = self.sealer.used() + chunks.len() as u64 + 1;
+        let limit = confidentiality_limit(self.suite);
+        if self.renewal.is_none() && will_have_used - 1 > limit {
+            return Err(SealError::KeysExhausted);
+        }
+        if self.key_update_due || will_have_used > limit && self.sealer.used() > 0 {
+            self.update_sealer(records).map_err(SealError::Misuse)?;
+        }
+        for chunk in chunks {
+            let sealed = self.sealer.seal(ContentType::ApplicationData, chunk);
+            records.push(sealed.map_err(SealError::Misuse)?);
+        }
+        Ok(())
+    }
+
+    /// Tells the client of our next key and takes it. TLS 1.2 has none.
+    fn update_sealer(&mut self, records: &mut Vec<Vec<u8>>) -> Result<(), Error> {
+        if let Some(renewal) = &mut self.renewal {
+            records.push(self.sealer.seal(ContentType::Handshake, &KEY_UPDATE)?);
+            self.sealer = Sealer::new(self.suite, renewal.update_tx_secret()?)?;
+            self.key_update_due = false;
+        }
+        Ok(())
+    }
+
+    /// Appends a close_notify to `reply`, unless the session has been ended already.
+    pub(crate) fn close_notify(&mut self, reply: &mut Vec<u8>) {
+        self.end(WARNING, AlertDescription::CloseNotify, reply);
+    }
+
+    /// Appends to `reply` the alert that is to be sent before a session that has failed is closed.
+    pub(crate) fn last_words(&mut self, error: &Error, reply: &mut Vec<u8>) {
+        if let Some(description) = alert::for_session(error) {
+            self.end(FATAL, description, reply);
+        }
+    }
+
+    fn end(&mut self, level: u8, description: AlertDescription, reply: &mut Vec<u8>) {
+        if !mem::replace(&mut self.ended, true) {
+            // A cipher that fails leaves nothing to be said.
+            let _unsaid = self.append_alert(level, description, reply);
+        }
+    }
+
+    /// Alerts are sealed whatever the key has sealed before.
+    fn append_alert(
+        &mut self,
+        level: u8,
+        description: AlertDescription,
+        reply: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let alert = [level, u8::from(description)];
+        reply.extend_from_slice(&self.sealer.seal(ContentType::Alert, &alert)?);
+        Ok(())
+    }
+}
+
+impl PartialMessage {
+    /// Takes bytes of one message, and tells whether it is complete.
+    fn take(&mut self, bytes: &mut &[u8]) -> bool {
+        while let Some((&byte, rest)) = bytes.split_first() {
+            if self.have < self.head.len() {
+                self.head[self.have] = byte;
+                self.have += 1;
+                *bytes = rest;
+                let [_, length @ ..] = self.head;
+                self.left = length.iter().fold(0, |length, &byte| length << 8 | usize::from(byte));
+            } else {
+                let taken = self.left.min(bytes.len());
+                self.last = bytes[taken - 1];
+                self.left -= taken;
+                *bytes = &bytes[taken..];
+            }
+            if self.have == self.head.len() && self.left == 0 {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Once the header has come.
+    fn kind_and_length(&self) -> Option<(HandshakeType, usize)> {
+        let [kind, length @ ..] = self.head;
+        let length = length.iter().fold(0, |length, &byte| length << 8 | usize::from(byte));
+        (self.have == self.head.len()).then_some((HandshakeType::from(kind), length))
+    }
+}
+
+/// Splits the next record off, if it is complete: RFC 8446 section 5.1. What cannot become one is
+/// an error before it is.
+fn next_record<'a>(rest: &mut &'a mut [u8]) -> Result<Option<InboundOpaqueMessage<'a>>, Error> {
+    let Some(&[kind, major, minor, high, low]) = rest.first_chunk::<HEADER_BYTES>() else {
+        return Ok(None);
+    };
+    let (kind, length) = (ContentType::from(kind), usize::from(u16::from_be_bytes([high, low])));
+    match kind {
+        ContentType::ApplicationData => {}
+        ContentType::Alert | ContentType::Handshake if length > 0 => {}
+        ContentType::Alert | ContentType::Handshake => {
+            return Err(InvalidMessage::InvalidEmptyPayload.into());
+        }
+        // Nothing that may come after a handshake; a change_cipher_spec is not even sealed.
+        unexpected => return Err(inappropriate(unexpected)),
+    }
+    if major != 3 {
+        return Err(InvalidMessage::UnknownProtocolVersion.into());
+    }
+    if length > MAX_SEALED_BYTES {
+        return Err(InvalidMessage::MessageTooLarge.into());
+    }
+    if rest.len() < HEADER_BYTES + length {
+        return Ok(None);
+    }
+    let (record, behind) = mem::take(rest).split_at_mut(HEADER_BYTES + length);
+    *rest = behind;
+    let version = ProtocolVersion::from(u16::from_be_bytes([major, minor]));
+    Ok(Some(InboundOpaqueMessage::new(kind, version, &mut record[HEADER_BYTES..])))
+}
+
+fn inappropriate(got_type: ContentType) -> Error {
+    let expect_types = vec![ContentType::ApplicationData, ContentType::Alert];
+    Error::InappropriateMessage { expect_types, got_type }
+}
+
+/// Takes one from what is left of our patience.
+fn bear(left: &mut u8, out_of_it: PeerMisbehaved) -> Result<(), Error> {
+    *left = left.checked_sub(1).ok_or(out_of_it)?;
+    Ok(())
+}
+
+/// How many records one key may seal.
+fn confidentiality_limit(suite: SupportedCipherSuite) -> u64 {
+    match suite {
+        SupportedCipherSuite::Tls13(suite) => suite.common.confidentiality_limit,
+        SupportedCipherSuite::Tls12(suite) => suite.common.confidentiality_limit,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,454 @@
+//! A session against a client whose keys the test has: it says what no client would.
+//!
+//! **Not here.** Whole devices over sockets: `tests/devices.rs`, `tests/relay.rs`.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::ready;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream as Device;
+use tokio_rustls::rustls::crypto::CryptoProvider;
+use tokio_rustls::rustls::crypto::aws_lc_rs::{cipher_suite, default_provider};
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{
+    CipherSuiteCommon, ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite,
+    Tls13CipherSuite,
+};
+
+use super::*;
+use crate::proxy::handshake;
+use crate::proxy::tls::scratch;
+use crate::proxy::tls::{ReceiveError, Received, TlsStream};
+use crate::trust::snapshot::Snapshot;
+use crate::trust::testing::snapshot_and_client;
+
+type Ours = TlsStream<DuplexStream>;
+
+const FINISHED: u8 = 20;
+
+/// A device that is connected, and our end of it.
+async fn connected(snapshot: &Snapshot, connector: TlsConnector) -> (Device<DuplexStream>, Ours) {
+    let (device, ours) = duplex(1 << 20);
+    let localhost = ServerName::try_from("localhost").unwrap();
+    let (device, ours) = tokio::join!(connector.connect(localhost, device), async {
+        let greeted = handshake::greet(ours, snapshot.listener.timeouts).await.unwrap();
+        greeted.accept(snapshot).await.unwrap().stream
+    });
+    (device.unwrap(), ours)
+}
+
+/// A client config for one suite, whose secrets may be had.
+fn connector(snapshot: &Snapshot, suite: SupportedCipherSuite) -> TlsConnector {
+    let mut roots = RootCertStore::empty();
+    roots.add(snapshot.certificates[0].leaf.clone()).unwrap();
+    let provider = CryptoProvider { cipher_suites: vec![suite], ..default_provider() };
+    let version = if suite.tls13().is_some() { &TLS13 } else { &TLS12 };
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.enable_secret_extraction = true;
+    TlsConnector::from(Arc::new(config))
+}
+
+/// The client's side of a connection, record by record.
+struct Client {
+    io: DuplexStream,
+    opener: Opener,
+    sealer: Sealer,
+}
+
+impl Client {
+    async fn connect(suite: SupportedCipherSuite) -> (Self, Ours) {
+        let (snapshot, _) = snapshot_and_client();
+        let (mut device, mut ours) = connected(&snapshot, connector(&snapshot, suite)).await;
+        // The tickets come before it, and rustls takes them.
+        assert_eq!(send(&mut ours, b"!"), Ok(()));
+        assert_eq!(device.read_u8().await.unwrap(), b'!');
+        let (io, connection) = device.into_inner();
+        let secrets = connection.dangerous_extract_secrets().unwrap();
+        let opener = Opener::new(suite, secrets.rx).unwrap();
+        let sealer = Sealer::new(suite, secrets.tx).unwrap();
+        (Self { io, opener, sealer }, ours)
+    }
+
+    async fn tls13() -> (Self, Ours) {
+        Self::connect(cipher_suite::TLS13_AES_128_GCM_SHA256).await
+    }
+
+    async fn tls12() -> (Self, Ours) {
+        Self::connect(cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256).await
+    }
+
+    fn seal(&mut self, kind: ContentType, plain: &[u8]) -> Vec<u8> {
+        self.sealer.seal(kind, plain).unwrap()
+    }
+
+    async fn say(&mut self, kind: ContentType, plain: &[u8]) {
+        let record = self.seal(kind, plain);
+        self.io.write_all(&record).await.unwrap();
+    }
+
+    /// The next record from the proxy.
+    async fn hear(&mut self) -> (ContentType, Vec<u8>) {
+        let mut record = vec![0; 5];
+        self.io.read_exact(&mut record).await.unwrap();
+        record.resize(5 + usize::from(u16::from_be_bytes([record[3], record[4]])), 0);
+        self.io.read_exact(&mut record[5..]).await.unwrap();
+        let record = next_record(&mut &mut record[..]).unwrap().unwrap();
+        let opened = self.opener.open(record).unwrap();
+        (opened.typ, opened.payload.to_vec())
+    }
+}
+
+/// Sends from our end.
+fn send(ours: &mut Ours, plain: &[u8]) -> Result<(), String> {
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    scratch::with(|scratch| ours.send(&mut cx, plain, &mut scratch.sealed))
+        .map_err(|error| error.to_string())
+}
+
+/// Reads once at our end.
+async fn receive(ours: &mut Ours) -> Result<(Received, Vec<u8>), Error> {
+    let read = poll_fn(|cx| {
+        scratch::with(|scratch| {
+            let received = ready!(ours.poll_receive(cx, scratch));
+            std::task::Poll::Ready((received, scratch.plain.clone()))
+        })
+    });
+    match read.await {
+        (Ok(received), plain) => Ok((received, plain)),
+        (Err(ReceiveError::Tls(error)), _) => Err(error),
+        (Err(ReceiveError::Io(error)), _) => panic!("{error}"),
+    }
+}
+
+/// What our end says of `error` before it closes, as the client hears it.
+async fn last_words(client: &mut Client, ours: &mut Ours, error: &Error) -> Vec<u8> {
+    ours.queue_last_words(error);
+    poll_fn(|cx| ours.poll_flush(cx)).await.unwrap();
+    let (kind, alert) = client.hear().await;
+    assert_eq!(kind, ContentType::Alert);
+    alert
+}
+
+fn alert(description: AlertDescription) -> Vec<u8> {
+    vec![FATAL, u8::from(description)]
+}
+
+fn some(plain: &[u8]) -> Result<(Received, Vec<u8>), Error> {
+    Ok((Received::Some, plain.to_vec()))
+}
+
+#[tokio::test]
+async fn every_suite_carries_bytes_both_ways() {
+    let (snapshot, _) = snapshot_and_client();
+    let ours = default_provider().cipher_suites;
+    let ecdsa = |suite: &SupportedCipherSuite| !format!("{suite:?}").contains("_RSA_");
+    let mut carried = 0;
+    for suite in ours.into_iter().filter(ecdsa) {
+        let (mut device, mut ours) = connected(&snapshot, connector(&snapshot, suite)).await;
+        for record in 0..5_u8 {
+            let plain = vec![record; 1000 * usize::from(record) + 1];
+            device.write_all(&plain).await.unwrap();
+            device.flush().await.unwrap();
+            assert_eq!(receive(&mut ours).await, some(&plain), "{suite:?}");
+            assert_eq!(send(&mut ours, &plain), Ok(()));
+            let mut echo = vec![0; plain.len()];
+            device.read_exact(&mut echo).await.unwrap();
+            assert!(echo == plain, "{suite:?}");
+        }
+        carried += 1;
+    }
+    assert_eq!(carried, 6);
+}
+
+#[tokio::test]
+async fn records_in_single_bytes_are_as_good_as_whole_ones() {
+    let (mut client, mut ours) = Client::tls13().await;
+    let records = [
+        client.seal(ContentType::ApplicationData, b"one"),
+        client.seal(ContentType::ApplicationData, b"two"),
+    ]
+    .concat();
+    let mut opened = Vec::new();
+    for byte in records {
+        client.io.write_u8(byte).await.unwrap();
+        let (received, plain) = receive(&mut ours).await.unwrap();
+        assert_eq!(received, Received::Some);
+        opened.extend(plain);
+    }
+    assert_eq!(opened, b"onetwo");
+    assert_eq!(ours.partial(), 0);
+}
+
+#[tokio::test]
+async fn a_client_may_renew_its_key() {
+    let (snapshot, connector) = snapshot_and_client();
+    let (mut device, mut ours) = connected(&snapshot, connector).await;
+    for round in 0..3_u8 {
+        device.get_mut().1.refresh_traffic_keys().unwrap();
+        device.write_all(&[round]).await.unwrap();
+        device.flush().await.unwrap();
+        let mut opened = Vec::new();
+        while opened.is_empty() {
+            opened = receive(&mut ours).await.unwrap().1;
+        }
+        assert_eq!(opened, [round]);
+        // The device has asked us to renew ours.
+        assert_eq!(send(&mut ours, &[round]), Ok(()));
+        assert_eq!(device.read_u8().await.unwrap(), round);
+    }
+}
+
+#[tokio::test]
+async fn key_updates_are_answered_once_and_before_the_next_data() {
+    let (mut client, mut ours) = Client::tls13().await;
+    client.say(ContentType::Handshake, &[24, 0, 0, 1, 1]).await;
+    assert_eq!(receive(&mut ours).await, some(b""));
+    assert_eq!(ours.queued(), 0);
+    assert_eq!(send(&mut ours, b"data"), Ok(()));
+    assert_eq!(client.hear().await, (ContentType::Handshake, KEY_UPDATE.to_vec()));
+}
+
+#[tokio::test]
+async fn a_key_update_may_be_split_over_records() {
+    let (mut client, mut ours) = Client::tls13().await;
+    for part in [&KEY_UPDATE[..1], &KEY_UPDATE[1..3], &KEY_UPDATE[3..4], &KEY_UPDATE[4..]] {
+        client.say(ContentType::Handshake, part).await;
+        assert_eq!(receive(&mut ours).await, some(b""));
+    }
+    // Under the old key nothing more is believed.
+    client.say(ContentType::ApplicationData, b"late").await;
+    assert_eq!(receive(&mut ours).await, Err(Error::DecryptError));
+}
+
+#[tokio::test]
+async fn what_stands_behind_a_key_update_in_its_record_is_refused() {
+    let (mut client, mut ours) = Client::tls13().await;
+    client.say(ContentType::Handshake, &[24, 0, 0, 1, 0, 24]).await;
+    let error = receive(&mut ours).await.unwrap_err();
+    assert_eq!(error, PeerMisbehaved::KeyEpochWithPendingFragment.into());
+    let said = last_words(&mut client, &mut ours, &error).await;
+    assert_eq!(said, alert(AlertDescription::UnexpectedMessage));
+}
+
+#[tokio::test]
+async fn a_key_update_that_asks_for_something_unknown_is_refused() {
+    let (mut client, mut ours) = Client::tls13().await;
+    client.say(ContentType::Handshake, &[24, 0, 0, 1, 2]).await;
+    let error = receive(&mut ours).await.unwrap_err();
+    assert_eq!(error, InvalidMessage::InvalidKeyUpdate.into());
+    let said = last_words(&mut client, &mut ours, &error).await;
+    assert_eq!(said, alert(AlertDescription::IllegalParameter));
+}
+
+#[tokio::test]
+async fn a_key_update_of_another_length_is_refused() {
+    let (mut client, mut ours) = Client::tls13().await;
+    client.say(ContentType::Handshake, &[24, 0, 0, 2, 0, 0]).await;
+    let error = receive(&mut ours).await.unwrap_err();
+    let said = last_words(&mut client, &mut ours, &error).await;
+    assert_eq!(said, alert(AlertDescription::DecodeError));
+}
+
+#[tokio::test]
+async fn other_messages_after_the_handshake_are_refused() {
+    for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+        client.say(ContentType::Handshake, &[FINISHED, 0, 0, 0]).await;
+        let error = receive(&mut ours).await.unwrap_err();
+        assert!(matches!(error, Error::InappropriateHandshakeMessage { .. }), "{error}");
+        let said = last_words(&mut client, &mut ours, &error).await;
+        assert_eq!(said, alert(AlertDescription::UnexpectedMessage));
+    }
+}
+
+#[tokio::test]
+async fn a_record_of_another_kind_inside_of_a_message_is_refused() {
+    let (mut client, mut ours) = Client::tls13().await;
+    client.say(ContentType::Handshake, &KEY_UPDATE[..2]).await;
+    client.say(ContentType::ApplicationData, b"data").await;
+    let error = receive(&mut ours).await.unwrap_err();
+    assert_eq!(error, PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into());
+}
+
+#[tokio::test]
+async fn a_change_cipher_spec_after_the_handshake_is_refused() {
+    for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+        client.io.write_all(&[20, 3, 3, 0, 1, 1]).await.unwrap();
+        let error = receive(&mut ours).await.unwrap_err();
+        let said = last_words(&mut client, &mut ours, &error).await;
+        assert_eq!(said, alert(AlertDescription::UnexpectedMessage));
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_was_changed_on_the_way_is_refused_with_bad_record_mac() {
+    for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+        let mut record = client.seal(ContentType::ApplicationData, b"data");
+        *record.last_mut().unwrap() ^= 1;
+        client.io.write_all(&record).await.unwrap();
+        let error = receive(&mut ours).await.unwrap_err();
+        assert_eq!(error, Error::DecryptError);
+        let said = last_words(&mut client, &mut ours, &error).await;
+        assert_eq!(said, alert(AlertDescription::BadRecordMac));
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_is_too_long_is_refused_before_it_has_come() {
+    let (mut client, mut ours) = Client::tls13().await;
+    client.io.write_all(&[23, 3, 3, 0x48, 0x01]).await.unwrap();
+    let error = receive(&mut ours).await.unwrap_err();
+    let said = last_words(&mut client, &mut ours, &error).await;
+    assert_eq!(said, alert(AlertDescription::RecordOverflow));
+}
+
+#[tokio::test]
+async fn what_is_no_record_is_refused() {
+    for header in [[23, 4, 3, 0, 1], [25, 3, 3, 0, 1], [21, 3, 3, 0, 0]] {
+        let (mut client, mut ours) = Client::tls13().await;
+        client.io.write_all(&header).await.unwrap();
+        receive(&mut ours).await.unwrap_err();
+    }
+}
+
+#[tokio::test]
+async fn thirty_two_empty_records_in_a_row_are_borne() {
+    let (mut client, mut ours) = Client::tls13().await;
+    for round in 0..2 {
+        for _ in 0..32 {
+            client.say(ContentType::ApplicationData, b"").await;
+        }
+        assert_eq!(receive(&mut ours).await, some(b""), "{round}");
+        client.say(ContentType::ApplicationData, b"data").await;
+        assert_eq!(receive(&mut ours).await, some(b"data"));
+    }
+    for _ in 0..33 {
+        client.say(ContentType::ApplicationData, b"").await;
+    }
+    let error = receive(&mut ours).await.unwrap_err();
+    assert_eq!(error, PeerMisbehaved::TooManyEmptyFragments.into());
+}
+
+#[tokio::test]
+async fn thirty_two_key_updates_without_data_are_borne() {
+    let (_client, mut ours) = Client::tls13().await;
+    let session = ours.session_mut();
+    for _ in 0..32 {
+        assert_eq!(session.hear_key_update(0, &[]), Ok(()));
+    }
+    let out_of_patience = PeerMisbehaved::TooManyKeyUpdateRequests.into();
+    assert_eq!(session.hear_key_update(0, &[]), Err(out_of_patience));
+}
+
+#[tokio::test]
+async fn tls_1_2_bears_four_warnings_and_tls_1_3_none_but_user_canceled() {
+    let warning = |description| [WARNING, u8::from(description)];
+    let (mut client, mut ours) = Client::tls12().await;
+    for _ in 0..4 {
+        client.say(ContentType::Alert, &warning(AlertDescription::NoRenegotiation)).await;
+        assert_eq!(receive(&mut ours).await, some(b""));
+    }
+    client.say(ContentType::Alert, &warning(AlertDescription::NoRenegotiation)).await;
+    let error = receive(&mut ours).await.unwrap_err();
+    assert_eq!(error, PeerMisbehaved::TooManyWarningAlertsReceived.into());
+
+    let (mut client, mut ours) = Client::tls13().await;
+    client.say(ContentType::Alert, &warning(AlertDescription::UserCanceled)).await;
+    assert_eq!(receive(&mut ours).await, some(b""));
+    client.say(ContentType::Alert, &warning(AlertDescription::NoRenegotiation)).await;
+    let error = receive(&mut ours).await.unwrap_err();
+    assert_eq!(error, Error::AlertReceived(AlertDescription::NoRenegotiation));
+}
+
+#[tokio::test]
+async fn the_clients_own_alert_has_no_answer() {
+    let (mut client, mut ours) = Client::tls13().await;
+    client.say(ContentType::Alert, &alert(AlertDescription::BadCertificate)).await;
+    let error = receive(&mut ours).await.unwrap_err();
+    assert_eq!(error, Error::AlertReceived(AlertDescription::BadCertificate));
+    ours.queue_last_words(&error);
+    assert_eq!(ours.queued(), 0);
+}
+
+#[tokio::test]
+async fn a_renegotiation_is_refused_by_a_warning_and_the_next_by_the_end() {
+    let (mut client, mut ours) = Client::tls12().await;
+    let hello = [[1, 0, 0, 6].as_slice(), b"random"].concat();
+    // In two records, as a long one would come.
+    client.say(ContentType::Handshake, &hello[..7]).await;
+    assert_eq!(receive(&mut ours).await, some(b""));
+    client.say(ContentType::Handshake, &hello[7..]).await;
+    assert_eq!(receive(&mut ours).await, some(b""));
+    poll_fn(|cx| ours.poll_flush(cx)).await.unwrap();
+    let refused = vec![WARNING, u8::from(AlertDescription::NoRenegotiation)];
+    assert_eq!(client.hear().await, (ContentType::Alert, refused));
+    client.say(ContentType::ApplicationData, b"data").await;
+    assert_eq!(receive(&mut ours).await, some(b"data"));
+
+    client.say(ContentType::Handshake, &hello).await;
+    let error = receive(&mut ours).await.unwrap_err();
+    assert_eq!(error, PeerMisbehaved::TooManyRenegotiationRequests.into());
+}
+
+#[tokio::test]
+async fn what_comes_behind_a_close_notify_is_ignored() {
+    let (mut client, mut ours) = Client::tls13().await;
+    let records = [
+        client.seal(ContentType::ApplicationData, b"data"),
+        client.seal(ContentType::Alert, &[WARNING, 0]),
+        client.seal(ContentType::ApplicationData, b"more"),
+    ];
+    client.io.write_all(&records.concat()).await.unwrap();
+    assert_eq!(receive(&mut ours).await, some(b"data"));
+    assert_eq!(receive(&mut ours).await, Ok((Received::Closed, Vec::new())));
+    assert_eq!(ours.partial(), 0);
+}
+
+#[tokio::test]
+async fn a_session_says_its_close_notify_once() {
+    let (mut client, mut ours) = Client::tls13().await;
+    ours.queue_close_notify();
+    let queued = ours.queued();
+    ours.queue_close_notify();
+    ours.queue_last_words(&Error::DecryptError);
+    assert_eq!(ours.queued(), queued);
+    poll_fn(|cx| ours.poll_flush(cx)).await.unwrap();
+    assert_eq!(client.hear().await, (ContentType::Alert, vec![WARNING, 0]));
+}
+
+#[tokio::test]
+async fn tls_1_3_renews_a_key_that_may_seal_no_more() {
+    let (mut snapshot, connector) = snapshot_and_client();
+    let SupportedCipherSuite::Tls13(suite) = cipher_suite::TLS13_AES_128_GCM_SHA256 else {
+        panic!("a suite of TLS 1.3");
+    };
+    let common = CipherSuiteCommon {
+        suite: suite.common.suite,
+        hash_provider: suite.common.hash_provider,
+        confidentiality_limit: 4,
+    };
+    let short_lived: &Tls13CipherSuite =
+        Box::leak(Box::new(Tls13CipherSuite { common, quic: None, ..*suite }));
+    let suites = vec![SupportedCipherSuite::Tls13(short_lived)];
+    let provider = CryptoProvider { cipher_suites: suites, ..default_provider() };
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::clone(&snapshot.server_configs.ours.cert_resolver));
+    config.enable_secret_extraction = true;
+    snapshot.server_configs.ours = Arc::new(config);
+    snapshot.server_configs.clients = Arc::clone(&snapshot.server_configs.ours);
+    let (mut device, mut ours) = connected(&snapshot, connector).await;
+    for record in 0..20 {
+        assert_eq!(send(&mut ours, &[record]), Ok(()));
+        assert_eq!(device.read_u8().await.unwrap(), record);
+        assert!(ours.session_mut().sealer.used() <= 4);
+    }
+}
