@@ -59,6 +59,15 @@ pub const PEERS: &[Peer] = &[
         reload: |_, _| {},
         tls: true,
     },
+    // Another build of ours, to judge a change by.
+    Peer {
+        name: "before",
+        program: "tlsidecar-before",
+        version: &["--version"],
+        command: tlsidecar,
+        reload: |_, _| {},
+        tls: true,
+    },
     Peer {
         name: "HAProxy",
         program: "haproxy",
