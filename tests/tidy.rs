@@ -154,7 +154,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "proxy::unsent",
         ],
     ),
-    ("proxy::tls::session", &["proxy::tls", "proxy::tls::keys"]),
+    ("proxy::tls::session", &["proxy::tls", "proxy::tls::alert", "proxy::tls::keys"]),
     ("proxy::tls::keys", &[]),
     ("proxy::tls::alert", &[]),
     ("proxy::tls::scratch", &["proxy::tls"]),
