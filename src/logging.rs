@@ -1,12 +1,16 @@
 //! Log lines: text or JSON, to standard error.
 //!
 //! **Promises.** A stuck reader of standard error holds up no connection: lines wait in a bounded
-//! queue, and those that find it full are dropped and counted.
+//! queue, and those that find it full are dropped and counted. A line is written at once, or 10 ms
+//! after the last ones, together with what has come since.
 //!
 //! **Not here.** What is logged. One line a connection comes from `proxy/record.rs`.
 
 use std::fmt;
+use std::io::{self, BufWriter, Write};
 use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
@@ -15,6 +19,12 @@ use tracing_subscriber::reload::Handle;
 /// Lines that wait for standard error; some 2 MiB, and by all that peers can do some 12 MiB: of what
 /// they make up, a line has a server name and 256 characters of an error.
 const QUEUED_LINES: usize = 8192;
+
+/// A batch of lines that is written by one call.
+const BATCH_BYTES: usize = 64 * 1024;
+
+/// How long lines gather before the next batch.
+const BATCH_INTERVAL: Duration = Duration::from_millis(10);
 
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
@@ -65,7 +75,7 @@ pub fn start(format: Format, filter: &Filter) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(QUEUED_LINES)
-        .finish(std::io::stderr());
+        .finish(Batches(BufWriter::with_capacity(BATCH_BYTES, io::stderr())));
     let dropped = writer.error_counter();
     let lines = tracing_subscriber::fmt().with_env_filter(filter.for_tracing()).with_writer(writer);
     let (started, set_filter) = match format {
@@ -86,6 +96,30 @@ pub fn start(format: Format, filter: &Filter) -> WorkerGuard {
         let _first = SET_FILTER.set(set_filter);
     }
     guard
+}
+
+/// Writes lines in batches. The thread that writes pauses after each, and so who logs need not wake it
+/// line by line: with a line for each connection that was a twentieth of a handshake's cost.
+struct Batches<W: Write>(BufWriter<W>);
+
+impl<W: Write> Write for Batches<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.write(line)
+    }
+
+    /// Called once no more lines wait.
+    fn flush(&mut self) -> io::Result<()> {
+        if self.0.buffer().is_empty() {
+            return Ok(());
+        }
+        self.0.flush()?;
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this thread writes the log, and nothing else"
+        )]
+        thread::sleep(BATCH_INTERVAL);
+        Ok(())
+    }
 }
 
 fn filter_setter<S: 'static>(handle: Handle<EnvFilter, S>) -> Box<dyn Fn(EnvFilter) + Send + Sync> {

@@ -81,9 +81,9 @@ pub(crate) async fn connect(
         match backend {
             BackendAddress::Unix(path) => connect_unix(path).await.map(BackendStream::Unix),
             BackendAddress::Tcp { host, port } => {
-                let tcp = connect_tcp(host, *port, deadline, timeout).await?;
-                // Best effort: a backend that has gone already is noticed by the relay.
-                let _refused = socket::set_options(&tcp, options);
+                let addresses =
+                    lookup::addresses(host, *port).await.map_err(ConnectError::Resolve)?;
+                let tcp = connect_any(&addresses, deadline, timeout, options).await?;
                 Ok(BackendStream::Tcp(tcp))
             }
         }
@@ -91,27 +91,18 @@ pub(crate) async fn connect(
     timeout_at(deadline, connecting).await.unwrap_or(Err(ConnectError::Timeout(timeout)))
 }
 
-async fn connect_tcp(
-    host: &str,
-    port: u16,
-    deadline: Instant,
-    whole: Duration,
-) -> Result<TcpStream, ConnectError> {
-    let addresses = lookup::addresses(host, port).await.map_err(ConnectError::Resolve)?;
-    connect_any(&addresses, deadline, whole).await
-}
-
 /// Tries one address after the other, each for its share of the time that is left.
 async fn connect_any(
     addresses: &[SocketAddr],
     deadline: Instant,
     whole: Duration,
+    options: Tcp,
 ) -> Result<TcpStream, ConnectError> {
     let mut last = ConnectError::NoAddress;
     for (tried, address) in addresses.iter().enumerate() {
         let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
         let share = deadline.saturating_duration_since(Instant::now()) / left;
-        last = match timeout(share, dial(*address)).await {
+        last = match timeout(share, dial(*address, options)).await {
             Ok(Ok(tcp)) => return Ok(tcp),
             Ok(Err(cause)) => refused(*address, cause),
             Err(_) => ConnectError::Timeout(whole),
@@ -120,15 +111,19 @@ async fn connect_any(
     Err(last)
 }
 
-async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
-    not_ours(TcpStream::connect(address).await?)
+async fn dial(address: SocketAddr, options: Tcp) -> io::Result<TcpStream> {
+    let tcp = not_ours(TcpStream::connect(address).await?, address)?;
+    // Best effort: a backend that has gone already is noticed by the relay.
+    let _refused = socket::set_dialled_options(&tcp, address, options);
+    Ok(tcp)
 }
 
 /// Refuses a socket that is connected to itself. To a port of this machine where nobody listens, the
 /// kernel may dial from that very port, and takes the two for both ends of a simultaneous open (RFC
 /// 9293 section 3.5): the device would hear itself, and the backend could not bind its port.
-fn not_ours(tcp: TcpStream) -> io::Result<TcpStream> {
-    if tcp.local_addr()? != tcp.peer_addr()? {
+fn not_ours(tcp: TcpStream, dialled: SocketAddr) -> io::Result<TcpStream> {
+    let ours = tcp.local_addr()?;
+    if ours.port() != dialled.port() || ours != tcp.peer_addr()? {
         return Ok(tcp);
     }
     // No TIME_WAIT either, for it would keep the port.
@@ -241,7 +236,7 @@ mod tests {
         let (_listener, good) = listening().await;
         let addresses = [refusing().await, stalled, good];
         let start = Instant::now();
-        let tcp = connect_any(&addresses, start + WHOLE, WHOLE).await.unwrap();
+        let tcp = connect_any(&addresses, start + WHOLE, WHOLE, Tcp::default()).await.unwrap();
         assert_eq!(tcp.peer_addr().unwrap(), good);
         // The stalled one had half of what was left, no more and no less.
         assert!(start.elapsed() >= WHOLE / 3 && start.elapsed() < WHOLE, "{:?}", start.elapsed());
@@ -257,7 +252,8 @@ mod tests {
             (&[refusing, stalled], Reason::BackendTimeout),
             (&[], Reason::BackendUnreachable),
         ] {
-            let failed = connect_any(addresses, Instant::now() + whole, whole).await.unwrap_err();
+            let failed = connect_any(addresses, Instant::now() + whole, whole, Tcp::default());
+            let failed = failed.await.unwrap_err();
             assert_eq!(failed.reason(), reason, "{addresses:?}");
         }
     }
@@ -269,7 +265,7 @@ mod tests {
         let dialling = TcpSocket::new_v4().unwrap();
         dialling.bind(address).unwrap();
         let tcp = dialling.connect(address).await.unwrap();
-        assert_eq!(not_ours(tcp).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(not_ours(tcp, address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         // Without SO_REUSEADDR, which looks past a TIME_WAIT.
         let backend = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         backend.bind(&address.into()).unwrap();

@@ -97,6 +97,20 @@ pub(crate) fn set_options<'a>(socket: impl Into<SockRef<'a>>, options: Tcp) -> i
     socket.set_tcp_user_timeout(options.user_timeout)
 }
 
+/// Sets what a socket has that has just been connected to `address`. One to this machine needs no
+/// keepalive: its other end cannot vanish without a word of the kernel's, and it takes four calls.
+pub(crate) fn set_dialled_options(
+    tcp: &TcpStream,
+    address: SocketAddr,
+    options: Tcp,
+) -> io::Result<()> {
+    if !address.ip().is_loopback() {
+        return set_options(tcp, options);
+    }
+    tcp.set_nodelay(true)?;
+    SockRef::from(tcp).set_tcp_user_timeout(options.user_timeout)
+}
+
 /// Makes the close that follows send a reset.
 pub(crate) fn reset_on_close(tcp: &TcpStream) {
     // It fails only for a socket that is no longer connected, whose peer has nothing to be told.
