@@ -1,7 +1,7 @@
 //! An established session: splits ciphertext into records, opens and seals them, and obeys what the
 //! client's TLS says in between.
 //!
-//! **Promises.** It holds of a peer's bytes a partial record and nothing else. What says nothing, and
+//! **Promises.** It holds nothing of a peer's bytes. What says nothing, and
 //! costs us something, is borne a few times: empty records, warnings, key updates, renegotiation. A
 //! key seals no more records than its cipher bears (RFC 8446 section 5.5): TLS 1.3 gets the next one,
 //! TLS 1.2 has none.
@@ -40,13 +40,12 @@ const FATAL: u8 = 2;
 
 /// The server side of one TLS session after its handshake.
 pub(crate) struct Session {
-    suite: SupportedCipherSuite,
     opener: Opener,
     sealer: Sealer,
+    /// How many records one key may seal.
+    max_sealed: u64,
     /// Makes the next keys; TLS 1.2 has none.
     renewal: Option<KernelConnection<ServerConnectionData>>,
-    /// Ciphertext that does not make a whole record yet.
-    held: Vec<u8>,
     message: PartialMessage,
     patience: Patience,
     /// The client has a new key and wants us to have one, before we send on.
@@ -73,9 +72,9 @@ struct PartialMessage {
     /// Its type and its length, RFC 8446 section 4.
     head: [u8; 4],
     /// How much of them has come.
-    have: usize,
+    have: u8,
     /// How much is still to come behind them.
-    left: usize,
+    left: u32,
     last: u8,
 }
 
@@ -100,11 +99,10 @@ impl Session {
         let (secrets, renewal) = handshake.dangerous_into_kernel_connection()?;
         let suite = renewal.negotiated_cipher_suite();
         Ok(Self {
-            suite,
             opener: Opener::new(suite, secrets.rx)?,
             sealer: Sealer::new(suite, secrets.tx)?,
+            max_sealed: confidentiality_limit(suite),
             renewal: (renewal.protocol_version() == ProtocolVersion::TLSv1_3).then_some(renewal),
-            held: Vec::new(),
             message: PartialMessage::default(),
             patience: Patience::FULL,
             key_update_due: false,
@@ -118,13 +116,8 @@ impl Session {
         self.peer_closed
     }
 
-    /// Ciphertext that came before and goes before the next.
-    pub(crate) fn held(&self) -> &[u8] {
-        &self.held
-    }
-
-    /// Opens `incoming`, which starts with what [`Self::held`] returned. Appends plaintext to
-    /// `plain` and what TLS itself has to say to `reply`.
+    /// Opens the whole records of `incoming` and returns how many bytes at its end make none yet.
+    /// Appends plaintext to `plain` and what TLS itself has to say to `reply`.
     ///
     /// # Errors
     /// When the session is over; [`Self::last_words`] has the alert to send.
@@ -133,20 +126,16 @@ impl Session {
         incoming: &mut [u8],
         plain: &mut Vec<u8>,
         reply: &mut Vec<u8>,
-    ) -> Result<(), Error> {
+    ) -> Result<usize, Error> {
         let mut rest = incoming;
-        self.held = Vec::new();
         // "Any data received after a closure alert has been received MUST be ignored", RFC 8446
         // section 6.1.
         while !self.peer_closed {
-            let Some(record) = next_record(&mut rest)? else {
-                self.held = rest.to_vec();
-                break;
-            };
+            let Some(record) = next_record(&mut rest)? else { return Ok(rest.len()) };
             let opened = self.opener.open(record)?;
             self.hear(&opened, plain, reply)?;
         }
-        Ok(())
+        Ok(0)
     }
 
     fn hear(
@@ -214,7 +203,7 @@ impl Session {
 
     /// The one message that a client of TLS 1.3 may still have is a key_update. One of TLS 1.2 may
     /// ask to renegotiate.
-    fn check_allowed(&self, kind: HandshakeType, length: usize) -> Result<(), Error> {
+    fn check_allowed(&self, kind: HandshakeType, length: u32) -> Result<(), Error> {
         let allowed = match self.renewal {
             Some(_) => HandshakeType::KeyUpdate,
             None => HandshakeType::ClientHello,
@@ -243,7 +232,8 @@ impl Session {
             _ => return Err(InvalidMessage::InvalidKeyUpdate.into()),
         }
         if let Some(renewal) = &mut self.renewal {
-            self.opener = Opener::new(self.suite, renewal.update_rx_secret()?)?;
+            let suite = renewal.negotiated_cipher_suite();
+            self.opener = Opener::new(suite, renewal.update_rx_secret()?)?;
         }
         Ok(())
     }
@@ -267,11 +257,10 @@ impl Session {
         let chunks = plain.chunks(MAX_PLAIN_BYTES);
         // One more for the key_update itself.
         let will_have_used = self.sealer.used() + chunks.len() as u64 + 1;
-        let limit = confidentiality_limit(self.suite);
-        if self.renewal.is_none() && will_have_used - 1 > limit {
+        if self.renewal.is_none() && will_have_used - 1 > self.max_sealed {
             return Err(SealError::KeysExhausted);
         }
-        if self.key_update_due || will_have_used > limit && self.sealer.used() > 0 {
+        if self.key_update_due || will_have_used > self.max_sealed && self.sealer.used() > 0 {
             self.update_sealer(records).map_err(SealError::Misuse)?;
         }
         for chunk in chunks {
@@ -285,7 +274,8 @@ impl Session {
     fn update_sealer(&mut self, records: &mut Vec<Vec<u8>>) -> Result<(), Error> {
         if let Some(renewal) = &mut self.renewal {
             records.push(self.sealer.seal(ContentType::Handshake, &KEY_UPDATE)?);
-            self.sealer = Sealer::new(self.suite, renewal.update_tx_secret()?)?;
+            let suite = renewal.negotiated_cipher_suite();
+            self.sealer = Sealer::new(suite, renewal.update_tx_secret()?)?;
             self.key_update_due = false;
         }
         Ok(())
@@ -327,30 +317,36 @@ impl PartialMessage {
     /// Takes bytes of one message, and tells whether it is complete.
     fn take(&mut self, bytes: &mut &[u8]) -> bool {
         while let Some((&byte, rest)) = bytes.split_first() {
-            if self.have < self.head.len() {
-                self.head[self.have] = byte;
+            if let Some(next) = self.head.get_mut(usize::from(self.have)) {
+                *next = byte;
                 self.have += 1;
+                self.left = self.length();
                 *bytes = rest;
-                let [_, length @ ..] = self.head;
-                self.left = length.iter().fold(0, |length, &byte| length << 8 | usize::from(byte));
             } else {
-                let taken = self.left.min(bytes.len());
+                let taken = (self.left as usize).min(bytes.len());
                 self.last = bytes[taken - 1];
-                self.left -= taken;
+                self.left -= u32::try_from(taken).expect("no more than was left");
                 *bytes = &bytes[taken..];
             }
-            if self.have == self.head.len() && self.left == 0 {
+            if self.has_header() && self.left == 0 {
                 return true;
             }
         }
         false
     }
 
+    fn has_header(&self) -> bool {
+        usize::from(self.have) == self.head.len()
+    }
+
+    fn length(&self) -> u32 {
+        let [_, high, middle, low] = self.head;
+        u32::from_be_bytes([0, high, middle, low])
+    }
+
     /// Once the header has come.
-    fn kind_and_length(&self) -> Option<(HandshakeType, usize)> {
-        let [kind, length @ ..] = self.head;
-        let length = length.iter().fold(0, |length, &byte| length << 8 | usize::from(byte));
-        (self.have == self.head.len()).then_some((HandshakeType::from(kind), length))
+    fn kind_and_length(&self) -> Option<(HandshakeType, u32)> {
+        self.has_header().then(|| (HandshakeType::from(self.head[0]), self.length()))
     }
 }
 

@@ -25,6 +25,8 @@ pub(crate) struct TlsStream<Io> {
     io: Io,
     // Boxed: it is moved from phase to phase, and each would have room for it in its future.
     session: Box<Session>,
+    /// Ciphertext that does not make a whole record yet.
+    partial: Box<[u8]>,
     /// Ciphertext that the socket would not take yet.
     unsent: Unsent,
     /// What the next read is to say: an error behind what the last one has opened; or, once it finds
@@ -70,7 +72,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         cut: Option<io::ErrorKind>,
     ) -> Self {
         let late = cut.map(|cut| Box::new(ReceiveError::Io(cut.into())));
-        Self { io, session: Box::new(session), unsent, late }
+        Self { io, session: Box::new(session), partial: Box::default(), unsent, late }
     }
 
     pub(crate) const fn io(&self) -> &Io {
@@ -79,7 +81,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
 
     /// How many bytes are held that make no whole record yet.
     pub(crate) fn partial(&self) -> usize {
-        self.session.held().len()
+        self.partial.len()
     }
 
     /// How many bytes are queued.
@@ -90,7 +92,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
     /// Opens what was read together with the end of the handshake. What is wrong with it, is the
     /// next receive's to say.
     pub(super) fn feed(&mut self, mut bytes: Vec<u8>, plain: &mut Vec<u8>) {
-        if let Err(error) = self.session.open(&mut bytes, plain, self.unsent.tail()) {
+        if let Err(error) = self.open(&mut bytes, plain) {
             self.late = Some(Box::new(ReceiveError::Tls(error)));
         }
     }
@@ -113,17 +115,16 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         if let Some(late) = self.late.take_if(|late| matches!(**late, ReceiveError::Tls(_))) {
             return Poll::Ready(Err(*late));
         }
-        let held = self.session.held().len();
-        scratch.incoming[..held].copy_from_slice(self.session.held());
-        let mut buffer = ReadBuf::new(&mut scratch.incoming[held..held + READ_BYTES]);
+        let before = self.partial.len();
+        scratch.incoming[..before].copy_from_slice(&self.partial);
+        let mut buffer = ReadBuf::new(&mut scratch.incoming[before..before + READ_BYTES]);
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer)).map_err(ReceiveError::Io)?;
         let read = buffer.filled().len();
         if read == 0 {
             let cut = self.late.take().map(|late| Err(*late));
             return Poll::Ready(cut.unwrap_or(Ok(Received::Truncated)));
         }
-        let incoming = &mut scratch.incoming[..held + read];
-        let opened = self.session.open(incoming, &mut scratch.plain, self.unsent.tail());
+        let opened = self.open(&mut scratch.incoming[..before + read], &mut scratch.plain);
         if let Err(error) = opened.map_err(ReceiveError::Tls) {
             if scratch.plain.is_empty() {
                 return Poll::Ready(Err(error));
@@ -133,6 +134,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         }
         let ended = self.session.peer_closed() && scratch.plain.is_empty();
         Poll::Ready(Ok(if ended { Received::Closed } else { Received::Some }))
+    }
+
+    /// Opens what starts with the partial record that came before.
+    fn open(&mut self, incoming: &mut [u8], plain: &mut Vec<u8>) -> Result<(), rustls::Error> {
+        self.partial = Box::default();
+        let left = self.session.open(incoming, plain, self.unsent.tail())?;
+        self.partial = incoming[incoming.len() - left..].into();
+        Ok(())
     }
 
     /// Seals `plain`, writes as much as the socket takes, and keeps the rest. Only after a flush.
