@@ -27,6 +27,10 @@ use tlsidecar::{demo, logging};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// It gives back what a burst has taken (docs/performance.md); `.cargo/config.toml` has its settings.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const FAILED: u8 = 1;
 const BAD_CONFIGURATION: u8 = 78;
 

@@ -221,6 +221,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("rustls_pemfile", &["trust::certs::pem"]),
     ("serde", &["config::file"]),
     ("socket2", &["proxy::socket"]),
+    ("tikv_jemallocator", &["main"]),
     ("tokio_rustls", &["proxy", "trust"]),
     ("tokio_util", &["ops::shutdown"]),
     ("toml", &["config::file"]),
