@@ -240,3 +240,6 @@ fn append(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,6 +61,15 @@ async fn the_report_of_a_device_that_is_gone_before_it_has_taken_its_tickets_is_
 }
 
 #[tokio::test]
+async fn a_device_that_was_cut_before_it_has_taken_its_tickets_is_passed_on_as_a_reset() {
+    let mut line = Line::new(512, UNBOUNDED).await;
+    line.device.write_all(b"half a re").await.unwrap();
+    *line.device_is.lock().unwrap() = Peer::Reset;
+    assert_eq!(read_all(&mut line.backend).await, b"half a re");
+    assert_eq!(line.ended_with().await, (Some(Reason::ClientReset), Some(Leg::Backend)));
+}
+
+#[tokio::test]
 async fn an_endless_record_is_not_collected_for_ever() {
     let mut line = Line::new(1 << 20, UNBOUNDED).await;
     // The header announces more than a record may have (RFC 8446 section 5.2: 2^14 + 256).
