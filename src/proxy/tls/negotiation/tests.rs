@@ -242,6 +242,35 @@ async fn resumable_elsewhere(snapshot: &Snapshot, config: &Arc<ClientConfig>) {
     }
 }
 
+/// A ClientHello that offers early data, but no ticket to go with it.
+fn hello_with_early_data() -> Vec<u8> {
+    let (snapshot, _) = snapshot_and_client();
+    let (io, _) = duplex(1);
+    let mut hello = Device::new(&config(&snapshot, &TLS13), io).said();
+    // Behind the headers, the version, the random: the session id, the suites, the compressions.
+    let mut extensions = 43 + 1 + usize::from(hello[43]);
+    let suites = u16::from_be_bytes([hello[extensions], hello[extensions + 1]]);
+    extensions += 2 + usize::from(suites);
+    extensions += 1 + usize::from(hello[extensions]);
+    // RFC 8446 section 4.2.10.
+    hello.extend([0, 42, 0, 0]);
+    for length in [3, 7, extensions] {
+        let longer = u16::from_be_bytes([hello[length], hello[length + 1]]) + 4;
+        hello[length..length + 2].copy_from_slice(&longer.to_be_bytes());
+    }
+    hello
+}
+
+#[tokio::test]
+async fn empty_records_in_a_handshake_are_refused() {
+    let (snapshot, _) = snapshot_and_client();
+    let (mut device, accepted) = accepting(Arc::new(snapshot));
+    device.write_all(&hello_with_early_data()).await.unwrap();
+    device.write_all(&[23, 3, 3, 0, 0]).await.unwrap();
+    device.shutdown().await.unwrap();
+    assert_eq!(refusal(accepted).await, InvalidMessage::InvalidEmptyPayload.into());
+}
+
 /// Why a client is refused that sends its ClientHello of TLS 1.2 and then `records`.
 async fn refusal_of(records: &[u8]) -> Error {
     let (snapshot, _) = snapshot_and_client();
