@@ -146,6 +146,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
             // The session is over. Why, is the next receive's to say.
             return Err(SendError::Io(io::ErrorKind::BrokenPipe.into()));
         }
+        // A cipher that failed, or a panic, may have left another connection's records.
+        sealed.clear();
         self.session.seal(plain, sealed).map_err(SendError::Seal)?;
         let pushed = self.unsent.push_all(&mut self.io, cx, sealed);
         pushed.map_err(|error| SendError::Io(self.failed(error)))

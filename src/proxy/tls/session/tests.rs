@@ -264,3 +264,11 @@ async fn thirty_two_empty_records_in_a_row_are_borne() {
     let error = receive(&mut ours).await.unwrap_err();
     assert_eq!(error, PeerMisbehaved::TooManyEmptyFragments.into());
 }
+
+#[tokio::test]
+async fn what_another_connection_left_in_the_buffers_is_not_sent() {
+    let (mut client, mut ours) = Client::tls13().await;
+    scratch::with(|scratch| scratch.sealed.push(vec![23, 3, 3, 0, 1, 0]));
+    assert_eq!(send(&mut ours, b"data"), Ok(()));
+    assert_eq!(client.hear().await, (ContentType::ApplicationData, b"data".to_vec()));
+}
