@@ -165,7 +165,9 @@ impl Session {
         }
         match record.typ {
             ContentType::ApplicationData => {
-                self.patience.key_updates = Patience::FULL.key_updates;
+                if !record.payload.is_empty() {
+                    self.patience.key_updates = Patience::FULL.key_updates;
+                }
                 plain.extend_from_slice(record.payload);
                 Ok(())
             }

@@ -117,3 +117,28 @@ async fn tls_1_3_renews_a_key_that_may_seal_no_more() {
         assert!(ours.session_mut().sealer.used() <= 4);
     }
 }
+
+/// Has `session` hear a record, as if it had been opened.
+fn hear(session: &mut Session, typ: ContentType, payload: &[u8]) -> Result<(), Error> {
+    let record = InboundPlainMessage { typ, version: ProtocolVersion::TLSv1_2, payload };
+    session.hear(&record, &mut Vec::new(), &mut Vec::new())
+}
+
+#[tokio::test]
+async fn data_gives_new_patience_for_key_updates_but_empty_records_do_not() {
+    let (_client, mut ours) = Client::tls13().await;
+    let session = ours.session_mut();
+    for _ in 0..2 {
+        for _ in 0..32 {
+            assert_eq!(hear(session, ContentType::Handshake, &KEY_UPDATE), Ok(()));
+            assert_eq!(hear(session, ContentType::ApplicationData, b""), Ok(()));
+        }
+        assert_eq!(hear(session, ContentType::ApplicationData, b"data"), Ok(()));
+    }
+    for _ in 0..32 {
+        assert_eq!(hear(session, ContentType::Handshake, &KEY_UPDATE), Ok(()));
+        assert_eq!(hear(session, ContentType::ApplicationData, b""), Ok(()));
+    }
+    let out_of_patience = PeerMisbehaved::TooManyKeyUpdateRequests.into();
+    assert_eq!(hear(session, ContentType::Handshake, &KEY_UPDATE), Err(out_of_patience));
+}
