@@ -143,6 +143,10 @@ impl Session {
                 self.held = rest.to_vec();
                 break;
             };
+            if self.renewal.is_some() && record.typ != ContentType::ApplicationData {
+                // TLS 1.3 seals the type as well, and says this outside: RFC 8446 section 5.2.
+                return Err(inappropriate(record.typ));
+            }
             let opened = self.opener.open(record)?;
             self.hear(&opened, plain, reply)?;
         }
@@ -159,6 +163,10 @@ impl Session {
             return Err(PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into());
         }
         if record.payload.is_empty() {
+            // RFC 8446 section 5.4, RFC 5246 section 6.2.1.
+            if record.typ != ContentType::ApplicationData {
+                return Err(inappropriate(record.typ));
+            }
             bear(&mut self.patience.empty_records, PeerMisbehaved::TooManyEmptyFragments)?;
         } else {
             self.patience.empty_records = Patience::FULL.empty_records;

@@ -272,3 +272,30 @@ async fn what_another_connection_left_in_the_buffers_is_not_sent() {
     assert_eq!(send(&mut ours, b"data"), Ok(()));
     assert_eq!(client.hear().await, (ContentType::ApplicationData, b"data".to_vec()));
 }
+
+#[tokio::test]
+async fn a_sealed_record_that_says_its_type_outside_is_refused_in_tls_1_3() {
+    for kind in [ContentType::Alert, ContentType::Handshake] {
+        let (mut client, mut ours) = Client::tls13().await;
+        let mut record = client.seal(ContentType::ApplicationData, b"data");
+        record[0] = u8::from(kind);
+        client.io.write_all(&record).await.unwrap();
+        let error = receive(&mut ours).await.unwrap_err();
+        assert_eq!(error, inappropriate(kind));
+        let said = last_words(&mut client, &mut ours, &error).await;
+        assert_eq!(said, alert(AlertDescription::UnexpectedMessage));
+    }
+}
+
+#[tokio::test]
+async fn empty_messages_and_alerts_are_refused() {
+    for kind in [ContentType::Alert, ContentType::Handshake] {
+        for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+            client.say(kind, b"").await;
+            let error = receive(&mut ours).await.unwrap_err();
+            assert_eq!(error, inappropriate(kind));
+            let said = last_words(&mut client, &mut ours, &error).await;
+            assert_eq!(said, alert(AlertDescription::UnexpectedMessage));
+        }
+    }
+}
