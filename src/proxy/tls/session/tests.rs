@@ -240,10 +240,16 @@ async fn a_record_that_is_too_long_is_refused_before_it_has_come() {
 
 #[tokio::test]
 async fn what_is_no_record_is_refused() {
-    for header in [[23, 4, 3, 0, 1], [25, 3, 3, 0, 1], [21, 3, 3, 0, 0]] {
+    let refusals = [
+        ([23, 4, 3, 0, 1], InvalidMessage::UnknownProtocolVersion.into()),
+        ([25, 3, 3, 0, 1], inappropriate(ContentType::from(25))),
+        ([21, 3, 3, 0, 0], InvalidMessage::InvalidEmptyPayload.into()),
+        ([22, 3, 3, 0, 0], InvalidMessage::InvalidEmptyPayload.into()),
+    ];
+    for (header, error) in refusals {
         let (mut client, mut ours) = Client::tls13().await;
         client.io.write_all(&header).await.unwrap();
-        receive(&mut ours).await.unwrap_err();
+        assert_eq!(receive(&mut ours).await, Err(error));
     }
 }
 
@@ -271,6 +277,19 @@ async fn what_another_connection_left_in_the_buffers_is_not_sent() {
     scratch::with(|scratch| scratch.sealed.push(vec![23, 3, 3, 0, 1, 0]));
     assert_eq!(send(&mut ours, b"data"), Ok(()));
     assert_eq!(client.hear().await, (ContentType::ApplicationData, b"data".to_vec()));
+}
+
+#[tokio::test]
+async fn more_plaintext_than_a_record_may_have_is_refused_with_record_overflow() {
+    for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+        client.say(ContentType::ApplicationData, &[0; MAX_PLAIN_BYTES]).await;
+        assert_eq!(receive(&mut ours).await, some(&[0; MAX_PLAIN_BYTES]));
+        client.say(ContentType::ApplicationData, &[0; MAX_PLAIN_BYTES + 1]).await;
+        let error = receive(&mut ours).await.unwrap_err();
+        assert_eq!(error, Error::PeerSentOversizedRecord);
+        let said = last_words(&mut client, &mut ours, &error).await;
+        assert_eq!(said, alert(AlertDescription::RecordOverflow));
+    }
 }
 
 #[tokio::test]

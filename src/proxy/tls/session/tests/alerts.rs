@@ -37,7 +37,7 @@ async fn the_clients_own_alert_has_no_answer() {
 #[tokio::test]
 async fn a_renegotiation_is_refused_by_a_warning_and_the_next_by_the_end() {
     let (mut client, mut ours) = Client::tls12().await;
-    let hello = [[1, 0, 0, 6].as_slice(), b"random"].concat();
+    let hello = [[1, 0, 1, 2].as_slice(), &[0; 0x102]].concat();
     // In two records, as a long one would come.
     client.say(ContentType::Handshake, &hello[..7]).await;
     assert_eq!(receive(&mut ours).await, some(b""));
@@ -78,4 +78,32 @@ async fn a_session_says_its_close_notify_once() {
     assert_eq!(ours.queued(), queued);
     poll_fn(|cx| ours.poll_flush(cx)).await.unwrap();
     assert_eq!(client.hear().await, (ContentType::Alert, vec![WARNING, 0]));
+}
+
+#[tokio::test]
+async fn a_fatal_alert_ends_either_version() {
+    for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+        let description = AlertDescription::NoRenegotiation;
+        client.say(ContentType::Alert, &alert(description)).await;
+        assert_eq!(receive(&mut ours).await, Err(Error::AlertReceived(description)));
+    }
+}
+
+#[tokio::test]
+async fn a_close_notify_is_one_whatever_its_level() {
+    for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+        client.say(ContentType::Alert, &alert(AlertDescription::CloseNotify)).await;
+        assert_eq!(receive(&mut ours).await, Ok((Received::Closed, Vec::new())));
+    }
+}
+
+#[tokio::test]
+async fn an_alert_of_another_length_is_refused() {
+    for wrong in [&[WARNING][..], &[WARNING, 0, WARNING, 0]] {
+        let (mut client, mut ours) = Client::tls13().await;
+        client.say(ContentType::Alert, wrong).await;
+        let error = receive(&mut ours).await.unwrap_err();
+        let said = last_words(&mut client, &mut ours, &error).await;
+        assert_eq!(said, alert(AlertDescription::DecodeError));
+    }
 }

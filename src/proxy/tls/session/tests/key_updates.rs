@@ -118,6 +118,20 @@ async fn tls_1_3_renews_a_key_that_may_seal_no_more() {
     }
 }
 
+#[tokio::test]
+async fn two_key_updates_have_one_answer() {
+    let (_client, mut ours) = Client::tls13().await;
+    let session = ours.session_mut();
+    for _ in 0..2 {
+        assert_eq!(session.hear_key_update(1, &[]), Ok(()));
+    }
+    for expected in [2, 1] {
+        let mut records = Vec::new();
+        session.seal(b"data", &mut records).unwrap();
+        assert_eq!(records.len(), expected);
+    }
+}
+
 /// Has `session` hear a record, as if it had been opened.
 fn hear(session: &mut Session, typ: ContentType, payload: &[u8]) -> Result<(), Error> {
     let record = InboundPlainMessage { typ, version: ProtocolVersion::TLSv1_2, payload };
@@ -141,4 +155,13 @@ async fn data_gives_new_patience_for_key_updates_but_empty_records_do_not() {
     }
     let out_of_patience = PeerMisbehaved::TooManyKeyUpdateRequests.into();
     assert_eq!(hear(session, ContentType::Handshake, &KEY_UPDATE), Err(out_of_patience));
+}
+
+#[tokio::test]
+async fn a_key_update_that_asks_for_nothing_is_not_answered() {
+    let (mut client, mut ours) = Client::tls13().await;
+    client.say(ContentType::Handshake, &KEY_UPDATE).await;
+    assert_eq!(receive(&mut ours).await, some(b""));
+    assert_eq!(send(&mut ours, b"data"), Ok(()));
+    assert_eq!(client.hear().await, (ContentType::ApplicationData, b"data".to_vec()));
 }
