@@ -158,9 +158,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         self.unsent.poll_flush(&mut self.io, cx).map_err(|error| self.failed(error))
     }
 
-    /// Keeps what a failed write says of the client's own stream.
+    /// Keeps what a failed write says of the client's own stream, unless that has failed before: a
+    /// session that is over opens nothing more.
     fn failed(&mut self, write: io::Error) -> io::Error {
-        if let Some(cut) = socket::cut(&write) {
+        if let (None, Some(cut)) = (&self.late, socket::cut(&write)) {
             self.late = Some(Box::new(ReceiveError::Io(cut.into())));
         }
         write
