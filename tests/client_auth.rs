@@ -65,6 +65,22 @@ async fn a_device_of_an_intermediate_that_it_sends_along_is_let_in() {
 }
 
 #[tokio::test]
+async fn a_chain_of_forty_kilobytes_in_hundreds_of_records_is_believed() {
+    let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
+    let backend = Backend::echo().await;
+    let proxy = Proxy::with(trusting(&backend, &servers, trust(&devices)));
+    let (mut chain, key) = devices.issue("device", &wish()).load();
+    while chain.iter().map(|certificate| certificate.len()).sum::<usize>() < 40_000 {
+        chain.extend(devices.issue("other", &wish()).load().0);
+    }
+    for version in [&TLS12, &TLS13] {
+        let device = Device::speaking(&servers, version);
+        let device = device.showing_in_records_of(100, chain.clone(), &key);
+        device.echo(proxy.address).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn without_a_certificate_a_device_is_refused() {
     let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
     let backend = Backend::echo().await;

@@ -468,8 +468,8 @@ where
                 self.client.queue_last_words(error);
                 Some(Leg::Backend)
             }
-            // What was read last of the backend can no longer be sealed. The close_notify that rustls
-            // has queued would tell the client that nothing is missing.
+            // What the backend said last is missing. A close_notify would tell the client that it
+            // is not.
             RelayError::Backend(_) | RelayError::Seal(_) => Some(Leg::Client),
             RelayError::Truncated
             | RelayError::Idle(_)

@@ -143,3 +143,6 @@ fn poll_write_some<W: AsyncWrite + Unpin>(
         written => Poll::Ready(Ok(written)),
     }
 }
+
+#[cfg(test)]
+mod tests;

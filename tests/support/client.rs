@@ -9,7 +9,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
-use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{
     self, AlertDescription, ClientConfig, RootCertStore, SupportedProtocolVersion,
@@ -82,6 +83,20 @@ impl Device {
     /// Keeps tickets and sessions, and takes them up again.
     pub(crate) fn resuming(mut self) -> Self {
         self.config.resumption = Resumption::in_memory_sessions(64);
+        self
+    }
+
+    /// Shows a chain, in records of so many bytes.
+    pub(crate) fn showing_in_records_of(
+        mut self,
+        bytes: usize,
+        chain: Vec<CertificateDer<'static>>,
+        key: &PrivateKeyDer<'static>,
+    ) -> Self {
+        let key = aws_lc_rs::sign::any_supported_type(key).unwrap();
+        let shown = CertifiedKey::new(chain, key);
+        self.config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(shown));
+        self.config.max_fragment_size = Some(bytes);
         self
     }
 

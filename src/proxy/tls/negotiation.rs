@@ -94,7 +94,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
                 if given == rest.len() || !self.rustls.is_handshaking() {
                     break Ok(());
                 }
-                match whole_record(&rest[given..]) {
+                match whole_record(&rest[given..])? {
                     Some(bytes) => {
                         given += bytes;
                         self.seen = given;
@@ -186,10 +186,17 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
 }
 
 /// How long the first record of `bytes` is, if all of it has come.
-fn whole_record(bytes: &[u8]) -> Option<usize> {
-    let &[_, _, _, high, low] = bytes.first_chunk()?;
-    let length = 5 + usize::from(u16::from_be_bytes([high, low]));
-    (length <= bytes.len()).then_some(length)
+fn whole_record(bytes: &[u8]) -> Result<Option<usize>, Error> {
+    match bytes.first_chunk() {
+        // Never valid: what is encrypted has a tag. Where a client has offered early data, rustls
+        // skips it, since its limit counts bytes, and again with each record that comes behind.
+        Some([23, _, _, 0, 0]) => Err(InvalidMessage::InvalidEmptyPayload.into()),
+        Some(&[_, _, _, high, low]) => {
+            let length = 5 + usize::from(u16::from_be_bytes([high, low]));
+            Ok((length <= bytes.len()).then_some(length))
+        }
+        None => Ok(None),
+    }
 }
 
 /// The alert for an error that rustls has none for, or not the one that the RFC names; only where
@@ -240,3 +247,6 @@ fn append(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

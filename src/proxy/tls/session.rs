@@ -132,6 +132,10 @@ impl Session {
         // section 6.1.
         while !self.peer_closed {
             let Some(record) = next_record(&mut rest)? else { return Ok(rest.len()) };
+            if self.renewal.is_some() && record.typ != ContentType::ApplicationData {
+                // TLS 1.3 seals the type as well, and says this outside: RFC 8446 section 5.2.
+                return Err(inappropriate(record.typ));
+            }
             let opened = self.opener.open(record)?;
             self.hear(&opened, plain, reply)?;
         }
@@ -148,13 +152,19 @@ impl Session {
             return Err(PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into());
         }
         if record.payload.is_empty() {
+            // RFC 8446 section 5.4, RFC 5246 section 6.2.1.
+            if record.typ != ContentType::ApplicationData {
+                return Err(inappropriate(record.typ));
+            }
             bear(&mut self.patience.empty_records, PeerMisbehaved::TooManyEmptyFragments)?;
         } else {
             self.patience.empty_records = Patience::FULL.empty_records;
         }
         match record.typ {
             ContentType::ApplicationData => {
-                self.patience.key_updates = Patience::FULL.key_updates;
+                if !record.payload.is_empty() {
+                    self.patience.key_updates = Patience::FULL.key_updates;
+                }
                 plain.extend_from_slice(record.payload);
                 Ok(())
             }

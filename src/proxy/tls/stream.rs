@@ -155,6 +155,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
             // The session is over. Why, is the next receive's to say.
             return Err(SendError::Io(io::ErrorKind::BrokenPipe.into()));
         }
+        // A cipher that failed, or a panic, may have left another connection's records.
+        sealed.clear();
         self.session.seal(plain, sealed).map_err(SendError::Seal)?;
         let pushed = self.unsent.push_all(&mut self.io, cx, sealed);
         pushed.map_err(|error| SendError::Io(self.failed(error)))
@@ -165,9 +167,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         self.unsent.poll_flush(&mut self.io, cx).map_err(|error| self.failed(error))
     }
 
-    /// Keeps what a failed write says of the client's own stream.
+    /// Keeps what a failed write says of the client's own stream, unless that has failed before: a
+    /// session that is over opens nothing more.
     fn failed(&mut self, write: io::Error) -> io::Error {
-        if let Some(cut) = socket::cut(&write) {
+        if let (None, Some(cut)) = (&self.late, socket::cut(&write)) {
             self.late = Some(Box::new(ReceiveError::Io(cut.into())));
         }
         write

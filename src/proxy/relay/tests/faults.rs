@@ -50,6 +50,29 @@ async fn a_session_that_is_over_seals_nothing_while_its_last_words_wait_for_the_
 }
 
 #[tokio::test]
+async fn a_session_that_is_over_stays_so_if_its_client_resets() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    // Neither the backend nor the device takes all.
+    line.device.write_all(&[1; 900]).await.unwrap();
+    line.backend.read_exact(&mut [0; 1]).await.unwrap();
+    line.backend.write_all(&[3; 2000]).await.unwrap();
+    line.device.write_all(&[2; 600]).await.unwrap();
+    let forged = [&[23, 3, 3, 0, 40][..], &[0; 40]].concat();
+    line.device.get_mut().0.write_all(&forged).await.unwrap();
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    *line.device_is.lock().unwrap() = Peer::Reset;
+    // What it reads now makes room for the write that fails.
+    line.device.get_mut().0.read_exact(&mut [0; 512]).await.unwrap();
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(read_all(&mut line.backend).await.len(), 1499);
+    assert_eq!(line.ended_with().await, (Some(Reason::ClientTlsError), Some(Leg::Backend)));
+}
+
+#[tokio::test]
 async fn the_report_of_a_device_that_is_gone_before_it_has_taken_its_tickets_is_delivered() {
     // A pipe so small that the relay has not begun: the Finished is in the pipe.
     let mut line = Line::new(512, UNBOUNDED).await;
@@ -58,6 +81,15 @@ async fn the_report_of_a_device_that_is_gone_before_it_has_taken_its_tickets_is_
     *line.device_is.lock().unwrap() = Peer::Reset;
     assert_eq!(read_all(&mut line.backend).await, b"report");
     assert_eq!(line.ended_with().await, (Some(Reason::ClientReset), None));
+}
+
+#[tokio::test]
+async fn a_device_that_was_cut_before_it_has_taken_its_tickets_is_passed_on_as_a_reset() {
+    let mut line = Line::new(512, UNBOUNDED).await;
+    line.device.write_all(b"half a re").await.unwrap();
+    *line.device_is.lock().unwrap() = Peer::Reset;
+    assert_eq!(read_all(&mut line.backend).await, b"half a re");
+    assert_eq!(line.ended_with().await, (Some(Reason::ClientReset), Some(Leg::Backend)));
 }
 
 #[tokio::test]

@@ -2,6 +2,9 @@
 //!
 //! **Not here.** Whole devices over sockets: `tests/devices.rs`, `tests/relay.rs`.
 
+mod alerts;
+mod key_updates;
+
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::ready;
@@ -13,10 +16,7 @@ use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::crypto::aws_lc_rs::{cipher_suite, default_provider};
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
-use tokio_rustls::rustls::{
-    CipherSuiteCommon, ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite,
-    Tls13CipherSuite,
-};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedCipherSuite};
 
 use super::*;
 use crate::proxy::handshake;
@@ -187,76 +187,6 @@ async fn records_in_single_bytes_are_as_good_as_whole_ones() {
 }
 
 #[tokio::test]
-async fn a_client_may_renew_its_key() {
-    let (snapshot, connector) = snapshot_and_client();
-    let (mut device, mut ours) = connected(&snapshot, connector).await;
-    for round in 0..3_u8 {
-        device.get_mut().1.refresh_traffic_keys().unwrap();
-        device.write_all(&[round]).await.unwrap();
-        device.flush().await.unwrap();
-        let mut opened = Vec::new();
-        while opened.is_empty() {
-            opened = receive(&mut ours).await.unwrap().1;
-        }
-        assert_eq!(opened, [round]);
-        // The device has asked us to renew ours.
-        assert_eq!(send(&mut ours, &[round]), Ok(()));
-        assert_eq!(device.read_u8().await.unwrap(), round);
-    }
-}
-
-#[tokio::test]
-async fn key_updates_are_answered_once_and_before_the_next_data() {
-    let (mut client, mut ours) = Client::tls13().await;
-    client.say(ContentType::Handshake, &[24, 0, 0, 1, 1]).await;
-    assert_eq!(receive(&mut ours).await, some(b""));
-    assert_eq!(ours.queued(), 0);
-    assert_eq!(send(&mut ours, b"data"), Ok(()));
-    assert_eq!(client.hear().await, (ContentType::Handshake, KEY_UPDATE.to_vec()));
-}
-
-#[tokio::test]
-async fn a_key_update_may_be_split_over_records() {
-    let (mut client, mut ours) = Client::tls13().await;
-    for part in [&KEY_UPDATE[..1], &KEY_UPDATE[1..3], &KEY_UPDATE[3..4], &KEY_UPDATE[4..]] {
-        client.say(ContentType::Handshake, part).await;
-        assert_eq!(receive(&mut ours).await, some(b""));
-    }
-    // Under the old key nothing more is believed.
-    client.say(ContentType::ApplicationData, b"late").await;
-    assert_eq!(receive(&mut ours).await, Err(Error::DecryptError));
-}
-
-#[tokio::test]
-async fn what_stands_behind_a_key_update_in_its_record_is_refused() {
-    let (mut client, mut ours) = Client::tls13().await;
-    client.say(ContentType::Handshake, &[24, 0, 0, 1, 0, 24]).await;
-    let error = receive(&mut ours).await.unwrap_err();
-    assert_eq!(error, PeerMisbehaved::KeyEpochWithPendingFragment.into());
-    let said = last_words(&mut client, &mut ours, &error).await;
-    assert_eq!(said, alert(AlertDescription::UnexpectedMessage));
-}
-
-#[tokio::test]
-async fn a_key_update_that_asks_for_something_unknown_is_refused() {
-    let (mut client, mut ours) = Client::tls13().await;
-    client.say(ContentType::Handshake, &[24, 0, 0, 1, 2]).await;
-    let error = receive(&mut ours).await.unwrap_err();
-    assert_eq!(error, InvalidMessage::InvalidKeyUpdate.into());
-    let said = last_words(&mut client, &mut ours, &error).await;
-    assert_eq!(said, alert(AlertDescription::IllegalParameter));
-}
-
-#[tokio::test]
-async fn a_key_update_of_another_length_is_refused() {
-    let (mut client, mut ours) = Client::tls13().await;
-    client.say(ContentType::Handshake, &[24, 0, 0, 2, 0, 0]).await;
-    let error = receive(&mut ours).await.unwrap_err();
-    let said = last_words(&mut client, &mut ours, &error).await;
-    assert_eq!(said, alert(AlertDescription::DecodeError));
-}
-
-#[tokio::test]
 async fn other_messages_after_the_handshake_are_refused() {
     for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
         client.say(ContentType::Handshake, &[FINISHED, 0, 0, 0]).await;
@@ -310,10 +240,16 @@ async fn a_record_that_is_too_long_is_refused_before_it_has_come() {
 
 #[tokio::test]
 async fn what_is_no_record_is_refused() {
-    for header in [[23, 4, 3, 0, 1], [25, 3, 3, 0, 1], [21, 3, 3, 0, 0]] {
+    let refusals = [
+        ([23, 4, 3, 0, 1], InvalidMessage::UnknownProtocolVersion.into()),
+        ([25, 3, 3, 0, 1], inappropriate(ContentType::from(25))),
+        ([21, 3, 3, 0, 0], InvalidMessage::InvalidEmptyPayload.into()),
+        ([22, 3, 3, 0, 0], InvalidMessage::InvalidEmptyPayload.into()),
+    ];
+    for (header, error) in refusals {
         let (mut client, mut ours) = Client::tls13().await;
         client.io.write_all(&header).await.unwrap();
-        receive(&mut ours).await.unwrap_err();
+        assert_eq!(receive(&mut ours).await, Err(error));
     }
 }
 
@@ -336,119 +272,49 @@ async fn thirty_two_empty_records_in_a_row_are_borne() {
 }
 
 #[tokio::test]
-async fn thirty_two_key_updates_without_data_are_borne() {
-    let (_client, mut ours) = Client::tls13().await;
-    let session = ours.session_mut();
-    for _ in 0..32 {
-        assert_eq!(session.hear_key_update(0, &[]), Ok(()));
+async fn what_another_connection_left_in_the_buffers_is_not_sent() {
+    let (mut client, mut ours) = Client::tls13().await;
+    scratch::with(|scratch| scratch.sealed.push(vec![23, 3, 3, 0, 1, 0]));
+    assert_eq!(send(&mut ours, b"data"), Ok(()));
+    assert_eq!(client.hear().await, (ContentType::ApplicationData, b"data".to_vec()));
+}
+
+#[tokio::test]
+async fn more_plaintext_than_a_record_may_have_is_refused_with_record_overflow() {
+    for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+        client.say(ContentType::ApplicationData, &[0; MAX_PLAIN_BYTES]).await;
+        assert_eq!(receive(&mut ours).await, some(&[0; MAX_PLAIN_BYTES]));
+        client.say(ContentType::ApplicationData, &[0; MAX_PLAIN_BYTES + 1]).await;
+        let error = receive(&mut ours).await.unwrap_err();
+        assert_eq!(error, Error::PeerSentOversizedRecord);
+        let said = last_words(&mut client, &mut ours, &error).await;
+        assert_eq!(said, alert(AlertDescription::RecordOverflow));
     }
-    let out_of_patience = PeerMisbehaved::TooManyKeyUpdateRequests.into();
-    assert_eq!(session.hear_key_update(0, &[]), Err(out_of_patience));
 }
 
 #[tokio::test]
-async fn tls_1_2_bears_four_warnings_and_tls_1_3_none_but_user_canceled() {
-    let warning = |description| [WARNING, u8::from(description)];
-    let (mut client, mut ours) = Client::tls12().await;
-    for _ in 0..4 {
-        client.say(ContentType::Alert, &warning(AlertDescription::NoRenegotiation)).await;
-        assert_eq!(receive(&mut ours).await, some(b""));
+async fn a_sealed_record_that_says_its_type_outside_is_refused_in_tls_1_3() {
+    for kind in [ContentType::Alert, ContentType::Handshake] {
+        let (mut client, mut ours) = Client::tls13().await;
+        let mut record = client.seal(ContentType::ApplicationData, b"data");
+        record[0] = u8::from(kind);
+        client.io.write_all(&record).await.unwrap();
+        let error = receive(&mut ours).await.unwrap_err();
+        assert_eq!(error, inappropriate(kind));
+        let said = last_words(&mut client, &mut ours, &error).await;
+        assert_eq!(said, alert(AlertDescription::UnexpectedMessage));
     }
-    client.say(ContentType::Alert, &warning(AlertDescription::NoRenegotiation)).await;
-    let error = receive(&mut ours).await.unwrap_err();
-    assert_eq!(error, PeerMisbehaved::TooManyWarningAlertsReceived.into());
-
-    let (mut client, mut ours) = Client::tls13().await;
-    client.say(ContentType::Alert, &warning(AlertDescription::UserCanceled)).await;
-    assert_eq!(receive(&mut ours).await, some(b""));
-    client.say(ContentType::Alert, &warning(AlertDescription::NoRenegotiation)).await;
-    let error = receive(&mut ours).await.unwrap_err();
-    assert_eq!(error, Error::AlertReceived(AlertDescription::NoRenegotiation));
 }
 
 #[tokio::test]
-async fn the_clients_own_alert_has_no_answer() {
-    let (mut client, mut ours) = Client::tls13().await;
-    client.say(ContentType::Alert, &alert(AlertDescription::BadCertificate)).await;
-    let error = receive(&mut ours).await.unwrap_err();
-    assert_eq!(error, Error::AlertReceived(AlertDescription::BadCertificate));
-    ours.queue_last_words(&error);
-    assert_eq!(ours.queued(), 0);
-}
-
-#[tokio::test]
-async fn a_renegotiation_is_refused_by_a_warning_and_the_next_by_the_end() {
-    let (mut client, mut ours) = Client::tls12().await;
-    let hello = [[1, 0, 0, 6].as_slice(), b"random"].concat();
-    // In two records, as a long one would come.
-    client.say(ContentType::Handshake, &hello[..7]).await;
-    assert_eq!(receive(&mut ours).await, some(b""));
-    client.say(ContentType::Handshake, &hello[7..]).await;
-    assert_eq!(receive(&mut ours).await, some(b""));
-    poll_fn(|cx| ours.poll_flush(cx)).await.unwrap();
-    let refused = vec![WARNING, u8::from(AlertDescription::NoRenegotiation)];
-    assert_eq!(client.hear().await, (ContentType::Alert, refused));
-    client.say(ContentType::ApplicationData, b"data").await;
-    assert_eq!(receive(&mut ours).await, some(b"data"));
-
-    client.say(ContentType::Handshake, &hello).await;
-    let error = receive(&mut ours).await.unwrap_err();
-    assert_eq!(error, PeerMisbehaved::TooManyRenegotiationRequests.into());
-}
-
-#[tokio::test]
-async fn what_comes_behind_a_close_notify_is_ignored() {
-    let (mut client, mut ours) = Client::tls13().await;
-    let records = [
-        client.seal(ContentType::ApplicationData, b"data"),
-        client.seal(ContentType::Alert, &[WARNING, 0]),
-        client.seal(ContentType::ApplicationData, b"more"),
-    ];
-    client.io.write_all(&records.concat()).await.unwrap();
-    assert_eq!(receive(&mut ours).await, some(b"data"));
-    assert_eq!(receive(&mut ours).await, Ok((Received::Closed, Vec::new())));
-    assert_eq!(ours.partial(), 0);
-}
-
-#[tokio::test]
-async fn a_session_says_its_close_notify_once() {
-    let (mut client, mut ours) = Client::tls13().await;
-    ours.queue_close_notify();
-    let queued = ours.queued();
-    ours.queue_close_notify();
-    ours.queue_last_words(&Error::DecryptError);
-    assert_eq!(ours.queued(), queued);
-    poll_fn(|cx| ours.poll_flush(cx)).await.unwrap();
-    assert_eq!(client.hear().await, (ContentType::Alert, vec![WARNING, 0]));
-}
-
-#[tokio::test]
-async fn tls_1_3_renews_a_key_that_may_seal_no_more() {
-    let (mut snapshot, connector) = snapshot_and_client();
-    let SupportedCipherSuite::Tls13(suite) = cipher_suite::TLS13_AES_128_GCM_SHA256 else {
-        panic!("a suite of TLS 1.3");
-    };
-    let common = CipherSuiteCommon {
-        suite: suite.common.suite,
-        hash_provider: suite.common.hash_provider,
-        confidentiality_limit: 4,
-    };
-    let short_lived: &Tls13CipherSuite =
-        Box::leak(Box::new(Tls13CipherSuite { common, quic: None, ..*suite }));
-    let suites = vec![SupportedCipherSuite::Tls13(short_lived)];
-    let provider = CryptoProvider { cipher_suites: suites, ..default_provider() };
-    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(&[&TLS13])
-        .unwrap()
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::clone(&snapshot.server_configs.ours.cert_resolver));
-    config.enable_secret_extraction = true;
-    snapshot.server_configs.ours = Arc::new(config);
-    snapshot.server_configs.clients = Arc::clone(&snapshot.server_configs.ours);
-    let (mut device, mut ours) = connected(&snapshot, connector).await;
-    for record in 0..20 {
-        assert_eq!(send(&mut ours, &[record]), Ok(()));
-        assert_eq!(device.read_u8().await.unwrap(), record);
-        assert!(ours.session_mut().sealer.used() <= 4);
+async fn empty_messages_and_alerts_are_refused() {
+    for kind in [ContentType::Alert, ContentType::Handshake] {
+        for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+            client.say(kind, b"").await;
+            let error = receive(&mut ours).await.unwrap_err();
+            assert_eq!(error, inappropriate(kind));
+            let said = last_words(&mut client, &mut ours, &error).await;
+            assert_eq!(said, alert(AlertDescription::UnexpectedMessage));
+        }
     }
 }

@@ -1,0 +1,306 @@
+//! Handshakes with a client that chooses what leaves together.
+//!
+//! **Not here.** Handshakes that are refused, over sockets: `tests/wire.rs`.
+
+use std::io::{Read, Write};
+use std::task::{Context, Waker};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConnection,
+    SupportedProtocolVersion,
+};
+
+use super::*;
+use crate::proxy::handshake::{self, Client, HandshakeError};
+use crate::proxy::tls::stream::Received;
+use crate::trust::snapshot::Snapshot;
+use crate::trust::testing::snapshot_and_client;
+
+type Accepted = Result<Client<DuplexStream>, HandshakeError>;
+
+/// The proxy's side of a handshake, which runs by itself.
+fn accepting(snapshot: Arc<Snapshot>) -> (DuplexStream, tokio::task::JoinHandle<Accepted>) {
+    let (device, ours) = duplex(1 << 20);
+    let accepted = tokio::spawn(async move {
+        let greeted = handshake::greet(ours, snapshot.listener.timeouts).await?;
+        greeted.accept(&snapshot).await
+    });
+    (device, accepted)
+}
+
+fn config(snapshot: &Snapshot, version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(snapshot.certificates[0].leaf.clone()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+/// A client whose bytes go where the test puts them.
+struct Device {
+    tls: ClientConnection,
+    io: DuplexStream,
+}
+
+impl Device {
+    fn new(config: &Arc<ClientConfig>, io: DuplexStream) -> Self {
+        let localhost = "localhost".try_into().unwrap();
+        Self { tls: ClientConnection::new(Arc::clone(config), localhost).unwrap(), io }
+    }
+
+    /// What it has to say.
+    fn said(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while self.tls.wants_write() {
+            self.tls.write_tls(&mut bytes).unwrap();
+        }
+        bytes
+    }
+
+    async fn say(&mut self) {
+        let bytes = self.said();
+        self.io.write_all(&bytes).await.unwrap();
+    }
+
+    async fn hear(&mut self) {
+        let mut bytes = vec![0; 1 << 16];
+        let read = self.io.read(&mut bytes).await.unwrap();
+        self.tls.read_tls(&mut &bytes[..read]).unwrap();
+        self.tls.process_new_packets().unwrap();
+    }
+
+    /// Until its Finished is the next to leave, or has left.
+    async fn until_finished(&mut self) {
+        self.say().await;
+        while self.tls.is_handshaking() {
+            self.hear().await;
+            if self.tls.is_handshaking() {
+                self.say().await;
+            }
+        }
+    }
+}
+
+/// A device that is just about to say its Finished, and our end of it. In TLS 1.2 it has to resume
+/// for that.
+async fn before_finished(
+    version: &'static SupportedProtocolVersion,
+) -> (Device, tokio::task::JoinHandle<Accepted>) {
+    let (snapshot, _) = snapshot_and_client();
+    let snapshot = Arc::new(snapshot);
+    let config = config(&snapshot, version);
+    if version.version == ProtocolVersion::TLSv1_2 {
+        let (io, accepted) = accepting(Arc::clone(&snapshot));
+        let mut device = Device::new(&config, io);
+        device.until_finished().await;
+        accepted.await.unwrap().unwrap();
+    }
+    let (io, accepted) = accepting(snapshot);
+    let mut device = Device::new(&config, io);
+    device.until_finished().await;
+    let resumed = device.tls.handshake_kind() == Some(HandshakeKind::Resumed);
+    assert_eq!(resumed, version.version == ProtocolVersion::TLSv1_2);
+    (device, accepted)
+}
+
+/// Reads once at our end.
+async fn receive(stream: &mut TlsStream<DuplexStream>) -> Result<(Received, Vec<u8>), Error> {
+    let read = poll_fn(|cx| {
+        scratch::with(|scratch| {
+            let received = ready!(stream.poll_receive(cx, scratch));
+            Poll::Ready((received, scratch.plain.clone()))
+        })
+    });
+    match read.await {
+        (Ok(received), plain) => Ok((received, plain)),
+        (Err(ReceiveError::Tls(error)), _) => Err(error),
+        (Err(ReceiveError::Io(error)), _) => panic!("{error}"),
+    }
+}
+
+#[tokio::test]
+async fn data_and_a_close_notify_may_come_with_the_finished() {
+    for version in [&TLS12, &TLS13] {
+        let (mut device, accepted) = before_finished(version).await;
+        device.tls.writer().write_all(b"report").unwrap();
+        device.tls.send_close_notify();
+        device.say().await;
+        let Client { mut stream, early, .. } = accepted.await.unwrap().unwrap();
+        assert_eq!(early, b"report");
+        assert_eq!(receive(&mut stream).await, Ok((Received::Closed, Vec::new())));
+    }
+}
+
+#[tokio::test]
+async fn a_record_may_be_cut_anywhere_behind_the_finished() {
+    for version in [&TLS12, &TLS13] {
+        for left_out in 1..34 {
+            let (mut device, accepted) = before_finished(version).await;
+            device.tls.writer().write_all(b"report").unwrap();
+            let said = device.said();
+            let (first, rest) = said.split_at(said.len() - left_out);
+            device.io.write_all(first).await.unwrap();
+            // What is cut off may be a part of the Finished as well.
+            tokio::task::yield_now().await;
+            device.io.write_all(rest).await.unwrap();
+            let Client { mut stream, mut early, .. } = accepted.await.unwrap().unwrap();
+            while early.is_empty() {
+                early = receive(&mut stream).await.unwrap().1;
+            }
+            assert_eq!(early, b"report");
+            assert_eq!(stream.partial(), 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_came_with_the_finished_before_a_forged_record_is_as_good_as_without() {
+    for version in [&TLS12, &TLS13] {
+        let (mut device, accepted) = before_finished(version).await;
+        device.tls.writer().write_all(b"report").unwrap();
+        let said = [device.said(), vec![23, 3, 3, 0, 30], vec![0; 30]].concat();
+        device.io.write_all(&said).await.unwrap();
+        device.io.shutdown().await.unwrap();
+        let Client { mut stream, early, .. } = accepted.await.unwrap().unwrap();
+        assert_eq!(early, b"report");
+        assert_eq!(receive(&mut stream).await, Err(Error::DecryptError));
+    }
+}
+
+#[tokio::test]
+async fn a_key_update_may_come_with_the_finished() {
+    let (mut device, accepted) = before_finished(&TLS13).await;
+    device.tls.writer().write_all(b"old").unwrap();
+    device.tls.refresh_traffic_keys().unwrap();
+    device.tls.writer().write_all(b"new").unwrap();
+    device.say().await;
+    let Client { mut stream, early, .. } = accepted.await.unwrap().unwrap();
+    assert_eq!(early, b"oldnew");
+    // It is answered with the next data.
+    let mut cx = Context::from_waker(Waker::noop());
+    poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
+    scratch::with(|scratch| stream.send(&mut cx, b"answer", &mut scratch.sealed)).unwrap();
+    let mut answer = Vec::new();
+    while answer.len() < 6 {
+        device.hear().await;
+        drop(device.tls.reader().read_to_end(&mut answer));
+    }
+    assert_eq!(answer, b"answer");
+}
+
+#[tokio::test]
+async fn a_device_that_another_server_has_allowed_early_data_is_served_without() {
+    let (snapshot, _) = snapshot_and_client();
+    let mut config = Arc::unwrap_or_clone(config(&snapshot, &TLS13));
+    config.enable_early_data = true;
+    let config = Arc::new(config);
+    resumable_elsewhere(&snapshot, &config).await;
+
+    let (io, accepted) = accepting(Arc::new(snapshot));
+    let mut device = Device::new(&config, io);
+    for _ in 0..3 {
+        assert_eq!(device.tls.early_data().unwrap().write(&[1; 1000]).unwrap(), 1000);
+    }
+    device.until_finished().await;
+    assert!(!device.tls.is_early_data_accepted());
+    device.tls.writer().write_all(b"report").unwrap();
+    device.say().await;
+    let Client { mut stream, mut early, .. } = accepted.await.unwrap().unwrap();
+    while early.is_empty() {
+        early = receive(&mut stream).await.unwrap().1;
+    }
+    assert_eq!(early, b"report");
+}
+
+/// Gets a ticket of another server that takes early data.
+async fn resumable_elsewhere(snapshot: &Snapshot, config: &Arc<ClientConfig>) {
+    let mut other = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::clone(&snapshot.server_configs.ours.cert_resolver));
+    other.max_early_data_size = 1 << 14;
+    let mut other = ServerConnection::new(Arc::new(other)).unwrap();
+    let (io, mut other_end) = duplex(1 << 20);
+    let mut device = Device::new(config, io);
+    for _ in 0..2 {
+        let said = device.said();
+        other.read_tls(&mut &said[..]).unwrap();
+        other.process_new_packets().unwrap();
+        let mut answer = Vec::new();
+        while other.wants_write() {
+            other.write_tls(&mut answer).unwrap();
+        }
+        other_end.write_all(&answer).await.unwrap();
+        device.hear().await;
+    }
+}
+
+/// A ClientHello that offers early data, but no ticket to go with it.
+fn hello_with_early_data() -> Vec<u8> {
+    let (snapshot, _) = snapshot_and_client();
+    let (io, _) = duplex(1);
+    let mut hello = Device::new(&config(&snapshot, &TLS13), io).said();
+    // Behind the headers, the version, the random: the session id, the suites, the compressions.
+    let mut extensions = 43 + 1 + usize::from(hello[43]);
+    let suites = u16::from_be_bytes([hello[extensions], hello[extensions + 1]]);
+    extensions += 2 + usize::from(suites);
+    extensions += 1 + usize::from(hello[extensions]);
+    // RFC 8446 section 4.2.10.
+    hello.extend([0, 42, 0, 0]);
+    for length in [3, 7, extensions] {
+        let longer = u16::from_be_bytes([hello[length], hello[length + 1]]) + 4;
+        hello[length..length + 2].copy_from_slice(&longer.to_be_bytes());
+    }
+    hello
+}
+
+#[tokio::test]
+async fn empty_records_in_a_handshake_are_refused() {
+    let (snapshot, _) = snapshot_and_client();
+    let (mut device, accepted) = accepting(Arc::new(snapshot));
+    device.write_all(&hello_with_early_data()).await.unwrap();
+    device.write_all(&[23, 3, 3, 0, 0]).await.unwrap();
+    device.shutdown().await.unwrap();
+    assert_eq!(refusal(accepted).await, InvalidMessage::InvalidEmptyPayload.into());
+}
+
+/// Why a client is refused that sends its ClientHello of TLS 1.2 and then `records`.
+async fn refusal_of(records: &[u8]) -> Error {
+    let (snapshot, _) = snapshot_and_client();
+    let config = config(&snapshot, &TLS12);
+    let (io, accepted) = accepting(Arc::new(snapshot));
+    let mut device = Device::new(&config, io);
+    device.say().await;
+    device.io.write_all(records).await.unwrap();
+    device.io.shutdown().await.unwrap();
+    refusal(accepted).await
+}
+
+async fn refusal(accepted: tokio::task::JoinHandle<Accepted>) -> Error {
+    match accepted.await.unwrap().err().expect("a refusal") {
+        HandshakeError::Tls(error) => error,
+        error => panic!("{error}"),
+    }
+}
+
+#[tokio::test]
+async fn a_message_in_endless_tiny_records_is_not_collected_for_ever() {
+    // A ClientKeyExchange of 64 KiB, which is allowed.
+    let header = [[22, 3, 3, 0, 1, 16], [22, 3, 3, 0, 1, 0], [22, 3, 3, 0, 1, 0xff]];
+    let body = [22, 3, 3, 0, 1, 0xff].repeat(0xffff);
+    let error = refusal_of(&[header.as_flattened(), &body].concat()).await;
+    assert_eq!(error, InvalidMessage::HandshakePayloadTooLarge.into());
+}
+
+#[tokio::test]
+async fn a_record_of_a_handshake_that_is_too_long_is_refused_before_it_has_come() {
+    let error = refusal_of(&[22, 3, 3, 0x7f, 0xff]).await;
+    assert_eq!(error, InvalidMessage::MessageTooLarge.into());
+}

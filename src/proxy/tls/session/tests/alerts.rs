@@ -1,0 +1,109 @@
+//! Alerts, and what TLS 1.2 answers by one: a renegotiation.
+//!
+//! **Not here.** Which fault has which alert (`tests.rs`).
+
+use super::*;
+
+#[tokio::test]
+async fn tls_1_2_bears_four_warnings_and_tls_1_3_none_but_user_canceled() {
+    let warning = |description| [WARNING, u8::from(description)];
+    let (mut client, mut ours) = Client::tls12().await;
+    for _ in 0..4 {
+        client.say(ContentType::Alert, &warning(AlertDescription::NoRenegotiation)).await;
+        assert_eq!(receive(&mut ours).await, some(b""));
+    }
+    client.say(ContentType::Alert, &warning(AlertDescription::NoRenegotiation)).await;
+    let error = receive(&mut ours).await.unwrap_err();
+    assert_eq!(error, PeerMisbehaved::TooManyWarningAlertsReceived.into());
+
+    let (mut client, mut ours) = Client::tls13().await;
+    client.say(ContentType::Alert, &warning(AlertDescription::UserCanceled)).await;
+    assert_eq!(receive(&mut ours).await, some(b""));
+    client.say(ContentType::Alert, &warning(AlertDescription::NoRenegotiation)).await;
+    let error = receive(&mut ours).await.unwrap_err();
+    assert_eq!(error, Error::AlertReceived(AlertDescription::NoRenegotiation));
+}
+
+#[tokio::test]
+async fn the_clients_own_alert_has_no_answer() {
+    let (mut client, mut ours) = Client::tls13().await;
+    client.say(ContentType::Alert, &alert(AlertDescription::BadCertificate)).await;
+    let error = receive(&mut ours).await.unwrap_err();
+    assert_eq!(error, Error::AlertReceived(AlertDescription::BadCertificate));
+    ours.queue_last_words(&error);
+    assert_eq!(ours.queued(), 0);
+}
+
+#[tokio::test]
+async fn a_renegotiation_is_refused_by_a_warning_and_the_next_by_the_end() {
+    let (mut client, mut ours) = Client::tls12().await;
+    let hello = [[1, 0, 1, 2].as_slice(), &[0; 0x102]].concat();
+    // In two records, as a long one would come.
+    client.say(ContentType::Handshake, &hello[..7]).await;
+    assert_eq!(receive(&mut ours).await, some(b""));
+    client.say(ContentType::Handshake, &hello[7..]).await;
+    assert_eq!(receive(&mut ours).await, some(b""));
+    poll_fn(|cx| ours.poll_flush(cx)).await.unwrap();
+    let refused = vec![WARNING, u8::from(AlertDescription::NoRenegotiation)];
+    assert_eq!(client.hear().await, (ContentType::Alert, refused));
+    client.say(ContentType::ApplicationData, b"data").await;
+    assert_eq!(receive(&mut ours).await, some(b"data"));
+
+    client.say(ContentType::Handshake, &hello).await;
+    let error = receive(&mut ours).await.unwrap_err();
+    assert_eq!(error, PeerMisbehaved::TooManyRenegotiationRequests.into());
+}
+
+#[tokio::test]
+async fn what_comes_behind_a_close_notify_is_ignored() {
+    let (mut client, mut ours) = Client::tls13().await;
+    let records = [
+        client.seal(ContentType::ApplicationData, b"data"),
+        client.seal(ContentType::Alert, &[WARNING, 0]),
+        client.seal(ContentType::ApplicationData, b"more"),
+    ];
+    client.io.write_all(&records.concat()).await.unwrap();
+    assert_eq!(receive(&mut ours).await, some(b"data"));
+    assert_eq!(receive(&mut ours).await, Ok((Received::Closed, Vec::new())));
+    assert_eq!(ours.partial(), 0);
+}
+
+#[tokio::test]
+async fn a_session_says_its_close_notify_once() {
+    let (mut client, mut ours) = Client::tls13().await;
+    ours.queue_close_notify();
+    let queued = ours.queued();
+    ours.queue_close_notify();
+    ours.queue_last_words(&Error::DecryptError);
+    assert_eq!(ours.queued(), queued);
+    poll_fn(|cx| ours.poll_flush(cx)).await.unwrap();
+    assert_eq!(client.hear().await, (ContentType::Alert, vec![WARNING, 0]));
+}
+
+#[tokio::test]
+async fn a_fatal_alert_ends_either_version() {
+    for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+        let description = AlertDescription::NoRenegotiation;
+        client.say(ContentType::Alert, &alert(description)).await;
+        assert_eq!(receive(&mut ours).await, Err(Error::AlertReceived(description)));
+    }
+}
+
+#[tokio::test]
+async fn a_close_notify_is_one_whatever_its_level() {
+    for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+        client.say(ContentType::Alert, &alert(AlertDescription::CloseNotify)).await;
+        assert_eq!(receive(&mut ours).await, Ok((Received::Closed, Vec::new())));
+    }
+}
+
+#[tokio::test]
+async fn an_alert_of_another_length_is_refused() {
+    for wrong in [&[WARNING][..], &[WARNING, 0, WARNING, 0]] {
+        let (mut client, mut ours) = Client::tls13().await;
+        client.say(ContentType::Alert, wrong).await;
+        let error = receive(&mut ours).await.unwrap_err();
+        let said = last_words(&mut client, &mut ours, &error).await;
+        assert_eq!(said, alert(AlertDescription::DecodeError));
+    }
+}

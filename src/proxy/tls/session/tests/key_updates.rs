@@ -1,0 +1,167 @@
+//! New keys, of the client's and of ours.
+//!
+//! **Not here.** TLS 1.2, whose keys are used up: `relay/tests/faults.rs`.
+
+use tokio_rustls::rustls::{CipherSuiteCommon, ServerConfig, Tls13CipherSuite};
+
+use super::*;
+
+#[tokio::test]
+async fn a_client_may_renew_its_key() {
+    let (snapshot, connector) = snapshot_and_client();
+    let (mut device, mut ours) = connected(&snapshot, connector).await;
+    for round in 0..3_u8 {
+        device.get_mut().1.refresh_traffic_keys().unwrap();
+        device.write_all(&[round]).await.unwrap();
+        device.flush().await.unwrap();
+        let mut opened = Vec::new();
+        while opened.is_empty() {
+            opened = receive(&mut ours).await.unwrap().1;
+        }
+        assert_eq!(opened, [round]);
+        // The device has asked us to renew ours.
+        assert_eq!(send(&mut ours, &[round]), Ok(()));
+        assert_eq!(device.read_u8().await.unwrap(), round);
+    }
+}
+
+#[tokio::test]
+async fn key_updates_are_answered_once_and_before_the_next_data() {
+    let (mut client, mut ours) = Client::tls13().await;
+    client.say(ContentType::Handshake, &[24, 0, 0, 1, 1]).await;
+    assert_eq!(receive(&mut ours).await, some(b""));
+    assert_eq!(ours.queued(), 0);
+    assert_eq!(send(&mut ours, b"data"), Ok(()));
+    assert_eq!(client.hear().await, (ContentType::Handshake, KEY_UPDATE.to_vec()));
+}
+
+#[tokio::test]
+async fn a_key_update_may_be_split_over_records() {
+    let (mut client, mut ours) = Client::tls13().await;
+    for part in [&KEY_UPDATE[..1], &KEY_UPDATE[1..3], &KEY_UPDATE[3..4], &KEY_UPDATE[4..]] {
+        client.say(ContentType::Handshake, part).await;
+        assert_eq!(receive(&mut ours).await, some(b""));
+    }
+    // Under the old key nothing more is believed.
+    client.say(ContentType::ApplicationData, b"late").await;
+    assert_eq!(receive(&mut ours).await, Err(Error::DecryptError));
+}
+
+#[tokio::test]
+async fn what_stands_behind_a_key_update_in_its_record_is_refused() {
+    let (mut client, mut ours) = Client::tls13().await;
+    client.say(ContentType::Handshake, &[24, 0, 0, 1, 0, 24]).await;
+    let error = receive(&mut ours).await.unwrap_err();
+    assert_eq!(error, PeerMisbehaved::KeyEpochWithPendingFragment.into());
+    let said = last_words(&mut client, &mut ours, &error).await;
+    assert_eq!(said, alert(AlertDescription::UnexpectedMessage));
+}
+
+#[tokio::test]
+async fn a_key_update_that_asks_for_something_unknown_is_refused() {
+    let (mut client, mut ours) = Client::tls13().await;
+    client.say(ContentType::Handshake, &[24, 0, 0, 1, 2]).await;
+    let error = receive(&mut ours).await.unwrap_err();
+    assert_eq!(error, InvalidMessage::InvalidKeyUpdate.into());
+    let said = last_words(&mut client, &mut ours, &error).await;
+    assert_eq!(said, alert(AlertDescription::IllegalParameter));
+}
+
+#[tokio::test]
+async fn a_key_update_of_another_length_is_refused() {
+    let (mut client, mut ours) = Client::tls13().await;
+    client.say(ContentType::Handshake, &[24, 0, 0, 2, 0, 0]).await;
+    let error = receive(&mut ours).await.unwrap_err();
+    let said = last_words(&mut client, &mut ours, &error).await;
+    assert_eq!(said, alert(AlertDescription::DecodeError));
+}
+
+#[tokio::test]
+async fn thirty_two_key_updates_without_data_are_borne() {
+    let (_client, mut ours) = Client::tls13().await;
+    let session = ours.session_mut();
+    for _ in 0..32 {
+        assert_eq!(session.hear_key_update(0, &[]), Ok(()));
+    }
+    let out_of_patience = PeerMisbehaved::TooManyKeyUpdateRequests.into();
+    assert_eq!(session.hear_key_update(0, &[]), Err(out_of_patience));
+}
+
+#[tokio::test]
+async fn tls_1_3_renews_a_key_that_may_seal_no_more() {
+    let (mut snapshot, connector) = snapshot_and_client();
+    let SupportedCipherSuite::Tls13(suite) = cipher_suite::TLS13_AES_128_GCM_SHA256 else {
+        panic!("a suite of TLS 1.3");
+    };
+    let common = CipherSuiteCommon {
+        suite: suite.common.suite,
+        hash_provider: suite.common.hash_provider,
+        confidentiality_limit: 4,
+    };
+    let short_lived: &Tls13CipherSuite =
+        Box::leak(Box::new(Tls13CipherSuite { common, quic: None, ..*suite }));
+    let suites = vec![SupportedCipherSuite::Tls13(short_lived)];
+    let provider = CryptoProvider { cipher_suites: suites, ..default_provider() };
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::clone(&snapshot.server_configs.ours.cert_resolver));
+    config.enable_secret_extraction = true;
+    snapshot.server_configs.ours = Arc::new(config);
+    snapshot.server_configs.clients = Arc::clone(&snapshot.server_configs.ours);
+    let (mut device, mut ours) = connected(&snapshot, connector).await;
+    for record in 0..20 {
+        assert_eq!(send(&mut ours, &[record]), Ok(()));
+        assert_eq!(device.read_u8().await.unwrap(), record);
+        assert!(ours.session_mut().sealer.used() <= 4);
+    }
+}
+
+#[tokio::test]
+async fn two_key_updates_have_one_answer() {
+    let (_client, mut ours) = Client::tls13().await;
+    let session = ours.session_mut();
+    for _ in 0..2 {
+        assert_eq!(session.hear_key_update(1, &[]), Ok(()));
+    }
+    for expected in [2, 1] {
+        let mut records = Vec::new();
+        session.seal(b"data", &mut records).unwrap();
+        assert_eq!(records.len(), expected);
+    }
+}
+
+/// Has `session` hear a record, as if it had been opened.
+fn hear(session: &mut Session, typ: ContentType, payload: &[u8]) -> Result<(), Error> {
+    let record = InboundPlainMessage { typ, version: ProtocolVersion::TLSv1_2, payload };
+    session.hear(&record, &mut Vec::new(), &mut Vec::new())
+}
+
+#[tokio::test]
+async fn data_gives_new_patience_for_key_updates_but_empty_records_do_not() {
+    let (_client, mut ours) = Client::tls13().await;
+    let session = ours.session_mut();
+    for _ in 0..2 {
+        for _ in 0..32 {
+            assert_eq!(hear(session, ContentType::Handshake, &KEY_UPDATE), Ok(()));
+            assert_eq!(hear(session, ContentType::ApplicationData, b""), Ok(()));
+        }
+        assert_eq!(hear(session, ContentType::ApplicationData, b"data"), Ok(()));
+    }
+    for _ in 0..32 {
+        assert_eq!(hear(session, ContentType::Handshake, &KEY_UPDATE), Ok(()));
+        assert_eq!(hear(session, ContentType::ApplicationData, b""), Ok(()));
+    }
+    let out_of_patience = PeerMisbehaved::TooManyKeyUpdateRequests.into();
+    assert_eq!(hear(session, ContentType::Handshake, &KEY_UPDATE), Err(out_of_patience));
+}
+
+#[tokio::test]
+async fn a_key_update_that_asks_for_nothing_is_not_answered() {
+    let (mut client, mut ours) = Client::tls13().await;
+    client.say(ContentType::Handshake, &KEY_UPDATE).await;
+    assert_eq!(receive(&mut ours).await, some(b""));
+    assert_eq!(send(&mut ours, b"data"), Ok(()));
+    assert_eq!(client.hear().await, (ContentType::ApplicationData, b"data".to_vec()));
+}

@@ -1,0 +1,123 @@
+//! A socket that takes what it likes.
+//!
+//! **Not here.** Real sockets: `tests/relay.rs`.
+
+use std::collections::VecDeque;
+use std::task::Waker;
+
+use super::*;
+
+/// Takes so many bytes by each of its next calls, then none: an error, or not now.
+#[derive(Default)]
+struct Socket {
+    takes: VecDeque<usize>,
+    fails: bool,
+    taken: Vec<u8>,
+}
+
+impl Socket {
+    fn taking(takes: impl IntoIterator<Item = usize>) -> Self {
+        Self { takes: takes.into_iter().collect(), ..Self::default() }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.takes.pop_front() {
+            Some(most) => {
+                let taken = most.min(bytes.len());
+                self.taken.extend_from_slice(&bytes[..taken]);
+                Poll::Ready(Ok(taken))
+            }
+            None if self.fails => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            None => Poll::Pending,
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let bytes: Vec<_> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+        self.poll_write(cx, &bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// So many chunks of 1, 2, 3 … bytes, and all of their bytes.
+fn chunks(count: u8) -> (Vec<Vec<u8>>, Vec<u8>) {
+    let chunks: Vec<_> = (1..=count).map(|n| vec![n; usize::from(n)]).collect();
+    let bytes = chunks.concat();
+    (chunks, bytes)
+}
+
+fn push_all(unsent: &mut Unsent, to: &mut Socket, chunks: &mut Vec<Vec<u8>>) -> io::Result<()> {
+    let pushed = unsent.push_all(to, &mut Context::from_waker(Waker::noop()), chunks);
+    assert!(chunks.is_empty());
+    pushed
+}
+
+#[test]
+fn chunks_arrive_in_order_whatever_the_socket_takes_at_a_time() {
+    for count in 1..9 {
+        for most in 1..50 {
+            let (mut chunks, bytes) = chunks(count);
+            let mut socket = Socket::taking([most; 50]);
+            let mut unsent = Unsent::default();
+            push_all(&mut unsent, &mut socket, &mut chunks).unwrap();
+            assert_eq!(socket.taken, bytes, "{count} chunks, {most} bytes");
+            assert!(unsent.is_empty());
+        }
+    }
+}
+
+#[test]
+fn what_a_socket_does_not_take_of_chunks_follows_with_the_next_flush() {
+    for count in 1..9 {
+        let (_, bytes) = chunks(count);
+        for stuck_at in 0..bytes.len() {
+            let (mut chunks, _) = chunks(count);
+            let mut socket = Socket::taking([stuck_at].into_iter().filter(|&taken| taken > 0));
+            let mut unsent = Unsent::default();
+            push_all(&mut unsent, &mut socket, &mut chunks).unwrap();
+            let (taken, rest) = bytes.split_at(socket.taken.len());
+            assert_eq!((&socket.taken[..], unsent.rest()), (taken, rest));
+            socket.takes.push_back(bytes.len());
+            let flushed = unsent.poll_flush(&mut socket, &mut Context::from_waker(Waker::noop()));
+            assert!(flushed.is_ready());
+            assert_eq!(socket.taken, bytes);
+        }
+    }
+}
+
+#[test]
+fn a_socket_that_fails_amid_chunks_has_its_error_told() {
+    let (mut chunks, bytes) = chunks(7);
+    let mut socket = Socket { fails: true, ..Socket::taking([4]) };
+    let mut unsent = Unsent::default();
+    let error = push_all(&mut unsent, &mut socket, &mut chunks).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(socket.taken, bytes[..4]);
+}
+
+#[test]
+fn a_socket_that_takes_nothing_of_chunks_has_failed() {
+    for count in [1, 3] {
+        let (mut chunks, _) = chunks(count);
+        let error =
+            push_all(&mut Unsent::default(), &mut Socket::taking([0]), &mut chunks).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WriteZero);
+    }
+}
