@@ -1,10 +1,9 @@
 //! An established session: splits ciphertext into records, opens and seals them, and obeys what the
 //! client's TLS says in between.
 //!
-//! **Promises.** It holds nothing of a peer's bytes. What says nothing, and
-//! costs us something, is borne a few times: empty records, warnings, key updates, renegotiation. A
-//! key seals no more records than its cipher bears (RFC 8446 section 5.5): TLS 1.3 gets the next one,
-//! TLS 1.2 has none.
+//! **Promises.** It holds nothing of a peer's bytes. What carries no data, and costs us something, is
+//! allowed a few times: empty records, warnings, key updates, renegotiation. A key seals no more
+//! records than its cipher allows (RFC 8446 section 5.5): TLS 1.3 gets the next one, TLS 1.2 has none.
 //!
 //! **Not here.** The handshake (`negotiation.rs`), ciphers and nonces (`keys.rs`), sockets
 //! (`stream.rs`).
@@ -44,10 +43,10 @@ pub(crate) struct Session {
     sealer: Sealer,
     /// How many records one key may seal.
     max_sealed: u64,
-    /// Makes the next keys; TLS 1.2 has none.
-    renewal: Option<KernelConnection<ServerConnectionData>>,
+    /// Makes the next keys of TLS 1.3; TLS 1.2 has none.
+    tls13: Option<KernelConnection<ServerConnectionData>>,
     message: PartialMessage,
-    patience: Patience,
+    allowances: Allowances,
     /// The client has a new key and wants us to have one, before we send on.
     key_update_due: bool,
     peer_closed: bool,
@@ -75,18 +74,19 @@ struct PartialMessage {
     have: u8,
     /// How much is still to come behind them.
     left: u32,
+    /// The last byte that has come behind them: what a key_update asks for.
     last: u8,
 }
 
-/// How often more is borne of what says nothing. The limits are rustls's and BoringSSL's.
-struct Patience {
+/// How often more there may be what carries no data. The limits are rustls's and BoringSSL's.
+struct Allowances {
     empty_records: u8,
     warnings: u8,
     renegotiations: u8,
     key_updates: u8,
 }
 
-impl Patience {
+impl Allowances {
     const FULL: Self = Self { empty_records: 32, warnings: 4, renegotiations: 1, key_updates: 32 };
 }
 
@@ -102,9 +102,9 @@ impl Session {
             opener: Opener::new(suite, secrets.rx)?,
             sealer: Sealer::new(suite, secrets.tx)?,
             max_sealed: confidentiality_limit(suite),
-            renewal: (renewal.protocol_version() == ProtocolVersion::TLSv1_3).then_some(renewal),
+            tls13: (renewal.protocol_version() == ProtocolVersion::TLSv1_3).then_some(renewal),
             message: PartialMessage::default(),
-            patience: Patience::FULL,
+            allowances: Allowances::FULL,
             key_update_due: false,
             peer_closed: false,
             ended: false,
@@ -132,17 +132,17 @@ impl Session {
         // section 6.1.
         while !self.peer_closed {
             let Some(record) = next_record(&mut rest)? else { return Ok(rest.len()) };
-            if self.renewal.is_some() && record.typ != ContentType::ApplicationData {
+            if self.tls13.is_some() && record.typ != ContentType::ApplicationData {
                 // TLS 1.3 seals the type as well, and says this outside: RFC 8446 section 5.2.
                 return Err(inappropriate(record.typ));
             }
             let opened = self.opener.open(record)?;
-            self.hear(&opened, plain, reply)?;
+            self.process(&opened, plain, reply)?;
         }
         Ok(0)
     }
 
-    fn hear(
+    fn process(
         &mut self,
         record: &InboundPlainMessage<'_>,
         plain: &mut Vec<u8>,
@@ -156,26 +156,26 @@ impl Session {
             if record.typ != ContentType::ApplicationData {
                 return Err(inappropriate(record.typ));
             }
-            bear(&mut self.patience.empty_records, PeerMisbehaved::TooManyEmptyFragments)?;
+            spend(&mut self.allowances.empty_records, PeerMisbehaved::TooManyEmptyFragments)?;
         } else {
-            self.patience.empty_records = Patience::FULL.empty_records;
+            self.allowances.empty_records = Allowances::FULL.empty_records;
         }
         match record.typ {
             ContentType::ApplicationData => {
                 if !record.payload.is_empty() {
-                    self.patience.key_updates = Patience::FULL.key_updates;
+                    self.allowances.key_updates = Allowances::FULL.key_updates;
                 }
                 plain.extend_from_slice(record.payload);
                 Ok(())
             }
-            ContentType::Alert => self.hear_alert(record.payload),
-            ContentType::Handshake => self.hear_messages(record.payload, reply),
+            ContentType::Alert => self.process_alert(record.payload),
+            ContentType::Handshake => self.process_handshake(record.payload, reply),
             unexpected => Err(inappropriate(unexpected)),
         }
     }
 
     /// RFC 8446 section 6, RFC 5246 section 7.2.
-    fn hear_alert(&mut self, alert: &[u8]) -> Result<(), Error> {
+    fn process_alert(&mut self, alert: &[u8]) -> Result<(), Error> {
         let &[level, description] = alert else {
             return Err(InvalidMessage::MissingData("Alert").into());
         };
@@ -185,15 +185,18 @@ impl Session {
             return Ok(());
         }
         // TLS 1.3 takes all others for fatal, whatever they say of themselves.
-        let harmless = self.renewal.is_none() || description == AlertDescription::UserCanceled;
+        let harmless = self.tls13.is_none() || description == AlertDescription::UserCanceled;
         if level == WARNING && harmless {
-            return bear(&mut self.patience.warnings, PeerMisbehaved::TooManyWarningAlertsReceived);
+            return spend(
+                &mut self.allowances.warnings,
+                PeerMisbehaved::TooManyWarningAlertsReceived,
+            );
         }
         Err(Error::AlertReceived(description))
     }
 
     /// Takes messages after the handshake, which may be split over records in any way.
-    fn hear_messages(&mut self, mut bytes: &[u8], reply: &mut Vec<u8>) -> Result<(), Error> {
+    fn process_handshake(&mut self, mut bytes: &[u8], reply: &mut Vec<u8>) -> Result<(), Error> {
         while !bytes.is_empty() {
             let complete = self.message.take(&mut bytes);
             if let Some((kind, length)) = self.message.kind_and_length() {
@@ -201,8 +204,8 @@ impl Session {
             }
             if complete {
                 let last = mem::take(&mut self.message).last;
-                if self.renewal.is_some() {
-                    self.hear_key_update(last, bytes)?;
+                if self.tls13.is_some() {
+                    self.process_key_update(last, bytes)?;
                 } else {
                     self.refuse_renegotiation(reply)?;
                 }
@@ -214,7 +217,7 @@ impl Session {
     /// The one message that a client of TLS 1.3 may still have is a key_update. One of TLS 1.2 may
     /// ask to renegotiate.
     fn check_allowed(&self, kind: HandshakeType, length: u32) -> Result<(), Error> {
-        let allowed = match self.renewal {
+        let allowed = match self.tls13 {
             Some(_) => HandshakeType::KeyUpdate,
             None => HandshakeType::ClientHello,
         };
@@ -229,29 +232,29 @@ impl Session {
     }
 
     /// RFC 8446 section 4.6.3.
-    fn hear_key_update(&mut self, request: u8, behind: &[u8]) -> Result<(), Error> {
+    fn process_key_update(&mut self, request: u8, behind: &[u8]) -> Result<(), Error> {
         // What stands behind it in its record has the wrong key: section 5.1.
         if !behind.is_empty() {
             return Err(PeerMisbehaved::KeyEpochWithPendingFragment.into());
         }
-        bear(&mut self.patience.key_updates, PeerMisbehaved::TooManyKeyUpdateRequests)?;
+        spend(&mut self.allowances.key_updates, PeerMisbehaved::TooManyKeyUpdateRequests)?;
         match request {
             0 => {}
             // Answered before the next data, and once however often it was asked.
             1 => self.key_update_due = true,
             _ => return Err(InvalidMessage::InvalidKeyUpdate.into()),
         }
-        if let Some(renewal) = &mut self.renewal {
-            let suite = renewal.negotiated_cipher_suite();
-            self.opener = Opener::new(suite, renewal.update_rx_secret()?)?;
+        if let Some(keys) = &mut self.tls13 {
+            let suite = keys.negotiated_cipher_suite();
+            self.opener = Opener::new(suite, keys.update_rx_secret()?)?;
         }
         Ok(())
     }
 
     /// RFC 5246 section 7.4.1.2.
     fn refuse_renegotiation(&mut self, reply: &mut Vec<u8>) -> Result<(), Error> {
-        let asked = &mut self.patience.renegotiations;
-        bear(asked, PeerMisbehaved::TooManyRenegotiationRequests)?;
+        let asked = &mut self.allowances.renegotiations;
+        spend(asked, PeerMisbehaved::TooManyRenegotiationRequests)?;
         self.append_alert(WARNING, AlertDescription::NoRenegotiation, reply)
     }
 
@@ -267,7 +270,7 @@ impl Session {
         let chunks = plain.chunks(MAX_PLAIN_BYTES);
         // One more for the key_update itself.
         let will_have_used = self.sealer.used() + chunks.len() as u64 + 1;
-        if self.renewal.is_none() && will_have_used - 1 > self.max_sealed {
+        if self.tls13.is_none() && will_have_used - 1 > self.max_sealed {
             return Err(SealError::KeysExhausted);
         }
         if self.key_update_due || will_have_used > self.max_sealed && self.sealer.used() > 0 {
@@ -282,10 +285,10 @@ impl Session {
 
     /// Tells the client of our next key and takes it. TLS 1.2 has none.
     fn update_sealer(&mut self, records: &mut Vec<Vec<u8>>) -> Result<(), Error> {
-        if let Some(renewal) = &mut self.renewal {
+        if let Some(keys) = &mut self.tls13 {
             records.push(self.sealer.seal(ContentType::Handshake, &KEY_UPDATE)?);
-            let suite = renewal.negotiated_cipher_suite();
-            self.sealer = Sealer::new(suite, renewal.update_tx_secret()?)?;
+            let suite = keys.negotiated_cipher_suite();
+            self.sealer = Sealer::new(suite, keys.update_tx_secret()?)?;
             self.key_update_due = false;
         }
         Ok(())
@@ -396,8 +399,8 @@ fn inappropriate(got_type: ContentType) -> Error {
     Error::InappropriateMessage { expect_types, got_type }
 }
 
-/// Takes one from what is left of our patience.
-fn bear(left: &mut u8, out_of_it: PeerMisbehaved) -> Result<(), Error> {
+/// Takes one from an allowance.
+fn spend(left: &mut u8, out_of_it: PeerMisbehaved) -> Result<(), Error> {
     *left = left.checked_sub(1).ok_or(out_of_it)?;
     Ok(())
 }

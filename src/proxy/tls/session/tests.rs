@@ -254,7 +254,7 @@ async fn what_is_no_record_is_refused() {
 }
 
 #[tokio::test]
-async fn thirty_two_empty_records_in_a_row_are_borne() {
+async fn thirty_two_empty_records_in_a_row_are_allowed() {
     let (mut client, mut ours) = Client::tls13().await;
     for round in 0..2 {
         for _ in 0..32 {

@@ -5,7 +5,7 @@
 use super::*;
 
 #[tokio::test]
-async fn tls_1_2_bears_four_warnings_and_tls_1_3_none_but_user_canceled() {
+async fn tls_1_2_allows_four_warnings_and_tls_1_3_none_but_user_canceled() {
     let warning = |description| [WARNING, u8::from(description)];
     let (mut client, mut ours) = Client::tls12().await;
     for _ in 0..4 {

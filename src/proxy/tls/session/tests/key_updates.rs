@@ -77,14 +77,14 @@ async fn a_key_update_of_another_length_is_refused() {
 }
 
 #[tokio::test]
-async fn thirty_two_key_updates_without_data_are_borne() {
+async fn thirty_two_key_updates_without_data_are_allowed() {
     let (_client, mut ours) = Client::tls13().await;
     let session = ours.session_mut();
     for _ in 0..32 {
-        assert_eq!(session.hear_key_update(0, &[]), Ok(()));
+        assert_eq!(session.process_key_update(0, &[]), Ok(()));
     }
-    let out_of_patience = PeerMisbehaved::TooManyKeyUpdateRequests.into();
-    assert_eq!(session.hear_key_update(0, &[]), Err(out_of_patience));
+    let used_up = PeerMisbehaved::TooManyKeyUpdateRequests.into();
+    assert_eq!(session.process_key_update(0, &[]), Err(used_up));
 }
 
 #[tokio::test]
@@ -123,7 +123,7 @@ async fn two_key_updates_have_one_answer() {
     let (_client, mut ours) = Client::tls13().await;
     let session = ours.session_mut();
     for _ in 0..2 {
-        assert_eq!(session.hear_key_update(1, &[]), Ok(()));
+        assert_eq!(session.process_key_update(1, &[]), Ok(()));
     }
     for expected in [2, 1] {
         let mut records = Vec::new();
@@ -132,10 +132,10 @@ async fn two_key_updates_have_one_answer() {
     }
 }
 
-/// Has `session` hear a record, as if it had been opened.
-fn hear(session: &mut Session, typ: ContentType, payload: &[u8]) -> Result<(), Error> {
+/// Has `session` process a record, as if it had been opened.
+fn process(session: &mut Session, typ: ContentType, payload: &[u8]) -> Result<(), Error> {
     let record = InboundPlainMessage { typ, version: ProtocolVersion::TLSv1_2, payload };
-    session.hear(&record, &mut Vec::new(), &mut Vec::new())
+    session.process(&record, &mut Vec::new(), &mut Vec::new())
 }
 
 #[tokio::test]
@@ -144,17 +144,17 @@ async fn data_gives_new_patience_for_key_updates_but_empty_records_do_not() {
     let session = ours.session_mut();
     for _ in 0..2 {
         for _ in 0..32 {
-            assert_eq!(hear(session, ContentType::Handshake, &KEY_UPDATE), Ok(()));
-            assert_eq!(hear(session, ContentType::ApplicationData, b""), Ok(()));
+            assert_eq!(process(session, ContentType::Handshake, &KEY_UPDATE), Ok(()));
+            assert_eq!(process(session, ContentType::ApplicationData, b""), Ok(()));
         }
-        assert_eq!(hear(session, ContentType::ApplicationData, b"data"), Ok(()));
+        assert_eq!(process(session, ContentType::ApplicationData, b"data"), Ok(()));
     }
     for _ in 0..32 {
-        assert_eq!(hear(session, ContentType::Handshake, &KEY_UPDATE), Ok(()));
-        assert_eq!(hear(session, ContentType::ApplicationData, b""), Ok(()));
+        assert_eq!(process(session, ContentType::Handshake, &KEY_UPDATE), Ok(()));
+        assert_eq!(process(session, ContentType::ApplicationData, b""), Ok(()));
     }
-    let out_of_patience = PeerMisbehaved::TooManyKeyUpdateRequests.into();
-    assert_eq!(hear(session, ContentType::Handshake, &KEY_UPDATE), Err(out_of_patience));
+    let used_up = PeerMisbehaved::TooManyKeyUpdateRequests.into();
+    assert_eq!(process(session, ContentType::Handshake, &KEY_UPDATE), Err(used_up));
 }
 
 #[tokio::test]
