@@ -169,26 +169,32 @@ impl Work for Seal {
     }
 }
 
-/// A ClientHello is read whole and looked at.
+/// A ClientHello is read whole and looked at. A new one each time: rustls shuffles extensions.
 struct Look {
-    hello: Vec<u8>,
+    devices: Arc<ClientConfig>,
+    hellos: Vec<Vec<u8>>,
+    next: usize,
 }
 
 impl Look {
     fn setup(world: &World, _bytes: usize) -> Box<dyn Work> {
-        Box::new(Self { hello: Device::new(&world.devices).say() })
+        Box::new(Self { devices: Arc::clone(&world.devices), hellos: Vec::new(), next: 0 })
     }
 }
 
 impl Work for Look {
-    fn prepare(&mut self, _turns: usize) {}
+    fn prepare(&mut self, turns: usize) {
+        self.hellos = (0..turns).map(|_| Device::new(&self.devices).say()).collect();
+        self.next = 0;
+    }
 
     fn turn(&mut self) {
-        let mut looking = std::pin::pin!(bench::look(&self.hello));
+        let mut looking = std::pin::pin!(bench::look(&self.hellos[self.next]));
         let Poll::Ready(name) = poll(looking.as_mut()) else {
             unreachable!("the message is whole")
         };
         assert_eq!(name.as_deref(), Some("localhost"));
+        self.next += 1;
     }
 }
 
