@@ -13,7 +13,8 @@
 //! - the compilers of Rust and C, the dependencies, the C library: what changes them may have to
 //!   change the baseline.
 //!
-//! They say nothing of the kernel, of caches, and of instructions that wait.
+//! They say nothing of the kernel, of caches, and of instructions that wait. A long copy (`rep movsb`)
+//! counts an instruction a byte, which is far more than its part of the time.
 
 #![expect(
     clippy::print_stdout,
