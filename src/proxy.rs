@@ -22,3 +22,6 @@ mod unsent;
 pub mod reason;
 mod record;
 pub(crate) mod socket;
+
+#[cfg(feature = "bench")]
+pub mod bench;

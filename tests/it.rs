@@ -57,5 +57,8 @@ mod mosquitto;
 /// Does the demo do what the README says?
 mod demo;
 
+/// Does the count of instructions refuse what has grown?
+mod instructions;
+
 /// Is the house in order: imports, lengths, documents?
 mod tidy;

@@ -120,6 +120,23 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("proxy::relay::bounds", &["config"]),
+    // For the micro-benchmarks alone: it reaches for what they measure.
+    (
+        "proxy::bench",
+        &[
+            "config",
+            "ops::metrics",
+            "ops::shutdown",
+            "proxy::handshake",
+            "proxy::hello",
+            "proxy::record",
+            "proxy::relay",
+            "proxy::tls",
+            "proxy::tls::scratch",
+            "trust::certs",
+            "trust::snapshot",
+        ],
+    ),
     // What they stand on.
     ("proxy::hello", &["proxy::tls::scratch"]),
     (

@@ -79,7 +79,7 @@ impl Device {
     async fn until_finished(&mut self) {
         self.say().await;
         while self.tls.is_handshaking() {
-            self.process().await;
+            self.hear().await;
             if self.tls.is_handshaking() {
                 self.say().await;
             }

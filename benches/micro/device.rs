@@ -1,0 +1,73 @@
+//! A device: rustls's own client, driven by hand.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use tokio_rustls::rustls::crypto::CryptoProvider;
+use tokio_rustls::rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
+use tokio_rustls::rustls::crypto::aws_lc_rs::{default_provider, kx_group};
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::version::TLS13;
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+/// What all devices of a run are: TLS 1.3, AES-128-GCM, X25519, and no ticket from before.
+pub fn config(ca: CertificateDer<'static>) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(ca).expect("it is a certificate");
+    let provider = CryptoProvider {
+        cipher_suites: vec![TLS13_AES_128_GCM_SHA256],
+        // The post-quantum group's work depends on chance.
+        kx_groups: vec![kx_group::X25519, kx_group::SECP256R1],
+        ..default_provider()
+    };
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider));
+    let mut config = builder
+        .with_protocol_versions(&[&TLS13])
+        .expect("the provider has suites for it")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"mqtt".to_vec()];
+    config.resumption = tokio_rustls::rustls::client::Resumption::disabled();
+    config.into()
+}
+
+/// One device's session.
+pub struct Device(ClientConnection);
+
+impl Device {
+    pub fn new(config: &Arc<ClientConfig>) -> Self {
+        let name = ServerName::try_from("localhost").expect("it is a name");
+        let mut tls = ClientConnection::new(Arc::clone(config), name).expect("it is well set up");
+        tls.set_buffer_limit(None);
+        Self(tls)
+    }
+
+    /// What it has to say by itself: its part of the handshake.
+    pub fn say(&mut self) -> Vec<u8> {
+        let mut said = Vec::new();
+        while self.0.wants_write() {
+            self.0.write_tls(&mut said).expect("memory takes everything");
+        }
+        said
+    }
+
+    /// Seals `plain`.
+    pub fn seal(&mut self, plain: &[u8]) -> Vec<u8> {
+        self.0.writer().write_all(plain).expect("its buffer has no limit");
+        self.say()
+    }
+
+    /// Takes what the server has sent, and returns how many bytes of plaintext were in it.
+    pub fn hear(&mut self, mut bytes: &[u8]) -> usize {
+        let mut plain = 0;
+        let mut buffer = [0; 16 * 1024];
+        while !bytes.is_empty() {
+            self.0.read_tls(&mut bytes).expect("memory can be read");
+            self.0.process_new_packets().expect("the server keeps to TLS");
+            while let Ok(read @ 1..) = self.0.reader().read(&mut buffer) {
+                plain += read;
+            }
+        }
+        plain
+    }
+}
