@@ -110,9 +110,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
             "ops::metrics",
             "ops::shutdown",
-            "proxy::reason",
             "proxy::record",
             "proxy::relay::bounds",
+            "proxy::relay::error",
+            "proxy::relay::read_size",
             "proxy::socket",
             "proxy::tls",
             "proxy::tls::scratch",
@@ -120,6 +121,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("proxy::relay::bounds", &["config"]),
+    ("proxy::relay::error", &["proxy::reason", "proxy::socket", "proxy::tls"]),
+    ("proxy::relay::read_size", &["proxy::tls::scratch"]),
     // For the micro-benchmarks alone: it reaches for what they measure.
     (
         "proxy::bench",

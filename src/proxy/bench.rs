@@ -19,7 +19,7 @@ use super::handshake;
 use super::hello;
 use super::record::Traffic;
 use super::relay::{self, Bounds};
-use super::tls::scratch;
+use super::tls::scratch::{self, HANDSHAKE_READ_BYTES};
 use super::tls::{Received, TlsStream};
 use crate::config::{BackendAddress, CertificateFiles, ClientAuth, Listener, Timeouts};
 use crate::ops::metrics::Metrics;
@@ -95,7 +95,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Session<Io> {
     /// If the session is over.
     pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
         scratch::with(|scratch| {
-            self.0.poll_receive(cx, scratch).map(|received| {
+            self.0.poll_receive(cx, scratch, HANDSHAKE_READ_BYTES).map(|received| {
                 assert_eq!(received.expect("what came can be opened"), Received::Some);
                 scratch.plain.len()
             })

@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls::CipherSuite;
 use tokio_rustls::rustls::server::Acceptor;
 
-use super::tls::scratch::{self, READ_BYTES};
+use super::tls::scratch::{self, HANDSHAKE_READ_BYTES};
 
 /// A ClientHello with the usual extensions and a post-quantum key share has 1.5 to 2 KiB; with a
 /// large session ticket in it, a few more. rustls itself stops at 64 KiB.
@@ -118,7 +118,7 @@ pub(crate) async fn read<Io: AsyncRead + Unpin>(
 async fn read_some<Io: AsyncRead + Unpin>(io: &mut Io, bytes: &mut Vec<u8>) -> io::Result<usize> {
     poll_fn(|cx| {
         scratch::with(|scratch| {
-            let mut buffer = ReadBuf::new(&mut scratch.incoming[..READ_BYTES]);
+            let mut buffer = ReadBuf::new(&mut scratch.incoming[..HANDSHAKE_READ_BYTES]);
             ready!(Pin::new(&mut *io).poll_read(cx, &mut buffer))?;
             bytes.extend_from_slice(buffer.filled());
             Poll::Ready(Ok(buffer.filled().len()))

@@ -13,6 +13,8 @@
 //! **Not here.** Sockets and their options, TLS itself (`tls.rs`), logs and metrics (`record.rs`).
 
 mod bounds;
+mod error;
+mod read_size;
 
 use std::future::poll_fn;
 use std::io;
@@ -22,75 +24,31 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_rustls::rustls;
 
 pub(crate) use self::bounds::Bounds;
-use super::reason::Reason;
+pub(crate) use self::error::RelayError;
+use self::read_size::ReadSize;
 use super::record::Traffic;
 use super::socket;
-use super::tls::scratch::{self, READ_BYTES, Scratch};
-use super::tls::{HELD_BYTES_TRAFFIC, ReceiveError, Received, SealError, SendError, TlsStream};
+use super::tls::scratch::{self, MAX_READ_BYTES, Scratch};
+use super::tls::{HELD_BYTES_TRAFFIC, ReceiveError, Received, SendError, TlsStream};
 use super::unsent::Unsent;
 use crate::ops::metrics::Direction;
 use crate::ops::shutdown::Force;
 
 /// Reads in one direction before the thread may do something else: at most 1 MiB.
-const ROUNDS: usize = 16;
+const ROUNDS: usize = 4;
 
-/// What a connection may hold at most, 176 KiB: what makes no whole record yet, one opened read that
+/// What a connection may hold at most, 553 KiB: what makes no whole record yet, one opened read that
 /// the backend does not take, one sealed read that the client does not take.
 pub(crate) const MAX_HELD_BYTES: usize =
-    HELD_BYTES_TRAFFIC + (HELD_BYTES_TRAFFIC + READ_BYTES) + SEALED_BYTES;
+    HELD_BYTES_TRAFFIC + (HELD_BYTES_TRAFFIC + MAX_READ_BYTES) + SEALED_BYTES;
 
 /// A sealed read: TLS adds 29 bytes at most to each 16 KiB, and there may be a key_update.
-const SEALED_BYTES: usize = READ_BYTES + 256;
+const SEALED_BYTES: usize = MAX_READ_BYTES + 1024;
 
 /// Stands for "never" where a timer wants an instant.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-
-/// Why a relay ended, other than in order.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RelayError {
-    #[error("the client closed TCP without a close_notify")]
-    Truncated,
-    #[error("the client's connection failed: {0}")]
-    Client(io::Error),
-    #[error("the client's TLS is at fault: {0}")]
-    Tls(rustls::Error),
-    #[error("the backend's connection failed: {0}")]
-    Backend(io::Error),
-    #[error("no byte within {0:?}")]
-    Idle(Duration),
-    #[error("no byte within {0:?} of one side's end")]
-    HalfClosed(Duration),
-    #[error("the connection has reached its maximum age")]
-    TooOld,
-    #[error("forced by the end of the drain")]
-    Forced,
-    #[error(transparent)]
-    Seal(SealError),
-}
-
-impl RelayError {
-    /// The stable reason for this error.
-    pub(crate) fn reason(&self) -> Reason {
-        match self {
-            Self::Truncated => Reason::ClientTruncated,
-            Self::Client(error) if socket::is_lost(error) => Reason::ClientLost,
-            Self::Client(_) => Reason::ClientReset,
-            Self::Tls(rustls::Error::AlertReceived(_)) => Reason::ClientTlsAlert,
-            Self::Tls(_) => Reason::ClientTlsError,
-            Self::Backend(error) if socket::is_lost(error) => Reason::BackendLost,
-            Self::Backend(_) => Reason::BackendReset,
-            Self::Idle(_) => Reason::IdleTimeout,
-            Self::HalfClosed(_) => Reason::HalfCloseTimeout,
-            Self::TooOld => Reason::MaxAge,
-            Self::Forced => Reason::DrainDeadline,
-            Self::Seal(SealError::KeysExhausted) => Reason::KeysExhausted,
-            Self::Seal(SealError::Misuse(_)) => Reason::Internal,
-        }
-    }
-}
 
 /// How a relay ended.
 pub(crate) struct Ended {
@@ -138,6 +96,8 @@ where
         bounds,
         last_byte: Instant::now(),
         moved: false,
+        reads_from_client: ReadSize::default(),
+        reads_from_backend: ReadSize::default(),
     };
     async move {
         let mut timer = pin!(sleep_until(Instant::now() + NEVER));
@@ -197,6 +157,8 @@ struct Relay<'a, C, B> {
     last_byte: Instant,
     /// Whether a byte has moved since `last_byte` was set.
     moved: bool,
+    reads_from_client: ReadSize,
+    reads_from_backend: ReadSize,
 }
 
 impl<C, B> Relay<'_, C, B>
@@ -251,16 +213,21 @@ where
                         }
                         self.to_backend = Flow::Done;
                     }
-                    Poll::Ready(Ok(())) => match self.client.poll_receive(cx, scratch) {
+                    Poll::Ready(Ok(())) => {
+                        match self.client.poll_receive(cx, scratch, self.reads_from_client.bytes())
+                        {
+                            Poll::Pending => return Ok(()),
+                            Poll::Ready(received) => self.received(received, cx, scratch)?,
+                        }
+                    }
+                },
+                Flow::Forgetting => {
+                    match self.client.poll_receive(cx, scratch, self.reads_from_client.bytes()) {
                         Poll::Pending => return Ok(()),
-                        Poll::Ready(received) => self.received(received, cx, scratch)?,
-                    },
-                },
-                Flow::Forgetting => match self.client.poll_receive(cx, scratch) {
-                    Poll::Pending => return Ok(()),
-                    Poll::Ready(Ok(Received::Some)) => {}
-                    Poll::Ready(_) => self.to_backend = Flow::Done,
-                },
+                        Poll::Ready(Ok(Received::Some)) => {}
+                        Poll::Ready(_) => self.to_backend = Flow::Done,
+                    }
+                }
             }
         }
         cx.waker().wake_by_ref();
@@ -288,7 +255,8 @@ where
         match received {
             Ok(Received::Some) => {
                 self.moved = true;
-                let pushed = self.unsent.push(self.backend, cx, &scratch.plain);
+                let pushed = self.unsent.push(self.backend, cx, scratch.plain());
+                self.reads_from_client.learn(scratch.plain.len(), self.unsent.is_empty());
                 let taken = scratch.plain.len() - self.unsent.rest().len();
                 self.traffic.add(Direction::ToBackend, taken);
                 if let Err(error) = pushed {
@@ -326,7 +294,8 @@ where
                     Poll::Ready(Err(error)) => self.client_takes_no_more(error),
                     Poll::Ready(Ok(())) => {
                         self.count_sealed();
-                        match poll_read(self.backend, cx, scratch) {
+                        match poll_read(self.backend, cx, scratch, self.reads_from_backend.bytes())
+                        {
                             Poll::Pending => return Ok(()),
                             Poll::Ready(Err(error)) => return Err(RelayError::Backend(error)),
                             Poll::Ready(Ok(read)) => {
@@ -341,11 +310,13 @@ where
                     Poll::Ready(Ok(())) => self.to_client = Flow::Done,
                     Poll::Ready(Err(error)) => self.client_takes_no_more(error),
                 },
-                Flow::Forgetting => match poll_read(self.backend, cx, scratch) {
-                    Poll::Pending => return Ok(()),
-                    Poll::Ready(Ok(1..)) => {}
-                    Poll::Ready(_) => self.to_client = Flow::Done,
-                },
+                Flow::Forgetting => {
+                    match poll_read(self.backend, cx, scratch, self.reads_from_backend.bytes()) {
+                        Poll::Pending => return Ok(()),
+                        Poll::Ready(Ok(1..)) => {}
+                        Poll::Ready(_) => self.to_client = Flow::Done,
+                    }
+                }
             }
         }
         cx.waker().wake_by_ref();
@@ -370,6 +341,7 @@ where
         self.moved = true;
         match self.client.send(cx, plain, sealed) {
             Ok(()) => {
+                self.reads_from_backend.learn(plain.len(), self.client.queued() == 0);
                 self.sealed = u32::try_from(plain.len()).unwrap_or(u32::MAX);
                 Ok(())
             }
@@ -486,8 +458,9 @@ fn poll_read<R: AsyncRead + Unpin>(
     from: &mut R,
     cx: &mut Context<'_>,
     scratch: &mut Scratch,
+    read_bytes: usize,
 ) -> Poll<io::Result<usize>> {
-    let mut buffer = ReadBuf::new(&mut scratch.incoming[..READ_BYTES]);
+    let mut buffer = ReadBuf::new(&mut scratch.incoming[..read_bytes]);
     ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
     Poll::Ready(Ok(buffer.filled().len()))
 }

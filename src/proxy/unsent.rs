@@ -102,8 +102,8 @@ impl Unsent {
     }
 }
 
-/// Chunks that are written by one call: what a read of 64 KiB makes, and a key_update.
-const CHUNKS: usize = 5;
+/// Chunks that are written by one call: what a read of 256 KiB makes, and a key_update.
+const CHUNKS: usize = 17;
 
 /// Writes what stands behind the first `sent` bytes of `chunks`.
 fn poll_write_rest<W: AsyncWrite + Unpin>(

@@ -21,7 +21,7 @@ use tokio_rustls::rustls::{
     ServerConfig,
 };
 
-use super::scratch::{self, READ_BYTES};
+use super::scratch::{self, HANDSHAKE_READ_BYTES};
 use super::session::Session;
 use super::stream::{ReceiveError, TlsStream};
 use super::{HELD_BYTES_HANDSHAKE, alert};
@@ -125,7 +125,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
             scratch::with(|scratch| {
                 let held = self.held.len();
                 scratch.incoming[..held].copy_from_slice(&self.held);
-                let mut buffer = ReadBuf::new(&mut scratch.incoming[held..held + READ_BYTES]);
+                let end = held + HANDSHAKE_READ_BYTES;
+                let mut buffer = ReadBuf::new(&mut scratch.incoming[held..end]);
                 ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))
                     .map_err(ReceiveError::Io)?;
                 let read = buffer.filled().len();

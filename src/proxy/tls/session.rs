@@ -9,6 +9,7 @@
 //! (`stream.rs`).
 
 use std::mem;
+use std::ops::Range;
 
 use tokio_rustls::rustls::crypto::cipher::{InboundOpaqueMessage, InboundPlainMessage};
 use tokio_rustls::rustls::kernel::KernelConnection;
@@ -116,36 +117,46 @@ impl Session {
         self.peer_closed
     }
 
-    /// Opens the whole records of `incoming` and returns how many bytes at its end make none yet.
-    /// Appends plaintext to `plain` and what TLS itself has to say to `reply`.
+    /// Opens the whole records of `incoming` where they lie and returns how many bytes at its end make
+    /// none yet. Their plaintext is moved together; `plain`, empty before, tells where. Appends what
+    /// TLS itself has to say to `reply`.
     ///
     /// # Errors
-    /// When the session is over; [`Self::last_words`] has the alert to send.
+    /// When the session is over; [`Self::last_words`] has the alert to send. `plain` is good.
     pub(crate) fn open(
         &mut self,
         incoming: &mut [u8],
-        plain: &mut Vec<u8>,
+        plain: &mut Range<usize>,
         reply: &mut Vec<u8>,
     ) -> Result<usize, Error> {
-        let mut rest = incoming;
+        let start = incoming.as_ptr().addr();
+        let mut at = 0;
         // "Any data received after a closure alert has been received MUST be ignored", RFC 8446
         // section 6.1.
         while !self.peer_closed {
-            let Some(record) = next_record(&mut rest)? else { return Ok(rest.len()) };
+            let Some(record) = next_record(&mut incoming[at..])? else {
+                return Ok(incoming.len() - at);
+            };
+            at += HEADER_BYTES + record.payload.len();
             if self.tls13.is_some() && record.typ != ContentType::ApplicationData {
                 // TLS 1.3 seals the type as well, and says this outside: RFC 8446 section 5.2.
                 return Err(inappropriate(record.typ));
             }
             let opened = self.opener.open(record)?;
-            self.process(&opened, plain, reply)?;
+            self.process(&opened, reply)?;
+            if opened.typ == ContentType::ApplicationData && !opened.payload.is_empty() {
+                let from = opened.payload.as_ptr().addr() - start;
+                let more = from..from + opened.payload.len();
+                join(incoming, plain, more);
+            }
         }
         Ok(0)
     }
 
+    /// Obeys a record; its data is the caller's.
     fn process(
         &mut self,
         record: &InboundPlainMessage<'_>,
-        plain: &mut Vec<u8>,
         reply: &mut Vec<u8>,
     ) -> Result<(), Error> {
         if self.message.have > 0 && record.typ != ContentType::Handshake {
@@ -156,16 +167,15 @@ impl Session {
             if record.typ != ContentType::ApplicationData {
                 return Err(inappropriate(record.typ));
             }
-            spend(&mut self.allowances.empty_records, PeerMisbehaved::TooManyEmptyFragments)?;
-        } else {
-            self.allowances.empty_records = Allowances::FULL.empty_records;
+            return spend(
+                &mut self.allowances.empty_records,
+                PeerMisbehaved::TooManyEmptyFragments,
+            );
         }
+        self.allowances.empty_records = Allowances::FULL.empty_records;
         match record.typ {
             ContentType::ApplicationData => {
-                if !record.payload.is_empty() {
-                    self.allowances.key_updates = Allowances::FULL.key_updates;
-                }
-                plain.extend_from_slice(record.payload);
+                self.allowances.key_updates = Allowances::FULL.key_updates;
                 Ok(())
             }
             ContentType::Alert => self.process_alert(record.payload),
@@ -363,10 +373,21 @@ impl PartialMessage {
     }
 }
 
-/// Splits the next record off, if it is complete: RFC 8446 section 5.1. What cannot become one is
-/// an error before it is.
-fn next_record<'a>(rest: &mut &'a mut [u8]) -> Result<Option<InboundOpaqueMessage<'a>>, Error> {
-    let Some(&[kind, major, minor, high, low]) = rest.first_chunk::<HEADER_BYTES>() else {
+/// Moves the plaintext at `more` behind what is at `plain`.
+fn join(incoming: &mut [u8], plain: &mut Range<usize>, more: Range<usize>) {
+    if plain.start == plain.end {
+        *plain = more;
+        return;
+    }
+    let bytes = more.len();
+    incoming.copy_within(more, plain.end);
+    plain.end += bytes;
+}
+
+/// The record that `bytes` start with, if it is complete: RFC 8446 section 5.1. What cannot become
+/// one is an error before it is.
+fn next_record(bytes: &mut [u8]) -> Result<Option<InboundOpaqueMessage<'_>>, Error> {
+    let Some(&[kind, major, minor, high, low]) = bytes.first_chunk::<HEADER_BYTES>() else {
         return Ok(None);
     };
     let (kind, length) = (ContentType::from(kind), usize::from(u16::from_be_bytes([high, low])));
@@ -385,13 +406,11 @@ fn next_record<'a>(rest: &mut &'a mut [u8]) -> Result<Option<InboundOpaqueMessag
     if length > MAX_SEALED_BYTES {
         return Err(InvalidMessage::MessageTooLarge.into());
     }
-    if rest.len() < HEADER_BYTES + length {
+    let Some(payload) = bytes.get_mut(HEADER_BYTES..HEADER_BYTES + length) else {
         return Ok(None);
-    }
-    let (record, behind) = mem::take(rest).split_at_mut(HEADER_BYTES + length);
-    *rest = behind;
+    };
     let version = ProtocolVersion::from(u16::from_be_bytes([major, minor]));
-    Ok(Some(InboundOpaqueMessage::new(kind, version, &mut record[HEADER_BYTES..])))
+    Ok(Some(InboundOpaqueMessage::new(kind, version, payload)))
 }
 
 fn inappropriate(got_type: ContentType) -> Error {

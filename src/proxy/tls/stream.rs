@@ -8,13 +8,14 @@
 //! **Not here.** TLS itself (`tls.rs`), when to read and when to write (`relay.rs`).
 
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::rustls;
 
-use super::scratch::{READ_BYTES, Scratch};
+use super::scratch::Scratch;
 use super::session::{SealError, Session};
 use crate::proxy::close;
 use crate::proxy::socket;
@@ -92,9 +93,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
     /// Opens what was read together with the end of the handshake. What is wrong with it, is the
     /// next receive's to say.
     pub(super) fn feed(&mut self, mut bytes: Vec<u8>, plain: &mut Vec<u8>) {
-        if let Err(error) = self.open(&mut bytes, plain) {
+        let mut range = 0..0;
+        if let Err(error) = self.open(&mut bytes, &mut range) {
             self.late = Some(Box::new(ReceiveError::Tls(error)));
         }
+        plain.extend_from_slice(&bytes[range]);
     }
 
     #[cfg(test)]
@@ -102,13 +105,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         &mut self.session
     }
 
-    /// Reads once and opens what came into `scratch.plain`, which is cleared first.
+    /// Reads once, at most `read_bytes`, and opens what came: [`Scratch::plain`] has it.
     pub(crate) fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
+        read_bytes: usize,
     ) -> Poll<Result<Received, ReceiveError>> {
-        scratch.plain.clear();
+        scratch.plain = 0..0;
         if self.session.peer_closed() {
             return Poll::Ready(Ok(Received::Closed));
         }
@@ -117,7 +121,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         }
         let before = self.partial.len();
         scratch.incoming[..before].copy_from_slice(&self.partial);
-        let mut buffer = ReadBuf::new(&mut scratch.incoming[before..before + READ_BYTES]);
+        let mut buffer = ReadBuf::new(&mut scratch.incoming[before..before + read_bytes]);
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer)).map_err(ReceiveError::Io)?;
         let read = buffer.filled().len();
         if read == 0 {
@@ -137,7 +141,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
     }
 
     /// Opens what starts with the partial record that came before.
-    fn open(&mut self, incoming: &mut [u8], plain: &mut Vec<u8>) -> Result<(), rustls::Error> {
+    fn open(&mut self, incoming: &mut [u8], plain: &mut Range<usize>) -> Result<(), rustls::Error> {
         self.partial = Box::default();
         let left = self.session.open(incoming, plain, self.unsent.tail())?;
         self.partial = incoming[incoming.len() - left..].into();

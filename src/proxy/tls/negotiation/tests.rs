@@ -113,8 +113,8 @@ async fn before_finished(
 async fn receive(stream: &mut TlsStream<DuplexStream>) -> Result<(Received, Vec<u8>), Error> {
     let read = poll_fn(|cx| {
         scratch::with(|scratch| {
-            let received = ready!(stream.poll_receive(cx, scratch));
-            Poll::Ready((received, scratch.plain.clone()))
+            let received = ready!(stream.poll_receive(cx, scratch, HANDSHAKE_READ_BYTES));
+            Poll::Ready((received, scratch.plain().to_vec()))
         })
     });
     match read.await {

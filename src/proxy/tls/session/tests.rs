@@ -20,7 +20,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedCipherSuite};
 
 use super::*;
 use crate::proxy::handshake;
-use crate::proxy::tls::scratch;
+use crate::proxy::tls::scratch::{self, HANDSHAKE_READ_BYTES};
 use crate::proxy::tls::{ReceiveError, Received, TlsStream};
 use crate::trust::snapshot::Snapshot;
 use crate::trust::testing::snapshot_and_client;
@@ -99,7 +99,7 @@ impl Client {
         self.io.read_exact(&mut record).await.unwrap();
         record.resize(5 + usize::from(u16::from_be_bytes([record[3], record[4]])), 0);
         self.io.read_exact(&mut record[5..]).await.unwrap();
-        let record = next_record(&mut &mut record[..]).unwrap().unwrap();
+        let record = next_record(&mut record).unwrap().unwrap();
         let opened = self.opener.open(record).unwrap();
         (opened.typ, opened.payload.to_vec())
     }
@@ -116,8 +116,8 @@ fn send(ours: &mut Ours, plain: &[u8]) -> Result<(), String> {
 async fn receive(ours: &mut Ours) -> Result<(Received, Vec<u8>), Error> {
     let read = poll_fn(|cx| {
         scratch::with(|scratch| {
-            let received = ready!(ours.poll_receive(cx, scratch));
-            std::task::Poll::Ready((received, scratch.plain.clone()))
+            let received = ready!(ours.poll_receive(cx, scratch, HANDSHAKE_READ_BYTES));
+            std::task::Poll::Ready((received, scratch.plain().to_vec()))
         })
     });
     match read.await {

@@ -135,7 +135,7 @@ async fn two_key_updates_have_one_answer() {
 /// Has `session` process a record, as if it had been opened.
 fn process(session: &mut Session, typ: ContentType, payload: &[u8]) -> Result<(), Error> {
     let record = InboundPlainMessage { typ, version: ProtocolVersion::TLSv1_2, payload };
-    session.process(&record, &mut Vec::new(), &mut Vec::new())
+    session.process(&record, &mut Vec::new())
 }
 
 #[tokio::test]

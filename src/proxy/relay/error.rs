@@ -1,0 +1,56 @@
+//! Why a relay ends, and the reason that it is known by.
+//!
+//! **Not here.** What is then done about either side (`relay.rs`).
+
+use std::io;
+use std::time::Duration;
+
+use tokio_rustls::rustls;
+
+use crate::proxy::reason::Reason;
+use crate::proxy::socket;
+use crate::proxy::tls::SealError;
+
+/// Why a relay ended, other than in order.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RelayError {
+    #[error("the client closed TCP without a close_notify")]
+    Truncated,
+    #[error("the client's connection failed: {0}")]
+    Client(io::Error),
+    #[error("the client's TLS is at fault: {0}")]
+    Tls(rustls::Error),
+    #[error("the backend's connection failed: {0}")]
+    Backend(io::Error),
+    #[error("no byte within {0:?}")]
+    Idle(Duration),
+    #[error("no byte within {0:?} of one side's end")]
+    HalfClosed(Duration),
+    #[error("the connection has reached its maximum age")]
+    TooOld,
+    #[error("forced by the end of the drain")]
+    Forced,
+    #[error(transparent)]
+    Seal(SealError),
+}
+
+impl RelayError {
+    /// The stable reason for this error.
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Self::Truncated => Reason::ClientTruncated,
+            Self::Client(error) if socket::is_lost(error) => Reason::ClientLost,
+            Self::Client(_) => Reason::ClientReset,
+            Self::Tls(rustls::Error::AlertReceived(_)) => Reason::ClientTlsAlert,
+            Self::Tls(_) => Reason::ClientTlsError,
+            Self::Backend(error) if socket::is_lost(error) => Reason::BackendLost,
+            Self::Backend(_) => Reason::BackendReset,
+            Self::Idle(_) => Reason::IdleTimeout,
+            Self::HalfClosed(_) => Reason::HalfCloseTimeout,
+            Self::TooOld => Reason::MaxAge,
+            Self::Forced => Reason::DrainDeadline,
+            Self::Seal(SealError::KeysExhausted) => Reason::KeysExhausted,
+            Self::Seal(SealError::Misuse(_)) => Reason::Internal,
+        }
+    }
+}
