@@ -54,7 +54,7 @@ struct Args {
     #[arg(long, value_delimiter = ';', value_name = "NAME;…")]
     loads: Vec<String>,
     /// Only proxies of these names.
-    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    #[arg(long, value_delimiter = ';', value_name = "NAME;…")]
     peers: Vec<String>,
     /// Where the figures and the chart are written.
     #[arg(long, default_value = "target/peers", value_name = "DIR")]
