@@ -1,11 +1,11 @@
 //! TLS between a client's socket and the relay: ciphertext in, plaintext out, and back.
 //!
-//! rustls has the handshake ([`Negotiation`]). What is agreed on then leaves it for a [`Session`],
-//! which splits bytes into records and has rustls's ciphers open and seal them: an idle connection
-//! owns two keys and the secret of the next ones, and neither a buffer nor what the handshake needed,
-//! which rustls would keep for as long as the device stays. [`TlsStream`] joins a session with a
-//! socket and borrows its buffers from the thread ([`scratch`]), so that a busy connection reads,
-//! opens and writes as much as [`scratch::MAX_READ_BYTES`] at a time.
+//! rustls has the handshake ([`Negotiation`]). What is agreed on then leaves it for a
+//! [`session::Session`], which splits bytes into records and has rustls's ciphers open and seal them:
+//! an idle connection owns two keys and the secret of the next ones, and neither a buffer nor what the
+//! handshake needed, which rustls would keep for as long as the device stays. [`TlsStream`] joins a
+//! session with a socket and borrows its buffers from the thread ([`scratch`]), so that a busy
+//! connection reads, opens and writes as much as [`scratch::MAX_READ_BYTES`] at a time.
 //!
 //! **Promises.** Bytes come out in order, whatever the chunks they came in. What is held of a peer's
 //! bytes is bounded by [`HELD_BYTES_HANDSHAKE`] and [`HELD_BYTES_TRAFFIC`].
