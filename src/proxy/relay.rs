@@ -213,21 +213,16 @@ where
                         }
                         self.to_backend = Flow::Done;
                     }
-                    Poll::Ready(Ok(())) => {
-                        match self.client.poll_receive(cx, scratch, self.reads_from_client.bytes())
-                        {
-                            Poll::Pending => return Ok(()),
-                            Poll::Ready(received) => self.received(received, cx, scratch)?,
-                        }
-                    }
-                },
-                Flow::Forgetting => {
-                    match self.client.poll_receive(cx, scratch, self.reads_from_client.bytes()) {
+                    Poll::Ready(Ok(())) => match self.poll_client(cx, scratch) {
                         Poll::Pending => return Ok(()),
-                        Poll::Ready(Ok(Received::Some)) => {}
-                        Poll::Ready(_) => self.to_backend = Flow::Done,
-                    }
-                }
+                        Poll::Ready(received) => self.received(received, cx, scratch)?,
+                    },
+                },
+                Flow::Forgetting => match self.poll_client(cx, scratch) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(Ok(Received::Some)) => {}
+                    Poll::Ready(_) => self.to_backend = Flow::Done,
+                },
             }
         }
         cx.waker().wake_by_ref();
@@ -294,8 +289,7 @@ where
                     Poll::Ready(Err(error)) => self.client_takes_no_more(error),
                     Poll::Ready(Ok(())) => {
                         self.count_sealed();
-                        match poll_read(self.backend, cx, scratch, self.reads_from_backend.bytes())
-                        {
+                        match self.poll_backend(cx, scratch) {
                             Poll::Pending => return Ok(()),
                             Poll::Ready(Err(error)) => return Err(RelayError::Backend(error)),
                             Poll::Ready(Ok(read)) => {
@@ -310,13 +304,11 @@ where
                     Poll::Ready(Ok(())) => self.to_client = Flow::Done,
                     Poll::Ready(Err(error)) => self.client_takes_no_more(error),
                 },
-                Flow::Forgetting => {
-                    match poll_read(self.backend, cx, scratch, self.reads_from_backend.bytes()) {
-                        Poll::Pending => return Ok(()),
-                        Poll::Ready(Ok(1..)) => {}
-                        Poll::Ready(_) => self.to_client = Flow::Done,
-                    }
-                }
+                Flow::Forgetting => match self.poll_backend(cx, scratch) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(Ok(1..)) => {}
+                    Poll::Ready(_) => self.to_client = Flow::Done,
+                },
             }
         }
         cx.waker().wake_by_ref();
@@ -377,6 +369,27 @@ where
         self.failure.get_or_insert_with(|| RelayError::Client(error).into());
         self.client.forget_queued();
         self.to_client = Flow::Forgetting;
+    }
+
+    /// Reads once from the client: the scratch has what was opened.
+    fn poll_client(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+    ) -> Poll<Result<Received, ReceiveError>> {
+        self.client.poll_receive(cx, scratch, self.reads_from_client.bytes())
+    }
+
+    /// Reads once from the backend into `scratch.incoming`; 0 is the end.
+    fn poll_backend(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+    ) -> Poll<io::Result<usize>> {
+        let room = &mut scratch.incoming[..self.reads_from_backend.bytes()];
+        let mut buffer = ReadBuf::new(room);
+        ready!(Pin::new(&mut *self.backend).poll_read(cx, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
     }
 
     /// Completes when one of the bounds is reached.
@@ -451,18 +464,6 @@ where
         };
         Ended { result: Err(error), reset }
     }
-}
-
-/// Reads once into `scratch.incoming`; 0 is the end.
-fn poll_read<R: AsyncRead + Unpin>(
-    from: &mut R,
-    cx: &mut Context<'_>,
-    scratch: &mut Scratch,
-    read_bytes: usize,
-) -> Poll<io::Result<usize>> {
-    let mut buffer = ReadBuf::new(&mut scratch.incoming[..read_bytes]);
-    ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
-    Poll::Ready(Ok(buffer.filled().len()))
 }
 
 #[cfg(test)]

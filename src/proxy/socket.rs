@@ -104,11 +104,8 @@ pub(crate) fn set_dialled_options(
     address: SocketAddr,
     options: Tcp,
 ) -> io::Result<()> {
-    if !address.ip().is_loopback() {
-        return set_options(tcp, options);
-    }
-    tcp.set_nodelay(true)?;
-    SockRef::from(tcp).set_tcp_user_timeout(options.user_timeout)
+    let keepalive = options.keepalive.filter(|_| !address.ip().is_loopback());
+    set_options(tcp, Tcp { keepalive, ..options })
 }
 
 /// Makes the close that follows send a reset.

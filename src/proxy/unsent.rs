@@ -44,7 +44,7 @@ impl Unsent {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         while !self.is_empty() {
-            self.sent += ready!(poll_write_some(to, cx, self.rest()))?;
+            self.sent += ready!(poll_write_some(to, cx, &[IoSlice::new(self.rest())]))?;
         }
         *self = Self::default();
         Poll::Ready(Ok(()))
@@ -62,7 +62,7 @@ impl Unsent {
         let mut rest = data;
         let mut pushed = Ok(());
         while !rest.is_empty() && pushed.is_ok() {
-            match poll_write_some(to, cx, rest) {
+            match poll_write_some(to, cx, &[IoSlice::new(rest)]) {
                 Poll::Ready(Ok(written)) => rest = &rest[written..],
                 Poll::Ready(Err(error)) => pushed = Err(error),
                 Poll::Pending => break,
@@ -122,23 +122,21 @@ fn poll_write_rest<W: AsyncWrite + Unpin>(
             filled += 1;
         }
     }
-    let written = match &slices[..filled] {
+    poll_write_some(to, cx, &slices[..filled])
+}
+
+/// Writes as much of `slices`, which are not all empty, as the socket takes.
+fn poll_write_some<W: AsyncWrite + Unpin>(
+    to: &mut W,
+    cx: &mut Context<'_>,
+    slices: &[IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    let written = match slices {
         // A mere write tells tokio, by being short, that the socket is full.
         [only] => Pin::new(to).poll_write(cx, only),
         slices => Pin::new(to).poll_write_vectored(cx, slices),
     };
     match ready!(written)? {
-        0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-        written => Poll::Ready(Ok(written)),
-    }
-}
-
-fn poll_write_some<W: AsyncWrite + Unpin>(
-    to: &mut W,
-    cx: &mut Context<'_>,
-    data: &[u8],
-) -> Poll<io::Result<usize>> {
-    match ready!(Pin::new(to).poll_write(cx, data))? {
         0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
         written => Poll::Ready(Ok(written)),
     }

@@ -180,8 +180,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
     /// If it is not over: a fault of ours.
     pub(crate) fn into_stream(self) -> Result<(TlsStream<Io>, Vec<u8>), Error> {
         let mut stream = TlsStream::new(self.io, Session::new(self.rustls)?, self.unsent, self.cut);
-        let mut early = Vec::new();
-        stream.feed(self.held, &mut early);
+        let early = stream.feed(self.held);
         Ok((stream, early))
     }
 }

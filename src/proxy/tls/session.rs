@@ -278,12 +278,13 @@ impl Session {
         records: &mut Vec<Vec<u8>>,
     ) -> Result<(), SealError> {
         let chunks = plain.chunks(MAX_PLAIN_BYTES);
-        // One more for the key_update itself.
-        let will_have_used = self.sealer.used() + chunks.len() as u64 + 1;
-        if self.tls13.is_none() && will_have_used - 1 > self.max_sealed {
+        let (needed, used) = (chunks.len() as u64, self.sealer.used());
+        let left = self.max_sealed.saturating_sub(used);
+        if self.tls13.is_none() && needed > left {
             return Err(SealError::KeysExhausted);
         }
-        if self.key_update_due || will_have_used > self.max_sealed && self.sealer.used() > 0 {
+        // One must be left, for the key_update itself.
+        if self.key_update_due || needed >= left && used > 0 {
             self.update_sealer(records).map_err(SealError::Misuse)?;
         }
         for chunk in chunks {

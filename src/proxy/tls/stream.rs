@@ -92,12 +92,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
 
     /// Opens what was read together with the end of the handshake. What is wrong with it, is the
     /// next receive's to say.
-    pub(super) fn feed(&mut self, mut bytes: Vec<u8>, plain: &mut Vec<u8>) {
-        let mut range = 0..0;
-        if let Err(error) = self.open(&mut bytes, &mut range) {
+    pub(super) fn feed(&mut self, mut bytes: Vec<u8>) -> Vec<u8> {
+        let mut plain = 0..0;
+        if let Err(error) = self.open(&mut bytes, &mut plain) {
             self.late = Some(Box::new(ReceiveError::Tls(error)));
         }
-        plain.extend_from_slice(&bytes[range]);
+        bytes[plain].to_vec()
     }
 
     #[cfg(test)]
