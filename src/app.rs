@@ -17,6 +17,7 @@ use crate::config::{self, Config, Tcp};
 use crate::logging;
 use crate::ops::admin::{self, Admin};
 use crate::ops::metrics::Metrics;
+use crate::ops::sessions::Sessions;
 use crate::ops::shutdown::Shutdown;
 use crate::proxy::admission::{self, Admission, Places};
 use crate::proxy::listener::Listener;
@@ -106,7 +107,9 @@ pub fn start(config: Config, source: Option<Source>) -> Result<App, StartError> 
 
     let metrics = Arc::new(Metrics::new());
     let shutdown = Shutdown::new();
-    shutdown.set_times(config.shutdown);
+    let sessions = Arc::new(Sessions::default());
+    let process_wide = process_wide(&shutdown, &metrics);
+    process_wide(&config);
     let places = Arc::new(Places::default());
     let mut listeners = Vec::new();
     let mut targets = Vec::new();
@@ -121,11 +124,12 @@ pub fn start(config: Config, source: Option<Source>) -> Result<App, StartError> 
             snapshots: target.current.subscribe(),
             admission: Admission::new(Arc::clone(&places), capacity),
             metrics: Arc::clone(&target.metrics),
+            sessions: Arc::clone(&sessions),
             shutdown: shutdown.clone(),
         });
         targets.push(target);
     }
-    let process_wide = process_wide(&shutdown);
+    refresh(&metrics, &shutdown, &sessions, &targets);
     let reload = reload::start(targets, config, source, process_wide, Arc::clone(&metrics))
         .map_err(system("start a thread"))?;
 
@@ -178,13 +182,29 @@ fn load(config: &Config) -> Result<Vec<Loaded>, StartError> {
     if problems.is_empty() { Ok(loaded) } else { Err(StartError::Material(problems)) }
 }
 
-/// What a reload sets that is no listener's.
-fn process_wide(shutdown: &Shutdown) -> ProcessWide {
-    let shutdown = shutdown.clone();
+/// What start and reloads set that is no listener's.
+fn process_wide(shutdown: &Shutdown, metrics: &Arc<Metrics>) -> ProcessWide {
+    let (shutdown, metrics) = (shutdown.clone(), Arc::clone(metrics));
     Box::new(move |config| {
-        shutdown.set_times(config.shutdown);
+        let times = config.shutdown;
+        shutdown.set_times(times);
+        metrics.set_drain_timeout(times.delay + times.drain_timeout);
         logging::set_filter(&config.log.filter);
     })
+}
+
+/// Has brought up to date before each scrape what is counted elsewhere.
+fn refresh(metrics: &Metrics, shutdown: &Shutdown, sessions: &Arc<Sessions>, targets: &[Target]) {
+    let (shutdown, sessions) = (shutdown.clone(), Arc::clone(sessions));
+    let listeners: Vec<_> = targets.iter().map(|target| Arc::clone(&target.metrics)).collect();
+    let runtime = tokio::runtime::Handle::current().metrics();
+    metrics.refresh_by(move |metrics| {
+        sessions.take_census(&listeners);
+        metrics.set_phase(shutdown.phase(), shutdown.drain_started());
+        metrics.set_log_lines_dropped(logging::dropped_lines());
+        let busy = (0..runtime.num_workers()).map(|w| runtime.worker_total_busy_duration(w));
+        metrics.set_runtime(runtime.num_workers(), busy.sum());
+    });
 }
 
 fn bind_listeners(config: &Config) -> Result<Vec<(TcpListener, SocketAddr)>, StartError> {

@@ -129,6 +129,13 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// Every backend that a connection may go to, those of the routes first; some perhaps twice.
+    pub fn backends(&self) -> impl Iterator<Item = &BackendAddress> {
+        self.routes.iter().map(|route| &route.backend).chain(&self.backend)
+    }
+}
+
 /// Whether two addresses cannot both be listened on: the same one twice, or one beside all of its
 /// kind, with the same port. Port 0 stands for any free one.
 pub(crate) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {

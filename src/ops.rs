@@ -4,4 +4,5 @@
 
 pub mod admin;
 pub mod metrics;
+pub(crate) mod sessions;
 pub mod shutdown;

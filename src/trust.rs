@@ -9,6 +9,7 @@ pub mod reload;
 
 mod digest;
 mod files;
+pub(crate) mod identity;
 mod resolver;
 mod tickets;
 mod x509;

@@ -42,6 +42,9 @@ mod drain;
 /// Do metrics, probes and log say how it is?
 mod observe;
 
+/// Do the metrics say why devices cannot connect?
+mod metrics;
+
 /// Are all problems of a configuration reported at once?
 mod config;
 

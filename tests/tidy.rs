@@ -31,6 +31,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "logging",
             "ops::admin",
             "ops::metrics",
+            "ops::sessions",
             "ops::shutdown",
             "proxy::admission",
             "proxy::listener",
@@ -40,7 +41,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "trust::snapshot",
         ],
     ),
-    ("ops::admin", &["logging", "ops::metrics", "ops::shutdown", "trust::reload"]),
+    ("ops::admin", &["ops::metrics", "ops::shutdown", "trust::reload"]),
     (
         "trust::reload",
         &[
@@ -48,8 +49,20 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config::file",
             "ops::metrics",
             "trust::certs",
+            "trust::reload::announce",
             "trust::reload::watch",
             "trust::snapshot",
+        ],
+    ),
+    (
+        "trust::reload::announce",
+        &[
+            "config",
+            "ops::metrics",
+            "trust::certs",
+            "trust::digest",
+            "trust::snapshot",
+            "trust::x509",
         ],
     ),
     ("trust::reload::watch", &[]),
@@ -58,6 +71,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "config",
             "ops::metrics",
+            "ops::sessions",
             "ops::shutdown",
             "proxy::admission",
             "proxy::connection",
@@ -91,15 +105,18 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
             "ops::metrics",
             "proxy::close",
+            "proxy::handshake::faults",
             "proxy::handshake::words",
             "proxy::hello",
             "proxy::reason",
             "proxy::record",
             "proxy::socket",
             "proxy::tls",
+            "trust::identity",
             "trust::snapshot",
         ],
     ),
+    ("proxy::handshake::faults", &["ops::metrics"]),
     ("proxy::handshake::words", &[]),
     ("proxy::route", &["config", "proxy::reason"]),
     ("proxy::backend", &["config", "proxy::lookup", "proxy::reason", "proxy::socket"]),
@@ -109,8 +126,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "config",
             "ops::metrics",
+            "ops::sessions",
             "ops::shutdown",
-            "proxy::record",
             "proxy::relay::bounds",
             "proxy::relay::error",
             "proxy::relay::read_size",
@@ -129,10 +146,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "config",
             "ops::metrics",
+            "ops::sessions",
             "ops::shutdown",
             "proxy::handshake",
             "proxy::hello",
-            "proxy::record",
             "proxy::relay",
             "proxy::tls",
             "proxy::tls::scratch",
@@ -141,7 +158,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     // What they stand on.
-    ("proxy::hello", &["proxy::tls::scratch"]),
+    ("proxy::hello", &["ops::metrics", "proxy::hello::offer", "proxy::tls::scratch"]),
+    ("proxy::hello::offer", &["ops::metrics"]),
     (
         "proxy::tls",
         &[
@@ -179,7 +197,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("proxy::tls::alert", &[]),
     ("proxy::tls::scratch", &["proxy::tls"]),
     ("proxy::close", &["proxy::tls::scratch"]),
-    ("proxy::record", &["config", "ops::metrics", "proxy::reason"]),
+    ("proxy::record", &["config", "ops::metrics", "ops::sessions", "proxy::reason"]),
     ("proxy::socket", &["config", "ops::metrics"]),
     ("proxy::unsent", &[]),
     ("proxy::reason", &[]),
@@ -187,6 +205,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "trust::certs",
         &[
             "config",
+            "ops::metrics",
+            "trust::certs::clients",
             "trust::certs::pem",
             "trust::digest",
             "trust::files",
@@ -196,15 +216,56 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "trust::x509",
         ],
     ),
+    (
+        "trust::certs::clients",
+        &[
+            "config",
+            "trust::certs",
+            "trust::certs::pem",
+            "trust::files",
+            "trust::snapshot",
+            "trust::x509",
+        ],
+    ),
     ("trust::certs::pem", &["trust::files"]),
-    ("trust::snapshot", &["config", "trust::digest", "trust::tickets", "trust::x509"]),
+    ("trust::identity", &["ops::sessions", "trust::x509"]),
+    (
+        "trust::snapshot",
+        &["config", "trust::digest", "trust::resolver", "trust::tickets", "trust::x509"],
+    ),
     ("trust::tickets", &["trust::digest"]),
-    ("trust::resolver", &[]),
+    ("trust::resolver", &["ops::metrics"]),
     ("trust::files", &[]),
-    ("trust::x509", &[]),
+    ("trust::x509", &["ops::metrics"]),
     ("trust::digest", &[]),
-    ("ops::metrics", &["ops::metrics::labels", "proxy::reason"]),
+    (
+        "ops::metrics",
+        &[
+            "ops::metrics::families",
+            "ops::metrics::family",
+            "ops::metrics::in_force",
+            "ops::metrics::labels",
+            "ops::metrics::listener",
+            "ops::metrics::process",
+            "ops::shutdown",
+        ],
+    ),
+    (
+        "ops::metrics::listener",
+        &[
+            "ops::metrics::families",
+            "ops::metrics::family",
+            "ops::metrics::in_force",
+            "ops::metrics::labels",
+            "proxy::reason",
+        ],
+    ),
+    ("ops::metrics::families", &["ops::metrics::family", "ops::metrics::in_force"]),
+    ("ops::metrics::in_force", &["ops::metrics::family", "ops::metrics::listener"]),
+    ("ops::metrics::process", &["ops::metrics::family", "ops::metrics::labels", "ops::shutdown"]),
+    ("ops::metrics::family", &["proxy::reason"]),
     ("ops::metrics::labels", &["proxy::reason"]),
+    ("ops::sessions", &["ops::metrics"]),
     ("ops::shutdown", &["config", "proxy::reason"]),
     ("config", &["logging"]),
     (
@@ -546,18 +607,35 @@ fn every_reason_is_documented_and_nothing_else() {
 
 #[test]
 fn every_metric_is_documented_and_nothing_else() {
+    let mut names = BTreeSet::new();
+    for file in rust_files("src/ops/metrics") {
+        let text = read(&file);
+        let constants = text.split('"').skip(1).step_by(2);
+        names.extend(constants.filter(|s| s.starts_with("tlsidecar_")).map(str::to_owned));
+    }
+    assert!(names.len() > 40);
+    // What the system gives the process, by the names of the library.
     let metrics = Metrics::new();
-    let listener = metrics.listener("test");
-    drop(listener);
     let text = String::from_utf8(metrics.render().unwrap().0).unwrap();
-    let mut names: BTreeSet<_> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE "))
-        .map(|line| line.split(' ').next().unwrap().to_owned())
-        .collect();
-    // It has a child for each certificate, and here is none.
-    names.insert("tlsidecar_certificate_not_after_timestamp_seconds".to_owned());
+    let given = text.lines().filter_map(|line| line.strip_prefix("# TYPE process_"));
+    names.extend(given.map(|line| format!("process_{}", line.split(' ').next().unwrap())));
     assert_eq!(first_column(&read("docs/metrics.md")), names);
+}
+
+#[test]
+fn every_metric_says_what_to_do_and_names_its_labels_values() {
+    let page = read("docs/metrics.md");
+    let rows: Vec<_> = page
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>())
+        .collect();
+    for row in &rows {
+        assert_eq!(row.len(), 5, "name, type, labels, meaning, what to do: {row:?}");
+        assert!(["counter", "gauge", "histogram"].contains(&row[1]), "{row:?}");
+        assert!(row[3].len() > 10 && row[4].len() > 2, "{row:?}");
+    }
+    assert!(rows.len() > 40);
 }
 
 #[test]

@@ -28,7 +28,6 @@ use tokio::time::{sleep, timeout};
 
 use super::metrics::{Metrics, ReloadOutcome};
 use super::shutdown::{Phase, Shutdown};
-use crate::logging;
 use crate::trust::reload;
 
 /// Sockets of this port at a time. Prometheus and the kubelet need two or three.
@@ -132,7 +131,6 @@ impl Admin {
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {
-        self.metrics.set_log_lines_dropped(logging::dropped_lines());
         match self.metrics.render() {
             Ok((body, content_type)) => {
                 let mut response = text(StatusCode::OK, body);

@@ -9,7 +9,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -53,6 +53,7 @@ struct Inner {
     drain: CancellationToken,
     stop_accepting: CancellationToken,
     force: Force,
+    drain_started: OnceLock<SystemTime>,
     /// How many connections were left when the rest was forced.
     left: OnceLock<usize>,
     /// Waited for before the connections: a loop that is just accepting adds one more.
@@ -91,6 +92,7 @@ impl Shutdown {
                 drain: CancellationToken::new(),
                 stop_accepting: CancellationToken::new(),
                 force,
+                drain_started: OnceLock::new(),
                 left: OnceLock::new(),
                 listeners: TaskTracker::new(),
                 connections: TaskTracker::new(),
@@ -126,6 +128,11 @@ impl Shutdown {
     #[must_use]
     pub fn phase(&self) -> Phase {
         *self.inner.phase.borrow()
+    }
+
+    /// When the drain began, if it has.
+    pub(crate) fn drain_started(&self) -> Option<SystemTime> {
+        self.inner.drain_started.get().copied()
     }
 
     /// Completes once a drain, whoever asked for it, is over, and tells how it ended.
@@ -170,11 +177,13 @@ impl Shutdown {
             drain,
             stop_accepting,
             force,
+            drain_started,
             listeners,
             connections,
             ..
         } = &*self.inner;
         drain.cancelled().await;
+        drain_started.get_or_init(SystemTime::now);
         let times = *times.borrow();
         phase.send_replace(Phase::Draining);
         let (connected, delay) = (connections.len(), times.delay.as_secs_f64());

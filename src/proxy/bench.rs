@@ -17,12 +17,12 @@ use tokio::time::Instant;
 
 use super::handshake;
 use super::hello;
-use super::record::Traffic;
 use super::relay::{self, Bounds};
 use super::tls::scratch::{self, HANDSHAKE_READ_BYTES};
 use super::tls::{Received, TlsStream};
 use crate::config::{BackendAddress, CertificateFiles, ClientAuth, Listener, Timeouts};
 use crate::ops::metrics::Metrics;
+use crate::ops::sessions;
 use crate::ops::shutdown::Shutdown;
 use crate::trust::certs;
 use crate::trust::snapshot::Snapshot;
@@ -76,13 +76,13 @@ impl Server {
         C: AsyncRead + AsyncWrite + Unpin,
         B: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut traffic = Traffic::new(self.metrics.listener("bench"));
+        let peer = ([127, 0, 0, 1], 1).into();
+        let session = sessions::Session::new(self.metrics.listener("bench"), 1, peer);
         let bounds = Bounds::of(&self.snapshot.listener.timeouts);
         let force = self.shutdown.forced();
         async move {
             let stream = &mut client.0;
-            let relay =
-                relay::relay(stream, &mut backend, Vec::new(), &mut traffic, bounds, &force);
+            let relay = relay::relay(stream, &mut backend, Vec::new(), &session, bounds, &force);
             relay.await.result.expect("nothing disturbs it");
         }
     }

@@ -61,8 +61,8 @@ async fn walk(
     let opening = Box::pin(open(tcp, snapshot, record));
     let (mut client, early, mut backend) = force.or(opening).await.ok_or(End::Forced)??;
 
-    let traffic = record.traffic();
-    let ended = relay::relay(&mut client, &mut backend, early, traffic, bounds, force).await;
+    let session = record.session();
+    let ended = relay::relay(&mut client, &mut backend, early, session, bounds, force).await;
 
     match ended.reset {
         Some(Leg::Backend) => backend.reset_on_close(),
@@ -85,10 +85,15 @@ async fn open(
     record: &mut Record,
 ) -> Result<(TlsStream<TcpStream>, Vec<u8>, BackendStream), End> {
     let listener = &snapshot.listener;
+    record.started();
 
     let greeted = handshake::greet(tcp, listener.timeouts).await?;
-    record.greeted(greeted.server_name());
-    let mut client = greeted.accept(&snapshot).await?;
+    record.greeted(&greeted.offer());
+    let accepted = greeted.accept(&snapshot).await;
+    if let Some(fault) = accepted.as_ref().err().and_then(HandshakeError::fault) {
+        record.refused(fault);
+    }
+    let mut client = accepted?;
     record.handshaken(client.negotiated.take());
 
     match reach(listener, &client, record).await {

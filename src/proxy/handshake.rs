@@ -8,6 +8,7 @@
 //! **Not here.** What the ClientHello says (`hello.rs`), which certificate is shown and which are
 //! believed (`trust/`).
 
+mod faults;
 mod words;
 
 use std::io;
@@ -18,17 +19,18 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls::pki_types::UnixTime;
 use tokio_rustls::rustls::{
-    self, AlertDescription, CertificateError, CipherSuite, CommonState, PeerIncompatible,
+    self, AlertDescription, CertificateError, CipherSuite, NamedGroup, PeerIncompatible,
 };
 
 use super::close;
 use super::hello::{self, Hello, HelloError};
 use super::reason::Reason;
-use super::record::Negotiated;
+use super::record::{Fault, Negotiated, Offer};
 use super::socket;
 use super::tls::{Negotiation, ReceiveError, TlsStream, plaintext_alert};
 use crate::config::Timeouts;
-use crate::ops::metrics::{Cipher, HandshakeKind};
+use crate::ops::metrics::{Cipher, Group, HandshakeKind, Incompatible, KeyKind};
+use crate::trust::identity;
 use crate::trust::snapshot::Snapshot;
 
 /// A client after its handshake.
@@ -52,16 +54,37 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Client<Io> {
     }
 }
 
-fn negotiated(state: &CommonState) -> Option<Negotiated> {
+/// What a handshake that is over has agreed on; `key` is that of our certificate.
+fn negotiated<Io: AsyncRead + AsyncWrite + Unpin>(
+    negotiation: &Negotiation<Io>,
+    key: KeyKind,
+) -> Option<Negotiated> {
+    let state = negotiation.state();
+    let kind = match state.handshake_kind()? {
+        rustls::HandshakeKind::Full => HandshakeKind::Full,
+        rustls::HandshakeKind::FullWithHelloRetryRequest => HandshakeKind::FullRetry,
+        rustls::HandshakeKind::Resumed => HandshakeKind::Resumed,
+    };
     Some(Negotiated {
         cipher: cipher(state.negotiated_cipher_suite()?.suite())?,
-        kind: match state.handshake_kind()? {
-            rustls::HandshakeKind::Full => HandshakeKind::Full,
-            rustls::HandshakeKind::FullWithHelloRetryRequest => HandshakeKind::FullRetry,
-            rustls::HandshakeKind::Resumed => HandshakeKind::Resumed,
-        },
+        kind,
+        group: state.negotiated_key_exchange_group().map_or(Group::None, |g| group(g.name())),
+        key: if kind == HandshakeKind::Resumed { KeyKind::None } else { key },
         alpn: state.alpn_protocol().map(|alpn| String::from_utf8_lossy(alpn).into()),
+        identity: negotiation.peer_certificates().first().map(|leaf| identity::of(leaf).into()),
+        crypto: negotiation.crypto(),
     })
+}
+
+/// A group of the provider that `trust/certs.rs` sets up.
+const fn group(group: NamedGroup) -> Group {
+    match group {
+        NamedGroup::X25519MLKEM768 => Group::X25519MlKem768,
+        NamedGroup::X25519 => Group::X25519,
+        NamedGroup::secp256r1 => Group::Secp256r1,
+        NamedGroup::secp384r1 => Group::Secp384r1,
+        _ => Group::Other,
+    }
 }
 
 /// A suite of the provider that `trust/certs.rs` sets up.
@@ -124,6 +147,25 @@ impl HandshakeError {
             Self::Certificate(error) => certificate_reason(error),
             Self::Hello(HelloError::TooLong) | Self::Tls(_) => Reason::ClientTlsError,
             Self::Internal(_) => Reason::Internal,
+        }
+    }
+}
+
+impl HandshakeError {
+    /// What is known of it that its reason does not tell.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        match self {
+            Self::Alert(description) => Some(Fault::Alert(faults::alert(*description))),
+            Self::Incompatible(what) => Some(Fault::Incompatible(faults::incompatible(what))),
+            Self::NoCommonAlpn => Some(Fault::Incompatible(Incompatible::Alpn)),
+            Self::Hello(_)
+            | Self::Timeout(_)
+            | Self::Eof
+            | Self::CertificateMissing
+            | Self::Certificate(_)
+            | Self::Tls(_)
+            | Self::Internal(_)
+            | Self::Io(_) => None,
         }
     }
 }
@@ -192,9 +234,11 @@ pub(crate) async fn greet<Io: AsyncRead + AsyncWrite + Unpin>(
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Greeted<Io> {
-    /// The name that the client asks for.
-    pub(crate) fn server_name(&self) -> Option<&str> {
-        self.hello.server_name.as_deref()
+    /// What the client offers.
+    pub(crate) fn offer(&self) -> Offer<'_> {
+        let Hello { server_name, version, best_suite, .. } = &self.hello;
+        let server_name = server_name.as_deref();
+        Offer { server_name, version: *version, best_suite: *best_suite }
     }
 
     /// Takes the client through the rest of its handshake.
@@ -205,6 +249,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Greeted<Io> {
         let Self { io, hello, deadline } = self;
         let configs = &snapshot.server_configs;
         let config = if hello.prefers_chacha20 { &configs.clients } else { &configs.ours };
+        let key = snapshot.resolver.key_kind(hello.server_name.as_deref(), &hello.schemes);
         let negotiation = Negotiation::new(io, Arc::clone(config));
         let mut negotiation = negotiation.map_err(HandshakeError::Internal)?;
         match timeout_at(deadline, finish(&mut negotiation, hello.bytes)).await {
@@ -222,7 +267,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Greeted<Io> {
         }
         let believed = still_believed(&negotiation, snapshot);
         let alpn = negotiation.state().alpn_protocol().map(Box::from);
-        let negotiated = negotiated(negotiation.state());
+        let negotiated = negotiated(&negotiation, key);
         let (mut stream, early) = negotiation.into_stream().map_err(HandshakeError::Internal)?;
         if let Err(error) = believed {
             stream.queue_close_notify();

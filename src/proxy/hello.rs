@@ -10,6 +10,8 @@
 //! **Not here.** Whether the offer is good enough: rustls decides that, on the same bytes, and has
 //! the alert for it (`handshake.rs`).
 
+mod offer;
+
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -18,28 +20,50 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::rustls::CipherSuite;
 use tokio_rustls::rustls::server::Acceptor;
+use tokio_rustls::rustls::{CipherSuite, SignatureScheme};
 
+use self::offer::Offered;
 use super::tls::scratch::{self, HANDSHAKE_READ_BYTES};
+use crate::ops::metrics::{OfferedVersion, SuiteKind};
 
 /// A ClientHello with the usual extensions and a post-quantum key share has 1.5 to 2 KiB; with a
 /// large session ticket in it, a few more. rustls itself stops at 64 KiB.
 const MAX_HELLO_BYTES: usize = 64 * 1024;
 
 /// The first message of a client, complete or beyond repair.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Hello {
     /// Everything that was read.
     pub(crate) bytes: Vec<u8>,
     /// The name in the SNI extension, a syntactically valid DNS name. An IP address there counts
     /// as none (RFC 6066 section 3 forbids it; small stacks send it).
     pub(crate) server_name: Option<Box<str>>,
+    /// The highest version that it offers.
+    pub(crate) version: OfferedVersion,
+    /// The best kind of suite that it offers.
+    pub(crate) best_suite: SuiteKind,
+    /// The signature schemes that it verifies.
+    pub(crate) schemes: Vec<SignatureScheme>,
     /// Whether it would rather have ChaCha20 than AES: it has no hardware for AES.
     pub(crate) prefers_chacha20: bool,
     /// The highest version that a client of before TLS 1.3 speaks: `[3, 3]` is TLS 1.2. RFC 8446
     /// section 4.1.2.
     pub(crate) legacy_version: Option<[u8; 2]>,
+}
+
+impl Hello {
+    const fn new() -> Self {
+        Self {
+            bytes: Vec::new(),
+            server_name: None,
+            version: OfferedVersion::Unknown,
+            best_suite: SuiteKind::Other,
+            schemes: Vec::new(),
+            prefers_chacha20: false,
+            legacy_version: None,
+        }
+    }
 }
 
 /// Why there is no first message.
@@ -78,7 +102,7 @@ pub(crate) async fn read<Io: AsyncRead + Unpin>(
     deadline: Instant,
     timeout: Duration,
 ) -> Result<Hello, HelloError> {
-    let mut hello = Hello::default();
+    let mut hello = Hello::new();
     let mut acceptor = Acceptor::default();
     let mut until = deadline;
     loop {
@@ -106,6 +130,8 @@ pub(crate) async fn read<Io: AsyncRead + Unpin>(
         if look(&mut acceptor, before, &mut hello) {
             // Behind the headers of the record and of the message.
             hello.legacy_version = hello.bytes.get(9..11).map(|v| [v[0], v[1]]);
+            let Offered { version, best_suite } = offer::read(&hello.bytes);
+            (hello.version, hello.best_suite) = (version, best_suite);
             return Ok(hello);
         }
         if hello.bytes.len() > MAX_HELLO_BYTES {
@@ -146,6 +172,7 @@ fn look(acceptor: &mut Acceptor, new_from: usize, hello: &mut Hello) -> bool {
             Ok(Some(accepted)) => {
                 let offered = accepted.client_hello();
                 hello.server_name = offered.server_name().map(Box::from);
+                hello.schemes = offered.signature_schemes().to_vec();
                 hello.prefers_chacha20 = prefers_chacha20(offered.cipher_suites());
                 return true;
             }

@@ -22,6 +22,7 @@ use super::record::Record;
 use super::socket;
 use crate::config;
 use crate::ops::metrics::{AcceptError, ListenerMetrics};
+use crate::ops::sessions::Sessions;
 use crate::ops::shutdown::Shutdown;
 use crate::trust::snapshot::Snapshot;
 
@@ -40,6 +41,7 @@ pub(crate) struct Listener {
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(crate) admission: Admission,
     pub(crate) metrics: Arc<ListenerMetrics>,
+    pub(crate) sessions: Arc<Sessions>,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -154,7 +156,8 @@ impl Listener {
     }
 
     fn start(&self, tcp: TcpStream, peer: SocketAddr, snapshot: Arc<Snapshot>, admitted: Admitted) {
-        let record = Box::new(Record::open(Arc::clone(&self.metrics), peer));
+        let (metrics, sessions) = (Arc::clone(&self.metrics), Arc::clone(&self.sessions));
+        let record = Box::new(Record::open(metrics, sessions, peer));
         let force = self.shutdown.forced();
         let serving = connection::serve(tcp, snapshot, force, record, admitted);
         self.shutdown.connections().spawn(serving);

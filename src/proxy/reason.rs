@@ -9,8 +9,8 @@
 
 /// Declares a fieldless enum whose variants carry a stable label.
 ///
-/// It gives the enum `ALL`, `as_str` and `Display`, so that metric children can be made for every
-/// value at start and no label is ever built from free text.
+/// It gives the enum `ALL`, `as_str`, `Display` and [`ClosedSet`], so that metric children can be made
+/// for every value at start and no label is ever built from free text.
 macro_rules! closed_set {
     (
         $(#[$enum_doc:meta])*
@@ -36,6 +36,20 @@ macro_rules! closed_set {
             }
         }
 
+        impl $crate::proxy::reason::ClosedSet for $name {
+            fn all() -> &'static [Self] {
+                Self::ALL
+            }
+
+            fn label(self) -> &'static str {
+                self.as_str()
+            }
+
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+
         impl std::fmt::Display for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(self.as_str())
@@ -45,6 +59,16 @@ macro_rules! closed_set {
 }
 
 pub(crate) use closed_set;
+
+/// What every enum of [`closed_set!`] has, for what is kept once for each of its values.
+pub trait ClosedSet: Copy + 'static {
+    /// Every value, in the order of declaration.
+    fn all() -> &'static [Self];
+    /// The stable label.
+    fn label(self) -> &'static str;
+    /// Its place in [`Self::all`].
+    fn index(self) -> usize;
+}
 
 closed_set! {
     /// Why a connection ended.

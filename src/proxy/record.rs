@@ -11,13 +11,17 @@ use std::fmt::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::Level;
 
 use super::reason::{Reason, Side};
 use crate::config::BackendAddress;
-use crate::ops::metrics::{Cipher, Direction, HandshakeKind, ListenerMetrics};
+use crate::ops::metrics::{
+    Alert, Cipher, ClientCertificate, ConnectResult, Direction, Group, Handshake, HandshakeKind,
+    Incompatible, KeyKind, ListenerMetrics, OfferedVersion, SuiteKind,
+};
+use crate::ops::sessions::{Identity, Session, Sessions, Tls};
 
 /// How far a connection came.
 #[derive(Clone, Copy, Debug)]
@@ -49,109 +53,141 @@ const MAX_ERROR_CHARS: usize = 256;
 /// Names connections in the log of one process.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-/// What is known of a connection.
+/// The record of a connection.
 pub(crate) struct Record {
-    metrics: Arc<ListenerMetrics>,
-    id: u64,
-    peer: SocketAddr,
-    opened: Instant,
+    /// What is known. Nobody else has it before the relay begins; from then on it is listed, and
+    /// stays as it is but for its counters.
+    session: Arc<Session>,
+    sessions: Arc<Sessions>,
     phase: Phase,
-    /// The name that the client asked for.
-    server_name: Option<Box<str>>,
-    /// What the handshake agreed on, and how long it took from accept.
-    tls: Option<(Negotiated, Duration)>,
-    backend: Option<Box<str>>,
-    connect: Option<Duration>,
-    traffic: Traffic,
+    /// From accept to the first turn of the connection's task.
+    wait: Duration,
+    best_suite: SuiteKind,
     closed: bool,
+}
+
+/// What a ClientHello offers.
+pub(crate) struct Offer<'a> {
+    /// The name that the client asks for.
+    pub(crate) server_name: Option<&'a str>,
+    pub(crate) version: OfferedVersion,
+    pub(crate) best_suite: SuiteKind,
 }
 
 /// What the handshake agreed on.
 pub(crate) struct Negotiated {
     pub(crate) cipher: Cipher,
     pub(crate) kind: HandshakeKind,
+    pub(crate) group: Group,
+    /// Of the certificate that we have shown.
+    pub(crate) key: KeyKind,
     /// One of the listener's own protocols.
     pub(crate) alpn: Option<Box<str>>,
+    /// What the client's certificate says.
+    pub(crate) identity: Option<Box<Identity>>,
+    /// How long TLS itself has taken.
+    pub(crate) crypto: Duration,
 }
 
-/// Counts a connection's plaintext bytes, for its record and for the metrics.
-pub(crate) struct Traffic {
-    metrics: Arc<ListenerMetrics>,
-    to_backend: u64,
-    to_client: u64,
-}
-
-impl Traffic {
-    pub(crate) const fn new(metrics: Arc<ListenerMetrics>) -> Self {
-        Self { metrics, to_backend: 0, to_client: 0 }
-    }
-
-    pub(crate) fn add(&mut self, direction: Direction, bytes: usize) {
-        let bytes = bytes as u64;
-        self.metrics.relayed(direction, bytes);
-        match direction {
-            Direction::ToBackend => self.to_backend += bytes,
-            Direction::ToClient => self.to_client += bytes,
-        }
-    }
+/// More about a handshake that failed than its reason tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The client's alert.
+    Alert(Alert),
+    /// What is not in common.
+    Incompatible(Incompatible),
 }
 
 impl Record {
     /// Opens the record of a connection that was accepted just now.
-    pub(crate) fn open(metrics: Arc<ListenerMetrics>, peer: SocketAddr) -> Self {
+    pub(crate) fn open(
+        metrics: Arc<ListenerMetrics>,
+        sessions: Arc<Sessions>,
+        peer: SocketAddr,
+    ) -> Self {
         metrics.accepted();
+        // On a listener for both, IPv4 comes as ::ffff:192.0.2.1.
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Self {
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            // On a listener for both, IPv4 comes as ::ffff:192.0.2.1.
-            peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
-            opened: Instant::now(),
+            session: Arc::new(Session::new(metrics, id, peer)),
+            sessions,
             phase: Phase::Handshake,
-            server_name: None,
-            tls: None,
-            backend: None,
-            connect: None,
-            traffic: Traffic::new(Arc::clone(&metrics)),
+            wait: Duration::ZERO,
+            best_suite: SuiteKind::Other,
             closed: false,
-            metrics,
         }
     }
 
-    /// The client has said its ClientHello, perhaps with the name that it asks for.
-    pub(crate) fn greeted(&mut self, server_name: Option<&str>) {
-        self.server_name = server_name.map(Box::from);
+    /// What is still being learned: only before the relay begins.
+    fn learning(&mut self) -> &mut Session {
+        Arc::get_mut(&mut self.session).expect("it is listed once everything is known")
+    }
+
+    /// The connection's task has its first turn.
+    pub(crate) fn started(&mut self) {
+        self.wait = self.session.age();
+    }
+
+    /// The client has said its ClientHello.
+    pub(crate) fn greeted(&mut self, offer: &Offer<'_>) {
+        self.session.metrics.greeted(offer.version);
+        self.best_suite = offer.best_suite;
+        self.learning().server_name = offer.server_name.map(Box::from);
+    }
+
+    /// The handshake has failed, and more is known than its reason.
+    pub(crate) fn refused(&self, fault: Fault) {
+        match fault {
+            Fault::Alert(alert) => self.session.metrics.alerted(alert),
+            Fault::Incompatible(what) => self.session.metrics.refused(what, self.best_suite),
+        }
     }
 
     /// The handshake is over.
     pub(crate) fn handshaken(&mut self, negotiated: Option<Negotiated>) {
-        let took = self.age();
-        if let Some(negotiated) = &negotiated {
-            self.metrics.handshaken(negotiated.cipher, negotiated.kind, took);
-        }
-        self.tls = negotiated.map(|negotiated| (negotiated, took));
         self.phase = Phase::Route;
-    }
-
-    /// How old the connection is.
-    pub(crate) fn age(&self) -> Duration {
-        self.opened.elapsed()
+        self.session.metrics.handshake_ended();
+        let Some(negotiated) = negotiated else { return };
+        let Negotiated { cipher, kind, group, key, alpn, identity, crypto } = negotiated;
+        let took = self.session.age();
+        let client = match identity {
+            Some(_) => ClientCertificate::Verified,
+            None => ClientCertificate::None,
+        };
+        let wait = self.wait;
+        let handshake = Handshake { cipher, kind, group, key, client, took, wait, crypto };
+        self.session.metrics.handshaken(&handshake);
+        let session = self.learning();
+        session.tls = Some(Tls { cipher, kind, alpn, took });
+        session.identity = identity;
     }
 
     /// The backend is known.
     pub(crate) fn routed(&mut self, backend: &BackendAddress) {
-        self.backend = Some(backend.to_string().into());
+        let backend = self.session.metrics.backend(&backend.to_string());
+        self.learning().backend = Some(backend);
         self.phase = Phase::Connect;
     }
 
-    /// The backend has been reached, in so much time.
+    /// The backend has been reached, in so much time: the relay begins.
     pub(crate) fn connected(&mut self, took: Duration) {
-        self.metrics.connected(took);
-        self.connect = Some(took);
+        self.session.metrics.connected(took);
+        self.dialled(ConnectResult::Ok);
+        self.learning().connect = Some(took);
         self.phase = Phase::Relay;
+        self.sessions.add(Arc::clone(&self.session));
+    }
+
+    fn dialled(&self, result: ConnectResult) {
+        if let Some(backend) = &self.session.backend {
+            backend.dialled(result);
+        }
     }
 
     /// Where the relay counts.
-    pub(crate) const fn traffic(&mut self) -> &mut Traffic {
-        &mut self.traffic
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
     }
 
     /// Closes the record: counts the reason and writes the access-log line.
@@ -161,7 +197,17 @@ impl Record {
 
     fn end(&mut self, reason: Reason, error: Option<&dyn std::error::Error>) {
         self.closed = true;
-        self.metrics.closed(reason);
+        match self.phase {
+            Phase::Handshake => self.session.metrics.handshake_ended(),
+            Phase::Route => {}
+            Phase::Connect => {
+                if let Some(result) = connect_result(reason) {
+                    self.dialled(result);
+                }
+            }
+            Phase::Relay => self.sessions.remove(self.session.id),
+        }
+        self.session.metrics.closed(reason, self.session.age());
         // tracing ties a level to a call site, so there is one for each.
         match reason.side() {
             Side::Internal => access!(Level::ERROR, self, reason, error),
@@ -173,29 +219,42 @@ impl Record {
     }
 }
 
+/// What became of an attempt to connect that ended for `reason`; none if something else ended it.
+const fn connect_result(reason: Reason) -> Option<ConnectResult> {
+    match reason {
+        Reason::BackendRefused => Some(ConnectResult::Refused),
+        Reason::BackendTimeout => Some(ConnectResult::Timeout),
+        Reason::BackendUnreachable => Some(ConnectResult::Unreachable),
+        Reason::BackendError => Some(ConnectResult::Error),
+        _ => None,
+    }
+}
+
 /// Writes the access-log line. Its keys are public: docs/operations.md lists them.
 macro_rules! access {
     ($level:expr, $record:expr, $reason:expr, $error:expr) => {{
-        let tls = $record.tls.as_ref().map(|(tls, _)| tls);
+        let session = &$record.session;
+        let tls = session.tls.as_ref();
         tracing::event!(
             target: "access",
             $level,
-            connection = $record.id,
-            listener = $record.metrics.name(),
-            peer = %$record.peer,
+            connection = session.id,
+            listener = session.metrics.name(),
+            peer = %session.peer,
             reason = $reason.as_str(),
             phase = $record.phase.as_str(),
-            sni = $record.server_name.as_deref(),
+            identity = session.identity(),
+            sni = session.server_name.as_deref(),
             alpn = tls.and_then(|tls| tls.alpn.as_deref()),
             tls = tls.map(|tls| tls.cipher.version()),
             cipher = tls.map(|tls| tls.cipher.as_str()),
             handshake = tls.map(|tls| tls.kind.as_str()),
-            handshake_ms = $record.tls.as_ref().map(|(_, took)| milliseconds(*took)),
-            backend = $record.backend.as_deref(),
-            connect_ms = $record.connect.map(milliseconds),
-            bytes_to_backend = $record.traffic.to_backend,
-            bytes_to_client = $record.traffic.to_client,
-            duration_ms = milliseconds($record.age()),
+            handshake_ms = tls.map(|tls| milliseconds(tls.took)),
+            backend = session.backend.as_ref().map(|backend| backend.address()),
+            connect_ms = session.connect.map(milliseconds),
+            bytes_to_backend = session.bytes(Direction::ToBackend),
+            bytes_to_client = session.bytes(Direction::ToClient),
+            duration_ms = milliseconds(session.age()),
             error = $error.map(Brief).map(tracing::field::display),
         )
     }};

@@ -28,12 +28,12 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub(crate) use self::bounds::Bounds;
 pub(crate) use self::error::RelayError;
 use self::read_size::ReadSize;
-use super::record::Traffic;
 use super::socket;
 use super::tls::scratch::{self, MAX_READ_BYTES, Scratch};
 use super::tls::{HELD_BYTES_TRAFFIC, ReceiveError, Received, SendError, TlsStream};
 use super::unsent::Unsent;
 use crate::ops::metrics::Direction;
+use crate::ops::sessions::Session;
 use crate::ops::shutdown::Force;
 
 /// Reads in one direction before the thread may do something else: at most 1 MiB.
@@ -75,7 +75,7 @@ pub(crate) fn relay<'a, C, B>(
     client: &'a mut TlsStream<C>,
     backend: &'a mut B,
     early: Vec<u8>,
-    traffic: &'a mut Traffic,
+    session: &'a Session,
     bounds: Bounds,
     force: &'a Force,
 ) -> impl Future<Output = Ended>
@@ -92,7 +92,7 @@ where
         backend_cut: None,
         sealed: 0,
         failure: None,
-        traffic,
+        session,
         bounds,
         last_byte: Instant::now(),
         moved: false,
@@ -152,7 +152,7 @@ struct Relay<'a, C, B> {
     sealed: u32,
     /// The first thing that went wrong without ending both directions. Boxed: it is rare, and large.
     failure: Option<Box<RelayError>>,
-    traffic: &'a mut Traffic,
+    session: &'a Session,
     bounds: Bounds,
     last_byte: Instant,
     /// Whether a byte has moved since `last_byte` was set.
@@ -182,8 +182,14 @@ where
         let now = Instant::now();
         if std::mem::take(&mut self.moved) || queued != self.queued() {
             self.last_byte = now;
+            self.session.touched(now.into_std());
+            self.session.holds(self.held());
         }
         self.poll_bounds(cx, timer, now).map(|error| self.stopped(error))
+    }
+
+    fn relayed(&self, direction: Direction, bytes: usize) {
+        self.session.relayed(direction, bytes as u64);
     }
 
     fn held(&self) -> usize {
@@ -236,7 +242,7 @@ where
         }
         let before = self.unsent.rest().len();
         let flushed = self.unsent.poll_flush(self.backend, cx);
-        self.traffic.add(Direction::ToBackend, before - self.unsent.rest().len());
+        self.relayed(Direction::ToBackend, before - self.unsent.rest().len());
         flushed
     }
 
@@ -253,7 +259,7 @@ where
                 let pushed = self.unsent.push(self.backend, cx, scratch.plain());
                 self.reads_from_client.learn(scratch.plain.len(), self.unsent.is_empty());
                 let taken = scratch.plain.len() - self.unsent.rest().len();
-                self.traffic.add(Direction::ToBackend, taken);
+                self.relayed(Direction::ToBackend, taken);
                 if let Err(error) = pushed {
                     self.backend_takes_no_more(error);
                 }
@@ -350,7 +356,7 @@ where
     fn count_sealed(&mut self) {
         let sealed = std::mem::take(&mut self.sealed);
         if sealed > 0 {
-            self.traffic.add(Direction::ToClient, sealed as usize);
+            self.relayed(Direction::ToClient, sealed as usize);
         }
     }
 

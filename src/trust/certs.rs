@@ -12,6 +12,7 @@
 //!
 //! **Not here.** When to load (`reload.rs`), which certificate a device gets (`resolver.rs`).
 
+mod clients;
 mod pem;
 
 use std::path::{Path, PathBuf};
@@ -21,23 +22,23 @@ use std::time::SystemTime;
 use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::crypto::aws_lc_rs::sign::any_supported_type;
-use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use tokio_rustls::rustls::sign::{CertifiedKey, SigningKey};
-use tokio_rustls::rustls::{
-    self, CipherSuite, RootCertStore, ServerConfig, SupportedCipherSuite, version,
-};
+use tokio_rustls::rustls::{self, CipherSuite, ServerConfig, SupportedCipherSuite, version};
 use zeroize::Zeroize;
 
+use self::clients::Clients;
 use self::pem::PemError;
 use super::digest::Digest;
 use super::files::{self, Files, ReadError};
 use super::resolver::{Certificate, Resolver};
-use super::snapshot::{ServerCertificate, ServerConfigs, Snapshot};
+use super::snapshot::{FileDigests, ServerCertificate, ServerConfigs, Snapshot};
 use super::tickets::Resumption;
 use super::x509::{self, Facts, Malformed, Moment};
-use crate::config::{self, CertificateFiles, ClientAuth, ClientTrust, TlsVersion};
+use crate::config::{self, CertificateFiles, ClientAuth, TlsVersion};
+use crate::ops::metrics::ReloadObject;
 
 /// A snapshot to put in force, and what its operator should know of it.
 pub(crate) type Loaded = (Snapshot, Vec<Warning>);
@@ -87,6 +88,30 @@ pub(crate) enum CertError {
     Tls(#[from] rustls::Error),
 }
 
+impl CertError {
+    /// What of a listener's TLS it keeps from being loaded.
+    pub(crate) fn object(&self, tls: &config::Tls) -> ReloadObject {
+        let file = match self {
+            Self::Read(error) | Self::Pem(PemError::Read(error)) => &error.file,
+            Self::Pem(PemError::Empty { file, .. } | PemError::Malformed { file, .. })
+            | Self::Pem(PemError::EncryptedKey(file))
+            | Self::X509 { file, .. } => file,
+            Self::Ca { .. } | Self::Verifier(_) => return ReloadObject::ClientCa,
+            Self::Key { .. }
+            | Self::Mismatch { .. }
+            | Self::Order { .. }
+            | Self::Expired { .. }
+            | Self::NotYetValid { .. }
+            | Self::Tls(_) => return ReloadObject::Certificate,
+        };
+        match tls.client_auth.trust() {
+            Some(trust) if trust.crls.contains(file) => ReloadObject::Crl,
+            Some(trust) if trust.ca == *file => ReloadObject::ClientCa,
+            _ => ReloadObject::Certificate,
+        }
+    }
+}
+
 /// aws-lc-rs, with AES-128-GCM before AES-256-GCM. Most clients put the other first by habit, and
 /// with SHA-384 it costs a tenth of a handshake more, on small devices a good deal more. RFC 8446
 /// section 9.1 makes AES-128-GCM the one that everybody has.
@@ -123,7 +148,7 @@ pub(crate) fn reload(
     now: SystemTime,
 ) -> Result<Option<Loaded>, Vec<CertError>> {
     let files = read(listener)?;
-    let unchanged = digest(listener, &files).is_ok_and(|digest| digest == previous.files);
+    let unchanged = digests(listener, &files).is_ok_and(|digests| digests == previous.files);
     if unchanged && previous.listener == *listener {
         return Ok(None);
     }
@@ -134,16 +159,21 @@ fn read(listener: &config::Listener) -> Result<Files, Vec<CertError>> {
     files::read(named_files(&listener.tls)).map_err(|error| vec![error.into()])
 }
 
-fn digest(listener: &config::Listener, files: &Files) -> Result<Digest, ReadError> {
-    let mut parts = Vec::new();
-    for path in named_files(&listener.tls) {
-        parts.push(files.bytes(path)?);
-    }
-    // A key that becomes open to all is a change as well, so that it is warned of.
+fn digests(listener: &config::Listener, files: &Files) -> Result<FileDigests, ReadError> {
+    let mut pairs: Vec<&[u8]> = Vec::new();
     for pair in &listener.tls.certificates {
-        parts.push(if files.is_open_to_all(&pair.key) { b"open" } else { b"closed" });
+        pairs.extend([files.bytes(&pair.cert)?, files.bytes(&pair.key)?]);
+        // A key that becomes open to all is a change as well, so that it is warned of.
+        pairs.push(if files.is_open_to_all(&pair.key) { b"open" } else { b"closed" });
     }
-    Ok(Digest::of(parts))
+    let trust = listener.tls.client_auth.trust();
+    let ca = trust.map(|trust| files.bytes(&trust.ca)).transpose()?;
+    let crls = trust.iter().flat_map(|trust| &trust.crls).map(|crl| files.bytes(crl));
+    Ok(FileDigests {
+        certificates: Digest::of(pairs),
+        client_ca: Digest::of(ca),
+        crls: Digest::of(crls.collect::<Result<Vec<_>, _>>()?),
+    })
 }
 
 /// What is found while a snapshot is being built.
@@ -184,12 +214,11 @@ fn build(
         }
     }
     let trust = client_auth.trust();
-    let client_verifier =
-        trust.and_then(|trust| client_verifier(client_auth, trust, files, now, &mut findings));
+    let clients = trust.map(|trust| Clients::load(client_auth, trust, files, now, &mut findings));
     if !findings.errors.is_empty() {
         return Err(findings.errors);
     }
-    let snapshot = snapshot(listener, files, chains, client_verifier, previous);
+    let snapshot = snapshot(listener, files, chains, clients.unwrap_or_default(), previous);
     snapshot.map(|snapshot| (snapshot, findings.warnings)).map_err(|error| vec![error])
 }
 
@@ -198,7 +227,7 @@ fn snapshot(
     listener: &config::Listener,
     files: &Files,
     chains: Vec<Chain>,
-    client_verifier: Option<Arc<dyn ClientCertVerifier>>,
+    clients: Clients,
     previous: Option<&Snapshot>,
 ) -> Result<Snapshot, CertError> {
     let tls = &listener.tls;
@@ -206,13 +235,18 @@ fn snapshot(
     let resumption =
         Resumption::for_policy(policy, tls.tickets > 0, previous.map(|p| &p.resumption))?;
     let certificates = chains.iter().map(Chain::shown).collect();
-    let server_configs = server_configs(tls, chains, client_verifier.clone(), &resumption)?;
+    let named = chains.into_iter().map(|c| Certificate { names: c.facts.names, key: c.key });
+    let resolver = Arc::new(Resolver::new(named.collect()));
+    let Clients { verifier, trusted } = clients;
+    let server_configs = server_configs(tls, &resolver, verifier.clone(), &resumption)?;
     Ok(Snapshot {
         listener: listener.clone(),
-        files: digest(listener, files)?,
+        files: digests(listener, files)?,
         server_configs,
-        client_verifier,
+        resolver,
+        client_verifier: verifier,
         certificates,
+        trusted,
         resumption,
     })
 }
@@ -245,7 +279,7 @@ fn policy(tls: &config::Tls, files: &Files, chains: &[Chain]) -> Result<Digest, 
 
 fn server_configs(
     tls: &config::Tls,
-    chains: Vec<Chain>,
+    resolver: &Arc<Resolver>,
     client_verifier: Option<Arc<dyn ClientCertVerifier>>,
     resumption: &Resumption,
 ) -> Result<ServerConfigs, CertError> {
@@ -254,11 +288,10 @@ fn server_configs(
         TlsVersion::Tls13 => &[&version::TLS13],
     };
     let verifier = client_verifier.unwrap_or_else(WebPkiClientVerifier::no_client_auth);
-    let certificates = chains.into_iter().map(|c| Certificate { names: c.facts.names, key: c.key });
     let mut config = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_protocol_versions(versions)?
         .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(Resolver::new(certificates.collect())));
+        .with_cert_resolver(Arc::clone(resolver) as Arc<_>);
     config.alpn_protocols.clone_from(&tls.alpn);
     // For our own record layer (`proxy/tls/session.rs`): they do not leave the process.
     config.enable_secret_extraction = true;
@@ -266,66 +299,6 @@ fn server_configs(
     let clients = Arc::new(config.clone());
     config.ignore_client_order = true;
     Ok(ServerConfigs { ours: Arc::new(config), clients })
-}
-
-fn client_verifier(
-    mode: &ClientAuth,
-    trust: &ClientTrust,
-    files: &Files,
-    now: SystemTime,
-    findings: &mut Findings,
-) -> Option<Arc<dyn ClientCertVerifier>> {
-    let file = &trust.ca;
-    let mut roots = RootCertStore::empty();
-    let cas = findings.take(pem::certificates(file, files));
-    for ca in cas.iter().flatten() {
-        let added = roots.add(ca.clone());
-        findings.take(added.map_err(|cause| CertError::Ca { file: file.clone(), cause }));
-    }
-    let mut crls = Vec::new();
-    for file in &trust.crls {
-        let found = findings.take(pem::revocation_lists(file, files));
-        crls.extend(found.map(|found| (file, found)));
-    }
-    warn_about_crls(file, cas.as_deref()?, &crls, now, findings);
-    // As in HAProxy and nginx: with CRLs, the whole chain is checked and a status that no CRL tells
-    // is refused. A CRL past its nextUpdate stays in force: refusing every device because a file
-    // was not renewed in the night is no safer, only darker.
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&PROVIDER))
-        .with_crls(crls.into_iter().flat_map(|(_, crls)| crls))
-        // The names of the CAs help a client that has several certificates to choose; a device has
-        // one, and small devices cannot take a long flight.
-        .clear_root_hint_subjects();
-    findings.take(match mode {
-        ClientAuth::Optional(_) => verifier.allow_unauthenticated().build(),
-        ClientAuth::Required(_) | ClientAuth::None => verifier.build(),
-    })
-}
-
-fn warn_about_crls(
-    ca_file: &Path,
-    cas: &[CertificateDer<'static>],
-    crls: &[(&PathBuf, Vec<CertificateRevocationListDer<'static>>)],
-    now: SystemTime,
-    findings: &mut Findings,
-) {
-    let mut issuers = Vec::new();
-    for (file, crl) in crls.iter().flat_map(|(file, crls)| crls.iter().map(move |c| (*file, c))) {
-        let facts = x509::crl_facts(crl);
-        let facts = facts.map_err(|cause| CertError::X509 { file: file.clone(), cause });
-        let Some(facts) = findings.take(facts) else { continue };
-        if let Some(next_update) = facts.next_update.filter(|next| next.has_passed(now)) {
-            findings.warnings.push(Warning::CrlStale { file: file.clone(), next_update });
-        }
-        issuers.push(facts.issuer);
-    }
-    for ca in cas.iter().filter(|_| !crls.is_empty()) {
-        let Some(facts) = findings.take(facts(ca_file, ca)) else { continue };
-        if !issuers.contains(&facts.subject) {
-            let file = ca_file.to_owned();
-            findings.warnings.push(Warning::CaWithoutCrl { file, ca: facts.subject_text });
-        }
-    }
 }
 
 /// A certificate chain with its key, checked to be one.
@@ -379,7 +352,7 @@ impl Chain {
         ServerCertificate {
             label: self.file.display().to_string(),
             leaf: self.key.cert[0].clone(),
-            not_after: self.facts.not_after,
+            facts: self.facts.clone(),
         }
     }
 }

@@ -1,8 +1,10 @@
-//! SHA-256 over files, to see whether they have changed and which policy they make.
+//! SHA-256 over files and certificates: have they changed, which policy do they make?
 //!
 //! **Not here.** Any other cryptography: that is rustls's.
 
-use aws_lc_rs::digest::{Context, SHA256};
+use std::fmt;
+
+use aws_lc_rs::digest::{Context, SHA256, digest};
 
 /// A SHA-256 digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,13 +18,33 @@ impl Digest {
             context.update(&part.len().to_be_bytes());
             context.update(part);
         }
-        Self(context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
+        Self(context.finish().as_ref().try_into().expect(BYTES))
+    }
+
+    /// The digest of just these bytes, as others make it: a certificate's fingerprint.
+    pub(crate) fn plain(bytes: &[u8]) -> Self {
+        Self(digest(&SHA256, bytes).as_ref().try_into().expect(BYTES))
+    }
+}
+
+const BYTES: &str = "SHA-256 has 32 bytes";
+
+impl fmt::Display for Digest {
+    /// In hexadecimal.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fingerprint_is_that_of_every_other_program() {
+        let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(Digest::plain(b"abc").to_string(), expected);
+    }
 
     #[test]
     fn moving_bytes_from_one_part_to_the_next_changes_the_digest() {

@@ -11,6 +11,7 @@
 //!
 //! **Not here.** What makes a candidate good (`certs.rs`).
 
+mod announce;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -20,12 +21,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
 
+pub(crate) use self::announce::announce;
+use self::announce::{announce_changes, note_swapped};
 use self::watch::Watcher;
-use super::certs::{self, CertError, Warning};
-use super::snapshot::{Current, Snapshot};
+use super::certs::{self, CertError};
+use super::snapshot::Current;
 use crate::config::file::{ConfigError, Source};
 use crate::config::{self, Config};
-use crate::ops::metrics::{ListenerMetrics, Metrics, ReloadOutcome};
+use crate::ops::metrics::{ListenerMetrics, Metrics, Objects, ReloadObject, ReloadOutcome};
 
 /// How often the files are looked at where events do not come (some network and overlay file
 /// systems), and a candidate that was not valid yet is tried again.
@@ -190,13 +193,21 @@ impl Reloader {
     fn attempt(&mut self, trigger: Trigger) -> Report {
         let mut failures = Vec::new();
         let mut swapped = false;
+        let mut objects = Objects::default();
         match self.reload_config() {
-            Ok(new) => swapped |= new,
+            Ok(false) => {}
+            Ok(true) => {
+                swapped = true;
+                objects.note(ReloadObject::Config, ReloadOutcome::Swapped);
+            }
             // A bad configuration is no reason to let a certificate expire.
-            Err(error) => failures.extend(error.lines()),
+            Err(error) => {
+                failures.extend(error.lines());
+                objects.note(ReloadObject::Config, ReloadOutcome::Failed);
+            }
         }
         for target in &self.targets {
-            match reload_target(target, &self.config) {
+            match reload_target(target, &self.config, &mut objects) {
                 Ok(new) => swapped |= new,
                 Err(failed) => failures.extend(failed),
             }
@@ -208,14 +219,14 @@ impl Reloader {
             (true, false) => ReloadOutcome::Unchanged,
         };
         let report = Report { outcome, failures, waiting: self.waiting_for_restart() };
-        self.tell(trigger, &report);
+        self.tell(trigger, &report, objects);
         self.failures.clone_from(&report.failures);
         self.waiting.clone_from(&report.waiting);
         report
     }
 
     /// Logs and counts an attempt, but for a poll that found what was known.
-    fn tell(&self, trigger: Trigger, report: &Report) {
+    fn tell(&self, trigger: Trigger, report: &Report, objects: Objects) {
         let now = SystemTime::now();
         let Report { outcome, failures, waiting } = report;
         let known = self.failures == *failures && self.waiting == *waiting;
@@ -223,7 +234,7 @@ impl Reloader {
             self.metrics.looked_at(*outcome, now);
             return;
         }
-        self.metrics.reloaded(*outcome, now);
+        self.metrics.reloaded(*outcome, objects, now);
         for failure in failures {
             tracing::error!("reload failed, what was in force stays: {failure}");
         }
@@ -298,7 +309,11 @@ fn settle(events: &Receiver<Event>) -> Option<Vec<oneshot::Sender<Report>>> {
 }
 
 /// Loads one listener again and puts it in force if it is new; whether it was.
-fn reload_target(target: &Target, config: &Config) -> Result<bool, Vec<String>> {
+fn reload_target(
+    target: &Target,
+    config: &Config,
+    objects: &mut Objects,
+) -> Result<bool, Vec<String>> {
     let previous = target.current.load();
     let name = &previous.listener.name;
     let wanted = config.listeners.iter().find(|listener| listener.name == *name);
@@ -310,51 +325,23 @@ fn reload_target(target: &Target, config: &Config) -> Result<bool, Vec<String>> 
     match certs::reload(&wanted, &previous, SystemTime::now()) {
         Ok(None) => Ok(false),
         Ok(Some((snapshot, warnings))) => {
-            let changed = changes(&previous.listener, &snapshot.listener);
-            if !changed.is_empty() {
-                let changed = changed.join(", ");
-                tracing::info!(listener = name, changed, "configuration in force");
-            }
+            note_swapped(&previous, &snapshot, objects);
+            announce_changes(&previous.listener, &snapshot.listener);
             announce(&snapshot, &warnings, &target.metrics);
             target.current.store(snapshot);
             Ok(true)
         }
-        Err(errors) => Err(told_of(name, &errors)),
+        Err(errors) => {
+            for error in &errors {
+                objects.note(error.object(&wanted.tls), ReloadOutcome::Failed);
+            }
+            Err(told_of(name, &errors))
+        }
     }
 }
 
 fn told_of(listener: &str, errors: &[CertError]) -> Vec<String> {
     errors.iter().map(|error| format!("listener {listener:?}: {error}")).collect()
-}
-
-/// The parts of a listener's configuration that differ, under their names in the file.
-fn changes(old: &config::Listener, new: &config::Listener) -> Vec<&'static str> {
-    // Neither the name nor the address can differ: they are what makes it the same listener.
-    let config::Listener { name: _, listen: _, backend, tls, routes, timeouts, limits, tcp } = old;
-    let parts = [
-        ("backend", *backend != new.backend),
-        ("tls", *tls != new.tls),
-        ("route", *routes != new.routes),
-        ("timeouts", *timeouts != new.timeouts),
-        ("limits", *limits != new.limits),
-        ("tcp", *tcp != new.tcp),
-    ];
-    parts.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
-}
-
-/// Tells of a snapshot that comes in force.
-pub(crate) fn announce(snapshot: &Snapshot, warnings: &[Warning], metrics: &ListenerMetrics) {
-    let listener = &snapshot.listener.name;
-    for warning in warnings {
-        tracing::warn!(listener, "{warning}");
-    }
-    let certificates = &snapshot.certificates;
-    metrics
-        .set_certificates(certificates.iter().map(|c| (c.label.as_str(), c.not_after.timestamp())));
-    for certificate in certificates {
-        let (cert, not_after) = (&certificate.label, certificate.not_after);
-        tracing::info!(listener, cert, %not_after, "certificate in force");
-    }
 }
 
 /// What of `wanted` cannot take effect in a process that was started with `started`.

@@ -13,6 +13,8 @@ use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{SignatureAlgorithm, SignatureScheme};
 
+use crate::ops::metrics::KeyKind;
+
 /// The certificates of one listener, best first.
 #[derive(Debug)]
 pub(crate) struct Resolver {
@@ -34,6 +36,18 @@ impl Resolver {
         // Stable: among keys of one kind the configuration's order stays.
         certificates.sort_by_key(|c| c.key.key.algorithm() == SignatureAlgorithm::RSA);
         Self { certificates, default_names }
+    }
+
+    /// What kind of key the certificate has that a device gets which asks for `name` and verifies
+    /// `schemes`.
+    pub(crate) fn key_kind(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> KeyKind {
+        let name = name.map(str::to_ascii_lowercase);
+        match self.choose(name.as_deref(), schemes).map(|c| c.key.key.algorithm()) {
+            Some(SignatureAlgorithm::ECDSA) => KeyKind::Ecdsa,
+            Some(SignatureAlgorithm::RSA) => KeyKind::Rsa,
+            Some(SignatureAlgorithm::ED25519) => KeyKind::Ed25519,
+            _ => KeyKind::Other,
+        }
     }
 
     fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Certificate> {

@@ -7,6 +7,7 @@
 //!
 //! **Not here.** How one is built (`certs.rs`) and when (`reload.rs`).
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -15,8 +16,9 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 
 use super::digest::Digest;
+use super::resolver::Resolver;
 use super::tickets::Resumption;
-use super::x509::Moment;
+use super::x509::{Facts, Moment};
 use crate::config;
 
 /// What a listener runs on.
@@ -24,12 +26,33 @@ pub(crate) struct Snapshot {
     /// The configuration that it was built from.
     pub(crate) listener: config::Listener,
     /// Of every file that it was built from.
-    pub(crate) files: Digest,
+    pub(crate) files: FileDigests,
     pub(crate) server_configs: ServerConfigs,
+    /// Which certificate a device gets; part of `server_configs`.
+    pub(crate) resolver: Arc<Resolver>,
     /// Checks client certificates; none where they are not asked for.
     pub(crate) client_verifier: Option<Arc<dyn ClientCertVerifier>>,
     pub(crate) certificates: Vec<ServerCertificate>,
+    /// The CAs and CRLs that client certificates are checked against.
+    pub(crate) trusted: Trusted,
     pub(crate) resumption: Resumption,
+}
+
+/// What the files hold, one digest for each kind of object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileDigests {
+    /// Certificates and keys, and who may read these.
+    pub(crate) certificates: Digest,
+    pub(crate) client_ca: Digest,
+    pub(crate) crls: Digest,
+}
+
+/// What is known of the CAs and CRLs of a listener.
+#[derive(Default)]
+pub(crate) struct Trusted {
+    pub(crate) cas: Vec<Facts>,
+    /// Each file, and the earliest date in it on which a new CRL is due.
+    pub(crate) crls: Vec<(PathBuf, Moment)>,
 }
 
 /// rustls's configuration, in two orders of preference among cipher suites.
@@ -46,7 +69,7 @@ pub(crate) struct ServerCertificate {
     /// The file that it came from: its metric label.
     pub(crate) label: String,
     pub(crate) leaf: CertificateDer<'static>,
-    pub(crate) not_after: Moment,
+    pub(crate) facts: Facts,
 }
 
 /// The snapshot in force of one listener.

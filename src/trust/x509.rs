@@ -7,9 +7,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use x509_parser::error::X509Error;
+use x509_parser::oid_registry::{
+    OID_KEY_TYPE_EC_PUBLIC_KEY, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519,
+};
 use x509_parser::prelude::{
     ASN1Time, CertificateRevocationList, FromDer, GeneralName, ParsedExtension, X509Certificate,
 };
+
+use crate::ops::metrics::KeyKind;
 
 /// What cannot be read as X.509.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +30,11 @@ pub(crate) struct Facts {
     pub(crate) subject: Vec<u8>,
     /// For people.
     pub(crate) subject_text: String,
+    /// For people.
+    pub(crate) issuer_text: String,
+    /// In hexadecimal.
+    pub(crate) serial: String,
+    pub(crate) key: KeyKind,
     pub(crate) not_before: Moment,
     pub(crate) not_after: Moment,
 }
@@ -75,13 +85,7 @@ impl std::fmt::Display for Moment {
 /// If it is not X.509.
 pub(crate) fn facts(der: &CertificateDer<'_>) -> Result<Facts, Malformed> {
     let certificate = parse(der)?;
-    let mut names: Vec<_> = certificate
-        .iter_extensions()
-        .filter_map(|extension| match extension.parsed_extension() {
-            ParsedExtension::SubjectAlternativeName(san) => Some(&san.general_names),
-            _ => None,
-        })
-        .flatten()
+    let mut names: Vec<_> = sans(&certificate)
         .filter_map(|name| match name {
             GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
             _ => None,
@@ -95,9 +99,62 @@ pub(crate) fn facts(der: &CertificateDer<'_>) -> Result<Facts, Malformed> {
         names,
         subject: certificate.subject().as_raw().to_vec(),
         subject_text: certificate.subject().to_string(),
+        issuer_text: certificate.issuer().to_string(),
+        serial: certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
+        key: key_kind(&certificate),
         not_before: Moment(certificate.validity().not_before),
         not_after: Moment(certificate.validity().not_after),
     })
+}
+
+/// What we need to know of a client's certificate.
+pub(crate) struct ClientFacts {
+    /// The URIs of the SAN, then its DNS names, then the subject's common names; as they stand.
+    pub(crate) names: Vec<String>,
+    pub(crate) not_after: Moment,
+}
+
+/// Reads what we need to know of a client's certificate.
+///
+/// # Errors
+/// If it is not X.509.
+pub(crate) fn client_facts(der: &CertificateDer<'_>) -> Result<ClientFacts, Malformed> {
+    let certificate = parse(der)?;
+    let sans: Vec<_> = sans(&certificate).collect();
+    let uris = sans.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => Some((*uri).to_owned()),
+        _ => None,
+    });
+    let dns = sans.iter().filter_map(|name| match name {
+        GeneralName::DNSName(dns) => Some((*dns).to_owned()),
+        _ => None,
+    });
+    let common_names = certificate.subject().iter_common_name();
+    let common_names = common_names.filter_map(|cn| Some(cn.as_str().ok()?.to_owned()));
+    Ok(ClientFacts {
+        names: uris.chain(dns).chain(common_names).collect(),
+        not_after: Moment(certificate.validity().not_after),
+    })
+}
+
+fn sans<'a>(certificate: &'a X509Certificate<'a>) -> impl Iterator<Item = &'a GeneralName<'a>> {
+    let extensions = certificate.iter_extensions();
+    let sans = extensions.filter_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectAlternativeName(san) => Some(&san.general_names),
+        _ => None,
+    });
+    sans.flatten()
+}
+
+/// What kind of key a certificate is for: RFC 3279 section 2.3, RFC 8410 section 3.
+fn key_kind(certificate: &X509Certificate<'_>) -> KeyKind {
+    let algorithm = &certificate.public_key().algorithm.algorithm;
+    match () {
+        () if *algorithm == OID_PKCS1_RSAENCRYPTION => KeyKind::Rsa,
+        () if *algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY => KeyKind::Ecdsa,
+        () if *algorithm == OID_SIG_ED25519 => KeyKind::Ed25519,
+        () => KeyKind::Other,
+    }
 }
 
 /// Whether `issuer` issued `certificate`: by name and, where we know the algorithm, by signature.

@@ -93,3 +93,246 @@ impl Cipher {
         }
     }
 }
+
+closed_set! {
+    /// What the time of a handshake went into.
+    pub(crate) enum Part {
+        /// From accept to the first turn of the connection's task: a machine that is busy.
+        Wait => "wait",
+        /// Waiting for the client, its way included.
+        Client => "client",
+        /// TLS itself, signatures and key exchange above all.
+        Crypto => "crypto",
+    }
+}
+
+closed_set! {
+    /// The group of a handshake's key exchange, under its IANA name.
+    pub enum Group {
+        /// The hybrid with ML-KEM: draft-ietf-tls-ecdhe-mlkem.
+        X25519MlKem768 => "X25519MLKEM768",
+        /// RFC 7748.
+        X25519 => "X25519",
+        /// NIST P-256.
+        Secp256r1 => "secp256r1",
+        /// NIST P-384.
+        Secp384r1 => "secp384r1",
+        /// Any other that the provider may come to have.
+        Other => "other",
+        /// No key exchange: TLS 1.2, resumed.
+        None => "none",
+    }
+}
+
+closed_set! {
+    /// What kind of key a certificate has.
+    pub enum KeyKind {
+        /// An elliptic curve, by ECDSA.
+        Ecdsa => "ecdsa",
+        /// RSA.
+        Rsa => "rsa",
+        /// Ed25519.
+        Ed25519 => "ed25519",
+        /// Any other.
+        Other => "other",
+        /// No certificate was shown: the session was resumed.
+        None => "none",
+    }
+}
+
+closed_set! {
+    /// Whether a client has shown a certificate.
+    pub enum ClientCertificate {
+        /// It has not.
+        None => "none",
+        /// It has, and it was found good, now or when the session that it resumed began.
+        Verified => "verified",
+    }
+}
+
+closed_set! {
+    /// The highest TLS version that a ClientHello offers.
+    pub enum OfferedVersion {
+        /// TLS 1.3.
+        Tls13 => "1.3",
+        /// TLS 1.2.
+        Tls12 => "1.2",
+        /// TLS 1.1.
+        Tls11 => "1.1",
+        /// TLS 1.0.
+        Tls10 => "1.0",
+        /// SSL 3.0.
+        Ssl3 => "ssl3",
+        /// None that can be read.
+        Unknown => "unknown",
+    }
+}
+
+closed_set! {
+    /// A fatal alert of a client: RFC 8446 section 6, RFC 5246 section 7.2.
+    pub enum Alert {
+        /// It does not know the CA of our certificate.
+        UnknownCa => "unknown_ca",
+        /// Our certificate is corrupt, or was refused without saying more.
+        BadCertificate => "bad_certificate",
+        /// Our certificate is expired, by the client's clock.
+        CertificateExpired => "certificate_expired",
+        /// Our certificate was refused for a cause that has no alert of its own.
+        CertificateUnknown => "certificate_unknown",
+        /// Our certificate is revoked.
+        CertificateRevoked => "certificate_revoked",
+        /// It cannot use certificates of our kind.
+        UnsupportedCertificate => "unsupported_certificate",
+        /// It found nothing acceptable.
+        HandshakeFailure => "handshake_failure",
+        /// It does not speak the version that we chose.
+        ProtocolVersion => "protocol_version",
+        /// It wants stronger ciphers.
+        InsufficientSecurity => "insufficient_security",
+        /// A field of ours is out of range to it.
+        IllegalParameter => "illegal_parameter",
+        /// A message of ours could not be read.
+        DecodeError => "decode_error",
+        /// A signature or a Finished of ours could not be verified.
+        DecryptError => "decrypt_error",
+        /// A record of ours could not be opened.
+        BadRecordMac => "bad_record_mac",
+        /// A message of ours came out of order.
+        UnexpectedMessage => "unexpected_message",
+        /// A valid certificate, but no access.
+        AccessDenied => "access_denied",
+        /// It does not know the name that was asked for.
+        UnrecognizedName => "unrecognized_name",
+        /// No common ALPN protocol.
+        NoApplicationProtocol => "no_application_protocol",
+        /// A fault of its own: out of memory, say.
+        InternalError => "internal_error",
+        /// Its user gave up.
+        UserCanceled => "user_canceled",
+        /// Any other.
+        Other => "other",
+    }
+}
+
+closed_set! {
+    /// What a client and the listener do not have in common.
+    pub enum Incompatible {
+        /// The TLS version.
+        Version => "version",
+        /// The cipher suite.
+        CipherSuite => "cipher_suite",
+        /// The group of the key exchange.
+        Group => "group",
+        /// The signature scheme.
+        Signature => "signature",
+        /// The ALPN protocol.
+        Alpn => "alpn",
+        /// Anything else.
+        Other => "other",
+    }
+}
+
+closed_set! {
+    /// The best kind of cipher suite that a client offers, from good to bad.
+    pub enum SuiteKind {
+        /// What is accepted here: ephemeral elliptic curves with an AEAD; it fits no certificate of
+        /// ours.
+        EcdheGcm => "ecdhe_gcm",
+        /// Ephemeral elliptic curves with CBC.
+        EcdheCbc => "ecdhe_cbc",
+        /// AES-CCM, as small devices have it.
+        Ccm => "ccm",
+        /// Finite-field Diffie-Hellman.
+        Dhe => "dhe",
+        /// RSA key exchange.
+        Rsa => "rsa",
+        /// A shared key instead of certificates.
+        Psk => "psk",
+        /// No cipher or no authentication, RC4, DES, 3DES, export.
+        Weak => "weak",
+        /// None that is known.
+        Other => "other",
+    }
+}
+
+closed_set! {
+    /// How an attempt to reach a backend ended.
+    pub enum ConnectResult {
+        /// It is connected.
+        Ok => "ok",
+        /// It refused.
+        Refused => "refused",
+        /// It did not answer in time.
+        Timeout => "timeout",
+        /// There is no way to it, or its name does not resolve.
+        Unreachable => "unreachable",
+        /// Anything else.
+        Error => "error",
+    }
+}
+
+closed_set! {
+    /// How old a session is.
+    pub enum Age {
+        /// Less than a minute.
+        UnderMinute => "under_1m",
+        /// Less than an hour.
+        UnderHour => "under_1h",
+        /// Less than a day.
+        UnderDay => "under_1d",
+        /// Less than a week.
+        UnderWeek => "under_7d",
+        /// A week and more.
+        OverWeek => "over_7d",
+    }
+}
+
+closed_set! {
+    /// How long ago a session's last byte was relayed.
+    pub enum Silence {
+        /// Less than a minute.
+        UnderMinute => "under_1m",
+        /// Less than ten minutes.
+        UnderTenMinutes => "under_10m",
+        /// Less than an hour.
+        UnderHour => "under_1h",
+        /// Less than a day.
+        UnderDay => "under_1d",
+        /// A day and more.
+        OverDay => "over_1d",
+    }
+}
+
+closed_set! {
+    /// When the certificate of a session's client expires.
+    pub enum Expiry {
+        /// It has shown none.
+        None => "none",
+        /// It has expired since.
+        Expired => "expired",
+        /// Within a day.
+        WithinDay => "within_1d",
+        /// Within a week.
+        WithinWeek => "within_7d",
+        /// Within thirty days.
+        WithinMonth => "within_30d",
+        /// Within ninety days.
+        WithinQuarter => "within_90d",
+        /// Later.
+        Later => "later",
+    }
+}
+
+closed_set! {
+    /// What a reload loads.
+    pub enum ReloadObject {
+        /// The configuration file.
+        Config => "config",
+        /// Certificates and their keys.
+        Certificate => "certificate",
+        /// The CAs of client certificates.
+        ClientCa => "client_ca",
+        /// Revocation lists.
+        Crl => "crl",
+    }
+}

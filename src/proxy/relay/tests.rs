@@ -127,7 +127,8 @@ impl Line {
         let shutdown = Shutdown::new();
         let force = shutdown.forced();
         let metrics = Arc::new(Metrics::new());
-        let mut traffic = Traffic::new(metrics.listener("test"));
+        let peer = ([127, 0, 0, 1], 1).into();
+        let session = Session::new(metrics.listener("test"), 1, peer);
         let (begin, begun) = tokio::sync::oneshot::channel();
         let ended = tokio::spawn(async move {
             let timeouts = snapshot.listener.timeouts;
@@ -136,7 +137,7 @@ impl Line {
             let _unless_nobody_waits = begin.send(());
             let early = client.early;
             let ended =
-                relay(&mut client.stream, &mut server, early, &mut traffic, bounds, &force).await;
+                relay(&mut client.stream, &mut server, early, &session, bounds, &force).await;
             if ended.reset != Some(Leg::Client) {
                 client.stream.close().await;
             }

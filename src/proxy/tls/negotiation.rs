@@ -11,6 +11,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -41,6 +42,8 @@ pub(crate) struct Negotiation<Io> {
     unsent: Unsent,
     /// What a failed write said of the client's own stream.
     cut: Option<io::ErrorKind>,
+    /// How long rustls has taken.
+    crypto: Duration,
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
@@ -50,7 +53,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
     /// If the configuration cannot be used: a fault of ours.
     pub(crate) fn new(io: Io, config: Arc<ServerConfig>) -> Result<Self, Error> {
         let rustls = UnbufferedServerConnection::new(config)?;
-        Ok(Self { io, rustls, held: Vec::new(), seen: 0, unsent: Unsent::default(), cut: None })
+        let (held, unsent, crypto) = (Vec::new(), Unsent::default(), Duration::ZERO);
+        Ok(Self { io, rustls, held, seen: 0, unsent, cut: None, crypto })
     }
 
     /// What has been negotiated.
@@ -63,11 +67,23 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
         self.rustls.peer_certificates().unwrap_or_default()
     }
 
+    /// How long TLS itself has taken up to now: signatures and key exchange above all.
+    pub(crate) const fn crypto(&self) -> Duration {
+        self.crypto
+    }
+
     /// Takes bytes that go on where the last ended; replies are queued.
     ///
     /// # Errors
     /// rustls's, when it refuses the client; [`Self::queue_last_words`] has the alert to send.
     pub(crate) fn feed(&mut self, incoming: &mut [u8]) -> Result<(), Error> {
+        let start = Instant::now();
+        let fed = self.feed_records(incoming);
+        self.crypto += start.elapsed();
+        fed
+    }
+
+    fn feed_records(&mut self, incoming: &mut [u8]) -> Result<(), Error> {
         let mut rest = incoming;
         let mut given = self.seen;
         let fed = loop {

@@ -1,0 +1,177 @@
+//! Which certificates, CAs and CRLs a listener has in force, and until when.
+//!
+//! **Promises.** What a reload has replaced is not told any more. However many CAs a bundle holds, no
+//! more than [`MAX_CAS`] of them are told: those that expire first.
+//!
+//! **Not here.** Where the facts come from (`trust/x509.rs`).
+
+use prometheus::GaugeVec;
+
+use super::family::Maker;
+use super::listener::retain;
+
+/// CAs of a listener that are told.
+const MAX_CAS: usize = 8;
+
+/// One of the certificates that devices are shown.
+pub(crate) struct CertificateInForce {
+    /// Its file.
+    pub(crate) cert: String,
+    /// In hexadecimal.
+    pub(crate) serial: String,
+    /// Of the whole certificate, in hexadecimal: its fingerprint.
+    pub(crate) sha256: String,
+    pub(crate) issuer: String,
+    pub(crate) key: &'static str,
+    /// In Unix time.
+    pub(crate) not_before: i64,
+    pub(crate) not_after: i64,
+}
+
+/// One of the CAs of client certificates.
+pub(crate) struct CaInForce {
+    /// Its subject.
+    pub(crate) ca: String,
+    /// In Unix time.
+    pub(crate) not_before: i64,
+    pub(crate) not_after: i64,
+}
+
+/// One file of CRLs.
+pub(crate) struct CrlInForce {
+    pub(crate) crl: String,
+    /// The earliest of the file, in Unix time.
+    pub(crate) next_update: i64,
+}
+
+pub(super) struct InForceFamilies {
+    not_before: GaugeVec,
+    not_after: GaugeVec,
+    info: GaugeVec,
+    ca_not_before: GaugeVec,
+    ca_not_after: GaugeVec,
+    crl_next_update: GaugeVec,
+}
+
+/// Of one listener.
+pub(crate) struct InForce {
+    listener: String,
+    families: InForceFamilies,
+}
+
+const CERT: &[&str] = &["listener", "cert"];
+const INFO: &[&str] = &["listener", "cert", "serial", "sha256", "issuer", "key"];
+const CA: &[&str] = &["listener", "ca"];
+const CRL: &[&str] = &["listener", "crl"];
+
+impl InForceFamilies {
+    pub(super) fn register(make: &Maker<'_>) -> Self {
+        Self {
+            not_before: make.instants(
+                "tlsidecar_certificate_not_before_timestamp_seconds",
+                "When the certificate in force began to be valid, in Unix time.",
+                CERT,
+            ),
+            not_after: make.instants(
+                "tlsidecar_certificate_not_after_timestamp_seconds",
+                "When the certificate in force expires, in Unix time.",
+                CERT,
+            ),
+            info: make.instants(
+                "tlsidecar_certificate_info",
+                "Always 1; the labels tell which certificate is in force.",
+                INFO,
+            ),
+            ca_not_before: make.instants(
+                "tlsidecar_client_ca_not_before_timestamp_seconds",
+                "When a CA of client certificates began to be valid, in Unix time.",
+                CA,
+            ),
+            ca_not_after: make.instants(
+                "tlsidecar_client_ca_not_after_timestamp_seconds",
+                "When a CA of client certificates expires, in Unix time.",
+                CA,
+            ),
+            crl_next_update: make.instants(
+                "tlsidecar_crl_next_update_timestamp_seconds",
+                "When the next CRL is due, in Unix time.",
+                CRL,
+            ),
+        }
+    }
+
+    pub(super) fn of(&self, listener: &str) -> InForce {
+        let Self { not_before, not_after, info, ca_not_before, ca_not_after, crl_next_update } =
+            self;
+        InForce {
+            listener: listener.to_owned(),
+            families: Self {
+                not_before: not_before.clone(),
+                not_after: not_after.clone(),
+                info: info.clone(),
+                ca_not_before: ca_not_before.clone(),
+                ca_not_after: ca_not_after.clone(),
+                crl_next_update: crl_next_update.clone(),
+            },
+        }
+    }
+}
+
+impl InForce {
+    /// Replaces what is told of the certificates that devices are shown.
+    pub(crate) fn set_certificates(&self, certificates: &[CertificateInForce]) {
+        let listener = self.listener.as_str();
+        let Self { families: InForceFamilies { not_before, not_after, info, .. }, .. } = self;
+        for c in certificates {
+            let labels = &[listener, &c.cert];
+            not_before.with_label_values(labels).set(exact(c.not_before));
+            not_after.with_label_values(labels).set(exact(c.not_after));
+            let labels = &[listener, &c.cert, &c.serial, &c.sha256, &c.issuer, c.key];
+            info.with_label_values(labels).set(1.0);
+        }
+        let other = |values: &[&str]| values[0] != listener;
+        let stays =
+            |values: &[&str]| other(values) || certificates.iter().any(|c| c.cert == values[1]);
+        retain(not_before, CERT, stays);
+        retain(not_after, CERT, stays);
+        retain(info, INFO, |values| {
+            other(values)
+                || certificates.iter().any(|c| c.cert == values[1] && c.sha256 == values[3])
+        });
+    }
+
+    /// Replaces what is told of the CAs of client certificates.
+    pub(crate) fn set_cas(&self, mut cas: Vec<CaInForce>) {
+        cas.sort_by_key(|ca| ca.not_after);
+        // Of two that go by one name the first to expire is told.
+        cas.reverse();
+        let listener = self.listener.as_str();
+        let Self { families: InForceFamilies { ca_not_before, ca_not_after, .. }, .. } = self;
+        let told = &cas[cas.len().saturating_sub(MAX_CAS)..];
+        for CaInForce { ca, not_before, not_after } in told {
+            ca_not_before.with_label_values(&[listener, ca]).set(exact(*not_before));
+            ca_not_after.with_label_values(&[listener, ca]).set(exact(*not_after));
+        }
+        let stays =
+            |values: &[&str]| values[0] != listener || told.iter().any(|ca| ca.ca == values[1]);
+        retain(ca_not_before, CA, stays);
+        retain(ca_not_after, CA, stays);
+    }
+
+    /// Replaces what is told of CRLs.
+    pub(crate) fn set_crls(&self, crls: &[CrlInForce]) {
+        let listener = self.listener.as_str();
+        let next_update = &self.families.crl_next_update;
+        for CrlInForce { crl, next_update: at } in crls {
+            next_update.with_label_values(&[listener, crl]).set(exact(*at));
+        }
+        retain(next_update, CRL, |values| {
+            values[0] != listener || crls.iter().any(|c| c.crl == values[1])
+        });
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "exact until the year 285 million")]
+const fn exact(timestamp: i64) -> f64 {
+    timestamp as f64
+}

@@ -1,0 +1,207 @@
+//! What of a ClientHello rustls does not tell: the versions and suites, also of one that it refuses.
+//!
+//! **Promises.** It is for the metrics alone: nothing is decided by it. Bytes that are no ClientHello
+//! make an offer of which nothing is known.
+//!
+//! **Not here.** Whether the offer is good enough: rustls's to say, on the same bytes.
+
+use tokio_rustls::rustls::CipherSuite;
+
+use crate::ops::metrics::{OfferedVersion, SuiteKind};
+
+/// The extension that has the versions since TLS 1.3: RFC 8446 section 4.2.1.
+const SUPPORTED_VERSIONS: u16 = 43;
+
+/// The versions and suites of an offer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Offered {
+    pub(super) version: OfferedVersion,
+    pub(super) best_suite: SuiteKind,
+}
+
+/// Reads the offer of a first message: TLS records that hold a ClientHello.
+pub(super) fn read(records: &[u8]) -> Offered {
+    let unknown = Offered { version: OfferedVersion::Unknown, best_suite: SuiteKind::Other };
+    let message = message(records);
+    client_hello(&message).unwrap_or(unknown)
+}
+
+/// What the records hold, one after the other: RFC 8446 section 5.1.
+fn message(records: &[u8]) -> Vec<u8> {
+    let mut rest = Rest(records);
+    let mut message = Vec::with_capacity(records.len());
+    while let Some([_kind, _, _]) = rest.array() {
+        let Some(fragment) = rest.vector16() else { break };
+        message.extend_from_slice(fragment);
+    }
+    message
+}
+
+/// RFC 8446 section 4.1.2; RFC 5246 section 7.4.1.2 had the same shape.
+fn client_hello(message: &[u8]) -> Option<Offered> {
+    let mut rest = Rest(message);
+    let [_kind, _, _, _] = rest.array()?;
+    let legacy_version = u16::from_be_bytes(rest.array()?);
+    let _random: [u8; 32] = rest.array()?;
+    let _session_id = rest.vector8()?;
+    let suites = rest.vector16()?.as_chunks().0;
+    let kinds = suites.iter().map(|&code| suite_kind(CipherSuite::from(u16::from_be_bytes(code))));
+    let best_suite = kinds.min().unwrap_or(SuiteKind::Other);
+    let _compression_methods = rest.vector8()?;
+    let versions = supported_versions(rest).unwrap_or_else(|| vec![legacy_version]);
+    let version =
+        versions.into_iter().map(offered_version).min().unwrap_or(OfferedVersion::Unknown);
+    Some(Offered { version, best_suite })
+}
+
+/// The versions in the extension for them; none without it.
+fn supported_versions(mut rest: Rest<'_>) -> Option<Vec<u16>> {
+    let mut extensions = Rest(rest.vector16()?);
+    loop {
+        let kind = u16::from_be_bytes(extensions.array()?);
+        let mut extension = Rest(extensions.vector16()?);
+        if kind == SUPPORTED_VERSIONS {
+            let versions = extension.vector8()?.as_chunks().0;
+            return Some(versions.iter().map(|&version| u16::from_be_bytes(version)).collect());
+        }
+    }
+}
+
+/// Highest first, so that the least of several is the highest. What is none, as of RFC 8701, is last.
+const fn offered_version(version: u16) -> OfferedVersion {
+    match version {
+        0x0304 => OfferedVersion::Tls13,
+        0x0303 => OfferedVersion::Tls12,
+        0x0302 => OfferedVersion::Tls11,
+        0x0301 => OfferedVersion::Tls10,
+        0x0300 => OfferedVersion::Ssl3,
+        _ => OfferedVersion::Unknown,
+    }
+}
+
+/// By its IANA name.
+fn suite_kind(suite: CipherSuite) -> SuiteKind {
+    let Some(name) = suite.as_str() else { return SuiteKind::Other };
+    let has = |part: &str| name.contains(part);
+    match () {
+        () if has("SCSV") => SuiteKind::Other,
+        () if ["NULL", "EXPORT", "RC4", "RC2", "DES", "anon"].into_iter().any(has) => {
+            SuiteKind::Weak
+        }
+        () if has("PSK") => SuiteKind::Psk,
+        () if has("CCM") => SuiteKind::Ccm,
+        () if has("ECDHE_") && (has("GCM") || has("CHACHA20")) => SuiteKind::EcdheGcm,
+        () if has("ECDHE_") => SuiteKind::EcdheCbc,
+        () if has("DHE_") => SuiteKind::Dhe,
+        () if has("TLS_RSA_WITH_") => SuiteKind::Rsa,
+        // Of TLS 1.3, which goes with every key exchange.
+        () if has("TLS13_") || has("TLS_AES_") || has("TLS_CHACHA20_") => SuiteKind::EcdheGcm,
+        () => SuiteKind::Other,
+    }
+}
+
+/// What has not been read yet.
+struct Rest<'a>(&'a [u8]);
+
+impl<'a> Rest<'a> {
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (array, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*array)
+    }
+
+    fn bytes(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    /// A vector with a length of one byte: RFC 8446 section 3.4.
+    fn vector8(&mut self) -> Option<&'a [u8]> {
+        let [length] = self.array()?;
+        self.bytes(length.into())
+    }
+
+    fn vector16(&mut self) -> Option<&'a [u8]> {
+        let length = u16::from_be_bytes(self.array()?);
+        self.bytes(length.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A ClientHello of `version` with these suites, and with `versions` in its extension.
+    fn hello(version: u16, suites: &[u16], versions: Option<&[u16]>) -> Vec<u8> {
+        let codes = |list: &[u16]| list.iter().flat_map(|c| c.to_be_bytes()).collect::<Vec<_>>();
+        let vector16 = |bytes: Vec<u8>| {
+            [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], &bytes].concat()
+        };
+        let mut body = [&version.to_be_bytes()[..], &[7; 32], &[0]].concat();
+        body.extend(vector16(codes(suites)));
+        body.extend([1, 0]);
+        if let Some(versions) = versions {
+            let list = codes(versions);
+            let list = [&[u8::try_from(list.len()).unwrap()][..], &list].concat();
+            // Something unknown before it.
+            let other = [&[0xaa, 0xaa][..], &vector16(vec![1, 2, 3])].concat();
+            let ours = [&SUPPORTED_VERSIONS.to_be_bytes()[..], &vector16(list)].concat();
+            body.extend(vector16([other, ours].concat()));
+        }
+        let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+        [&[1][..], &length[1..], &body].concat()
+    }
+
+    /// The message in records of `size` bytes.
+    fn records(message: &[u8], size: usize) -> Vec<u8> {
+        let record = |part: &[u8]| {
+            [&[22, 3, 1][..], &u16::try_from(part.len()).unwrap().to_be_bytes(), part].concat()
+        };
+        message.chunks(size).flat_map(record).collect()
+    }
+
+    fn version(version: u16, versions: Option<&[u16]>) -> OfferedVersion {
+        read(&records(&hello(version, &[0xc02b], versions), 1000)).version
+    }
+
+    fn best(suites: &[u16]) -> SuiteKind {
+        read(&records(&hello(0x0303, suites, None), 1000)).best_suite
+    }
+
+    #[test]
+    fn the_highest_version_counts_wherever_it_stands() {
+        assert_eq!(version(0x0303, Some(&[0x0303, 0x0304])), OfferedVersion::Tls13);
+        assert_eq!(version(0x0303, Some(&[0x1a1a, 0x0302])), OfferedVersion::Tls11);
+        assert_eq!(version(0x0303, None), OfferedVersion::Tls12);
+        assert_eq!(version(0x0301, None), OfferedVersion::Tls10);
+        assert_eq!(version(0x0300, None), OfferedVersion::Ssl3);
+        assert_eq!(version(0x0303, Some(&[0x1a1a])), OfferedVersion::Unknown);
+    }
+
+    #[test]
+    fn the_best_kind_of_suite_counts() {
+        assert_eq!(best(&[0x002f, 0xc013, 0xc02b]), SuiteKind::EcdheGcm);
+        assert_eq!(best(&[0x1301]), SuiteKind::EcdheGcm);
+        assert_eq!(best(&[0x002f, 0xc013]), SuiteKind::EcdheCbc);
+        assert_eq!(best(&[0xc0ae, 0x00a8]), SuiteKind::Ccm);
+        assert_eq!(best(&[0x002f, 0x0033]), SuiteKind::Dhe);
+        assert_eq!(best(&[0x000a, 0x002f]), SuiteKind::Rsa);
+        assert_eq!(best(&[0x0005, 0x000a, 0x0002]), SuiteKind::Weak);
+        assert_eq!(best(&[0x00ff, 0x1a1a]), SuiteKind::Other);
+        assert_eq!(best(&[]), SuiteKind::Other);
+    }
+
+    #[test]
+    fn a_hello_in_many_records_is_read_whole_and_a_torn_one_is_no_fault() {
+        let whole = hello(0x0303, &[0xc013], Some(&[0x0304]));
+        let expected = Offered { version: OfferedVersion::Tls13, best_suite: SuiteKind::EcdheCbc };
+        assert_eq!(read(&records(&whole, 3)), expected);
+        for end in 0..whole.len() {
+            // It must not panic; what is known of it, is not wrong.
+            let torn = read(&records(&whole[..end], 1000));
+            assert!([SuiteKind::Other, SuiteKind::EcdheCbc].contains(&torn.best_suite));
+        }
+        assert_eq!(read(b"GET / HTTP/1.1\r\n").version, OfferedVersion::Unknown);
+    }
+}
