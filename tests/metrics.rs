@@ -177,7 +177,7 @@ async fn what_a_backend_does_not_take_is_told_while_it_is_held() {
         session.shutdown().await.unwrap();
         session
     });
-    eventually("bytes are held", || proxy.of_listener("buffered_bytes") > 10_000).await;
+    eventually("bytes are held", || proxy.of_listener("buffered_bytes") > 0).await;
     let mut all = Vec::new();
     backend.read_to_end(&mut all).await.unwrap();
     assert_eq!(all.len(), 32 << 20);
