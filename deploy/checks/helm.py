@@ -9,14 +9,13 @@ import contextlib
 import copy
 import json
 import os
-import re
 import tempfile
 
 import helm_python as helm
 import yaml
 
 from manifests import (
-    CHECKS, DEPLOY, ROOT, Failed, against_schemas, as_toml, checkov, config_of, containers, crds, name_of,
+    DEPLOY, Failed, against_schemas, as_toml, checkov, config_of, containers, crate_version, crds, name_of,
     numeric_ports, of_kind, one, open_ports, parse, pod_of, require, restricted, run_all, sidecar_of, the_drain,
     the_sidecar, tlsidecar_check,
 )
@@ -267,7 +266,7 @@ def configurations():
 
 def versions():
     """The charts, the image and the dependency name the version that is built here."""
-    crate = re.search(r'(?m)^version = "(.+)"', (ROOT / "Cargo.toml").read_text())[1]
+    crate = crate_version()
     library = yaml.safe_load((LIBRARY / "Chart.yaml").read_text())
     example = yaml.safe_load((EXAMPLE / "Chart.yaml").read_text())
     tag = yaml.safe_load((LIBRARY / "values.yaml").read_text())["image"]["tag"]

@@ -7,6 +7,7 @@ What is needed: manifests.py says it; and kubectl, openssl, and a built tlsideca
 import copy
 import json
 import os
+import re
 import socket
 import subprocess
 import tempfile
@@ -15,10 +16,12 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import yaml
+
 from manifests import (
     ADMIN_PORT, CHECKS, DEPLOY, LABEL, ROOT, WORKLOADS, Failed, Mounted, against_schemas, as_toml, checkov,
-    config_of, containers, crds, name_of, numeric_ports, of_kind, one, open_ports, parse, pod_of, program,
-    require, restricted, run_all, sidecar_of, the_drain, the_sidecar, tlsidecar_check,
+    config_of, containers, crate_version, crds, name_of, numeric_ports, of_kind, one, open_ports, parse, pod_of,
+    program, require, restricted, run_all, sidecar_of, the_drain, the_sidecar, tlsidecar_check,
 )
 
 KUBERNETES = DEPLOY / "kubernetes"
@@ -35,7 +38,7 @@ BUILDS = {
     TESTS / "kubernetes-1.29": ("1.29", True),
     TESTS / "own-settings": ("1.29", True),
 }
-# Components that do nothing without another one, or exclude it.
+# Components that do nothing without the container.
 WITH_SIDECAR = {"sidecar/key-group"}
 
 
@@ -65,20 +68,19 @@ def builds():
 
 
 def components():
-    """Each component alone changes a foreign Deployment or adds to it, and some test overlay has it."""
+    """Each component alone changes a foreign Deployment or adds to it, and some kustomization has it."""
     found = sorted(path.parent for path in COMPONENTS.rglob("kustomization.yaml"))
     require(len(found) >= 10, f"only {len(found)} components")
-    without = kustomize(TESTS / "foreign-base")
     used = "".join(path.read_text() for d in BUILDS for path in d.glob("kustomization.yaml"))
     for component in found:
         name = str(component.relative_to(COMPONENTS))
-        needed = ["sidecar/container"] if name in WITH_SIDECAR else []
-        # hpa scales the one Deployment there is; the foreign base has two, which it has to refuse.
-        base = KUBERNETES / "base" if name == "hpa" else TESTS / "foreign-base"
+        needed = [] if name not in WITH_SIDECAR else ["sidecar/container"]
+        # hpa scales the one Deployment that there is, and refuses the two of the foreign base.
+        base = KUBERNETES / "base" if name == "hpa" else TESTS / "labelled"
         with_it = kustomize_with(base, [*needed, name])
-        require(with_it != without, f"{name} does nothing")
+        require(with_it != kustomize_with(base, needed), f"{name} does nothing")
         top = name.split("/")[0]
-        require(f"components/{top}" in used, f"{name} is in no test overlay")
+        require(f"components/{top}" in used, f"{name} is in no kustomization that is checked")
     return f"{len(found)} components"
 
 
@@ -86,14 +88,16 @@ def kustomize_with(base, names, patch=None):
     """Builds a base with components, and before them a patch of the base."""
     # Within the checkout, for kustomize takes no absolute paths; gone in the end.
     with tempfile.TemporaryDirectory(prefix=".try-", dir=TESTS) as directory:
-        at = lambda path: os.path.relpath(path, directory)
-        resources = at(base)
+        resources = os.path.relpath(base, directory)
         if patch:
+            target, operations = patch
+            inner = {"resources": [f"../{resources}"]}
+            inner["patches"] = [{"target": target, "patch": json.dumps(operations)}]
             Path(directory, "base").mkdir()
-            inner = {"resources": [f"../{resources}"], "patches": [{"target": patch[0], "patch": json.dumps(patch[1])}]}
             Path(directory, "base/kustomization.yaml").write_text(json.dumps(inner))
             resources = "base"
-        outer = {"resources": [resources], "components": [at(COMPONENTS / name) for name in names]}
+        outer = {"resources": [resources]}
+        outer["components"] = [os.path.relpath(COMPONENTS / name, directory) for name in names]
         Path(directory, "kustomization.yaml").write_text(json.dumps(outer))
         return kustomize(directory)
 
@@ -102,22 +106,25 @@ def refusals():
     """What a Deployment has of its own stops the build, and is not replaced."""
     target = {"kind": "Deployment", "name": "historian"}
     spec = "/spec/template/spec"
+    both, hook = ["sidecar", "classic-sidecar"], {"preStop": {"exec": {"command": ["x"]}}}
     own = {
-        "a lifecycle": (["sidecar", "classic-sidecar"], f"{spec}/containers/0/lifecycle", {"preStop": {"exec": {"command": ["x"]}}}),
-        "a grace period": (["sidecar", "classic-sidecar"], f"{spec}/terminationGracePeriodSeconds", 300),
-        "an fsGroup": (["sidecar", "classic-sidecar"], f"{spec}/securityContext/fsGroup", 4000),
+        "a lifecycle": (both, f"{spec}/containers/0/lifecycle", hook),
+        "a grace period": (both, f"{spec}/terminationGracePeriodSeconds", 300),
+        "an fsGroup": (both, f"{spec}/securityContext/fsGroup", 4000),
         "two Deployments": (["hpa"], "/metadata/labels/x", "y"),
     }
     refused = 0
     for what, (names, path, value) in own.items():
         for name in names:
             try:
-                kustomize_with(TESTS / "foreign-base", [name], (target, [{"op": "add", "path": path, "value": value}]))
-            except Failed:
+                kustomize_with(TESTS / "labelled", [name], (target, [{"op": "add", "path": path, "value": value}]))
+            except Failed as failed:
+                why = "test failed" if name != "hpa" else "multiple matches"
+                require(why in str(failed), f"{name} fails for another reason: {failed}")
                 refused += 1
                 continue
             raise Failed(f"{name} takes a Deployment that has {what}")
-    kept = kustomize_with(TESTS / "foreign-base", ["sidecar/container"], (target, [
+    kept = kustomize_with(TESTS / "labelled", ["sidecar/container"], (target, [
         {"op": "add", "path": f"{spec}/securityContext/fsGroup", "value": 4000},
         {"op": "add", "path": f"{spec}/terminationGracePeriodSeconds", "value": 300},
     ]))
@@ -140,9 +147,10 @@ def foreign():
             require(not lost, f"{directory.name}: {name} has lost {lost}")
             require(name != "dashboard" or old == new, f"{directory.name}: {kind}/{name} is touched")
             compared += 1
-        helper = next(c for c in pod_of(one(after, "Deployment", "west-historian"))["containers"] if c["name"] == "exporter")
+        pod = pod_of(one(after, "Deployment", "west-historian"))
+        helper = next(c for c in pod["containers"] if c["name"] == "exporter")
         require("lifecycle" not in helper, "the second container got the backend's preStop")
-        image = sidecar_of(pod_of(one(after, "Deployment", "west-historian")))["image"]
+        image = sidecar_of(pod)["image"]
         require(image.startswith("registry.plant-7.example/iot/tlsidecar@sha256:"), f"the image {image}")
     return f"{compared} objects"
 
@@ -227,10 +235,52 @@ def foreign_service(thing):
     return thing["kind"] == "Service" and "dashboard" in thing["metadata"]["name"]
 
 
+def page():
+    """docs/kubernetes.md, followed: its own files make a sidecar beside a Deployment of somebody else's."""
+    text = (ROOT / "docs/kubernetes.md").read_text()
+    blocks = re.findall(r"(?ms)^```(yaml|toml)\n(.*?)^```", text)
+    yamls = [block for kind, block in blocks if kind == "yaml"]
+    (config,) = [block for kind, block in blocks if kind == "toml"]
+    labelled = next(block for block in yamls if block.startswith("# labelled/kustomization.yaml\n"))
+    together = next(block for block in yamls if block.startswith("# kustomization.yaml\n"))
+    patches = [yaml.safe_load(block)["patches"] for block in yamls if block.startswith("patches:\n")]
+    require(len(patches) == 2, f"{len(patches)} patches in docs/kubernetes.md")
+    # One after another, since both change the same Deployment: first none, then each.
+    for more in ([], *patches):
+        with tempfile.TemporaryDirectory(prefix=".try-", dir=TESTS) as name:
+            directory = Path(name)
+            (directory / "labelled").mkdir()
+            manifests = os.path.relpath(TESTS / "foreign-base", directory / "labelled")
+            (directory / "labelled/kustomization.yaml").write_text(labelled.replace("../manifests", manifests))
+            outer = yaml.safe_load(together)
+            named = [ROOT / component.removeprefix("tlsidecar/") for component in outer["components"]]
+            outer["components"] = [os.path.relpath(component, directory) for component in named]
+            outer["patches"] += more
+            (directory / "kustomization.yaml").write_text(yaml.safe_dump(outer))
+            (directory / "tlsidecar.toml").write_text(config)
+            things = kustomize(directory)
+        workload = one(things, "Deployment", "historian")
+        image = the_sidecar(workload, native=True)["image"]
+        require(image.startswith("registry.plant-7.example/"), image)
+        pod = pod_of(workload)
+        sleep = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+        require(sleep == (20 if more == patches[1] else 45), f"sleep {sleep}")
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        mode = volumes["tlsidecar-tls"]["secret"]["defaultMode"]
+        require(mode == (0o444 if more == patches[0] else 0o440), f"mode {mode:o}")
+        against_schemas({"docs/kubernetes.md": (things, "1.30")})
+    tlsidecar_check(config_of(things, workload))
+    policies = [yaml.safe_load(block) for block in yamls if "kind: NetworkPolicy\nmetadata" in block]
+    require(policies, "no NetworkPolicy in docs/kubernetes.md")
+    against_schemas({"docs/kubernetes.md": (policies, "1.30")})
+    return f"{1 + len(patches)} builds from its files, {len(policies)} policy"
+
+
 def image():
     """The components name the version that is built here, and kustomize's `images` sets it."""
-    version = next(line.split('"')[1] for line in (ROOT / "Cargo.toml").read_text().splitlines() if line.startswith("version"))
-    files = [path for path in COMPONENTS.rglob("container.yaml")]
+    version = crate_version()
+    files = list(COMPONENTS.rglob("container.yaml"))
+    require(len(files) == 2, f"{len(files)} containers")
     for path in files:
         require(f"image: tlsidecar:{version}\n" in path.read_text(), f"{path}: not tlsidecar:{version}")
     for directory in (KUBERNETES / "overlays/example", KUBERNETES / "overlays/example-classic"):
@@ -261,12 +311,12 @@ def probes_and_pre_stop():
     text = config_of(things, workload).replace("0.0.0.0:8883", f"127.0.0.1:{device}")
     text = text.replace('delay = "10s"', 'delay = "60s"')
     with Mounted(text) as mounted:
-        here = lambda words: [mounted.here(word).replace(f"0.0.0.0:{ADMIN_PORT}", f"127.0.0.1:{admin}") for word in words]
-        running = subprocess.Popen([str(program()), *here(sidecar["args"])], stderr=subprocess.DEVNULL)
+        args = [mounted.here(word).replace(f"0.0.0.0:{ADMIN_PORT}", f"127.0.0.1:{admin}") for word in sidecar["args"]]
+        running = subprocess.Popen([str(program()), *args], stderr=subprocess.DEVNULL)
         try:
             paths = {p: sidecar[p]["httpGet"]["path"] for p in ("startupProbe", "readinessProbe", "livenessProbe")}
             for path in paths.values():
-                eventually(lambda: status(admin, path) == 200, f"{path} is not 200")
+                eventually(lambda path=path: status(admin, path) == 200, f"{path} is not 200")
             # In the Pod it finds the admin port by default; here that port may be somebody else's.
             command = [str(program()), *sidecar["lifecycle"]["preStop"]["exec"]["command"][1:]]
             subprocess.run([*command, "--admin", f"127.0.0.1:{admin}"], check=True, timeout=10)
@@ -304,13 +354,14 @@ def eventually(holds, otherwise):
 def style():
     files = [p for d in (KUBERNETES, TESTS) for p in d.rglob("*.yaml")] + list((DEPLOY / "helm").glob("*/*.yaml"))
     require(len(files) > 30, f"only {len(files)} files")
-    done = subprocess.run(["yamllint", "--strict", "-c", str(CHECKS / "yamllint.yaml"), *map(str, files)], text=True, capture_output=True, timeout=60)
+    command = ["yamllint", "--strict", "-c", str(CHECKS / "yamllint.yaml"), *map(str, files)]
+    done = subprocess.run(command, text=True, capture_output=True, timeout=60)
     require(done.returncode == 0, done.stdout + done.stderr)
     return f"{len(files)} files by yamllint"
 
 
 if __name__ == "__main__":
     run_all([
-        style, builds, components, refusals, foreign, schemas, custom_resources, sidecars, ports, image,
-        configurations, probes_and_pre_stop, policy,
+        style, builds, components, refusals, foreign, schemas, custom_resources, sidecars, ports, page,
+        image, configurations, probes_and_pre_stop, policy,
     ])
