@@ -1,0 +1,367 @@
+#!/usr/bin/env python3
+"""Checks deploy/kubernetes without a cluster: builds, schemas, policy, and the configuration.
+
+What is needed: manifests.py says it; and kubectl, openssl, and a built tlsidecar.
+"""
+
+import copy
+import json
+import os
+import re
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import yaml
+
+from manifests import (
+    ADMIN_PORT, CHECKS, DEPLOY, LABEL, ROOT, WORKLOADS, Failed, Mounted, against_schemas, as_toml, checkov,
+    config_of, containers, crate_version, crds, name_of, numeric_ports, of_kind, one, open_ports, parse, pod_of,
+    program, require, restricted, run_all, sidecar_of, the_drain, the_sidecar, tlsidecar_check,
+)
+
+KUBERNETES = DEPLOY / "kubernetes"
+TESTS = CHECKS / "kubernetes"
+COMPONENTS = KUBERNETES / "components"
+
+# Each build, the first Kubernetes that it is for, and whether its sidecar is a native one.
+BUILDS = {
+    KUBERNETES / "overlays/example": ("1.29", True),
+    KUBERNETES / "overlays/example-classic": ("1.27", False),
+    TESTS / "everything": ("1.29", True),
+    TESTS / "foreign": ("1.29", True),
+    TESTS / "foreign-classic": ("1.27", False),
+    TESTS / "kubernetes-1.29": ("1.29", True),
+    TESTS / "own-settings": ("1.29", True),
+}
+# Components that do nothing without the container.
+WITH_SIDECAR = {"sidecar/key-group"}
+
+
+def kustomize(directory):
+    """The objects that kubectl builds from a directory, or its error."""
+    done = subprocess.run(["kubectl", "kustomize", str(directory)], text=True, capture_output=True, timeout=60)
+    require(done.returncode == 0, f"{directory}: {done.stderr.strip()}")
+    require("deprecated" not in done.stderr, f"{directory}: {done.stderr.strip()}")
+    return parse(done.stdout)
+
+
+def short(directory):
+    return str(directory.relative_to(DEPLOY))
+
+
+built = {}
+
+
+def builds():
+    overlays = {path.parent for path in (KUBERNETES / "overlays").glob("*/kustomization.yaml")}
+    require(overlays <= set(BUILDS), f"not checked: {overlays - set(BUILDS)}")
+    for directory in BUILDS:
+        built[directory] = kustomize(directory)
+        require(built[directory], f"{directory} is empty")
+    objects = sum(len(things) for things in built.values())
+    return f"{len(built)} kustomizations, {objects} objects"
+
+
+def components():
+    """Each component alone changes a foreign Deployment or adds to it, and some kustomization has it."""
+    found = sorted(path.parent for path in COMPONENTS.rglob("kustomization.yaml"))
+    require(len(found) >= 10, f"only {len(found)} components")
+    used = "".join(path.read_text() for d in BUILDS for path in d.glob("kustomization.yaml"))
+    for component in found:
+        name = str(component.relative_to(COMPONENTS))
+        needed = [] if name not in WITH_SIDECAR else ["sidecar/container"]
+        # hpa scales the one Deployment that there is, and refuses the two of the foreign base.
+        base = KUBERNETES / "base" if name == "hpa" else TESTS / "labelled"
+        with_it = kustomize_with(base, [*needed, name])
+        require(with_it != kustomize_with(base, needed), f"{name} does nothing")
+        top = name.split("/")[0]
+        require(f"components/{top}" in used, f"{name} is in no kustomization that is checked")
+    return f"{len(found)} components"
+
+
+def kustomize_with(base, names, patch=None):
+    """Builds a base with components, and before them a patch of the base."""
+    # Within the checkout, for kustomize takes no absolute paths; gone in the end.
+    with tempfile.TemporaryDirectory(prefix=".try-", dir=TESTS) as directory:
+        resources = os.path.relpath(base, directory)
+        if patch:
+            target, operations = patch
+            inner = {"resources": [f"../{resources}"]}
+            inner["patches"] = [{"target": target, "patch": json.dumps(operations)}]
+            Path(directory, "base").mkdir()
+            Path(directory, "base/kustomization.yaml").write_text(json.dumps(inner))
+            resources = "base"
+        outer = {"resources": [resources]}
+        outer["components"] = [os.path.relpath(COMPONENTS / name, directory) for name in names]
+        Path(directory, "kustomization.yaml").write_text(json.dumps(outer))
+        return kustomize(directory)
+
+
+def refusals():
+    """What a Deployment has of its own stops the build, and is not replaced."""
+    target = {"kind": "Deployment", "name": "historian"}
+    spec = "/spec/template/spec"
+    both, hook = ["sidecar", "classic-sidecar"], {"preStop": {"exec": {"command": ["x"]}}}
+    own = {
+        "a lifecycle": (both, f"{spec}/containers/0/lifecycle", hook),
+        "a grace period": (both, f"{spec}/terminationGracePeriodSeconds", 300),
+        "an fsGroup": (both, f"{spec}/securityContext/fsGroup", 4000),
+        "two Deployments": (["hpa"], "/metadata/labels/x", "y"),
+    }
+    refused = 0
+    for what, (names, path, value) in own.items():
+        for name in names:
+            try:
+                kustomize_with(TESTS / "labelled", [name], (target, [{"op": "add", "path": path, "value": value}]))
+            except Failed as failed:
+                why = "test failed" if name != "hpa" else "multiple matches"
+                require(why in str(failed), f"{name} fails for another reason: {failed}")
+                refused += 1
+                continue
+            raise Failed(f"{name} takes a Deployment that has {what}")
+    kept = kustomize_with(TESTS / "labelled", ["sidecar/container"], (target, [
+        {"op": "add", "path": f"{spec}/securityContext/fsGroup", "value": 4000},
+        {"op": "add", "path": f"{spec}/terminationGracePeriodSeconds", "value": 300},
+    ]))
+    pod = pod_of(one(kept, "Deployment", "historian"))
+    require(pod["securityContext"]["fsGroup"] == 4000, "fsGroup is replaced")
+    require(pod["terminationGracePeriodSeconds"] == 300, "terminationGracePeriodSeconds is replaced")
+    return f"{refused} refused, 1 kept"
+
+
+def foreign():
+    """A foreign Deployment has all that it had before, and what has no label is not touched."""
+    before = kustomize(TESTS / "foreign-base")
+    compared = 0
+    for directory in (TESTS / "foreign", TESTS / "foreign-classic"):
+        after = built[directory]
+        for kind, name in (("Deployment", "historian"), ("Deployment", "dashboard"), ("Service", "dashboard")):
+            old, new = copy.deepcopy(one(before, kind, name)), one(after, kind, f"west-{name}")
+            old["metadata"] |= {"name": new["metadata"]["name"], "namespace": "plant-7"}
+            lost = missing(old, new)
+            require(not lost, f"{directory.name}: {name} has lost {lost}")
+            require(name != "dashboard" or old == new, f"{directory.name}: {kind}/{name} is touched")
+            compared += 1
+        pod = pod_of(one(after, "Deployment", "west-historian"))
+        helper = next(c for c in pod["containers"] if c["name"] == "exporter")
+        require("lifecycle" not in helper, "the second container got the backend's preStop")
+        image = sidecar_of(pod)["image"]
+        require(image.startswith("registry.plant-7.example/iot/tlsidecar@sha256:"), f"the image {image}")
+    return f"{compared} objects"
+
+
+def missing(old, new, path=""):
+    """The first place where `new` does not hold what `old` has; lists of named things go by name."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key, value in old.items():
+            lost = missing(value, new.get(key), f"{path}.{key}")
+            if lost:
+                return lost
+        return None
+    if isinstance(old, list) and isinstance(new, list) and all(isinstance(v, dict) and "name" in v for v in old):
+        named = {value.get("name"): value for value in new}
+        order = [value["name"] for value in new if value["name"] in {v["name"] for v in old}]
+        if order != [value["name"] for value in old]:
+            return f"{path}: the order {order}"
+        for value in old:
+            lost = missing(value, named.get(value["name"]), f"{path}[{value['name']}]")
+            if lost:
+                return lost
+        return None
+    return None if old == new else f"{path}: {old!r} is {new!r}"
+
+
+def schemas():
+    count = against_schemas({short(d): (built[d], BUILDS[d][0]) for d in built})
+    return f"{count} objects against the strict schemas of their versions of Kubernetes"
+
+
+def custom_resources():
+    count, kinds = crds({short(d): things for d, things in built.items()})
+    return f"{count} of the kinds {', '.join(kinds)}"
+
+
+def policy():
+    examples = {short(d): built[d] for d in built if d.parent.name == "overlays"}
+    return f"{checkov(examples)} of checkov's checks passed, in {len(examples)} overlays"
+
+
+def sidecars():
+    """The sidecar of each build; what differs between a native and a classic one; the numbers of the drain."""
+    found, like = 0, {}
+    for directory, (_, native) in BUILDS.items():
+        things = built[directory]
+        labelled = [w for w in of_kind(things, *WORKLOADS) if w["metadata"].get("labels", {}).get(LABEL) == "true"]
+        require(labelled, f"{directory}: no workload with the label")
+        for workload in labelled:
+            try:
+                sidecar = the_sidecar(workload, native)
+                config = as_toml(config_of(things, workload))
+                if directory.name != "own-settings":
+                    the_drain(workload, config)
+            except Failed as failed:
+                raise Failed(f"{directory.name}: {name_of(workload)}: {failed}") from failed
+            like[directory.name] = {k: v for k, v in sidecar.items() if k != "restartPolicy"}
+            found += 1
+    require(like["example"] == like["example-classic"], "the native container is not the classic one")
+    require(like["foreign"] == like["foreign-classic"], "the native container is not the classic one")
+    things = built[KUBERNETES / "overlays/example"]
+    pod = pod_of(one(things, "Deployment"))
+    for container in containers(pod):
+        restricted(pod, container)
+    times = the_drain(one(things, "Deployment"), as_toml(config_of(things, one(things, "Deployment"))))
+    return f"{found} workloads; drain {times[0]} s < sleep {times[1]} s < grace {times[2]} s"
+
+
+def ports():
+    looked_at = sum(numeric_ports([t for t in things if not foreign_service(t)]) for things in built.values())
+    policies = 0
+    for directory, things in built.items():
+        for workload in of_kind(things, *WORKLOADS):
+            labelled = workload["metadata"].get("labels", {}).get(LABEL) == "true"
+            if labelled and of_kind(things, "NetworkPolicy"):
+                open_ports(things, workload, as_toml(config_of(things, workload)))
+                policies += 1
+    require(policies >= 4, f"only {policies} policies")
+    return f"{looked_at} by number, {policies} policies open the listeners and the admin port alone"
+
+
+def foreign_service(thing):
+    return thing["kind"] == "Service" and "dashboard" in thing["metadata"]["name"]
+
+
+def page():
+    """docs/kubernetes.md, followed: its own files make a sidecar beside a Deployment of somebody else's."""
+    text = (ROOT / "docs/kubernetes.md").read_text()
+    blocks = re.findall(r"(?ms)^```(yaml|toml)\n(.*?)^```", text)
+    yamls = [block for kind, block in blocks if kind == "yaml"]
+    (config,) = [block for kind, block in blocks if kind == "toml"]
+    labelled = next(block for block in yamls if block.startswith("# labelled/kustomization.yaml\n"))
+    together = next(block for block in yamls if block.startswith("# kustomization.yaml\n"))
+    patches = [yaml.safe_load(block)["patches"] for block in yamls if block.startswith("patches:\n")]
+    require(len(patches) == 2, f"{len(patches)} patches in docs/kubernetes.md")
+    # One after another, since both change the same Deployment: first none, then each.
+    for more in ([], *patches):
+        with tempfile.TemporaryDirectory(prefix=".try-", dir=TESTS) as name:
+            directory = Path(name)
+            (directory / "labelled").mkdir()
+            manifests = os.path.relpath(TESTS / "foreign-base", directory / "labelled")
+            (directory / "labelled/kustomization.yaml").write_text(labelled.replace("../manifests", manifests))
+            outer = yaml.safe_load(together)
+            named = [ROOT / component.removeprefix("tlsidecar/") for component in outer["components"]]
+            outer["components"] = [os.path.relpath(component, directory) for component in named]
+            outer["patches"] += more
+            (directory / "kustomization.yaml").write_text(yaml.safe_dump(outer))
+            (directory / "tlsidecar.toml").write_text(config)
+            things = kustomize(directory)
+        workload = one(things, "Deployment", "historian")
+        image = the_sidecar(workload, native=True)["image"]
+        require(image.startswith("registry.plant-7.example/"), image)
+        pod = pod_of(workload)
+        sleep = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+        require(sleep == (20 if more == patches[1] else 45), f"sleep {sleep}")
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        mode = volumes["tlsidecar-tls"]["secret"]["defaultMode"]
+        require(mode == (0o444 if more == patches[0] else 0o440), f"mode {mode:o}")
+        against_schemas({"docs/kubernetes.md": (things, "1.30")})
+    tlsidecar_check(config_of(things, workload))
+    policies = [yaml.safe_load(block) for block in yamls if "kind: NetworkPolicy\nmetadata" in block]
+    require(policies, "no NetworkPolicy in docs/kubernetes.md")
+    against_schemas({"docs/kubernetes.md": (policies, "1.30")})
+    return f"{1 + len(patches)} builds from its files, {len(policies)} policy"
+
+
+def image():
+    """The components name the version that is built here, and kustomize's `images` sets it."""
+    version = crate_version()
+    files = list(COMPONENTS.rglob("container.yaml"))
+    require(len(files) == 2, f"{len(files)} containers")
+    for path in files:
+        require(f"image: tlsidecar:{version}\n" in path.read_text(), f"{path}: not tlsidecar:{version}")
+    for directory in (KUBERNETES / "overlays/example", KUBERNETES / "overlays/example-classic"):
+        named = sidecar_of(pod_of(one(built[directory], "Deployment")))["image"]
+        require(named == f"registry.example.com/tlsidecar:{version}", f"{directory.name}: {named}")
+    return f"{version} in {len(files)} components"
+
+
+def configurations():
+    """The real `tlsidecar check` finds every configuration good, its files laid out as kubelet does."""
+    texts = {}
+    for directory, things in built.items():
+        for workload in of_kind(things, *WORKLOADS):
+            if workload["metadata"].get("labels", {}).get(LABEL) == "true":
+                texts[config_of(things, workload)] = directory
+    require(len(texts) >= 3, f"only {len(texts)} configurations")
+    for text in texts:
+        tlsidecar_check(text)
+    return f"{len(texts)} good"
+
+
+def probes_and_pre_stop():
+    """The real program, run by the container's own arguments, answers its probes, and its preStop drains it."""
+    things = built[KUBERNETES / "overlays/example"]
+    workload = one(things, "Deployment")
+    sidecar = sidecar_of(pod_of(workload))
+    admin, device = free_port(), free_port()
+    text = config_of(things, workload).replace("0.0.0.0:8883", f"127.0.0.1:{device}")
+    text = text.replace('delay = "10s"', 'delay = "60s"')
+    with Mounted(text) as mounted:
+        args = [mounted.here(word).replace(f"0.0.0.0:{ADMIN_PORT}", f"127.0.0.1:{admin}") for word in sidecar["args"]]
+        running = subprocess.Popen([str(program()), *args], stderr=subprocess.DEVNULL)
+        try:
+            paths = {p: sidecar[p]["httpGet"]["path"] for p in ("startupProbe", "readinessProbe", "livenessProbe")}
+            for path in paths.values():
+                eventually(lambda path=path: status(admin, path) == 200, f"{path} is not 200")
+            # In the Pod it finds the admin port by default; here that port may be somebody else's.
+            command = [str(program()), *sidecar["lifecycle"]["preStop"]["exec"]["command"][1:]]
+            subprocess.run([*command, "--admin", f"127.0.0.1:{admin}"], check=True, timeout=10)
+            eventually(lambda: status(admin, paths["readinessProbe"]) == 503, "it is ready after preStop")
+            require(status(admin, paths["livenessProbe"]) == 200, "it is not alive after preStop")
+            require(running.poll() is None, "it ends by preStop: kubelet would start it again")
+        finally:
+            running.kill()
+            running.wait()
+    return "3 probes, preStop"
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def status(port, path):
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2).status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None
+
+
+def eventually(holds, otherwise):
+    deadline = time.monotonic() + 10
+    while not holds():
+        require(time.monotonic() < deadline, otherwise)
+        time.sleep(0.05)
+
+
+def style():
+    files = [p for d in (KUBERNETES, TESTS) for p in d.rglob("*.yaml")] + list((DEPLOY / "helm").glob("*/*.yaml"))
+    require(len(files) > 30, f"only {len(files)} files")
+    command = ["yamllint", "--strict", "-c", str(CHECKS / "yamllint.yaml"), *map(str, files)]
+    done = subprocess.run(command, text=True, capture_output=True, timeout=60)
+    require(done.returncode == 0, done.stdout + done.stderr)
+    return f"{len(files)} files by yamllint"
+
+
+if __name__ == "__main__":
+    run_all([
+        style, builds, components, refusals, foreign, schemas, custom_resources, sidecars, ports, page,
+        image, configurations, probes_and_pre_stop, policy,
+    ])

@@ -1,0 +1,158 @@
+{{/*
+What stands beside the Deployment: each is a whole object, or nothing where it is switched off. Each takes
+the root context; the last one also the Deployment's name.
+*/}}
+
+{{/* The text of tlsidecar.toml. */}}
+{{- define "tlsidecar.config" -}}
+{{- $config := required "tlsidecar.config is required: the listeners of tlsidecar.toml" .Values.tlsidecar.config -}}
+{{- if regexMatch "(?m)^\\s*(\\[\\s*shutdown\\s*\\]|shutdown\\s*[.=])" $config -}}
+{{- fail "tlsidecar.config must not set [shutdown]: it is made from tlsidecar.drain" -}}
+{{- end -}}
+[shutdown]
+delay = "{{ .Values.tlsidecar.drain.delaySeconds }}s"
+drain_timeout = "{{ .Values.tlsidecar.drain.timeoutSeconds }}s"
+
+{{ $config }}
+{{- end -}}
+
+{{/*
+The ConfigMap. No checksum of it belongs into the Pod's annotations: each change would restart every Pod, and
+disconnect every device, for what tlsidecar takes up while it runs.
+*/}}
+{{- define "tlsidecar.configMap" -}}
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: {{ include "tlsidecar.name" . }}
+data:
+  tlsidecar.toml: |
+    {{- include "tlsidecar.config" . | nindent 4 }}
+{{- end -}}
+
+{{/* Shuts every port but those of the listeners, and the admin port to the monitoring namespace. */}}
+{{- define "tlsidecar.networkPolicy" -}}
+{{- with .Values.tlsidecar.networkPolicy -}}
+{{- if .enabled -}}
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: {{ include "tlsidecar.name" $ }}
+spec:
+  podSelector:
+    matchLabels:
+      {{- include "tlsidecar.podLabels" $ | nindent 6 }}
+  policyTypes:
+    - Ingress
+  ingress:
+    - ports:
+        {{- range $.Values.tlsidecar.ports }}
+        - protocol: TCP
+          port: {{ .port }}
+        {{- end }}
+    - from:
+        - namespaceSelector:
+            matchLabels:
+              kubernetes.io/metadata.name: {{ .monitoringNamespace }}
+      ports:
+        - protocol: TCP
+          port: 9901
+    {{- with .extraIngress }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Keeps the draining of nodes from taking more Pods than that at a time. */}}
+{{- define "tlsidecar.podDisruptionBudget" -}}
+{{- with .Values.tlsidecar.podDisruptionBudget -}}
+{{- if .enabled -}}
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: {{ include "tlsidecar.name" $ }}
+spec:
+  maxUnavailable: {{ .maxUnavailable }}
+  selector:
+    matchLabels:
+      {{- include "tlsidecar.podLabels" $ | nindent 6 }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* For the Prometheus operator. */}}
+{{- define "tlsidecar.podMonitor" -}}
+{{- with .Values.tlsidecar.podMonitor -}}
+{{- if .enabled -}}
+apiVersion: monitoring.coreos.com/v1
+kind: PodMonitor
+metadata:
+  name: {{ include "tlsidecar.name" $ }}
+  {{- with .labels }}
+  labels:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  selector:
+    matchLabels:
+      {{- include "tlsidecar.podLabels" $ | nindent 6 }}
+  podMetricsEndpoints:
+    - portNumber: 9901
+      path: /metrics
+      interval: {{ .interval }}
+      scrapeTimeout: {{ .scrapeTimeout }}
+      honorLabels: false
+      relabelings:
+        # For operators before 0.79 and agents that do not know portNumber, and would scrape every port.
+        - sourceLabels: [__meta_kubernetes_pod_container_port_number]
+          regex: "9901"
+          action: keep
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Scales by open connections: include "tlsidecar.hpa" (dict "root" . "deployment" "its name"). */}}
+{{- define "tlsidecar.hpa" -}}
+{{- $deployment := .deployment -}}
+{{- with .root.Values.tlsidecar.hpa -}}
+{{- if .enabled -}}
+{{- if lt (int .maxReplicas) (int .minReplicas) -}}
+{{- fail "tlsidecar.hpa.maxReplicas is less than minReplicas" -}}
+{{- end -}}
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata:
+  name: {{ include "tlsidecar.name" $.root }}
+spec:
+  scaleTargetRef:
+    apiVersion: apps/v1
+    kind: Deployment
+    name: {{ $deployment }}
+  minReplicas: {{ .minReplicas }}
+  maxReplicas: {{ .maxReplicas }}
+  metrics:
+    - type: Pods
+      pods:
+        metric:
+          name: tlsidecar_connections_active
+        target:
+          type: AverageValue
+          averageValue: {{ .connectionsPerPod | int64 | quote }}
+  behavior:
+    scaleUp:
+      stabilizationWindowSeconds: 60
+      policies:
+        - type: Pods
+          value: 2
+          periodSeconds: 60
+    scaleDown:
+      # Every Pod that goes disconnects its devices.
+      stabilizationWindowSeconds: 1800
+      policies:
+        - type: Pods
+          value: 1
+          periodSeconds: 300
+{{- end }}
+{{- end }}
+{{- end -}}
