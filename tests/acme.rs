@@ -1,0 +1,1 @@
+//! Does a certificate from an ACME server come, and its successor, without anybody's help?

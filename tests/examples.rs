@@ -1,0 +1,1 @@
+//! Do the examples work, with legacy servers that are not changed?
