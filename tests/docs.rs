@@ -2,6 +2,9 @@
 //!
 //! What is typed and what is expected stands in the pages themselves: `support/page.rs` says how.
 
+use std::process::{Command, Stdio};
+
+use crate::support::command::skipped;
 use crate::support::page::blocks;
 use crate::support::terminal::Terminal;
 
@@ -42,7 +45,15 @@ fn certificates_are_made_as_the_page_says() {
 
 #[test]
 fn devices_connect_and_fail_as_the_page_says() {
-    let needs = &["openssl", "curl", "mosquitto", "mosquitto_pub", "mosquitto_sub", "python3"];
+    let needs =
+        &["openssl", "curl", "mosquitto", "mosquitto_pub", "mosquitto_sub", "python3", "cc"];
+    let mut header = Command::new("cc");
+    header.args(["-fsyntax-only", "-include", "mbedtls/ssl.h", "-xc"]);
+    let found = header.arg("/dev/null").stderr(Stdio::null()).status();
+    if !found.is_ok_and(|status| status.success()) {
+        skipped("libmbedtls-dev is not installed on this machine");
+        return;
+    }
     follow(&Page { name: "docs/devices.md", needs, begins_with: &["2.", "3.", "4."] });
 }
 

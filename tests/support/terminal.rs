@@ -60,6 +60,7 @@ impl Terminal {
         let mut command = Command::new("unshare");
         command.args(UNSHARE).args(["bash", "--norc"]).current_dir(&home);
         command.env_clear().env("PATH", path).env("HOME", &home).env("LANG", "C.UTF-8");
+        command.env("REPOSITORY", env!("CARGO_MANIFEST_DIR"));
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         let mut shell = command.spawn().unwrap();
         let mut input = shell.stdin.take().unwrap();
