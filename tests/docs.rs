@@ -19,7 +19,7 @@ struct Page {
 const FIRST_HOUR: &str = "docs/first-hour.md";
 
 fn follow(page: &Page) {
-    let Some(mut terminal) = Terminal::open(page.needs) else { return };
+    let Some(mut terminal) = Terminal::open(page.needs, &["examples"]) else { return };
     // `cargo run` in a clone of the repository, which is built already.
     let cargo = "[ \"$1 $2 $3\" = 'run --release --' ] && shift 3 && exec tlsidecar \"$@\"";
     terminal.command("cargo", cargo);
@@ -61,4 +61,9 @@ fn devices_connect_and_fail_as_the_page_says() {
 fn development_certificates_are_made_as_the_page_says() {
     let needs = &["openssl", "curl"];
     follow(&Page { name: "certs/README.md", needs, begins_with: &[] });
+}
+
+#[test]
+fn the_devices_of_the_demo_connect_as_the_page_says() {
+    follow(&Page { name: "examples/README.md", needs: &["python3"], begins_with: &[] });
 }

@@ -25,6 +25,8 @@ pub(crate) struct Terminal {
     shell: Child,
     input: ChildStdin,
     scene: TempDir,
+    /// Where each terminal begins.
+    here: PathBuf,
     typed: usize,
     /// What the terminals beside say.
     beside: Vec<PathBuf>,
@@ -38,9 +40,9 @@ struct Ended {
 }
 
 impl Terminal {
-    /// A shell in an empty home, which finds the binary under test. None where the system does not
-    /// allow namespaces, or a program is missing that is needed.
-    pub(crate) fn open(programs: &[&str]) -> Option<Self> {
+    /// A shell which finds the binary under test, in a home that has nothing but these directories of
+    /// the repository. None where the system does not allow namespaces, or a program is missing.
+    pub(crate) fn open(programs: &[&str], directories: &[&str]) -> Option<Self> {
         if !programs.iter().chain(&["unshare", "ip", "bash"]).all(|program| has(program)) {
             return None;
         }
@@ -54,24 +56,36 @@ impl Terminal {
         for dir in [&home, &bin, &scene.path().join("typed")] {
             fs::create_dir(dir).unwrap();
         }
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for directory in directories {
+            let mut copy = Command::new("cp");
+            copy.arg("-r").arg(repository.join(directory)).arg(home.join(directory));
+            assert!(copy.status().unwrap().success());
+        }
         let binary = env!("CARGO_BIN_EXE_tlsidecar");
         std::os::unix::fs::symlink(binary, bin.join("tlsidecar")).unwrap();
         let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
         let mut command = Command::new("unshare");
         command.args(UNSHARE).args(["bash", "--norc"]).current_dir(&home);
         command.env_clear().env("PATH", path).env("HOME", &home).env("LANG", "C.UTF-8");
-        command.env("REPOSITORY", env!("CARGO_MANIFEST_DIR"));
+        command.env("REPOSITORY", &home);
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         let mut shell = command.spawn().unwrap();
         let mut input = shell.stdin.take().unwrap();
         // A command that fails in the middle of a block is as bad as at its end.
         writeln!(input, "ip link set lo up; trap '__failed=1' ERR").unwrap();
-        Some(Self { shell, input, scene, typed: 0, beside: Vec::new() })
+        Some(Self { shell, input, here: home, scene, typed: 0, beside: Vec::new() })
     }
 
     /// Where the shell begins.
     pub(crate) fn home(&self) -> PathBuf {
         self.scene.path().join("home")
+    }
+
+    /// Where this and each other terminal begins from now on.
+    pub(crate) fn enter(&mut self, directory: &Path) {
+        writeln!(self.input, "cd {}", directory.display()).unwrap();
+        directory.clone_into(&mut self.here);
     }
 
     /// Puts a command into the shell's path: a script for `sh`.
@@ -108,8 +122,8 @@ impl Terminal {
     fn beside(&mut self, at: &str, block: &Block) {
         let file = self.file(&block.commands);
         let output = file.with_extension("out");
-        let (script, out) = (file.display(), output.display());
-        writeln!(self.input, "(cd; exec bash {script}) </dev/null >{out} 2>&1 &").unwrap();
+        let (script, out, here) = (file.display(), output.display(), self.here.display());
+        writeln!(self.input, "(cd {here}; exec bash {script}) </dev/null >{out} 2>&1 &").unwrap();
         self.beside.push(output.clone());
         self.until(at, || {
             let said = fs::read_to_string(&output).unwrap_or_default();
@@ -202,13 +216,6 @@ fn wrong(block: &Block, ended: &Ended) -> Option<String> {
         return Some("it fails".to_owned());
     }
     missing(&block.expected, &ended.output).map(|line| format!("it does not say {line:?}"))
-}
-
-/// Copies a directory of this repository.
-pub(crate) fn copy(from: &str, to: &Path) {
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join(from);
-    let copied = Command::new("cp").arg("-r").arg(&from).arg(to).status().unwrap();
-    assert!(copied.success());
 }
 
 /// A turn of a loop that has a deadline.
