@@ -1,7 +1,7 @@
-//! Programs of others, run to their end.
+//! Programs of others, run to their end, or until the test is over.
 
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// Runs a program with nothing to read, without holding up the runtime; returns whether it was
 /// content, and what it wrote to both.
@@ -25,4 +25,15 @@ pub(crate) fn skipped(why: &str) -> bool {
     std::io::stderr().write_all(line.as_bytes()).unwrap();
     assert!(std::env::var_os("TLSIDECAR_TEST_EVERYTHING").is_none(), "{why}");
     false
+}
+
+/// A program that is killed on drop.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It fails if it has ended already.
+        let _ended = self.0.kill();
+        let _ended = self.0.wait();
+    }
 }
