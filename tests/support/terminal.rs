@@ -140,7 +140,9 @@ impl Terminal {
             let said: Vec<_> =
                 beside.iter().map(|file| fs::read_to_string(file).unwrap_or_default()).collect();
             let fine = said.iter().any(|said| missing(&block.elsewhere, said).is_none());
-            if block.elsewhere.is_empty() || fine { Ok(()) } else {
+            if block.elsewhere.is_empty() || fine {
+                Ok(())
+            } else {
                 Err(format!("{at}: no terminal says {:?}:\n{}", block.elsewhere, said.join("\n")))
             }
         });
@@ -171,7 +173,11 @@ impl Terminal {
         .unwrap();
         self.until(at, || {
             let said = || fs::read_to_string(&output).unwrap_or_default();
-            if end.exists() { Ok(()) } else { Err(format!("{at}: no end:\n{commands}\n{}", said())) }
+            if end.exists() {
+                Ok(())
+            } else {
+                Err(format!("{at}: no end:\n{commands}\n{}", said()))
+            }
         });
         let end = fs::read_to_string(end).unwrap();
         let output = String::from_utf8_lossy(&fs::read(output).unwrap()).into_owned();
