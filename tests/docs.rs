@@ -78,20 +78,28 @@ fn every_page_with_commands_is_run_somewhere() {
 
 #[test]
 fn the_first_hour_goes_as_it_says() {
-    let needs = &["openssl", "curl", "mosquitto", "mosquitto_pub", "mosquitto_sub"];
+    let needs = &["openssl", "curl", "/usr/sbin/mosquitto", "mosquitto_pub", "mosquitto_sub"];
     follow(&Page { name: FIRST_HOUR, needs, begins_with: &[] });
 }
 
 #[test]
 fn certificates_are_made_as_the_page_says() {
-    let needs = &["openssl", "curl", "mosquitto", "lego", "pebble", "pebble-challtestsrv"];
+    let needs =
+        &["openssl", "curl", "/usr/sbin/mosquitto", "lego", "pebble", "pebble-challtestsrv"];
     follow(&Page { name: "docs/certificates.md", needs, begins_with: &["2.", "3.", "4."] });
 }
 
 #[test]
 fn devices_connect_and_fail_as_the_page_says() {
-    let needs =
-        &["openssl", "curl", "mosquitto", "mosquitto_pub", "mosquitto_sub", "python3", "cc"];
+    let needs = &[
+        "openssl",
+        "curl",
+        "/usr/sbin/mosquitto",
+        "mosquitto_pub",
+        "mosquitto_sub",
+        "python3",
+        "cc",
+    ];
     let mut header = Command::new("cc");
     header.args(["-fsyntax-only", "-include", "mbedtls/ssl.h", "-xc"]);
     let found = header.arg("/dev/null").stderr(Stdio::null()).status();

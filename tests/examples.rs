@@ -41,6 +41,6 @@ fn a_modbus_master_with_tls_reads_and_writes_a_plc_without() {
 #[test]
 fn an_mqtt_device_with_tls_talks_to_a_broker_without() {
     if has_module("paho.mqtt") {
-        follow("mqtt", &["openssl", "mosquitto", "mosquitto_sub"]);
+        follow("mqtt", &["openssl", "/usr/sbin/mosquitto", "mosquitto_sub"]);
     }
 }
