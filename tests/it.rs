@@ -60,6 +60,15 @@ mod mosquitto;
 /// Does the demo do what the README says?
 mod demo;
 
+/// Do the pages for operators say what happens, command by command?
+mod docs;
+
+/// Do the examples work, with legacy servers that are not changed?
+mod examples;
+
+/// Does a certificate from an ACME server come, and its successor, without anybody's help?
+mod acme;
+
 /// Does the count of instructions refuse what has grown?
 mod instructions;
 

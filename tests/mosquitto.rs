@@ -6,26 +6,15 @@
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use tlsidecar::config::BackendAddress;
 use tlsidecar::ops::metrics::ReloadOutcome;
 
 use crate::support::backend::nobody;
 use crate::support::certs::Wish;
-use crate::support::command::{has, run};
+use crate::support::command::{Running, has, run};
 use crate::support::{Authority, Proxy, eventually};
-
-/// A program that is killed on drop.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It fails if it has ended already.
-        let _ended = self.0.kill();
-        let _ended = self.0.wait();
-    }
-}
 
 /// A broker with a plaintext listener.
 async fn broker(dir: &Path) -> (Running, SocketAddr) {

@@ -7,9 +7,11 @@ pub(crate) mod certs;
 pub(crate) mod client;
 pub(crate) mod command;
 pub(crate) mod file;
+pub(crate) mod page;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod raw;
+pub(crate) mod terminal;
 pub(crate) mod wait;
 
 pub(crate) use self::backend::Backend;

@@ -755,18 +755,48 @@ fn the_configurations_in_the_documents_are_good() {
     assert_eq!(checked, 3);
 }
 
+/// The headings of a page, as links name them.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let headings = page.lines().filter(|line| line.starts_with('#'));
+    let named = |heading: &str| {
+        let heading = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        heading.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
+    };
+    headings.map(named).collect()
+}
+
 #[test]
 fn links_in_the_documents_lead_somewhere() {
-    let mut checked = 0;
+    let (mut checked, mut places) = (0, 0);
     let docs = fs::read_dir(root().join("docs")).unwrap().map(|e| e.unwrap().path());
-    let top = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "deploy/README.md"];
+    let top = [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "certs/README.md",
+        "deploy/README.md",
+        "examples/README.md",
+        "examples/modbus/README.md",
+        "examples/mqtt/README.md",
+    ];
     for page in docs.chain(top.iter().map(|page| root().join(page))) {
+        if page.extension().is_none_or(|extension| extension != "md") {
+            continue;
+        }
         let text = fs::read_to_string(&page).unwrap();
         for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
-            let target = page.parent().unwrap().join(link.split('#').next().unwrap());
-            assert!(link.starts_with("http") || target.exists(), "{}: {link}", page.display());
+            let (file, place) = link.split_once('#').unwrap_or((link, ""));
+            let target =
+                if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            let outside = link.starts_with("http");
+            assert!(outside || target.exists(), "{}: {link}", page.display());
+            if !outside && !place.is_empty() {
+                let there = anchors(&fs::read_to_string(&target).unwrap()).contains(place);
+                assert!(there, "{}: {link}: there is no such heading", page.display());
+                places += 1;
+            }
             checked += 1;
         }
     }
-    assert!(checked > 8);
+    assert!(checked > 40 && places > 8, "{checked} links, {places} of them to a heading");
 }

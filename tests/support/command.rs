@@ -1,7 +1,7 @@
-//! Programs of others, run to their end.
+//! Programs of others, run to their end, or until the test is over.
 
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// Runs a program with nothing to read, without holding up the runtime; returns whether it was
 /// content, and what it wrote to both.
@@ -15,13 +15,25 @@ pub(crate) async fn run(mut command: Command) -> (bool, String) {
 /// Whether a program is installed; says loudly if not.
 pub(crate) fn has(program: &str) -> bool {
     let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().unwrap();
-    if !found.status.success() {
-        // Not eprintln!: libtest holds that back for tests that pass, as this one will.
-        let skipped =
-            format!("SKIPPED: {program} is not installed on this machine; CI installs it\n");
-        std::io::stderr().write_all(skipped.as_bytes()).unwrap();
-        // Where everything is to be there, its absence is a failure.
-        assert!(std::env::var_os("TLSIDECAR_TEST_EVERYTHING").is_none(), "{program} is missing");
+    found.status.success() || skipped(&format!("{program} is not installed on this machine"))
+}
+
+/// Says loudly what keeps a test from being run; false. Where everything is to be there, it fails.
+pub(crate) fn skipped(why: &str) -> bool {
+    // Not eprintln!: libtest holds that back for tests that pass, as this one will.
+    let line = format!("SKIPPED: {why}; CI has it\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+    assert!(std::env::var_os("TLSIDECAR_TEST_EVERYTHING").is_none(), "{why}");
+    false
+}
+
+/// A program that is killed on drop.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It fails if it has ended already.
+        let _ended = self.0.kill();
+        let _ended = self.0.wait();
     }
-    found.status.success()
 }

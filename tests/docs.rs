@@ -1,0 +1,122 @@
+//! Do the pages for operators say what happens, command by command?
+//!
+//! What is typed and what is expected stands in the pages themselves: `support/page.rs` says how.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::support::command::skipped;
+use crate::support::page::blocks;
+use crate::support::terminal::Terminal;
+
+/// A page whose commands are run.
+struct Page {
+    name: &'static str,
+    needs: &'static [&'static str],
+    /// The steps of the first hour from which it goes on.
+    begins_with: &'static [&'static str],
+}
+
+const FIRST_HOUR: &str = "docs/first-hour.md";
+
+/// Pages whose commands are not run here, and why that is good.
+const RUN_ELSEWHERE: &[(&str, &str)] = &[
+    ("README.md", "the demo is a step of .ci/run, and tests/demo.rs types what it says"),
+    ("CONTRIBUTING.md", "they are the steps of .ci/run"),
+    ("docs/performance.md", "they measure for an hour; .ci/run measures a part of it"),
+    ("docs/kubernetes.md", "deploy/checks"),
+    ("docs/monitoring.md", "deploy/checks"),
+    ("docs/systemd.md", "deploy/checks"),
+    ("examples/modbus/README.md", "tests/examples.rs"),
+    ("examples/mqtt/README.md", "tests/examples.rs"),
+];
+
+fn follow(page: &Page) {
+    assert!(FOLLOWED.contains(&page.name), "{} is in no table", page.name);
+    let Some(mut terminal) = Terminal::open(page.needs, &["examples"]) else { return };
+    // `cargo run` in a clone of the repository, which is built already.
+    let cargo = "[ \"$1 $2 $3\" = 'run --release --' ] && shift 3 && exec tlsidecar \"$@\"";
+    terminal.command("cargo", cargo);
+    for step in page.begins_with {
+        let mut blocks = blocks(FIRST_HOUR);
+        blocks.retain(|block| block.section.starts_with(step));
+        assert!(terminal.follow(FIRST_HOUR, &blocks) > 0, "{FIRST_HOUR} has no step {step}");
+    }
+    assert!(terminal.follow(page.name, &blocks(page.name)) > 0, "{} runs nothing", page.name);
+}
+
+/// The pages that tests of this file follow.
+const FOLLOWED: &[&str] = &[
+    FIRST_HOUR,
+    "docs/certificates.md",
+    "docs/devices.md",
+    "certs/README.md",
+    "examples/README.md",
+];
+
+#[test]
+fn every_page_with_commands_is_run_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut ahead: Vec<_> = ["docs", "certs", "deploy", "examples"].map(|d| root.join(d)).into();
+    ahead.extend(["README.md", "CONTRIBUTING.md"].map(|page| root.join(page)));
+    let mut pages = 0;
+    while let Some(path) = ahead.pop() {
+        if path.is_dir() && !path.ends_with("venv") {
+            ahead.extend(path.read_dir().unwrap().map(|entry| entry.unwrap().path()));
+        }
+        let is_page = path.extension().is_some_and(|extension| extension == "md");
+        if !is_page || !std::fs::read_to_string(&path).unwrap().contains("\n```sh\n") {
+            continue;
+        }
+        let name = path.strip_prefix(root).unwrap().to_str().unwrap();
+        let run = FOLLOWED.contains(&name) || RUN_ELSEWHERE.iter().any(|(page, _)| *page == name);
+        assert!(run, "{name} has commands that nothing runs: see tests/docs.rs");
+        pages += 1;
+    }
+    assert!(pages >= FOLLOWED.len());
+}
+
+#[test]
+fn the_first_hour_goes_as_it_says() {
+    let needs = &["openssl", "curl", "/usr/sbin/mosquitto", "mosquitto_pub", "mosquitto_sub"];
+    follow(&Page { name: FIRST_HOUR, needs, begins_with: &[] });
+}
+
+#[test]
+fn certificates_are_made_as_the_page_says() {
+    let needs =
+        &["openssl", "curl", "/usr/sbin/mosquitto", "lego", "pebble", "pebble-challtestsrv"];
+    follow(&Page { name: "docs/certificates.md", needs, begins_with: &["2.", "3.", "4."] });
+}
+
+#[test]
+fn devices_connect_and_fail_as_the_page_says() {
+    let needs = &[
+        "openssl",
+        "curl",
+        "/usr/sbin/mosquitto",
+        "mosquitto_pub",
+        "mosquitto_sub",
+        "python3",
+        "cc",
+    ];
+    let mut header = Command::new("cc");
+    header.args(["-fsyntax-only", "-include", "mbedtls/ssl.h", "-xc"]);
+    let found = header.arg("/dev/null").stderr(Stdio::null()).status();
+    if !found.is_ok_and(|status| status.success()) {
+        skipped("libmbedtls-dev is not installed on this machine");
+        return;
+    }
+    follow(&Page { name: "docs/devices.md", needs, begins_with: &["2.", "3.", "4."] });
+}
+
+#[test]
+fn development_certificates_are_made_as_the_page_says() {
+    let needs = &["openssl", "curl"];
+    follow(&Page { name: "certs/README.md", needs, begins_with: &[] });
+}
+
+#[test]
+fn the_devices_of_the_demo_connect_as_the_page_says() {
+    follow(&Page { name: "examples/README.md", needs: &["python3"], begins_with: &[] });
+}

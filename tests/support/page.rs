@@ -1,0 +1,150 @@
+//! A page of the documentation, taken apart into what its reader types.
+//!
+//! Every fence of the kind `sh` is typed, in the order of the page. A fence of the kind `text` after
+//! it is what comes out: each of its lines, in this order, among others perhaps; `…` stands for
+//! anything within a line. Where `<!-- the other terminal -->` stands above it, it is what one of
+//! the terminals beside says. A comment above a fence of commands says what else is to be known:
+//!
+//! - `<!-- not run: why -->`: it is not typed.
+//! - `<!-- in a terminal of its own -->`: it goes on while the rest is typed.
+//! - `<!-- fails -->`: its last command fails, as the page says.
+//! - `<!-- after a moment -->`: it only looks, and is typed again until it says what is expected.
+
+use std::path::Path;
+
+/// What the reader of a page types at a time.
+#[derive(Debug)]
+pub(crate) struct Block {
+    /// Where it begins.
+    pub(crate) line: usize,
+    /// The heading that it stands under.
+    pub(crate) section: String,
+    /// How it is typed.
+    pub(crate) how: How,
+    pub(crate) commands: String,
+    /// The lines that come out, with `…` for anything.
+    pub(crate) expected: Vec<String>,
+    /// The lines that one of the terminals beside says.
+    pub(crate) elsewhere: Vec<String>,
+}
+
+/// How a block is typed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum How {
+    /// Each command succeeds.
+    Succeeds,
+    /// The last command fails.
+    Fails,
+    /// In a terminal of its own, until the page is over.
+    Beside,
+    /// Again and again.
+    AfterAMoment,
+    /// Not at all.
+    NotRun,
+}
+
+/// The blocks of a page of this repository.
+pub(crate) fn blocks(page: &str) -> Vec<Block> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{page}: {error}"));
+    let blocks = parse(page, &text);
+    assert!(!blocks.is_empty(), "{page} has no commands");
+    blocks
+}
+
+fn parse(page: &str, text: &str) -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    let (mut above, mut section) = ("", "");
+    let mut lines = text.lines().enumerate();
+    while let Some((number, line)) = lines.next() {
+        let (at, remark) = (format!("{page}:{}", number + 1), std::mem::replace(&mut above, line));
+        section = line.strip_prefix("## ").unwrap_or(section);
+        let Some(kind) = line.strip_prefix("```") else { continue };
+        let content: Vec<_> =
+            lines.by_ref().map(|(_, line)| line).take_while(|line| *line != "```").collect();
+        above = "";
+        match kind {
+            "sh" => blocks.push(Block {
+                line: number + 1,
+                section: section.to_owned(),
+                how: how(&at, remark),
+                commands: content.join("\n") + "\n",
+                expected: Vec::new(),
+                elsewhere: Vec::new(),
+            }),
+            "text" => {
+                // A picture before the first command is nobody's output.
+                let Some(block) = blocks.last_mut() else { continue };
+                let other = remark == "<!-- the other terminal -->";
+                let said = if other { &mut block.elsewhere } else { &mut block.expected };
+                assert!(said.is_empty(), "{at}: there are two outputs of one block");
+                *said = content.iter().map(|line| line.trim_end().to_owned()).collect();
+            }
+            "c" | "ini" | "python" | "toml" | "yaml" => {}
+            _ => panic!("{at}: nobody knows what to do with a fence of the kind {kind:?}"),
+        }
+    }
+    blocks
+}
+
+fn how(at: &str, remark: &str) -> How {
+    let Some(remark) = remark.strip_prefix("<!-- ").and_then(|rest| rest.strip_suffix(" -->"))
+    else {
+        return How::Succeeds;
+    };
+    match remark {
+        "fails" => How::Fails,
+        "in a terminal of its own" => How::Beside,
+        "after a moment" => How::AfterAMoment,
+        _ if remark.strip_prefix("not run: ").is_some_and(|why| why.len() > 10) => How::NotRun,
+        _ => panic!("{at}: nobody knows what to do about {remark:?}"),
+    }
+}
+
+/// What of the expected lines is missing in an output, each being looked for behind the last.
+pub(crate) fn missing<'a>(expected: &'a [String], output: &str) -> Option<&'a String> {
+    let mut lines = output.lines();
+    expected.iter().find(|wanted| !lines.any(|line| fits(wanted, line.trim_end())))
+}
+
+/// Whether a line is as expected.
+fn fits(wanted: &str, line: &str) -> bool {
+    let mut parts = wanted.split('…');
+    let Some(mut rest) = parts.next().and_then(|first| line.strip_prefix(first)) else {
+        return false;
+    };
+    let mut last = None;
+    for part in parts {
+        if let Some(part) = last.replace(part) {
+            let Some(at) = rest.find(part) else { return false };
+            rest = &rest[at + part.len()..];
+        }
+    }
+    last.map_or(rest.is_empty(), |last| rest.ends_with(last))
+}
+
+#[test]
+fn a_line_fits_what_it_is_expected_to_be_and_nothing_else() {
+    for (wanted, line, fine) in [
+        ("a", "a", true),
+        ("a", "ab", false),
+        ("a…", "ab", true),
+        ("…b", "ab", true),
+        ("a…c…e", "abcde", true),
+        ("a…c…e", "abde", false),
+        ("a…a", "a", false),
+        ("…", "", true),
+    ] {
+        assert_eq!(fits(wanted, line), fine, "{wanted} {line}");
+    }
+}
+
+#[test]
+fn outputs_belong_to_the_commands_before_them() {
+    let text = "<!-- fails -->\n```sh\nfalse\n```\nand\n```text\none\ntwo\n```\n";
+    let blocks = parse("page", text);
+    assert_eq!((blocks[0].line, blocks[0].how), (2, How::Fails));
+    assert_eq!(blocks[0].commands, "false\n");
+    assert_eq!(missing(&blocks[0].expected, "zero\none\ntwo\n"), None);
+    assert_eq!(missing(&blocks[0].expected, "two\none\n").unwrap(), "two");
+}
