@@ -8,10 +8,10 @@ pub(crate) mod snapshot;
 pub mod reload;
 
 mod digest;
-mod files;
+pub(crate) mod files;
 mod resolver;
 mod tickets;
-mod x509;
+pub(crate) mod x509;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -8,7 +8,7 @@
 //! **Not here.** What the ClientHello says (`hello.rs`), which certificate is shown and which are
 //! believed (`trust/`).
 
-mod words;
+pub(crate) mod words;
 
 use std::io;
 use std::sync::Arc;

@@ -1,8 +1,9 @@
-//! SHA-256 over files, to see whether they have changed and which policy they make.
+//! SHA-256: over files, to see whether they have changed and which policy they make; over
+//! certificates, to name them.
 //!
 //! **Not here.** Any other cryptography: that is rustls's.
 
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::{Context, SHA256, digest};
 
 /// A SHA-256 digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,11 @@ impl Digest {
         }
         Self(context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }
+}
+
+/// The SHA-256 of bytes as they stand, as tools show it of a certificate.
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    digest(&SHA256, bytes).as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! What we read out of certificates and CRLs.
 //!
 //! **Not here.** Whether a client's certificate is believed: that is rustls's verifier's, set up in
-//! `certs.rs`.
+//! `certs.rs`; what only people want to know (`x509/details.rs`).
+
+pub(crate) mod details;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
