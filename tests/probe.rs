@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use rcgen::{CertificateParams, DnType, SanType, date_time_ymd};
 use serde_json::{Value, json};
-use tlsidecar::config::{BackendAddress, ClientAuth, ClientTrust, Listener, TlsVersion};
+use tlsidecar::config::{
+    BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Listener, TlsVersion,
+};
 use tlsidecar::proxy::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -554,6 +556,25 @@ async fn openssl_that_requires_a_certificate_tells_its_cas() {
         let (code, report) = probe(server.address, &flags).await;
         assert_eq!(code, 0, "{version} {report:#}");
         assert_eq!(report["client_certificate"]["accepted"], true);
+    }
+}
+
+/// Old plants have them: `openssl x509 -req` makes version 1 unless told otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_version_1_is_told_and_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout k \
+                  -out r -subj /CN=localhost && openssl x509 -req -in r -signkey k -out c -days 9";
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).current_dir(dir.path());
+    let (made, text) = crate::support::command::run(command).await;
+    assert!(made, "{text}");
+    let files = CertificateFiles { cert: dir.path().join("c"), key: dir.path().join("k") };
+    let server = Openssl::start(&Pair { files }, &[]).await;
+    for version in ["1.2", "1.3"] {
+        let (code, report) = probe(server.address, &["--tls", version]).await;
+        assert_eq!((code, problems(&report)), (1, vec!["certificate_rejected"]), "{report:#}");
+        assert_eq!(report["certificates"][0]["subject"], "CN=localhost");
     }
 }
 

@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest answer that is read. The metrics of a process with many listeners are the longest.
 const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
 
+/// How many looks may pass until a drain that was accepted can be seen.
+const LOOKS_UNTIL_BEGUN: u32 = 50;
+
 /// The pause between two looks at a drain.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -142,7 +145,9 @@ pub async fn follow(
     let mut told = None;
     let mut begun = false;
     let mut failed = false;
+    let mut looks = 0;
     loop {
+        looks += 1;
         let answers = (
             ask(address, Method::GET, "/readyz", PATIENCE).await,
             ask(address, Method::GET, "/metrics", PATIENCE).await,
@@ -167,7 +172,9 @@ pub async fn follow(
         match phase.as_str() {
             "drained" => return Ok(Drained::Forced(forced)),
             // Another process by now.
-            "starting" | "running" if begun => return Ok(Drained::Gone),
+            "starting" | "running" if begun || looks > LOOKS_UNTIL_BEGUN => {
+                return Ok(Drained::Gone);
+            }
             _ => {}
         }
         let now = Progress { phase, open: sum(&metrics, "tlsidecar_connections_active{", "") };

@@ -4,8 +4,8 @@
 //! alert on the first read. So each attempt listens for a moment, and says goodbye in order, which
 //! makes a server that has not spoken yet say what it has to say.
 //!
-//! **Promises.** The handshake takes no longer than it may, what follows at most twice [`LISTEN`], or
-//! twice eight times what the connect took where that is longer.
+//! **Promises.** The handshake takes no longer than it may. What follows takes at most twice [`LISTEN`];
+//! where the way is long, twice eight times what the connect took, or what the handshake may.
 //!
 //! **Not here.** What a failure means in words (`failure.rs`).
 
@@ -125,7 +125,7 @@ fn suite(rustls: &str) -> String {
 
 /// Listens for a moment, then ends in order.
 async fn follow(how: &How<'_>, stream: &mut TlsStream<&mut Tap<TcpStream>>, attempt: &mut Attempt) {
-    let far = how.distance * 8;
+    let far = (how.distance * 8).min(how.patience);
     let is_13 = attempt.agreed.as_ref().is_some_and(|a| a.version == TlsVersion::Tls13);
     attempt.content = !is_13;
     let resumed = attempt.agreed.as_ref().is_some_and(|a| a.kind == HandshakeKind::Resumed);

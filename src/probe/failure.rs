@@ -7,10 +7,10 @@
 use std::io;
 use std::time::Duration;
 
-use tokio_rustls::rustls::{self, AlertDescription, PeerIncompatible};
+use tokio_rustls::rustls::{self, AlertDescription, CertificateError, PeerIncompatible};
 
 use super::printable;
-use super::problem::{Kind, Problem};
+use super::problem::{ISSUE_ANEW, Kind, Problem};
 use crate::proxy::handshake::words;
 
 /// Why a handshake failed.
@@ -135,6 +135,16 @@ impl Failure {
             ),
             Self::Alert(alert) => self::alert(*alert, unshown),
             Self::Incompatible(what) => incompatible(what),
+            Self::Tls(rustls::Error::InvalidCertificate(error))
+                if *error != CertificateError::BadSignature =>
+            {
+                let says = printable::text(&error.to_string());
+                Problem::new(
+                    Kind::CertificateRejected,
+                    format!("the certificate cannot be used in a handshake: {says}"),
+                    ISSUE_ANEW,
+                )
+            }
             Self::Tls(error) => Problem::new(
                 Kind::TlsError,
                 format!("the server's TLS is at fault: {}", printable::text(&error.to_string())),

@@ -6,6 +6,10 @@
 
 use std::fmt;
 
+/// What helps against a certificate that cannot be used at all.
+pub(super) const ISSUE_ANEW: &str =
+    "Issue it anew, as X.509 version 3 and for servers (serverAuth).";
+
 /// One problem.
 #[derive(Clone, Debug)]
 pub(super) struct Problem {

@@ -176,7 +176,9 @@ impl Report {
         self.name_matches = verdict.name_matches;
         self.verified = verdict.verified;
         self.order = verdict.order;
-        self.problems.extend(verdict.problems);
+        // What the handshake has failed for is told once.
+        let told = self.problems.first().map(|problem| problem.kind);
+        self.problems.extend(verdict.problems.into_iter().filter(|p| Some(p.kind) != told));
     }
 }
 

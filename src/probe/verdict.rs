@@ -14,7 +14,7 @@ use tokio_rustls::rustls::{self, CertificateError, RootCertStore};
 
 use super::offer::Offer;
 use super::printable;
-use super::problem::{Kind, Problem};
+use super::problem::{ISSUE_ANEW, Kind, Problem};
 use crate::trust::x509::details::{self, Details};
 use crate::trust::x509::{self, Moment};
 
@@ -53,7 +53,10 @@ pub(super) fn judge(
                 verdict.judge_trust(&parsed, rest, roots, offer);
             }
         }
-        Err(error) => verdict.problems.push(rejected(&error)),
+        Err(error) => {
+            verdict.verified = offer.roots.is_some().then_some(false);
+            verdict.problems.push(rejected(&error));
+        }
     }
     let believed = verdict.verified == Some(true);
     if let (Err(says), false) = (&order, believed) {
@@ -203,7 +206,7 @@ fn rejected(error: &rustls::Error) -> Problem {
         other => Problem::new(
             Kind::CertificateRejected,
             format!("the certificate is refused: {}", printable::text(&other.to_string())),
-            "Issue it anew, as X.509 version 3 and for servers (serverAuth).",
+            ISSUE_ANEW,
         ),
     }
 }
