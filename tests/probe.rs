@@ -1,6 +1,7 @@
 //! Does a probe say what a device would see, and what a health command has to say?
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -78,7 +79,7 @@ impl Scene {
     }
 }
 
-fn path(path: &std::path::Path) -> &str {
+fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
@@ -147,6 +148,23 @@ async fn a_certificate_is_told_as_openssl_tells_it() {
     assert_eq!(value("not_before"), "2020-01-01T00:00:00Z");
     assert_eq!(value("not_after"), "2060-01-01T00:00:00Z");
     assert!((9_000..13_000).contains(&certificate["days_left"].as_i64().unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_report_in_the_documents_has_the_lines_that_a_report_has() {
+    // What stands before the values.
+    let keys = |report: &str| {
+        let lines = report.lines().filter(|line| line.starts_with("  "));
+        lines.map(|line| line[2..14].trim().to_owned()).collect::<Vec<_>>()
+    };
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/probe.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let documented = page.split("```").nth(1).unwrap();
+    let scene = Scene::new().await;
+    let target = format!("localhost:{}", scene.proxy.address.port());
+    let (code, text, _) = run(&["probe", &target, "--ca", &scene.ca]).await;
+    assert_eq!((code, keys(&text)), (0, keys(documented)));
+    assert!(keys(&text).len() > 10 && text.ends_with("\ngood\n"), "{text}");
 }
 
 /// What programs rely on.
