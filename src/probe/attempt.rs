@@ -30,7 +30,7 @@ use crate::config::TlsVersion;
 const LISTEN: Duration = Duration::from_millis(500);
 
 /// The same where it owes us nothing: for a greeting of the server behind it.
-const GREETING: Duration = Duration::from_millis(100);
+const GREETING: Duration = Duration::from_millis(250);
 
 /// How much of a greeting is kept.
 const HEARD_BYTES: usize = 512;
