@@ -7,8 +7,8 @@
 //! **Promises.** It sends no data, and says goodbye in order. Each step has its time. Whatever a server
 //! says comes out escaped and cut to a length.
 //!
-//! **Not here.** What the flags are (`cli/probe.rs`), and the proxy, of which it shares no code but the
-//! reading of files and certificates.
+//! **Not here.** What the flags are (`cli/probe.rs`), and the proxy, with which it shares no more than the
+//! reading of files and certificates and the names of alerts.
 
 #![expect(clippy::print_stderr, reason = "a command answers its user")]
 
