@@ -1,20 +1,30 @@
 //! The command line.
 //!
-//! **Promises.** Every flag but the demo's has an environment twin, `TLSIDECAR_` and its name. A
-//! value that is not allowed is refused here, with what is.
+//! **Promises.** Every flag of a run has an environment twin, `TLSIDECAR_` and its name. A value that
+//! is not allowed is refused here, with what is.
 //!
-//! **Not here.** The configuration file (`config/file.rs`), exit codes (`main.rs`).
+//! **Not here.** The configuration file (`config/file.rs`), exit codes (`main.rs`), the flags of the
+//! probe (`cli/probe.rs`), completions and pages (`cli/pages.rs`).
+
+pub mod pages;
+pub mod probe;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
+use self::probe::Probe;
 use crate::config::file::{ConfigError, Overrides, Source};
 use crate::config::{
     Admin, BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Config, Listener,
 };
 use crate::logging::Filter;
+
+/// How long a command may be told to wait, as in the configuration file.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Terminates the TLS of device fleets next to a legacy server that speaks plain TCP.
 #[derive(Debug, Parser)]
@@ -46,14 +56,34 @@ pub enum Command {
         #[arg(long, env = "TLSIDECAR_CONFIG", value_name = "FILE")]
         config: PathBuf,
     },
+    /// Connect as a device would, and say what it sees. Or ask the admin port how it is.
+    Probe(Box<Probe>),
     /// Ask the running sidecar to drain, and return at once: for a container's preStop hook.
     Drain {
         /// The admin port of the running sidecar.
         #[arg(long, env = "TLSIDECAR_ADMIN", value_name = "ADDR", value_parser = address, default_value_t = Admin::default().listen)]
         admin: SocketAddr,
+        /// Stay until it is drained, and say how many connections are left.
+        #[arg(long)]
+        wait: bool,
+        /// Stay no longer than this; without it, as long as the drain takes.
+        #[arg(long, value_name = "TIME", value_parser = duration, requires = "wait")]
+        timeout: Option<Duration>,
     },
     /// Try it out: make development certificates, start an echo server and a sidecar before it.
     Demo(Demo),
+    /// Print a shell's completions.
+    Completions {
+        /// The shell.
+        #[arg(value_name = "SHELL")]
+        shell: Shell,
+    },
+    /// Print the manual's page.
+    Man {
+        /// Write it, and a page for each command, into this directory.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 /// Where the demo listens.
@@ -146,4 +176,11 @@ fn backend(text: &str) -> Result<BackendAddress, String> {
 
 fn filter(text: &str) -> Result<Filter, String> {
     Filter::parse(text).ok_or_else(|| "expected levels such as info,access=warn".to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = humantime::parse_duration(text).ok();
+    parsed
+        .filter(|duration| !duration.is_zero() && *duration <= LONGEST)
+        .ok_or_else(|| "expected a duration from 1ms to 365d, such as 30s or 1m".to_owned())
 }

@@ -179,6 +179,15 @@ pub enum TlsVersion {
     Tls13,
 }
 
+impl fmt::Display for TlsVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tls12 => "1.2",
+            Self::Tls13 => "1.3",
+        })
+    }
+}
+
 /// Whether devices show certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientAuth {

@@ -17,6 +17,7 @@
 
 pub mod cli;
 pub mod demo;
+pub mod probe;
 
 pub mod app;
 pub mod logging;

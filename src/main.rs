@@ -1,7 +1,8 @@
 //! The life of the process: flags, configuration, log, runtime, signals, exit code.
 //!
 //! Exit codes: 0 stopped in order; 1 could not start, or the drain had to force connections; 2 bad
-//! flags (clap); 78 bad configuration (`EX_CONFIG` of sysexits.h).
+//! flags (clap); 78 bad configuration (`EX_CONFIG` of sysexits.h). `tlsidecar probe` has 3 as well
+//! (`probe.rs`).
 //!
 //! **Promises.** Signals are obeyed from before the first socket is bound. The log is written to its
 //! end before the process ends.
@@ -12,18 +13,19 @@
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "a command answers its user")]
 
 use std::error::Error;
-use std::io;
+use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tlsidecar::app::{self, App, StartError};
-use tlsidecar::cli::{Cli, Command, Run};
+use tlsidecar::cli::{self, Cli, Command, Run, pages};
 use tlsidecar::config::Config;
 use tlsidecar::config::file::{self, Source};
-use tlsidecar::ops::admin;
+use tlsidecar::ops::ask::{self, Drained as Followed};
 use tlsidecar::ops::shutdown::Drained;
-use tlsidecar::{demo, logging};
+use tlsidecar::{demo, logging, probe};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -53,7 +55,10 @@ fn main() -> ExitCode {
         Some(Command::Check { config }) => return check(&config),
         Some(Command::Demo(args)) if !args.renew => return run_demo(&args),
         Some(Command::Demo(args)) => demo::renew(&args.dir).map_err(Box::from),
-        Some(Command::Drain { admin }) => ask_to_drain(admin),
+        Some(Command::Probe(args)) => return run_probe(&args),
+        Some(Command::Drain { admin, wait, timeout }) => return drain(admin, wait, timeout),
+        Some(Command::Completions { shell }) => pages::completions(shell).map_err(Box::from),
+        Some(Command::Man { dir }) => pages::man(dir.as_deref()).map_err(Box::from),
     };
     done.map_or_else(|error| failed(&*error, FAILED), |()| ExitCode::SUCCESS)
 }
@@ -65,7 +70,7 @@ fn run(args: &Run) -> ExitCode {
     }
 }
 
-fn run_demo(args: &tlsidecar::cli::Demo) -> ExitCode {
+fn run_demo(args: &cli::Demo) -> ExitCode {
     match demo::prepare(args) {
         Ok((config, demo)) => live(config, None, |app| demo.start(app)),
         Err(error) => failed(&error, FAILED),
@@ -89,8 +94,53 @@ fn check(path: &Path) -> ExitCode {
     }
 }
 
-fn ask_to_drain(address: std::net::SocketAddr) -> Result<(), Box<dyn Error>> {
-    Ok(runtime()?.block_on(admin::ask_to_drain(address))?)
+fn run_probe(args: &cli::probe::Probe) -> ExitCode {
+    match runtime() {
+        Ok(runtime) => {
+            let code = runtime.block_on(probe::run(args));
+            // A name server that hangs holds up a thread, and must not hold up the end.
+            runtime.shutdown_timeout(LAST_LOOKUPS);
+            ExitCode::from(code)
+        }
+        Err(error) => failed(&error, FAILED),
+    }
+}
+
+/// Begins a drain, and follows it if that is asked for.
+fn drain(admin: SocketAddr, wait: bool, limit: Option<Duration>) -> ExitCode {
+    let drained = async {
+        ask::drain(admin).await?;
+        if !wait {
+            return Ok::<_, Box<dyn Error>>(ExitCode::SUCCESS);
+        }
+        let following = ask::follow(admin, |now| say(&now.to_string()));
+        let followed = match limit {
+            Some(limit) => tokio::time::timeout(limit, following).await,
+            None => Ok(following.await),
+        };
+        let (told, code) = match followed {
+            Ok(ended) => match ended? {
+                Followed::Forced(0) => ("drained".to_owned(), 0),
+                Followed::Forced(n) => {
+                    (format!("drained; {n} connection(s) had to be forced"), FAILED)
+                }
+                Followed::Gone => ("the process has ended".to_owned(), 0),
+            },
+            Err(_) => ("not drained in time; the drain goes on".to_owned(), FAILED),
+        };
+        say(&told);
+        Ok(ExitCode::from(code))
+    };
+    match runtime() {
+        Ok(runtime) => runtime.block_on(drained).unwrap_or_else(|error| failed(&*error, FAILED)),
+        Err(error) => failed(&error, FAILED),
+    }
+}
+
+/// Prints a line. That nobody reads it any more is no reason to stop.
+fn say(line: &str) {
+    let mut out = io::stdout().lock();
+    let _unread = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
 /// Runs a proxy until it is told to stop; `started` is called when it accepts.

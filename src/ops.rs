@@ -3,6 +3,7 @@
 //! **Not here.** What is logged: each module tells its own, and `proxy/record.rs` how connections ended.
 
 pub mod admin;
+pub mod ask;
 pub mod metrics;
 pub(crate) mod sessions;
 pub mod shutdown;

@@ -8,7 +8,7 @@ pub(crate) mod admission;
 mod connection;
 mod hello;
 
-mod handshake;
+pub(crate) mod handshake;
 mod tls;
 
 mod backend;

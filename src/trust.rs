@@ -8,11 +8,11 @@ pub(crate) mod snapshot;
 pub mod reload;
 
 mod digest;
-mod files;
+pub(crate) mod files;
 pub(crate) mod identity;
 mod resolver;
 mod tickets;
-mod x509;
+pub(crate) mod x509;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -50,6 +50,7 @@ const FOLLOWED: &[&str] = &[
     FIRST_HOUR,
     "docs/certificates.md",
     "docs/devices.md",
+    "docs/probe.md",
     "certs/README.md",
     "examples/README.md",
 ];
@@ -108,6 +109,12 @@ fn devices_connect_and_fail_as_the_page_says() {
         return;
     }
     follow(&Page { name: "docs/devices.md", needs, begins_with: &["2.", "3.", "4."] });
+}
+
+#[test]
+fn the_health_command_answers_as_the_page_says() {
+    let needs = &["openssl", "curl", "/usr/sbin/mosquitto"];
+    follow(&Page { name: "docs/probe.md", needs, begins_with: &["2.", "3.", "4."] });
 }
 
 #[test]

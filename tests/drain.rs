@@ -1,6 +1,8 @@
 //! Does it stop as it promises?
 
-use std::io::ErrorKind;
+use std::io::{BufRead, BufReader, ErrorKind};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdout};
 use std::time::Duration;
 
 use tlsidecar::config::{Config, Shutdown};
@@ -11,7 +13,8 @@ use tokio::net::TcpStream;
 
 use crate::support::bytes;
 use crate::support::client::say_and_hear;
-use crate::support::process::ask;
+use crate::support::file;
+use crate::support::process::{ask, binary};
 use crate::support::proxy::{config, listener};
 use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, Proxy, Sidecar, eventually};
@@ -135,7 +138,7 @@ async fn the_binary_finishes_transfers_in_flight_refuses_new_connections_and_end
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let more = "[shutdown]\ndrain_timeout = \"1h\"\n";
-    let text = crate::support::file::text(backend.address, &authority.server(), more);
+    let text = file::text(backend.address, &authority.server(), more);
     let mut sidecar = Sidecar::start(authority.dir(), &text);
     let session = Device::new(&authority).echo(sidecar.address).await.unwrap();
     let (mut reader, mut writer) = tokio::io::split(session);
@@ -167,4 +170,91 @@ async fn a_drain_by_request_leaves_the_admin_port_answering() {
     assert_eq!(ask(proxy.app.admin, "GET", "/readyz", "").unwrap(), (503, "drained\n".to_owned()));
     // Again is as good as once.
     assert_eq!(ask(proxy.app.admin, "POST", "/drain", "").unwrap().0, 202);
+}
+
+/// `tlsidecar drain --wait` at this admin port, and what it says, line by line.
+struct Waiting {
+    child: Child,
+    lines: std::io::Lines<BufReader<ChildStdout>>,
+}
+
+impl Waiting {
+    fn start(admin: SocketAddr, more: &[&str]) -> Self {
+        let mut command = binary();
+        command.args(["drain", "--wait", "--admin", &admin.to_string()]).args(more);
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// The next line.
+    async fn says(mut self) -> (Self, Option<String>) {
+        let reading = tokio::task::spawn_blocking(move || {
+            let line = self.lines.next().map(Result::unwrap);
+            (self, line)
+        });
+        within("a line", reading).await.unwrap()
+    }
+
+    /// The line that holds this, and those before it.
+    async fn until(mut self, wanted: &str) -> Self {
+        loop {
+            let (waiting, line) = self.says().await;
+            self = waiting;
+            let line = line.unwrap_or_else(|| panic!("it has ended without {wanted:?}"));
+            if line.contains(wanted) {
+                return self;
+            }
+        }
+    }
+
+    fn code(mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_that_waits_tells_how_many_are_left_until_none_is() {
+    let (device, _backend, proxy) = draining(Duration::ZERO, LONG).await;
+    let first = device.echo(proxy.address).await.unwrap();
+    let second = device.echo(proxy.address).await.unwrap();
+    let waiting = Waiting::start(proxy.app.admin, &[]).until("closing: 2 connection(s)").await;
+    drop(first);
+    let waiting = waiting.until("closing: 1 connection(s)").await;
+    drop(second);
+    assert_eq!(waiting.until("drained").await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_that_waits_ends_with_1_if_connections_had_to_be_forced() {
+    let (device, _backend, proxy) = draining(Duration::ZERO, Duration::from_millis(500)).await;
+    let _open = device.echo(proxy.address).await.unwrap();
+    let waiting = Waiting::start(proxy.app.admin, &[]).until("1 connection(s) had to be").await;
+    assert_eq!(waiting.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_that_waits_gives_up_in_time_and_the_drain_goes_on() {
+    let (device, _backend, proxy) = draining(Duration::ZERO, LONG).await;
+    let mut open = device.echo(proxy.address).await.unwrap();
+    let waiting =
+        Waiting::start(proxy.app.admin, &["--timeout", "700ms"]).until("not drained").await;
+    assert_eq!(waiting.code(), Some(1));
+    say_and_hear(&mut open, b"still here").await.unwrap();
+    drop(open);
+    within("the drain", proxy.app.shutdown.drained()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_that_waits_ends_with_a_process_that_ends() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let text =
+        file::text(backend.address, &authority.server(), "[shutdown]\ndrain_timeout = \"1h\"\n");
+    let mut sidecar = Sidecar::start(authority.dir(), &text);
+    let _open = Device::new(&authority).echo(sidecar.address).await.unwrap();
+    let waiting = Waiting::start(sidecar.admin, &[]).until("1 connection(s) left").await;
+    sidecar.signal("KILL");
+    sidecar.ended();
+    assert_eq!(waiting.until("the process has ended").await.code(), Some(0));
 }

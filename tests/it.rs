@@ -72,5 +72,8 @@ mod acme;
 /// Does the count of instructions refuse what has grown?
 mod instructions;
 
+/// Does a probe say what a device would see, and what a health command has to say?
+mod probe;
+
 /// Is the house in order: imports, lengths, documents?
 mod tidy;

@@ -27,7 +27,7 @@ impl Proxy {
     /// The value of a metric of the listener `test`, by its name and one label more.
     fn of_label(&self, name: &str, label: &str, value: &str) -> u64 {
         // Labels are in the order of the alphabet.
-        let mut labels = [format!("listener=\"test\""), format!("{label}=\"{value}\"")];
+        let mut labels = ["listener=\"test\"".to_owned(), format!("{label}=\"{value}\"")];
         labels.sort_unstable();
         self.count(&format!("tlsidecar_{name}{{{}}}", labels.join(",")))
     }
@@ -182,7 +182,9 @@ async fn what_a_backend_does_not_take_is_told_while_it_is_held() {
     backend.read_to_end(&mut all).await.unwrap();
     assert_eq!(all.len(), 32 << 20);
     eventually("none are held", || proxy.of_listener("buffered_bytes") == 0).await;
-    drop((backend, writing.await.unwrap()));
+    drop(backend);
+    let mut session = writing.await.unwrap();
+    assert_eq!(session.read(&mut [0; 1]).await.unwrap(), 0);
     proxy.ends_with(Reason::Ok).await;
 }
 

@@ -5,7 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use clap::CommandFactory;
 use tlsidecar::app::{self, StartError};
+use tlsidecar::cli::Cli;
 use tlsidecar::config::Config;
 use tlsidecar::proxy::reason::Reason;
 use tokio::io::AsyncReadExt;
@@ -618,4 +620,60 @@ async fn an_admin_port_in_use_leaves_the_devices_port_free_again() {
     };
     assert_eq!(address, backend.address);
     TcpListener::bind(free).await.unwrap();
+}
+
+/// The commands that there are.
+fn commands() -> Vec<String> {
+    let commands = Cli::command();
+    commands.get_subcommands().map(|command| command.get_name().to_owned()).collect()
+}
+
+#[test]
+fn completions_know_every_command_and_bash_can_read_them() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let (code, text) = output(binary().args(["completions", shell]));
+        assert_eq!(code, 0, "{shell}");
+        for command in commands() {
+            assert!(text.contains(&command), "{command} is not in {shell}'s");
+        }
+        assert!(text.contains("min-days"), "{shell}");
+    }
+    // What bash completes to, asked as it asks.
+    let script = format!(
+        "source <({} completions bash); COMP_WORDS=(tlsidecar probe --min); COMP_CWORD=2; \
+         _tlsidecar tlsidecar --min probe; echo \"${{COMPREPLY[@]}}\"",
+        env!("CARGO_BIN_EXE_tlsidecar")
+    );
+    let completed = Command::new("bash").args(["-c", &script]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&completed.stdout), "--min-days\n", "{completed:?}");
+}
+
+#[test]
+fn the_manual_has_a_page_for_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let pages = dir.path().join("man1");
+    let (code, text) = output(binary().arg("man").arg("--dir").arg(&pages));
+    assert_eq!((code, text.as_str()), (0, ""));
+    let all = commands();
+    assert_eq!(std::fs::read_dir(&pages).unwrap().count(), all.len() + 1);
+    for command in &all {
+        let page = std::fs::read_to_string(pages.join(format!("tlsidecar-{command}.1"))).unwrap();
+        assert!(page.contains(&format!(".TH tlsidecar-{command} 1")), "{page}");
+    }
+    let (code, text) = output(binary().arg("man"));
+    assert_eq!(code, 0);
+    assert_eq!(text, std::fs::read_to_string(pages.join("tlsidecar.1")).unwrap());
+}
+
+#[test]
+fn a_reader_of_the_beginning_alone_is_no_failure() {
+    for command in ["completions bash", "man", "probe 127.0.0.1:1"] {
+        // `true` reads nothing; the status is that of the first.
+        let script = format!(
+            "{} {command} | true; test ${{PIPESTATUS[0]}} -le 1",
+            env!("CARGO_BIN_EXE_tlsidecar")
+        );
+        let ended = Command::new("bash").args(["-c", &script]).output().unwrap();
+        assert!(ended.status.success() && ended.stderr.is_empty(), "{command}: {ended:?}");
+    }
 }

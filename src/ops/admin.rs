@@ -6,17 +6,15 @@
 //! [`HEADER_TIMEOUT`], or a socket for more than [`CONNECTION_TIMEOUT`], whether they read or not.
 //!
 //! **Not here.** What the metrics are (`metrics.rs`), how a drain runs (`shutdown.rs`) or a reload
-//! (`trust/reload.rs`).
+//! (`trust/reload.rs`), and who asks from the command line (`ask.rs`).
 
 use std::convert::Infallible;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{Empty, Full};
+use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -178,64 +176,6 @@ fn not_allowed(allowed: &'static str) -> Response<Full<Bytes>> {
     let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("allowed: {allowed}\n"));
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     response
-}
-
-/// Why a running sidecar could not be asked to drain.
-#[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    /// Nobody answers there.
-    #[error("cannot reach the admin port {address}: {cause}")]
-    Unreachable {
-        /// The address that was tried.
-        address: SocketAddr,
-        /// What the system says.
-        cause: io::Error,
-    },
-    /// What answers there does not speak HTTP.
-    #[error("{address} did not answer as an admin port: {cause}")]
-    Protocol {
-        /// The address that was tried.
-        address: SocketAddr,
-        /// What HTTP says.
-        cause: hyper::Error,
-    },
-    /// What answers there will not drain.
-    #[error("{address} answered {status}")]
-    Refused {
-        /// The address that was tried.
-        address: SocketAddr,
-        /// The status of the answer.
-        status: StatusCode,
-    },
-}
-
-/// Asks the sidecar whose admin port is `address` to drain, and returns as soon as it has begun.
-///
-/// # Errors
-/// If it does not.
-pub async fn ask_to_drain(address: SocketAddr) -> Result<(), AskError> {
-    let tcp = TcpStream::connect(address)
-        .await
-        .map_err(|cause| AskError::Unreachable { address, cause })?;
-    let protocol = |cause| AskError::Protocol { address, cause };
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.map_err(protocol)?;
-    let request = Request::post("/drain")
-        .header(HOST, address.to_string())
-        .body(Empty::<Bytes>::new())
-        .expect("the parts are constants and an address");
-    let answer = tokio::select! {
-        answer = sender.send_request(request) => answer.map_err(protocol)?,
-        ended = connection => return Err(ended.err().map_or_else(closed(address), protocol)),
-    };
-    match answer.status() {
-        StatusCode::ACCEPTED => Ok(()),
-        status => Err(AskError::Refused { address, status }),
-    }
-}
-
-fn closed(address: SocketAddr) -> impl FnOnce() -> AskError {
-    move || AskError::Unreachable { address, cause: io::ErrorKind::UnexpectedEof.into() }
 }
 
 #[cfg(test)]

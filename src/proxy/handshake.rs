@@ -9,7 +9,7 @@
 //! believed (`trust/`).
 
 mod faults;
-mod words;
+pub(crate) mod words;
 
 use std::io;
 use std::sync::Arc;

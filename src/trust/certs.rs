@@ -13,7 +13,7 @@
 //! **Not here.** When to load (`reload.rs`), which certificate a device gets (`resolver.rs`).
 
 mod clients;
-mod pem;
+pub(crate) mod pem;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -375,7 +375,7 @@ fn chain_in_order(
 }
 
 /// What signs with a private key, whose bytes are wiped.
-fn signer(file: &Path, files: &Files) -> Result<Arc<dyn SigningKey>, CertError> {
+pub(crate) fn signer(file: &Path, files: &Files) -> Result<Arc<dyn SigningKey>, CertError> {
     let mut private = pem::private_key(file, files)?;
     let signer = any_supported_type(&private);
     private.zeroize();

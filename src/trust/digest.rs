@@ -1,8 +1,7 @@
-//! SHA-256 over files and certificates: have they changed, which policy do they make?
+//! SHA-256: over files, to see whether they have changed and which policy they make; over
+//! certificates, to name them.
 //!
 //! **Not here.** Any other cryptography: that is rustls's.
-
-use std::fmt;
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
 
@@ -18,22 +17,13 @@ impl Digest {
             context.update(&part.len().to_be_bytes());
             context.update(part);
         }
-        Self(context.finish().as_ref().try_into().expect(BYTES))
-    }
-
-    /// The digest of just these bytes, as others make it: a certificate's fingerprint.
-    pub(crate) fn plain(bytes: &[u8]) -> Self {
-        Self(digest(&SHA256, bytes).as_ref().try_into().expect(BYTES))
+        Self(context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }
 }
 
-const BYTES: &str = "SHA-256 has 32 bytes";
-
-impl fmt::Display for Digest {
-    /// In hexadecimal.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
+/// The SHA-256 of bytes as they stand, as tools show it of a certificate.
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    digest(&SHA256, bytes).as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 #[cfg(test)]
@@ -43,7 +33,8 @@ mod tests {
     #[test]
     fn a_fingerprint_is_that_of_every_other_program() {
         let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(Digest::plain(b"abc").to_string(), expected);
+        let digits = sha256(b"abc").map(|byte| format!("{byte:02x}"));
+        assert_eq!(digits.concat(), expected);
     }
 
     #[test]

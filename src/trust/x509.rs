@@ -1,7 +1,9 @@
 //! What we read out of certificates and CRLs.
 //!
 //! **Not here.** Whether a client's certificate is believed: that is rustls's verifier's, set up in
-//! `certs.rs`.
+//! `certs.rs`; what only people want to know (`x509/details.rs`).
+
+pub(crate) mod details;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,6 +16,7 @@ use x509_parser::prelude::{
     ASN1Time, CertificateRevocationList, FromDer, GeneralName, ParsedExtension, X509Certificate,
 };
 
+use super::digest::sha256;
 use crate::ops::metrics::KeyKind;
 
 /// What cannot be read as X.509.
@@ -32,7 +35,7 @@ pub(crate) struct Facts {
     pub(crate) subject_text: String,
     /// For people.
     pub(crate) issuer_text: String,
-    /// In hexadecimal.
+    /// In hexadecimal, as openssl prints it.
     pub(crate) serial: String,
     pub(crate) key: KeyKind,
     pub(crate) not_before: Moment,
@@ -100,7 +103,7 @@ pub(crate) fn facts(der: &CertificateDer<'_>) -> Result<Facts, Malformed> {
         subject: certificate.subject().as_raw().to_vec(),
         subject_text: certificate.subject().to_string(),
         issuer_text: certificate.issuer().to_string(),
-        serial: certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
+        serial: serial(certificate.raw_serial()),
         key: key_kind(&certificate),
         not_before: Moment(certificate.validity().not_before),
         not_after: Moment(certificate.validity().not_after),
@@ -194,6 +197,24 @@ pub(crate) fn crl_facts(der: &CertificateRevocationListDer<'_>) -> Result<CrlFac
         issuer: crl.issuer().as_raw().to_vec(),
         next_update: crl.next_update().map(Moment),
     })
+}
+
+/// The SHA-256 of a whole certificate in hexadecimal, with `between` after each byte but the last.
+pub(crate) fn fingerprint(der: &CertificateDer<'_>, between: &str) -> String {
+    hexadecimal(&sha256(der), between)
+}
+
+/// Without the zero byte that DER puts before a number whose first bit is set.
+fn serial(bytes: &[u8]) -> String {
+    match bytes {
+        [0, rest @ ..] if !rest.is_empty() => hexadecimal(rest, ""),
+        _ => hexadecimal(bytes, ""),
+    }
+}
+
+fn hexadecimal(bytes: &[u8], between: &str) -> String {
+    let digits: Vec<_> = bytes.iter().map(|byte| format!("{byte:02X}")).collect();
+    digits.join(between)
 }
 
 fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Malformed> {

@@ -33,7 +33,7 @@ pub(super) fn incompatible(what: &PeerIncompatible) -> Cow<'static, str> {
 }
 
 /// An alert's name: RFC 8446 section 6, RFC 5246 section 7.2, RFC 7507, RFC 9849.
-pub(super) fn alert(description: AlertDescription) -> Cow<'static, str> {
+pub(crate) fn alert(description: AlertDescription) -> Cow<'static, str> {
     use AlertDescription as A;
     Cow::Borrowed(match description {
         A::CloseNotify => "close_notify",

@@ -30,7 +30,7 @@ pub(crate) enum PemError {
 }
 
 /// At least one certificate.
-pub(super) fn certificates(
+pub(crate) fn certificates(
     file: &Path,
     files: &Files,
 ) -> Result<Vec<CertificateDer<'static>>, PemError> {
@@ -60,7 +60,7 @@ pub(super) fn revocation_lists(
 }
 
 /// The first private key.
-pub(super) fn private_key(file: &Path, files: &Files) -> Result<PrivateKeyDer<'static>, PemError> {
+pub(crate) fn private_key(file: &Path, files: &Files) -> Result<PrivateKeyDer<'static>, PemError> {
     let keys = take_all(file, files, |item| match item {
         Item::Pkcs1Key(key) => Ok(PrivateKeyDer::from(key)),
         Item::Pkcs8Key(key) => Ok(key.into()),

@@ -10,9 +10,8 @@ use crate::ops::metrics::{
     ReloadOutcome,
 };
 use crate::trust::certs::Warning;
-use crate::trust::digest::Digest;
 use crate::trust::snapshot::{ServerCertificate, Snapshot};
-use crate::trust::x509::{Facts, Moment};
+use crate::trust::x509::{self, Facts, Moment};
 
 /// Tells of a snapshot that comes in force.
 pub(crate) fn announce(snapshot: &Snapshot, warnings: &[Warning], metrics: &ListenerMetrics) {
@@ -33,7 +32,7 @@ fn in_force(snapshot: &Snapshot, told: &InForce) {
     let certificate = |c: &ServerCertificate| CertificateInForce {
         cert: c.label.clone(),
         serial: c.facts.serial.clone(),
-        sha256: Digest::plain(&c.leaf).to_string(),
+        sha256: x509::fingerprint(&c.leaf, ""),
         issuer: c.facts.issuer_text.clone(),
         key: c.facts.key.as_str(),
         not_before: c.facts.not_before.timestamp(),

@@ -1,0 +1,115 @@
+//! A report for programs.
+//!
+//! **Promises.** Keys are added to, never renamed; what is not known is null.
+//!
+//! **Not here.** What they mean: docs/probe.md.
+
+use serde_json::{Value, json};
+
+use super::dial::Tried;
+use super::milliseconds;
+use super::problem::Problem;
+use super::report::{Accepts, Certificate, ClientCertificate, Report, Resumption, Session};
+
+/// The report as one JSON object, indented.
+pub(super) fn render(report: &Report) -> String {
+    let versions = report.versions.iter().map(|(version, accepts)| {
+        let accepts = match accepts {
+            Accepts::Yes => json!({ "accepted": true }),
+            Accepts::No => json!({ "accepted": false }),
+            Accepts::Unclear(why) => json!({ "accepted": null, "error": why }),
+        };
+        (version.to_string(), accepts)
+    });
+    let value = json!({
+        "target": report.target,
+        "good": report.problems.is_empty(),
+        "problems": report.problems.iter().map(problem).collect::<Vec<_>>(),
+        "name": report.name,
+        "sni": report.sends_name,
+        "addresses": report.tried.iter().map(tried).collect::<Vec<_>>(),
+        "alpn_offered": report.alpn_offered,
+        "handshake": report.session.as_ref().map(session),
+        "client_certificate": client_certificate(&report.client_certificate),
+        "certificates": report.certificates.iter().map(certificate).collect::<Vec<_>>(),
+        "chain": {
+            "length": report.chain_length,
+            "name_matches": report.name_matches,
+            "verified": report.verified,
+            "order": report.order,
+        },
+        "resumption": resumption(&report.resumption),
+        "versions": versions.collect::<serde_json::Map<String, Value>>(),
+    });
+    format!("{value:#}\n")
+}
+
+fn problem(problem: &Problem) -> Value {
+    json!({
+        "problem": problem.kind.to_string(),
+        "says": problem.says,
+        "advice": problem.advice,
+        "alert": problem.alert,
+    })
+}
+
+fn tried(tried: &Tried) -> Value {
+    let (took, problem) = match &tried.outcome {
+        Ok(took) => (Some(milliseconds(*took)), None),
+        Err(problem) => (None, Some(problem.kind.to_string())),
+    };
+    json!({ "address": tried.address.to_string(), "connect_ms": took, "problem": problem })
+}
+
+fn session(session: &Session) -> Value {
+    json!({
+        "version": session.version.to_string(),
+        "cipher": session.suite,
+        "group": session.group,
+        "alpn": session.alpn,
+        "handshake_ms": milliseconds(session.took),
+        "greeting": session.greeting,
+    })
+}
+
+fn client_certificate(certificate: &ClientCertificate) -> Value {
+    match certificate {
+        ClientCertificate::Unknown => Value::Null,
+        ClientCertificate::NotAsked => json!({ "asked": false }),
+        ClientCertificate::Asked { authorities, shown, content } => json!({
+            "asked": true,
+            "authorities": authorities,
+            "shown": shown,
+            "accepted": content,
+        }),
+    }
+}
+
+fn certificate(certificate: &Certificate) -> Value {
+    match &certificate.details {
+        Ok(details) => json!({
+            "subject": details.subject,
+            "issuer": details.issuer,
+            "names": details.names,
+            "key": details.key,
+            "serial": details.serial,
+            "sha256": details.sha256,
+            "not_before": details.not_before.to_string(),
+            "not_after": details.not_after.to_string(),
+            "days_left": certificate.days_left,
+        }),
+        Err(why) => json!({ "unreadable": why }),
+    }
+}
+
+fn resumption(resumption: &Resumption) -> Value {
+    match resumption {
+        Resumption::NotTried => Value::Null,
+        Resumption::NoTicket => json!({ "works": false, "ticket": false }),
+        Resumption::Declined => json!({ "works": false, "ticket": true }),
+        Resumption::Works(took) => {
+            json!({ "works": true, "ticket": true, "handshake_ms": milliseconds(*took) })
+        }
+        Resumption::Failed(why) => json!({ "works": null, "ticket": true, "error": why }),
+    }
+}

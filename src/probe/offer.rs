@@ -1,0 +1,108 @@
+//! What a device brings along: whom it believes, what it shows, what it offers.
+//!
+//! **Promises.** Keys are wiped once loaded, and errors never quote a file's content.
+//!
+//! **Not here.** The flags themselves (`cli/probe.rs`).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio_rustls::rustls::client::Resumption;
+use tokio_rustls::rustls::crypto::CryptoProvider;
+use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
+use tokio_rustls::rustls::pki_types::InvalidDnsNameError;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::sign::CertifiedKey;
+use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, version};
+
+use super::witness::Witness;
+use crate::cli::probe::{Probe, Target};
+use crate::config::TlsVersion;
+use crate::trust::certs::{self, CertError, pem};
+use crate::trust::files::{self, Files};
+
+/// What a device brings along.
+pub(super) struct Offer {
+    pub(super) provider: Arc<CryptoProvider>,
+    /// Whom it believes; none if the chain is not to be verified.
+    pub(super) roots: Option<RootCertStore>,
+    /// The name that the certificate is compared with.
+    pub(super) name: ServerName<'static>,
+    /// Whether the name is sent as well: an IP address never is (RFC 6066 section 3).
+    pub(super) sends_name: bool,
+    certificate: Option<Arc<CertifiedKey>>,
+    alpn: Vec<Vec<u8>>,
+}
+
+/// Why a probe cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OfferError {
+    #[error(transparent)]
+    Files(#[from] CertError),
+    #[error("{name:?} is not a name that can be asked for: {cause}")]
+    Name { name: String, cause: InvalidDnsNameError },
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+impl Offer {
+    /// Loads what the flags name. It blocks on the disk.
+    pub(super) fn load(args: &Probe, target: &Target) -> Result<Self, OfferError> {
+        let named = [&args.ca, &args.cert, &args.key].into_iter().flatten();
+        let files = files::read(named.map(PathBuf::as_path)).map_err(CertError::from)?;
+        let name = args.name.as_ref().unwrap_or(&target.host);
+        let name = ServerName::try_from(name.clone())
+            .map_err(|cause| OfferError::Name { name: name.clone(), cause })?;
+        let certificate = match (&args.cert, &args.key) {
+            (Some(cert), Some(key)) => Some(Arc::new(certified(cert, key, &files)?)),
+            _ => None,
+        };
+        Ok(Self {
+            provider: Arc::new(default_provider()),
+            roots: args.ca.as_deref().map(|ca| roots(ca, &files)).transpose()?,
+            sends_name: matches!(name, ServerName::DnsName(_)) && !args.no_sni,
+            name,
+            certificate,
+            alpn: args.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect(),
+        })
+    }
+
+    /// A configuration that offers one version or all, with somebody to watch it.
+    pub(super) fn config(
+        &self,
+        version: Option<TlsVersion>,
+    ) -> Result<(Arc<ClientConfig>, Arc<Witness>), OfferError> {
+        let versions: &[_] = match version {
+            None => &[&version::TLS13, &version::TLS12],
+            Some(TlsVersion::Tls12) => &[&version::TLS12],
+            Some(TlsVersion::Tls13) => &[&version::TLS13],
+        };
+        let algorithms = self.provider.signature_verification_algorithms;
+        let witness = Arc::new(Witness::new(algorithms, self.certificate.clone()));
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(versions)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::clone(&witness) as _)
+            .with_client_cert_resolver(Arc::clone(&witness) as _);
+        config.alpn_protocols.clone_from(&self.alpn);
+        config.enable_sni = self.sends_name;
+        config.resumption = Resumption::store(Arc::clone(&witness) as _);
+        Ok((Arc::new(config), witness))
+    }
+}
+
+fn roots(file: &Path, files: &Files) -> Result<RootCertStore, CertError> {
+    let mut roots = RootCertStore::empty();
+    for ca in pem::certificates(file, files)? {
+        roots.add(ca).map_err(|cause| CertError::Ca { file: file.to_owned(), cause })?;
+    }
+    Ok(roots)
+}
+
+fn certified(cert: &Path, key: &Path, files: &Files) -> Result<CertifiedKey, CertError> {
+    let chain = pem::certificates(cert, files)?;
+    let certified = CertifiedKey::new(chain, certs::signer(key, files)?);
+    let mismatch = |_| CertError::Mismatch { cert: cert.to_owned(), key: key.to_owned() };
+    certified.keys_match().map_err(mismatch)?;
+    Ok(certified)
+}

@@ -1,0 +1,212 @@
+//! What to think of the certificates that a server showed, as a careful device would.
+//!
+//! **Promises.** What is wrong is one problem each: the name, the validity, the issuer. Times are looked
+//! at also where nobody says whom to believe.
+//!
+//! **Not here.** How the chain was got (`witness.rs`).
+
+use std::time::SystemTime;
+
+use tokio_rustls::rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::server::ParsedCertificate;
+use tokio_rustls::rustls::{self, CertificateError, RootCertStore};
+
+use super::offer::Offer;
+use super::printable;
+use super::problem::{ISSUE_ANEW, Kind, Problem};
+use crate::trust::x509::details::{self, Details};
+use crate::trust::x509::{self, Moment};
+
+/// What to think of a chain.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    /// Each certificate, or why it cannot be read.
+    pub(super) certificates: Vec<Result<Details, String>>,
+    /// Whether the first one has the name that was asked for.
+    pub(super) name_matches: Option<bool>,
+    /// Whether the chain leads to a CA that is believed; none if nobody said whom to believe.
+    pub(super) verified: Option<bool>,
+    /// How the certificates hang together.
+    pub(super) order: String,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// Judges a chain.
+pub(super) fn judge(
+    chain: &[CertificateDer<'static>],
+    offer: &Offer,
+    min_days: Option<u32>,
+    now: SystemTime,
+) -> Verdict {
+    let Some((leaf, rest)) = chain.split_first() else {
+        return Verdict::default();
+    };
+    let read = |der| details::details(der).map_err(|error| printable::text(&error.to_string()));
+    let mut verdict =
+        Verdict { certificates: chain.iter().map(read).collect(), ..Verdict::default() };
+    let order = order(chain);
+    match ParsedCertificate::try_from(leaf) {
+        Ok(parsed) => {
+            verdict.judge_name(&parsed, &offer.name);
+            if let Some(roots) = &offer.roots {
+                verdict.judge_trust(&parsed, rest, roots, offer);
+            }
+        }
+        Err(error) => {
+            verdict.verified = offer.roots.is_some().then_some(false);
+            verdict.problems.push(rejected(&error));
+        }
+    }
+    let believed = verdict.verified == Some(true);
+    if let (Err(says), false) = (&order, believed) {
+        let advice =
+            "The file should hold the server's own certificate first, then each one's issuer.";
+        verdict.problems.push(Problem::new(Kind::ChainOutOfOrder, says.clone(), advice));
+    }
+    verdict.order = order.unwrap_or_else(|says| says);
+    verdict.judge_times(believed, min_days, now);
+    verdict
+}
+
+impl Verdict {
+    fn judge_name(&mut self, leaf: &ParsedCertificate<'_>, name: &ServerName<'static>) {
+        let matches = verify_server_name(leaf, name).is_ok();
+        self.name_matches = Some(matches);
+        if !matches {
+            let names = match self.certificates.first() {
+                Some(Ok(details)) if !details.names.is_empty() => {
+                    let names: Vec<_> = details.names.iter().map(|n| printable::text(n)).collect();
+                    format!("it is for {}", super::report::some(&names))
+                }
+                _ => "it has no names (a common name alone does not count)".to_owned(),
+            };
+            let says = format!("the certificate is not for {}: {names}", name.to_str());
+            let advice = "Devices that verify will refuse it. Is this the name that they use (--name)? \
+                          Without SNI a server shows its default certificate.";
+            self.problems.push(Problem::new(Kind::NameMismatch, says, advice));
+        }
+    }
+
+    fn judge_trust(
+        &mut self,
+        leaf: &ParsedCertificate<'_>,
+        rest: &[CertificateDer<'static>],
+        roots: &RootCertStore,
+        offer: &Offer,
+    ) {
+        let algorithms = offer.provider.signature_verification_algorithms.all;
+        let verify =
+            |at| verify_server_cert_signed_by_trust_anchor(leaf, roots, rest, at, algorithms);
+        let mut outcome = verify(UnixTime::now());
+        self.verified = Some(outcome.is_ok());
+        // What time alone is wrong with is told by `judge_times`; the rest may be wrong as well.
+        if let (Err(error), Some(at)) = (&outcome, self.good_moment())
+            && is_of_time(error)
+        {
+            outcome = verify(at);
+        }
+        if let Err(error) = outcome
+            && !is_of_time(&error)
+        {
+            self.problems.push(rejected(&error));
+        }
+    }
+
+    /// A moment at which all certificates of the chain are valid.
+    fn good_moment(&self) -> Option<UnixTime> {
+        let readable = || self.certificates.iter().flatten();
+        let from = readable().map(|c| c.not_before).max()?;
+        let until = readable().map(|c| c.not_after).min()?;
+        let seconds = u64::try_from(from.timestamp()).ok().filter(|_| from < until)?;
+        Some(UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds)))
+    }
+
+    /// Who sends an old certificate along that nobody needs does no harm: past the first one, times
+    /// count unless the chain is believed without it.
+    fn judge_times(&mut self, believed: bool, min_days: Option<u32>, now: SystemTime) {
+        for (i, details) in self.certificates.iter().enumerate() {
+            let Ok(Details { not_before, not_after, .. }) = details else { continue };
+            let which = if i == 0 {
+                "the certificate".to_owned()
+            } else {
+                format!("certificate {} of the chain", i + 1)
+            };
+            let (kind, says, advice) = if not_after.has_passed(now) {
+                let says = format!("{which} ended on {not_after}");
+                (Kind::CertificateExpired, says, "Renew it, and look at this machine's clock.")
+            } else if !not_before.has_begun(now) {
+                let says = format!("{which} begins on {not_before}");
+                (Kind::CertificateNotYetValid, says, "The clock of the CA or of this machine.")
+            } else if min_days.is_some_and(|days| days_left(*not_after, now) < i64::from(days)) {
+                let days = days_left(*not_after, now);
+                let says = format!("{which} ends on {not_after}, in {days} day(s)");
+                (Kind::CertificateExpiresSoon, says, "Renew it.")
+            } else {
+                continue;
+            };
+            if i == 0 || !believed || kind == Kind::CertificateExpiresSoon {
+                self.problems.push(Problem::new(kind, says, advice));
+            }
+        }
+    }
+}
+
+/// Whole days until a moment, negative once it has passed.
+pub(super) fn days_left(until: Moment, now: SystemTime) -> i64 {
+    const DAY: i64 = 24 * 60 * 60;
+    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    (until.timestamp() - i64::try_from(seconds).unwrap_or(i64::MAX)).div_euclid(DAY)
+}
+
+/// How the certificates hang together: an error if one did not issue the one before it.
+fn order(chain: &[CertificateDer<'_>]) -> Result<String, String> {
+    for (i, two) in chain.windows(2).enumerate() {
+        match x509::is_issued_by(&two[0], &two[1]) {
+            Ok(true) => {}
+            Ok(false) => {
+                return Err(format!("certificate {} did not issue certificate {}", i + 2, i + 1));
+            }
+            Err(_) => return Err(format!("certificate {} or {} cannot be read", i + 1, i + 2)),
+        }
+    }
+    let ends_in_itself =
+        chain.last().is_some_and(|last| matches!(x509::is_issued_by(last, last), Ok(true)));
+    Ok(match (chain.len(), ends_in_itself) {
+        (1, true) => "self-signed".to_owned(),
+        (1, false) => "one certificate, its issuer is not sent".to_owned(),
+        (_, true) => "in order, up to a root that is sent along".to_owned(),
+        (_, false) => "in order, up to a CA that is not sent".to_owned(),
+    })
+}
+
+fn is_of_time(error: &rustls::Error) -> bool {
+    use CertificateError as E;
+    matches!(
+        error,
+        rustls::Error::InvalidCertificate(
+            E::Expired | E::ExpiredContext { .. } | E::NotValidYet | E::NotValidYetContext { .. }
+        )
+    )
+}
+
+fn rejected(error: &rustls::Error) -> Problem {
+    use CertificateError as E;
+    match error {
+        rustls::Error::InvalidCertificate(E::UnknownIssuer) => Problem::new(
+            Kind::UnknownCa,
+            "the chain does not lead to a CA of --ca",
+            "Is it the CA's file? Does the server send its intermediates? Was the CA made anew?",
+        ),
+        rustls::Error::InvalidCertificate(E::BadSignature) => Problem::new(
+            Kind::CertificateRejected,
+            "a certificate's signature is not its issuer's, as of a CA that was made anew under its old name",
+            "Give devices the new CA, or the server a certificate of the old one.",
+        ),
+        other => Problem::new(
+            Kind::CertificateRejected,
+            format!("the certificate is refused: {}", printable::text(&other.to_string())),
+            ISSUE_ANEW,
+        ),
+    }
+}

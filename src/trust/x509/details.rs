@@ -1,0 +1,97 @@
+//! What a certificate says, for people.
+//!
+//! **Promises.** Texts are as the certificate has them: whoever shows them to a terminal escapes them.
+//!
+//! **Not here.** What the program itself goes by (`x509.rs`).
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509::{SubjectPublicKeyInfo, X509Name};
+
+use super::{Malformed, Moment, fingerprint, parse, sans, serial};
+
+/// What a certificate says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Details {
+    pub(crate) subject: String,
+    pub(crate) issuer: String,
+    /// Those of the SAN that a client compares with or that say who it is: DNS names, IP addresses,
+    /// URIs, mail addresses.
+    pub(crate) names: Vec<String>,
+    /// Such as `ECDSA P-256` or `RSA 2048`.
+    pub(crate) key: String,
+    /// In hexadecimal, as openssl prints it.
+    pub(crate) serial: String,
+    /// Of the whole certificate, in hexadecimal with colons, as openssl prints it.
+    pub(crate) sha256: String,
+    pub(crate) not_before: Moment,
+    pub(crate) not_after: Moment,
+}
+
+/// Reads what a certificate says.
+///
+/// # Errors
+/// If it is not X.509.
+pub(crate) fn details(der: &CertificateDer<'_>) -> Result<Details, Malformed> {
+    let certificate = parse(der)?;
+    Ok(Details {
+        subject: certificate.subject().to_string(),
+        issuer: certificate.issuer().to_string(),
+        names: names(&certificate),
+        key: key(certificate.public_key()),
+        serial: serial(certificate.raw_serial()),
+        sha256: fingerprint(der, ":"),
+        not_before: Moment(certificate.validity().not_before),
+        not_after: Moment(certificate.validity().not_after),
+    })
+}
+
+/// An encoded name in words, such as the hints have that come with a request for a certificate.
+///
+/// # Errors
+/// If it is none.
+pub(crate) fn name(der: &[u8]) -> Result<String, Malformed> {
+    match X509Name::from_der(der) {
+        Ok((_, name)) => Ok(name.to_string()),
+        Err(error) => Err(Malformed(error.to_string())),
+    }
+}
+
+fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let name = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(text) | GeneralName::URI(text) | GeneralName::RFC822Name(text) => {
+            Some((*text).to_owned())
+        }
+        GeneralName::IPAddress(bytes) => ip(bytes),
+        _ => None,
+    };
+    sans(certificate).filter_map(name).collect()
+}
+
+fn ip(bytes: &[u8]) -> Option<String> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(|bytes| Ipv4Addr::from(bytes).to_string());
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(|b| Ipv6Addr::from(b).to_string())).ok()
+}
+
+fn key(key: &SubjectPublicKeyInfo<'_>) -> String {
+    let oid = key.algorithm.algorithm.to_id_string();
+    let curve = || key.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());
+    match key.parsed() {
+        Ok(PublicKey::RSA(rsa)) => format!("RSA {}", rsa.key_size()),
+        Ok(PublicKey::EC(_)) => match curve().map(|oid| oid.to_id_string()).as_deref() {
+            Some("1.2.840.10045.3.1.7") => "ECDSA P-256".to_owned(),
+            Some("1.3.132.0.34") => "ECDSA P-384".to_owned(),
+            Some("1.3.132.0.35") => "ECDSA P-521".to_owned(),
+            Some(other) => format!("ECDSA on the curve {other}"),
+            None => "ECDSA".to_owned(),
+        },
+        _ => match oid.as_str() {
+            "1.3.101.112" => "Ed25519".to_owned(),
+            "1.3.101.113" => "Ed448".to_owned(),
+            _ => format!("of the kind {oid}"),
+        },
+    }
+}

@@ -1,0 +1,700 @@
+//! Does a probe say what a device would see, and what a health command has to say?
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rcgen::{CertificateParams, DnType, SanType, date_time_ymd};
+use serde_json::{Value, json};
+use tlsidecar::config::{
+    BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Listener, TlsVersion,
+};
+use tlsidecar::proxy::reason::Reason;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::aws_lc_rs::{self, sign};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
+
+use crate::support::backend::nobody;
+use crate::support::certs::Wish;
+use crate::support::process::binary;
+use crate::support::proxy::listener;
+use crate::support::wait::{PATIENCE, within};
+use crate::support::{Authority, Backend, Pair, Proxy, eventually};
+
+/// Runs the binary; returns its code and what it wrote to standard output, and to standard error.
+async fn run(arguments: &[&str]) -> (i32, String, String) {
+    let mut command = binary();
+    command.args(arguments);
+    let ran = tokio::task::spawn_blocking(move || command.output());
+    let output = within("the binary", ran).await.unwrap().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// Probes an address with these flags; returns the code and the report.
+async fn probe(address: SocketAddr, flags: &[&str]) -> (i32, Value) {
+    let target = format!("localhost:{}", address.port());
+    let arguments = [&["probe", &target, "--format", "json"], flags].concat();
+    let (code, text, errors) = run(&arguments).await;
+    let report = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{errors}"));
+    (code, report)
+}
+
+/// The labels of the problems that a report tells.
+fn problems(report: &Value) -> Vec<&str> {
+    let problems = report["problems"].as_array().unwrap().iter();
+    problems.map(|problem| problem["problem"].as_str().unwrap()).collect()
+}
+
+/// A certificate authority, an echo server, and a proxy before it.
+struct Scene {
+    authority: Authority,
+    _backend: Backend,
+    proxy: Proxy,
+    ca: String,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        Self::with(&Wish::default(), |_, _| {}).await
+    }
+
+    async fn with(wish: &Wish<'_>, change: impl FnOnce(&mut Listener, &Authority)) -> Self {
+        let authority = Authority::new("ca");
+        let backend = Backend::echo().await;
+        let mut listener = listener(backend.config(), &authority.issue("server", wish));
+        change(&mut listener, &authority);
+        let proxy = Proxy::with(listener);
+        let ca = authority.ca().display().to_string();
+        Self { authority, _backend: backend, proxy, ca }
+    }
+
+    async fn probe(&self, flags: &[&str]) -> (i32, Value) {
+        probe(self.proxy.address, flags).await
+    }
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A TLS server with this chain and key, whether they belong together or not.
+async fn server(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'static>) -> Backend {
+    let key = sign::any_supported_type(key).unwrap();
+    let shown = SingleCertAndKey::from(CertifiedKey::new(chain, key));
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(shown));
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    Backend::serving(move |tcp| {
+        let acceptor = acceptor.clone();
+        async move {
+            if let Ok(mut session) = acceptor.accept(tcp).await {
+                let _gone = session.read(&mut [0; 1]).await;
+                let _gone = session.shutdown().await;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_good_listener_is_told_whole_and_its_connections_end_in_order() {
+    let scene = Scene::new().await;
+    let (code, report) = scene.probe(&["--ca", &scene.ca]).await;
+    assert_eq!((code, problems(&report)), (0, vec![]), "{report:#}");
+    assert_eq!(report["good"], true);
+    let handshake = &report["handshake"];
+    assert_eq!(handshake["version"], "1.3");
+    assert_eq!(handshake["cipher"], "TLS_AES_128_GCM_SHA256");
+    assert_eq!(handshake["group"], "X25519");
+    assert!(handshake["handshake_ms"].as_f64().unwrap() > 0.0);
+    assert_eq!(handshake["greeting"], Value::Null);
+    assert_eq!(report["resumption"]["works"], true);
+    assert_eq!(
+        report["versions"],
+        json!({ "1.2": { "accepted": true }, "1.3": { "accepted": true } })
+    );
+    assert_eq!(report["client_certificate"], json!({ "asked": false }));
+    let chain = &report["chain"];
+    assert_eq!((&chain["verified"], &chain["name_matches"]), (&json!(true), &json!(true)));
+    scene.proxy.end_with(Reason::Ok, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_told_as_openssl_tells_it() {
+    let wish = Wish { serial: 0x00ab_cdef, ..Wish::default() };
+    let scene = Scene::with(&wish, |_, _| {}).await;
+    let (_, report) = scene.probe(&["--once"]).await;
+    let file = scene.authority.dir().join("server.crt");
+    let mut openssl = Command::new("openssl");
+    openssl.args(["x509", "-noout", "-fingerprint", "-sha256", "-serial", "-in"]).arg(&file);
+    let (good, told) = crate::support::command::run(openssl).await;
+    assert!(good, "{told}");
+    let certificate = &report["certificates"][0];
+    let value = |key: &str| certificate[key].as_str().unwrap().to_owned();
+    assert!(told.contains(&format!("Fingerprint={}\n", value("sha256"))), "{told} {certificate}");
+    assert!(told.contains(&format!("serial={}\n", value("serial"))), "{told} {certificate}");
+    assert_eq!((value("subject"), value("issuer")), ("CN=localhost".into(), "CN=ca".into()));
+    assert_eq!(certificate["names"], json!(["localhost", "127.0.0.1"]));
+    assert_eq!(value("key"), "ECDSA P-256");
+    assert_eq!(value("not_before"), "2020-01-01T00:00:00Z");
+    assert_eq!(value("not_after"), "2060-01-01T00:00:00Z");
+    assert!((9_000..13_000).contains(&certificate["days_left"].as_i64().unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_report_in_the_documents_has_the_lines_that_a_report_has() {
+    // What stands before the values.
+    let keys = |report: &str| {
+        let lines = report.lines().filter(|line| line.starts_with("  "));
+        lines.map(|line| line[2..14].trim().to_owned()).collect::<Vec<_>>()
+    };
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/probe.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let documented = page.split("```").nth(1).unwrap();
+    let scene = Scene::new().await;
+    let target = format!("localhost:{}", scene.proxy.address.port());
+    let (code, text, _) = run(&["probe", &target, "--ca", &scene.ca]).await;
+    assert_eq!((code, keys(&text)), (0, keys(documented)));
+    assert!(keys(&text).len() > 10 && text.ends_with("\ngood\n"), "{text}");
+}
+
+/// What programs rely on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_has_the_same_keys_whatever_was_found() {
+    let scene = Scene::new().await;
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let (_, good) = scene.probe(&[]).await;
+    let (_, bad) = probe(nobody().await, &[]).await;
+    assert_eq!(keys(&good), keys(&bad));
+    let all = [
+        "addresses",
+        "alpn_offered",
+        "certificates",
+        "chain",
+        "client_certificate",
+        "good",
+        "handshake",
+        "name",
+        "problems",
+        "resumption",
+        "sni",
+        "target",
+        "versions",
+    ];
+    assert_eq!(keys(&good), all);
+    assert_eq!(keys(&good["addresses"][0]), ["address", "connect_ms", "problem"]);
+    assert_eq!(keys(&good["chain"]), ["length", "name_matches", "order", "verified"]);
+    let handshake = ["alpn", "cipher", "greeting", "group", "handshake_ms", "version"];
+    assert_eq!(keys(&good["handshake"]), handshake);
+    assert_eq!(keys(&bad["problems"][0]), ["advice", "alert", "problem", "says"]);
+    let certificate = [
+        "days_left",
+        "issuer",
+        "key",
+        "names",
+        "not_after",
+        "not_before",
+        "serial",
+        "sha256",
+        "subject",
+    ];
+    assert_eq!(keys(&good["certificates"][0]), certificate);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn once_is_one_connection() {
+    let scene = Scene::new().await;
+    let (code, report) = scene.probe(&["--once"]).await;
+    assert_eq!((code, &report["resumption"]), (0, &Value::Null));
+    assert_eq!(report["versions"], json!({}));
+    scene.proxy.ends_with(Reason::Ok).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_is_not_accepted_is_told() {
+    let scene = Scene::with(&Wish::default(), |l, _| l.tls.min_version = TlsVersion::Tls13).await;
+    let (code, report) = scene.probe(&[]).await;
+    assert_eq!((code, &report["versions"]["1.2"]["accepted"]), (0, &json!(false)));
+    let (code, report) = scene.probe(&["--tls", "1.2"]).await;
+    assert_eq!((code, problems(&report)), (1, vec!["alert"]));
+    assert_eq!(report["problems"][0]["alert"], "protocol_version");
+    assert_eq!(report["handshake"], Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn either_version_can_be_asked_for_and_resumes() {
+    let scene = Scene::new().await;
+    for version in ["1.2", "1.3"] {
+        let (code, report) = scene.probe(&["--tls", version]).await;
+        assert_eq!((code, &report["handshake"]["version"]), (0, &json!(version)));
+        assert_eq!(report["resumption"]["works"], true, "{version}");
+        assert_eq!(report["versions"].as_object().unwrap().len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_tickets_there_is_nothing_to_resume() {
+    let scene = Scene::with(&Wish::default(), |l, _| l.tls.tickets = 0).await;
+    for version in ["1.2", "1.3"] {
+        let (code, report) = scene.probe(&["--tls", version]).await;
+        assert_eq!((code, &report["resumption"]["ticket"]), (0, &json!(false)), "{version}");
+    }
+}
+
+fn required(listener: &mut Listener, authority: &Authority) {
+    let trust = ClientTrust { ca: authority.ca(), crls: Vec::new() };
+    listener.tls.client_auth = ClientAuth::Required(trust);
+}
+
+/// In TLS 1.3 the handshake is over for the client before it is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_certificate_that_is_required_is_told_in_either_version() {
+    let scene = Scene::with(&Wish::default(), required).await;
+    for (version, alert) in [("1.2", "handshake_failure"), ("1.3", "certificate_required")] {
+        let (code, report) = scene.probe(&["--tls", version, "--ca", &scene.ca]).await;
+        assert_eq!((code, problems(&report)), (1, vec!["alert"]), "{version} {report:#}");
+        assert_eq!(report["problems"][0]["alert"], alert, "{version}");
+        // In TLS 1.2 the alert itself does not say what it is about.
+        let advice = report["problems"][0]["advice"].as_str().unwrap();
+        assert!(advice.contains("--cert"), "{version} {advice}");
+        let certificate = &report["client_certificate"];
+        assert_eq!((&certificate["asked"], &certificate["shown"]), (&json!(true), &json!(false)));
+        assert_eq!(certificate["accepted"], false);
+        // What the server showed before is told all the same.
+        assert_eq!(report["chain"]["verified"], true, "{version}");
+    }
+    scene.proxy.end_with(Reason::ClientCertMissing, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_certificate_is_shown_and_accepted_or_not() {
+    let scene = Scene::with(&Wish::default(), required).await;
+    let stranger = Authority::new("stranger");
+    let good = scene.authority.issue("device", &client_wish());
+    let bad = stranger.issue("device", &client_wish());
+    for version in ["1.2", "1.3"] {
+        for (pair, code, accepted) in [(&good, 0, true), (&bad, 1, false)] {
+            let (cert, key) = (path(&pair.files.cert), path(&pair.files.key));
+            let flags = ["--tls", version, "--cert", cert, "--key", key];
+            let (ended, report) = scene.probe(&flags).await;
+            assert_eq!(ended, code, "{report:#}");
+            let certificate = &report["client_certificate"];
+            assert_eq!(
+                (&certificate["shown"], &certificate["accepted"]),
+                (&json!(true), &json!(accepted))
+            );
+            if !accepted {
+                assert_eq!(report["problems"][0]["alert"], "unknown_ca", "{version}");
+            }
+        }
+    }
+}
+
+fn client_wish() -> Wish<'static> {
+    let purpose = rcgen::ExtendedKeyUsagePurpose::ClientAuth;
+    Wish { names: &["device-1"], purpose, ..Wish::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alpn_is_offered_and_what_was_chosen_is_told() {
+    let scene = Scene::with(&Wish::default(), |l, _| l.tls.alpn = vec![b"mqtt".to_vec()]).await;
+    let (code, report) = scene.probe(&["--alpn", "x,mqtt"]).await;
+    assert_eq!((code, &report["handshake"]["alpn"]), (0, &json!("mqtt")));
+    assert_eq!(report["alpn_offered"], json!(["x", "mqtt"]));
+    let (code, report) = scene.probe(&["--alpn", "x"]).await;
+    assert_eq!((code, &report["problems"][0]["alert"]), (1, &json!("no_application_protocol")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_name_decides_what_is_shown_and_compared() {
+    let scene = Scene::with(&Wish::default(), |listener, authority| {
+        let wish = Wish { names: &["other.example"], ..Wish::default() };
+        listener.tls.certificates.push(authority.issue("other", &wish).files);
+    })
+    .await;
+    let subject = |report: &Value| report["certificates"][0]["subject"].clone();
+    let (code, report) = scene.probe(&["--once", "--name", "other.example"]).await;
+    assert_eq!(
+        (code, subject(&report), &report["sni"]),
+        (0, json!("CN=other.example"), &json!(true))
+    );
+    // Unsent, the name gets the default certificate, and is still what the device expects.
+    let (code, report) = scene.probe(&["--once", "--name", "other.example", "--no-sni"]).await;
+    assert_eq!((code, subject(&report), &report["sni"]), (1, json!("CN=localhost"), &json!(false)));
+    assert_eq!(problems(&report), ["name_mismatch"]);
+    assert_eq!(report["chain"]["name_matches"], false);
+    let (code, report) = scene.probe(&["--once", "--name", "127.0.0.1"]).await;
+    assert_eq!((code, &report["sni"]), (0, &json!(false)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_did_not_issue_it_is_told() {
+    let scene = Scene::new().await;
+    let stranger = Authority::new("stranger");
+    let (code, report) = scene.probe(&["--once", "--ca", path(&stranger.ca())]).await;
+    assert_eq!((code, problems(&report)), (1, vec!["unknown_ca"]));
+    // One of the same name, made anew.
+    let again = Authority::new("ca");
+    let (code, report) = scene.probe(&["--once", "--ca", path(&again.ca())]).await;
+    assert_eq!((code, problems(&report)), (1, vec!["certificate_rejected"]), "{report:#}");
+    assert_eq!(report["chain"]["verified"], false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn times_are_told_with_and_without_a_ca_beside_what_else_is_wrong() {
+    for (years, label) in
+        [((2020, 2022), "certificate_expired"), ((2059, 2060), "certificate_not_yet_valid")]
+    {
+        let scene = Scene::with(&Wish { years, ..Wish::default() }, |_, _| {}).await;
+        let stranger = Authority::new("stranger");
+        let stranger = path(&stranger.ca()).to_owned();
+        for (flags, told) in [
+            (vec!["--once"], vec![label]),
+            (vec!["--once", "--ca", &scene.ca], vec![label]),
+            (vec!["--once", "--ca", &stranger], vec!["unknown_ca", label]),
+        ] {
+            let (code, report) = scene.probe(&flags).await;
+            assert_eq!((code, problems(&report)), (1, told), "{report:#}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_ends_soon_is_a_code_of_its_own() {
+    let scene = Scene::new().await;
+    let (code, report) = scene.probe(&["--once", "--min-days", "30000"]).await;
+    assert_eq!((code, problems(&report)), (3, vec!["certificate_expires_soon"]));
+    let (code, _) = scene.probe(&["--once", "--min-days", "7"]).await;
+    assert_eq!(code, 0);
+    // Beside anything else it is a failure like any other.
+    let flags = ["--once", "--min-days", "30000", "--name", "other.example"];
+    let (code, report) = scene.probe(&flags).await;
+    assert_eq!((code, problems(&report).len()), (1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_a_chain_hangs_together_is_told() {
+    let root = Authority::new("root");
+    let below = root.intermediate("below");
+    let pair = below.issue("server", &Wish::default());
+    let (chain, key) = pair.load();
+    let ca = root.ca().display().to_string();
+    let good = server(chain.clone(), &key).await;
+    let (code, report) = probe(good.address, &["--once", "--ca", &ca]).await;
+    assert_eq!((code, &report["chain"]["length"]), (0, &json!(2)), "{report:#}");
+    assert_eq!(probe(good.address, &["--once"]).await.0, 0);
+
+    let other = Authority::new("other").server().load().0;
+    let strange = server([chain.clone(), other].concat(), &key).await;
+    let (code, report) = probe(strange.address, &["--once"]).await;
+    assert_eq!((code, problems(&report)), (1, vec!["chain_out_of_order"]));
+    // Who verifies it finds a way all the same.
+    let (code, report) = probe(strange.address, &["--once", "--ca", &ca]).await;
+    assert_eq!((code, problems(&report)), (0, vec![]), "{report:#}");
+
+    // Without its intermediate it leads nowhere.
+    let short = server(chain[..1].to_vec(), &key).await;
+    let (code, report) = probe(short.address, &["--once", "--ca", &ca]).await;
+    assert_eq!((code, problems(&report)), (1, vec!["unknown_ca"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_the_key_of_its_certificate_is_not_believed() {
+    let authority = Authority::new("ca");
+    let (chain, _) = authority.server().load();
+    let (_, other) = authority.issue("other", &Wish::default()).load();
+    let server = server(chain, &other).await;
+    for version in ["1.2", "1.3"] {
+        let (code, report) = probe(server.address, &["--tls", version]).await;
+        assert_eq!((code, problems(&report)), (1, vec!["tls_error"]), "{report:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_and_nothing_are_told() {
+    let (code, report) = probe(nobody().await, &[]).await;
+    assert_eq!((code, problems(&report)), (1, vec!["refused"]));
+    assert_eq!(report["addresses"][0]["problem"], "refused");
+
+    let (code, text, _) = run(&["probe", "no-such-host.invalid:8883", "--format", "json"]).await;
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, problems(&report)), (1, vec!["name_unresolved"]));
+
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (code, report) = probe(silent.local_addr().unwrap(), &["--timeout", "200ms"]).await;
+    assert_eq!((code, problems(&report)), (1, vec!["handshake_timeout"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_tls_is_told_with_what_was_heard_and_moves_no_cursor() {
+    let echo = Backend::echo().await;
+    let (code, report) = probe(echo.address, &[]).await;
+    assert_eq!((code, problems(&report)), (1, vec!["not_tls"]));
+
+    let hostile = Backend::serving(|mut tcp| async move {
+        tcp.write_all(b"SSH-2.0-\x1b[2J\x9b31m\r\n").await.unwrap();
+        let _gone = tcp.read(&mut [0; 1]).await;
+    })
+    .await;
+    let (code, report) = probe(hostile.address, &[]).await;
+    assert_eq!((code, problems(&report)), (1, vec!["not_tls"]));
+    assert!(report["problems"][0]["says"].as_str().unwrap().contains(r"SSH-2.0-\x1b[2J\x9b31m"));
+    let target = format!("localhost:{}", hostile.address.port());
+    let (_, text, _) = run(&["probe", &target]).await;
+    assert!(text.contains(r"SSH-2.0-\x1b[2J") && is_harmless(&text), "{text:?}");
+
+    let closing = Backend::serving(|mut tcp| async move {
+        let _hello = tcp.read(&mut [0; 4096]).await;
+    })
+    .await;
+    let (code, report) = probe(closing.address, &[]).await;
+    assert_eq!((code, problems(&report)), (1, vec!["closed"]));
+}
+
+/// Whether a text has nothing but lines of what can be seen.
+fn is_harmless(text: &str) -> bool {
+    text.chars().all(|c| c == '\n' || !c.is_control()) && !text.contains('\u{202e}')
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_with_hostile_names_moves_no_cursor() {
+    let authority = Authority::new("ca");
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "\u{1b}[2J\u{202e}\u{9b}31m\r\nfalse line");
+    let name = "evil\x1b]0;title\x07\n  good".try_into().unwrap();
+    params.subject_alt_names.push(SanType::DnsName(name));
+    params.not_after = date_time_ymd(2060, 1, 1);
+    let (chain, key) = authority.sign("hostile", &params).load();
+    let server = server(chain, &key).await;
+    let target = format!("localhost:{}", server.address.port());
+    let (code, text, _) = run(&["probe", &target, "--once"]).await;
+    assert_eq!(code, 1);
+    assert!(is_harmless(&text), "{text:?}");
+    assert!(text.contains(r"\u{1b}[2J\u{202e}\u{9b}31m\r\nfalse line"), "{text:?}");
+    let (_, json, _) = run(&["probe", &target, "--once", "--format", "json"]).await;
+    assert!(is_harmless(&json), "{json:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_legacy_server_that_speaks_first_is_heard() {
+    let authority = Authority::new("ca");
+    let backend = Backend::serving(|mut tcp| async move {
+        // It takes its time, as servers do that look up who calls.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        tcp.write_all(b"220 plant\x1b[2J ready\r\n").await.unwrap();
+        let _gone = tcp.read(&mut [0; 1]).await;
+    })
+    .await;
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (code, report) = probe(proxy.address, &["--once"]).await;
+        let greeting = &report["handshake"]["greeting"];
+        if (code, greeting) == (0, &json!(r"220 plant\x1b[2J ready\r\n")) {
+            return;
+        }
+        // On a machine that is busy it may come after the probe has left.
+        assert!(greeting.is_null() && Instant::now() < deadline, "{report:#}");
+    }
+}
+
+/// A way to `server` on which a client's second flight arrives only together with its goodbye.
+async fn slow_way_to(server: SocketAddr) -> Backend {
+    const GOODBYE: [u8; 5] = [23, 3, 3, 0, 19];
+    Backend::serving(move |mut client| async move {
+        let mut server = TcpStream::connect(server).await.unwrap();
+        let (mut from_client, mut to_client) = client.split();
+        let (mut from_server, mut to_server) = server.split();
+        let there = async {
+            let mut hello = vec![0; 4096];
+            let read = from_client.read(&mut hello).await.unwrap();
+            to_server.write_all(&hello[..read]).await.unwrap();
+            let mut flight = Vec::new();
+            // A sealed close_notify is 2 bytes, the kind and a tag of 16 bytes.
+            while flight.len() < 24 || flight[flight.len() - 24..][..5] != GOODBYE {
+                assert_ne!(from_client.read_buf(&mut flight).await.unwrap(), 0);
+            }
+            let _refused = to_server.write_all(&flight).await;
+        };
+        let back = tokio::io::copy(&mut from_server, &mut to_client);
+        let _ended = tokio::join!(there, back);
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_that_comes_late_is_heard_behind_the_goodbye() {
+    let scene = Scene::with(&Wish::default(), required).await;
+    let way = slow_way_to(scene.proxy.address).await;
+    let (code, report) = probe(way.address, &["--tls", "1.3"]).await;
+    assert_eq!((code, problems(&report)), (1, vec!["alert"]), "{report:#}");
+    assert_eq!(report["problems"][0]["alert"], "certificate_required");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_legacy_server_that_is_down_is_told() {
+    let authority = Authority::new("ca");
+    let nobody = BackendAddress::parse(&nobody().await.to_string()).unwrap();
+    let proxy = Proxy::start(nobody, &authority.server());
+    for version in ["1.2", "1.3"] {
+        let (code, report) = probe(proxy.address, &["--tls", version]).await;
+        assert_eq!((code, problems(&report)), (1, vec!["closed_after_handshake"]), "{report:#}");
+        assert_eq!(report["handshake"]["version"], version);
+    }
+    proxy.end_with(Reason::BackendRefused, 2).await;
+}
+
+/// A real `openssl s_server`, ended on drop.
+struct Openssl {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Openssl {
+    async fn start(pair: &Pair, flags: &[&str]) -> Self {
+        let address = nobody().await;
+        let mut command = Command::new("openssl");
+        command.args(["s_server", "-quiet", "-accept", &address.to_string()]);
+        command.arg("-cert").arg(&pair.files.cert).arg("-key").arg(&pair.files.key).args(flags);
+        // It ends a connection when there is nothing more to read: so it gets a pipe that stays open.
+        let [null, pipe] = [Stdio::null, Stdio::piped];
+        let child = command.stdin(pipe()).stdout(null()).stderr(null()).spawn().unwrap();
+        let server = Self { child, address };
+        eventually("openssl listens", || std::net::TcpStream::connect(address).is_ok()).await;
+        server
+    }
+}
+
+impl Drop for Openssl {
+    fn drop(&mut self) {
+        // It fails if the process has ended already.
+        let _ended = self.child.kill();
+        let _ended = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openssl_with_rsa_and_tls_1_2_alone_is_told() {
+    let authority = Authority::new("ca");
+    let rsa = authority.issue("rsa", &Wish { rsa: true, ..Wish::default() });
+    let server = Openssl::start(&rsa, &["-tls1_2"]).await;
+    let (code, report) = probe(server.address, &["--ca", path(&authority.ca())]).await;
+    assert_eq!((code, problems(&report)), (0, vec![]), "{report:#}");
+    assert_eq!(report["certificates"][0]["key"], "RSA 2048");
+    assert_eq!(report["handshake"]["version"], "1.2");
+    assert_eq!(report["resumption"]["works"], true);
+    assert_eq!(
+        report["versions"],
+        json!({ "1.2": { "accepted": true }, "1.3": { "accepted": false } })
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openssl_that_requires_a_certificate_tells_its_cas() {
+    let authority = Authority::new("ca");
+    let ca = authority.ca().display().to_string();
+    let pair = authority.server();
+    let device = authority.issue("device", &client_wish());
+    let server = Openssl::start(&pair, &["-Verify", "1", "-CAfile", &ca]).await;
+    for version in ["1.2", "1.3"] {
+        let (code, report) = probe(server.address, &["--tls", version]).await;
+        assert_eq!((code, problems(&report)), (1, vec!["alert"]), "{version} {report:#}");
+        assert_eq!(report["client_certificate"]["authorities"], json!(["CN=ca"]));
+        let (cert, key) = (path(&device.files.cert), path(&device.files.key));
+        let flags = ["--tls", version, "--cert", cert, "--key", key];
+        let (code, report) = probe(server.address, &flags).await;
+        assert_eq!(code, 0, "{version} {report:#}");
+        assert_eq!(report["client_certificate"]["accepted"], true);
+    }
+}
+
+/// Old plants have them: `openssl x509 -req` makes version 1 unless told otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_version_1_is_told_and_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout k \
+                  -out r -subj /CN=localhost && openssl x509 -req -in r -signkey k -out c -days 9";
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).current_dir(dir.path());
+    let (made, text) = crate::support::command::run(command).await;
+    assert!(made, "{text}");
+    let files = CertificateFiles { cert: dir.path().join("c"), key: dir.path().join("k") };
+    let server = Openssl::start(&Pair { files }, &[]).await;
+    for version in ["1.2", "1.3"] {
+        let (code, report) = probe(server.address, &["--tls", version]).await;
+        assert_eq!((code, problems(&report)), (1, vec!["certificate_rejected"]), "{report:#}");
+        assert_eq!(report["certificates"][0]["subject"], "CN=localhost");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_cannot_be_used_end_with_78_and_flags_that_make_no_sense_with_2() {
+    let authority = Authority::new("ca");
+    let (one, other) = (authority.server(), authority.issue("other", &Wish::default()));
+    let (cert, key) = (path(&one.files.cert), path(&other.files.key));
+    for flags in
+        [vec!["--ca", "/nonexistent/ca.crt"], vec!["--ca", key], vec!["--cert", cert, "--key", key]]
+    {
+        let (code, text, errors) = run(&[&["probe", "localhost:1"], &flags[..]].concat()).await;
+        assert_eq!((code, text.as_str()), (78, ""), "{errors}");
+        assert!(errors.contains(flags[flags.len() - 1]), "{errors}");
+    }
+    for flags in [
+        vec![],
+        vec!["localhost"],
+        vec!["localhost:0"],
+        vec!["unix:/run/a.sock"],
+        vec!["localhost:1", "--tls", "1.1"],
+        vec!["localhost:1", "--cert", cert],
+        vec!["localhost:1", "--timeout", "0s"],
+        vec!["localhost:1", "--timeout", "1000000000y"],
+        vec!["localhost:1", "--alpn", ""],
+        vec!["localhost:1", "--name", "no name"],
+        vec!["localhost:1", "--live"],
+        vec!["--live", "--ready"],
+        vec!["--live", "--ca", cert],
+    ] {
+        let (code, _, errors) = run(&[&["probe"], &flags[..]].concat()).await;
+        assert_eq!(code, 2, "{flags:?}: {errors}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_a_health_command_it_asks_the_admin_port() {
+    let scene = Scene::new().await;
+    let admin = scene.proxy.app.admin.to_string();
+    for what in ["--live", "--started", "--ready"] {
+        let (code, text, errors) = run(&["probe", what, "--admin", &admin]).await;
+        assert_eq!((code, text.is_empty(), errors.as_str()), (0, false, ""), "{what}");
+    }
+    // Who listens on all addresses is reached by loopback.
+    let all = format!("0.0.0.0:{}", scene.proxy.app.admin.port());
+    assert_eq!(run(&["probe", "--live", "--admin", &all]).await.0, 0);
+    scene.proxy.app.shutdown.drain();
+    within("the drain", scene.proxy.app.shutdown.drained()).await;
+    let codes = [("--live", 0), ("--started", 0), ("--ready", 1)];
+    for (what, code) in codes {
+        assert_eq!(run(&["probe", what, "--admin", &admin]).await.0, code, "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_health_command_does_not_wait_for_ever() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for admin in [silent.local_addr().unwrap(), nobody().await] {
+        let arguments = ["probe", "--live", "--admin", &admin.to_string(), "--timeout", "200ms"];
+        let (code, _, errors) = run(&arguments).await;
+        assert_eq!(code, 1);
+        assert!(errors.contains(&admin.to_string()), "{errors}");
+    }
+}
