@@ -64,6 +64,9 @@ def own_room(addresses=()):
         fail("run me within namespaces of my own: see the script that calls me")
     for place in ("/run", "/dev/shm"):
         run("mount", "-t", "tmpfs", "tmpfs", place)
+    # Where the machine has both versions of control groups, crun refuses. We use none: show it the second alone.
+    run("mount", "-t", "tmpfs", "tmpfs", "/sys/fs/cgroup")
+    run("mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup")
     run("ip", "link", "set", "lo", "up")
     for address in addresses:
         run("ip", "address", "add", f"{address}/32", "dev", "lo")
@@ -72,8 +75,9 @@ def own_room(addresses=()):
 class Podman:
     """podman with storage below `work`, shared with the buildah that made the images there."""
 
-    def __init__(self, work):
+    def __init__(self, work, logs=None):
         self.work = pathlib.Path(work)
+        self.logs = pathlib.Path(logs or work)
         conf = self.work / "containers.conf"
         # No systemd, no journal. Limits that whoever runs this may set, whatever its own hard ones are.
         conf.write_text(
@@ -97,7 +101,7 @@ class Podman:
         )
 
     def log_path(self, name):
-        return self.work / f"{name}.log"
+        return self.logs / f"{name}.log"
 
     def log(self, name):
         """The lines that the container has written."""
