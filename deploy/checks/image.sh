@@ -89,7 +89,7 @@ contents() {
         $'tlsidecar f 755 root:root\ntlsidecar.cdx.json f 644 root:root'
     bytes=$(du -sb --apparent-size "$work/rootfs-first" | cut -f 1)
     if [ "$bytes" -ge "$MAX_BYTES" ]; then fail "the image has $bytes bytes"; fi
-    ok "$bytes bytes, of at most $MAX_BYTES; $(find "$work/image-first" -type f -printf '%s\n' | paste -sd+ | bc) to download"
+    ok "$bytes bytes, of at most $MAX_BYTES; $(du -sb "$work/image-first" | cut -f 1) to download"
 }
 
 configuration() {
@@ -115,7 +115,7 @@ PYTHON
 }
 
 binary() {
-    local headers dynamic found place out
+    local headers dynamic found place
     headers=$(readelf --wide --file-header --program-headers "$work/rootfs-first/tlsidecar")
     dynamic=$(readelf --wide --dynamic "$work/rootfs-first/tlsidecar")
     if grep -qE 'INTERP' <<<"$headers" || grep -qE 'NEEDED' <<<"$dynamic"; then fail "the binary is not static"; fi
@@ -130,8 +130,8 @@ binary() {
     if ! grep -qaF 'background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0,narenas:4' "$work/rootfs-first/tlsidecar"; then
         fail "the binary lacks jemalloc's settings of .cargo/config.toml"
     fi
-    out=$(ls -td "${CARGO_TARGET_DIR:-$root/target}"/*-linux-gnu/image/build/aws-lc-sys-*/out | head -n 1)
-    found=$(find "$out" -name '*.a' -print0 | xargs -0 nm 2>/dev/null)
+    found=$(find "${CARGO_TARGET_DIR:-$root/target}"/*-linux-gnu/image/build/aws-lc-sys-*/out -name '*.a' -print0 |
+        xargs -0 nm 2>/dev/null)
     if ! grep -q 'RAND_bytes' <<<"$found"; then fail "no AWS-LC found to look into"; fi
     if grep -q 'jent_entropy_init' <<<"$found"; then fail "AWS-LC was built with jitter entropy"; fi
     ok "the settings of .cargo/config.toml are in force"
@@ -172,7 +172,7 @@ main() {
     sbom
     # Processes, mounts and addresses of its own: whatever happens, nothing of it stays.
     timeout 120 unshare --net --mount --pid --fork --kill-child --mount-proc \
-        python3 "$checks/image/serve.py" "$work" "$IMAGE:first" || fail "the image does not serve"
+        /usr/bin/python3 "$checks/image/serve.py" "$work" "$IMAGE:first" || fail "the image does not serve"
     printf 'image: %d checks, and those of serve.py\n' "$checked"
 }
 

@@ -40,4 +40,4 @@ for overlay in example example-classic; do
 done
 # Processes, mounts and addresses of its own: whatever happens, nothing of it stays.
 timeout 180 unshare --net --mount --pid --fork --kill-child --mount-proc \
-    python3 "$checks/pod/emulate.py" "$work" "${SCALE:-10}"
+    /usr/bin/python3 "$checks/pod/emulate.py" "$work" "${SCALE:-10}"

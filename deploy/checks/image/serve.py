@@ -60,10 +60,11 @@ def name_server():
     def streams():
         while True:
             stream, _ = by_tcp.accept()
+            # Both questions, for IPv4 and IPv6, come by one stream.
             with stream:
-                length = struct.unpack("!H", stream.recv(2, socket.MSG_WAITALL))[0]
-                reply = answer(stream.recv(length, socket.MSG_WAITALL), truncate=False)
-                stream.sendall(struct.pack("!H", len(reply)) + reply)
+                while len(length := stream.recv(2, socket.MSG_WAITALL)) == 2:
+                    reply = answer(stream.recv(struct.unpack("!H", length)[0], socket.MSG_WAITALL), truncate=False)
+                    stream.sendall(struct.pack("!H", len(reply)) + reply)
 
     in_background(datagrams)
     in_background(streams)
