@@ -198,6 +198,14 @@ class Pod:
         for volume in spec["volumes"]:
             self._volume(volume)
 
+    def check_times(self):
+        """The rule that the numbers have to keep. The scaled ones could keep it by luck: last words are mostly short."""
+        hook = self.backend.spec["lifecycle"]["preStop"]
+        seconds = hook["sleep"]["seconds"] if "sleep" in hook else float(hook["exec"]["command"][1])
+        drain = (self.delay + self.drain_timeout) * self.scale + LAST_WORDS
+        checks.true(f"the backend's preStop of {seconds} s is longer than the drain, {drain:.0f} s at the most", seconds > drain)
+        checks.true(f"and the grace period of {self.grace} s is longer than that", self.grace >= seconds + 10)
+
     def one(self, kind, name=None):
         found = [each for each in self.objects if each["kind"] == kind and name in (None, each["metadata"]["name"])]
         if len(found) != 1:
@@ -448,6 +456,7 @@ def scenario(work, overlay, scale, leaves):
     print(f"-- {kind}; when drained, devices {'leave' if leaves else 'stay'}", flush=True)
     (work / "hosts").write_text(f"127.0.0.1 localhost\n{POD} {pod.name}\n")
     run("mount", "--bind", work / "hosts", "/etc/hosts")
+    pod.check_times()
     start(pod)
     seen = sorted(each.name for each in (pod.volumes.directory / "tlsidecar-client-ca").iterdir() if not each.name.startswith(".."))
     checks.same("the CA's key does not get into the container", seen, ["ca.crt"])
