@@ -34,7 +34,11 @@ export CFLAGS="$map"
 
 # Does nothing where this very version is installed.
 cargo install --quiet --locked "cargo-auditable@$AUDITABLE_VERSION"
-cargo auditable build --locked --profile image --target "$target" --target-dir "$target_dir"
+# As `cargo auditable build`, but that it is known to cargo by its name and not by its path: cargo makes the
+# path of what wraps the compiler a part of our crate's symbols, and so of the order of things in the binary.
+export PATH="$cargo_home/bin:$PATH"
+CARGO=env cargo-auditable auditable RUSTC_WORKSPACE_WRAPPER=cargo-auditable \
+    cargo build --locked --profile image --target "$target" --target-dir "$target_dir"
 cp "$target_dir/$target/image/tlsidecar" "$out/tlsidecar"
 
 # What no list of crates knows of: the parts that are linked in from the system and from the toolchain.
