@@ -109,7 +109,7 @@ wrong += [] if config["User"] == "65532:65532" else [f"user {config['User']}"]
 wrong += [] if config["Entrypoint"] == ["/tlsidecar"] else [f"entrypoint {config['Entrypoint']}"]
 wrong += [f"{key} is set" for key in ("Cmd", "Healthcheck", "Volumes", "ExposedPorts") if config.get(key)]
 wrong += [f"environment {line}" for line in config.get("Env", []) if not line.startswith("PATH=")]
-sys.exit("; ".join(wrong))
+sys.exit("; ".join(wrong) or 0)
 PYTHON
     ok "user, entrypoint, and labels for version $version and its commit"
 }
