@@ -23,6 +23,7 @@ const FIRST_HOUR: &str = "docs/first-hour.md";
 const RUN_ELSEWHERE: &[(&str, &str)] = &[
     ("README.md", "the demo is a step of .ci/run, and tests/demo.rs types what it says"),
     ("CONTRIBUTING.md", "they are the steps of .ci/run"),
+    ("docs/configuration.md", "tests/process.rs has both commands, writing elsewhere"),
     ("docs/performance.md", "they measure for an hour; .ci/run measures a part of it"),
     ("docs/kubernetes.md", "deploy/checks"),
     ("docs/monitoring.md", "deploy/checks"),

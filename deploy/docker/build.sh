@@ -1,0 +1,71 @@
+#!/bin/sh
+# Builds the image's binary: `deploy/docker/build.sh OUT` makes the directory OUT and in it
+#   tlsidecar            static, position independent, with the list of its crates inside (cargo-auditable)
+#   tlsidecar.cdx.json   what is linked in besides them: the C library, the compiler's runtime, Rust's own library
+# The same source, compiler and C library give the same bytes, in whatever directory: no path of the
+# machine gets in. docs/image.md tells how to compare.
+# Needs: cargo (the version in Cargo.toml), a C compiler, make, the static C library (Debian: libc6-dev).
+set -eu
+out=${1:?where to}
+root=$(cd "$(dirname "$0")/../.." && pwd)
+cargo_home=${CARGO_HOME:-$HOME/.cargo}
+AUDITABLE_VERSION=0.7.7
+
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+# From here, so that cargo reads .cargo/config.toml: the settings of jemalloc and AWS-LC are there.
+cd "$root"
+target_dir=${CARGO_TARGET_DIR:-$root/target}
+
+# With a target named, what is built for the machine itself (build scripts, macros) stays dynamic.
+machine=$(uname -m)
+target=$machine-unknown-linux-gnu
+variable=CARGO_TARGET_$(printf '%s' "$target" | tr 'a-z-' 'A-Z_')_RUSTFLAGS
+# These would take the place of what is said here.
+unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS
+# Later ones go first where several match: the target's directory may be within the source's. Where the
+# toolchain has Rust's own sources, the compiler would name the place that they are in.
+rust_sources=$(rustc --print sysroot)/lib/rustlib/src/rust
+rust_commit=$(rustc -vV | sed -n 's/^commit-hash: //p')
+export "$variable=-C target-feature=+crt-static --remap-path-prefix=$rust_sources=/rustc/$rust_commit \
+--remap-path-prefix=$cargo_home=/cargo --remap-path-prefix=$root=/src --remap-path-prefix=$target_dir=/target"
+map="-ffile-prefix-map=$cargo_home=/cargo -ffile-prefix-map=$root=/src -ffile-prefix-map=$target_dir=/target"
+export CFLAGS="$map"
+
+# Does nothing where this very version is installed.
+cargo install --quiet --locked "cargo-auditable@$AUDITABLE_VERSION"
+# As `cargo auditable build`, but that it is known to cargo by its name and not by its path: cargo makes the
+# path of what wraps the compiler a part of our crate's symbols, and so of the order of things in the binary.
+export PATH="$cargo_home/bin:$PATH"
+CARGO=env cargo-auditable auditable RUSTC_WORKSPACE_WRAPPER=cargo-auditable \
+    cargo build --locked --profile image --target "$target" --target-dir "$target_dir"
+cp "$target_dir/$target/image/tlsidecar" "$out/tlsidecar"
+
+# What no list of crates knows of: the parts that are linked in from the system and from the toolchain.
+# In a package URL's version a "+" is written "%2B".
+source_of() { dpkg-query -W -f '${source:Version}' "$1"; }
+url() { printf 'pkg:%s@%s' "$1" "$(printf '%s' "$2" | sed 's/+/%2B/g')"; }
+distribution=$(sed -n 's/^ID=//p' /etc/os-release)
+gcc=gcc-$(cc -dumpversion)
+libc=$(source_of libc6-dev)
+runtime=$(source_of "libgcc-${gcc#gcc-}-dev")
+rust=$(rustc --version | cut -d ' ' -f 2)
+version=$(sed -n '/^version = /{s/version = "\(.*\)"/\1/p;q}' Cargo.toml)
+cat >"$out/tlsidecar.cdx.json" <<SBOM
+{
+  "bomFormat": "CycloneDX",
+  "specVersion": "1.4",
+  "version": 1,
+  "metadata": {
+    "component": { "type": "application", "bom-ref": "tlsidecar", "name": "tlsidecar", "version": "$version" }
+  },
+  "components": [
+    { "type": "library", "bom-ref": "glibc", "name": "glibc", "version": "$libc",
+      "purl": "$(url "deb/$distribution/glibc" "$libc")?arch=source" },
+    { "type": "library", "bom-ref": "gcc", "name": "$gcc", "version": "$runtime",
+      "purl": "$(url "deb/$distribution/$gcc" "$runtime")?arch=source" },
+    { "type": "library", "bom-ref": "rust-std", "name": "rust-std", "version": "$rust",
+      "purl": "$(url generic/rust-std "$rust")" }
+  ]
+}
+SBOM
