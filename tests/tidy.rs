@@ -14,12 +14,23 @@ use tlsidecar::config::file;
 use tlsidecar::ops::metrics::Metrics;
 use tlsidecar::proxy::reason::Reason;
 
-/// Which modules of ours a module may import. Down, and nowhere else; the one sideways edge is
-/// `ops::admin` → `trust::reload`.
+/// Which modules of ours a module may import. Down, and nowhere else; the sideways edges are
+/// `ops::admin` and `ops::systemd` → `trust::reload`.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "main",
-        &["app", "cli", "config", "config::file", "demo", "logging", "ops::admin", "ops::shutdown"],
+        &[
+            "app",
+            "cli",
+            "config",
+            "config::file",
+            "demo",
+            "logging",
+            "ops::admin",
+            "ops::shutdown",
+            "ops::systemd",
+            "ops::systemd::sockets",
+        ],
     ),
     ("cli", &["config", "config::file", "logging"]),
     ("demo", &["app", "cli", "config"]),
@@ -32,6 +43,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "ops::admin",
             "ops::metrics",
             "ops::shutdown",
+            "ops::systemd::sockets",
             "proxy::admission",
             "proxy::listener",
             "proxy::socket",
@@ -41,6 +53,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("ops::admin", &["logging", "ops::metrics", "ops::shutdown", "trust::reload"]),
+    ("ops::systemd", &["ops::shutdown", "trust::reload"]),
+    ("ops::systemd::sockets", &[]),
     (
         "trust::reload",
         &[
@@ -232,6 +246,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("humantime", &["config::file::text"]),
     ("hyper", &["ops::admin"]),
     ("hyper_util", &["ops::admin"]),
+    ("listenfd", &["ops::systemd::sockets"]),
     ("notify", &["trust::reload::watch"]),
     ("prometheus", &["ops::metrics"]),
     ("rcgen", &["demo"]),
@@ -239,6 +254,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // A name for what `tokio_rustls::rustls` is: it is no dependency of ours.
     ("rustls", &["proxy", "trust"]),
     ("rustls_pemfile", &["trust::certs::pem"]),
+    ("sd_notify", &["ops::systemd"]),
     ("serde", &["config::file"]),
     ("socket2", &["proxy::socket"]),
     ("tikv_jemallocator", &["main"]),

@@ -137,6 +137,11 @@ impl Shutdown {
         }
     }
 
+    /// Completes once a drain has been asked for.
+    pub(crate) async fn asked(&self) {
+        self.inner.drain.cancelled().await;
+    }
+
     pub(crate) fn running(&self) {
         self.inner.phase.send_replace(Phase::Running);
     }
