@@ -169,10 +169,24 @@ impl Systemd {
     }
 }
 
-/// Whether the workers of a runtime have turned between two looks.
+/// Whether the workers of a runtime turn.
 struct Turning {
     metrics: RuntimeMetrics,
-    last: Vec<(u64, Duration)>,
+    last: Vec<Worker>,
+}
+
+/// How far a worker is: the figures change whenever it comes round.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Worker {
+    /// How often it has fallen asleep and woken up: odd while it sleeps.
+    turns_of_sleep: u64,
+    busy: Duration,
+}
+
+impl Worker {
+    fn is_stuck_since(self, last: Self) -> bool {
+        self.turns_of_sleep.is_multiple_of(2) && self == last
+    }
 }
 
 impl Turning {
@@ -182,24 +196,19 @@ impl Turning {
         turning
     }
 
-    /// For each worker, how often it has gone to sleep and woken up, and how long it has worked.
-    fn look(&self) -> Vec<(u64, Duration)> {
-        let look = |worker| {
-            let metrics = &self.metrics;
-            (metrics.worker_park_unpark_count(worker), metrics.worker_total_busy_duration(worker))
+    fn look(&self) -> Vec<Worker> {
+        let look = |worker| Worker {
+            turns_of_sleep: self.metrics.worker_park_unpark_count(worker),
+            busy: self.metrics.worker_total_busy_duration(worker),
         };
         (0..self.metrics.num_workers()).map(look).collect()
     }
 
-    /// A worker that is awake and has not come round since the last look.
+    /// A worker that is awake and has not come round since the last call.
     fn stuck(&mut self) -> Option<usize> {
         let now = self.look();
-        // The count is odd while the worker sleeps. Both figures change when it comes round.
-        let stuck =
-            |(last, now): (&(u64, Duration), &(u64, Duration))| now.0 % 2 == 0 && last == now;
-        let found = self.last.iter().zip(&now).position(stuck);
-        self.last = now;
-        found
+        let last = std::mem::replace(&mut self.last, now);
+        last.iter().zip(&self.last).position(|(last, now)| now.is_stuck_since(*last))
     }
 }
 
@@ -231,6 +240,7 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;
+    use std::time::Instant;
 
     use super::*;
 
@@ -260,12 +270,15 @@ mod tests {
                 }
             });
             for _ in 0..3 {
-                let _come_round = turning.stuck();
-                let before = turning.last.clone();
-                while turning.look() == before {
+                let before = turning.look();
+                let start = Instant::now();
+                let stuck = |now: Vec<Worker>| {
+                    now.iter().zip(&before).any(|(now, before)| now.is_stuck_since(*before))
+                };
+                while stuck(turning.look()) {
+                    assert!(start.elapsed().as_secs() < 20, "it does not come round");
                     tokio::task::yield_now().await;
                 }
-                assert_eq!(turning.stuck(), None);
             }
             busy.abort();
         });
