@@ -78,7 +78,6 @@ class Debian:
                 return False
             return self("systemctl is-system-running", check=False)[1].strip() in ["running", "degraded"]
         eventually("systemd is up", booted)
-        assert not self.failed(), self.failed()
 
     def said(self):
         self.log.flush()
@@ -91,13 +90,15 @@ class Debian:
                    check=check)
 
     def failed(self):
-        return self("systemctl list-units --failed --no-legend --plain")[1]
+        """Units of ours that have failed. Others may: no modules can be loaded here."""
+        return self("systemctl list-units --failed --no-legend --plain 'tlsidecar*'")[1]
 
     def show(self, *names):
         """Properties of the service."""
         shown = self(f"systemctl show {UNIT} --property={','.join(names)}")[1]
         values = dict(line.split("=", 1) for line in shown.splitlines())
-        return values[names[0]] if len(names) == 1 else [values[name] for name in names]
+        # What is empty may be left out.
+        return values.get(names[0], "") if len(names) == 1 else [values.get(name, "") for name in names]
 
     def state(self):
         return "/".join(self.show("ActiveState", "SubState"))
