@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tlsidecar::config::{self, ClientAuth};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -377,6 +378,30 @@ async fn sockets_for_another_process_are_not_touched() {
     command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "test").stdin(OwnedFd::from(socket));
     let sidecar = Sidecar::run(command);
     assert_ne!(sidecar.address, address);
+}
+
+#[test]
+fn the_example_of_the_package_is_good_once_its_lines_are_taken_into_use() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let example = std::fs::read_to_string(root.join("deploy/debian/tlsidecar.toml")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["tls.crt", "tls.key", "devices-ca.crt"] {
+        std::fs::write(dir.path().join(name), "").unwrap();
+    }
+    let path = dir.path().join("tlsidecar.toml");
+    assert!(config::file::parse(&example, &path).is_err(), "as it is shipped, it is none");
+    // "#key" is a line to use, "##key" one to use perhaps, "# A word" is for people.
+    let used = |signs: &str, text: &str| {
+        let line = |line: &str| match line.strip_prefix(signs) {
+            Some(rest) if !rest.starts_with([' ', '#']) => format!("{rest}\n"),
+            _ => format!("{line}\n"),
+        };
+        text.lines().map(line).collect::<String>()
+    };
+    let plain = used("#", &example);
+    assert_eq!(config::file::parse(&plain, &path).unwrap().listeners.len(), 1);
+    let with_clients = config::file::parse(&used("##", &plain), &path).unwrap();
+    assert!(matches!(with_clients.listeners[0].tls.client_auth, ClientAuth::Required(_)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -125,9 +125,9 @@ class Debian:
 class Backend(threading.Thread):
     """The legacy server: an echo."""
 
-    def __init__(self):
+    def __init__(self, listener):
         super().__init__(daemon=True)
-        self.listener = socket.create_server(("127.0.0.1", 1883), backlog=1024)
+        self.listener = listener
         self.start()
 
     def run(self):
@@ -323,6 +323,38 @@ def reload_by_notify(debian):
     debian(f"systemctl daemon-reload && systemctl restart {UNIT}")
 
 
+def drop_ins(debian):
+    step("with the document's drop-ins: a port below 1024, and a backend's socket that is for its group")
+    page = (ROOT / "usr/share/doc/tlsidecar/systemd.md").read_text()
+    blocks = re.findall(r"```ini\n(# /etc/systemd/system/tlsidecar.service.d/(\S+)\n.*?)```", page, re.DOTALL)
+    assert [name for _, name in blocks] == ["low-port.conf", "backend-group.conf"], blocks
+    debian("groupadd --system legacy")
+    at = ROOT / "srv/legacy.sock"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(at))
+    listener.listen(16)
+    Backend(listener)
+    debian("chown root:legacy /srv/legacy.sock && chmod 0660 /srv/legacy.sock")
+    configure()
+    text = (ETC / "tlsidecar.toml").read_text()
+    changed = text.replace(":8883", ":443").replace("localhost:1883", "unix:/srv/legacy.sock")
+    (ETC / "tlsidecar.toml").write_text(changed)
+    for block, name in blocks:
+        override(debian, name, block)
+    debian(f"systemctl restart {UNIT}")
+    device(443).close()
+    # Without them it cannot.
+    for _, name in blocks:
+        (OVERRIDES / name).unlink()
+    debian(f"systemctl daemon-reload && ! systemctl restart {UNIT}")
+    assert "ermission denied" in debian.journal().split("Stopped")[-1], debian.journal()
+    configure()
+    debian(f"systemctl restart {UNIT}")
+    device().close()
+    at.unlink()
+    debian("groupdel legacy")
+
+
 def stop(debian):
     step("stop drains, tells how far it is, and refuses new devices")
     configure("60s")
@@ -493,8 +525,8 @@ def main():
         debian.up()
         version = debian("systemctl --version")[1].splitlines()[0]
         print(f"{ROOT.name}, {version}:", flush=True)
-        Backend()
-        for part in [install, start_unconfigured, start, reload, reload_by_notify, stop, watchdog, upgrade,
+        Backend(socket.create_server(("127.0.0.1", 1883), backlog=1024))
+        for part in [install, start_unconfigured, start, reload, reload_by_notify, drop_ins, stop, watchdog, upgrade,
                      socket_unit, remove]:
             part(debian)
     except BaseException:
