@@ -47,7 +47,7 @@ pub enum StartError {
     #[error("{}", .0.join("\n"))]
     Material(Vec<String>),
     /// A socket came with the process that cannot be used: each in a sentence.
-    #[error("{}", lines(.0).join("\n"))]
+    #[error("{}", sentences(.0).join("\n"))]
     Passed(Vec<PassedError>),
     /// A socket cannot be bound.
     #[error("cannot listen on {address} for {what}: {cause}")]
@@ -75,7 +75,7 @@ impl StartError {
     pub fn lines(&self) -> Vec<String> {
         match self {
             Self::Material(problems) => problems.clone(),
-            Self::Passed(errors) => lines(errors),
+            Self::Passed(errors) => sentences(errors),
             Self::Bind { .. } | Self::System { .. } => vec![self.to_string()],
         }
     }
@@ -241,7 +241,7 @@ fn bind(
     bound.map_err(|cause| StartError::Bind { what: what.to_owned(), address, cause })
 }
 
-fn lines(errors: &[PassedError]) -> Vec<String> {
+fn sentences(errors: &[PassedError]) -> Vec<String> {
     errors.iter().map(ToString::to_string).collect()
 }
 

@@ -23,7 +23,7 @@ use tokio::runtime::{Handle, RuntimeMetrics};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::{MissedTickBehavior, interval, interval_at};
 
-use super::shutdown::Shutdown;
+use super::shutdown::{Phase, Shutdown};
 use crate::trust::reload::{self, Report};
 
 /// Messages that wait for the service manager to read. It reads at once, or is in trouble itself.
@@ -43,6 +43,7 @@ const MAX_STATUS_CHARS: usize = 240;
 pub struct Systemd {
     told: Option<mpsc::Sender<String>>,
     listeners: usize,
+    shutdown: Shutdown,
     /// Whether the process is going to end, rather than to stay after its drain.
     stopping: Arc<AtomicBool>,
     /// One reload at a time, so that the READY of one does not end another's RELOADING.
@@ -67,10 +68,10 @@ impl Systemd {
             }
         };
         let (stopping, reloading) = (Arc::default(), Arc::default());
-        let systemd = Self { told, listeners, stopping, reloading };
+        let systemd = Self { told, listeners, shutdown: shutdown.clone(), stopping, reloading };
         if systemd.told.is_some() {
-            systemd.tell(&[NotifyState::Ready, NotifyState::Status(&systemd.listening())]);
-            tokio::spawn(systemd.clone().tell_of_the_drain(shutdown.clone()));
+            systemd.tell(&[NotifyState::Ready, NotifyState::Status(&systemd.what_it_does())]);
+            tokio::spawn(systemd.clone().tell_of_the_drain());
             if let Some(timeout) = sd_notify::watchdog_enabled() {
                 tokio::spawn(systemd.clone().ping(timeout));
             }
@@ -106,14 +107,24 @@ impl Systemd {
         self.stopping.load(Ordering::Acquire)
     }
 
-    fn listening(&self) -> String {
-        let s = if self.listeners == 1 { "" } else { "s" };
-        format!("listening on {} listener{s}", self.listeners)
+    fn what_it_does(&self) -> String {
+        match self.shutdown.phase() {
+            Phase::Starting | Phase::Running => {
+                let s = if self.listeners == 1 { "" } else { "s" };
+                format!("listening on {} listener{s}", self.listeners)
+            }
+            Phase::Draining | Phase::Closing => {
+                let left = self.shutdown.connections().len();
+                let s = if left == 1 { "" } else { "s" };
+                format!("draining: {left} connection{s} left")
+            }
+            phase @ Phase::Drained => phase.to_string(),
+        }
     }
 
     fn reloaded(&self, report: &Report) -> String {
         let Report { outcome, failures, waiting } = report;
-        let mut status = format!("{}; last reload by signal: {outcome}", self.listening());
+        let mut status = format!("{}; last reload by signal: {outcome}", self.what_it_does());
         for detail in failures.iter().chain(waiting) {
             status.push_str("; ");
             status.push_str(detail);
@@ -121,9 +132,9 @@ impl Systemd {
         one_line(&status)
     }
 
-    async fn tell_of_the_drain(self, shutdown: Shutdown) {
-        shutdown.asked().await;
-        let mut drained = std::pin::pin!(shutdown.drained());
+    async fn tell_of_the_drain(self) {
+        self.shutdown.begun().await;
+        let mut drained = std::pin::pin!(self.shutdown.drained());
         let mut turns = interval(DRAIN_INTERVAL);
         loop {
             tokio::select! {
@@ -131,9 +142,7 @@ impl Systemd {
                 _ = &mut drained => break,
                 _ = turns.tick() => {}
             }
-            let left = shutdown.connections().len();
-            let s = if left == 1 { "" } else { "s" };
-            let status = format!("draining: {left} connection{s} left");
+            let status = self.what_it_does();
             let mut told = vec![NotifyState::Status(&status)];
             // Only who is stopping has a time to be extended.
             if self.is_stopping() {
@@ -141,7 +150,7 @@ impl Systemd {
             }
             self.tell(&told);
         }
-        self.tell(&[NotifyState::Status("drained")]);
+        self.tell(&[NotifyState::Status(&self.what_it_does())]);
     }
 
     /// Pings twice as often as asked for, as long as every worker turns.
