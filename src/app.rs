@@ -19,6 +19,7 @@ use crate::ops::admin::{self, Admin};
 use crate::ops::metrics::Metrics;
 use crate::ops::sessions::Sessions;
 use crate::ops::shutdown::Shutdown;
+use crate::ops::systemd::sockets::{Passed, PassedError};
 use crate::proxy::admission::{self, Admission, Places};
 use crate::proxy::listener::Listener;
 use crate::proxy::socket;
@@ -46,6 +47,9 @@ pub enum StartError {
     /// What the configuration names cannot be used: each problem in a sentence.
     #[error("{}", .0.join("\n"))]
     Material(Vec<String>),
+    /// A socket came with the process that cannot be used: each in a sentence.
+    #[error("{}", sentences(.0).join("\n"))]
+    Passed(Vec<PassedError>),
     /// A socket cannot be bound.
     #[error("cannot listen on {address} for {what}: {cause}")]
     Bind {
@@ -72,6 +76,7 @@ impl StartError {
     pub fn lines(&self) -> Vec<String> {
         match self {
             Self::Material(problems) => problems.clone(),
+            Self::Passed(errors) => sentences(errors),
             Self::Bind { .. } | Self::System { .. } => vec![self.to_string()],
         }
     }
@@ -94,15 +99,22 @@ pub fn check(config: &Config) -> Result<Vec<String>, StartError> {
     Ok(told.collect())
 }
 
-/// Starts a proxy on a configuration, which came from `source` if from a file. Call it within a
-/// runtime.
+/// Starts a proxy on a configuration, which came from `source` if from a file, with sockets of its
+/// own. Call it within a runtime.
 ///
 /// # Errors
 /// If anything that it needs is missing; nothing is left bound then.
 pub fn start(config: Config, source: Option<Source>) -> Result<App, StartError> {
+    start_on(config, source, Passed::default())
+}
+
+/// The same, on sockets that have been passed, as far as there are any.
+///
+/// # Errors
+/// As `start`, and if one that was passed is for nobody.
+pub fn start_on(config: Config, source: Option<Source>, passed: Passed) -> Result<App, StartError> {
     let loaded = load(&config)?;
-    let sockets = bind_listeners(&config)?;
-    let (admin_socket, admin) = bind("the admin port", config.admin.listen, Tcp::default())?;
+    let (sockets, (admin_socket, admin)) = bind_all(&config, passed)?;
     let capacity = socket::capacity(config.listeners.len());
 
     let metrics = Arc::new(Metrics::new());
@@ -207,23 +219,50 @@ fn refresh(metrics: &Metrics, shutdown: &Shutdown, sessions: &Arc<Sessions>, tar
     });
 }
 
-fn bind_listeners(config: &Config) -> Result<Vec<(TcpListener, SocketAddr)>, StartError> {
-    let bind = |listener: &config::Listener| {
-        bind(&format!("listener {:?}", listener.name), listener.listen, listener.tcp)
+/// A socket, and where it really listens.
+type Bound = (TcpListener, SocketAddr);
+
+/// The sockets of the listeners, and that of the admin port.
+fn bind_all(config: &Config, passed: Passed) -> Result<(Vec<Bound>, Bound), StartError> {
+    let wanted = config.listeners.iter().map(|listener| (listener.name.as_str(), listener.listen));
+    // Last, so that a listener may have its name.
+    let wanted: Vec<_> = wanted.chain([("admin", config.admin.listen)]).collect();
+    let mut passed = passed.assign(&wanted).map_err(StartError::Passed)?;
+    let admin = passed.pop().flatten();
+    let bind_listener = |(listener, passed): (&config::Listener, _)| {
+        bind(&format!("listener {:?}", listener.name), listener.listen, listener.tcp, passed)
     };
-    config.listeners.iter().map(bind).collect()
+    let sockets = config.listeners.iter().zip(passed).map(bind_listener);
+    let sockets = sockets.collect::<Result<_, _>>()?;
+    let admin = bind("the admin port", config.admin.listen, Tcp::default(), admin)?;
+    Ok((sockets, admin))
 }
 
 fn bind(
     what: &str,
     address: SocketAddr,
     options: Tcp,
-) -> Result<(TcpListener, SocketAddr), StartError> {
-    let bound = socket::listen(address, options).and_then(|socket| {
-        let address = socket.local_addr()?;
-        Ok((socket, address))
+    passed: Option<std::net::TcpListener>,
+) -> Result<Bound, StartError> {
+    let was_passed = passed.is_some();
+    let bound = match passed {
+        Some(socket) => socket::adopt(socket, options),
+        None => socket::listen(address, options),
+    };
+    let bound = bound.and_then(|socket| {
+        let real = socket.local_addr()?;
+        if was_passed && real != address && address.port() != 0 {
+            tracing::warn!(
+                "{what}: configured for {address}, and has been passed a socket on {real}"
+            );
+        }
+        Ok((socket, real))
     });
     bound.map_err(|cause| StartError::Bind { what: what.to_owned(), address, cause })
+}
+
+fn sentences(errors: &[PassedError]) -> Vec<String> {
+    errors.iter().map(ToString::to_string).collect()
 }
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> StartError {

@@ -25,6 +25,8 @@ use tlsidecar::config::Config;
 use tlsidecar::config::file::{self, Source};
 use tlsidecar::ops::ask::{self, Drained as Followed};
 use tlsidecar::ops::shutdown::Drained;
+use tlsidecar::ops::systemd::Systemd;
+use tlsidecar::ops::systemd::sockets::Passed;
 use tlsidecar::{demo, logging, probe};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -145,6 +147,8 @@ fn say(line: &str) {
 
 /// Runs a proxy until it is told to stop; `started` is called when it accepts.
 fn live(config: Config, source: Option<Source>, started: impl FnOnce(&App)) -> ExitCode {
+    // Before there is a second thread: it changes the environment.
+    let passed = Passed::take();
     let _written_at_the_end = logging::start(config.log.format, &config.log.filter);
     let runtime = match runtime() {
         Ok(runtime) => runtime,
@@ -153,9 +157,11 @@ fn live(config: Config, source: Option<Source>, started: impl FnOnce(&App)) -> E
     let code = runtime.block_on(async {
         // Before anything else: a SIGTERM during the start must not kill, nor be lost.
         let signals = Signals::install()?;
-        let app = app::start(config, source)?;
+        let passed = passed.map_err(|error| StartError::Passed(vec![error]))?;
+        let app = app::start_on(config, source, passed)?;
         started(&app);
-        Ok(until_stopped(app, signals).await)
+        let systemd = Systemd::ready(app.listeners.len(), &app.shutdown);
+        Ok(until_stopped(app, signals, systemd).await)
     });
     runtime.shutdown_timeout(LAST_LOOKUPS);
     code.unwrap_or_else(|error: StartError| {
@@ -163,7 +169,7 @@ fn live(config: Config, source: Option<Source>, started: impl FnOnce(&App)) -> E
             tracing::error!("{line}");
         }
         ExitCode::from(match error {
-            StartError::Material(_) => BAD_CONFIGURATION,
+            StartError::Material(_) | StartError::Passed(_) => BAD_CONFIGURATION,
             StartError::Bind { .. } | StartError::System { .. } => FAILED,
         })
     })
@@ -206,7 +212,7 @@ enum Told {
 /// Obeys signals until the process has been told to end and its drain is over. A drain that was
 /// asked for by `POST /drain` leaves the process running: in Kubernetes a sidecar that ends before
 /// its Pod is started again.
-async fn until_stopped(app: App, mut signals: Signals) -> ExitCode {
+async fn until_stopped(app: App, mut signals: Signals, systemd: Systemd) -> ExitCode {
     let App { shutdown, reload, .. } = app;
     let mut drained = std::pin::pin!(shutdown.drained());
     let mut outcome = None;
@@ -215,13 +221,14 @@ async fn until_stopped(app: App, mut signals: Signals) -> ExitCode {
         tokio::select! {
             told = signals.next() => match told {
                 Told::Reload => {
-                    let reload = reload.clone();
-                    tokio::spawn(async move { reload.reload().await });
+                    let (reload, systemd) = (reload.clone(), systemd.clone());
+                    tokio::spawn(async move { systemd.reload(&reload).await });
                 }
                 // The second one means it.
                 Told::Stop if told_to_end => shutdown.force(),
                 Told::Stop => {
                     told_to_end = true;
+                    systemd.stopping();
                     shutdown.drain();
                 }
             },

@@ -7,3 +7,4 @@ pub mod ask;
 pub mod metrics;
 pub(crate) mod sessions;
 pub mod shutdown;
+pub mod systemd;

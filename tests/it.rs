@@ -39,6 +39,9 @@ mod reload;
 /// Does it stop as it promises?
 mod drain;
 
+/// Is systemd told the truth, and are its sockets used?
+mod systemd;
+
 /// Do metrics, probes and log say how it is?
 mod observe;
 

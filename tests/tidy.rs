@@ -15,8 +15,8 @@ use tlsidecar::ops::metrics::Metrics;
 use tlsidecar::probe::problem::Kind;
 use tlsidecar::proxy::reason::Reason;
 
-/// Which modules of ours a module may import. Down, and nowhere else; the one sideways edge is
-/// `ops::admin` → `trust::reload`.
+/// Which modules of ours a module may import. Down, and nowhere else; the sideways edges are
+/// `ops::admin` and `ops::systemd` → `trust::reload`.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "main",
@@ -31,6 +31,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "logging",
             "ops::ask",
             "ops::shutdown",
+            "ops::systemd",
+            "ops::systemd::sockets",
             "probe",
         ],
     ),
@@ -110,6 +112,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "ops::metrics",
             "ops::sessions",
             "ops::shutdown",
+            "ops::systemd::sockets",
             "proxy::admission",
             "proxy::listener",
             "proxy::socket",
@@ -120,6 +123,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("ops::admin", &["ops::metrics", "ops::shutdown", "trust::reload"]),
     ("ops::ask", &[]),
+    ("ops::systemd", &["ops::shutdown", "trust::reload"]),
+    ("ops::systemd::sockets", &[]),
     (
         "trust::reload",
         &[
@@ -367,6 +372,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("humantime", &["cli", "config::file::text"]),
     ("hyper", &["ops::admin", "ops::ask"]),
     ("hyper_util", &["ops::admin", "ops::ask"]),
+    ("listenfd", &["ops::systemd::sockets"]),
     ("notify", &["trust::reload::watch"]),
     ("prometheus", &["ops::metrics"]),
     ("rcgen", &["demo"]),
@@ -374,6 +380,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // A name for what `tokio_rustls::rustls` is: it is no dependency of ours.
     ("rustls", &["probe", "proxy", "trust"]),
     ("rustls_pemfile", &["trust::certs::pem"]),
+    ("sd_notify", &["ops::systemd"]),
     ("serde", &["config::file"]),
     ("serde_json", &["probe::json"]),
     ("socket2", &["proxy::socket"]),

@@ -144,6 +144,13 @@ impl Shutdown {
         }
     }
 
+    /// Completes once a drain has begun.
+    pub(crate) async fn begun(&self) {
+        let begun = |phase: &Phase| !matches!(phase, Phase::Starting | Phase::Running);
+        let mut phase = self.inner.phase.subscribe();
+        phase.wait_for(begun).await.map_or_else(|_| unreachable!("the sender is ours"), |_| ());
+    }
+
     pub(crate) fn running(&self) {
         self.inner.phase.send_replace(Phase::Running);
     }

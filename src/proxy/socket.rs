@@ -73,8 +73,27 @@ pub(crate) fn listen(address: SocketAddr, options: Tcp) -> io::Result<TcpListene
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    listen_on(socket, options)
+}
+
+/// Takes over a socket that listens already.
+///
+/// # Errors
+/// If it does not listen, or the system refuses an option.
+pub(crate) fn adopt(socket: std::net::TcpListener, options: Tcp) -> io::Result<TcpListener> {
+    let socket = Socket::from(socket);
+    if !socket.is_listener()? {
+        let what = "the socket that was passed does not listen (Accept=yes?)";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    socket.set_nonblocking(true)?;
+    listen_on(socket, options)
+}
+
+fn listen_on(socket: Socket, options: Tcp) -> io::Result<TcpListener> {
     // Accepted sockets inherit these from their listener (tcp(7)), which spares five calls each.
     set_options(&socket, options)?;
+    // Of a socket that listens already, this sets the backlog.
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }

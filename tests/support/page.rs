@@ -80,7 +80,7 @@ fn parse(page: &str, text: &str) -> Vec<Block> {
                 assert!(said.is_empty(), "{at}: there are two outputs of one block");
                 *said = content.iter().map(|line| line.trim_end().to_owned()).collect();
             }
-            "c" | "ini" | "python" | "toml" | "yaml" => {}
+            "c" | "dockerfile" | "ini" | "python" | "toml" | "yaml" => {}
             _ => panic!("{at}: nobody knows what to do with a fence of the kind {kind:?}"),
         }
     }

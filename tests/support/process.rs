@@ -121,9 +121,21 @@ impl Drop for Sidecar {
 
 /// The binary under test.
 pub(crate) fn binary() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tlsidecar"));
-    // Nothing of the machine's own configuration.
-    command.env_clear().envs(std::env::vars().filter(|(name, _)| !name.starts_with("TLSIDECAR_")));
+    clean(Command::new(env!("CARGO_BIN_EXE_tlsidecar")))
+}
+
+/// A shell that runs `script`, where `"$@"` is the binary under test and what is added to it.
+pub(crate) fn by_shell(script: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_tlsidecar")]);
+    clean(command)
+}
+
+fn clean(mut command: Command) -> Command {
+    // Nothing of the machine's own configuration, nor of the service that runs the tests.
+    let foreign = ["TLSIDECAR_", "NOTIFY_", "WATCHDOG_", "LISTEN_"];
+    let ours = |name: &str| !foreign.iter().any(|foreign| name.starts_with(foreign));
+    command.env_clear().envs(std::env::vars().filter(|(name, _)| ours(name)));
     command.current_dir(env!("CARGO_MANIFEST_DIR")).stdout(Stdio::piped());
     command
 }

@@ -1,0 +1,432 @@
+//! Is systemd told the truth, and are its sockets used?
+//!
+//! The real binary, with a socket of ours in the place of systemd's. `deploy/checks/package.sh` does
+//! it with the real one.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tlsidecar::config::{self, ClientAuth};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::certs::replace;
+use crate::support::client::say_and_hear;
+use crate::support::file;
+use crate::support::process::{binary, by_shell};
+use crate::support::wait::{PATIENCE, within};
+use crate::support::{Authority, Backend, Device, Sidecar};
+
+/// What is needed to run one under a service manager.
+struct Scene {
+    authority: Authority,
+    backend: Backend,
+    manager: Manager,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let authority = Authority::new("ca");
+        Self { authority, backend: Backend::echo().await, manager: Manager::new() }
+    }
+
+    /// A command that runs it as a service, with `more` in the configuration.
+    fn service(&self, more: &str) -> Command {
+        let mut command = binary();
+        self.serve(&mut command, more);
+        command
+    }
+
+    fn serve(&self, command: &mut Command, more: &str) {
+        let text = file::text(self.backend.address, &self.authority.server(), more);
+        command.arg("--config").arg(file::write(self.authority.dir(), &text));
+        command.env("NOTIFY_SOCKET", self.manager.path());
+    }
+
+    /// One that also passes a socket, as systemd does from a socket unit with `FileDescriptorName=`.
+    fn activated(&self, socket: impl Into<OwnedFd>, name: &str) -> Command {
+        // LISTEN_PID has to be the process's own.
+        let mut command = by_shell("LISTEN_PID=$$ exec \"$@\" 3<&0 </dev/null");
+        self.serve(&mut command, "[shutdown]\ndrain_timeout = \"0s\"\n");
+        command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", name);
+        command.stdin(Stdio::from(socket.into()));
+        command
+    }
+
+    fn device(&self) -> Device {
+        Device::new(&self.authority)
+    }
+}
+
+/// A service manager, as far as it listens.
+struct Manager {
+    dir: TempDir,
+    socket: UnixDatagram,
+}
+
+/// One message: what is assigned in it.
+type Message = BTreeMap<String, String>;
+
+impl Manager {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        Self { dir, socket }
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.dir.path().join("notify")
+    }
+
+    /// The next message, if there is one in time.
+    fn next_within(&self, time: Duration) -> Option<Message> {
+        self.socket.set_read_timeout(Some(time)).unwrap();
+        let mut bytes = [0; 4096];
+        let length = match self.socket.recv(&mut bytes) {
+            Ok(length) => length,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+            Err(error) => panic!("{error}"),
+        };
+        let text = std::str::from_utf8(&bytes[..length]).unwrap();
+        let assigned = |line: &str| {
+            let (key, value) = line.split_once('=').unwrap();
+            (key.to_owned(), value.to_owned())
+        };
+        Some(text.lines().map(assigned).collect())
+    }
+
+    /// The next message that assigns `key`.
+    fn until(&self, key: &str) -> Message {
+        self.until_it(key, |message| message.contains_key(key))
+    }
+
+    /// The next message that is as wanted.
+    fn until_it(&self, what: &str, wanted: impl Fn(&Message) -> bool) -> Message {
+        let deadline = Instant::now() + PATIENCE;
+        let mut others = Vec::new();
+        while let Some(message) = self.next_within(deadline - Instant::now()) {
+            if wanted(&message) {
+                return message;
+            }
+            others.push(message);
+        }
+        panic!("no {what} among {others:?}");
+    }
+
+    /// Every message until now.
+    fn so_far(&self) -> Vec<Message> {
+        std::iter::from_fn(|| self.next_within(Duration::from_millis(1))).collect()
+    }
+}
+
+/// The clock of MONOTONIC_USEC.
+fn monotonic_usec() -> u128 {
+    let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+    let seconds: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+    Duration::from_secs_f64(seconds).as_micros()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ready_is_told_once_devices_are_served_and_the_status_says_on_how_many_listeners() {
+    let scene = Scene::new().await;
+    let sidecar = Sidecar::run(scene.service(""));
+    let message = scene.manager.next_within(PATIENCE).unwrap();
+    assert_eq!(message["READY"], "1");
+    assert_eq!(message["STATUS"], "listening on 1 listener");
+    drop(scene.device().echo(sidecar.address).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_start_is_never_ready() {
+    let scene = Scene::new().await;
+    let mut command = scene.service("");
+    replace(&scene.authority.dir().join("server.key"), "rubbish");
+    assert_eq!(command.output().unwrap().status.code(), Some(78));
+    assert_eq!(scene.manager.so_far(), Vec::<Message>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notify_socket_that_is_not_there_stops_nobody() {
+    let scene = Scene::new().await;
+    let mut command = scene.service("");
+    command.env("NOTIFY_SOCKET", "/nonexistent/notify").env("WATCHDOG_USEC", "100000");
+    let sidecar = Sidecar::run(command);
+    drop(scene.device().echo(sidecar.address).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_by_signal_is_told_when_it_begins_and_when_it_is_over() {
+    let scene = Scene::new().await;
+    let sidecar = Sidecar::run(scene.service(""));
+    scene.manager.until("READY");
+    // The clock's reading has hundredths of a second.
+    let before = monotonic_usec();
+    sidecar.signal("HUP");
+    let reloading = scene.manager.next_within(PATIENCE).unwrap();
+    assert_eq!(reloading["RELOADING"], "1");
+    let at: u128 = reloading["MONOTONIC_USEC"].parse().unwrap();
+    assert!((before..=monotonic_usec() + 10_000).contains(&at), "{at} is not after {before}");
+    let ready = scene.manager.next_within(PATIENCE).unwrap();
+    assert_eq!(ready["READY"], "1");
+    assert!(ready["STATUS"].ends_with("reload by signal: unchanged"), "{ready:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_of_a_reload_that_failed_has_its_cause_in_one_line() {
+    let scene = Scene::new().await;
+    let sidecar = Sidecar::run(scene.service(""));
+    replace(&scene.authority.dir().join("tlsidecar.toml"), "[admin\nREADY=0\n");
+    replace(&scene.authority.dir().join("server.key"), "rubbish");
+    scene.manager.until("READY");
+    sidecar.signal("HUP");
+    scene.manager.until("RELOADING");
+    // Ready still, on what was in force; a line break would have added an assignment.
+    let ready = scene.manager.next_within(PATIENCE).unwrap();
+    assert_eq!(ready.keys().collect::<Vec<_>>(), ["READY", "STATUS"]);
+    assert_eq!(ready["READY"], "1");
+    let status = &ready["STATUS"];
+    assert!(status.contains("signal: failed") && status.contains("tlsidecar.toml"), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reloads_in_a_row_are_told_one_after_another() {
+    let scene = Scene::new().await;
+    let sidecar = Sidecar::run(scene.service(""));
+    scene.manager.until("READY");
+    for _ in 0..20 {
+        sidecar.signal("HUP");
+    }
+    // Signals that come close together become one; whatever is told, is told in pairs.
+    let mut reloading = false;
+    let mut pairs = 0;
+    let until_it_ends = || scene.manager.next_within(PATIENCE).unwrap();
+    for message in std::iter::repeat_with(until_it_ends) {
+        if message.contains_key("STOPPING") {
+            break;
+        }
+        assert_eq!(message.contains_key("RELOADING"), !reloading, "{message:?}");
+        assert_eq!(message.contains_key("READY"), reloading, "{message:?}");
+        if reloading {
+            pairs += 1;
+            if pairs == 1 {
+                sidecar.signal("TERM");
+            }
+        }
+        reloading = !reloading;
+    }
+    assert!(pairs > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_is_told_with_what_is_left_and_asks_for_the_time_that_it_takes() {
+    let scene = Scene::new().await;
+    let mut sidecar = Sidecar::run(scene.service("[shutdown]\ndrain_timeout = \"1h\"\n"));
+    let open = scene.device().echo(sidecar.address).await.unwrap();
+    sidecar.signal("TERM");
+    scene.manager.until("STOPPING");
+    for _ in 0..3 {
+        let told = scene.manager.until("STATUS");
+        assert_eq!(told["STATUS"], "draining: 1 connection left");
+        let extension: u64 = told["EXTEND_TIMEOUT_USEC"].parse().unwrap();
+        assert!(extension > 5_000_000, "systemd must not lose patience between two of them");
+    }
+    drop(open);
+    assert_eq!(sidecar.ended().code(), Some(0));
+    assert!(!scene.manager.so_far().iter().any(|message| message.contains_key("READY")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_by_request_is_no_stop() {
+    let scene = Scene::new().await;
+    let sidecar = Sidecar::run(scene.service("[shutdown]\ndelay = \"100ms\"\n"));
+    scene.manager.until("READY");
+    assert_eq!(sidecar.ask("POST", "/drain").unwrap().0, 202);
+    // systemd would kill a service that says that it stops, and then stays.
+    let mut told = Vec::new();
+    while told.last().is_none_or(|message: &Message| message["STATUS"] != "drained") {
+        told.push(scene.manager.next_within(PATIENCE).unwrap());
+    }
+    let told_more = |message: &Message| message.keys().any(|key| key != "STATUS");
+    assert!(!told.iter().any(told_more), "{told:?}");
+    // Nor does it listen again, because it has reloaded.
+    sidecar.signal("HUP");
+    let ready = scene.manager.until("READY");
+    assert!(ready["STATUS"].starts_with("drained; "), "{ready:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_watchdog_is_pinged_twice_in_its_time_and_not_by_a_process_that_stands_still() {
+    let scene = Scene::new().await;
+    let mut command = scene.service("");
+    command.env("WATCHDOG_USEC", "400000");
+    let sidecar = Sidecar::run(command);
+    scene.manager.until("WATCHDOG");
+    let start = Instant::now();
+    for _ in 0..10 {
+        scene.manager.until("WATCHDOG");
+    }
+    let took = start.elapsed();
+    assert!(took > Duration::from_millis(1900), "{took:?} for ten");
+    sidecar.signal("STOP");
+    scene.manager.so_far();
+    assert_eq!(scene.manager.next_within(Duration::from_secs(1)), None);
+    sidecar.signal("CONT");
+    scene.manager.until("WATCHDOG");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_process_s_watchdog_is_not_pinged() {
+    let scene = Scene::new().await;
+    let mut command = scene.service("");
+    command.env("WATCHDOG_USEC", "20000").env("WATCHDOG_PID", "1");
+    let _sidecar = Sidecar::run(command);
+    scene.manager.until("READY");
+    assert_eq!(scene.manager.next_within(Duration::from_millis(300)), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_manager_that_does_not_read_holds_up_nobody() {
+    let scene = Scene::new().await;
+    let mut command = scene.service("[shutdown]\ndrain_timeout = \"0s\"\n");
+    command.env("WATCHDOG_USEC", "2000");
+    let mut sidecar = Sidecar::run(command);
+    let start = Instant::now();
+    // More pings than its socket and our queue hold.
+    while start.elapsed() < Duration::from_secs(1) {
+        let mut session = scene.device().echo(sidecar.address).await.unwrap();
+        session.shutdown().await.unwrap();
+        assert_eq!(within("the end", session.read(&mut [0; 1])).await.unwrap(), 0);
+    }
+    sidecar.signal("TERM");
+    assert_eq!(sidecar.ended().code(), Some(0));
+}
+
+fn listening() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_of_the_listener_s_name_is_used() {
+    let scene = Scene::new().await;
+    let (socket, address) = listening();
+    let sidecar = Sidecar::run(scene.activated(socket, "test"));
+    assert_eq!(sidecar.address, address);
+    drop(scene.device().echo(address).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_of_the_listener_s_address_is_used_whatever_its_name() {
+    let scene = Scene::new().await;
+    let (socket, address) = listening();
+    // Of the configuration; a second socket could not be bound there.
+    let mut command = scene.activated(socket, "tlsidecar.socket");
+    let path = scene.authority.dir().join("tlsidecar.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let listen = "name = \"test\"\nlisten = \"";
+    let text = text.replace(&format!("{listen}127.0.0.1:0"), &format!("{listen}{address}"));
+    assert!(text.contains(&address.to_string()));
+    replace(&path, &text);
+    command.env("LISTEN_FDNAMES", "");
+    let sidecar = Sidecar::run(command);
+    assert_eq!(sidecar.address, address);
+    drop(scene.device().echo(address).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_admin_port_s_socket_is_used() {
+    let scene = Scene::new().await;
+    let (socket, address) = listening();
+    let sidecar = Sidecar::run(scene.activated(socket, "admin"));
+    assert_eq!(sidecar.admin, address);
+    assert_eq!(sidecar.ask("GET", "/readyz").unwrap().0, 200);
+}
+
+/// Runs a command that cannot start; returns its code.
+fn code_of(mut command: Command) -> i32 {
+    command.stderr(Stdio::null()).status().unwrap().code().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_is_for_nobody_is_a_bad_configuration() {
+    let scene = Scene::new().await;
+    assert_eq!(code_of(scene.activated(listening().0, "other")), 78);
+    assert_eq!(scene.manager.so_far(), Vec::<Message>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_listening_tcp_socket_is_refused() {
+    let scene = Scene::new().await;
+    let unix = UnixListener::bind(scene.authority.dir().join("unix")).unwrap();
+    assert_eq!(code_of(scene.activated(unix, "test")), 78);
+    // As from a unit with Accept=yes.
+    let (listener, address) = listening();
+    let connected = std::net::TcpStream::connect(address).unwrap();
+    assert_eq!(code_of(scene.activated(connected, "test")), 1);
+    drop(listener);
+    let file = std::fs::File::open("/dev/null").unwrap();
+    assert_eq!(code_of(scene.activated(file, "test")), 78);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sockets_for_another_process_are_not_touched() {
+    let scene = Scene::new().await;
+    let (socket, address) = listening();
+    let mut command = by_shell("LISTEN_PID=1 exec \"$@\" 3<&0 </dev/null");
+    scene.serve(&mut command, "");
+    command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "test").stdin(OwnedFd::from(socket));
+    let sidecar = Sidecar::run(command);
+    assert_ne!(sidecar.address, address);
+}
+
+#[test]
+fn the_example_of_the_package_is_good_once_its_lines_are_taken_into_use() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let example = std::fs::read_to_string(root.join("deploy/debian/tlsidecar.toml")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["tls.crt", "tls.key", "devices-ca.crt"] {
+        std::fs::write(dir.path().join(name), "").unwrap();
+    }
+    let path = dir.path().join("tlsidecar.toml");
+    assert!(config::file::parse(&example, &path).is_err(), "as it is shipped, it is none");
+    // "#key" is a line to use, "##key" one to use perhaps, "# A word" is for people.
+    let used = |signs: &str, text: &str| {
+        let line = |line: &str| match line.strip_prefix(signs) {
+            Some(rest) if !rest.starts_with([' ', '#']) => format!("{rest}\n"),
+            _ => format!("{line}\n"),
+        };
+        text.lines().map(line).collect::<String>()
+    };
+    let plain = used("#", &example);
+    assert_eq!(config::file::parse(&plain, &path).unwrap().listeners.len(), 1);
+    let with_clients = config::file::parse(&used("##", &plain), &path).unwrap();
+    assert!(matches!(with_clients.listeners[0].tls.client_auth, ClientAuth::Required(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_on_a_passed_socket_refuses_nobody() {
+    let scene = Scene::new().await;
+    let (socket, address) = listening();
+    let mut first = Sidecar::run(scene.activated(socket.try_clone().unwrap(), "test"));
+    drop(scene.device().echo(address).await.unwrap());
+    first.signal("TERM");
+    first.ended();
+    // Nobody runs, and devices come: they wait.
+    let waiting: Vec<_> = [(); 5].map(|()| TcpStream::connect(address)).into();
+    let mut connected = Vec::new();
+    for waiting in waiting {
+        connected.push(within("a connect", waiting).await.unwrap());
+    }
+    let _second = Sidecar::run(scene.activated(socket, "test"));
+    for tcp in connected {
+        let mut session = within("TLS", scene.device().connect_over(tcp)).await.unwrap();
+        say_and_hear(&mut session, b"I have waited").await.unwrap();
+    }
+}
