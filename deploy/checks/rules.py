@@ -181,20 +181,25 @@ def selectors(node):
 
 
 def try_mutants(alerts, tests):
-    """Spoils each alert in each way, one at a time, and expects that the tests fail."""
+    """Spoils each alert in each way, one at a time, and expects that the tests of its file fail."""
     mutants = []
     for g, group in enumerate(alerts["groups"]):
         for r, rule in enumerate(group["rules"]):
             for what, changed in spoilt(rule):
                 mutant = copy.deepcopy(alerts)
                 mutant["groups"][g]["rules"][r] = changed
-                mutants.append((f"{rule['alert']} ({rule['labels']['severity']}), {what}", mutant))
-    # promtool takes a second or two each, most of it on one core.
+                own = [name for name in tests if f'alertname="{rule["alert"]}"' in text_of(name)]
+                mutants.append((f"{rule['alert']} ({rule['labels']['severity']}), {what}", mutant, own))
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for name, unnoticed in zip((m[0] for m in mutants), pool.map(lambda m: survives(m[1], tests), mutants)):
+        for name, unnoticed in zip((m[0] for m in mutants), pool.map(lambda m: survives(m[1], m[2]), mutants)):
             if unnoticed:
                 problem(f"no test notices it: {name}")
     return len(mutants)
+
+
+def text_of(test):
+    with open(os.path.join(PROMETHEUS, "tests", test), encoding="utf-8") as file:
+        return file.read()
 
 
 def spoilt(rule):
@@ -244,7 +249,8 @@ def survives(alerts, tests):
             yaml.safe_dump(alerts, file)
         if run_promtool(["check", "rules", "rules/alerts.yml"], place).returncode:
             raise RuntimeError(f"a spoilt rule is none: {run_promtool(['check', 'rules', 'rules/alerts.yml'], place)}")
-        return run_promtool(["test", "rules", *[f"tests/{name}" for name in tests]], place).returncode == 0
+        # No file of tests that knows the alert: nothing can notice.
+        return not tests or run_promtool(["test", "rules", *[f"tests/{name}" for name in tests]], place).returncode == 0
 
 
 if __name__ == "__main__":
