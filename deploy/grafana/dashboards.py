@@ -1,0 +1,869 @@
+#!/usr/bin/env python3
+"""Writes dashboards/tlsidecar.json, the dashboard for Grafana.
+
+The dashboard is described here once: what each panel asks, in which unit, and what its answer means.
+Grafana's JSON repeats itself so much that nobody reads it; this is what is read and changed.
+deploy/checks/dashboards.py holds that the JSON is what this program writes.
+
+    deploy/grafana/dashboards.py
+"""
+
+import json
+import os
+import sys
+
+PLACE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "dashboards")
+
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+
+# Where the runbooks are kept: a hidden variable of the dashboard, to be set in one place.
+RUNBOOKS = "https://runbooks.invalid/tlsidecar"
+
+# What picks the series. A Linux host has neither namespace nor pod: these, and instance and
+# listener, become ".*" for "All", which a label that is not there matches too. "All" jobs are those
+# that have a tlsidecar, by name: otherwise `up` and process_... would be those of every program.
+INSTANCE = 'job=~"$job", namespace=~"$namespace", pod=~"$pod", instance=~"$instance"'
+LISTENER = INSTANCE + ', listener=~"$listener"'
+# Who it is, in a legend. In Kubernetes the pod's name and its address, on a host the address.
+WHO = "{{pod}} {{instance}}"
+
+# Why a device did not get through, in few words and with the first thing to look at. docs/reasons.md
+# has more of each; a check holds that none of its reasons is missing here or below.
+FAILED = {
+    "client_tls_timeout": "Device fell silent in the handshake: network or power, or this machine is busy",
+    "client_tls_eof": "Device hung up in the handshake: often it rejects our certificate without a word",
+    "client_tls_not_tls": "Not TLS at all: plain HTTP or MQTT on this port, or a scanner",
+    "client_tls_alert": "Device rejected us: see what devices say, to the right",
+    "client_tls_incompatible": "No version, suite, group or signature in common: see what was refused",
+    "client_tls_error": "Broken TLS: one device, its firmware; many, something on the way changes bytes",
+    "client_cert_missing": "Device showed no certificate, and has to",
+    "client_cert_expired": "Device's certificate has expired: renew it",
+    "client_cert_not_yet_valid": "Device's certificate is not valid yet: clock of the CA or of this machine",
+    "client_cert_unknown_ca": "Device's certificate is of a CA that is not in client_ca",
+    "client_cert_revoked": "Device's certificate is revoked",
+    "client_cert_rejected": "Device's certificate was refused for another cause: see the log",
+    "no_route": "No route for the name that the device asked for",
+    "backend_refused": "Legacy server refused the connection: is it up?",
+    "backend_timeout": "Legacy server did not answer in time",
+    "backend_unreachable": "No way to the legacy server: address, DNS or Unix socket",
+    "backend_error": "Connection to the legacy server failed: see the log",
+    "internal": "A fault of tlsidecar's own: please report it",
+}
+# How sessions end, by who ends them.
+ENDED = {
+    "in order": ["ok"],
+    "the device": ["client_reset", "client_lost", "client_truncated"],
+    "the backend": ["backend_reset", "backend_lost"],
+    "tlsidecar": ["idle_timeout", "half_close_timeout", "max_age", "keys_exhausted", "drain_deadline"],
+}
+# Neither: a health check.
+IGNORED = ["client_probe"]
+
+# What a device means by its alert.
+ALERTS = {
+    "unknown_ca": "It does not know the CA of our certificate",
+    "bad_certificate": "It finds our certificate bad: often a wrong name or a broken chain",
+    "certificate_expired": "It finds our certificate expired: or its clock is wrong",
+    "certificate_unknown": "It does not take our certificate and does not say why",
+    "certificate_revoked": "It finds our certificate revoked",
+    "unsupported_certificate": "It cannot use our kind of certificate: an RSA one beside may help",
+    "handshake_failure": "It cannot go on with what we chose",
+    "protocol_version": "It wants another TLS version",
+    "insufficient_security": "It wants stronger ciphers",
+    "illegal_parameter": "It finds a value of ours illegal",
+    "decode_error": "It cannot read what we send: its buffers may be too small",
+    "decrypt_error": "A signature or a Finished does not verify for it",
+    "bad_record_mac": "Bytes were changed on the way",
+    "unexpected_message": "It did not expect what we sent",
+    "access_denied": "It denies us access",
+    "unrecognized_name": "It does not know the name",
+    "no_application_protocol": "It wants another ALPN protocol",
+    "internal_error": "It has a fault of its own: often out of memory",
+    "user_canceled": "It gave up",
+    "other": "Another alert: see the log",
+}
+
+
+def dashboard():
+    """The whole of it, in the order in which it is read."""
+    return {
+        "uid": "tlsidecar",
+        "title": "tlsidecar",
+        "description": "Why can devices not connect? And everything else about TLS before a legacy server.",
+        "tags": ["tlsidecar"],
+        "schemaVersion": 39,
+        "version": 1,
+        "editable": False,
+        "graphTooltip": 1,
+        "timezone": "browser",
+        "time": {"from": "now-3h", "to": "now"},
+        "refresh": "30s",
+        "fiscalYearStartMonth": 0,
+        "links": [link("Runbooks", "${runbooks}", "What to do about each alert")],
+        "annotations": {"list": annotations()},
+        "templating": {"list": variables()},
+        "panels": laid_out(
+            [
+                ("Why can't my devices connect?", why()),
+                ("How many, how many fail, how long", rate_errors_duration()),
+                ("TLS health", tls_health()),
+                ("Certificates", certificates()),
+                ("Backends and sessions", backends()),
+                ("Resources", resources()),
+                ("Lifecycle", lifecycle()),
+            ]
+        ),
+    }
+
+
+# ---- The rows ------------------------------------------------------------------------------------
+
+
+def why():
+    failed = f'tlsidecar_connections_closed_total{{{LISTENER}, reason=~"{either(FAILED)}"}}'
+    return [
+        stat(
+            "Instances", 3,
+            "How many instances answer Prometheus, and how many do not.",
+            "short",
+            [(f"sum(up{{{INSTANCE}}})", "up"), (f"count(up{{{INSTANCE}}}) - sum(up{{{INSTANCE}}})", "down")],
+            steps=GOOD,
+            overrides=[override("down", thresholds(ALARM_FROM_1))],
+            runbook="TlsidecarDown",
+        ),
+        stat(
+            "Devices connected", 3,
+            "Connections open now, those in their handshake included.",
+            "short",
+            [(f"sum(tlsidecar_connections_active{{{LISTENER}}})", "connected")],
+            steps=NEUTRAL, graph=True, runbook="TlsidecarMassDisconnect",
+        ),
+        stat(
+            "Handshakes that succeed", 3,
+            "Of the handshakes in the time range, the share that was completed. Health checks do not count.",
+            "percentunit",
+            [(
+                f"sum(increase(tlsidecar_handshakes_total{{{LISTENER}}}[$__range])) / "
+                f"(sum(increase(tlsidecar_handshakes_total{{{LISTENER}}}[$__range])) + sum(increase("
+                f'tlsidecar_connections_closed_total{{{LISTENER}, reason=~"client_tls_.+|client_cert_.+"}}[$__range])))',
+                "succeed",
+            )],
+            steps=[("red", None), ("orange", 0.5), ("yellow", 0.9), ("green", 0.98)],
+            runbook="TlsidecarHandshakeErrorsHigh", decimals=1, instant=True,
+        ),
+        stat(
+            "Next certificate to expire", 3,
+            "Days until the first of our certificates expires.",
+            "suffix: days",
+            [(f"(min(tlsidecar_certificate_not_after_timestamp_seconds{{{LISTENER}}}) - time()) / 86400", "days")],
+            steps=[("red", None), ("orange", 7), ("green", 21)],
+            runbook="TlsidecarCertificateRenewalOverdue", decimals=0,
+        ),
+        stat(
+            "Last reload", 3,
+            "Whether certificates and configuration could be loaded when they last changed, on all instances.",
+            "none",
+            [(f"max(tlsidecar_reload_failing{{{INSTANCE}}})", "last reload")],
+            steps=ALARM_FROM_1, mappings=[values({"0": "good", "1": "FAILED"})],
+            runbook="TlsidecarCertificateReloadFailing",
+        ),
+        stat(
+            "Backends down", 3,
+            "Legacy servers that did not take the last connection. Each sidecar has its own; one that "
+            "nobody has dialled yet is not counted.",
+            "short",
+            [(f"sum(1 - tlsidecar_backend_up{{{LISTENER}}})", "down")],
+            steps=ALARM_FROM_1, runbook="TlsidecarBackendDown",
+        ),
+        stat(
+            "Listeners at their limit", 3,
+            "Listeners that have all the connections that they may have. More devices have to wait.",
+            "short",
+            [(f"sum(tlsidecar_connections_at_limit{{{LISTENER}}})", "at the limit")],
+            steps=ALARM_FROM_1, runbook="TlsidecarConnectionsAtLimit",
+        ),
+        stat(
+            "Draining", 3,
+            "Instances that take no new devices, since they are to stop.",
+            "short",
+            [(f'sum(tlsidecar_phase{{{INSTANCE}, phase=~"draining|closing|drained"}})', "draining")],
+            steps=[("green", None), ("yellow", 1)], runbook="TlsidecarDrainStuck",
+        ),
+        table(
+            "Devices that did not get through", 14, 9,
+            "Connections in the time range that ended before any data could pass, by reason, with the "
+            "first thing to look at. Empty: everybody got through.",
+            "short",
+            [f'sort_desc(sum by (listener, reason, meaning) (label_replace(round(increase({failed}'
+             f'[$__range])), "meaning", "$1", "reason", "(.*)")) > 0)'],
+            columns={"listener": "Listener", "reason": "Reason", "meaning": "What it means", "Value": "Connections"},
+            overrides=[
+                override("meaning", ("mappings", [values(FAILED)]), ("custom.minWidth", 380)),
+                override("Value", ("custom.width", 110), ("decimals", 0)),
+            ],
+            sort=("Connections", True),
+            runbook="TlsidecarHandshakeErrorsHigh",
+        ),
+        series(
+            "Failures by reason", 10, 9,
+            "The same over time: connections a minute that ended before any data could pass.",
+            "cpm",
+            [(f"60 * sum by (reason) (rate({failed}[$__rate_interval])) > 0", "{{reason}}")],
+            stack=True, bars=True, runbook="TlsidecarHandshakeErrorsHigh",
+        ),
+        table(
+            "What devices say when they reject us", 8, 7,
+            "Fatal alerts that devices sent in handshakes, in the time range. Right after a new "
+            "certificate, the first lines are the first sign that devices do not take it.",
+            "short",
+            [f'sort_desc(sum by (listener, alert, meaning) (label_replace(round(increase('
+             f'tlsidecar_client_alerts_total{{{LISTENER}}}[$__range])), "meaning", "$1", "alert", "(.*)")) > 0)'],
+            columns={"listener": "Listener", "alert": "Alert", "meaning": "What the device means", "Value": "Times"},
+            overrides=[
+                override("meaning", ("mappings", [values(ALERTS)]), ("custom.minWidth", 220)),
+                override("Value", ("custom.width", 70), ("decimals", 0)),
+            ],
+            sort=("Times", True),
+            runbook="TlsidecarDevicesRejectCertificate",
+        ),
+        bars(
+            "What was offered and refused", 8, 7,
+            "Handshakes in the time range without anything in common: what was missing, and the best "
+            "kind of suite that such devices offered.",
+            "short",
+            [
+                (f"sum by (what) (round(increase(tlsidecar_handshake_incompatible_total{{{LISTENER}}}[$__range]))) > 0",
+                 "no common {{what}}"),
+                (f"sum by (best) (round(increase(tlsidecar_refused_suites_total{{{LISTENER}}}[$__range]))) > 0",
+                 "offered at best: {{best}}"),
+            ],
+            runbook="TlsidecarHandshakeErrorsHigh",
+        ),
+        table(
+            "Alerts", 8, 7,
+            "What Prometheus' rules find wrong now: firing, or pending until it has lasted long enough. "
+            "A click leads to what to do.",
+            "none",
+            ['sum by (alertname, severity, alertstate, listener) '
+             '(ALERTS{alertname=~"Tlsidecar.+", job=~"$job", namespace=~"$namespace"})'],
+            columns={"alertname": "Alert", "severity": "Severity", "alertstate": "State", "listener": "Listener"},
+            hidden=["Value"],
+            overrides=[override("alertname", ("links", [
+                {"title": "What to do", "url": "${runbooks}/${__value.raw}.md", "targetBlank": True},
+            ]), ("custom.minWidth", 230))],
+            runbook="",
+        ),
+    ]
+
+
+def rate_errors_duration():
+    duration = f"tlsidecar_handshake_duration_seconds_bucket{{{LISTENER}}}"
+    return [
+        series(
+            "Connections a minute", 8, 8,
+            "Accepted, handshakes completed, and handshakes that failed. Accepted without the others: "
+            "health checks, or handshakes that have not ended.",
+            "cpm",
+            [
+                (f"60 * sum(rate(tlsidecar_connections_accepted_total{{{LISTENER}}}[$__rate_interval]))", "accepted"),
+                (f"60 * sum(rate(tlsidecar_handshakes_total{{{LISTENER}}}[$__rate_interval]))", "handshakes completed"),
+                (f'60 * sum(rate(tlsidecar_connections_closed_total{{{LISTENER}, '
+                 f'reason=~"client_tls_.+|client_cert_.+"}}[$__rate_interval]))', "handshakes failed"),
+            ],
+            overrides=[override("handshakes failed", color("red"))],
+            runbook="TlsidecarReconnectStorm",
+        ),
+        series(
+            "Connections and their limit", 8, 8,
+            "Open connections of each listener, and how many it may have.",
+            "short",
+            [
+                (f"sum by (listener) (tlsidecar_connections_active{{{LISTENER}}})", "{{listener}}"),
+                (f"sum by (listener) (tlsidecar_connections_limit{{{LISTENER}}})", "{{listener}}: limit"),
+            ],
+            overrides=[regex_override("/: limit$/", ("custom.lineStyle", {"fill": "dash", "dash": [8, 8]}),
+                                      ("custom.fillOpacity", 0))],
+            log=True, runbook="TlsidecarConnectionsNearLimit",
+        ),
+        series(
+            "Bytes a second", 8, 8,
+            "Plaintext that was relayed: from devices to the backend, and back.",
+            "Bps",
+            [(f"sum by (direction) (rate(tlsidecar_bytes_total{{{LISTENER}}}[$__rate_interval]))", "{{direction}}")],
+        ),
+        series(
+            "Handshake duration", 8, 8,
+            "From accept to the end of completed handshakes, the device's own time included: one half, "
+            "nine of ten, and 99 of a hundred were faster.",
+            "s",
+            [(f"histogram_quantile({q}, sum by (le) (rate({duration}[$__rate_interval])))", name)
+             for q, name in (("0.5", "p50"), ("0.9", "p90"), ("0.99", "p99"))],
+            runbook="TlsidecarHandshakeSlow",
+        ),
+        heatmap(
+            "Handshake durations", 8, 8,
+            "The same as a distribution. Two bands are two kinds of devices, or full and resumed handshakes.",
+            [(f"sum by (le) (increase({duration}[$__rate_interval]))", "{{le}}")],
+            runbook="TlsidecarHandshakeSlow",
+        ),
+        series(
+            "Where handshakes spend their time", 8, 8,
+            "The average of a handshake: waiting for its turn here (wait), waiting for the device "
+            "(client), in TLS itself (crypto). Much of the first or the last: this machine is busy. "
+            "Much of the second: the devices or their network.",
+            "s",
+            [(f"sum by (part) (rate(tlsidecar_handshake_part_seconds_sum{{{LISTENER}}}[$__rate_interval])) / "
+              f"sum by (part) (rate(tlsidecar_handshake_part_seconds_count{{{LISTENER}}}[$__rate_interval]))",
+              "{{part}}")],
+            stack=True, runbook="TlsidecarHandshakeSlow",
+        ),
+        heatmap(
+            "Connection durations", 12, 8,
+            "How long connections had lasted when they ended. Many short ones: devices come and go, "
+            "and each time pay for a handshake.",
+            [(f"sum by (le) (increase(tlsidecar_connection_duration_seconds_bucket{{{LISTENER}}}[$__rate_interval]))",
+              "{{le}}")],
+            runbook="TlsidecarReconnectStorm",
+        ),
+        series(
+            "Connections that could not be accepted", 12, 8,
+            "A minute, by cause: no file descriptors, no memory, the client was gone already.",
+            "cpm",
+            [(f"60 * sum by (kind) (rate(tlsidecar_accept_errors_total{{{LISTENER}}}[$__rate_interval]))", "{{kind}}")],
+            runbook="TlsidecarAcceptErrors",
+        ),
+    ]
+
+
+def tls_health():
+    def by(title, description, metric, label, legend=None, selector=LISTENER, runbook="", width=8):
+        return series(
+            title, width, 8, description, "cpm",
+            [(f"60 * sum by ({label}) (rate({metric}{{{selector}}}[$__rate_interval]))",
+              legend or "{{" + label + "}}")],
+            stack=True, runbook=runbook,
+        )
+
+    return [
+        by("TLS failures", "Handshakes a minute that failed, by reason.",
+           "tlsidecar_connections_closed_total", "reason",
+           selector=LISTENER + ', reason=~"client_tls_.+|client_cert_.+"', runbook="TlsidecarHandshakeErrorsHigh"),
+        by("Alerts that devices sent", "Fatal alerts a minute in handshakes.",
+           "tlsidecar_client_alerts_total", "alert", runbook="TlsidecarDevicesRejectCertificate"),
+        by("Full and resumed", "Handshakes a minute. full_retry: the device's first key share was of no "
+           "use, which costs a round trip. Few resumed ones: devices do not keep their tickets.",
+           "tlsidecar_handshakes_total", "kind"),
+        by("Versions and suites in use", "Handshakes a minute.",
+           "tlsidecar_handshakes_total", "version, cipher", "{{version}} {{cipher}}"),
+        by("Highest version offered", "By devices, a minute, whether or not the handshake succeeded. "
+           "1.1 and older cannot connect.", "tlsidecar_client_hellos_total", "version"),
+        by("Key exchange", "Groups of completed handshakes, a minute. none: resumed without one.",
+           "tlsidecar_handshake_groups_total", "group"),
+        by("Nothing in common", "Handshakes a minute that failed for want of a common version, suite, "
+           "group, signature scheme or protocol.", "tlsidecar_handshake_incompatible_total", "what",
+           runbook="TlsidecarHandshakeErrorsHigh"),
+        by("Best suite of refused devices", "What devices without a common suite could have done at best.",
+           "tlsidecar_refused_suites_total", "best"),
+        by("Our certificates in use", "Kinds of key that full handshakes were served with, a minute.",
+           "tlsidecar_handshake_certificates_total", "key"),
+        by("Devices' certificates", "Completed handshakes a minute with a verified certificate, and without one.",
+           "tlsidecar_handshake_clients_total", "certificate", width=12),
+        series(
+            "Handshaking now", 12, 8,
+            "Handshakes in progress. A level that rises and stays: devices that fall silent, or a machine "
+            "that does not keep up.",
+            "short",
+            [(f"sum by (listener) (tlsidecar_handshakes_in_progress{{{LISTENER}}})", "{{listener}}")],
+            runbook="TlsidecarHandshakeSlow",
+        ),
+    ]
+
+
+def certificates():
+    info = f"on (job, namespace, instance, listener, cert) group_left (serial, sha256, issuer, key) " \
+           f"tlsidecar_certificate_info{{{LISTENER}}}"
+    not_after = f"tlsidecar_certificate_not_after_timestamp_seconds{{{LISTENER}}}"
+    not_before = f"tlsidecar_certificate_not_before_timestamp_seconds{{{LISTENER}}}"
+    each = "by (listener, cert, serial, sha256, issuer, key)"
+    return [
+        table(
+            "Certificates in force", 24, 8,
+            "What devices are served, one line for each fingerprint. Two lines for one file: instances "
+            "serve different certificates; the count tells how many serve which.",
+            "none",
+            [
+                f"min {each} (({not_after} - time()) / 86400 * {info})",
+                f"min {each} (({not_after} - time()) / ({not_after} - {not_before}) * {info})",
+                f"count {each} (tlsidecar_certificate_info{{{LISTENER}}})",
+            ],
+            columns={
+                "listener": "Listener", "cert": "File", "Value #A": "Days left", "Value #B": "Life left",
+                "Value #C": "Instances", "key": "Key", "issuer": "Issuer", "serial": "Serial", "sha256": "SHA-256",
+            },
+            overrides=[
+                override("Value #A", ("decimals", 1), ("custom.width", 100),
+                         thresholds([("red", None), ("orange", 7), ("green", 21)]), COLOURED_CELL),
+                override("Value #B", ("unit", "percentunit"), ("decimals", 0), ("custom.width", 100),
+                         thresholds([("red", None), ("orange", 0.1), ("green", 0.25)]), COLOURED_CELL),
+                override("Value #C", ("decimals", 0), ("custom.width", 90)),
+                override("key", ("custom.width", 80)),
+            ],
+            sort=("Days left", False), merge=True,
+            runbook="TlsidecarCertificateRenewalOverdue",
+        ),
+        table(
+            "CAs of devices' certificates", 12, 7,
+            "By which devices' certificates are checked; of each listener the eight that end first.",
+            "none",
+            [f"(min by (listener, ca) (tlsidecar_client_ca_not_after_timestamp_seconds{{{LISTENER}}}) - time()) / 86400"],
+            columns={"listener": "Listener", "ca": "CA", "Value": "Days left"},
+            overrides=[override("Value", ("decimals", 0), ("custom.width", 110),
+                                thresholds([("red", None), ("orange", 30), ("green", 365)]), COLOURED_CELL)],
+            sort=("Days left", False), runbook="TlsidecarClientCaExpiring",
+        ),
+        table(
+            "Revocation lists", 12, 7,
+            "Days until a list should have been replaced. A list past that stays in force.",
+            "none",
+            [f"(min by (listener, crl) (tlsidecar_crl_next_update_timestamp_seconds{{{LISTENER}}}) - time()) / 86400"],
+            columns={"listener": "Listener", "crl": "File", "Value": "Days left"},
+            overrides=[override("Value", ("decimals", 1), ("custom.width", 110),
+                                thresholds([("red", None), ("orange", 1), ("green", 3)]), COLOURED_CELL)],
+            sort=("Days left", False), runbook="TlsidecarCrlStale",
+        ),
+        series(
+            "Life left", 8, 8,
+            "The share of each certificate's life that is left, of the worst instance. Renewal makes a "
+            "saw's teeth; a line that goes on falling past a third has missed it.",
+            "percentunit",
+            [(f"min by (listener, cert) (({not_after} - time()) / ({not_after} - {not_before}))", "{{listener}} {{cert}}")],
+            below_zero=True, runbook="TlsidecarCertificateRenewalOverdue",
+        ),
+        series(
+            "Reloads", 8, 8,
+            "How often something was loaded again, by what it was and how it went.",
+            "short",
+            [(f'sum by (object, outcome) (increase(tlsidecar_reload_objects_total{{{INSTANCE}, outcome!="unchanged"}}'
+              f"[$__rate_interval]))", "{{object}} {{outcome}}")],
+            bars=True, stack=True,
+            overrides=[regex_override("/failed/", color("red"))],
+            runbook="TlsidecarCertificateReloadFailing",
+        ),
+        series(
+            "When connected devices' certificates expire", 8, 8,
+            "Open sessions by how soon the device's own certificate expires. Who is in a near band cannot "
+            "connect again after that.",
+            "short",
+            [(f"sum by (expires) (tlsidecar_sessions_by_certificate_expiry{{{LISTENER}}})", "{{expires}}")],
+            stack=True, runbook="TlsidecarDeviceCertificatesExpiring",
+            overrides=[override("expired", color("red")), override("within_1d", color("orange")),
+                       override("within_7d", color("yellow"))],
+        ),
+    ]
+
+
+def backends():
+    connect = f"tlsidecar_backend_connect_duration_seconds_bucket{{{LISTENER}}}"
+    ended = [
+        (f'60 * sum(rate(tlsidecar_connections_closed_total{{{LISTENER}, reason=~"{either(reasons)}"}}'
+         f"[$__rate_interval]))", who)
+        for who, reasons in ENDED.items()
+    ]
+    return [
+        timeline(
+            "Backends", 8, 8,
+            "Whether the last connection to the legacy server came about.",
+            [(f"min by (listener, backend, pod, instance) (tlsidecar_backend_up{{{LISTENER}}})",
+              "{{listener}} {{backend}} {{pod}}")],
+            {"0": ("down", "red"), "1": ("up", "green")}, runbook="TlsidecarBackendDown",
+        ),
+        series(
+            "Connects to backends", 8, 8,
+            "A minute, by how they went.",
+            "cpm",
+            [(f"60 * sum by (backend, result) (rate(tlsidecar_backend_connects_total{{{LISTENER}}}[$__rate_interval]))",
+              "{{backend}} {{result}}")],
+            stack=True, runbook="TlsidecarBackendConnectErrors",
+        ),
+        series(
+            "Time to connect", 8, 8,
+            "From the look-up of the backend's name to an open connection.",
+            "s",
+            [(f"histogram_quantile({q}, sum by (le) (rate({connect}[$__rate_interval])))", name)
+             for q, name in (("0.5", "p50"), ("0.99", "p99"))],
+            runbook="TlsidecarBackendConnectErrors",
+        ),
+        series(
+            "Who ended the sessions", 8, 8,
+            "Sessions a minute that ended: in order, by a reset or silence of one side, or by a bound of ours.",
+            "cpm", ended, stack=True, runbook="TlsidecarMassDisconnect",
+        ),
+        series(
+            "Sessions by age", 8, 8,
+            "How long the open sessions have lasted.",
+            "short",
+            [(f"sum by (age) (tlsidecar_sessions_by_age{{{LISTENER}}})", "{{age}}")],
+            stack=True, runbook="TlsidecarReconnectStorm",
+        ),
+        series(
+            "Sessions by silence", 8, 8,
+            "How long ago the last byte passed, in either direction. Devices that should report each "
+            "minute and are in a later band hang.",
+            "short",
+            [(f"sum by (silence) (tlsidecar_sessions_by_silence{{{LISTENER}}})", "{{silence}}")],
+            stack=True,
+        ),
+    ]
+
+
+def resources():
+    return [
+        series(
+            "Processor", 8, 8, "Cores that each instance uses.", "short",
+            [(f"rate(process_cpu_seconds_total{{{INSTANCE}}}[$__rate_interval])", WHO)],
+            runbook="TlsidecarRuntimeBusy",
+        ),
+        series(
+            "Worker threads busy", 8, 8,
+            "The share of time for which the worker threads were at work. Near 100 %, handshakes wait.",
+            "percentunit",
+            [(f"rate(tlsidecar_runtime_busy_seconds_total{{{INSTANCE}}}[$__rate_interval]) / "
+              f"tlsidecar_runtime_workers{{{INSTANCE}}}", WHO)],
+            runbook="TlsidecarRuntimeBusy",
+        ),
+        series(
+            "File descriptors", 8, 8, "Open ones, as a share of those allowed. A connection takes two.", "percentunit",
+            [(f"process_open_fds{{{INSTANCE}}} / process_max_fds{{{INSTANCE}}}", WHO)],
+            runbook="TlsidecarFdsHigh",
+        ),
+        series(
+            "Memory", 8, 8, "Resident memory of each instance.", "bytes",
+            [(f"process_resident_memory_bytes{{{INSTANCE}}}", WHO)],
+        ),
+        series(
+            "Memory for each connection", 8, 8,
+            "Resident memory divided by open connections. With few connections the program itself is most of it.",
+            "bytes",
+            [(f"process_resident_memory_bytes{{{INSTANCE}}} / on (job, namespace, instance) "
+              f"(sum by (job, namespace, instance) (tlsidecar_connections_active{{{INSTANCE}}}) > 0)", "{{instance}}")],
+        ),
+        series(
+            "Held for slow peers", 8, 8,
+            "What connections hold because a device or a backend does not take it, and unfinished records.",
+            "bytes",
+            [(f"sum by (listener) (tlsidecar_buffered_bytes{{{LISTENER}}})", "{{listener}}")],
+        ),
+        series(
+            "Log lines lost", 12, 8,
+            "A minute, since whoever reads standard error did not keep up.", "cpm",
+            [(f"60 * rate(tlsidecar_log_lines_dropped_total{{{INSTANCE}}}[$__rate_interval])", WHO)],
+            runbook="TlsidecarLogLinesDropped",
+        ),
+        series(
+            "Uptime", 12, 8, "Since each instance started. A saw with fine teeth is a crash loop.", "s",
+            [(f"time() - process_start_time_seconds{{{INSTANCE}}}", WHO)],
+            runbook="TlsidecarRestarting",
+        ),
+    ]
+
+
+def lifecycle():
+    phases = ["starting", "running", "draining", "closing", "drained"]
+    colours = ["blue", "green", "yellow", "orange", "purple"]
+    return [
+        timeline(
+            "Phase", 12, 8,
+            "What each instance is doing. Draining: no new devices, those that are there may end by "
+            "themselves. Closing: the rest is being closed.",
+            [(" + ".join(f'{n} * sum by (pod, instance) (tlsidecar_phase{{{INSTANCE}, phase="{phase}"}})'
+                         for n, phase in enumerate(phases)), WHO)],
+            {str(n): (phase, colours[n]) for n, phase in enumerate(phases)},
+            runbook="TlsidecarDrainStuck",
+        ),
+        series(
+            "Time left to drain", 12, 8,
+            "Until connections that are still there are closed by force. No line: no drain. Below zero: "
+            "over.", "s",
+            [(f"(tlsidecar_drain_started_timestamp_seconds{{{INSTANCE}}} > 0) + "
+              f"tlsidecar_drain_timeout_seconds{{{INSTANCE}}} - time()", WHO)],
+            below_zero=True, runbook="TlsidecarDrainStuck",
+        ),
+        series(
+            "Devices on each instance", 12, 8,
+            "How devices move from one instance to others in a rollout.", "short",
+            [(f"sum by (pod, instance) (tlsidecar_connections_active{{{LISTENER}}})", WHO)],
+            stack=True, runbook="TlsidecarMassDisconnect",
+        ),
+        series(
+            "New connections on each instance", 12, 8,
+            "A minute. Reconnects after a restart or a drain show as a peak.", "cpm",
+            [(f"60 * sum by (pod, instance) (rate(tlsidecar_connections_accepted_total{{{LISTENER}}}[$__rate_interval]))",
+              WHO)],
+            runbook="TlsidecarReconnectStorm",
+        ),
+    ]
+
+
+# ---- What stands around the panels ---------------------------------------------------------------
+
+
+def variables():
+    def query(name, label, text, all_value, metric="tlsidecar_build_info", within=""):
+        expression = f"label_values({metric}{{{within}}}, {label})" if within else f"label_values({metric}, {label})"
+        variable = {
+            "name": name, "label": text, "type": "query", "datasource": DATASOURCE,
+            "query": {"query": expression, "refId": name},
+            "refresh": 2, "sort": 1, "multi": True, "includeAll": True, "hide": 0, "regex": "",
+            "current": {"selected": True, "text": ["All"], "value": ["$__all"]}, "options": [],
+        }
+        if all_value:
+            variable["allValue"] = all_value
+        return variable
+
+    job = 'job=~"$job"'
+    return [
+        {
+            "name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus",
+            "hide": 0, "includeAll": False, "multi": False, "options": [], "refresh": 1, "regex": "",
+            "current": {"selected": False, "text": "default", "value": "default"},
+        },
+        # No ".*": see INSTANCE.
+        query("job", "job", "Job", None),
+        query("namespace", "namespace", "Namespace", ".*", within=job),
+        query("pod", "pod", "Pod", ".*", within=f'{job}, namespace=~"$namespace"'),
+        query("instance", "instance", "Instance", ".*", within=f'{job}, namespace=~"$namespace", pod=~"$pod"'),
+        query("listener", "listener", "Listener", ".*", "tlsidecar_connections_active", INSTANCE),
+        {
+            "name": "runbooks", "label": "Runbooks", "type": "constant", "query": RUNBOOKS, "hide": 2,
+            "skipUrlSync": True, "current": {"selected": True, "text": RUNBOOKS, "value": RUNBOOKS},
+        },
+    ]
+
+
+def annotations():
+    def events(name, colour, expression, title):
+        return {
+            "name": name, "enable": True, "hide": False, "iconColor": colour, "datasource": DATASOURCE,
+            "target": {"refId": "Anno", "expr": expression, "interval": "", "legendFormat": ""},
+            "titleFormat": title, "textFormat": WHO, "tagKeys": "outcome",
+        }
+
+    return [
+        events("Reloads", "blue", f'increase(tlsidecar_reloads_total{{{INSTANCE}, outcome="swapped"}}[$__rate_interval]) > 0',
+               "Something new is in force"),
+        events("Failed reloads", "red",
+               f'increase(tlsidecar_reloads_total{{{INSTANCE}, outcome="failed"}}[$__rate_interval]) > 0',
+               "A reload failed"),
+        events("Restarts", "purple", f"changes(process_start_time_seconds{{{INSTANCE}}}[$__rate_interval]) > 0",
+               "Started again"),
+    ]
+
+
+def laid_out(rows):
+    """Puts the panels of each row side by side, 24 columns wide, and numbers them."""
+    result, y, number = [], 0, 1
+    for title, panels in rows:
+        result.append({
+            "id": number, "type": "row", "title": title, "collapsed": False, "panels": [],
+            "gridPos": {"x": 0, "y": y, "w": 24, "h": 1},
+        })
+        number, y, x, height = number + 1, y + 1, 0, 0
+        for panel in panels:
+            width, tall = panel["gridPos"]["w"], panel["gridPos"]["h"]
+            if x + width > 24:
+                x, y, height = 0, y + height, 0
+            panel["gridPos"] = {"x": x, "y": y, "w": width, "h": tall}
+            panel["id"] = number
+            number, x, height = number + 1, x + width, max(height, tall)
+            result.append(panel)
+        y += height
+    return result
+
+
+# ---- The kinds of panel --------------------------------------------------------------------------
+
+GOOD = [("green", None)]
+NEUTRAL = [("blue", None)]
+ALARM_FROM_1 = [("green", None), ("red", 1)]
+COLOURED_CELL = ("custom.cellOptions", {"type": "color-background", "mode": "basic"})
+
+
+def stat(title, width, description, unit, queries, steps, mappings=(), overrides=(), graph=False, runbook="",
+         decimals=None, instant=False):
+    panel = base("stat", title, width, 4, description, unit, runbook)
+    panel["targets"] = targets(queries, instant=instant or not graph)
+    panel["fieldConfig"]["defaults"].update(dict([thresholds(steps)]), color={"mode": "thresholds"}, mappings=list(mappings))
+    panel["fieldConfig"]["overrides"] = list(overrides)
+    if decimals is not None:
+        panel["fieldConfig"]["defaults"]["decimals"] = decimals
+    panel["options"] = {
+        "colorMode": "background", "graphMode": "area" if graph else "none", "justifyMode": "auto",
+        "orientation": "auto", "percentChangeColorMode": "standard", "showPercentChange": False,
+        "textMode": "value_and_name" if len(queries) > 1 else "value", "wideLayout": True,
+        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+    }
+    return panel
+
+
+def series(title, width, height, description, unit, queries, stack=False, bars=False, log=False, below_zero=False,
+           overrides=(), runbook=""):
+    panel = base("timeseries", title, width, height, description, unit, runbook)
+    panel["targets"] = targets(queries)
+    panel["fieldConfig"]["defaults"].update(color={"mode": "palette-classic"}, custom={
+        "drawStyle": "bars" if bars else "line", "lineWidth": 1, "showPoints": "never", "spanNulls": False,
+        "fillOpacity": 80 if bars else 30 if stack else 10,
+        "stacking": {"group": "A", "mode": "normal" if stack else "none"},
+        "scaleDistribution": {"type": "log", "log": 10} if log else {"type": "linear"},
+    })
+    # From zero, so that a flat line looks flat; a logarithm has none.
+    if not log and not below_zero:
+        panel["fieldConfig"]["defaults"]["min"] = 0
+    panel["fieldConfig"]["overrides"] = list(overrides)
+    panel["options"] = {
+        "legend": {"calcs": ["lastNotNull", "max"], "displayMode": "table", "placement": "bottom", "showLegend": True},
+        "tooltip": {"mode": "multi", "sort": "desc"},
+    }
+    return panel
+
+
+def heatmap(title, width, height, description, queries, runbook=""):
+    panel = base("heatmap", title, width, height, description, "short", runbook)
+    panel["targets"] = targets(queries, shape="heatmap")
+    panel["fieldConfig"]["defaults"]["custom"] = {"scaleDistribution": {"type": "linear"}}
+    panel["options"] = {
+        "calculate": False, "cellGap": 1,
+        "cellValues": {"unit": "short", "decimals": 0},
+        "color": {"mode": "scheme", "scheme": "Oranges", "fill": "dark-orange", "scale": "exponential", "exponent": 0.5,
+                  "reverse": False, "steps": 64},
+        "exemplars": {"color": "rgba(255,0,255,0.7)"}, "filterValues": {"le": 1e-9},
+        "legend": {"show": True}, "rowsFrame": {"layout": "auto"}, "showValue": "never",
+        "tooltip": {"mode": "single", "showColorScale": False, "yHistogram": False},
+        "yAxis": {"axisPlacement": "left", "reverse": False, "unit": "s"},
+    }
+    return panel
+
+
+def table(title, width, height, description, unit, queries, columns, overrides=(), hidden=(), sort=None, merge=False,
+          runbook=""):
+    panel = base("table", title, width, height, description, unit, runbook)
+    panel["targets"] = targets([(query, "") for query in queries], instant=True, shape="table")
+    panel["fieldConfig"]["defaults"]["custom"] = {"align": "auto", "cellOptions": {"type": "auto"}, "inspect": False}
+    # Overrides find a column by its own name, before it is renamed below: so they are given by the new one.
+    panel["fieldConfig"]["overrides"] = [
+        {"matcher": {"id": "byName", "options": columns.get(o["matcher"]["options"], o["matcher"]["options"])},
+         "properties": o["properties"]}
+        for o in overrides
+    ]
+    organize = {
+        "id": "organize",
+        "options": {
+            "excludeByName": {"Time": True, **{name: True for name in hidden}},
+            "indexByName": {name: n for n, name in enumerate(columns)},
+            "renameByName": {name: new for name, new in columns.items() if name != new},
+        },
+    }
+    panel["transformations"] = ([{"id": "merge", "options": {}}] if merge else []) + [organize]
+    panel["options"] = {
+        "cellHeight": "sm", "showHeader": True, "frameIndex": 0,
+        "sortBy": [{"displayName": sort[0], "desc": sort[1]}] if sort else [],
+    }
+    return panel
+
+
+def bars(title, width, height, description, unit, queries, runbook=""):
+    panel = base("bargauge", title, width, height, description, unit, runbook)
+    panel["targets"] = targets(queries, instant=True)
+    panel["fieldConfig"]["defaults"].update(dict([thresholds([("orange", None)])]), color={"mode": "thresholds"}, min=0,
+                                            decimals=0, noValue="nothing")
+    panel["options"] = {
+        "displayMode": "basic", "minVizHeight": 16, "minVizWidth": 8, "maxVizHeight": 40, "namePlacement": "left",
+        "orientation": "horizontal", "showUnfilled": True, "sizing": "auto", "valueMode": "text",
+        "legend": {"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": False},
+        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+    }
+    return panel
+
+
+def timeline(title, width, height, description, queries, states, runbook=""):
+    panel = base("state-timeline", title, width, height, description, "none", runbook)
+    panel["targets"] = targets(queries)
+    panel["fieldConfig"]["defaults"].update(
+        color={"mode": "thresholds"}, custom={"fillOpacity": 70, "lineWidth": 0},
+        mappings=[{"type": "value", "options": {
+            value: {"text": text, "color": colour, "index": n} for n, (value, (text, colour)) in enumerate(states.items())
+        }}],
+        **dict([thresholds(GOOD)]),
+    )
+    panel["options"] = {
+        "alignValue": "left", "mergeValues": True, "rowHeight": 0.9, "showValue": "auto",
+        "legend": {"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": True},
+        "tooltip": {"mode": "single", "sort": "none"},
+    }
+    return panel
+
+
+def base(kind, title, width, height, description, unit, runbook):
+    panel = {
+        "type": kind, "title": title, "description": description, "datasource": DATASOURCE,
+        "gridPos": {"w": width, "h": height},
+        "fieldConfig": {"defaults": {"unit": unit}, "overrides": []},
+    }
+    if runbook:
+        panel["links"] = [link("What to do", "${runbooks}/" + runbook + ".md", "")]
+    return panel
+
+
+def targets(queries, instant=False, shape="time_series"):
+    return [
+        {
+            "refId": chr(ord("A") + n), "datasource": DATASOURCE, "editorMode": "code", "expr": expression,
+            "legendFormat": legend, "format": shape, "instant": instant, "range": not instant,
+        }
+        for n, (expression, legend) in enumerate(queries)
+    ]
+
+
+def link(title, url, tooltip):
+    return {
+        "title": title, "url": url, "tooltip": tooltip, "type": "link", "icon": "doc", "targetBlank": True,
+        "asDropdown": False, "includeVars": False, "keepTime": False, "tags": [],
+    }
+
+
+def override(name, *properties):
+    return {"matcher": {"id": "byName", "options": name}, "properties": [{"id": i, "value": v} for i, v in properties]}
+
+
+def regex_override(pattern, *properties):
+    return {"matcher": {"id": "byRegexp", "options": pattern},
+            "properties": [{"id": i, "value": v} for i, v in properties]}
+
+
+def thresholds(steps):
+    return "thresholds", {"mode": "absolute", "steps": [{"color": c, "value": v} for c, v in steps]}
+
+
+def color(name):
+    return "color", {"mode": "fixed", "fixedColor": name}
+
+
+def values(texts):
+    return {"type": "value", "options": {value: {"text": text, "index": n} for n, (value, text) in enumerate(texts.items())}}
+
+
+def either(names):
+    return "|".join(names)
+
+
+def text():
+    return json.dumps(dashboard(), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        sys.exit(__doc__)
+    os.makedirs(PLACE, exist_ok=True)
+    path = os.path.join(PLACE, "tlsidecar.json")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text())
+    print(path)
