@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use crate::config::file::Source;
 use crate::config::{self, Config, Tcp};
 use crate::logging;
+use crate::ops::admin::status::Status;
 use crate::ops::admin::{self, Admin};
 use crate::ops::metrics::Metrics;
 use crate::ops::sessions::Sessions;
@@ -142,6 +143,9 @@ pub fn start_on(config: Config, source: Option<Source>, passed: Passed) -> Resul
         targets.push(target);
     }
     refresh(&metrics, &shutdown, &sessions, &targets);
+    let shown = listeners.iter().zip(&targets);
+    let shown = shown.map(|((_, address), target)| (*address, Arc::clone(&target.metrics)));
+    let status = Arc::new(Status::new(shown.collect()));
     let reload = reload::start(targets, config, source, process_wide, Arc::clone(&metrics))
         .map_err(system("start a thread"))?;
 
@@ -151,12 +155,18 @@ pub fn start_on(config: Config, source: Option<Source>, passed: Passed) -> Resul
     }
     tracing::info!(address = %admin, "admin port");
     let app = App { listeners, admin, shutdown, reload, metrics };
-    app.run(accepting, admin_socket, sessions);
+    app.run(accepting, admin_socket, sessions, status);
     Ok(app)
 }
 
 impl App {
-    fn run(&self, accepting: Vec<Listener>, admin: TcpListener, sessions: Arc<Sessions>) {
+    fn run(
+        &self,
+        accepting: Vec<Listener>,
+        admin: TcpListener,
+        sessions: Arc<Sessions>,
+        status: Arc<Status>,
+    ) {
         // Before anybody can ask for a drain, which it would undo.
         self.shutdown.running();
         for listener in accepting {
@@ -167,6 +177,7 @@ impl App {
             sessions,
             shutdown: self.shutdown.clone(),
             reload: self.reload.clone(),
+            status,
         };
         tokio::spawn(admin::serve(admin, Arc::new(answering)));
         let shutdown = self.shutdown.clone();

@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod ask;
+pub(crate) mod history;
 pub mod metrics;
 pub(crate) mod sessions;
 pub mod shutdown;

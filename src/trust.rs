@@ -7,7 +7,7 @@ pub(crate) mod snapshot;
 
 pub mod reload;
 
-mod digest;
+pub(crate) mod digest;
 pub(crate) mod files;
 pub(crate) mod identity;
 mod resolver;

@@ -81,5 +81,8 @@ mod instructions;
 /// Does a probe say what a device would see, and what a health command has to say?
 mod probe;
 
+/// Does a page in a real browser say how it is?
+mod page;
+
 /// Is the house in order: imports, lengths, documents?
 mod tidy;

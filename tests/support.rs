@@ -2,6 +2,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod backend;
+pub(crate) mod browser;
 pub(crate) mod bytes;
 pub(crate) mod certs;
 pub(crate) mod client;

@@ -8,7 +8,9 @@
 //! **Not here.** What the metrics are (`metrics.rs`), how a drain runs (`shutdown.rs`) or a reload
 //! (`trust/reload.rs`), and who asks from the command line (`ask.rs`).
 
+mod page;
 mod query;
+pub(crate) mod status;
 mod views;
 
 use std::convert::Infallible;
@@ -18,7 +20,10 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, ORIGIN,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -30,6 +35,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
+use self::status::Status;
 use super::metrics::{Metrics, ReloadOutcome};
 use super::sessions::Sessions;
 use super::shutdown::{Phase, Shutdown};
@@ -48,7 +54,8 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What this page has, for whoever asks for another.
-const PATHS: &str = "GET /metrics /sessions /top /livez /startupz /readyz, POST /reload /drain\n";
+const PATHS: &str =
+    "GET / /status /metrics /sessions /top /livez /startupz /readyz, POST /reload /drain\n";
 
 /// Makes an answer of the live sessions and a query, or says what is wrong with the query.
 type View = fn(&Sessions, &str) -> Result<Value, String>;
@@ -59,10 +66,13 @@ pub(crate) struct Admin {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) shutdown: Shutdown,
     pub(crate) reload: reload::Handle,
+    pub(crate) status: Arc<Status>,
 }
 
 /// Answers on `listener` for ever.
 pub(crate) async fn serve(listener: TcpListener, admin: Arc<Admin>) {
+    let status = Arc::clone(&admin.status);
+    tokio::spawn(async move { status.history.run().await });
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
@@ -119,6 +129,8 @@ impl Admin {
         let reads = [Method::GET, Method::HEAD].contains(request.method());
         let posts = *request.method() == Method::POST;
         match request.uri().path() {
+            "/" if reads => page(),
+            "/status" if reads => self.status().await,
             "/metrics" if reads => self.metrics().await,
             "/sessions" if reads => self.view(request, views::sessions).await,
             "/top" if reads => self.view(request, views::top).await,
@@ -135,9 +147,8 @@ impl Admin {
                 self.shutdown.drain();
                 text(StatusCode::ACCEPTED, "draining\n")
             }
-            "/metrics" | "/sessions" | "/top" | "/livez" | "/startupz" | "/readyz" => {
-                not_allowed("GET, HEAD")
-            }
+            "/" | "/status" | "/metrics" | "/sessions" | "/top" | "/livez" | "/startupz"
+            | "/readyz" => not_allowed("GET, HEAD"),
             "/reload" | "/drain" => not_allowed("POST"),
             _ => text(StatusCode::NOT_FOUND, PATHS),
         }
@@ -149,6 +160,20 @@ impl Admin {
         let rendered = spawn_blocking(move || metrics.render()).await;
         match rendered.map_err(io::Error::other).flatten() {
             Ok((body, content_type)) => typed(StatusCode::OK, body, content_type),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
+    }
+
+    /// How it all is; not by a worker either.
+    async fn status(&self) -> Response<Full<Bytes>> {
+        let (status, metrics) = (Arc::clone(&self.status), Arc::clone(&self.metrics));
+        let (shutdown, files) = (self.shutdown.clone(), self.reload.standing());
+        let told = spawn_blocking(move || {
+            metrics.refresh();
+            status.tell(&shutdown, &files)
+        });
+        match told.await {
+            Ok(value) => typed(StatusCode::OK, format!("{value}\n"), "application/json"),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
     }
@@ -187,6 +212,16 @@ impl Admin {
     }
 }
 
+/// The page for people.
+fn page() -> Response<Full<Bytes>> {
+    let page::Page { html, policy } = &*page::PAGE;
+    let mut response = typed(StatusCode::OK, html.as_str(), "text/html; charset=utf-8");
+    if let Ok(policy) = HeaderValue::from_str(policy) {
+        response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    response
+}
+
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     typed(status, body, "text/plain; charset=utf-8")
 }
@@ -201,6 +236,7 @@ fn typed(
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 

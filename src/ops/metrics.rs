@@ -29,7 +29,7 @@ pub use self::labels::{
     SuiteKind,
 };
 pub use self::listener::ListenerMetrics;
-pub(crate) use self::listener::{BackendMetrics, Census, Handshake};
+pub(crate) use self::listener::{BackendMetrics, Census, Counted, Handshake};
 pub(crate) use self::process::Objects;
 use self::process::ProcessMetrics;
 use super::shutdown::Phase;
@@ -97,14 +97,19 @@ impl Metrics {
         self.process.set_runtime(workers, busy);
     }
 
+    /// Brings up to date what is counted elsewhere, as before every scrape.
+    pub(crate) fn refresh(&self) {
+        for refresh in &*self.refreshes.lock().unwrap_or_else(PoisonError::into_inner) {
+            refresh(self);
+        }
+    }
+
     /// Everything in the Prometheus text format, and its content type.
     ///
     /// # Errors
     /// If the encoder fails, which for memory it does not.
     pub fn render(&self) -> io::Result<(Vec<u8>, &'static str)> {
-        for refresh in &*self.refreshes.lock().unwrap_or_else(PoisonError::into_inner) {
-            refresh(self);
-        }
+        self.refresh();
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text).map_err(io::Error::other)?;
         Ok((text, prometheus::TEXT_FORMAT))

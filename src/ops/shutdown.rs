@@ -135,6 +135,12 @@ impl Shutdown {
         self.inner.drain_started.get().copied()
     }
 
+    /// How long a drain takes at the most, but for what forcing the rest takes.
+    pub(crate) fn drain_timeout(&self) -> Duration {
+        let times = *self.inner.times.borrow();
+        times.delay + times.drain_timeout
+    }
+
     /// Completes once a drain, whoever asked for it, is over, and tells how it ended.
     pub async fn drained(&self) -> Drained {
         let mut outcome = self.inner.outcome.subscribe();

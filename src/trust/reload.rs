@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch as latest};
 
 pub(crate) use self::announce::announce;
 use self::announce::{announce_changes, note_swapped};
@@ -60,10 +60,21 @@ pub struct Report {
 /// Puts in force what of a configuration belongs to no listener: `[shutdown]` and `log.filter`.
 pub(crate) type ProcessWide = Box<dyn Fn(&Config) + Send>;
 
+/// How the files are, as of the last look at them.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    pub(crate) report: Report,
+    /// When they were last found good.
+    pub(crate) last_success: SystemTime,
+    /// When something new was last put in force; none since the start.
+    pub(crate) last_swap: Option<SystemTime>,
+}
+
 /// Asks for reloads. The reloading ends when the last handle is dropped.
 #[derive(Clone)]
 pub struct Handle {
     events: Arc<StopOnDrop>,
+    standing: latest::Receiver<Standing>,
 }
 
 struct StopOnDrop(Sender<Event>);
@@ -87,6 +98,11 @@ impl Handle {
         let (answer, report) = oneshot::channel();
         self.events.0.send(Event::Request(answer)).ok()?;
         report.await.ok()
+    }
+
+    /// How the files are, as of the last look at them.
+    pub(crate) fn standing(&self) -> Standing {
+        self.standing.borrow().clone()
     }
 }
 
@@ -115,9 +131,10 @@ pub(crate) fn start(
         .ok();
     metrics.looked_at(ReloadOutcome::Unchanged, SystemTime::now());
     let reloader = Reloader::new(targets, config, source, process_wide, metrics);
+    let standing = reloader.standing.subscribe();
     let thread = std::thread::Builder::new().name("reload".to_owned());
     thread.spawn(move || reloader.run(&events, watcher, POLL_INTERVAL))?;
-    Ok(Handle { events: Arc::new(StopOnDrop(sender)) })
+    Ok(Handle { events: Arc::new(StopOnDrop(sender)), standing })
 }
 
 struct Reloader {
@@ -129,10 +146,7 @@ struct Reloader {
     source: Option<Source>,
     process_wide: ProcessWide,
     metrics: Arc<Metrics>,
-    /// What was wrong at the last attempt.
-    failures: Vec<String>,
-    /// What waited for a restart at the last attempt.
-    waiting: Vec<String>,
+    standing: latest::Sender<Standing>,
 }
 
 impl Reloader {
@@ -150,8 +164,15 @@ impl Reloader {
             source,
             process_wide,
             metrics,
-            failures: Vec::new(),
-            waiting: Vec::new(),
+            standing: latest::Sender::new(Standing {
+                report: Report {
+                    outcome: ReloadOutcome::Unchanged,
+                    failures: Vec::new(),
+                    waiting: Vec::new(),
+                },
+                last_success: SystemTime::now(),
+                last_swap: None,
+            }),
         }
     }
 
@@ -219,17 +240,27 @@ impl Reloader {
             (true, false) => ReloadOutcome::Unchanged,
         };
         let report = Report { outcome, failures, waiting: self.waiting_for_restart() };
-        self.tell(trigger, &report, objects);
-        self.failures.clone_from(&report.failures);
-        self.waiting.clone_from(&report.waiting);
+        let now = SystemTime::now();
+        self.tell(trigger, &report, objects, now);
+        self.standing.send_modify(|standing| {
+            standing.report.clone_from(&report);
+            if outcome != ReloadOutcome::Failed {
+                standing.last_success = now;
+            }
+            if swapped {
+                standing.last_swap = Some(now);
+            }
+        });
         report
     }
 
     /// Logs and counts an attempt, but for a poll that found what was known.
-    fn tell(&self, trigger: Trigger, report: &Report, objects: Objects) {
-        let now = SystemTime::now();
+    fn tell(&self, trigger: Trigger, report: &Report, objects: Objects, now: SystemTime) {
         let Report { outcome, failures, waiting } = report;
-        let known = self.failures == *failures && self.waiting == *waiting;
+        let known = {
+            let before = &self.standing.borrow().report;
+            before.failures == *failures && before.waiting == *waiting
+        };
         if trigger == Trigger::Poll && *outcome != ReloadOutcome::Swapped && known {
             self.metrics.looked_at(*outcome, now);
             return;

@@ -5,6 +5,8 @@
 //!
 //! **Not here.** Where the facts come from (`trust/x509.rs`).
 
+use std::sync::{Mutex, PoisonError};
+
 use prometheus::GaugeVec;
 
 use super::family::Maker;
@@ -14,6 +16,7 @@ use super::listener::retain;
 const MAX_CAS: usize = 8;
 
 /// One of the certificates that devices are shown.
+#[derive(Clone)]
 pub(crate) struct CertificateInForce {
     /// Its file.
     pub(crate) cert: String,
@@ -29,6 +32,7 @@ pub(crate) struct CertificateInForce {
 }
 
 /// One of the CAs of client certificates.
+#[derive(Clone)]
 pub(crate) struct CaInForce {
     /// Its subject.
     pub(crate) ca: String,
@@ -38,6 +42,7 @@ pub(crate) struct CaInForce {
 }
 
 /// One file of CRLs.
+#[derive(Clone)]
 pub(crate) struct CrlInForce {
     pub(crate) crl: String,
     /// The earliest of the file, in Unix time.
@@ -57,6 +62,16 @@ pub(super) struct InForceFamilies {
 pub(crate) struct InForce {
     listener: String,
     families: InForceFamilies,
+    told: Mutex<Told>,
+}
+
+/// What was last told of a listener.
+#[derive(Clone, Default)]
+pub(crate) struct Told {
+    pub(crate) certificates: Vec<CertificateInForce>,
+    /// The first to expire comes first.
+    pub(crate) cas: Vec<CaInForce>,
+    pub(crate) crls: Vec<CrlInForce>,
 }
 
 const CERT: &[&str] = &["listener", "cert"];
@@ -113,11 +128,21 @@ impl InForceFamilies {
                 ca_not_after: ca_not_after.clone(),
                 crl_next_update: crl_next_update.clone(),
             },
+            told: Mutex::default(),
         }
     }
 }
 
 impl InForce {
+    /// What was last told.
+    pub(crate) fn told(&self) -> Told {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn remember(&self, note: impl FnOnce(&mut Told)) {
+        note(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Replaces what is told of the certificates that devices are shown.
     pub(crate) fn set_certificates(&self, certificates: &[CertificateInForce]) {
         let listener = self.listener.as_str();
@@ -138,6 +163,7 @@ impl InForce {
             other(values)
                 || certificates.iter().any(|c| c.cert == values[1] && c.sha256 == values[3])
         });
+        self.remember(|told| told.certificates = certificates.to_vec());
     }
 
     /// Replaces what is told of the CAs of client certificates.
@@ -156,6 +182,8 @@ impl InForce {
             |values: &[&str]| values[0] != listener || told.iter().any(|ca| ca.ca == values[1]);
         retain(ca_not_before, CA, stays);
         retain(ca_not_after, CA, stays);
+        let first_to_expire = told.iter().rev().cloned().collect();
+        self.remember(|told| told.cas = first_to_expire);
     }
 
     /// Replaces what is told of CRLs.
@@ -168,6 +196,7 @@ impl InForce {
         retain(next_update, CRL, |values| {
             values[0] != listener || crls.iter().any(|c| c.crl == values[1])
         });
+        self.remember(|told| told.crls = crls.to_vec());
     }
 }
 

@@ -6,7 +6,7 @@
 //! **Not here.** Who moves the connection metrics: `proxy/record.rs`, and nobody else.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use prometheus::{GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
@@ -59,9 +59,30 @@ pub struct ListenerMetrics {
 pub(crate) struct BackendMetrics {
     address: String,
     connects: Set<ConnectResult, IntCounter>,
-    /// Has its child from the first attempt on: before, nobody knows.
-    up: IntGaugeVec,
+    up_family: IntGaugeVec,
+    /// There from the first attempt on: before, nobody knows.
+    up: OnceLock<IntGauge>,
     listener: String,
+}
+
+/// How a listener is, at one moment.
+pub(crate) struct Load {
+    pub(crate) active: i64,
+    pub(crate) limit: i64,
+    pub(crate) at_limit: bool,
+    pub(crate) handshakes_in_progress: i64,
+    /// As of the last census.
+    pub(crate) sessions: i64,
+}
+
+/// What a listener has counted since the process started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Counted {
+    pub(crate) accepted: u64,
+    /// Those that were completed.
+    pub(crate) handshakes: u64,
+    /// For each of [`Reason::ALL`].
+    pub(crate) closed: Vec<u64>,
 }
 
 /// A completed handshake, as far as it is counted.
@@ -233,7 +254,8 @@ impl ListenerMetrics {
         BackendMetrics {
             address: address.to_owned(),
             connects: Set::of(&self.connects, &[&self.name, address]),
-            up: self.backend_up.clone(),
+            up_family: self.backend_up.clone(),
+            up: OnceLock::new(),
             listener: self.name.clone(),
         }
     }
@@ -251,6 +273,37 @@ impl ListenerMetrics {
         self.buffered.set(i64::try_from(census.buffered_bytes).unwrap_or(i64::MAX));
     }
 
+    /// How it is now.
+    pub(crate) fn load(&self) -> Load {
+        Load {
+            active: self.active.get(),
+            limit: self.limit.get(),
+            at_limit: self.at_limit.get() == 1,
+            handshakes_in_progress: self.handshakes_in_progress.get(),
+            sessions: Age::ALL.iter().map(|&age| self.ages[age].get()).sum(),
+        }
+    }
+
+    /// What it has counted so far.
+    pub(crate) fn counted(&self) -> Counted {
+        let of_cipher = |kinds: &Set<HandshakeKind, IntCounter>| {
+            HandshakeKind::ALL.iter().map(|&kind| kinds[kind].get()).sum::<u64>()
+        };
+        Counted {
+            accepted: self.accepted.get(),
+            handshakes: self.handshakes.iter().map(of_cipher).sum(),
+            closed: Reason::ALL.iter().map(|&reason| self.closed[reason].get()).collect(),
+        }
+    }
+
+    /// The backends that the configuration in force has, by their addresses.
+    pub(crate) fn backends(&self) -> Vec<Arc<BackendMetrics>> {
+        let backends = self.backends.read().unwrap_or_else(PoisonError::into_inner);
+        let mut backends: Vec<_> = backends.values().cloned().collect();
+        backends.sort_unstable_by(|a, b| a.address.cmp(&b.address));
+        backends
+    }
+
     /// Where it is told which certificates, CAs and CRLs are in force.
     pub(crate) fn in_force(&self) -> &InForce {
         &self.in_force
@@ -266,8 +319,19 @@ impl BackendMetrics {
     /// An attempt to connect to it has ended.
     pub(crate) fn dialled(&self, result: ConnectResult) {
         self.connects[result].inc();
-        let up = self.up.with_label_values(&[&self.listener, &self.address]);
+        let labels = [&self.listener, &self.address];
+        let up = self.up.get_or_init(|| self.up_family.with_label_values(&labels));
         up.set(i64::from(result == ConnectResult::Ok));
+    }
+
+    /// Whether the last attempt succeeded; none before the first.
+    pub(crate) fn is_up(&self) -> Option<bool> {
+        self.up.get().map(|up| up.get() == 1)
+    }
+
+    /// How many attempts ended so.
+    pub(crate) fn connects(&self, result: ConnectResult) -> u64 {
+        self.connects[result].get()
     }
 }
 

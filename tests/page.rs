@@ -1,0 +1,439 @@
+//! Does the page say how it is, in a real browser, and nothing that a device wants it to?
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, date_time_ymd};
+use serde_json::{Value, json};
+use tlsidecar::config::{
+    BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Config, Listener,
+};
+use tlsidecar::proxy::reason::Reason;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, interval};
+
+use crate::support::backend::nobody;
+use crate::support::browser::{self, Rendered};
+use crate::support::certs::{Wish, replace};
+use crate::support::client::{Session, say_and_hear};
+use crate::support::command::has;
+use crate::support::process::ask;
+use crate::support::proxy::{config, listener};
+use crate::support::raw::answer_to;
+use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
+
+/// A name that would take over a page that let it.
+const HOSTILE: &str = "<img src=x onerror=document.title='taken'>";
+
+/// A device's certificate with this name alone.
+fn named(devices: &Authority, file: &str, name: &str) -> Pair {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    params.not_after = date_time_ymd(2060, 1, 1);
+    devices.sign(file, &params)
+}
+
+fn status(proxy: &Proxy) -> Value {
+    let (status, text) = ask(proxy.app.admin, "GET", "/status", "").unwrap();
+    assert_eq!(status, 200, "{text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+/// What a listener has counted in the last minutes.
+fn recent(status: &Value, listener: usize, what: &str) -> u64 {
+    let counts = &status["recent"]["listeners"][listener];
+    let counts = what.split('/').fold(counts, |found, key| &found[key]);
+    let counts = counts.as_array().cloned().unwrap_or_default();
+    counts.iter().map(|count| count.as_u64().unwrap()).sum()
+}
+
+/// A listener that wants certificates of `devices`.
+fn strict(name: &str, backend: BackendAddress, pair: &Pair, devices: &Authority) -> Listener {
+    let trust = ClientTrust { ca: devices.ca(), crls: vec![devices.crl("devices.crl", &[7])] };
+    let mut listener = Listener { name: name.to_owned(), ..listener(backend, pair) };
+    listener.tls.client_auth = ClientAuth::Required(trust);
+    listener
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_is_what_the_counters_say() {
+    let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
+    let (backend, down) = (Backend::echo().await, nobody().await);
+    let pair = servers.server();
+    let down = BackendAddress::parse(&down.to_string()).unwrap();
+    let strict = strict("strict", down.clone(), &pair, &devices);
+    let first = config(listener(backend.config(), &pair));
+    let listeners = vec![first.listeners[0].clone(), strict];
+    let proxy = Proxy::on(Config { listeners, ..first }, None);
+
+    let before = status(&proxy);
+    assert_eq!((&before["phase"], &before["drain"]["started"]), (&json!("running"), &Value::Null));
+    assert_eq!(
+        (&before["backends"][0]["up"], &before["backends"][1]["up"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert_eq!(before["listeners"][1]["address"], json!(proxy.app.listeners[1].1.to_string()));
+
+    let _held = Device::new(&servers).echo(proxy.address).await.unwrap();
+    answer_to(proxy.address, b"GET / HTTP/1.1\r\n\r\n").await;
+    let known = Device::showing(&servers, &named(&devices, "device", "pump-7"));
+    let mut refused = known.connect(proxy.app.listeners[1].1).await.unwrap();
+    let _closed = refused.read(&mut [0; 1]).await;
+    let told = || {
+        let now = status(&proxy);
+        let closed = [(0, "client_tls_not_tls"), (1, "backend_refused")];
+        closed.iter().all(|(at, reason)| now["listeners"][at]["closed"][reason] == json!(1))
+    };
+    eventually("both failures are counted", told).await;
+
+    let now = status(&proxy);
+    let first = &now["listeners"][0];
+    for (key, value) in [
+        ("name", json!("test")),
+        ("active", json!(1)),
+        ("sessions", json!(1)),
+        ("at_limit", json!(false)),
+        ("handshakes_in_progress", json!(0)),
+        ("accepted", json!(2)),
+        ("handshakes", json!(1)),
+        ("closed", json!({ "client_tls_not_tls": 1 })),
+    ] {
+        assert_eq!(first[key], value, "{key} in {first}");
+    }
+    assert!(first["limit"].as_u64().unwrap() > 100, "{first}");
+    assert_eq!(recent(&now, 0, "accepted"), 2);
+    assert_eq!(recent(&now, 0, "handshakes"), 1);
+    assert_eq!(recent(&now, 0, "closed/client_tls_not_tls"), 1);
+    assert_eq!(recent(&now, 1, "closed/backend_refused"), 1);
+    assert_eq!(now["recent"]["ended"].as_array().unwrap().last(), Some(&now["now"]));
+
+    let certificate = &now["certificates"][0];
+    assert_eq!(certificate["cert"], json!(pair.files.cert.display().to_string()));
+    assert_eq!(certificate["not_after"], json!(2_840_140_800_i64));
+    assert_eq!((&certificate["key"], &certificate["serial"]), (&json!("ecdsa"), &json!("01")));
+    assert_eq!(now["client_cas"][0]["ca"], json!("CN=devices"));
+    assert!(now["crls"][0]["crl"].as_str().unwrap().ends_with("devices.crl"));
+    let backends = &now["backends"];
+    assert_eq!((&backends[0]["up"], &backends[0]["connects"]["ok"]), (&json!(true), &json!(1)));
+    assert_eq!(
+        (&backends[1]["up"], &backends[1]["connects"]["refused"]),
+        (&json!(false), &json!(1))
+    );
+    assert_eq!(backends[1]["backend"], json!(down.to_string()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_tells_what_became_of_a_reload_and_that_it_drains() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let pair = authority.server();
+    let proxy = Proxy::start(backend.config(), &pair);
+    assert_eq!(status(&proxy)["reload"]["last_swap"], Value::Null);
+    let good = fs::read_to_string(&pair.files.cert).unwrap();
+    replace(&pair.files.cert, "rubbish");
+    eventually("it fails", || status(&proxy)["reload"]["failing"] == json!(true)).await;
+    let failing = &status(&proxy)["reload"];
+    let failures = failing["failures"].as_array().unwrap();
+    assert!(failures.iter().any(|failure| failure.as_str().unwrap().contains("server.crt")));
+    replace(&pair.files.cert, &good);
+    eventually("it is well again", || status(&proxy)["reload"]["failing"] == json!(false)).await;
+    authority.issue("server", &Wish { serial: 255, ..Wish::default() });
+    let swapped = || status(&proxy)["certificates"][0]["serial"] == json!("ff");
+    eventually("the new one is told", swapped).await;
+    eventually("so is the time", || status(&proxy)["reload"]["last_swap"].is_u64()).await;
+    let _held = Device::new(&authority).echo(proxy.address).await.unwrap();
+    proxy.app.shutdown.drain();
+    eventually("it drains", || status(&proxy)["drain"]["started"].is_u64()).await;
+    let drains = status(&proxy);
+    assert_ne!(drains["phase"], json!("running"));
+    assert!(drains["drain"]["timeout_seconds"].as_f64().unwrap() > 1.0, "{drains}");
+    proxy.app.shutdown.force();
+    proxy.app.shutdown.drained().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_is_served_with_a_policy_that_lets_nothing_else_in() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    let request = b"GET / HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n";
+    let answer = String::from_utf8(answer_to(proxy.app.admin, request).await).unwrap();
+    let (header, page) = answer.split_once("\r\n\r\n").unwrap();
+    let value = |name: &str| {
+        header.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).unwrap()
+    };
+    assert_eq!(value("content-type"), "text/html; charset=utf-8");
+    assert_eq!(value("cache-control"), "no-store");
+    assert_eq!(value("x-content-type-options"), "nosniff");
+    let policy = value("content-security-policy");
+    for part in ["default-src 'none'", "script-src 'sha256-", "connect-src 'self'"] {
+        assert!(policy.contains(part), "{policy}");
+    }
+    assert!(!policy.contains("unsafe"), "{policy}");
+    assert!(page.len() < 64 * 1024 && !page.contains("https://"), "{} bytes", page.len());
+    for path in ["/", "/status"] {
+        assert_eq!(ask(proxy.app.admin, "HEAD", path, ""), Some((200, String::new())));
+        for method in ["POST", "PUT", "DELETE"] {
+            assert_eq!(ask(proxy.app.admin, method, path, "").unwrap().0, 405, "{method} {path}");
+        }
+    }
+    assert!(ask(proxy.app.admin, "GET", "/elsewhere", "").unwrap().1.contains("GET / "));
+}
+
+/// The text of the element that has this id.
+fn part(rendered: &Rendered, id: &str, tag: &str) -> String {
+    let start = rendered.dom.split_once(&format!("id=\"{id}\""));
+    let after = start.unwrap_or_else(|| panic!("no {id} in\n{}", rendered.dom)).1;
+    let within = after.split(&format!("</{tag}>")).next().unwrap();
+    browser::text(&format!("<{within}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_shows_failures_certificates_and_whom_they_concern_as_text() {
+    if !has("chromium") {
+        return;
+    }
+    let (servers, devices) = (Authority::new(HOSTILE), Authority::new("devices"));
+    let down = BackendAddress::parse(&nobody().await.to_string()).unwrap();
+    let pair = servers.server();
+    let mut strict = strict("test", down.clone(), &pair, &devices);
+    strict.name = "test".to_owned();
+    let proxy = Proxy::with(strict);
+    for _ in 0..3 {
+        answer_to(proxy.address, b"GET / HTTP/1.1\r\n\r\n").await;
+    }
+    let hostile = Device::showing(&servers, &named(&devices, "device", HOSTILE));
+    for _ in 0..2 {
+        let mut refused = hostile.connect(proxy.address).await.unwrap();
+        let _closed = refused.read(&mut [0; 1]).await;
+    }
+    let ended = || {
+        let counts = [Reason::ClientTlsNotTls, Reason::BackendRefused].map(|r| proxy.closed(r));
+        counts == [3, 2]
+    };
+    eventually("all have ended", ended).await;
+
+    let page = browser::open(&format!("http://{}/", proxy.app.admin), 5000).await;
+    assert_eq!(page.console, "", "nothing is refused by the policy, nothing fails");
+    let row = part(&page, "reason-client_tls_not_tls", "tr");
+    assert!(row.ends_with("test 3 3 3 3 3"), "{row}");
+    assert!(row.contains("What to do: Is the device set to speak TLS"), "{row}");
+    assert!(part(&page, "reason-backend_refused", "tr").ends_with("test 2 2 2 2 2"));
+    let certificates = part(&page, "certificates", "tbody");
+    let left = (2_840_140_800 - status(&proxy)["now"].as_i64().unwrap()) / 86_400;
+    let days = format!("{},{:03} days left", left / 1000, left % 1000);
+    assert!(certificates.contains(&days) && certificates.contains("server.crt"), "{certificates}");
+    assert!(part(&page, "trust", "tbody").contains("CN=devices"));
+    assert!(part(&page, "backends", "tbody").contains(&format!("test {down} down refused 2")));
+    let problems = part(&page, "problems", "ul");
+    assert!(problems.contains("Backend of test is down"), "{problems}");
+    let peers = part(&page, "peers", "tbody");
+    assert!(peers.ends_with("127.0.0.1 5"), "{peers}");
+
+    // Who issues certificates, and who shows one, is text.
+    let identities = &page.dom.split_once("id=\"identities\"").unwrap().1;
+    assert!(browser::text(identities).contains(&format!("{HOSTILE} 2")), "{identities}");
+    assert!(certificates.contains(HOSTILE), "{certificates}");
+    assert!(!page.dom.contains("<img") && !page.dom.contains("<title>taken"));
+    assert!(page.dom.contains("tlsidecar · running</title>"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_says_when_the_process_does_not_answer_any_more() {
+    if !has("chromium") {
+        return;
+    }
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    let (admin, answered) = (proxy.app.admin, Arc::new(AtomicBool::new(false)));
+    // In front of the admin port: the status is told once, and then never again.
+    let front = Backend::serving(move |mut tcp| {
+        let answered = Arc::clone(&answered);
+        async move {
+            let mut request = vec![0; 4096];
+            let Ok(read) = tcp.read(&mut request).await else { return };
+            let request = String::from_utf8_lossy(&request[..read]).into_owned();
+            let path = request.split(' ').nth(1).unwrap_or("/").to_owned();
+            if path == "/status" && answered.swap(true, Ordering::SeqCst) {
+                return;
+            }
+            let asked = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            let answer = answer_to(admin, asked.as_bytes()).await;
+            // It may have left.
+            let _gone = tcp.write_all(&answer).await;
+        }
+    })
+    .await;
+    let page = browser::open(&format!("http://{}/", front.address), 9000).await;
+    let problems = part(&page, "problems", "ul");
+    assert!(problems.contains("No answer from the process"), "{problems}");
+    assert!(problems.contains("What is shown is"), "{problems}");
+    assert!(page.dom.contains("<body class=\"stale\""));
+    assert!(part(&page, "phase", "span").contains("running"), "what was known stays");
+}
+
+/// A plant for a picture: three listeners, devices that are well and others.
+struct Plant {
+    servers: Authority,
+    devices: Authority,
+    proxy: Proxy,
+    _backends: [Backend; 2],
+    held: Vec<Session>,
+}
+
+impl Plant {
+    async fn new(dir: &Path) -> Self {
+        let (servers, devices) =
+            (Authority::new("Plant 7 Server CA"), Authority::new("Plant 7 Device CA"));
+        let backends = [Backend::echo().await, Backend::echo().await];
+        let down = BackendAddress::parse(&nobody().await.to_string()).unwrap();
+        let pair = |name: &str, past: u64, left: u64| {
+            let days = |n: u64| Duration::from_secs(n * 86_400);
+            let today = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+            params.not_before = date_time_ymd(1970, 1, 1) + (today - days(past));
+            params.not_after = date_time_ymd(1970, 1, 1) + (today + days(left));
+            placed(&servers.sign(name, &params), dir, name)
+        };
+        let mqtt = listener(backends[0].config(), &pair("mqtt", 20, 70));
+        let mut mqtt = Listener { name: "mqtt".to_owned(), ..mqtt };
+        let trust = ClientTrust { ca: devices.ca(), crls: Vec::new() };
+        mqtt.tls.client_auth = ClientAuth::Optional(trust);
+        mqtt.limits.max_connections = Some(2000);
+        let mut modbus = strict("modbus", backends[1].config(), &pair("modbus", 300, 65), &devices);
+        modbus.limits.max_connections = Some(40);
+        if let ClientAuth::Required(trust) = &mut modbus.tls.client_auth {
+            trust.crls = vec![dir.join("devices.crl")];
+            fs::copy(devices.dir().join("devices.crl"), &trust.crls[0]).unwrap();
+        }
+        let historian = listener(down, &pair("historian", 84, 6));
+        let historian = Listener { name: "historian".to_owned(), ..historian };
+        let whole = config(mqtt.clone());
+        let proxy = Proxy::on(Config { listeners: vec![mqtt, modbus, historian], ..whole }, None);
+        Self { servers, devices, proxy, _backends: backends, held: Vec::new() }
+    }
+
+    fn at(&self, listener: usize) -> SocketAddr {
+        self.proxy.app.listeners[listener].1
+    }
+
+    /// Lets one device come that is well.
+    async fn welcome(&mut self, listener: usize, name: &str, from: u8, most: usize) {
+        let device = Device::showing(&self.servers, &named(&self.devices, "known", name));
+        let tcp = dial(self.at(listener), from).await;
+        let mut session = device.connect_over(tcp).await.unwrap();
+        if say_and_hear(&mut session, b"reading").await.is_ok() {
+            self.held.push(session);
+        }
+        if self.held.len() > most {
+            let mut oldest = self.held.remove(0);
+            oldest.shutdown().await.unwrap();
+        }
+    }
+
+    /// One turn of a plant's day.
+    async fn turn(&mut self, n: u64) {
+        let busy = n % 97 < 40;
+        if busy || n % 3 == 0 {
+            self.welcome(0, &format!("sensor-{}", n % 120), (n % 60) as u8 + 10, 60).await;
+        }
+        if n % 9 == 0 {
+            self.welcome(1, &format!("plc-{}", n % 8), 90 + (n % 8) as u8, 60).await;
+        }
+        if n % 14 == 0 {
+            let mut tcp = dial(self.at(0), 23).await;
+            tcp.write_all(b"\x10\x12\0\x04MQTT\x04").await.unwrap();
+            let _closed = tcp.read(&mut [0; 16]).await;
+        }
+        if n % 6 == 0 && n % 200 > 120 {
+            let stranger = Device::new(&Authority::new("last year's"));
+            let tcp = dial(self.at(0), 31 + (n % 3) as u8).await;
+            assert!(stranger.connect_over(tcp).await.is_err());
+        }
+        if n % 26 == 0 {
+            let nameless = Device::new(&self.servers);
+            let mut refused = nameless.connect_over(dial(self.at(1), 44).await).await.unwrap();
+            let _closed = refused.read(&mut [0; 1]).await;
+        }
+        if n % 17 == 0 {
+            let wish = Wish {
+                names: &["plc-12"],
+                years: (2020, 2022),
+                purpose: ExtendedKeyUsagePurpose::ClientAuth,
+                ..Wish::default()
+            };
+            let late = Device::showing(&self.servers, &self.devices.issue("late", &wish));
+            let mut refused = late.connect_over(dial(self.at(1), 45).await).await.unwrap();
+            let _closed = refused.read(&mut [0; 1]).await;
+        }
+        if n % 40 == 0 {
+            let gateway = Device::new(&self.servers);
+            let mut refused = gateway.connect_over(dial(self.at(2), 70).await).await.unwrap();
+            let _closed = refused.read(&mut [0; 1]).await;
+        }
+        if n % 31 == 0 {
+            self.welcome(0, "pump-7.hall-2.plant.example", 52, 60).await;
+            // It loses its power: no goodbye, and a reset.
+            if let Some(session) = self.held.pop() {
+                let tcp = session.into_inner().0;
+                tcp.set_zero_linger().unwrap();
+            }
+        }
+    }
+}
+
+/// A certificate where a plant would have it.
+fn placed(pair: &Pair, dir: &Path, name: &str) -> Pair {
+    let files = CertificateFiles {
+        cert: dir.join(format!("{name}.crt")),
+        key: dir.join(format!("{name}.key")),
+    };
+    fs::copy(&pair.files.cert, &files.cert).unwrap();
+    fs::copy(&pair.files.key, &files.key).unwrap();
+    Pair { files }
+}
+
+/// Connects from 127.0.0.`from`.
+async fn dial(address: SocketAddr, from: u8) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, from], 0))).unwrap();
+    let tcp = socket.connect(address).await.unwrap();
+    tcp.set_nodelay(true).unwrap();
+    tcp
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "draws docs/page.png and docs/page-dark.png, in a quarter of an hour or TLSIDECAR_PICTURE_SECONDS"]
+async fn the_pictures_of_the_page_are_drawn() {
+    let dir = std::env::temp_dir().join("plant-7");
+    fs::create_dir_all(&dir).unwrap();
+    let mut plant = Plant::new(&dir).await;
+    let seconds = std::env::var("TLSIDECAR_PICTURE_SECONDS");
+    let seconds = seconds.map_or(900, |seconds| seconds.parse().unwrap());
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let mut turns = interval(Duration::from_millis(300));
+    for n in 0.. {
+        turns.tick().await;
+        plant.turn(n).await;
+        if Instant::now() > until {
+            break;
+        }
+    }
+    let url = format!("http://{}/", plant.proxy.app.admin);
+    let docs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs");
+    for (name, dark) in [("page.png", false), ("page-dark.png", true)] {
+        browser::draw(&url, dark, (1280, 2000), &docs.join(name)).await;
+    }
+    plant.held.clear();
+    eventually("all have left", || plant.proxy.text().matches("connections_active{").count() == 3)
+        .await;
+    fs::remove_dir_all(dir).unwrap();
+}
