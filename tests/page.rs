@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,7 +22,7 @@ use crate::support::backend::nobody;
 use crate::support::browser::{self, Rendered};
 use crate::support::certs::{Wish, replace};
 use crate::support::client::{Session, say_and_hear};
-use crate::support::command::has;
+use crate::support::command::{has, run};
 use crate::support::process::ask;
 use crate::support::proxy::{config, listener};
 use crate::support::raw::answer_to;
@@ -144,8 +145,8 @@ async fn the_status_tells_what_became_of_a_reload_and_that_it_drains() {
     assert!(failures.iter().any(|failure| failure.as_str().unwrap().contains("server.crt")));
     replace(&pair.files.cert, &good);
     eventually("it is well again", || status(&proxy)["reload"]["failing"] == json!(false)).await;
-    authority.issue("server", &Wish { serial: 255, ..Wish::default() });
-    let swapped = || status(&proxy)["certificates"][0]["serial"] == json!("ff");
+    authority.issue("server", &Wish { serial: 2, ..Wish::default() });
+    let swapped = || status(&proxy)["certificates"][0]["serial"] == json!("02");
     eventually("the new one is told", swapped).await;
     eventually("so is the time", || status(&proxy)["reload"]["last_swap"].is_u64()).await;
     let _held = Device::new(&authority).echo(proxy.address).await.unwrap();
@@ -308,7 +309,8 @@ impl Plant {
         let trust = ClientTrust { ca: devices.ca(), crls: Vec::new() };
         mqtt.tls.client_auth = ClientAuth::Optional(trust);
         mqtt.limits.max_connections = Some(2000);
-        let mut modbus = strict("modbus", backends[1].config(), &pair("modbus", 300, 65), &devices);
+        let mut modbus =
+            strict("modbus", backends[1].config(), &pair("modbus", 100, 265), &devices);
         modbus.limits.max_connections = Some(40);
         if let ClientAuth::Required(trust) = &mut modbus.tls.client_auth {
             trust.crls = vec![dir.join("devices.crl")];
@@ -430,7 +432,13 @@ async fn the_pictures_of_the_page_are_drawn() {
     let url = format!("http://{}/", plant.proxy.app.admin);
     let docs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs");
     for (name, dark) in [("page.png", false), ("page-dark.png", true)] {
-        browser::draw(&url, dark, (1280, 2000), &docs.join(name)).await;
+        let file = docs.join(name);
+        browser::draw(&url, dark, (1280, 2000), &file).await;
+        // A page has few colours.
+        let mut fewer = Command::new("pngquant");
+        fewer.args(["--force", "--strip", "--output"]).arg(&file).arg("64").arg(&file);
+        let (content, text) = run(fewer).await;
+        assert!(content, "{text}");
     }
     plant.held.clear();
     eventually("all have left", || plant.proxy.text().matches("connections_active{").count() == 3)

@@ -16,7 +16,7 @@ use tlsidecar::probe::problem::Kind;
 use tlsidecar::proxy::reason::Reason;
 
 /// Which modules of ours a module may import. Down, and nowhere else; the sideways edges are
-/// `ops::admin` and `ops::systemd` → `trust::reload`.
+/// `ops::admin` and `ops::systemd` → `trust::reload`, `ops::admin::page` → `trust::digest`.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "main",
