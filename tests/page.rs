@@ -343,29 +343,30 @@ impl Plant {
 
     /// One turn of a plant's day.
     async fn turn(&mut self, n: u64) {
+        let every = |turns| n.is_multiple_of(turns);
         let busy = n % 97 < 40;
-        if busy || n % 3 == 0 {
+        if busy || every(3) {
             self.welcome(0, &format!("sensor-{}", n % 120), (n % 60) as u8 + 10, 60).await;
         }
-        if n % 9 == 0 {
+        if every(9) {
             self.welcome(1, &format!("plc-{}", n % 8), 90 + (n % 8) as u8, 60).await;
         }
-        if n % 14 == 0 {
+        if every(14) {
             let mut tcp = dial(self.at(0), 23).await;
             tcp.write_all(b"\x10\x12\0\x04MQTT\x04").await.unwrap();
             let _closed = tcp.read(&mut [0; 16]).await;
         }
-        if n % 6 == 0 && n % 200 > 120 {
+        if every(6) && n % 200 > 120 {
             let stranger = Device::new(&Authority::new("last year's"));
             let tcp = dial(self.at(0), 31 + (n % 3) as u8).await;
             assert!(stranger.connect_over(tcp).await.is_err());
         }
-        if n % 26 == 0 {
+        if every(26) {
             let nameless = Device::new(&self.servers);
             let mut refused = nameless.connect_over(dial(self.at(1), 44).await).await.unwrap();
             let _closed = refused.read(&mut [0; 1]).await;
         }
-        if n % 17 == 0 {
+        if every(17) {
             let wish = Wish {
                 names: &["plc-12"],
                 years: (2020, 2022),
@@ -376,12 +377,12 @@ impl Plant {
             let mut refused = late.connect_over(dial(self.at(1), 45).await).await.unwrap();
             let _closed = refused.read(&mut [0; 1]).await;
         }
-        if n % 40 == 0 {
+        if every(40) {
             let gateway = Device::new(&self.servers);
             let mut refused = gateway.connect_over(dial(self.at(2), 70).await).await.unwrap();
             let _closed = refused.read(&mut [0; 1]).await;
         }
-        if n % 31 == 0 {
+        if every(31) {
             self.welcome(0, "pump-7.hall-2.plant.example", 52, 60).await;
             // It loses its power: no goodbye, and a reset.
             if let Some(session) = self.held.pop() {
@@ -433,7 +434,7 @@ async fn the_pictures_of_the_page_are_drawn() {
     let docs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs");
     for (name, dark) in [("page.png", false), ("page-dark.png", true)] {
         let file = docs.join(name);
-        browser::draw(&url, dark, (1280, 2000), &file).await;
+        browser::draw(&url, dark, (1280, 1900), &file).await;
         // A page has few colours.
         let mut fewer = Command::new("pngquant");
         fewer.args(["--force", "--strip", "--output"]).arg(&file).arg("64").arg(&file);
