@@ -18,15 +18,35 @@ longest=240 # seconds for one suite
 mkdir -p "$kept"
 work=$(mktemp -d "$kept/work.XXXXXX")
 running=()
+# A process group for each that runs at the same time, so that it ends with all that it has started.
+set -m
 cleanup() {
     if [ "${#running[@]}" -gt 0 ]; then
-        kill "${running[@]}" 2>/dev/null || true
+        kill -- "${running[@]/#/-}" 2>/dev/null || true
         wait "${running[@]}" || true
     fi
     # Mounts are in namespaces of their own and are gone with them.
     rm -rf --one-file-system "$work"
 }
 trap cleanup EXIT
+
+# A Debian as small as can be that still runs systemd and has what the package depends on.
+debian() {
+    local suite=$1 root=$kept/$1
+    if [ ! -e "$root.made" ]; then
+        rm -rf --one-file-system "$root"
+        debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,procps "$suite" "$root" "$mirror" || return
+        rm -f "$root"/var/cache/apt/archives/*.deb
+        touch "$root.made"
+    fi
+    cp -a --reflink=auto "$root" "$work/$suite"
+}
+
+# At the same time as the packages are built: most of it is waiting.
+for suite in "${suites[@]}"; do
+    debian "$suite" >"$work/$suite.debootstrap" 2>&1 &
+    running+=($!)
+done
 
 # Two versions, of the same binary.
 first=$(deploy/debian/build.sh --deb-version 1.0.0-1 --output "$work/first.deb")
@@ -50,23 +70,15 @@ done
 [ "$pages" -gt 5 ] || { echo "only $pages man pages" >&2; exit 1; }
 printf '%d man pages are set without a warning\n' "$pages"
 
-# A Debian as small as can be that still runs systemd and has what the package depends on.
-debian() {
-    local suite=$1 root=$kept/$1
-    if [ ! -e "$root.made" ]; then
-        rm -rf --one-file-system "$root"
-        debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,procps "$suite" "$root" "$mirror" || return
-        rm -f "$root"/var/cache/apt/archives/*.deb
-        touch "$root.made"
-    fi
-    cp -a --reflink=auto "$root" "$work/$suite"
-}
+for nth in "${!suites[@]}"; do
+    wait "${running[nth]}" || { cat "$work/${suites[nth]}.debootstrap"; exit 1; }
+done
+running=()
 
 # One suite, at the same time as the others: most of it is waiting. Its own network, so that ports are free, and its
 # own mounts, which end with it.
 check() {
     local suite=$1
-    debian "$suite" >"$work/$suite.debootstrap" 2>&1 || { cat "$work/$suite.debootstrap"; return 1; }
     install -m 644 "$first" "$work/$suite/root/first.deb"
     install -m 644 "$second" "$work/$suite/root/second.deb"
     install -m 644 "$work/third.deb" "$work/$suite/root/third.deb"
