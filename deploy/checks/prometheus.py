@@ -114,7 +114,7 @@ def judge(plant, prometheus, wanted):
     recorded, alerts, firing = rules(prometheus)
     commands, left = runbooks(plant.instances[0].admin)
     if wanted.draw:
-        draw(prometheus, span, wanted.draw)
+        draw(plant, prometheus, span, wanted.draw)
     return (f"{panels} queries of the dashboard, {variables} variables, {recorded} recording rules and {alerts} alerts have "
             f"data; {series} series; {came_about} reasons; {firing} alerts pending or firing; "
             f"{commands} commands of runbooks{f' ({left} not, this tlsidecar does not know them)' if left else ''}")
@@ -355,11 +355,16 @@ def runbooks(port):
     return len(lines) - left, left
 
 
-def draw(prometheus, span, path):
+def draw(plant, prometheus, span, path):
+    """The names of this run's temporary files are no news, and told as those of an installation."""
+    def as_installed(answers):
+        return [({name: value.replace(plant.place, "/etc/tlsidecar") for name, value in labels.items()}, found)
+                for labels, found in answers]
+
     with open(os.path.join(ROOT, "deploy/grafana/dashboards/tlsidecar.json"), encoding="utf-8") as file:
         board = json.load(file)
-    module("draw").draw(board, path, lambda text: prometheus.now(with_variables(text, span)),
-                        lambda text: prometheus.over(with_variables(text, span), span), span)
+    module("draw").draw(board, path, lambda text: as_installed(prometheus.now(with_variables(text, span))),
+                        lambda text: as_installed(prometheus.over(with_variables(text, span), span)), span)
     print(f"{path}: {os.path.getsize(path) // 1024} KiB")
 
 

@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 from matplotlib import colors, pyplot  # noqa: E402
 from matplotlib.colors import LinearSegmentedColormap  # noqa: E402
 
-COLUMNS, ROW = 24, 0.30
+COLUMNS, ROW = 24, 0.25
 INK, FAINT, PAPER, PANEL, EDGE = "#23272e", "#6b7280", "#f4f5f7", "#ffffff", "#d9dce1"
 NAMED = {"red": "#d64545", "orange": "#ea8a2f", "yellow": "#d9ae0a", "green": "#3f9e5a", "blue": "#3f7fc1",
          "purple": "#8b5fbf"}
@@ -63,9 +63,9 @@ class Place:
 
     def __init__(self, figure, box, height):
         self.figure, (x, y, w, h) = figure, box
-        gap_x, gap_y = 0.0032, 0.09 / height
+        gap_x, gap_y = 0.0032, 0.1 / height
         self.x, self.y, self.w, self.h = x + gap_x, y + gap_y, w - 2 * gap_x, h - 2 * gap_y
-        self.line = 0.5 / height
+        self.line = 0.6 / height
 
     def frame(self, title):
         back = self.figure.add_axes((self.x, self.y, self.w, self.h), facecolor=PANEL)
@@ -79,7 +79,7 @@ class Place:
 
     def axes(self, legend=0):
         under = (0.75 + legend) * self.line
-        left = 0.03
+        left = 0.037
         return self.figure.add_axes((self.x + left, self.y + under, self.w - left - 0.008,
                                      self.h - under - 1.3 * self.line), facecolor=PANEL)
 
@@ -222,6 +222,8 @@ def finish(axes, span, unit=None):
     axes.tick_params(length=0, pad=1.5, labelsize=5.2)
     ticks = [span.seconds * n / 4 for n in range(5)]
     axes.set_xticks(ticks, [f"{datetime.timedelta(seconds=int(t))}"[2:] for t in ticks])
+    for tick in axes.get_xticklabels()[-1:]:
+        tick.set_horizontalalignment("right")
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     if unit:
@@ -326,10 +328,10 @@ def timeline(place, panel, _now, over, span):
     for row, (name, points) in enumerate(found):
         for t, value in points:
             state = states[f"{value:.0f}"]
-            axes.barh(row, span.step, left=t - span.start, height=0.62, color=NAMED[state["color"]], lw=0)
-        axes.text(span.seconds * 0.005, row + 0.41, name, fontsize=5, va="center", color=INK)
-    axes.set_ylim(len(found) - 0.4, -0.5)
-    axes.invert_yaxis()
+            axes.barh(row, span.step, left=t - span.start, height=0.8, color=NAMED[state["color"]], lw=0)
+        begun = min((t for t, _ in points), default=span.start) - span.start
+        axes.text(begun + span.seconds * 0.008, row, cut(name, 60), fontsize=4.8, va="center", color="white", weight="bold")
+    axes.set_ylim(len(found) - 0.4, -0.6)
     finish(axes, span)
     axes.set_yticks([])
     axes.grid(False)
