@@ -45,7 +45,7 @@ def draw(board, path, now, over, span):
             continue
         place.frame(panel["title"])
         KINDS[panel["type"]](place, panel, now, over, span)
-    figure.savefig(path, dpi=105, facecolor=PAPER, pil_kwargs={"optimize": True})
+    figure.savefig(path, dpi=92, facecolor=PAPER, pil_kwargs={"optimize": True})
     pyplot.close(figure)
     smaller(path)
 
@@ -55,7 +55,7 @@ def smaller(path):
     if path.endswith(".png"):
         from PIL import Image
         with Image.open(path) as picture:
-            picture.convert("RGB").quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
+            picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 class Place:
@@ -72,7 +72,7 @@ class Place:
         back.set_xticks([])
         back.set_yticks([])
         self.back = back
-        self.text(0.006, 0.55, title, weight="bold", fontsize=6.6)
+        self.text(0.006, 0.55, title, weight="bold", fontsize=6.2)
 
     def text(self, dx, lines, text, **how):
         self.figure.text(self.x + dx, self.y + self.h - lines * self.line, text, va="center", **how)
