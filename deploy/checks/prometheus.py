@@ -8,6 +8,7 @@ devices get through and fail in every way (load.py).
 - Each reason of the dashboard's table has come about, but for those that cannot be brought about here.
 - promtool check metrics finds nothing; a process with three listeners has fewer than 1,000 series.
 - The curl lines of docs/runbooks work.
+- The compose file's certificates can be made, and its configuration is good.
 
     deploy/checks/prometheus.py [--seconds N] [--draw FILE]
 
@@ -68,6 +69,7 @@ def main():
     parser.add_argument("--draw")
     wanted = parser.parse_args()
     begun = time.monotonic()
+    compose()
     with tempfile.TemporaryDirectory(prefix="tlsidecar-prometheus-") as place:
         plant = Plant(tlsidecar(), place)
         try:
@@ -92,6 +94,25 @@ def tlsidecar():
     if not found:
         sys.exit("no tlsidecar is built: cargo build --release, or set TLSIDECAR")
     return found[0]
+
+
+def compose():
+    """What the containers of deploy/compose would find."""
+    source = os.path.join(ROOT, "deploy/compose")
+    with tempfile.TemporaryDirectory() as place:
+        with open(os.path.join(source, "tlsidecar.toml"), encoding="utf-8") as file:
+            text = file.read()
+        config = os.path.join(place, "tlsidecar.toml")
+        with open(config, "w", encoding="utf-8") as file:
+            file.write(text.replace("/certs/", f"{place}/"))
+        for command in (["sh", os.path.join(source, "certificates.sh"), place],
+                        ["openssl", "verify", "-CAfile", f"{place}/ca.crt", "-verify_hostname", "mosquitto", f"{place}/tls.crt"],
+                        [tlsidecar(), "check", "--config", config]):
+            ran = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False,
+                                 env={**os.environ, "KEEP_OWNER": "1"})
+            if ran.returncode:
+                problem(f"{' '.join(command)}: {ran.stdout}{ran.stderr}")
+                return
 
 
 def judge(plant, prometheus, wanted):
