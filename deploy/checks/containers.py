@@ -93,6 +93,15 @@ class Podman:
             *arguments,
         )
 
+    def attempt(self, *arguments):
+        """The same for a command that may fail: its exit code and its output."""
+        done = subprocess.run(
+            ["podman", "--storage-driver", "vfs", "--root", str(self.work / "storage"), "--runroot", str(self.work / "run"),
+             *arguments],
+            capture_output=True, text=True, timeout=30,
+        )
+        return done.returncode, done.stdout.strip()
+
     def start(self, name, image, options=(), arguments=()):
         """Starts a container without control groups, in the network and with the log that it is looked at by."""
         self(

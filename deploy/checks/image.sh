@@ -4,7 +4,8 @@
 #
 # The first build is build.sh on this machine, from this directory. The second is the whole Dockerfile, from another
 # directory and with another CARGO_HOME; since base images cannot be pulled everywhere, this machine's own
-# toolchain, mounted read-only into an empty image, takes the place of the Rust image.
+# toolchain, mounted read-only into an empty image, takes the place of the Rust image. Both share nothing but what
+cargo has downloaded, and run at the same time.
 # Needs root, buildah, podman, and what deploy/docker/build.sh needs. Leaves nothing behind but target/.
 set -euo pipefail
 checks=$(cd "$(dirname "$0")" && pwd)
@@ -25,6 +26,7 @@ with_storage() {
 }
 
 cleanup() {
+    if [ -n "${compiling:-}" ]; then kill -- "-$compiling" 2>/dev/null || true; fi
     buildah umount --all >/dev/null 2>&1 || true
     rm -rf "$work"
 }
@@ -47,18 +49,25 @@ machine_image() {
 
 # Both images, the first from the binary that build.sh has made, the second by every line of the Dockerfile.
 build() {
-    local revision sysroot
-    revision=$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)
+    local sysroot
     sysroot=$(rustc --print sysroot)
-    mkdir -p "$work/first/out"
-    "$root/deploy/docker/build.sh" "$work/first/out"
-    buildah bud --quiet --pull=never --timestamp 0 --build-arg "REVISION=$revision" --build-context "build=$work/first" \
-        -f "$root/deploy/docker/Dockerfile" -t "$IMAGE:first" "$root" >/dev/null
+    # Before both need it: as build.sh does.
+    cargo install --quiet --locked "cargo-auditable@$(sed -n 's/^AUDITABLE_VERSION=//p' "$root/deploy/docker/build.sh")"
+    cargo fetch --quiet --locked --manifest-path "$root/Cargo.toml"
+    # A group of its own, so that it can be ended with all that it has started.
+    set -m
+    "$root/deploy/docker/build.sh" "$work/first/out" >"$work/first.log" 2>&1 &
+    compiling=$!
+    set +m
     machine_image
     buildah bud --quiet --pull=never --timestamp 0 --build-arg "REVISION=$revision" --build-arg RUST_IMAGE=localhost/machine \
         -v /usr:/usr:ro -v /etc/alternatives:/etc/alternatives:ro -v /var/lib/dpkg:/var/lib/dpkg:ro \
         -v "$sysroot:/opt/rust:ro" -v "$cargo_home/registry:/opt/cargo/registry" \
         -f "$root/deploy/docker/Dockerfile" -t "$IMAGE:second" "$root"
+    wait "$compiling" || { cat "$work/first.log" && fail "build.sh"; }
+    compiling=""
+    buildah bud --quiet --pull=never --timestamp 0 --build-arg "REVISION=$revision" --build-context "build=$work/first" \
+        -f "$root/deploy/docker/Dockerfile" -t "$IMAGE:first" "$root" >/dev/null
     buildah push --quiet "$IMAGE:first" "dir:$work/image-first"
     buildah push --quiet "$IMAGE:second" "dir:$work/image-second"
     unpack first && unpack second
@@ -96,7 +105,7 @@ configuration() {
     local inspect version
     version=$(sed -n '/^version = /{s/version = "\(.*\)"/\1/p;q}' "$root/Cargo.toml")
     inspect=$(buildah inspect --type image "$IMAGE:first")
-    python3 - "$version" "$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)" 3<<<"$inspect" <<'PYTHON'
+    python3 - "$version" "$revision" 3<<<"$inspect" <<'PYTHON'
 import json, sys
 image = json.load(open(3))["OCIv1"]
 config, labels = image["config"], image["config"]["Labels"]
@@ -162,6 +171,7 @@ PYTHON
 main() {
     work=$(mktemp -d)
     cargo_home=${CARGO_HOME:-$HOME/.cargo}
+    revision=$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)
     trap cleanup EXIT
     with_storage
     build
