@@ -151,12 +151,12 @@ pub fn start_on(config: Config, source: Option<Source>, passed: Passed) -> Resul
     }
     tracing::info!(address = %admin, "admin port");
     let app = App { listeners, admin, shutdown, reload, metrics };
-    app.run(accepting, admin_socket);
+    app.run(accepting, admin_socket, sessions);
     Ok(app)
 }
 
 impl App {
-    fn run(&self, accepting: Vec<Listener>, admin: TcpListener) {
+    fn run(&self, accepting: Vec<Listener>, admin: TcpListener, sessions: Arc<Sessions>) {
         // Before anybody can ask for a drain, which it would undo.
         self.shutdown.running();
         for listener in accepting {
@@ -164,6 +164,7 @@ impl App {
         }
         let answering = Admin {
             metrics: Arc::clone(&self.metrics),
+            sessions,
             shutdown: self.shutdown.clone(),
             reload: self.reload.clone(),
         };

@@ -8,3 +8,4 @@ pub mod metrics;
 pub(crate) mod sessions;
 pub mod shutdown;
 pub mod systemd;
+pub(crate) mod top;

@@ -48,6 +48,9 @@ mod observe;
 /// Do the metrics say why devices cannot connect?
 mod metrics;
 
+/// Does the operator see who is connected, and who stands out?
+mod sessions;
+
 /// Are all problems of a configuration reported at once?
 mod config;
 

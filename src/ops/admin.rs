@@ -8,7 +8,11 @@
 //! **Not here.** What the metrics are (`metrics.rs`), how a drain runs (`shutdown.rs`) or a reload
 //! (`trust/reload.rs`), and who asks from the command line (`ask.rs`).
 
+mod query;
+mod views;
+
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,12 +23,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use super::metrics::{Metrics, ReloadOutcome};
+use super::sessions::Sessions;
 use super::shutdown::{Phase, Shutdown};
 use crate::trust::reload;
 
@@ -41,11 +48,15 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What this page has, for whoever asks for another.
-const PATHS: &str = "GET /metrics /livez /startupz /readyz, POST /reload /drain\n";
+const PATHS: &str = "GET /metrics /sessions /top /livez /startupz /readyz, POST /reload /drain\n";
+
+/// Makes an answer of the live sessions and a query, or says what is wrong with the query.
+type View = fn(&Sessions, &str) -> Result<Value, String>;
 
 /// What the admin port shows and does.
 pub(crate) struct Admin {
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) sessions: Arc<Sessions>,
     pub(crate) shutdown: Shutdown,
     pub(crate) reload: reload::Handle,
 }
@@ -108,7 +119,9 @@ impl Admin {
         let reads = [Method::GET, Method::HEAD].contains(request.method());
         let posts = *request.method() == Method::POST;
         match request.uri().path() {
-            "/metrics" if reads => self.metrics(),
+            "/metrics" if reads => self.metrics().await,
+            "/sessions" if reads => self.view(request, views::sessions).await,
+            "/top" if reads => self.view(request, views::top).await,
             "/livez" if reads => text(StatusCode::OK, "ok\n"),
             "/startupz" if reads => self.probe(self.shutdown.phase() != Phase::Starting),
             "/readyz" if reads => self.probe(self.shutdown.phase() == Phase::Running),
@@ -122,20 +135,31 @@ impl Admin {
                 self.shutdown.drain();
                 text(StatusCode::ACCEPTED, "draining\n")
             }
-            "/metrics" | "/livez" | "/startupz" | "/readyz" => not_allowed("GET, HEAD"),
+            "/metrics" | "/sessions" | "/top" | "/livez" | "/startupz" | "/readyz" => {
+                not_allowed("GET, HEAD")
+            }
             "/reload" | "/drain" => not_allowed("POST"),
             _ => text(StatusCode::NOT_FOUND, PATHS),
         }
     }
 
-    fn metrics(&self) -> Response<Full<Bytes>> {
-        match self.metrics.render() {
-            Ok((body, content_type)) => {
-                let mut response = text(StatusCode::OK, body);
-                let content_type = HeaderValue::from_static(content_type);
-                response.headers_mut().insert(CONTENT_TYPE, content_type);
-                response
-            }
+    /// Not by a worker: it takes a moment for a hundred thousand sessions.
+    async fn metrics(&self) -> Response<Full<Bytes>> {
+        let metrics = Arc::clone(&self.metrics);
+        let rendered = spawn_blocking(move || metrics.render()).await;
+        match rendered.map_err(io::Error::other).flatten() {
+            Ok((body, content_type)) => typed(StatusCode::OK, body, content_type),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
+    }
+
+    /// What `view` makes of the live sessions and the query; not by a worker either.
+    async fn view(&self, request: &Request<Incoming>, view: View) -> Response<Full<Bytes>> {
+        let sessions = Arc::clone(&self.sessions);
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        match spawn_blocking(move || view(&sessions, &query)).await {
+            Ok(Ok(value)) => typed(StatusCode::OK, format!("{value}\n"), "application/json"),
+            Ok(Err(refusal)) => text(StatusCode::BAD_REQUEST, refusal),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
     }
@@ -164,10 +188,18 @@ impl Admin {
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    typed(status, body, "text/plain; charset=utf-8")
+}
+
+fn typed(
+    status: StatusCode,
+    body: impl Into<Bytes>,
+    content_type: &'static str,
+) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::metrics::{
     Age, BackendMetrics, Census, Cipher, Direction, Expiry, HandshakeKind, ListenerMetrics, Silence,
 };
+use super::top::Top;
 
 /// Parts of the table, each with a lock of its own.
 const PARTS: usize = 64;
@@ -73,6 +74,8 @@ struct Counted {
 /// The live sessions of a process.
 pub(crate) struct Sessions {
     parts: Box<[Mutex<Part>]>,
+    /// Who stands out, of these and of those that have been.
+    pub(crate) top: Top,
 }
 
 /// By their ids.
@@ -155,7 +158,7 @@ impl Session {
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { parts: (0..PARTS).map(|_| Mutex::default()).collect() }
+        Self { parts: (0..PARTS).map(|_| Mutex::default()).collect(), top: Top::default() }
     }
 }
 
@@ -173,6 +176,15 @@ impl Sessions {
         if part.len() < part.capacity() / 4 {
             part.shrink_to_fit();
         }
+    }
+
+    /// The sessions that are `wanted`, in no order.
+    pub(crate) fn matching(&self, wanted: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
+        let mut matching = Vec::new();
+        for part in &self.parts {
+            matching.extend(lock(part).values().filter(|session| wanted(session)).cloned());
+        }
+        matching
     }
 
     /// Brings the metrics of `listeners` up to date.

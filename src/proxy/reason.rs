@@ -157,6 +157,17 @@ pub enum Side {
 }
 
 impl Reason {
+    /// Whether something is wrong with the device, the network or the backend: what is not an end in
+    /// order, a limit or a stop of ours, a health check, or a device that ends without a goodbye.
+    #[must_use]
+    pub const fn is_failure(self) -> bool {
+        match self.side() {
+            Side::Client => !matches!(self, Self::ClientProbe | Self::ClientTruncated),
+            Side::Backend | Side::Internal => true,
+            Side::Proxy => false,
+        }
+    }
+
     /// Who caused this end; it decides the level of the access-log line.
     #[must_use]
     pub const fn side(self) -> Side {

@@ -22,6 +22,7 @@ use crate::ops::metrics::{
     Incompatible, KeyKind, ListenerMetrics, OfferedVersion, SuiteKind,
 };
 use crate::ops::sessions::{Identity, Session, Sessions, Tls};
+use crate::ops::top::By;
 
 /// How far a connection came.
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +110,7 @@ impl Record {
         // On a listener for both, IPv4 comes as ::ffff:192.0.2.1.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        sessions.top.connected(By::Peer, &peer.ip().to_string());
         Self {
             session: Arc::new(Session::new(metrics, id, peer)),
             sessions,
@@ -158,6 +160,9 @@ impl Record {
         let wait = self.wait;
         let handshake = Handshake { cipher, kind, group, key, client, took, wait, crypto };
         self.session.metrics.handshaken(&handshake);
+        if let Some(name) = identity.as_ref().and_then(|identity| identity.names.first()) {
+            self.sessions.top.connected(By::Identity, name);
+        }
         let session = self.learning();
         session.tls = Some(Tls { cipher, kind, alpn, took });
         session.identity = identity;
@@ -208,6 +213,7 @@ impl Record {
             Phase::Relay => self.sessions.remove(self.session.id),
         }
         self.session.metrics.closed(reason, self.session.age());
+        self.sessions.top.ended(&self.session, reason);
         // tracing ties a level to a call site, so there is one for each.
         match reason.side() {
             Side::Internal => access!(Level::ERROR, self, reason, error),

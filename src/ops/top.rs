@@ -1,0 +1,218 @@
+//! Who stands out: the devices that fail most, move most, connect most.
+//!
+//! **Promises.** However many devices there are, each table holds [`NAMES`] names: when it is full, the
+//! least of them makes room for a new one, which takes over its count (Metwally, Agrawal, El Abbadi:
+//! "Efficient computation of frequent and top-k elements in data streams", 2005). So a count is never
+//! too low, is too high by at most what the answer states, and who counts for more than that is in the
+//! table. Counts are of the last one to two hours: there is a table for the present hour and one for the hour
+//! before.
+//!
+//! **Not here.** Who asks (`admin/views.rs`), what a failure is (`Reason::is_failure`).
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use super::sessions::Session;
+use crate::ops::metrics::Direction;
+use crate::proxy::reason::{Reason, closed_set};
+
+/// Names that a table holds: a hundred bytes or so each.
+const NAMES: usize = 256;
+
+/// How long a table is the present one.
+const PERIOD: Duration = Duration::from_secs(3600);
+
+closed_set! {
+    /// What devices are told apart by.
+    pub(crate) enum By {
+        /// Who they are by their verified certificates.
+        Identity => "identity",
+        /// The address that they come from.
+        Peer => "peer",
+    }
+}
+
+closed_set! {
+    /// What is counted of them.
+    pub(crate) enum What {
+        /// Connections that ended by a fault of the device, the network or the backend.
+        Failures => "failures",
+        /// Plaintext bytes of connections that have ended, both directions.
+        Bytes => "bytes",
+        /// Connections that have begun.
+        Connections => "connections",
+    }
+}
+
+/// The tables, one for each pair of [`By`] and [`What`].
+#[derive(Default)]
+pub(crate) struct Top {
+    tables: [[Mutex<Hours>; What::ALL.len()]; By::ALL.len()],
+}
+
+/// Who counts most, and how sure that is.
+pub(crate) struct Standing {
+    /// In no order.
+    pub(crate) counts: HashMap<Box<str>, u64>,
+    /// How much too high each count may be.
+    pub(crate) error_at_most: u64,
+    /// Since when it is counted; none if nothing has been.
+    pub(crate) since: Option<SystemTime>,
+}
+
+impl Top {
+    /// A connection has begun.
+    pub(crate) fn connected(&self, by: By, name: &str) {
+        self.count(by, What::Connections, name, 1);
+    }
+
+    /// A connection has ended.
+    pub(crate) fn ended(&self, session: &Session, reason: Reason) {
+        let bytes = session.bytes(Direction::ToBackend) + session.bytes(Direction::ToClient);
+        let peer = session.peer.ip().to_string();
+        let names = [(By::Peer, Some(peer.as_str())), (By::Identity, session.identity())];
+        for (by, name) in names.into_iter().filter_map(|(by, name)| Some((by, name?))) {
+            if reason.is_failure() {
+                self.count(by, What::Failures, name, 1);
+            }
+            if bytes > 0 {
+                self.count(by, What::Bytes, name, bytes);
+            }
+        }
+    }
+
+    /// Who counts most now.
+    pub(crate) fn standing(&self, by: By, what: What) -> Standing {
+        let mut hours = self.table(by, what).lock().unwrap_or_else(PoisonError::into_inner);
+        hours.turn(SystemTime::now());
+        hours.standing()
+    }
+
+    fn count(&self, by: By, what: What, name: &str, amount: u64) {
+        let mut hours = self.table(by, what).lock().unwrap_or_else(PoisonError::into_inner);
+        hours.turn(SystemTime::now());
+        hours.present.count(name, amount);
+    }
+
+    const fn table(&self, by: By, what: What) -> &Mutex<Hours> {
+        &self.tables[by as usize][what as usize]
+    }
+}
+
+/// The present hour and the one before.
+#[derive(Default)]
+struct Hours {
+    present: Table,
+    before: Table,
+    /// When the present one began.
+    began: Option<SystemTime>,
+    /// When the one before began, if there is one.
+    before_began: Option<SystemTime>,
+}
+
+impl Hours {
+    /// Begins a new hour if the present one is over.
+    fn turn(&mut self, now: SystemTime) {
+        let began = *self.began.get_or_insert(now);
+        // A clock that has been put back makes the hour longer.
+        let age = now.duration_since(began).unwrap_or_default();
+        if age < PERIOD {
+            return;
+        }
+        let last = std::mem::take(&mut self.present);
+        (self.before, self.before_began) = if age < 2 * PERIOD {
+            (last, Some(began))
+        } else {
+            // It has been quiet for a whole hour.
+            (Table::default(), None)
+        };
+        self.began = Some(now);
+    }
+
+    fn standing(&self) -> Standing {
+        let mut counts = HashMap::new();
+        for table in [&self.present, &self.before] {
+            for (name, &place) in &table.places {
+                *counts.entry(name.clone()).or_insert(0) += table.counts[place];
+            }
+        }
+        let error_at_most = self.present.error_at_most() + self.before.error_at_most();
+        Standing { counts, error_at_most, since: self.before_began.or(self.began) }
+    }
+}
+
+/// Counts of at most [`NAMES`] names.
+#[derive(Default)]
+struct Table {
+    places: HashMap<Box<str>, usize>,
+    /// Beside each other, so that the least is found fast.
+    counts: Vec<u64>,
+}
+
+impl Table {
+    fn count(&mut self, name: &str, amount: u64) {
+        if let Some(&place) = self.places.get(name) {
+            self.counts[place] = self.counts[place].saturating_add(amount);
+            return;
+        }
+        if self.counts.len() < NAMES {
+            self.places.insert(name.into(), self.counts.len());
+            self.counts.push(amount);
+            return;
+        }
+        let least = self.counts.iter().enumerate().min_by_key(|(_, count)| **count);
+        let Some((place, _)) = least else { return };
+        self.places.retain(|_, taken| *taken != place);
+        self.places.insert(name.into(), place);
+        self.counts[place] = self.counts[place].saturating_add(amount);
+    }
+
+    /// Whoever is not in a full table counts for no more than the least in it.
+    fn error_at_most(&self) -> u64 {
+        if self.counts.len() < NAMES {
+            return 0;
+        }
+        self.counts.iter().copied().min().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_counts_for_more_than_the_error_is_found_among_very_many() {
+        let mut table = Table::default();
+        let mut total = 0;
+        for round in 0..2_000_u64 {
+            // One in ten is the same, the others come once each.
+            let name = if round % 10 == 0 { "often".to_owned() } else { format!("once-{round}") };
+            table.count(&name, 1);
+            total += 1;
+        }
+        assert_eq!(table.places.len(), NAMES);
+        assert!(table.error_at_most() <= total / NAMES as u64);
+        let often = table.counts[table.places["often"]];
+        assert!((200..=200 + table.error_at_most()).contains(&often), "{often}");
+    }
+
+    #[test]
+    fn a_count_is_of_one_to_two_hours() {
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let mut hours = Hours::default();
+        let mut count_at = |minutes: u64, name: &str| {
+            hours.turn(start + Duration::from_secs(60 * minutes));
+            hours.present.count(name, 1);
+            let mut counts: Vec<_> = hours.standing().counts.into_iter().collect();
+            counts.sort_unstable();
+            counts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>()
+        };
+        assert_eq!(count_at(0, "a"), ["a 1"]);
+        assert_eq!(count_at(59, "a"), ["a 2"]);
+        assert_eq!(count_at(70, "b"), ["a 2", "b 1"], "the hour before counts");
+        assert_eq!(count_at(120, "b"), ["a 2", "b 2"]);
+        assert_eq!(count_at(140, "c"), ["b 2", "c 1"], "two hours ago does not");
+        assert_eq!(count_at(600, "d"), ["d 1"], "nothing is left after a long silence");
+    }
+}

@@ -1,0 +1,202 @@
+//! Does the operator see who is connected, and which devices stand out?
+
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, SanType, date_time_ymd};
+use serde_json::{Value, json};
+use tlsidecar::config::{ClientAuth, ClientTrust};
+use tlsidecar::proxy::reason::Reason;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::certs::Wish;
+use crate::support::client::{Session, say_and_hear};
+use crate::support::process::ask;
+use crate::support::proxy::listener;
+use crate::support::raw::answer_to;
+use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
+
+/// A proxy that lets in who has a certificate of `devices`, and others without one.
+struct Scene {
+    servers: Authority,
+    devices: Authority,
+    proxy: Proxy,
+    _backend: Backend,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
+        let backend = Backend::echo().await;
+        let mut listener = listener(backend.config(), &servers.server());
+        let trust = ClientTrust { ca: devices.ca(), crls: Vec::new() };
+        listener.tls.client_auth = ClientAuth::Optional(trust);
+        listener.tls.alpn = vec![b"mqtt".to_vec()];
+        let proxy = Proxy::with(listener);
+        Self { servers, devices, proxy, _backend: backend }
+    }
+
+    fn pair(&self, name: &str) -> Pair {
+        let purpose = ExtendedKeyUsagePurpose::ClientAuth;
+        self.devices.issue(name, &Wish { names: &[name], purpose, ..Wish::default() })
+    }
+
+    /// A device with this name that has heard `bytes` come back.
+    async fn connected(&self, name: &str, bytes: usize) -> Session {
+        let device = Device::showing(&self.servers, &self.pair(name)).offering(&["mqtt"]);
+        let mut session = device.connect(self.proxy.address).await.unwrap();
+        say_and_hear(&mut session, &vec![7; bytes]).await.unwrap();
+        session
+    }
+
+    fn ask(&self, path: &str) -> Value {
+        let (status, text) = ask(self.proxy.app.admin, "GET", path, "").unwrap();
+        assert_eq!(status, 200, "{path}: {text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// The names of the sessions that are found.
+    fn found(&self, query: &str) -> Vec<String> {
+        let answer = self.ask(&format!("/sessions?{query}"));
+        let names = answer["sessions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|session| session["identity"].as_str().unwrap_or("nobody").to_owned());
+        names.collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_listed_with_everything_that_is_known_while_it_lives() {
+    let scene = Scene::new().await;
+    let session = scene.connected("sensor-1.plant.example", 1000).await;
+    let counted = || scene.ask("/sessions")["sessions"][0]["bytes_to_client"] == json!(1000);
+    eventually("its bytes are counted", counted).await;
+    let answer = scene.ask("/sessions");
+    assert_eq!((&answer["matching"], &answer["next"]), (&json!(1), &Value::Null));
+    let told = &answer["sessions"][0];
+    for (key, value) in [
+        ("listener", json!("test")),
+        ("peer", json!(session.get_ref().0.local_addr().unwrap().to_string())),
+        ("identity", json!("sensor-1.plant.example")),
+        ("certificate_not_after", json!(2_840_140_800_i64)),
+        ("sni", json!("localhost")),
+        ("alpn", json!("mqtt")),
+        ("tls", json!("1.3")),
+        ("cipher", json!("TLS_AES_128_GCM_SHA256")),
+        ("handshake", json!("full")),
+        ("age_seconds", json!(0)),
+        ("idle_seconds", json!(0)),
+        ("bytes_to_backend", json!(1000)),
+    ] {
+        assert_eq!(told[key], value, "{key} in {told}");
+    }
+    drop(session);
+    eventually("it has ended", || scene.proxy.active() == 0).await;
+    assert_eq!(scene.ask("/sessions")["matching"], json!(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_is_the_first_uri_then_the_first_dns_name_then_the_common_name() {
+    let scene = Scene::new().await;
+    let params = |sans: &[SanType]| {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.subject_alt_names = sans.to_vec();
+        params.distinguished_name.push(DnType::CommonName, "common");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        params.not_after = date_time_ymd(2060, 1, 1);
+        params
+    };
+    let uri = SanType::URI("urn:plant:pump-7".try_into().unwrap());
+    let dns = SanType::DnsName("pump-7.example".try_into().unwrap());
+    for (sans, names) in [
+        (vec![dns.clone(), uri], vec!["urn:plant:pump-7", "pump-7.example", "common"]),
+        (vec![dns], vec!["pump-7.example", "common"]),
+        (vec![], vec!["common"]),
+    ] {
+        let pair = scene.devices.sign("device", &params(&sans));
+        let device = Device::showing(&scene.servers, &pair).offering(&["mqtt"]);
+        let session = device.echo(scene.proxy.address).await.unwrap();
+        let told = &scene.ask("/sessions")["sessions"][0];
+        assert_eq!((&told["identity"], &told["names"]), (&json!(names[0]), &json!(names)));
+        drop(session);
+        eventually("it has ended", || scene.proxy.active() == 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_found_by_what_they_are() {
+    let scene = Scene::new().await;
+    let _one = scene.connected("sensor-1.plant.example", 1).await;
+    let _two = scene.connected("sensor-2.plant.example", 1).await;
+    let nobody = Device::new(&scene.servers).offering(&["mqtt"]);
+    let nobody = nobody.echo(scene.proxy.address).await.unwrap();
+    let (one, two) = ("sensor-1.plant.example", "sensor-2.plant.example");
+    assert_eq!(scene.found(""), [one, two, "nobody"]);
+    assert_eq!(scene.found("identity=sensor-2.plant.example"), [two]);
+    assert_eq!(scene.found("identity=*.plant.example"), [one, two]);
+    assert_eq!(scene.found("identity=*.example"), [""; 0]);
+    assert_eq!(scene.found("listener=test&sni=LOCALHOST"), [one, two, "nobody"]);
+    assert_eq!(scene.found("listener=other"), [""; 0]);
+    assert_eq!(scene.found("peer=127.0.0.1"), [one, two, "nobody"]);
+    let peer = nobody.get_ref().0.local_addr().unwrap();
+    assert_eq!(scene.found(&format!("peer={peer}")), ["nobody"]);
+    assert_eq!(scene.found("peer=192.0.2.1"), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_follow_each_other_without_a_gap() {
+    let scene = Scene::new().await;
+    let mut sessions = Vec::new();
+    for n in 0..5 {
+        sessions.push(scene.connected(&format!("sensor-{n}"), 1).await);
+    }
+    let mut found = Vec::new();
+    let mut after = json!(0);
+    let mut pages = 0;
+    while !after.is_null() {
+        found.extend(scene.found(&format!("limit=2&after={after}")));
+        after = scene.ask(&format!("/sessions?limit=2&after={after}"))["next"].clone();
+        pages += 1;
+    }
+    assert_eq!(found, ["sensor-0", "sensor-1", "sensor-2", "sensor-3", "sensor-4"]);
+    assert_eq!(pages, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_fails_moves_and_connects_most_is_told() {
+    let scene = Scene::new().await;
+    for _ in 0..3 {
+        answer_to(scene.proxy.address, b"GET / HTTP/1.1\r\n\r\n").await;
+    }
+    scene.proxy.end_with(Reason::ClientTlsNotTls, 3).await;
+    let failures = scene.ask("/top?by=peer&what=failures");
+    assert_eq!(failures["entries"], json!([{ "name": "127.0.0.1", "count": 3 }]));
+    assert_eq!((&failures["error_at_most"], &failures["by"]), (&json!(0), &json!("peer")));
+    assert!(failures["since"].as_u64().unwrap() > 1_700_000_000);
+    let quiet = scene.connected("quiet", 10).await;
+    let mut loud = scene.connected("loud", 5000).await;
+    // What has ended counts, and what goes on.
+    loud.shutdown().await.unwrap();
+    assert_eq!(loud.read(&mut [0; 1]).await.unwrap(), 0);
+    eventually("it has ended", || scene.proxy.active() == 1).await;
+    let by_bytes = || scene.ask("/top?by=identity&what=bytes")["entries"].clone();
+    let expected = json!([{ "name": "loud", "count": 10_000 }, { "name": "quiet", "count": 20 }]);
+    eventually("both are counted", || by_bytes() == expected).await;
+    let first = scene.ask("/top?by=identity&what=bytes&limit=1")["entries"].clone();
+    assert_eq!(first, json!([{ "name": "loud", "count": 10_000 }]));
+    let connections = scene.ask("/top?by=peer&what=connections")["entries"].clone();
+    assert_eq!(connections, json!([{ "name": "127.0.0.1", "count": 5 }]));
+    assert_eq!(scene.ask("/top?by=identity&what=failures")["entries"], json!([]));
+    drop(quiet);
+    eventually("all have ended", || scene.proxy.active() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_is_misspelt_is_refused() {
+    let scene = Scene::new().await;
+    for path in ["/sessions?identiy=x", "/sessions?limit=0", "/top?what=errors", "/top?peer=x"] {
+        let (status, text) = ask(scene.proxy.app.admin, "GET", path, "").unwrap();
+        assert!(status == 400 && text.contains(':'), "{path}: {status} {text}");
+    }
+    assert_eq!(ask(scene.proxy.app.admin, "POST", "/sessions", "").unwrap().0, 405);
+}
