@@ -26,7 +26,8 @@ with_storage() {
 }
 
 cleanup() {
-    if [ -n "${compiling:-}" ]; then kill -- "-$compiling" 2>/dev/null || true; fi
+    local each
+    for each in $compiling; do kill -- "-$each" 2>/dev/null && wait "$each" 2>/dev/null; done
     buildah umount --all >/dev/null 2>&1 || true
     rm -rf "$work"
 }
@@ -54,17 +55,19 @@ build() {
     # Before both need it: as build.sh does.
     cargo install --quiet --locked "cargo-auditable@$(sed -n 's/^AUDITABLE_VERSION=//p' "$root/deploy/docker/build.sh")"
     cargo fetch --quiet --locked --manifest-path "$root/Cargo.toml"
-    # A group of its own, so that it can be ended with all that it has started.
+    machine_image
+    # Groups of their own, so that they can be ended with all that they have started.
     set -m
     "$root/deploy/docker/build.sh" "$work/first/out" >"$work/first.log" 2>&1 &
     compiling=$!
-    set +m
-    machine_image
     buildah bud --quiet --pull=never --timestamp 0 --build-arg "REVISION=$revision" --build-arg RUST_IMAGE=localhost/machine \
         -v /usr:/usr:ro -v /etc/alternatives:/etc/alternatives:ro -v /var/lib/dpkg:/var/lib/dpkg:ro \
         -v "$sysroot:/opt/rust:ro" -v "$cargo_home/registry:/opt/cargo/registry" \
-        -f "$root/deploy/docker/Dockerfile" -t "$IMAGE:second" "$root"
-    wait "$compiling" || { cat "$work/first.log" && fail "build.sh"; }
+        -f "$root/deploy/docker/Dockerfile" -t "$IMAGE:second" "$root" >"$work/second.log" 2>&1 &
+    compiling="$compiling $!"
+    set +m
+    wait "${compiling#* }" || { cat "$work/second.log" && fail "the Dockerfile does not build"; }
+    wait "${compiling% *}" || { cat "$work/first.log" && fail "build.sh does not build"; }
     compiling=""
     buildah bud --quiet --pull=never --timestamp 0 --build-arg "REVISION=$revision" --build-context "build=$work/first" \
         -f "$root/deploy/docker/Dockerfile" -t "$IMAGE:first" "$root" >/dev/null
@@ -172,6 +175,7 @@ main() {
     work=$(mktemp -d)
     cargo_home=${CARGO_HOME:-$HOME/.cargo}
     revision=$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)
+    compiling=""
     trap cleanup EXIT
     with_storage
     build
