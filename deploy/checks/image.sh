@@ -5,7 +5,7 @@
 # The first build is build.sh on this machine, from this directory. The second is the whole Dockerfile, from another
 # directory and with another CARGO_HOME; since base images cannot be pulled everywhere, this machine's own
 # toolchain, mounted read-only into an empty image, takes the place of the Rust image. Both share nothing but what
-cargo has downloaded, and run at the same time.
+# cargo has downloaded, and run at the same time.
 # Needs root, buildah, podman, and what deploy/docker/build.sh needs. Leaves nothing behind but target/.
 set -euo pipefail
 checks=$(cd "$(dirname "$0")" && pwd)
