@@ -201,7 +201,7 @@ class Pod:
             Container(self.podman, image, next(each for each in every if each["name"] == name), self)
             for name, image in (("tlsidecar", "localhost/sidecar"), ("mosquitto", "localhost/backend"))
         )
-        if self.native and self.sidecar.spec["restartPolicy"] != "Always":
+        if self.native and self.sidecar.spec.get("restartPolicy") != "Always":
             fail("an init container that is no sidecar")
         if by_command:
             self.sidecar.probe_by_command()
