@@ -6,7 +6,8 @@
 # directory and with another CARGO_HOME; since base images cannot be pulled everywhere, this machine's own
 # toolchain, mounted read-only into an empty image, takes the place of the Rust image. Both share nothing but what
 # cargo has downloaded, and run at the same time.
-# Needs root, buildah, podman, and what deploy/docker/build.sh needs. Leaves nothing behind but target/.
+# Needs root, buildah, podman, and what deploy/docker/build.sh needs. Leaves nothing behind but target/,
+# what cargo keeps in its own home, and buildah's list of the blobs that it has seen, /var/lib/containers/cache.
 set -euo pipefail
 checks=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$checks/../.." && pwd)
@@ -134,8 +135,7 @@ binary() {
     if ! grep -qE 'Type: +DYN' <<<"$headers"; then fail "the binary is not position independent"; fi
     ok "the binary is static and position independent"
     for place in "$root" "$cargo_home" "$(rustc --print sysroot)" "$work" /opt/cargo; do
-        found=$(grep -aoF -- "$place" "$work/rootfs-first/tlsidecar" | sort -u)
-        if [ -n "$found" ]; then fail "the binary names $place"; fi
+        if grep -qaF -- "$place" "$work/rootfs-first/tlsidecar"; then fail "the binary names $place"; fi
     done
     ok "the binary names no directory of this machine"
     # .cargo/config.toml is found by cargo's working directory: easily lost, and nothing would tell.
@@ -151,7 +151,7 @@ binary() {
 
 # Both halves of the list: the crates within the binary, against cargo's own; the rest in the file beside it.
 sbom() {
-    objcopy -O binary --only-section=.dep-v0 "$work/rootfs-first/tlsidecar" "$work/dep-v0"
+    objcopy --dump-section ".dep-v0=$work/dep-v0" "$work/rootfs-first/tlsidecar" "$work/copy"
     cargo tree --manifest-path "$root/Cargo.toml" --locked --edges normal,build --target "$(uname -m)-unknown-linux-gnu" \
         --prefix none --format '{p}' | sed -E 's/^([^ ]+) v([^ ]+).*/\1 \2/' | sort -u >"$work/crates"
     python3 - "$work/dep-v0" "$work/crates" "$work/rootfs-first/tlsidecar.cdx.json" <<'PYTHON'
@@ -159,14 +159,15 @@ import json, sys, zlib
 within = json.loads(zlib.decompress(open(sys.argv[1], "rb").read()))["packages"]
 named = {f"{package['name']} {package['version']}" for package in within}
 expected = set(open(sys.argv[2]).read().splitlines())
-if named != expected:
-    sys.exit(f"the list of crates differs from cargo's: {sorted(named ^ expected)}")
+if not expected or expected - named:
+    sys.exit(f"the list of crates lacks {sorted(expected - named)} of {len(expected)}")
 beside = {part["name"]: part for part in json.load(open(sys.argv[3]))["components"]}
 if not any(name.startswith("gcc-") for name in beside) or not {"glibc", "rust-std"} <= set(beside):
     sys.exit(f"the list beside the binary has only {sorted(beside)}")
 if any(not part["version"] or not part["purl"].startswith("pkg:") for part in beside.values()):
     sys.exit(f"a part without a version: {beside}")
-print(f"    {len(named)} crates; " + ", ".join(f"{part['name']} {part['version']}" for part in beside.values()))
+# cargo's metadata, which it is made from, counts what only the tests' features turn on.
+print(f"    {len(named)} crates, {len(named - expected)} of them for tests alone; " + ", ".join(f"{part['name']} {part['version']}" for part in beside.values()))
 PYTHON
     ok "the list of parts is complete"
 }
