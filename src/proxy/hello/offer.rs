@@ -45,24 +45,34 @@ fn client_hello(message: &[u8]) -> Option<Offered> {
     let _random: [u8; 32] = rest.array()?;
     let _session_id = rest.vector8()?;
     let suites = rest.vector16()?.as_chunks().0;
-    let kinds = suites.iter().map(|&code| suite_kind(CipherSuite::from(u16::from_be_bytes(code))));
-    let best_suite = kinds.min().unwrap_or(SuiteKind::Other);
+    let best_suite = best_suite(suites);
     let _compression_methods = rest.vector8()?;
-    let versions = supported_versions(rest).unwrap_or_else(|| vec![legacy_version]);
-    let version =
-        versions.into_iter().map(offered_version).min().unwrap_or(OfferedVersion::Unknown);
+    let version = supported_versions(rest).unwrap_or_else(|| offered_version(legacy_version));
     Some(Offered { version, best_suite })
 }
 
-/// The versions in the extension for them; none without it.
-fn supported_versions(mut rest: Rest<'_>) -> Option<Vec<u16>> {
+/// The best kind among suites. Most clients have it first, and the rest need not be looked at.
+fn best_suite(suites: &[[u8; 2]]) -> SuiteKind {
+    let mut best = SuiteKind::Other;
+    for &code in suites {
+        best = best.min(suite_kind(CipherSuite::from(u16::from_be_bytes(code))));
+        if best == SuiteKind::EcdheGcm {
+            break;
+        }
+    }
+    best
+}
+
+/// The highest version in the extension for them; none without it.
+fn supported_versions(mut rest: Rest<'_>) -> Option<OfferedVersion> {
     let mut extensions = Rest(rest.vector16()?);
     loop {
         let kind = u16::from_be_bytes(extensions.array()?);
         let mut extension = Rest(extensions.vector16()?);
         if kind == SUPPORTED_VERSIONS {
             let versions = extension.vector8()?.as_chunks().0;
-            return Some(versions.iter().map(|&version| u16::from_be_bytes(version)).collect());
+            let versions = versions.iter().map(|&code| offered_version(u16::from_be_bytes(code)));
+            return Some(versions.min().unwrap_or(OfferedVersion::Unknown));
         }
     }
 }
@@ -84,6 +94,8 @@ fn suite_kind(suite: CipherSuite) -> SuiteKind {
     let Some(name) = suite.as_str() else { return SuiteKind::Other };
     let has = |part: &str| name.contains(part);
     match () {
+        // Of TLS 1.3, which goes with every key exchange.
+        () if name.starts_with("TLS13_") && !has("CCM") => SuiteKind::EcdheGcm,
         () if has("SCSV") => SuiteKind::Other,
         () if ["NULL", "EXPORT", "RC4", "RC2", "DES", "anon"].into_iter().any(has) => {
             SuiteKind::Weak
@@ -94,8 +106,6 @@ fn suite_kind(suite: CipherSuite) -> SuiteKind {
         () if has("ECDHE_") => SuiteKind::EcdheCbc,
         () if has("DHE_") => SuiteKind::Dhe,
         () if has("TLS_RSA_WITH_") => SuiteKind::Rsa,
-        // Of TLS 1.3, which goes with every key exchange.
-        () if has("TLS13_") || has("TLS_AES_") || has("TLS_CHACHA20_") => SuiteKind::EcdheGcm,
         () => SuiteKind::Other,
     }
 }
