@@ -161,7 +161,9 @@ fn live(config: Config, source: Option<Source>, started: impl FnOnce(&App)) -> E
         let app = app::start_on(config, source, passed)?;
         started(&app);
         let systemd = Systemd::ready(app.listeners.len(), &app.shutdown);
-        Ok(until_stopped(app, signals, systemd).await)
+        let code = until_stopped(app, signals, &systemd).await;
+        systemd.told_everything().await;
+        Ok(code)
     });
     runtime.shutdown_timeout(LAST_LOOKUPS);
     code.unwrap_or_else(|error: StartError| {
@@ -212,7 +214,7 @@ enum Told {
 /// Obeys signals until the process has been told to end and its drain is over. A drain that was
 /// asked for by `POST /drain` leaves the process running: in Kubernetes a sidecar that ends before
 /// its Pod is started again.
-async fn until_stopped(app: App, mut signals: Signals, systemd: Systemd) -> ExitCode {
+async fn until_stopped(app: App, mut signals: Signals, systemd: &Systemd) -> ExitCode {
     let App { shutdown, reload, .. } = app;
     let mut drained = std::pin::pin!(shutdown.drained());
     let mut outcome = None;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -86,12 +87,18 @@ impl Manager {
 
     /// The next message, if there is one in time.
     fn next_within(&self, time: Duration) -> Option<Message> {
-        self.socket.set_read_timeout(Some(time)).unwrap();
+        let deadline = Instant::now() + time;
         let mut bytes = [0; 4096];
-        let length = match self.socket.recv(&mut bytes) {
-            Ok(length) => length,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
-            Err(error) => panic!("{error}"),
+        let length = loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.socket.set_read_timeout(Some(left.max(Duration::from_millis(1)))).unwrap();
+            match self.socket.recv(&mut bytes) {
+                Ok(length) => break length,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                // With a timeout, a signal (a child that has ended) is not passed over.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => panic!("{error}"),
+            }
         };
         let text = std::str::from_utf8(&bytes[..length]).unwrap();
         let assigned = |line: &str| {
@@ -110,7 +117,8 @@ impl Manager {
     fn until_it(&self, what: &str, wanted: impl Fn(&Message) -> bool) -> Message {
         let deadline = Instant::now() + PATIENCE;
         let mut others = Vec::new();
-        while let Some(message) = self.next_within(deadline - Instant::now()) {
+        let left = || deadline.saturating_duration_since(Instant::now());
+        while let Some(message) = self.next_within(left()) {
             if wanted(&message) {
                 return message;
             }
@@ -123,6 +131,11 @@ impl Manager {
     fn so_far(&self) -> Vec<Message> {
         std::iter::from_fn(|| self.next_within(Duration::from_millis(1))).collect()
     }
+}
+
+/// Runs lines of a shell.
+fn by_hand(script: &str) {
+    assert!(Command::new("sh").args(["-c", script]).status().unwrap().success());
 }
 
 /// The clock of MONOTONIC_USEC.
@@ -221,6 +234,53 @@ async fn reloads_in_a_row_are_told_one_after_another() {
         reloading = !reloading;
     }
     assert!(pairs > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_meets_a_stop_tells_nothing_after_it() {
+    for _ in 0..10 {
+        let scene = Scene::new().await;
+        let mut sidecar = Sidecar::run(scene.service(""));
+        scene.manager.until("READY");
+        // Both at once, so that the one is told of while the other is.
+        let pid = sidecar.pid();
+        by_hand(&format!("for _ in 1 2 3; do kill -HUP {pid}; done; kill -TERM {pid}"));
+        scene.manager.until("STOPPING");
+        sidecar.ended();
+        let of_reload =
+            |message: &Message| ["RELOADING", "READY"].map(|key| message.contains_key(key));
+        let after = scene.manager.so_far();
+        assert!(!after.iter().any(|message| of_reload(message).contains(&true)), "{after:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_waits_until_the_last_word_is_told() {
+    let scene = Scene::new().await;
+    let mut sidecar = Sidecar::run(scene.service(""));
+    scene.manager.until("READY");
+    // A service manager that is busy: nothing more fits into its socket.
+    let other = UnixDatagram::unbound().unwrap();
+    other.connect(scene.manager.path()).unwrap();
+    other.set_nonblocking(true).unwrap();
+    while other.send(b"STATUS=of another service").is_ok() {}
+    sidecar.signal("TERM");
+    sidecar.until("it is about to end", |log| log.contains("stopped"));
+    scene.manager.until("STOPPING");
+    assert_eq!(sidecar.ended().code(), Some(0));
+    assert!(!scene.manager.so_far().iter().any(|message| message.contains_key("STOPPING")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notify_socket_may_have_an_abstract_name() {
+    let mut scene = Scene::new().await;
+    let name = format!("tlsidecar-test-{}-notify", std::process::id());
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+    scene.manager.socket = UnixDatagram::bind_addr(&address).unwrap();
+    let mut command = scene.service("");
+    command.env("NOTIFY_SOCKET", format!("@{name}"));
+    let _sidecar = Sidecar::run(command);
+    assert_eq!(scene.manager.next_within(PATIENCE).unwrap()["READY"], "1");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -371,8 +431,31 @@ async fn what_is_no_listening_tcp_socket_is_refused() {
     let connected = std::net::TcpStream::connect(address).unwrap();
     assert_eq!(code_of(scene.activated(connected, "test")), 1);
     drop(listener);
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    assert_eq!(code_of(scene.activated(udp, "test")), 78);
     let file = std::fs::File::open("/dev/null").unwrap();
     assert_eq!(code_of(scene.activated(file, "test")), 78);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_of_sockets_and_is_not_so_is_a_bad_configuration() {
+    let scene = Scene::new().await;
+    for (name, value) in [
+        // More than there are; no number; one too many for its names; nobody's number.
+        ("LISTEN_FDS", "4000"),
+        ("LISTEN_FDS", "4294967295"),
+        ("LISTEN_FDS", "one"),
+        ("LISTEN_FDNAMES", "test:test"),
+    ] {
+        let mut command = scene.activated(listening().0, "test");
+        command.env(name, value);
+        assert_eq!(code_of(command), 78, "{name}={value}");
+    }
+    let mut command = by_shell("LISTEN_PID=me exec \"$@\" 3<&0 </dev/null");
+    scene.serve(&mut command, "");
+    command.env("LISTEN_FDS", "1").stdin(OwnedFd::from(listening().0));
+    assert_eq!(code_of(command), 78);
+    assert_eq!(scene.manager.so_far(), Vec::<Message>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -424,6 +424,15 @@ fn read(path: impl AsRef<Path>) -> String {
 
 /// Every Rust file below `dir`, relative to the root.
 fn rust_files(dir: &str) -> Vec<PathBuf> {
+    files(dir, "rs")
+}
+
+/// Every page below `dir`, relative to the root.
+fn pages(dir: &str) -> Vec<PathBuf> {
+    files(dir, "md")
+}
+
+fn files(dir: &str, kind: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut ahead = vec![root().join(dir)];
     while let Some(dir) = ahead.pop() {
@@ -431,7 +440,7 @@ fn rust_files(dir: &str) -> Vec<PathBuf> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 ahead.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().is_some_and(|extension| extension == kind) {
                 found.push(path.strip_prefix(root()).unwrap().to_owned());
             }
         }
@@ -635,9 +644,8 @@ fn files_say_what_they_are_and_are_not_too_long() {
 
 #[test]
 fn directions_are_named_by_where_they_lead() {
-    let docs = fs::read_dir(root().join("docs")).unwrap().map(|e| e.unwrap().path());
     let top = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(PathBuf::from);
-    for file in rust_files("src").into_iter().chain(docs).chain(top) {
+    for file in rust_files("src").into_iter().chain(pages("docs")).chain(top) {
         let text = read(&file).to_lowercase();
         let name = file.display();
         for word in text.split(|c: char| !c.is_alphanumeric() && c != '_') {
@@ -877,7 +885,6 @@ fn anchors(page: &str) -> BTreeSet<String> {
 #[test]
 fn links_in_the_documents_lead_somewhere() {
     let (mut checked, mut places) = (0, 0);
-    let docs = fs::read_dir(root().join("docs")).unwrap().map(|e| e.unwrap().path());
     let top = [
         "README.md",
         "ARCHITECTURE.md",
@@ -888,10 +895,8 @@ fn links_in_the_documents_lead_somewhere() {
         "examples/modbus/README.md",
         "examples/mqtt/README.md",
     ];
-    for page in docs.chain(top.iter().map(|page| root().join(page))) {
-        if page.extension().is_none_or(|extension| extension != "md") {
-            continue;
-        }
+    for page in pages("docs").into_iter().chain(top.map(PathBuf::from)) {
+        let page = root().join(page);
         let text = fs::read_to_string(&page).unwrap();
         for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
             let (file, place) = link.split_once('#').unwrap_or((link, ""));

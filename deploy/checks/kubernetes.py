@@ -5,6 +5,7 @@ What is needed: manifests.py says it; and kubectl, openssl, and a built tlsideca
 """
 
 import copy
+import importlib.util
 import json
 import os
 import re
@@ -186,6 +187,30 @@ def custom_resources():
     return f"{count} of the kinds {', '.join(kinds)}"
 
 
+def monitoring():
+    """Rules are those of deploy/prometheus, the dashboard that of deploy/grafana, wherever they are built."""
+    spec = importlib.util.spec_from_file_location("prometheusrule", DEPLOY / "prometheus/prometheusrule.py")
+    writer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(writer)
+    written = COMPONENTS / "prometheus-operator/prometheusrule.yaml"
+    require(written.read_text() == writer.text(), "prometheusrule.yaml is old: run deploy/prometheus/prometheusrule.py")
+    dashboard = (DEPLOY / "grafana/dashboards/tlsidecar.json").read_text()
+    found = 0
+    for directory, things in built.items():
+        for rules in of_kind(things, "PrometheusRule"):
+            require(rules["spec"] == writer.rule()["spec"], f"{short(directory)} changes the rules")
+            boards = [thing for thing in of_kind(things, "ConfigMap")
+                      if thing["metadata"].get("labels", {}).get("grafana_dashboard") == "1"]
+            require([board["data"] for board in boards] == [{"tlsidecar.json": dashboard}],
+                    f"{short(directory)} has rules, and not the dashboard")
+            # `kubectl apply` keeps the whole object in an annotation, for which this is the bound.
+            size = len(json.dumps(boards[0]))
+            require(size < 256 * 1024, f"the dashboard's ConfigMap has {size} bytes: kubectl apply would refuse it")
+            found += 1
+    require(found >= 2, f"only {found} PrometheusRules")
+    return f"{len(writer.rule()['spec']['groups'])} groups of rules, a dashboard in {size // 1024} KiB, in {found} builds"
+
+
 def policy():
     examples = {short(d): built[d] for d in built if d.parent.name == "overlays"}
     return f"{checkov(examples)} of checkov's checks passed, in {len(examples)} overlays"
@@ -363,5 +388,5 @@ def style():
 if __name__ == "__main__":
     run_all([
         style, builds, components, refusals, foreign, schemas, custom_resources, sidecars, ports, page,
-        image, configurations, probes_and_pre_stop, policy,
+        monitoring, image, configurations, probes_and_pre_stop, policy,
     ])

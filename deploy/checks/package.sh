@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Does the Debian package do what docs/systemd.md says? Two versions of it are built, and installed, started,
+# Does the Debian package do what docs/systemd.md says? Three versions of it are built, and installed, started,
 # reloaded, upgraded, removed and purged in a Debian of its own with a real systemd as PID 1, in
-# namespaces. Needs root, cargo-deb, dpkg-dev, debootstrap, iproute2, python3, openssl, util-linux.
+# namespaces. Its man pages are set. Needs root, cargo-deb, dpkg-dev, debootstrap, iproute2, man-db, python3,
+# openssl, util-linux.
 #
 # The Debian is made once and kept in target/. TLSIDECAR_CHECK_SUITES: which ones, "bookworm trixie" by default.
 set -euo pipefail
@@ -17,20 +18,17 @@ longest=240 # seconds for one suite
 mkdir -p "$kept"
 work=$(mktemp -d "$kept/work.XXXXXX")
 running=()
+# A process group for each that runs at the same time, so that it ends with all that it has started.
+set -m
 cleanup() {
     if [ "${#running[@]}" -gt 0 ]; then
-        kill "${running[@]}" 2>/dev/null || true
+        kill -- "${running[@]/#/-}" 2>/dev/null || true
         wait "${running[@]}" || true
     fi
     # Mounts are in namespaces of their own and are gone with them.
     rm -rf --one-file-system "$work"
 }
 trap cleanup EXIT
-
-# Two versions, of the same binary.
-first=$(deploy/debian/build.sh --deb-version 1.0.0-1 --output "$work/first.deb")
-second=$(deploy/debian/build.sh --fast --deb-version 1.0.1-1 --output "$work/second.deb")
-test -f "$first" && test -f "$second"
 
 # A Debian as small as can be that still runs systemd and has what the package depends on.
 debian() {
@@ -44,13 +42,46 @@ debian() {
     cp -a --reflink=auto "$root" "$work/$suite"
 }
 
+# At the same time as the packages are built: most of it is waiting.
+for suite in "${suites[@]}"; do
+    debian "$suite" >"$work/$suite.debootstrap" 2>&1 &
+    running+=($!)
+done
+
+# Two versions, of the same binary.
+first=$(deploy/debian/build.sh --deb-version 1.0.0-1 --output "$work/first.deb")
+second=$(deploy/debian/build.sh --fast --deb-version 1.0.1-1 --output "$work/second.deb")
+test -f "$first" && test -f "$second"
+# And one with another example, which comes over the one that is installed.
+dpkg-deb -R "$second" "$work/third"
+echo "# Something new." >>"$work/third/etc/tlsidecar/tlsidecar.toml"
+sed -i 's/^Version: .*/Version: 1.0.2-1/' "$work/third/DEBIAN/control"
+(cd "$work/third" && find usr etc -type f -exec md5sum {} + >DEBIAN/md5sums)
+dpkg-deb --root-owner-group -Znone -b "$work/third" "$work/third.deb" >/dev/null
+
+# Its man pages, as `man` sets them.
+pages=0
+for page in "$work"/third/usr/share/man/man1/*.1.gz; do
+    said=$(MANWIDTH=80 man --warnings -E UTF-8 -l -P cat "$page" 2>&1 >"$work/page") || true
+    [ -z "$said" ] || { printf '%s: %s\n' "${page##*/}" "$said" >&2; exit 1; }
+    grep -q SYNOPSIS "$work/page" || { printf '%s: no page\n' "$page" >&2; exit 1; }
+    pages=$((pages + 1))
+done
+[ "$pages" -gt 5 ] || { echo "only $pages man pages" >&2; exit 1; }
+printf '%d man pages are set without a warning\n' "$pages"
+
+for nth in "${!suites[@]}"; do
+    wait "${running[nth]}" || { cat "$work/${suites[nth]}.debootstrap"; exit 1; }
+done
+running=()
+
 # One suite, at the same time as the others: most of it is waiting. Its own network, so that ports are free, and its
 # own mounts, which end with it.
 check() {
     local suite=$1
-    debian "$suite" >"$work/$suite.debootstrap" 2>&1 || { cat "$work/$suite.debootstrap"; return 1; }
     install -m 644 "$first" "$work/$suite/root/first.deb"
     install -m 644 "$second" "$work/$suite/root/second.deb"
+    install -m 644 "$work/third.deb" "$work/$suite/root/third.deb"
     exec timeout --kill-after=10 "$longest" unshare --net --mount --ipc --uts \
         python3 deploy/checks/package/inside.py "$work/$suite"
 }

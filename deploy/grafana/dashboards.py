@@ -33,7 +33,7 @@ FAILED = {
     "client_tls_timeout": "Device fell silent in the handshake: network or power, or this machine is busy",
     "client_tls_eof": "Device hung up in the handshake: often it rejects our certificate without a word",
     "client_tls_not_tls": "Not TLS at all: plain HTTP or MQTT on this port, or a scanner",
-    "client_tls_alert": "Device rejected us: see what devices say, to the right",
+    "client_tls_alert": "Device rejected us: see what devices say, below",
     "client_tls_incompatible": "No version, suite, group or signature in common: see what was refused",
     "client_tls_error": "Broken TLS: one device, its firmware; many, something on the way changes bytes",
     "client_cert_missing": "Device showed no certificate, and has to",
@@ -387,7 +387,7 @@ def certificates():
     each = "by (listener, cert, serial, sha256, issuer, key)"
     return [
         table(
-            "Certificates in force", 24, 8,
+            "Certificates in force", 24, 6,
             "What devices are served, one line for each fingerprint. Two lines for one file: instances "
             "serve different certificates; the count tells how many serve which.",
             "none",
@@ -412,7 +412,7 @@ def certificates():
             runbook="TlsidecarCertificateRenewalOverdue",
         ),
         table(
-            "CAs of devices' certificates", 12, 7,
+            "CAs of devices' certificates", 12, 5,
             "By which devices' certificates are checked; of each listener the eight that end first.",
             "none",
             [f"(min by (listener, ca) (tlsidecar_client_ca_not_after_timestamp_seconds{{{LISTENER}}}) - time()) / 86400"],
@@ -422,7 +422,7 @@ def certificates():
             sort=("Days left", False), runbook="TlsidecarClientCaExpiring",
         ),
         table(
-            "Revocation lists", 12, 7,
+            "Revocation lists", 12, 5,
             "Days until a list should have been replaced. A list past that stays in force.",
             "none",
             [f"(min by (listener, crl) (tlsidecar_crl_next_update_timestamp_seconds{{{LISTENER}}}) - time()) / 86400"],

@@ -1,9 +1,10 @@
 //! What systemd is told while we run: sd_notify(3).
 //!
 //! **Promises.** Without a `NOTIFY_SOCKET` nothing happens. READY comes once everything accepts,
-//! STOPPING only where the process is really going to end. Messages go out in the order in which
-//! they were told; a service manager that does not read holds up nobody, and has some dropped.
-//! WATCHDOG says that every worker of the runtime turns, not just the one that sends it.
+//! STOPPING only where the process is really going to end, and nothing of a reload after it.
+//! Messages go out in the order in which they were told, and before the process ends; a service
+//! manager that does not read holds up nobody for long, and has some dropped. WATCHDOG says that
+//! every worker of the runtime turns, not just the one that sends it.
 //!
 //! **Not here.** Sockets that systemd passes (`systemd/sockets.rs`), signals (`main.rs`), the pace
 //! of a stop (`shutdown.rs`).
@@ -11,17 +12,19 @@
 pub mod sockets;
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{self, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::net::UnixDatagram;
 use tokio::runtime::{Handle, RuntimeMetrics};
-use tokio::sync::{Mutex, mpsc};
-use tokio::time::{MissedTickBehavior, interval, interval_at};
+use tokio::sync::{self, mpsc, oneshot};
+use tokio::time::{interval, sleep, timeout};
 
 use super::shutdown::{Phase, Shutdown};
 use crate::trust::reload::{self, Report};
@@ -29,11 +32,17 @@ use crate::trust::reload::{self, Report};
 /// Messages that wait for the service manager to read. It reads at once, or is in trouble itself.
 const WAITING_MESSAGES: usize = 64;
 
+/// How long the end of the process waits until the service manager has read what was told.
+const LAST_MESSAGES: Duration = Duration::from_secs(2);
+
 /// How often a drain tells how far it is.
 const DRAIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a drain that has told nothing more may live past the unit's `TimeoutStopSec`.
 const DRAIN_EXTENSION_USEC: u32 = 15_000_000;
+
+/// How often, in half of the watchdog's time, it is looked whether one that was stuck turns again.
+const LOOKS_AT_WHO_IS_STUCK: u32 = 10;
 
 /// A status is one line on an operator's terminal.
 const MAX_STATUS_CHARS: usize = 240;
@@ -41,13 +50,20 @@ const MAX_STATUS_CHARS: usize = 240;
 /// The service manager of this process, if it has one.
 #[derive(Clone)]
 pub struct Systemd {
-    told: Option<mpsc::Sender<String>>,
+    told: Option<mpsc::Sender<Told>>,
     listeners: usize,
     shutdown: Shutdown,
     /// Whether the process is going to end, rather than to stay after its drain.
-    stopping: Arc<AtomicBool>,
+    stopping: Arc<Mutex<bool>>,
     /// One reload at a time, so that the READY of one does not end another's RELOADING.
-    reloading: Arc<Mutex<()>>,
+    reloading: Arc<sync::Mutex<()>>,
+}
+
+/// What waits to be told.
+enum Told {
+    Message(String),
+    /// Answered once everything before it has been told.
+    Everything(oneshot::Sender<()>),
 }
 
 impl Systemd {
@@ -55,7 +71,7 @@ impl Systemd {
     /// that the runtime turns. Call it within the runtime.
     #[must_use]
     pub fn ready(listeners: usize, shutdown: &Shutdown) -> Self {
-        let told = match env::var_os("NOTIFY_SOCKET").map(connect) {
+        let told = match env::var_os("NOTIFY_SOCKET").map(|name| connect(&name)) {
             None => None,
             Some(Ok(socket)) => {
                 let (told, messages) = mpsc::channel(WAITING_MESSAGES);
@@ -82,29 +98,46 @@ impl Systemd {
     /// Reloads by `reload`, and tells of it.
     pub async fn reload(&self, reload: &reload::Handle) {
         let _one_at_a_time = self.reloading.lock().await;
-        if !self.is_stopping() {
-            // `Type=notify-reload` waits for a RELOADING that is not older than its signal.
-            match NotifyState::monotonic_usec_now() {
-                Ok(now) => self.tell(&[NotifyState::Reloading, now]),
-                Err(error) => tracing::warn!(%error, "systemd is not told of the reload"),
-            }
+        // `Type=notify-reload` waits for a RELOADING that is not older than its signal.
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => self.tell_unless_stopping(&[NotifyState::Reloading, now]),
+            Err(error) => tracing::warn!(%error, "systemd is not told of the reload"),
         }
         let report = reload.reload().await;
-        if !self.is_stopping() {
-            let status = report.map_or_else(|| "stopping".to_owned(), |r| self.reloaded(&r));
-            self.tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
-        }
+        let status = report.map_or_else(|| "stopping".to_owned(), |r| self.reloaded(&r));
+        self.tell_unless_stopping(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
 
     /// Tells that the process drains and is going to end.
     pub fn stopping(&self) {
-        self.stopping.store(true, Ordering::Release);
         let longer = NotifyState::ExtendTimeoutUsec(DRAIN_EXTENSION_USEC);
+        let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        *stopping = true;
         self.tell(&[NotifyState::Stopping, longer]);
     }
 
+    /// Completes when the service manager has what was told, or takes too long to read it. Call it
+    /// before the end of the runtime, which takes with it what waits.
+    pub async fn told_everything(&self) {
+        let Some(told) = &self.told else { return };
+        let everything = async {
+            let (answer, answered) = oneshot::channel();
+            told.send(Told::Everything(answer)).await.ok()?;
+            answered.await.ok()
+        };
+        let _it_does_not_read = timeout(LAST_MESSAGES, everything).await;
+    }
+
     fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
+        *self.stopping.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A reload that is over when the stop begins would tell that we are ready.
+    fn tell_unless_stopping(&self, states: &[NotifyState<'_>]) {
+        let stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*stopping {
+            self.tell(states);
+        }
     }
 
     fn what_it_does(&self) -> String {
@@ -157,14 +190,17 @@ impl Systemd {
     async fn ping(self, timeout: Duration) {
         let mut turning = Turning::new(Handle::current().metrics());
         let half = (timeout / 2).max(Duration::from_millis(1));
-        let mut turns = interval_at(tokio::time::Instant::now() + half, half);
-        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.tell(&[NotifyState::Watchdog]);
-            turns.tick().await;
-            while let Some(worker) = turning.stuck() {
+            turning.remember();
+            sleep(half).await;
+            if let Some(worker) = turning.stuck() {
                 tracing::error!(worker, "a worker has not turned: systemd gets no ping");
-                turns.tick().await;
+                // It may turn again while there is time.
+                while turning.stuck().is_some() {
+                    sleep(half / LOOKS_AT_WHO_IS_STUCK).await;
+                }
+                tracing::info!("every worker turns again");
             }
         }
     }
@@ -173,7 +209,7 @@ impl Systemd {
         if let Some(told) = &self.told {
             let message: String = states.iter().map(|state| format!("{state}\n")).collect();
             // It fails if nobody reads: what came first matters most.
-            let _dropped = told.try_send(message);
+            let _dropped = told.try_send(Told::Message(message));
         }
     }
 }
@@ -201,8 +237,12 @@ impl Worker {
 impl Turning {
     fn new(metrics: RuntimeMetrics) -> Self {
         let mut turning = Self { metrics, last: Vec::new() };
-        turning.last = turning.look();
+        turning.remember();
         turning
+    }
+
+    fn remember(&mut self) {
+        self.last = self.look();
     }
 
     fn look(&self) -> Vec<Worker> {
@@ -213,27 +253,39 @@ impl Turning {
         (0..self.metrics.num_workers()).map(look).collect()
     }
 
-    /// A worker that is awake and has not come round since the last call.
-    fn stuck(&mut self) -> Option<usize> {
+    /// A worker that is awake and has not come round since what is remembered.
+    fn stuck(&self) -> Option<usize> {
         let now = self.look();
-        let last = std::mem::replace(&mut self.last, now);
-        last.iter().zip(&self.last).position(|(last, now)| now.is_stuck_since(*last))
+        now.iter().zip(&self.last).position(|(now, last)| now.is_stuck_since(*last))
     }
 }
 
-async fn deliver(socket: UnixDatagram, mut messages: mpsc::Receiver<String>) {
-    while let Some(message) = messages.recv().await {
-        if let Err(error) = socket.send(message.as_bytes()).await {
-            tracing::debug!(%error, "systemd was not told");
+async fn deliver(socket: UnixDatagram, mut told: mpsc::Receiver<Told>) {
+    while let Some(told) = told.recv().await {
+        match told {
+            Told::Message(message) => {
+                if let Err(error) = socket.send(message.as_bytes()).await {
+                    tracing::debug!(%error, "systemd was not told");
+                }
+            }
+            Told::Everything(answer) => {
+                // Who has asked may have given up.
+                let _given_up = answer.send(());
+            }
         }
     }
 }
 
-/// The crate's own way would block a worker where nobody reads.
-fn connect(path: OsString) -> io::Result<UnixDatagram> {
-    let socket = UnixDatagram::unbound()?;
-    socket.connect(path)?;
-    Ok(socket)
+/// The crate's own way would block a worker where nobody reads, and knows no abstract names.
+fn connect(name: &OsStr) -> io::Result<UnixDatagram> {
+    let address = match name.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(name)?,
+    };
+    let socket = net::UnixDatagram::unbound()?;
+    socket.connect_addr(&address)?;
+    socket.set_nonblocking(true)?;
+    UnixDatagram::from_std(socket)
 }
 
 /// A line break would begin another message.
@@ -266,11 +318,17 @@ mod tests {
         });
         is_stuck.recv().unwrap();
         // It may have come round between the last look and the task.
-        let _come_round = turning.stuck();
+        turning.remember();
         assert!(turning.stuck().is_some(), "it is stuck");
+        turning.remember();
         assert!(turning.stuck().is_some(), "it is still stuck");
         release.send(()).unwrap();
         runtime.block_on(task).unwrap();
+        let start = Instant::now();
+        while turning.stuck().is_some() {
+            assert!(start.elapsed().as_secs() < 20, "it has come round since");
+            std::thread::yield_now();
+        }
         runtime.block_on(async {
             // Busy without an end, and never asleep: but it comes round.
             let busy = tokio::spawn(async {
@@ -279,12 +337,9 @@ mod tests {
                 }
             });
             for _ in 0..3 {
-                let before = turning.look();
+                turning.remember();
                 let start = Instant::now();
-                let stuck = |now: Vec<Worker>| {
-                    now.iter().zip(&before).any(|(now, before)| now.is_stuck_since(*before))
-                };
-                while stuck(turning.look()) {
+                while turning.stuck().is_some() {
                     assert!(start.elapsed().as_secs() < 20, "it does not come round");
                     tokio::task::yield_now().await;
                 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The steps of deploy/checks/package.sh, in namespaces that it has made. Its argument is the root of a Debian
-with /root/first.deb and /root/second.deb, which is changed."""
+with /root/first.deb, second.deb and third.deb, which is changed."""
 
 import contextlib
 import os
@@ -144,10 +144,14 @@ class Backend(threading.Thread):
 
 def device(port=8883):
     """A device that has connected and been answered."""
-    context = ssl.create_default_context(cafile=str(ETC / "tls.crt"))
-    tls = context.wrap_socket(socket.create_connection(("127.0.0.1", port), PATIENCE), server_hostname="localhost")
+    tls = device_over(socket.create_connection(("127.0.0.1", port), PATIENCE))
     talk(tls)
     return tls
+
+
+def device_over(tcp):
+    context = ssl.create_default_context(cafile=str(ETC / "tls.crt"))
+    return context.wrap_socket(tcp, server_hostname="localhost")
 
 
 def talk(tls):
@@ -221,11 +225,17 @@ def install(debian):
     assert "procps" in debian("dpkg-query -W -f '${Depends}' tlsidecar")[1]
     user = debian("getent passwd tlsidecar")[1]
     assert user.strip().endswith("/nologin"), user
-    documents = ["man/man1/tlsidecar.1.gz", "bash-completion/completions/tlsidecar", "doc/tlsidecar/systemd.md",
-                 "doc/tlsidecar/copyright"]
+    documents = ["bash-completion/completions/tlsidecar", "zsh/vendor-completions/_tlsidecar",
+                 "fish/vendor_completions.d/tlsidecar.fish", "doc/tlsidecar/systemd.md", "doc/tlsidecar/copyright"]
     # dpkg may be told to leave documents out, as in container images; this one is not.
     for document in documents:
         assert (ROOT / "usr/share" / document).stat().st_size > 100, document
+    # A page for the program and for each of its commands, by what it says itself.
+    commands = re.search(r"^Commands:\n((?: .*\n)+)", debian("tlsidecar --help")[1], re.MULTILINE)[1]
+    commands = set(re.findall(r"^  (\w+)", commands, re.MULTILINE)) - {"help"}
+    pages = {page.name for page in (ROOT / "usr/share/man/man1").glob("tlsidecar*")}
+    assert pages == {"tlsidecar.1.gz", *(f"tlsidecar-{command}.1.gz" for command in commands)}, (pages, commands)
+    assert len(pages) > 5, pages
     debian("tlsidecar --version && systemd-analyze verify --man=no tlsidecar.service tlsidecar.socket")
 
 
@@ -247,7 +257,11 @@ def start(debian):
     certificate(ETC, "tls.crt", "tls.key")
     debian("cd /etc/tlsidecar && chown root:tlsidecar tls.crt tls.key && chmod 0640 tls.crt tls.key")
     debian("runuser -u tlsidecar -- tlsidecar check --config /etc/tlsidecar/tlsidecar.toml")
+    told_before = debian.journal()
     debian(f"systemctl enable --now {UNIT}")
+    # The filter of system calls is in nobody's way.
+    warnings = re.findall(r"^.*\bWARN\b.*$", debian.journal().removeprefix(told_before), re.MULTILINE)
+    assert not warnings, warnings
     # `start` of a notify service returns when it is ready.
     assert debian.state() == "active/running", debian.state()
     assert debian.show("StatusText") == "listening on 1 listener", debian.show("StatusText")
@@ -359,7 +373,8 @@ def stop(debian):
     step("stop drains, tells how far it is, and refuses new devices")
     configure("60s")
     debian(f"systemctl reload {UNIT}")
-    eventually("it is told", lambda: "signal: swapped" in debian.show("StatusText"))
+    # Unchanged, where the change of the file was seen before.
+    eventually("it is told", lambda: re.search("signal: (unchanged|swapped)", debian.show("StatusText")))
     opened = device()
     debian(f"systemctl stop --no-block {UNIT}")
     eventually("it drains", lambda: debian.show("StatusText") == "draining: 1 connection left")
@@ -405,7 +420,8 @@ def watchdog(debian):
     path = override(debian, "watchdog.conf", "[Service]\nWatchdogSec=2s\nRestartSec=100ms\n")
     debian(f"systemctl restart {UNIT}")
     pid = debian.show("MainPID")
-    # It lives as long as it turns: three times the watchdog's.
+    # It lives as long as it turns, also where nothing happens and its workers sleep: three times the
+    # watchdog's.
     time.sleep(6)
     assert debian.show("MainPID", "NRestarts") == [pid, "0"], debian.journal()
     debian(f"kill -STOP {pid}")
@@ -478,8 +494,20 @@ def socket_unit(debian):
     debian(f"systemctl restart {UNIT}", check=False)
     assert debian.show("ExecMainStatus") == "78", debian.journal()
     assert "0.0.0.0:8883" in debian.journal().split("Stopped")[-1], debian.journal()
+
+    step("devices that knock meanwhile do not cost the socket, and are served once it is mended")
+    waiting, tried = [], int(debian.show("NRestarts"))
+
+    def tried_again():
+        waiting.append(socket.create_connection(("127.0.0.1", 8883), PATIENCE))
+        return int(debian.show("NRestarts")) >= tried + 2
+    eventually("it tries again", tried_again)
+    assert debian("systemctl is-active tlsidecar.socket")[1] == "active\n"
     configure()
     eventually("it is there", lambda: debian.state() == "active/running")
+    talk(device_over(waiting[0]))
+    for tcp in waiting[1:]:
+        tcp.close()
     device().close()
 
 
@@ -512,10 +540,22 @@ def remove(debian):
     assert left.split() == ["/etc/tlsidecar"], left
     assert not debian.failed(), debian.failed()
 
-    step("installed and purged with nothing of the operator's, nothing is left")
+    step("an upgrade that brings another example keeps owner and mode, and what an operator has set")
     shutil.rmtree(ETC)
-    debian("dpkg -i /root/first.deb && dpkg -P tlsidecar")
+    debian("dpkg -i /root/first.deb")
+    before = (ETC / "tlsidecar.toml").read_text()
+    debian("dpkg -i /root/third.deb")
+    assert (ETC / "tlsidecar.toml").read_text() != before
+    assert owned("/etc/tlsidecar/tlsidecar.toml") == "640 root:tlsidecar", owned("/etc/tlsidecar/tlsidecar.toml")
+    debian("chmod 0600 /etc/tlsidecar/tlsidecar.toml && chown tlsidecar: /etc/tlsidecar/tlsidecar.toml")
+    debian("dpkg -i /root/first.deb")
+    assert owned("/etc/tlsidecar/tlsidecar.toml") == "600 tlsidecar:tlsidecar"
+    assert owned("/etc/tlsidecar") == "750 root:tlsidecar", owned("/etc/tlsidecar")
+
+    step("purged with nothing of the operator's, nothing is left")
+    debian("dpkg -P tlsidecar")
     assert not ETC.exists()
+    assert debian("getent passwd tlsidecar; getent group tlsidecar", check=False)[1] == ""
 
 
 def main():

@@ -1,0 +1,472 @@
+"""A plant for prometheus.py: two tlsidecars with three listeners, their backends, and devices that get through or
+fail in every way that can be brought about. Devices are Python's ssl and openssl s_client.
+
+The story of a run, so that graphs have something to tell: one instance is started again; a certificate of a CA that
+devices do not know is put in force, and taken back; a key that does not fit is refused; one instance drains.
+"""
+
+import datetime
+import os
+import random
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+# Sessions that stay.
+KEPT = 30
+WALKERS = 4
+# An untimely end of the test must not be waited for.
+SHORT = 5.0
+
+CONFIG = """\
+[admin]
+listen = "127.0.0.1:{admin}"
+
+[shutdown]
+drain_timeout = "4s"
+
+[[listener]]
+name = "mqtt"
+listen = "127.0.0.1:{ports[0]}"
+backend = "127.0.0.1:{echo}"
+tls.certificates = [{{ cert = "tls.crt", key = "tls.key" }}]
+timeouts = {{ hello = "500ms", handshake = "2s", connect = "300ms", idle = "3s", half_close = "1s" }}
+
+[[listener.route]]
+sni = ["refused.example"]
+backend = "127.0.0.1:{closed}"
+[[listener.route]]
+sni = ["timeout.example"]
+backend = "127.0.0.1:{full}"
+[[listener.route]]
+sni = ["unreachable.example"]
+backend = "unix:{place}/nobody.sock"
+[[listener.route]]
+sni = ["error.example"]
+backend = "unix:{place}/datagrams.sock"
+
+[[listener]]
+name = "pumps"
+listen = "127.0.0.1:{ports[1]}"
+backend = "127.0.0.1:{echo}"
+tls.certificates = [{{ cert = "tls.crt", key = "tls.key" }}, {{ cert = "rsa.crt", key = "rsa.key" }}]
+tls.client_auth = "required"
+tls.client_ca = "devices.crt"
+tls.crls = ["devices.crl"]
+
+[[listener]]
+name = "modbus"
+listen = "127.0.0.1:{ports[2]}"
+tls.certificates = [{{ cert = "tls.crt", key = "tls.key" }}]
+tls.min_version = "1.3"
+tls.alpn = ["modbus"]
+
+[[listener.route]]
+sni = ["localhost"]
+backend = "127.0.0.1:{echo}"
+"""
+
+
+# ---- Certificates --------------------------------------------------------------------------------
+
+
+def days(number):
+    return datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=number)
+
+
+def name(text):
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+class Authority:
+    def __init__(self, place, file, subject, life=3650):
+        self.place, self.subject, self.key = place, name(subject), ec.generate_private_key(ec.SECP256R1())
+        certificate = self.builder(self.subject, self.key, -10, life).add_extension(
+            x509.BasicConstraints(ca=True, path_length=None), True).sign(self.key, hashes.SHA256())
+        self.write(file, certificate)
+
+    def builder(self, subject, key, begins, ends):
+        return (x509.CertificateBuilder().subject_name(subject).issuer_name(self.subject).public_key(key.public_key())
+                .serial_number(x509.random_serial_number()).not_valid_before(days(begins)).not_valid_after(days(ends)))
+
+    def write(self, file, thing):
+        with open(os.path.join(self.place, file), "wb") as out:
+            out.write(thing.public_bytes(serialization.Encoding.PEM))
+
+    def issue(self, file, subject, begins=-30, ends=90.0, with_rsa=False, server=False):
+        """FILE.crt and FILE.key; the serial number."""
+        key = rsa.generate_private_key(65537, 2048) if with_rsa else ec.generate_private_key(ec.SECP256R1())
+        purpose = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
+        names = [x509.DNSName("localhost"), x509.DNSName("*.example")] if server else [x509.DNSName(subject)]
+        certificate = (self.builder(name(subject), key, begins, ends)
+                       .add_extension(x509.SubjectAlternativeName(names), False)
+                       .add_extension(x509.ExtendedKeyUsage([purpose]), False).sign(self.key, hashes.SHA256()))
+        with open(os.path.join(self.place, f"{file}.key"), "wb") as out:
+            out.write(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
+                                        serialization.NoEncryption()))
+        self.write(f"{file}.crt", certificate)
+        return certificate.serial_number
+
+    def revoke(self, file, serials):
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self.subject).last_update(days(-1)).next_update(days(6))
+        for serial in serials:
+            builder = builder.add_revoked_certificate(
+                x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(days(-1)).build())
+        self.write(file, builder.add_extension(x509.CRLNumber(1), False).sign(self.key, hashes.SHA256()))
+
+
+# ---- The plant -----------------------------------------------------------------------------------
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def eventually(what, holds, seconds=15.0):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {seconds:.0f} s")
+        time.sleep(0.05)
+
+
+def ask(port, path, method="GET"):
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=SHORT) as answer:
+            return answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.read().decode()
+
+
+class Instance:
+    """One tlsidecar, which can be started again on its ports."""
+
+    def __init__(self, program, place, settings):
+        self.program, self.place = program, place
+        self.admin, self.ports = free_port(), [free_port() for _ in range(3)]
+        self.config = os.path.join(place, f"{self.admin}.toml")
+        with open(self.config, "w", encoding="utf-8") as file:
+            file.write(CONFIG.format(admin=self.admin, ports=self.ports, place=place, **settings))
+        self.process = None
+        self.start()
+
+    def start(self):
+        with open(os.path.join(self.place, f"{self.admin}.log"), "ab") as log:
+            self.process = subprocess.Popen([self.program, "--config", self.config], stderr=log)
+        eventually("tlsidecar is ready", lambda: self.process.poll() is not None or self.ready())
+        if self.process.poll() is not None:
+            with open(os.path.join(self.place, f"{self.admin}.log"), encoding="utf-8") as log:
+                raise RuntimeError(f"tlsidecar ended: {log.read()[-2000:]}")
+
+    def ready(self):
+        try:
+            return "running" in ask(self.admin, "/readyz")
+        except OSError:
+            return False
+
+    def restart(self):
+        self.process.send_signal(signal.SIGTERM)
+        # Does not wait for the devices: a second signal forces them, once the first has been seen.
+        eventually("the drain has begun", lambda: not self.ready())
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(3 * SHORT)
+        self.start()
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+class Plant:
+    def __init__(self, program, place):
+        self.place, self.over, self.threads, self.faults = place, threading.Event(), [], []
+        self.certificates()
+        self.sockets = []
+        settings = {"echo": self.echo(), "closed": free_port(), "full": self.full()}
+        self.datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.datagrams.bind(os.path.join(place, "datagrams.sock"))
+        self.instances = []
+        try:
+            for _ in range(2):
+                self.instances.append(Instance(program, place, settings))
+        except BaseException:
+            self.end()
+            raise
+
+    def certificates(self):
+        ours, others = Authority(self.place, "ca.crt", "Plant CA"), Authority(self.place, "other-ca.crt", "Another CA")
+        ours.issue("good", "gateway", ends=60, server=True)
+        others.issue("strange", "gateway", ends=80, server=True)
+        ours.issue("rsa", "gateway", ends=20, with_rsa=True, server=True)
+        self.put("good")
+        devices = Authority(self.place, "devices.crt", "Devices CA", life=800)
+        serials = {}
+        for file, ends in {"soon": 0.5, "days": 3, "weeks": 20, "months": 60, "later": 300, "revoked": 300}.items():
+            serials[file] = devices.issue(file, f"pump-{file}", ends=ends)
+        devices.issue("expired", "pump-expired", ends=-1)
+        devices.issue("tomorrow", "pump-tomorrow", begins=1)
+        devices.issue("purpose", "pump-purpose", server=True)
+        others.issue("stranger", "pump-stranger")
+        devices.revoke("devices.crl", [serials["revoked"]])
+
+    def put(self, name_of_pair, key=None):
+        """Makes a pair the one of tls.crt and tls.key, as two renames."""
+        for kind, source in (("crt", name_of_pair), ("key", key or name_of_pair)):
+            link = os.path.join(self.place, f"tls.{kind}")
+            os.symlink(f"{source}.{kind}", link + ".new")
+            os.rename(link + ".new", link)
+
+    def reload(self):
+        return [ask(instance.admin, "/reload", "POST").split("\n")[0] for instance in self.instances]
+
+    # -- Backends
+
+    def listening(self, backlog=256):
+        server = socket.socket()
+        server.bind(("127.0.0.1", 0))
+        server.listen(backlog)
+        self.sockets.append(server)
+        return server
+
+    def echo(self):
+        server = self.listening()
+
+        def serve(peer):
+            with peer:
+                while data := peer.recv(65536):
+                    if data.startswith(b"RESET"):
+                        reset(peer)
+                        return
+                    # A legacy server that goes on talking after its client has ended.
+                    if data.startswith(b"STAY"):
+                        self.over.wait(2)
+                        return
+                    peer.sendall(data)
+
+        def accept():
+            while True:
+                try:
+                    peer, _ = server.accept()
+                except OSError:
+                    return
+                quietly(serve, peer)
+
+        quietly(accept)
+        return server.getsockname()[1]
+
+    def full(self):
+        """A port whose backlog is full: connects hang."""
+        server = self.listening(0)
+        for _ in range(4):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(server.getsockname())
+            self.sockets.append(filler)
+        return server.getsockname()[1]
+
+    # -- Devices
+
+    def context(self, ca="ca.crt", pair=None, version=None, alpn=None):
+        context = ssl.create_default_context(cafile=os.path.join(self.place, ca))
+        if pair:
+            context.load_cert_chain(os.path.join(self.place, f"{pair}.crt"), os.path.join(self.place, f"{pair}.key"))
+        if version:
+            context.minimum_version = context.maximum_version = version
+        if alpn:
+            context.set_alpn_protocols([alpn])
+        return context
+
+    def device(self, listener, context, host="localhost", session=None, last=b"x", unwrap=True, instance=None):
+        """Connects, says something, hears it, and leaves."""
+        to = instance or random.choice(self.instances)
+        with socket.create_connection(("127.0.0.1", to.ports[listener]), timeout=SHORT) as tcp:
+            with context.wrap_socket(tcp, server_hostname=host, session=session) as tls:
+                tls.sendall(last)
+                tls.recv(100)
+                session = tls.session
+                if unwrap:
+                    tls.unwrap()
+                return session
+
+    def raw(self, data, wait=False, listener=0, cut=False):
+        to = random.choice(self.instances).ports[listener]
+        with socket.create_connection(("127.0.0.1", to), timeout=SHORT) as tcp:
+            tcp.sendall(data)
+            if wait:
+                tcp.recv(100)
+            if cut:
+                reset(tcp)
+
+    def openssl(self, *arguments, listener=0):
+        to = f"127.0.0.1:{random.choice(self.instances).ports[listener]}"
+        subprocess.run(["openssl", "s_client", "-connect", to, "-servername", "localhost", *arguments],
+                       stdin=subprocess.DEVNULL, capture_output=True, timeout=SHORT, check=False)
+
+    def ways(self):
+        """What a device may do, each with how often."""
+        ours, tls12 = self.context(), self.context(version=ssl.TLSVersion.TLSv1_2)
+        anybody = self.context()
+        anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+        stranger, modbus = self.context("other-ca.crt"), self.context(alpn="modbus")
+        pumps = {pair: self.context(pair=pair) for pair in (
+            "later", "expired", "tomorrow", "purpose", "stranger", "revoked")}
+        sessions = {}
+
+        def resume():
+            instance = random.choice(self.instances)
+            sessions[instance] = self.device(0, tls12, session=sessions.get(instance), instance=instance)
+
+        ca, old = os.path.join(self.place, "ca.crt"), ["-tls1_2", "-cipher"]
+        hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+        return [
+            (30, lambda: self.device(0, ours)),
+            (12, resume),
+            (6, lambda: self.device(0, anybody, unwrap=False)),
+            (10, lambda: self.device(1, pumps["later"])),
+            (5, lambda: self.device(2, modbus)),
+            (2, lambda: self.device(0, anybody, last=b"RESET")),
+            (1, lambda: self.device(0, anybody, last=b"STAY")),
+            # What goes wrong.
+            (3, lambda: self.device(0, stranger)),
+            (1, lambda: self.device(0, ours, host="elsewhere.invalid")),
+            (1, lambda: self.openssl("-CAfile", ca, "-verify_return_error", "-attime", "4102444800")),
+            (1, lambda: self.openssl("-tls1_1", "-cipher", "ALL:@SECLEVEL=0")),
+            (1, lambda: self.openssl(*old, "AES128-SHA")),
+            (1, lambda: self.openssl(*old, "ECDHE-ECDSA-AES128-SHA")),
+            (1, lambda: self.openssl(*old, "ECDHE-RSA-AES128-GCM-SHA256")),
+            (1, lambda: self.openssl("-tls1_3", "-groups", "P-521")),
+            (1, lambda: self.openssl("-tls1_3", "-groups", "P-521:P-256")),
+            (1, lambda: self.openssl("-tls1_3", "-sigalgs", "RSA-PSS+SHA256")),
+            (1, lambda: self.openssl("-alpn", "mqtt", listener=2)),
+            (1, lambda: self.openssl("-tls1_2", listener=2)),
+            (2, lambda: self.raw(b"GET / HTTP/1.1\r\n\r\n", wait=True)),
+            (2, lambda: self.raw(b"")),
+            (2, lambda: self.raw(hello)),
+            (1, lambda: self.raw(hello, cut=True)),
+            (1, lambda: self.raw(hello, wait=True)),
+            (1, lambda: self.raw(b"\x16\x03\x01\x00\x08\x01\x00\x00\x04\x03\x03\x00\x00", wait=True)),
+            (1, lambda: self.device(1, ours)),
+            (1, lambda: self.device(1, pumps["expired"])),
+            (1, lambda: self.device(1, pumps["tomorrow"])),
+            (1, lambda: self.device(1, pumps["purpose"])),
+            (1, lambda: self.device(1, pumps["stranger"])),
+            (1, lambda: self.device(1, pumps["revoked"])),
+            (1, lambda: self.device(2, anybody, host="other.example")),
+            (2, lambda: self.device(0, anybody, host="refused.example")),
+            (1, lambda: self.device(0, anybody, host="timeout.example")),
+            (1, lambda: self.device(0, anybody, host="unreachable.example")),
+            (1, lambda: self.device(0, anybody, host="error.example")),
+        ]
+
+    def walk(self):
+        ways = self.ways()
+        # Each once, whatever chance would have.
+        order = random.sample(ways, len(ways))
+        while not self.over.is_set():
+            _, way = order.pop() if order else random.choices(ways, [often for often, _ in ways])[0]
+            try:
+                way()
+            except (OSError, subprocess.TimeoutExpired):
+                pass
+            except Exception as error:  # pylint: disable=broad-except
+                self.faults.append(error)
+            self.over.wait(random.uniform(0.02, 0.12))
+
+    def keep(self, number):
+        """Stays connected and says something each second; comes again when it is thrown out."""
+        pair = ["soon", "days", "weeks", "months", "later"][number % 5]
+        listener = number % 2
+        context = self.context(pair=pair if listener else None)
+        while not self.over.is_set():
+            to = self.instances[number % 3 == 0].ports[listener]
+            try:
+                with socket.create_connection(("127.0.0.1", to), timeout=SHORT) as tcp:
+                    with context.wrap_socket(tcp, server_hostname="localhost") as tls:
+                        # Every tenth says nothing, until the listener has had enough of it.
+                        while number % 10 and not self.over.wait(random.uniform(0.5, 1.5)):
+                            tls.sendall(random.randbytes(random.randrange(1, 4000)))
+                            if not tls.recv(4096):
+                                break
+                        if not number % 10:
+                            tls.recv(1)
+            except OSError:
+                pass
+            self.over.wait(random.uniform(0.5, 2))
+
+    # -- The story
+
+    def live(self, seconds, scraped=lambda: None):
+        """Runs the load and the story; says what happened when. `scraped` waits until all is seen."""
+        begun, drained = time.monotonic(), self.instances[1]
+        for number in range(KEPT):
+            self.thread(self.keep, number)
+        for _ in range(WALKERS):
+            self.thread(self.walk)
+
+        def until(share):
+            time.sleep(max(0.0, begun + share * seconds - time.monotonic()))
+
+        until(0.2)
+        drained.restart()
+        until(0.35)
+        self.put("strange")
+        outcomes = [self.reload()]
+        until(0.5)
+        self.put("good")
+        outcomes.append(self.reload())
+        until(0.6)
+        self.put("good", key="rsa")
+        outcomes.append(self.reload())
+        until(0.75)
+        self.put("good")
+        outcomes.append(self.reload())
+        until(0.85)
+        ask(drained.admin, "/drain", "POST")
+        until(1)
+        scraped()
+        return outcomes
+
+    def thread(self, target, *arguments):
+        thread = threading.Thread(target=target, args=arguments, daemon=True)
+        thread.start()
+        self.threads.append(thread)
+
+    def end(self):
+        self.over.set()
+        for instance in self.instances:
+            instance.stop()
+        for thread in self.threads:
+            thread.join(SHORT)
+        for each in [*self.sockets, self.datagrams]:
+            each.close()
+
+
+def reset(tcp):
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def quietly(target, *arguments):
+    """A thread that ends with whatever it is connected to."""
+
+    def run():
+        try:
+            target(*arguments)
+        except OSError:
+            pass
+
+    threading.Thread(target=run, daemon=True).start()
