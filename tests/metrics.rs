@@ -1,5 +1,6 @@
 //! Do the metrics say why devices cannot connect, and how those are that can?
 
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, date_time_ymd};
@@ -12,6 +13,7 @@ use tokio_rustls::rustls::version::{TLS12, TLS13};
 use crate::support::backend::nobody;
 use crate::support::certs::Wish;
 use crate::support::client::say_and_hear;
+use crate::support::command::{has, run};
 use crate::support::proxy::{config, listener, metric};
 use crate::support::raw::{answer_to, old_hello};
 use crate::support::{Authority, Backend, Device, Proxy, eventually};
@@ -90,6 +92,37 @@ async fn a_device_without_a_common_suite_is_counted_by_the_best_that_it_has() {
     assert_eq!(proxy.of_label("client_hellos_total", "version", "1.2"), 1);
     assert_eq!(proxy.of_label("handshake_incompatible_total", "what", "cipher_suite"), 1);
     assert_eq!(proxy.of_label("refused_suites_total", "best", "ecdhe_gcm"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_with_rsa_key_exchange_alone_is_refused_for_its_suites_not_for_a_group() {
+    if !has("openssl") {
+        return;
+    }
+    let (_authority, _backend, proxy) = scene().await;
+    for (cipher, best, count) in [
+        ("AES128-SHA", "rsa", 1),
+        ("DHE-RSA-AES128-SHA", "dhe", 2),
+        ("ECDHE-ECDSA-AES128-SHA", "ecdhe_cbc", 3),
+    ] {
+        let mut device = Command::new("openssl");
+        device.args([
+            "s_client",
+            "-tls1_2",
+            "-cipher",
+            &format!("{cipher}:@SECLEVEL=0"),
+            "-connect",
+        ]);
+        let (good, text) = run({
+            device.arg(proxy.address.to_string()).stdin(Stdio::null());
+            device
+        })
+        .await;
+        assert!(!good, "{text}");
+        proxy.end_with(Reason::ClientTlsIncompatible, count).await;
+        assert_eq!(proxy.of_label("refused_suites_total", "best", best), 1, "{cipher}");
+    }
+    assert_eq!(proxy.of_label("handshake_incompatible_total", "what", "cipher_suite"), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

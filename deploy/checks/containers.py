@@ -67,6 +67,9 @@ def own_room(addresses=()):
     # Where the machine has both versions of control groups, crun refuses. We use none: show it the second alone.
     run("mount", "-t", "tmpfs", "tmpfs", "/sys/fs/cgroup")
     run("mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup")
+    # crun gives what a container has as its input to the container's user: that must not be the machine's own.
+    run("mknod", "-m", "666", "/run/null", "c", "1", "3")
+    run("mount", "--bind", "/run/null", "/dev/null")
     run("ip", "link", "set", "lo", "up")
     for address in addresses:
         run("ip", "address", "add", f"{address}/32", "dev", "lo")
@@ -92,6 +95,15 @@ class Podman:
             "podman", "--storage-driver", "vfs", "--root", str(self.work / "storage"), "--runroot", str(self.work / "run"),
             *arguments,
         )
+
+    def attempt(self, *arguments):
+        """The same for a command that may fail: its exit code and its output."""
+        done = subprocess.run(
+            ["podman", "--storage-driver", "vfs", "--root", str(self.work / "storage"), "--runroot", str(self.work / "run"),
+             *arguments],
+            capture_output=True, text=True, timeout=30,
+        )
+        return done.returncode, done.stdout.strip()
 
     def start(self, name, image, options=(), arguments=()):
         """Starts a container without control groups, in the network and with the log that it is looked at by."""

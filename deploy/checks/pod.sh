@@ -3,7 +3,7 @@
 # order in which kubelet would, and is their devices. pod/emulate.py does it, and says what it does not show.
 #
 # Needs root, podman, buildah, kubectl, curl, openssl, mosquitto with its clients, python3-yaml, and what
-# deploy/docker/build.sh needs. Leaves nothing behind but target/.
+# deploy/docker/build.sh needs. Leaves behind what image.sh leaves.
 #   SCALE=10          the seconds of the drain are divided by this
 #   KUBERNETES=DIR    where overlays/example and overlays/example-classic are
 set -euo pipefail

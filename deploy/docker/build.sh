@@ -37,7 +37,7 @@ cargo install --quiet --locked "cargo-auditable@$AUDITABLE_VERSION"
 # As `cargo auditable build`, but that it is known to cargo by its name and not by its path: cargo makes the
 # path of what wraps the compiler a part of our crate's symbols, and so of the order of things in the binary.
 export PATH="$cargo_home/bin:$PATH"
-CARGO=env cargo-auditable auditable RUSTC_WORKSPACE_WRAPPER=cargo-auditable \
+CARGO="env" cargo-auditable auditable RUSTC_WORKSPACE_WRAPPER=cargo-auditable \
     cargo build --locked --profile image --target "$target" --target-dir "$target_dir"
 cp "$target_dir/$target/image/tlsidecar" "$out/tlsidecar"
 

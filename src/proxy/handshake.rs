@@ -29,7 +29,7 @@ use super::record::{Fault, Negotiated, Offer};
 use super::socket;
 use super::tls::{Negotiation, ReceiveError, TlsStream, plaintext_alert};
 use crate::config::Timeouts;
-use crate::ops::metrics::{Cipher, Group, HandshakeKind, Incompatible, KeyKind};
+use crate::ops::metrics::{Cipher, Group, HandshakeKind, Incompatible, KeyKind, SuiteKind};
 use crate::trust::identity;
 use crate::trust::snapshot::Snapshot;
 
@@ -255,7 +255,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Greeted<Io> {
         match timeout_at(deadline, finish(&mut negotiation, hello.bytes)).await {
             Ok(Ok(())) => {}
             Ok(Err(Unfinished::Tls(error))) => {
-                let error = sharpened(error, hello.legacy_version);
+                let error = sharpened(error, hello.best_suite, hello.legacy_version);
                 negotiation.queue_last_words(&error);
                 negotiation.close().await;
                 return Err(error.into());
@@ -332,14 +332,27 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// rustls misses the extension for signature algorithms, which came with TLS 1.2, before it looks at
-/// the version. What is wrong with such a device is its version.
-fn sharpened(error: rustls::Error, legacy_version: Option<[u8; 2]>) -> rustls::Error {
-    let missed = PeerIncompatible::SignatureAlgorithmsExtensionRequired;
-    if error == missed.into() && legacy_version.is_some_and(|version| version < [3, 3]) {
-        return PeerIncompatible::Tls12NotOffered.into();
+/// What is really wrong with an old device. rustls misses the extension for signature algorithms, which
+/// came with TLS 1.2, before it looks at the version; and a common group before it looks at the suites,
+/// of which a device with RSA key exchange alone has none that needs a group.
+fn sharpened(
+    error: rustls::Error,
+    best_suite: SuiteKind,
+    legacy_version: Option<[u8; 2]>,
+) -> rustls::Error {
+    use PeerIncompatible as P;
+    let rustls::Error::PeerIncompatible(what) = &error else { return error };
+    match what {
+        P::SignatureAlgorithmsExtensionRequired if legacy_version.is_some_and(|v| v < [3, 3]) => {
+            P::Tls12NotOffered.into()
+        }
+        P::NoKxGroupsInCommon | P::NamedGroupsExtensionRequired
+            if best_suite != SuiteKind::EcdheGcm =>
+        {
+            P::NoCipherSuitesInCommon.into()
+        }
+        _ => error,
     }
-    error
 }
 
 /// Checks the certificate of a resumed client again: rustls takes it from the ticket as it was

@@ -104,6 +104,27 @@ def configuration(work):
     return authority
 
 
+def health(podman, checks):
+    """The health command, in a container without a shell: by itself, and as the runtime asks it."""
+    def asked(*flags):
+        return podman.attempt("exec", "tlsidecar", "/tlsidecar", "probe", *flags)
+
+    def all_three():
+        return [asked(flag) for flag in ("--live", "--started", "--ready")]
+
+    checks.same("the health command finds it alive, started and ready", all_three(), [(0, "ok"), (0, "running"), (0, "running")])
+    checks.same("podman finds it healthy by it", podman.attempt("healthcheck", "run", "tlsidecar")[0], 0)
+    checks.same("where no admin port is, the command fails", asked("--live", "--admin", "127.0.0.1:1")[0], 1)
+    podman("exec", "tlsidecar", "/tlsidecar", "drain")
+    checks.same("drained, it is alive and started, and not ready", [code for code, _ in all_three()], [0, 0, 1])
+    checks.same("and healthy for podman", podman.attempt("healthcheck", "run", "tlsidecar")[0], 0)
+    # Stopped in the middle of things, it answers nobody: that is what the command is for.
+    podman("kill", "--signal=STOP", "tlsidecar")
+    code, _ = asked("--live", "--timeout", "300ms")
+    podman("kill", "--signal=CONT", "tlsidecar")
+    checks.same("a process that has stopped turning is found dead", code, 1)
+
+
 def privileges(pid):
     lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
     status = {key: value.split() for key, value in (line.split(":", 1) for line in lines)}
@@ -123,7 +144,8 @@ def main():
         "tlsidecar", image,
         ["--read-only", "--read-only-tmpfs=false", "--cap-drop=all", "--security-opt=no-new-privileges",
          f"--volume={work}/etc:/etc/tlsidecar:ro", f"--volume={work}/hosts:/etc/hosts:ro",
-         f"--volume={work}/resolv.conf:/etc/resolv.conf:ro"],
+         f"--volume={work}/resolv.conf:/etc/resolv.conf:ro",
+         '--health-cmd=["/tlsidecar", "probe", "--live"]', "--health-interval=disable"],
         ["--config", "/etc/tlsidecar/tlsidecar.toml"],
     )
     eventually("the sidecar is ready", lambda: http("http://127.0.0.1:9901/readyz")[0] == 200 or podman.pid("tlsidecar") == 0)
@@ -155,6 +177,7 @@ def main():
     checks.same("nothing was counted as our own fault", http("http://127.0.0.1:9901/metrics")[1].count('reason="internal"} 0'),
                 len(LISTENERS) + 1)
 
+    health(podman, checks)
     podman("kill", "--signal=TERM", "tlsidecar")
     checks.same("SIGTERM ends it in order", podman.exit_code("tlsidecar", 10), 0)
     podman("rm", "--all", "--force")

@@ -129,12 +129,21 @@ class Container:
         probe = self.spec.get(kind)
         if not probe:
             return True
-        known(kind, probe, ("httpGet", "tcpSocket", "periodSeconds", "timeoutSeconds", "failureThreshold",
+        known(kind, probe, ("exec", "httpGet", "tcpSocket", "periodSeconds", "timeoutSeconds", "failureThreshold",
                             "terminationGracePeriodSeconds"))
+        if "exec" in probe:
+            return self.podman.attempt("exec", self.name, *probe["exec"]["command"])[0] == 0
         if "httpGet" in probe:
             known(kind, probe["httpGet"], ("path", "port"))
             return 200 <= http(f"http://{POD}:{probe['httpGet']['port']}{probe['httpGet']['path']}")[0] < 400
         return accepts(probe["tcpSocket"]["port"])
+
+    def probe_by_command(self):
+        """Puts the health command in the place of each HTTP probe, for where kubelet cannot reach the admin port."""
+        flags = {"/startupz": "--started", "/readyz": "--ready", "/livez": "--live"}
+        for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+            path = self.spec[kind].pop("httpGet")["path"]
+            self.spec[kind]["exec"] = {"command": ["/tlsidecar", "probe", flags[path]]}
 
     def until(self, kind):
         """As long as kubelet would ask: then it would kill the container."""
@@ -173,8 +182,8 @@ class Container:
 class Pod:
     """The Pod of one rendered overlay."""
 
-    def __init__(self, work, rendered, scale):
-        self.work, self.scale = work, scale
+    def __init__(self, work, rendered, scale, by_command):
+        self.work, self.scale, self.by_command = work, scale, by_command
         self.podman = Podman(work.parent, work)
         self.objects = [each for each in yaml.safe_load_all(rendered.read_text()) if each]
         spec = self.one("Deployment")["spec"]["template"]["spec"]
@@ -192,8 +201,10 @@ class Pod:
             Container(self.podman, image, next(each for each in every if each["name"] == name), self)
             for name, image in (("tlsidecar", "localhost/sidecar"), ("mosquitto", "localhost/backend"))
         )
-        if self.native and self.sidecar.spec["restartPolicy"] != "Always":
+        if self.native and self.sidecar.spec.get("restartPolicy") != "Always":
             fail("an init container that is no sidecar")
+        if by_command:
+            self.sidecar.probe_by_command()
         self._certificates()
         for volume in spec["volumes"]:
             self._volume(volume)
@@ -362,7 +373,8 @@ def start(pod):
     for container in (pod.sidecar, pod.backend):
         for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
             container.until(kind)
-    checks.ok("both containers have passed their probes: " + ("the sidecar's before the backend's start" if pod.native else "in any order"))
+    order = "the sidecar's before the backend's start" if pod.native else "in any order"
+    checks.ok(f"both containers have passed their probes: {order}" + (", by the health command" if pod.by_command else ""))
 
 
 def rotate(pod, publishers):
@@ -411,7 +423,8 @@ def delete(pod, publishers, leave):
     checks.true(f"the listener is closed after {closed:.2f} s, not before the delay of {pod.delay} s",
                 closed >= pod.delay - 0.1)
     checks.true("open connections go on", all(each.process.poll() is None and each.connects == 1 for each in publishers))
-    checks.true("it lives, and does not fall for its liveness probe", pod.sidecar.probe("livenessProbe"))
+    checks.same("it lives and has started, for its probes, and is not ready",
+                [pod.sidecar.probe(kind) for kind in ("livenessProbe", "startupProbe", "readinessProbe")], [True, True, False])
     lines = [len(each.acknowledged) for each in publishers]
     eventually("devices publish while they are drained", lambda: all(
         len(each.acknowledged) > line for each, line in zip(publishers, lines)), pod.drain_timeout / 2)
@@ -449,11 +462,12 @@ def finish(pod, began, threads, failures, idle):
         checks.true(f"the sidecar, which got SIGTERM at once, ended {-order:.2f} s before its backend", order < 0)
 
 
-def scenario(work, overlay, scale, leaves):
+def scenario(work, overlay, scale, leaves, by_command):
     """A Pod's life. The devices leave by themselves when it is drained, or stay until they are disconnected."""
-    pod = Pod(work, work.parent / f"{overlay}.yaml", scale)
+    pod = Pod(work, work.parent / f"{overlay}.yaml", scale, by_command)
     kind = "native sidecar" if pod.native else "classic sidecar"
-    print(f"-- {kind}; when drained, devices {'leave' if leaves else 'stay'}", flush=True)
+    probes = "by command" if by_command else "by HTTP, as in the manifest"
+    print(f"-- {kind}; when drained, devices {'leave' if leaves else 'stay'}; probes {probes}", flush=True)
     (work / "hosts").write_text(f"127.0.0.1 localhost\n{POD} {pod.name}\n")
     run("mount", "--bind", work / "hosts", "/etc/hosts")
     pod.check_times()
@@ -496,10 +510,11 @@ def main():
     own_room([POD])
     print("An emulation of a Pod. It does not show:\n" + "\n".join(f"  - {line}" for line in NOT_SHOWN.splitlines()), flush=True)
     started = time.monotonic()
-    for number, (overlay, leaves) in enumerate((("example", True), ("example", False), ("example-classic", False))):
+    scenarios = (("example", True, False), ("example", False, True), ("example-classic", False, False))
+    for number, (overlay, leaves, by_command) in enumerate(scenarios):
         room = work / f"pod-{number}"
         room.mkdir()
-        scenario(room, overlay, scale, leaves)
+        scenario(room, overlay, scale, leaves, by_command)
     print(f"pod: {checks.count} checks in {time.monotonic() - started:.0f} s; an emulation, see above")
 
 
