@@ -390,6 +390,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
     ("clap_mangen", &["cli::pages"]),
+    ("data_encoding", &["ops::admin::page"]),
     ("form_urlencoded", &["ops::admin::query"]),
     ("http_body_util", &["ops::admin", "ops::ask"]),
     ("humantime", &["cli", "config::file::text"]),
