@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::config::file::Source;
 use crate::config::{self, Config, Tcp};
@@ -178,6 +179,8 @@ impl App {
             shutdown: self.shutdown.clone(),
             reload: self.reload.clone(),
             status,
+            is_local: self.admin.ip().is_loopback(),
+            aside: Arc::new(Semaphore::new(1)),
         };
         tokio::spawn(admin::serve(admin, Arc::new(answering)));
         let shutdown = self.shutdown.clone();
@@ -224,6 +227,7 @@ fn refresh(metrics: &Metrics, shutdown: &Shutdown, sessions: &Arc<Sessions>, tar
     let runtime = tokio::runtime::Handle::current().metrics();
     metrics.refresh_by(move |metrics| {
         sessions.take_census(&listeners);
+        listeners.iter().for_each(|listener| listener.tell_backends());
         metrics.set_phase(shutdown.phase(), shutdown.drain_started());
         metrics.set_log_lines_dropped(logging::dropped_lines());
         let busy = (0..runtime.num_workers()).map(|w| runtime.worker_total_busy_duration(w));

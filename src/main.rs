@@ -38,8 +38,9 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const FAILED: u8 = 1;
 const BAD_CONFIGURATION: u8 = 78;
 
-/// Threads for name look-ups, the only thing that blocks, made when they are needed. Each name takes
-/// a few at the most (`proxy/lookup.rs`): these are enough for 32 names whose servers hang.
+/// Threads for what blocks, made when they are needed: name look-ups, and one for the admin port
+/// (`ops/admin.rs`). Each name takes a few at the most (`proxy/lookup.rs`): these are enough for 31
+/// names whose servers hang.
 const BLOCKING_THREADS: usize = 128;
 
 /// Connections that a thread works for before it asks the kernel who is ready next; tokio has 61. With

@@ -103,6 +103,20 @@ async fn a_web_page_can_neither_drain_nor_reload() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_web_page_whose_name_leads_to_this_machine_reads_nothing() {
+    let (_authority, _backend, proxy) = scene().await;
+    for path in ["/", "/status", "/sessions", "/top", "/metrics"] {
+        for (host, expected) in [("evil.example:9901", "403"), ("localhost:9901", "200")] {
+            let request =
+                format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+            let answer = answer_to(proxy.app.admin, request.as_bytes()).await;
+            let status = String::from_utf8_lossy(&answer[9..12]).into_owned();
+            assert_eq!(status, expected, "{path} of {host}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn slow_clients_of_the_admin_port_do_not_keep_others_out() {
     let (_authority, _backend, proxy) = scene().await;
     let slow: Vec<_> = (0..40)

@@ -164,7 +164,7 @@ async fn the_page_is_served_with_a_policy_that_lets_nothing_else_in() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let proxy = Proxy::start(backend.config(), &authority.server());
-    let request = b"GET / HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n";
+    let request = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let answer = String::from_utf8(answer_to(proxy.app.admin, request).await).unwrap();
     let (header, page) = answer.split_once("\r\n\r\n").unwrap();
     let value = |name: &str| {
@@ -266,7 +266,8 @@ async fn a_browser_says_when_the_process_does_not_answer_any_more() {
             if path == "/status" && answered.swap(true, Ordering::SeqCst) {
                 return;
             }
-            let asked = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            let asked =
+                format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
             let answer = answer_to(admin, asked.as_bytes()).await;
             // It may have left.
             let _gone = tcp.write_all(&answer).await;

@@ -339,6 +339,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "ops::metrics",
         &[
+            "ops::metrics::backends",
             "ops::metrics::families",
             "ops::metrics::family",
             "ops::metrics::in_force",
@@ -351,6 +352,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "ops::metrics::listener",
         &[
+            "ops::metrics::backends",
             "ops::metrics::families",
             "ops::metrics::family",
             "ops::metrics::in_force",
@@ -358,6 +360,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "proxy::reason",
         ],
     ),
+    ("ops::metrics::backends", &["ops::metrics::labels", "proxy::reason"]),
     ("ops::metrics::families", &["ops::metrics::family", "ops::metrics::in_force"]),
     ("ops::metrics::in_force", &["ops::metrics::family", "ops::metrics::listener"]),
     ("ops::metrics::process", &["ops::metrics::family", "ops::metrics::labels", "ops::shutdown"]),

@@ -114,6 +114,15 @@ async fn each_device_gets_the_kind_of_key_that_it_can_verify() {
     let old = Device::with(authority.roots(), &[&TLS12], rsa_only(), None);
     assert!(shows(&old.echo(proxy.address).await.unwrap(), &rsa));
     assert!(shows(&Device::new(&authority).echo(proxy.address).await.unwrap(), &ecdsa));
+    let keys = ["rsa", "ecdsa"].map(|key| {
+        let labels = format!("key={key:?},listener=\"test\"");
+        proxy.count(&format!("tlsidecar_handshake_certificates_total{{{labels}}}"))
+    });
+    assert_eq!(
+        keys,
+        [1, 1],
+        "each is counted, though both devices verify both kinds of signatures"
+    );
 }
 
 #[tokio::test]

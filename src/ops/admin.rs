@@ -13,17 +13,19 @@ mod query;
 pub(crate) mod status;
 mod views;
 
-use std::convert::Infallible;
+use std::convert::{Infallible, identity};
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, ORIGIN,
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue, ORIGIN,
     X_CONTENT_TYPE_OPTIONS,
 };
+use hyper::http::uri::Authority;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -57,6 +59,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const PATHS: &str =
     "GET / /status /metrics /sessions /top /livez /startupz /readyz, POST /reload /drain\n";
 
+/// Why a name is refused.
+const NOT_THIS_MACHINE: &str =
+    "the admin port listens on this machine alone: ask for localhost or for an address\n";
+
 /// Makes an answer of the live sessions and a query, or says what is wrong with the query.
 type View = fn(&Sessions, &str) -> Result<Value, String>;
 
@@ -67,6 +73,10 @@ pub(crate) struct Admin {
     pub(crate) shutdown: Shutdown,
     pub(crate) reload: reload::Handle,
     pub(crate) status: Arc<Status>,
+    /// Whether only this machine can reach it.
+    pub(crate) is_local: bool,
+    /// One answer at a time is made aside from the workers, however many are asked for.
+    pub(crate) aside: Arc<Semaphore>,
 }
 
 /// Answers on `listener` for ever.
@@ -128,6 +138,9 @@ impl Admin {
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let reads = [Method::GET, Method::HEAD].contains(request.method());
         let posts = *request.method() == Method::POST;
+        if self.is_local && !is_of_this_machine(request.headers().get(HOST)) {
+            return text(StatusCode::FORBIDDEN, NOT_THIS_MACHINE);
+        }
         match request.uri().path() {
             "/" if reads => page(),
             "/status" if reads => self.status().await,
@@ -154,21 +167,20 @@ impl Admin {
         }
     }
 
-    /// Not by a worker: it takes a moment for a hundred thousand sessions.
     async fn metrics(&self) -> Response<Full<Bytes>> {
         let metrics = Arc::clone(&self.metrics);
-        let rendered = spawn_blocking(move || metrics.render()).await;
-        match rendered.map_err(io::Error::other).flatten() {
+        let rendered = self.aside(move || metrics.render()).await;
+        match rendered.and_then(identity) {
             Ok((body, content_type)) => typed(StatusCode::OK, body, content_type),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
     }
 
-    /// How it all is; not by a worker either.
+    /// How it all is.
     async fn status(&self) -> Response<Full<Bytes>> {
         let (status, metrics) = (Arc::clone(&self.status), Arc::clone(&self.metrics));
         let (shutdown, files) = (self.shutdown.clone(), self.reload.standing());
-        let told = spawn_blocking(move || {
+        let told = self.aside(move || {
             metrics.refresh();
             status.tell(&shutdown, &files)
         });
@@ -178,15 +190,30 @@ impl Admin {
         }
     }
 
-    /// What `view` makes of the live sessions and the query; not by a worker either.
+    /// What `view` makes of the live sessions and the query.
     async fn view(&self, request: &Request<Incoming>, view: View) -> Response<Full<Bytes>> {
         let sessions = Arc::clone(&self.sessions);
         let query = request.uri().query().unwrap_or_default().to_owned();
-        match spawn_blocking(move || view(&sessions, &query)).await {
+        match self.aside(move || view(&sessions, &query)).await {
             Ok(Ok(value)) => typed(StatusCode::OK, format!("{value}\n"), "application/json"),
             Ok(Err(refusal)) => text(StatusCode::BAD_REQUEST, refusal),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
+    }
+
+    /// Does what takes a moment for a hundred thousand sessions: not by a worker, which would leave its
+    /// connections waiting. Who has gone before it was their turn costs nothing.
+    async fn aside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let turn = Arc::clone(&self.aside).acquire_owned().await.map_err(io::Error::other)?;
+        let working = spawn_blocking(move || {
+            let done = work();
+            drop(turn);
+            done
+        });
+        working.await.map_err(io::Error::other)
     }
 
     /// The phase, with the status that a probe looks at.
@@ -210,6 +237,19 @@ impl Admin {
             None => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
         }
     }
+}
+
+/// Whether a request that came over loopback was meant for it. A page of `evil.example` that has its name
+/// resolve to 127.0.0.1 (DNS rebinding) would read as its own what it is told here: its requests have
+/// that name.
+fn is_of_this_machine(host: Option<&HeaderValue>) -> bool {
+    // No browser leaves it out: RFC 9112 section 3.2.
+    let Some(host) = host else { return true };
+    let Some(host) = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) else {
+        return false;
+    };
+    let name = host.host().trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
 
 /// The page for people.
@@ -252,6 +292,18 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+
+    #[test]
+    fn only_a_name_that_is_certainly_ours_is_ours() {
+        let ours = |host: &str| is_of_this_machine(Some(&HeaderValue::from_str(host).unwrap()));
+        for host in ["localhost", "LocalHost:9901", "127.0.0.1", "[::1]:9901", "192.0.2.7:80"] {
+            assert!(ours(host), "{host}");
+        }
+        for host in ["evil.example", "localhost.evil.example:9901", "", "a b", "127.0.0.1.evil"] {
+            assert!(!ours(host), "{host}");
+        }
+        assert!(is_of_this_machine(None));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_asks_on_and_on_and_reads_nothing_has_its_time() {

@@ -7,6 +7,7 @@
 //!
 //! **Not here.** The port that they are read from (`admin.rs`).
 
+mod backends;
 mod families;
 mod family;
 mod in_force;
@@ -20,6 +21,7 @@ use std::time::{Duration, SystemTime};
 
 use prometheus::{Encoder, Registry, TextEncoder};
 
+pub(crate) use self::backends::BackendMetrics;
 use self::families::Families;
 use self::family::Maker;
 pub(crate) use self::in_force::{CaInForce, CertificateInForce, CrlInForce, InForce};
@@ -29,7 +31,7 @@ pub use self::labels::{
     SuiteKind,
 };
 pub use self::listener::ListenerMetrics;
-pub(crate) use self::listener::{BackendMetrics, Census, Counted, Handshake};
+pub(crate) use self::listener::{Census, Counted, Handshake};
 pub(crate) use self::process::Objects;
 use self::process::ProcessMetrics;
 use super::shutdown::Phase;

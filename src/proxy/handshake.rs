@@ -54,10 +54,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Client<Io> {
     }
 }
 
-/// What a handshake that is over has agreed on; `key` is that of our certificate.
+/// What a handshake that is over has agreed on; `key` tells what our certificate's is with a suite.
 fn negotiated<Io: AsyncRead + AsyncWrite + Unpin>(
     negotiation: &Negotiation<Io>,
-    key: KeyKind,
+    key: impl FnOnce(Cipher) -> KeyKind,
 ) -> Option<Negotiated> {
     let state = negotiation.state();
     let kind = match state.handshake_kind()? {
@@ -65,11 +65,12 @@ fn negotiated<Io: AsyncRead + AsyncWrite + Unpin>(
         rustls::HandshakeKind::FullWithHelloRetryRequest => HandshakeKind::FullRetry,
         rustls::HandshakeKind::Resumed => HandshakeKind::Resumed,
     };
+    let cipher = cipher(state.negotiated_cipher_suite()?.suite())?;
     Some(Negotiated {
-        cipher: cipher(state.negotiated_cipher_suite()?.suite())?,
+        cipher,
         kind,
         group: state.negotiated_key_exchange_group().map_or(Group::None, |g| group(g.name())),
-        key: if kind == HandshakeKind::Resumed { KeyKind::None } else { key },
+        key: if kind == HandshakeKind::Resumed { KeyKind::None } else { key(cipher) },
         alpn: state.alpn_protocol().map(|alpn| String::from_utf8_lossy(alpn).into()),
         identity: negotiation.peer_certificates().first().map(|leaf| identity::of(leaf).into()),
         crypto: negotiation.crypto(),
@@ -249,7 +250,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Greeted<Io> {
         let Self { io, hello, deadline } = self;
         let configs = &snapshot.server_configs;
         let config = if hello.prefers_chacha20 { &configs.clients } else { &configs.ours };
-        let key = snapshot.resolver.key_kind(hello.server_name.as_deref(), &hello.schemes);
         let negotiation = Negotiation::new(io, Arc::clone(config));
         let mut negotiation = negotiation.map_err(HandshakeError::Internal)?;
         match timeout_at(deadline, finish(&mut negotiation, hello.bytes)).await {
@@ -267,7 +267,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Greeted<Io> {
         }
         let believed = still_believed(&negotiation, snapshot);
         let alpn = negotiation.state().alpn_protocol().map(Box::from);
-        let negotiated = negotiated(&negotiation, key);
+        let negotiated = negotiated(&negotiation, |cipher| {
+            let name = hello.server_name.as_deref();
+            snapshot.resolver.key_kind(name, &hello.schemes, |key| cipher.goes_with(key))
+        });
         let (mut stream, early) = negotiation.into_stream().map_err(HandshakeError::Internal)?;
         if let Err(error) = believed {
             stream.queue_close_notify();

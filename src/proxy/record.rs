@@ -231,7 +231,7 @@ const fn connect_result(reason: Reason) -> Option<ConnectResult> {
         Reason::BackendRefused => Some(ConnectResult::Refused),
         Reason::BackendTimeout => Some(ConnectResult::Timeout),
         Reason::BackendUnreachable => Some(ConnectResult::Unreachable),
-        Reason::BackendError => Some(ConnectResult::Error),
+        Reason::BackendError | Reason::BackendReset => Some(ConnectResult::Error),
         _ => None,
     }
 }

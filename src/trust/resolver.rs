@@ -38,21 +38,27 @@ impl Resolver {
         Self { certificates, default_names }
     }
 
-    /// What kind of key the certificate has that a device gets which asks for `name` and verifies
-    /// `schemes`.
-    pub(crate) fn key_kind(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> KeyKind {
+    /// What kind of key the certificate has that a device was shown which asked for `name`, verifies
+    /// `schemes`, and got a suite for which the kind of key `fits`.
+    pub(crate) fn key_kind(
+        &self,
+        name: Option<&str>,
+        schemes: &[SignatureScheme],
+        fits: impl Fn(KeyKind) -> bool,
+    ) -> KeyKind {
         let name = name.map(str::to_ascii_lowercase);
-        match self.choose(name.as_deref(), schemes).map(|c| c.key.key.algorithm()) {
-            Some(SignatureAlgorithm::ECDSA) => KeyKind::Ecdsa,
-            Some(SignatureAlgorithm::RSA) => KeyKind::Rsa,
-            Some(SignatureAlgorithm::ED25519) => KeyKind::Ed25519,
-            _ => KeyKind::Other,
-        }
+        let chosen = self.choose(name.as_deref(), |certificate| {
+            certificate.suits(schemes) && fits(certificate.key_kind())
+        });
+        chosen.map_or(KeyKind::Other, Certificate::key_kind)
     }
 
-    fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Certificate> {
-        let usable =
-            || self.certificates.iter().filter(|c| c.key.key.choose_scheme(schemes).is_some());
+    fn choose(
+        &self,
+        name: Option<&str>,
+        is_usable: impl Fn(&Certificate) -> bool,
+    ) -> Option<&Certificate> {
+        let usable = || self.certificates.iter().filter(|certificate| is_usable(certificate));
         let wildcard =
             name.and_then(|n| n.split_once('.')).map(|(_, parent)| format!("*.{parent}"));
         let named = |wanted: Option<&str>| {
@@ -67,9 +73,26 @@ impl Resolver {
     }
 }
 
+impl Certificate {
+    fn suits(&self, schemes: &[SignatureScheme]) -> bool {
+        self.key.key.choose_scheme(schemes).is_some()
+    }
+
+    fn key_kind(&self) -> KeyKind {
+        match self.key.key.algorithm() {
+            SignatureAlgorithm::ECDSA => KeyKind::Ecdsa,
+            SignatureAlgorithm::RSA => KeyKind::Rsa,
+            SignatureAlgorithm::ED25519 => KeyKind::Ed25519,
+            _ => KeyKind::Other,
+        }
+    }
+}
+
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name().map(str::to_ascii_lowercase);
-        self.choose(name.as_deref(), hello.signature_schemes()).map(|c| Arc::clone(&c.key))
+        // rustls has left those schemes that go with a suite which both sides have.
+        let suits = |certificate: &Certificate| certificate.suits(hello.signature_schemes());
+        self.choose(name.as_deref(), suits).map(|c| Arc::clone(&c.key))
     }
 }

@@ -24,7 +24,7 @@ impl Client {
 
     /// All metrics.
     pub(crate) async fn text(&mut self) -> String {
-        let request = "GET /metrics HTTP/1.1\r\nHost: admin\r\n\r\n";
+        let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
         self.tcp.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         loop {

@@ -79,6 +79,15 @@ closed_set! {
 }
 
 impl Cipher {
+    /// Whether it goes with a certificate that has this kind of key: those of TLS 1.3 with any.
+    pub(crate) fn goes_with(self, key: KeyKind) -> bool {
+        match self {
+            Self::Tls13Aes128 | Self::Tls13Aes256 | Self::Tls13Chacha20 => true,
+            Self::EcdsaAes128 | Self::EcdsaAes256 | Self::EcdsaChacha20 => key != KeyKind::Rsa,
+            Self::RsaAes128 | Self::RsaAes256 | Self::RsaChacha20 => key == KeyKind::Rsa,
+        }
+    }
+
     /// The TLS version that the suite belongs to; each belongs to one.
     #[must_use]
     pub const fn version(self) -> &'static str {

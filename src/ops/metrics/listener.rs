@@ -3,20 +3,20 @@
 //! **Promises.** Children exist from the first scrape, so a counter's first increase is seen; those of
 //! certificates, CAs, CRLs and backends are named by the configuration and come and go with it.
 //!
-//! **Not here.** Who moves the connection metrics: `proxy/record.rs`, and nobody else.
+//! **Not here.** Its backends (`backends.rs`), its certificates (`in_force.rs`). Who moves the connection metrics: `proxy/record.rs`, and nobody else.
 
-use std::collections::HashMap;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::{GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{GaugeVec, Histogram, IntCounter, IntGauge};
 
+use super::backends::{BackendMetrics, Backends};
 use super::families::Families;
 use super::family::Set;
 use super::in_force::InForce;
 use super::labels::{
-    AcceptError, Age, Alert, Cipher, ClientCertificate, ConnectResult, Direction, Expiry, Group,
-    HandshakeKind, Incompatible, KeyKind, OfferedVersion, Part, Silence, SuiteKind,
+    AcceptError, Age, Alert, Cipher, ClientCertificate, Direction, Expiry, Group, HandshakeKind,
+    Incompatible, KeyKind, OfferedVersion, Part, Silence, SuiteKind,
 };
 use crate::proxy::reason::{ClosedSet, Reason};
 
@@ -45,24 +45,11 @@ pub struct ListenerMetrics {
     incompatible: Set<Incompatible, IntCounter>,
     refused_suites: Set<SuiteKind, IntCounter>,
     connect_duration: Histogram,
-    connects: IntCounterVec,
-    backend_up: IntGaugeVec,
-    /// By their addresses, as the configuration in force has them.
-    backends: RwLock<HashMap<String, Arc<BackendMetrics>>>,
+    backends: Backends,
     ages: Set<Age, IntGauge>,
     silences: Set<Silence, IntGauge>,
     expiries: Set<Expiry, IntGauge>,
     in_force: InForce,
-}
-
-/// The metrics of one backend of a listener.
-pub(crate) struct BackendMetrics {
-    address: String,
-    connects: Set<ConnectResult, IntCounter>,
-    up_family: IntGaugeVec,
-    /// There from the first attempt on: before, nobody knows.
-    up: OnceLock<IntGauge>,
-    listener: String,
 }
 
 /// How a listener is, at one moment.
@@ -140,9 +127,7 @@ impl Families {
             incompatible: Set::of(&self.offers.incompatible, own),
             refused_suites: Set::of(&self.offers.refused_suites, own),
             connect_duration: self.backends.connect_duration.with_label_values(own),
-            connects: self.backends.connects.clone(),
-            backend_up: self.backends.backend_up.clone(),
-            backends: RwLock::default(),
+            backends: Backends::new(name, &self.backends.connects, &self.backends.backend_up),
             ages: Set::of(&self.sessions.ages, own),
             silences: Set::of(&self.sessions.silences, own),
             expiries: Set::of(&self.sessions.expiries, own),
@@ -225,39 +210,22 @@ impl ListenerMetrics {
 
     /// The metrics of the backend at `address`.
     pub(crate) fn backend(&self, address: &str) -> Arc<BackendMetrics> {
-        let known =
-            self.backends.read().unwrap_or_else(PoisonError::into_inner).get(address).cloned();
-        // Only a connection that began before a reload dials what is not there any more.
-        known.unwrap_or_else(|| Arc::new(self.new_backend(address)))
+        self.backends.get(address)
     }
 
     /// Replaces what is told of backends: those are left that the configuration has.
     pub(crate) fn set_backends(&self, addresses: impl Iterator<Item = String>) {
-        let mut backends = self.backends.write().unwrap_or_else(PoisonError::into_inner);
-        let mut before = std::mem::take(&mut *backends);
-        for address in addresses {
-            let known = before.remove(&address);
-            let backend = known.unwrap_or_else(|| Arc::new(self.new_backend(&address)));
-            backends.insert(address, backend);
-        }
-        for address in before.keys().filter(|address| !backends.contains_key(*address)) {
-            for result in ConnectResult::ALL {
-                // It fails only if it is gone already.
-                let labels = &[&self.name, address.as_str(), result.as_str()];
-                let _gone = self.connects.remove_label_values(labels);
-            }
-            let _gone = self.backend_up.remove_label_values(&[&self.name, address]);
-        }
+        self.backends.replace(addresses);
     }
 
-    fn new_backend(&self, address: &str) -> BackendMetrics {
-        BackendMetrics {
-            address: address.to_owned(),
-            connects: Set::of(&self.connects, &[&self.name, address]),
-            up_family: self.backend_up.clone(),
-            up: OnceLock::new(),
-            listener: self.name.clone(),
-        }
+    /// The backends that the configuration in force has, by their addresses.
+    pub(crate) fn backends(&self) -> Vec<Arc<BackendMetrics>> {
+        self.backends.all()
+    }
+
+    /// Tells how the backends are.
+    pub(crate) fn tell_backends(&self) {
+        self.backends.tell();
     }
 
     /// Tells what the sessions are like.
@@ -296,42 +264,9 @@ impl ListenerMetrics {
         }
     }
 
-    /// The backends that the configuration in force has, by their addresses.
-    pub(crate) fn backends(&self) -> Vec<Arc<BackendMetrics>> {
-        let backends = self.backends.read().unwrap_or_else(PoisonError::into_inner);
-        let mut backends: Vec<_> = backends.values().cloned().collect();
-        backends.sort_unstable_by(|a, b| a.address.cmp(&b.address));
-        backends
-    }
-
     /// Where it is told which certificates, CAs and CRLs are in force.
     pub(crate) fn in_force(&self) -> &InForce {
         &self.in_force
-    }
-}
-
-impl BackendMetrics {
-    /// Its address, as in the configuration.
-    pub(crate) fn address(&self) -> &str {
-        &self.address
-    }
-
-    /// An attempt to connect to it has ended.
-    pub(crate) fn dialled(&self, result: ConnectResult) {
-        self.connects[result].inc();
-        let labels = [&self.listener, &self.address];
-        let up = self.up.get_or_init(|| self.up_family.with_label_values(&labels));
-        up.set(i64::from(result == ConnectResult::Ok));
-    }
-
-    /// Whether the last attempt succeeded; none before the first.
-    pub(crate) fn is_up(&self) -> Option<bool> {
-        self.up.get().map(|up| up.get() == 1)
-    }
-
-    /// How many attempts ended so.
-    pub(crate) fn connects(&self, result: ConnectResult) -> u64 {
-        self.connects[result].get()
     }
 }
 
