@@ -5,7 +5,7 @@
 //! moment in which a session comes, goes, or is read.
 //!
 //! **Not here.** Connections in their handshake: they are counted (`metrics.rs`), not listed. Who is
-//! asked for (`admin/sessions.rs`), who stands out (`top.rs`).
+//! asked for (`admin/views.rs`), who stands out (`top.rs`).
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -182,7 +182,9 @@ impl Sessions {
     pub(crate) fn matching(&self, wanted: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
         let mut matching = Vec::new();
         for part in &self.parts {
-            matching.extend(lock(part).values().filter(|session| wanted(session)).cloned());
+            // The lock is held for as long as they are copied, however long it takes to choose.
+            let all: Vec<_> = lock(part).values().cloned().collect();
+            matching.extend(all.into_iter().filter(|session| wanted(session)));
         }
         matching
     }
@@ -266,6 +268,25 @@ mod tests {
         );
         assert_eq!(of(30 * 86_400), Expiry::WithinQuarter);
         assert_eq!(of(i64::MAX - now), Expiry::Later);
+    }
+
+    #[test]
+    fn a_session_is_silent_since_its_last_byte() {
+        let metrics = super::super::metrics::Metrics::new().listener("a");
+        let mut session = Session::new(metrics, 1, SocketAddr::from(([192, 0, 2, 1], 1)));
+        let hour = Duration::from_secs(HOUR);
+        session.opened = Instant::now().checked_sub(2 * hour).unwrap();
+        let census = |session: &Session| {
+            let mut census = Census::default();
+            session.count_into(&mut census, 0);
+            (census.ages[Age::UnderDay as usize], census.silences)
+        };
+        assert_eq!(silence(session.silence()), Silence::UnderDay);
+        assert_eq!(census(&session), (1, [0, 0, 0, 1, 0]), "opened, and nothing came");
+        session.touched(Instant::now().checked_sub(hour / 2).unwrap());
+        assert_eq!(census(&session), (1, [0, 0, 1, 0, 0]));
+        session.touched(Instant::now());
+        assert_eq!(census(&session), (1, [1, 0, 0, 0, 0]));
     }
 
     #[test]

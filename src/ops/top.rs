@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::sessions::Session;
 use crate::ops::metrics::Direction;
@@ -36,7 +36,7 @@ closed_set! {
 closed_set! {
     /// What is counted of them.
     pub(crate) enum What {
-        /// Connections that ended by a fault of the device, the network or the backend.
+        /// Connections that ended by a fault of the device, the network, the backend or ours.
         Failures => "failures",
         /// Plaintext bytes of connections that have ended, both directions.
         Bytes => "bytes",
@@ -85,13 +85,13 @@ impl Top {
     /// Who counts most now.
     pub(crate) fn standing(&self, by: By, what: What) -> Standing {
         let mut hours = self.table(by, what).lock().unwrap_or_else(PoisonError::into_inner);
-        hours.turn(SystemTime::now());
+        hours.turn(Beginning::now());
         hours.standing()
     }
 
     fn count(&self, by: By, what: What, name: &str, amount: u64) {
         let mut hours = self.table(by, what).lock().unwrap_or_else(PoisonError::into_inner);
-        hours.turn(SystemTime::now());
+        hours.turn(Beginning::now());
         hours.present.count(name, amount);
     }
 
@@ -106,39 +106,61 @@ struct Hours {
     present: Table,
     before: Table,
     /// When the present one began.
-    began: Option<SystemTime>,
+    began: Option<Beginning>,
     /// When the one before began, if there is one.
-    before_began: Option<SystemTime>,
+    before_began: Option<Beginning>,
+}
+
+/// A moment, by a clock that nobody sets, and as people know it.
+#[derive(Clone, Copy)]
+struct Beginning(Instant, SystemTime);
+
+impl Beginning {
+    fn now() -> Self {
+        Self(Instant::now(), SystemTime::now())
+    }
 }
 
 impl Hours {
     /// Begins a new hour if the present one is over.
-    fn turn(&mut self, now: SystemTime) {
+    fn turn(&mut self, now: Beginning) {
         let began = *self.began.get_or_insert(now);
-        // A clock that has been put back makes the hour longer.
-        let age = now.duration_since(began).unwrap_or_default();
+        let age = now.0.saturating_duration_since(began.0);
         if age < PERIOD {
             return;
         }
         let last = std::mem::take(&mut self.present);
-        (self.before, self.before_began) = if age < 2 * PERIOD {
-            (last, Some(began))
+        (self.before, self.before_began, self.began) = if age < 2 * PERIOD {
+            (last, Some(began), Some(Beginning(began.0 + PERIOD, began.1 + PERIOD)))
         } else {
             // It has been quiet for a whole hour.
-            (Table::default(), None)
+            (Table::default(), None, Some(now))
         };
-        self.began = Some(now);
     }
 
     fn standing(&self) -> Standing {
+        let errors = [self.present.error_at_most(), self.before.error_at_most()];
         let mut counts = HashMap::new();
-        for table in [&self.present, &self.before] {
+        for (table, other, missed) in
+            [(&self.present, &self.before, errors[1]), (&self.before, &self.present, errors[0])]
+        {
             for (name, &place) in &table.places {
-                *counts.entry(name.clone()).or_insert(0) += table.counts[place];
+                // Who is not in the other table may have been, for no more than its error.
+                let elsewhere = other.count_of(name).unwrap_or(missed);
+                counts.insert(name.clone(), table.counts[place].saturating_add(elsewhere));
             }
         }
-        let error_at_most = self.present.error_at_most() + self.before.error_at_most();
-        Standing { counts, error_at_most, since: self.before_began.or(self.began) }
+        let error_at_most = errors[0].saturating_add(errors[1]);
+        let since = self.before_began.or(self.began).map(|began| began.1);
+        Standing { counts, error_at_most, since }
+    }
+}
+
+impl Standing {
+    /// Adds to the count of `name`, which was in no table if it is new.
+    pub(crate) fn add(&mut self, name: Box<str>, amount: u64) {
+        let count = self.counts.entry(name).or_insert(self.error_at_most);
+        *count = count.saturating_add(amount);
     }
 }
 
@@ -166,6 +188,10 @@ impl Table {
         self.places.retain(|_, taken| *taken != place);
         self.places.insert(name.into(), place);
         self.counts[place] = self.counts[place].saturating_add(amount);
+    }
+
+    fn count_of(&self, name: &str) -> Option<u64> {
+        self.places.get(name).map(|&place| self.counts[place])
     }
 
     /// Whoever is not in a full table counts for no more than the least in it.
@@ -198,21 +224,55 @@ mod tests {
     }
 
     #[test]
+    fn no_count_is_too_low_when_two_full_hours_make_one_answer() {
+        let mut hours = Hours::default();
+        let mut truth = HashMap::new();
+        let mut count = |table: &mut Table, name: String, amount| {
+            table.count(&name, amount);
+            *truth.entry(name).or_insert(0) += amount;
+        };
+        // Thrown out of the hour before, and well known in the present one.
+        for n in 0..100 {
+            count(&mut hours.before, format!("both-{n}"), 7);
+            count(&mut hours.present, format!("both-{n}"), 1_000);
+        }
+        for n in 0..2_000_u64 {
+            count(&mut hours.before, format!("before-{}", n % 700), 10 + n % 3);
+            count(&mut hours.present, format!("now-{}", n % 600), 1 + n % 5);
+        }
+        let standing = hours.standing();
+        assert!(!hours.before.places.contains_key("both-0"));
+        for (name, count) in &standing.counts {
+            let truth = truth[&**name];
+            assert!(*count >= truth, "{name}: {count} for {truth}");
+            assert!(*count <= truth + standing.error_at_most, "{name}: {count} for {truth}");
+        }
+        for (name, truth) in truth {
+            let known = standing.counts.contains_key(name.as_str());
+            assert!(known || truth <= standing.error_at_most, "{name}: {truth}");
+        }
+    }
+
+    #[test]
     fn a_count_is_of_one_to_two_hours() {
-        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let start = Beginning::now();
         let mut hours = Hours::default();
         let mut count_at = |minutes: u64, name: &str| {
-            hours.turn(start + Duration::from_secs(60 * minutes));
+            let later = Duration::from_secs(60 * minutes);
+            hours.turn(Beginning(start.0 + later, start.1 + later));
             hours.present.count(name, 1);
-            let mut counts: Vec<_> = hours.standing().counts.into_iter().collect();
+            let standing = hours.standing();
+            let mut counts: Vec<_> = standing.counts.into_iter().collect();
             counts.sort_unstable();
-            counts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>()
+            let counts = counts.iter().map(|(name, count)| format!("{name} {count}"));
+            let since = standing.since.unwrap().duration_since(start.1).unwrap().as_secs() / 60;
+            (counts.collect::<Vec<_>>().join(", "), since)
         };
-        assert_eq!(count_at(0, "a"), ["a 1"]);
-        assert_eq!(count_at(59, "a"), ["a 2"]);
-        assert_eq!(count_at(70, "b"), ["a 2", "b 1"], "the hour before counts");
-        assert_eq!(count_at(120, "b"), ["a 2", "b 2"]);
-        assert_eq!(count_at(140, "c"), ["b 2", "c 1"], "two hours ago does not");
-        assert_eq!(count_at(600, "d"), ["d 1"], "nothing is left after a long silence");
+        let told = |counts: &str, since| (counts.to_owned(), since);
+        assert_eq!(count_at(0, "a"), told("a 1", 0));
+        assert_eq!(count_at(59, "a"), told("a 2", 0));
+        assert_eq!(count_at(110, "b"), told("a 2, b 1", 0), "the hour before counts");
+        assert_eq!(count_at(121, "b"), told("b 2", 60), "two hours ago does not");
+        assert_eq!(count_at(600, "d"), told("d 1", 600), "nothing is left after a long silence");
     }
 }

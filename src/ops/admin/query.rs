@@ -19,6 +19,9 @@ const PAGE: usize = 100;
 /// Sessions of a page at the most, and names of a table.
 const LARGEST_PAGE: usize = 1000;
 
+/// In bytes: as long as the names that are kept (`trust/identity.rs`).
+const LONGEST_PATTERN: usize = 256;
+
 /// Which sessions are asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Wanted {
@@ -57,7 +60,7 @@ impl Wanted {
             let value = value.into_owned();
             match &*key {
                 "listener" => wanted.listener = Some(value),
-                "identity" => wanted.identity = Some(value),
+                "identity" => wanted.identity = Some(pattern(&value)?),
                 "sni" => wanted.server_name = Some(value),
                 "peer" => wanted.peer = Some(peer(&value)?),
                 "limit" => wanted.limit = Some(limit(&value)?),
@@ -116,6 +119,19 @@ fn peer(value: &str) -> Result<Peer, String> {
     address.or_else(|_| value.parse().map(Peer::Just)).map_err(|_| {
         refused("peer", value, "an IP address, alone or with a port, such as 192.0.2.1:4711")
     })
+}
+
+/// A pattern for names, in which `**` is one star: neither way does it take long.
+fn pattern(value: &str) -> Result<String, String> {
+    if value.len() > LONGEST_PATTERN {
+        let told = format!("{} bytes long", value.len());
+        return Err(refused("identity", &told, &format!("{LONGEST_PATTERN} bytes")));
+    }
+    let mut pattern = value.to_owned();
+    while pattern.contains("**") {
+        pattern = pattern.replace("**", "*");
+    }
+    Ok(pattern)
 }
 
 fn limit(value: &str) -> Result<usize, String> {
@@ -187,6 +203,9 @@ mod tests {
         let said = |query: &str| Wanted::parse(query).unwrap_err();
         assert!(said("identiy=x").contains("known: listener, identity"));
         assert!(said("limit=0").contains("1 to 1000") && said("limit=1001").contains("\"1001\""));
+        let long = said(&format!("identity={}", "x".repeat(LONGEST_PATTERN + 1)));
+        assert!(long.contains("256 bytes") && long.len() < 100, "{long}");
+        assert_eq!(pattern("*****.a**").unwrap(), "*.a*");
         assert!(said("peer=host").contains("192.0.2.1:4711") && said("after=x").contains("after"));
         assert!(Ranking::parse("by=name").unwrap_err().contains("identity, peer"));
         assert!(Ranking::parse("what=x").unwrap_err().contains("failures, bytes, connections"));

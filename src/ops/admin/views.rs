@@ -5,6 +5,7 @@
 //!
 //! **Not here.** What may be asked for (`query.rs`), the table itself (`sessions.rs`, `top.rs`).
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -58,10 +59,10 @@ fn told(session: &Session) -> Value {
 /// What is wrong with the query, in a sentence.
 pub(super) fn top(sessions: &Sessions, query: &str) -> Result<Value, String> {
     let Ranking { by, what, limit } = Ranking::parse(query)?;
+    // Before the tables: one that ends meanwhile counts twice rather than not at all.
+    let live = if what == What::Bytes { sessions.matching(|_| true) } else { Vec::new() };
     let mut standing = sessions.top.standing(by, what);
-    if what == What::Bytes {
-        add_live(sessions, by, &mut standing);
-    }
+    add(&live, by, &mut standing);
     let mut entries: Vec<_> = standing.counts.into_iter().collect();
     entries.sort_unstable_by(|(a, most), (b, least)| least.cmp(most).then_with(|| a.cmp(b)));
     entries.truncate(limit);
@@ -77,15 +78,15 @@ pub(super) fn top(sessions: &Sessions, query: &str) -> Result<Value, String> {
 }
 
 /// Adds what sessions that go on have moved since they began.
-fn add_live(sessions: &Sessions, by: By, standing: &mut Standing) {
-    for session in sessions.matching(|_| true) {
+fn add(live: &[Arc<Session>], by: By, standing: &mut Standing) {
+    for session in live {
         let bytes = session.bytes(Direction::ToBackend) + session.bytes(Direction::ToClient);
         let name: Option<Box<str>> = match by {
             By::Identity => session.identity().map(Box::from),
             By::Peer => Some(session.peer.ip().to_string().into()),
         };
         if let Some(name) = name.filter(|_| bytes > 0) {
-            *standing.counts.entry(name).or_insert(0) += bytes;
+            standing.add(name, bytes);
         }
     }
 }
