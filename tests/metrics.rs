@@ -292,6 +292,30 @@ async fn a_reload_is_counted_by_what_was_loaded() {
     std::fs::write(devices.ca(), "rubbish").unwrap();
     eventually("the CA fails as well", || objects("client_ca", "failed") >= 1).await;
     assert!(objects("crl", "failed") > failed, "all that is wrong is told");
+    std::fs::write(servers.dir().join("server.crt"), "rubbish").unwrap();
+    eventually("and the certificate", || objects("certificate", "failed") >= 1).await;
+    assert_eq!(objects("certificate", "swapped"), 0);
+    devices.crl("devices.crl", &[7]);
+    std::fs::write(devices.ca(), devices.pem()).unwrap();
+    servers.issue("server", &Wish { serial: 2, ..Wish::default() });
+    eventually("the certificate is swapped", || objects("certificate", "swapped") == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_large_bundle_the_eight_cas_that_expire_first_are_told() {
+    let servers = Authority::new("servers");
+    let backend = Backend::echo().await;
+    let cas: Vec<_> = (0..11).map(|n| Authority::new(&format!("ca-{n:02}"))).collect();
+    let (mut listener, _device) = wanting_certificates(&backend, &servers, &cas[0]);
+    let bundle: String = cas.iter().map(Authority::pem).collect();
+    std::fs::write(cas[0].ca(), bundle).unwrap();
+    let trust = ClientTrust { ca: cas[0].ca(), crls: Vec::new() };
+    listener.tls.client_auth = ClientAuth::Required(trust);
+    let proxy = Proxy::with(listener);
+    let told = || proxy.text().matches("client_ca_not_after_timestamp_seconds{ca=").count();
+    assert_eq!(told(), 8);
+    std::fs::write(cas[0].ca(), cas[0].pem()).unwrap();
+    eventually("those that are gone are told no more", || told() == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -492,6 +492,8 @@ async fn a_changed_backend_and_limit_take_effect_without_a_restart() {
     device.echo(filed.proxy.address).await.unwrap();
     assert_eq!((filed.backend.connections(), other.connections()), (1, 1));
     say_and_hear(&mut open, b"where it was").await.unwrap();
+    let told = |backend: &Backend| filed.proxy.text().contains(&format!("\"{}\"", backend.address));
+    assert!(told(&other) && !told(&filed.backend), "only what is in force is told of");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -499,6 +501,8 @@ async fn a_bad_configuration_is_told_and_keeps_no_certificate_from_being_renewed
     let filed = Filed::new("").await;
     filed.rewrite("[[listener]]\nname = 5\n");
     eventually("it is told", || filed.proxy.reloads(ReloadOutcome::Failed) > 0).await;
+    let failed = "tlsidecar_reload_objects_total{object=\"config\",outcome=\"failed\"}";
+    assert!(filed.proxy.count(failed) > 0);
     filed.authority.issue("server", &Wish { serial: 2, ..Wish::default() });
     let before = filed.proxy.reloads(ReloadOutcome::Failed);
     let failed_again = || filed.proxy.reloads(ReloadOutcome::Failed) > before;
@@ -565,6 +569,8 @@ async fn a_bad_certificate_of_a_listener_that_waits_for_a_restart_is_told() {
     assert_eq!(report.failures.len(), 1, "{:?}", report.failures);
     assert!(report.failures[0].contains("\"second\"") && report.failures[0].contains("bad.key"));
     assert_eq!(report.waiting.len(), 1, "{:?}", report.waiting);
+    let failed = "tlsidecar_reload_objects_total{object=\"certificate\",outcome=\"failed\"}";
+    assert!(filed.proxy.count(failed) > 0, "and counted");
 }
 
 #[tokio::test(flavor = "multi_thread")]

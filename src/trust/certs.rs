@@ -96,6 +96,7 @@ impl CertError {
             Self::Pem(PemError::Empty { file, .. } | PemError::Malformed { file, .. })
             | Self::Pem(PemError::EncryptedKey(file))
             | Self::X509 { file, .. } => file,
+            Self::Verifier(VerifierBuilderError::InvalidCrl(_)) => return ReloadObject::Crl,
             Self::Ca { .. } | Self::Verifier(_) => return ReloadObject::ClientCa,
             Self::Key { .. }
             | Self::Mismatch { .. }

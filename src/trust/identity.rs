@@ -24,8 +24,9 @@ pub(crate) fn of(leaf: &CertificateDer<'_>) -> Identity {
     let Ok(facts) = x509::client_facts(leaf) else {
         return Identity { names: Box::default(), not_after: i64::MAX };
     };
+    let names = facts.names.iter().filter(|name| !name.is_empty());
     Identity {
-        names: facts.names.iter().take(MAX_NAMES).map(|name| bounded(name)).collect(),
+        names: names.take(MAX_NAMES).map(|name| bounded(name)).collect(),
         not_after: facts.not_after.timestamp(),
     }
 }

@@ -233,7 +233,7 @@ impl Reloader {
                 Err(failed) => failures.extend(failed),
             }
         }
-        failures.extend(self.failures_of_new_listeners());
+        failures.extend(self.failures_of_new_listeners(&mut objects));
         let outcome = match (failures.is_empty(), swapped) {
             (false, _) => ReloadOutcome::Failed,
             (true, true) => ReloadOutcome::Swapped,
@@ -302,12 +302,12 @@ impl Reloader {
     }
 
     /// What is wrong with listeners that wait for a restart, which would fail because of it.
-    fn failures_of_new_listeners(&self) -> Vec<String> {
+    fn failures_of_new_listeners(&self, objects: &mut Objects) -> Vec<String> {
         let running = |name: &str| self.started.listeners.iter().any(|l| l.name == name);
         let new = self.config.listeners.iter().filter(|listener| !running(&listener.name));
         new.flat_map(|listener| match certs::load(listener, SystemTime::now()) {
             Ok(_) => Vec::new(),
-            Err(errors) => told_of(&listener.name, &errors),
+            Err(errors) => failed(listener, &errors, objects),
         })
         .collect()
     }
@@ -346,8 +346,8 @@ fn reload_target(
     objects: &mut Objects,
 ) -> Result<bool, Vec<String>> {
     let previous = target.current.load();
-    let name = &previous.listener.name;
-    let wanted = config.listeners.iter().find(|listener| listener.name == *name);
+    let running = &previous.listener.name;
+    let wanted = config.listeners.iter().find(|listener| listener.name == *running);
     let wanted = wanted.cloned().map_or_else(
         || previous.listener.clone(),
         // The socket stays where it is.
@@ -362,17 +362,17 @@ fn reload_target(
             target.current.store(snapshot);
             Ok(true)
         }
-        Err(errors) => {
-            for error in &errors {
-                objects.note(error.object(&wanted.tls), ReloadOutcome::Failed);
-            }
-            Err(told_of(name, &errors))
-        }
+        Err(errors) => Err(failed(&wanted, &errors, objects)),
     }
 }
 
-fn told_of(listener: &str, errors: &[CertError]) -> Vec<String> {
-    errors.iter().map(|error| format!("listener {listener:?}: {error}")).collect()
+/// Notes what of a listener could not be loaded, and tells why.
+fn failed(listener: &config::Listener, errors: &[CertError], objects: &mut Objects) -> Vec<String> {
+    let tell = |error: &CertError| {
+        objects.note(error.object(&listener.tls), ReloadOutcome::Failed);
+        format!("listener {:?}: {error}", listener.name)
+    };
+    errors.iter().map(tell).collect()
 }
 
 /// What of `wanted` cannot take effect in a process that was started with `started`.

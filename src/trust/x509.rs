@@ -8,12 +8,14 @@ pub(crate) mod details;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use x509_parser::asn1_rs::Tag;
 use x509_parser::error::X509Error;
 use x509_parser::oid_registry::{
     OID_KEY_TYPE_EC_PUBLIC_KEY, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519,
 };
 use x509_parser::prelude::{
-    ASN1Time, CertificateRevocationList, FromDer, GeneralName, ParsedExtension, X509Certificate,
+    ASN1Time, AttributeTypeAndValue, CertificateRevocationList, FromDer, GeneralName,
+    ParsedExtension, X509Certificate,
 };
 
 use super::digest::sha256;
@@ -96,7 +98,7 @@ pub(crate) fn facts(der: &CertificateDer<'_>) -> Result<Facts, Malformed> {
         .collect();
     if names.is_empty() {
         let common_names = certificate.subject().iter_common_name();
-        names.extend(common_names.filter_map(|cn| Some(cn.as_str().ok()?.to_ascii_lowercase())));
+        names.extend(common_names.filter_map(text).map(|name| name.to_ascii_lowercase()));
     }
     Ok(Facts {
         names,
@@ -133,11 +135,29 @@ pub(crate) fn client_facts(der: &CertificateDer<'_>) -> Result<ClientFacts, Malf
         _ => None,
     });
     let common_names = certificate.subject().iter_common_name();
-    let common_names = common_names.filter_map(|cn| Some(cn.as_str().ok()?.to_owned()));
+    let common_names = common_names.filter_map(text);
     Ok(ClientFacts {
         names: uris.chain(dns).chain(common_names).collect(),
         not_after: Moment(certificate.validity().not_after),
     })
+}
+
+/// What a name's part says, also in the string types that old CAs still write: RFC 5280 section 4.1.2.4.
+fn text(part: &AttributeTypeAndValue<'_>) -> Option<String> {
+    let value = part.attr_value();
+    match value.tag() {
+        // T.61 by its name, Latin-1 by what everybody puts into it.
+        Tag::T61String => Some(value.data.iter().copied().map(char::from).collect()),
+        Tag::BmpString => {
+            let units = value.data.as_chunks().0.iter().map(|&unit| u16::from_be_bytes(unit));
+            Some(
+                char::decode_utf16(units)
+                    .map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER))
+                    .collect(),
+            )
+        }
+        _ => part.as_str().ok().map(str::to_owned),
+    }
 }
 
 fn sans<'a>(certificate: &'a X509Certificate<'a>) -> impl Iterator<Item = &'a GeneralName<'a>> {

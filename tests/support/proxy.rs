@@ -98,6 +98,11 @@ impl Drop for Proxy {
             balances(&self.text())
         });
         assert!(balanced, "the books do not balance:\n{}", self.text());
+        let gone = (0..1000).any(|_| {
+            std::thread::yield_now();
+            nobody_is_left(&self.text())
+        });
+        assert!(gone, "who has gone is still counted:\n{}", self.text());
         for (name, _) in &self.app.listeners {
             let internal = format!(
                 "tlsidecar_connections_closed_total{{listener=\"{name}\",reason=\"internal\"}}"
@@ -109,14 +114,22 @@ impl Drop for Proxy {
 
 /// Whether accepted = active + Σ closed, over all listeners.
 pub(crate) fn balances(text: &str) -> bool {
-    let sum = |name: &str| {
-        text.lines()
-            .filter(|line| line.starts_with(name))
-            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok())
-            .sum::<u64>()
-    };
-    sum("tlsidecar_connections_accepted_total{")
-        == sum("tlsidecar_connections_active{") + sum("tlsidecar_connections_closed_total{")
+    sum(text, "tlsidecar_connections_accepted_total{")
+        == sum(text, "tlsidecar_connections_active{")
+            + sum(text, "tlsidecar_connections_closed_total{")
+}
+
+/// Whether, if no connection is active, none is in its handshake and none has a session.
+fn nobody_is_left(text: &str) -> bool {
+    sum(text, "tlsidecar_connections_active{") > 0
+        || sum(text, "tlsidecar_handshakes_in_progress{") + sum(text, "tlsidecar_sessions_by_age{")
+            == 0
+}
+
+/// The sum of the series whose lines begin so.
+fn sum(text: &str, start: &str) -> u64 {
+    let lines = text.lines().filter(|line| line.starts_with(start));
+    lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
 }
 
 /// The value of a metric, by its name and labels.

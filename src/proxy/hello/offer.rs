@@ -12,6 +12,9 @@ use crate::ops::metrics::{OfferedVersion, SuiteKind};
 /// The extension that has the versions since TLS 1.3: RFC 8446 section 4.2.1.
 const SUPPORTED_VERSIONS: u16 = 43;
 
+/// More suites than this are not looked at. IANA knows some 350; a hello of 64 KiB has room for 32,000.
+const MAX_SUITES: usize = 512;
+
 /// The versions and suites of an offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Offered {
@@ -54,7 +57,7 @@ fn client_hello(message: &[u8]) -> Option<Offered> {
 /// The best kind among suites. Most clients have it first, and the rest need not be looked at.
 fn best_suite(suites: &[[u8; 2]]) -> SuiteKind {
     let mut best = SuiteKind::Other;
-    for &code in suites {
+    for &code in suites.iter().take(MAX_SUITES) {
         best = best.min(suite_kind(CipherSuite::from(u16::from_be_bytes(code))));
         if best == SuiteKind::EcdheGcm {
             break;
@@ -102,6 +105,8 @@ fn suite_kind(suite: CipherSuite) -> SuiteKind {
         }
         () if has("PSK") => SuiteKind::Psk,
         () if has("CCM") => SuiteKind::Ccm,
+        // AEADs that rustls has not, and hardly anybody else.
+        () if has("ARIA") || has("CAMELLIA") => SuiteKind::Other,
         () if has("ECDHE_") && (has("GCM") || has("CHACHA20")) => SuiteKind::EcdheGcm,
         () if has("ECDHE_") => SuiteKind::EcdheCbc,
         () if has("DHE_") => SuiteKind::Dhe,
@@ -199,6 +204,9 @@ mod tests {
         assert_eq!(best(&[0x000a, 0x002f]), SuiteKind::Rsa);
         assert_eq!(best(&[0x0005, 0x000a, 0x0002]), SuiteKind::Weak);
         assert_eq!(best(&[0x00ff, 0x1a1a]), SuiteKind::Other);
+        assert_eq!(best(&[0xc05c, 0xc086]), SuiteKind::Other, "ARIA and CAMELLIA with GCM");
+        let late = [vec![0x1a1a; MAX_SUITES], vec![0x1301]].concat();
+        assert_eq!(best(&late), SuiteKind::Other, "not looked at");
         assert_eq!(best(&[]), SuiteKind::Other);
     }
 
