@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 use crate::config::file::Source;
 use crate::config::{self, Config, Tcp};
 use crate::logging;
+use crate::ops::admin::aside::Aside;
 use crate::ops::admin::status::Status;
 use crate::ops::admin::{self, Admin};
 use crate::ops::metrics::Metrics;
@@ -180,7 +180,7 @@ impl App {
             reload: self.reload.clone(),
             status,
             is_local: self.admin.ip().is_loopback(),
-            aside: Arc::new(Semaphore::new(1)),
+            aside: Aside::default(),
         };
         tokio::spawn(admin::serve(admin, Arc::new(answering)));
         let shutdown = self.shutdown.clone();

@@ -39,7 +39,7 @@ const FAILED: u8 = 1;
 const BAD_CONFIGURATION: u8 = 78;
 
 /// Threads for what blocks, made when they are needed: name look-ups, and one for the admin port
-/// (`ops/admin.rs`). Each name takes a few at the most (`proxy/lookup.rs`): these are enough for 31
+/// (`ops/admin/aside.rs`). Each name takes a few at the most (`proxy/lookup.rs`): these are enough for 31
 /// names whose servers hang.
 const BLOCKING_THREADS: usize = 128;
 

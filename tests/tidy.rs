@@ -109,6 +109,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config::file",
             "logging",
             "ops::admin",
+            "ops::admin::aside",
             "ops::admin::status",
             "ops::metrics",
             "ops::sessions",
@@ -125,6 +126,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "ops::admin",
         &[
+            "ops::admin::aside",
             "ops::admin::page",
             "ops::admin::query",
             "ops::admin::status",
@@ -135,6 +137,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "trust::reload",
         ],
     ),
+    ("ops::admin::aside", &[]),
     ("ops::admin::page", &["proxy::reason", "trust::digest"]),
     (
         "ops::admin::status",

@@ -8,13 +8,13 @@
 //! **Not here.** What the metrics are (`metrics.rs`), how a drain runs (`shutdown.rs`) or a reload
 //! (`trust/reload.rs`), and who asks from the command line (`ask.rs`).
 
+pub(crate) mod aside;
 mod page;
 mod query;
 pub(crate) mod status;
 mod views;
 
 use std::convert::{Infallible, identity};
-use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,9 +34,9 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
+use self::aside::Aside;
 use self::status::Status;
 use super::metrics::{Metrics, ReloadOutcome};
 use super::sessions::Sessions;
@@ -75,8 +75,8 @@ pub(crate) struct Admin {
     pub(crate) status: Arc<Status>,
     /// Whether only this machine can reach it.
     pub(crate) is_local: bool,
-    /// One answer at a time is made aside from the workers, however many are asked for.
-    pub(crate) aside: Arc<Semaphore>,
+    /// Where answers are made that take a moment for a hundred thousand sessions.
+    pub(crate) aside: Aside,
 }
 
 /// Answers on `listener` for ever.
@@ -169,7 +169,7 @@ impl Admin {
 
     async fn metrics(&self) -> Response<Full<Bytes>> {
         let metrics = Arc::clone(&self.metrics);
-        let rendered = self.aside(move || metrics.render()).await;
+        let rendered = self.aside.run(move || metrics.render()).await;
         match rendered.and_then(identity) {
             Ok((body, content_type)) => typed(StatusCode::OK, body, content_type),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
@@ -180,7 +180,7 @@ impl Admin {
     async fn status(&self) -> Response<Full<Bytes>> {
         let (status, metrics) = (Arc::clone(&self.status), Arc::clone(&self.metrics));
         let (shutdown, files) = (self.shutdown.clone(), self.reload.standing());
-        let told = self.aside(move || {
+        let told = self.aside.run(move || {
             metrics.refresh();
             status.tell(&shutdown, &files)
         });
@@ -194,26 +194,11 @@ impl Admin {
     async fn view(&self, request: &Request<Incoming>, view: View) -> Response<Full<Bytes>> {
         let sessions = Arc::clone(&self.sessions);
         let query = request.uri().query().unwrap_or_default().to_owned();
-        match self.aside(move || view(&sessions, &query)).await {
+        match self.aside.run(move || view(&sessions, &query)).await {
             Ok(Ok(value)) => typed(StatusCode::OK, format!("{value}\n"), "application/json"),
             Ok(Err(refusal)) => text(StatusCode::BAD_REQUEST, refusal),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
-    }
-
-    /// Does what takes a moment for a hundred thousand sessions: not by a worker, which would leave its
-    /// connections waiting. Who has gone before it was their turn costs nothing.
-    async fn aside<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> io::Result<T> {
-        let turn = Arc::clone(&self.aside).acquire_owned().await.map_err(io::Error::other)?;
-        let working = spawn_blocking(move || {
-            let done = work();
-            drop(turn);
-            done
-        });
-        working.await.map_err(io::Error::other)
     }
 
     /// The phase, with the status that a probe looks at.

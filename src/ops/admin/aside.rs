@@ -1,0 +1,80 @@
+//! Work that takes a moment, aside from the workers.
+//!
+//! **Promises.** However many ask, one thing is done at a time, so it never takes the threads that name
+//! look-ups need. For those who have gone before it was their turn nothing is done.
+//!
+//! **Not here.** What is done (`admin.rs`).
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+
+/// A place to work in, for one at a time.
+pub(crate) struct Aside(Arc<Semaphore>);
+
+impl Default for Aside {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(1)))
+    }
+}
+
+impl Aside {
+    /// Does `work` when it is its turn.
+    ///
+    /// # Errors
+    /// If the work panics, or the process ends.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let turn = Arc::clone(&self.0).acquire_owned().await.map_err(io::Error::other)?;
+        let working = spawn_blocking(move || {
+            let done = work();
+            // Not before: whoever asked may have gone meanwhile, the work has not.
+            drop(turn);
+            done
+        });
+        working.await.map_err(io::Error::other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::mpsc::channel;
+
+    use tokio::time::{Duration, timeout};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn those_who_have_gone_cost_nothing_and_work_goes_on_alone() {
+        let aside = Aside::default();
+        let (begun, done) = (Arc::new(AtomicU32::new(0)), channel::<()>());
+        let (finish, wait) = done;
+        let first = Arc::clone(&begun);
+        // It begins, and whoever asked goes.
+        let work = aside.run(move || {
+            first.fetch_add(1, Ordering::SeqCst);
+            wait.recv()
+        });
+        assert!(timeout(Duration::from_millis(50), work).await.is_err());
+        for _ in 0..100 {
+            let another = Arc::clone(&begun);
+            let work = aside.run(move || another.fetch_add(1, Ordering::SeqCst));
+            assert!(timeout(Duration::ZERO, work).await.is_err());
+        }
+        finish.send(()).unwrap();
+        let last = Arc::clone(&begun);
+        assert_eq!(aside.run(move || last.load(Ordering::SeqCst)).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_keeps_nobody_from_the_next() {
+        let aside = Aside::default();
+        assert!(aside.run(|| panic!("at work")).await.is_err());
+        assert_eq!(aside.run(|| 7).await.unwrap(), 7);
+    }
+}
