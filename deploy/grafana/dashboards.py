@@ -403,8 +403,7 @@ def certificates():
             overrides=[
                 override("Value #A", ("decimals", 1), ("custom.width", 100),
                          thresholds([("red", None), ("orange", 7), ("green", 21)]), COLOURED_CELL),
-                override("Value #B", ("unit", "percentunit"), ("decimals", 0), ("custom.width", 100),
-                         thresholds([("red", None), ("orange", 0.1), ("green", 0.25)]), COLOURED_CELL),
+                override("Value #B", ("unit", "percentunit"), ("decimals", 0), ("custom.width", 100)),
                 override("Value #C", ("decimals", 0), ("custom.width", 90)),
                 override("key", ("custom.width", 80)),
             ],
