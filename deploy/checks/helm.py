@@ -215,6 +215,11 @@ def essence(things):
     for kind in ("NetworkPolicy", "PodDisruptionBudget", "PodMonitor", "HorizontalPodAutoscaler", "Service"):
         for thing in of_kind(things, kind):
             parts[kind] = without_names(thing["spec"])
+    # A job is an application there, a release here.
+    for endpoint in parts.get("PodMonitor", {}).get("podMetricsEndpoints", []):
+        jobs = [rule for rule in endpoint["relabelings"] if rule.get("targetLabel") == "job"]
+        require(len(jobs) == 1 and "/tlsidecar-" in jobs[0]["replacement"], f"PodMonitor: no job of its own: {jobs}")
+        endpoint["relabelings"].remove(jobs[0])
     certificate = [c for c in of_kind(things, "Certificate") if c["spec"]["secretName"] == "tlsidecar-tls"]
     parts["Certificate"] = certificate[0]["spec"]
     return parts

@@ -13,7 +13,8 @@ printf '%s\n' "subjectAltName=DNS:mosquitto,DNS:localhost,IP:127.0.0.1" "extende
     "basicConstraints=CA:FALSE" "keyUsage=digitalSignature" >tls.ext
 openssl x509 -req -in tls.csr -CA ca.crt -CAkey ca.key -set_serial "0x$(openssl rand -hex 16)" -days 90 \
     -extfile tls.ext -out tls.new 2>/dev/null
-rm -f tls.csr tls.ext
+# The CA's key has done what it was for: whoever mounts the certificates needs none.
+rm -f tls.csr tls.ext ca.key
 # The user of tlsidecar's image; elsewhere the keys stay with whoever made them.
 if [ "$(id -u)" = 0 ] && [ -z "${KEEP_OWNER:-}" ]; then chown 65532:65532 tls.key; fi
 # Last, for it says that all is there.

@@ -6,7 +6,7 @@ the root context; the last one also the Deployment's name.
 {{/* The text of tlsidecar.toml. */}}
 {{- define "tlsidecar.config" -}}
 {{- $config := required "tlsidecar.config is required: the listeners of tlsidecar.toml" .Values.tlsidecar.config -}}
-{{- if regexMatch "(?m)^\\s*(\\[\\s*shutdown\\s*\\]|shutdown\\s*[.=])" $config -}}
+{{- if regexMatch "(?m)^\\s*(\\[\\s*[\"']?shutdown[\"']?\\s*\\]|[\"']?shutdown[\"']?\\s*[.=])" $config -}}
 {{- fail "tlsidecar.config must not set [shutdown]: it is made from tlsidecar.drain" -}}
 {{- end -}}
 [shutdown]
@@ -104,10 +104,14 @@ spec:
       scrapeTimeout: {{ .scrapeTimeout }}
       honorLabels: false
       relabelings:
-        # For operators before 0.79 and agents that do not know portNumber, and would scrape every port.
+        # For agents that do not know portNumber, and would scrape every port. An operator before 0.79
+        # has no such field, and the API server refuses the object.
         - sourceLabels: [__meta_kubernetes_pod_container_port_number]
           regex: "9901"
           action: keep
+        # A release is a job, whose instances the rules add up.
+        - replacement: {{ printf "%s/tlsidecar-%s" $.Release.Namespace $.Release.Name }}
+          targetLabel: job
 {{- end }}
 {{- end }}
 {{- end -}}

@@ -10,7 +10,7 @@ they always fit together: docs/kubernetes.md, "The drain".
 
 {{/* Labels for the Pod template; the other templates find the Pods by them. */}}
 {{- define "tlsidecar.podLabels" -}}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 tlsidecar/sidecar: "true"
 {{- end -}}
 
