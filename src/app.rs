@@ -179,7 +179,7 @@ impl App {
             shutdown: self.shutdown.clone(),
             reload: self.reload.clone(),
             status,
-            is_local: self.admin.ip().is_loopback(),
+            is_local: self.admin.ip().to_canonical().is_loopback(),
             aside: Aside::default(),
         };
         tokio::spawn(admin::serve(admin, Arc::new(answering)));

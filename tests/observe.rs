@@ -135,6 +135,30 @@ async fn slow_clients_of_the_admin_port_do_not_keep_others_out() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_keep_their_connections_leave_places_for_probes() {
+    let (_authority, _backend, proxy) = scene().await;
+    let asked = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let answered = |tcp: &mut TcpStream| {
+        tcp.set_read_timeout(Some(crate::support::wait::PATIENCE)).unwrap();
+        tcp.write_all(asked).unwrap();
+        let mut answer = [0; 1024];
+        let read = tcp.read(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[..read]).into_owned()
+    };
+    let mut kept = Vec::new();
+    for _ in 0..100 {
+        let mut tcp = TcpStream::connect(proxy.app.admin).unwrap();
+        let answer = answered(&mut tcp);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        if !answer.contains("connection: close") {
+            kept.push(tcp);
+        }
+    }
+    assert!((16..=32).contains(&kept.len()), "{} are kept", kept.len());
+    assert!(answered(&mut kept[0]).starts_with("HTTP/1.1 200"), "and are answered again");
+}
+
 /// A sidecar that logs JSON.
 async fn logging_json(filter: &str) -> (Authority, Backend, Sidecar) {
     let authority = Authority::new("ca");

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, date_time_ymd};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tlsidecar::config::{
     BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Config, Listener,
 };
@@ -113,7 +113,10 @@ async fn the_status_is_what_the_counters_say() {
     assert_eq!(recent(&now, 0, "handshakes"), 1);
     assert_eq!(recent(&now, 0, "closed/client_tls_not_tls"), 1);
     assert_eq!(recent(&now, 1, "closed/backend_refused"), 1);
-    assert_eq!(now["recent"]["ended"].as_array().unwrap().last(), Some(&now["now"]));
+    let recent = &now["recent"];
+    assert_eq!(recent["ended_seconds_ago"].as_array().unwrap().last(), Some(&json!(0)));
+    assert_eq!(recent["listeners"][0]["active"].as_array().unwrap().last(), Some(&json!(1)));
+    assert!(now["uptime_seconds"].as_u64().unwrap() < 60, "{now}");
 
     let certificate = &now["certificates"][0];
     assert_eq!(certificate["cert"], json!(pair.files.cert.display().to_string()));
@@ -211,13 +214,13 @@ async fn a_browser_shows_failures_certificates_and_whom_they_concern_as_text() {
         answer_to(proxy.address, b"GET / HTTP/1.1\r\n\r\n").await;
     }
     let hostile = Device::showing(&servers, &named(&devices, "device", HOSTILE));
-    for _ in 0..2 {
+    for _ in 0..3 {
         let mut refused = hostile.connect(proxy.address).await.unwrap();
         let _closed = refused.read(&mut [0; 1]).await;
     }
     let ended = || {
         let counts = [Reason::ClientTlsNotTls, Reason::BackendRefused].map(|r| proxy.closed(r));
-        counts == [3, 2]
+        counts == [3, 3]
     };
     eventually("all have ended", ended).await;
 
@@ -226,21 +229,21 @@ async fn a_browser_shows_failures_certificates_and_whom_they_concern_as_text() {
     let row = part(&page, "reason-client_tls_not_tls", "tr");
     assert!(row.ends_with("test 3 3 3 3 3"), "{row}");
     assert!(row.contains("What to do: Is the device set to speak TLS"), "{row}");
-    assert!(part(&page, "reason-backend_refused", "tr").ends_with("test 2 2 2 2 2"));
+    assert!(part(&page, "reason-backend_refused", "tr").ends_with("test 3 3 3 3 3"));
     let certificates = part(&page, "certificates", "tbody");
     let left = (2_840_140_800 - status(&proxy)["now"].as_i64().unwrap()) / 86_400;
     let days = format!("{},{:03} days left", left / 1000, left % 1000);
     assert!(certificates.contains(&days) && certificates.contains("server.crt"), "{certificates}");
     assert!(part(&page, "trust", "tbody").contains("CN=devices"));
-    assert!(part(&page, "backends", "tbody").contains(&format!("test {down} down refused 2")));
+    assert!(part(&page, "backends", "tbody").contains(&format!("test {down} down refused 3")));
     let problems = part(&page, "problems", "ul");
     assert!(problems.contains("Backend of test is down"), "{problems}");
     let peers = part(&page, "peers", "tbody");
-    assert!(peers.ends_with("127.0.0.1 5"), "{peers}");
+    assert!(peers.ends_with("127.0.0.1 6"), "{peers}");
 
     // Who issues certificates, and who shows one, is text.
     let identities = &page.dom.split_once("id=\"identities\"").unwrap().1;
-    assert!(browser::text(identities).contains(&format!("{HOSTILE} 2")), "{identities}");
+    assert!(browser::text(identities).contains(&format!("{HOSTILE} 3")), "{identities}");
     assert!(certificates.contains(HOSTILE), "{certificates}");
     assert!(!page.dom.contains("<img") && !page.dom.contains("<title>taken"));
     assert!(page.dom.contains("tlsidecar · running</title>"));
@@ -279,7 +282,121 @@ async fn a_browser_says_when_the_process_does_not_answer_any_more() {
     assert!(problems.contains("No answer from the process"), "{problems}");
     assert!(problems.contains("What is shown is"), "{problems}");
     assert!(page.dom.contains("<body class=\"stale\""));
-    assert!(part(&page, "phase", "span").contains("running"), "what was known stays");
+    assert!(part(&page, "phase", "span").contains("no answer"), "nobody knows whether it runs");
+    assert!(part(&page, "listeners", "tbody").contains("test"), "what was known stays");
+}
+
+/// A listener and its last half minute, with what ended by which reasons just now.
+fn told(name: &str, active: i64, handshakes: u64, closed: &[(&str, u64)]) -> (Value, Value) {
+    let now: Map<_, _> = closed.iter().map(|(r, n)| ((*r).to_owned(), json!([0, 0, n]))).collect();
+    let ever: Map<_, _> = closed.iter().map(|(r, n)| ((*r).to_owned(), json!(n))).collect();
+    let listener = json!({
+        "name": name, "address": "0.0.0.0:1", "active": active, "limit": 10_000, "at_limit": false,
+        "handshakes_in_progress": 0, "sessions": active, "accepted": 1, "handshakes": handshakes,
+        "closed": ever,
+    });
+    let recent = json!({
+        "listener": name, "accepted": [0, 0, 0], "handshakes": [0, 0, handshakes],
+        "active": [active, active, active], "closed": now,
+    });
+    (listener, recent)
+}
+
+/// What the page says is wrong, of a process that tells this as its status, by title and grade.
+async fn problems(status: Value) -> Vec<String> {
+    let front = Backend::serving(move |mut tcp| {
+        let told = status.clone();
+        async move {
+            let mut request = vec![0; 4096];
+            let Ok(read) = tcp.read(&mut request).await else { return };
+            let request = String::from_utf8_lossy(&request[..read]).into_owned();
+            let (kind, body) = match request.split(' ').nth(1) {
+                Some("/") => ("text/html", include_str!("../src/ops/admin/page.html").to_owned()),
+                Some("/status") => ("application/json", told.to_string()),
+                _ => ("application/json", json!({ "entries": [], "since": null }).to_string()),
+            };
+            let length = body.len();
+            let header = format!("content-type: {kind}\r\ncontent-length: {length}");
+            let answer = format!("HTTP/1.1 200 OK\r\n{header}\r\nconnection: close\r\n\r\n{body}");
+            // It may have left.
+            let _gone = tcp.write_all(answer.as_bytes()).await;
+        }
+    })
+    .await;
+    let page = browser::open(&format!("http://{}/", front.address), 5000).await;
+    let list = page.dom.split_once("id=\"problems\"").unwrap().1;
+    let items = list.split_once("</ul>").unwrap().0.split("<li").skip(1);
+    let tell = |item: &str| browser::text(&format!("<{}", item.split("</b>").next().unwrap()));
+    items.map(tell).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_warns_of_what_the_alerts_warn_of_and_of_nothing_else() {
+    if !has("chromium") {
+        return;
+    }
+    const DAY: i64 = 86_400;
+    let now = 1_800_000_000_i64;
+    let certificate = |cert: &str, age: i64, left: i64| {
+        let (from, to) = (now - age * DAY, now + left * DAY);
+        json!({ "listener": "l", "cert": cert, "issuer": "i", "serial": "1", "sha256": "2",
+            "key": "ecdsa", "not_before": from, "not_after": to })
+    };
+    let ca = |name: &str, age: i64, left: i64| json!({ "listener": "l", "ca": name, "not_before": now - age * DAY, "not_after": now + left * DAY });
+    let backend = |listener: &str| json!({ "listener": listener, "backend": "b:1", "up": false, "connects": { "refused": 9 } });
+    let mut gone = told("gone", 10, 0, &[]);
+    gone.1["active"] = json!([100, 90, 10]);
+    let (listeners, recent): (Vec<_>, Vec<_>) = [
+        // Nine of nine devices do not like the certificate; one of a fleet that stays connected.
+        told("refused", 0, 0, &[("client_tls_alert", 30)]),
+        told("one", 5_000, 0, &[("client_tls_alert", 9)]),
+        // Handshakes fail, half of them; sessions that end are no handshakes.
+        told("old", 100, 10, &[("client_tls_incompatible", 30)]),
+        told("lost", 100, 0, &[("client_reset", 500), ("ok", 500)]),
+        // Nobody reaches the backend; nobody has tried for long.
+        told("down", 0, 43, &[("backend_refused", 43)]),
+        told("quiet", 0, 0, &[]),
+        told("ours", 1, 9, &[("internal", 1)]),
+        told("well", 100, 1_000, &[("client_tls_eof", 9), ("ok", 900)]),
+        gone,
+    ]
+    .into_iter()
+    .unzip();
+    let status = json!({
+        "version": "1", "now": now, "uptime_seconds": 60, "phase": "running",
+        "drain": { "started": null, "timeout_seconds": 25 },
+        "listeners": listeners,
+        "recent": { "ended_seconds_ago": [20, 10, 0], "listeners": recent },
+        "certificates": [
+            certificate("week", 84, 6), certificate("late", 80, 19), certificate("good", 60, 30),
+            certificate("dated-back", 9_000, 365), certificate("future", -1, 90),
+        ],
+        "client_cas": [ca("short", 26, 4), ca("ending", 3_500, 150), ca("long", 6_600, 692)],
+        "crls": [{ "listener": "l", "crl": "c", "next_update": now - 3 * DAY }],
+        "reload": { "failing": true, "last_success": now, "last_swap": null, "failures": ["f"], "waiting": [] },
+        "backends": [backend("down"), backend("quiet")],
+    });
+    let mut said = problems(status).await;
+    said.sort_unstable();
+    assert_eq!(
+        said,
+        [
+            "Note: Backend of quiet: the last attempt to connect failed.",
+            "Warning: CRL of l is overdue for 3 days.",
+            "Warning: Certificate of l: 19 days left.",
+            "Warning: Certificate of l: valid in 24 hours; is the clock right?.",
+            "Warning: Client CA of l: 150 days left.",
+            "Warning: Connections to ours ended by a fault of tlsidecar's own.",
+            "Warning: Devices refuse what one shows them.",
+            "Warning: The last reload failed; what was in force stays.",
+            "Wrong: Backend of down is down.",
+            "Wrong: Certificate of l: 6 days left.",
+            "Wrong: Client CA of l: 4 days left.",
+            "Wrong: Devices refuse what refused shows them.",
+            "Wrong: Many handshakes of old fail.",
+            "Wrong: Most devices of gone have gone.",
+        ]
+    );
 }
 
 /// A plant for a picture: three listeners, devices that are well and others.
@@ -435,7 +552,7 @@ async fn the_pictures_of_the_page_are_drawn() {
     let docs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs");
     for (name, dark) in [("page.png", false), ("page-dark.png", true)] {
         let file = docs.join(name);
-        browser::draw(&url, dark, (1280, 1900), &file).await;
+        browser::draw(&url, dark, (1280, 2080), &file).await;
         // A page has few colours.
         let mut fewer = Command::new("pngquant");
         fewer.args(["--force", "--strip", "--output"]).arg(&file).arg("64").arg(&file);

@@ -22,8 +22,8 @@ use std::time::Duration;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue, ORIGIN,
-    X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue,
+    ORIGIN, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::uri::Authority;
 use hyper::server::conn::http1;
@@ -60,8 +60,7 @@ const PATHS: &str =
     "GET / /status /metrics /sessions /top /livez /startupz /readyz, POST /reload /drain\n";
 
 /// Why a name is refused.
-const NOT_THIS_MACHINE: &str =
-    "the admin port listens on this machine alone: ask for localhost or for an address\n";
+const NOT_THIS_MACHINE: &str = "the admin port listens on this machine alone: ask for localhost, an address or a name without a dot\n";
 
 /// Makes an answer of the live sessions and a query, or says what is wrong with the query.
 type View = fn(&Sessions, &str) -> Result<Value, String>;
@@ -90,9 +89,9 @@ pub(crate) async fn serve(listener: TcpListener, admin: Arc<Admin>) {
         };
         match listener.accept().await {
             Ok((tcp, _)) => {
-                let admin = Arc::clone(&admin);
+                let (admin, room) = (Arc::clone(&admin), Arc::clone(&room));
                 tokio::spawn(async move {
-                    answer_all(tcp, admin).await;
+                    answer_all(tcp, admin, room).await;
                     drop(permit);
                 });
             }
@@ -104,11 +103,19 @@ pub(crate) async fn serve(listener: TcpListener, admin: Arc<Admin>) {
     }
 }
 
-/// Answers the requests of one connection.
-async fn answer_all(tcp: TcpStream, admin: Arc<Admin>) {
+/// Answers the requests of one connection, which has a place in `room`.
+async fn answer_all(tcp: TcpStream, admin: Arc<Admin>, room: Arc<Semaphore>) {
     let answer = move |request| {
-        let admin = Arc::clone(&admin);
-        async move { admin.answer(&request).await }
+        let (admin, room) = (Arc::clone(&admin), Arc::clone(&room));
+        async move {
+            let mut response = admin.answer(&request).await;
+            // Those who ask again and again, as pages in browsers do, leave places for the kubelet's
+            // probes and a drain: they have to come again.
+            if room.available_permits() < MAX_CONNECTIONS / 2 {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
+        }
     };
     bounded(tcp, answer).await;
 }
@@ -138,18 +145,18 @@ impl Admin {
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let reads = [Method::GET, Method::HEAD].contains(request.method());
         let posts = *request.method() == Method::POST;
-        if self.is_local && !is_of_this_machine(request.headers().get(HOST)) {
-            return text(StatusCode::FORBIDDEN, NOT_THIS_MACHINE);
-        }
         match request.uri().path() {
+            "/livez" if reads => text(StatusCode::OK, "ok\n"),
+            "/startupz" if reads => self.probe(self.shutdown.phase() != Phase::Starting),
+            "/readyz" if reads => self.probe(self.shutdown.phase() == Phase::Running),
+            _ if self.is_local && !may_mean_this_machine(request.headers().get(HOST)) => {
+                text(StatusCode::FORBIDDEN, NOT_THIS_MACHINE)
+            }
             "/" if reads => page(),
             "/status" if reads => self.status().await,
             "/metrics" if reads => self.metrics().await,
             "/sessions" if reads => self.view(request, views::sessions).await,
             "/top" if reads => self.view(request, views::top).await,
-            "/livez" if reads => text(StatusCode::OK, "ok\n"),
-            "/startupz" if reads => self.probe(self.shutdown.phase() != Phase::Starting),
-            "/readyz" if reads => self.probe(self.shutdown.phase() == Phase::Running),
             // A page in a browser of this machine can send a POST here. It has an origin; curl, the
             // kubelet and `tlsidecar drain` have none.
             "/reload" | "/drain" if posts && request.headers().contains_key(ORIGIN) => {
@@ -224,17 +231,20 @@ impl Admin {
     }
 }
 
-/// Whether a request that came over loopback was meant for it. A page of `evil.example` that has its name
-/// resolve to 127.0.0.1 (DNS rebinding) would read as its own what it is told here: its requests have
-/// that name.
-fn is_of_this_machine(host: Option<&HeaderValue>) -> bool {
+/// Whether a request that came over loopback may have been meant for it. A page of `evil.example` that has
+/// its name resolve to 127.0.0.1 (DNS rebinding) would read as its own what it is told here: its requests
+/// have that name. Nobody outside can have a name of one label, one below `localhost` (RFC 6761 section
+/// 6.3) or `internal`, by which containers reach their host.
+fn may_mean_this_machine(host: Option<&HeaderValue>) -> bool {
     // No browser leaves it out: RFC 9112 section 3.2.
     let Some(host) = host else { return true };
     let Some(host) = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) else {
         return false;
     };
     let name = host.host().trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+    let last = name.trim_end_matches('.').rsplit_once('.').map_or("localhost", |(_, last)| last);
+    let is_private = ["localhost", "internal"].iter().any(|own| own.eq_ignore_ascii_case(last));
+    is_private || name.parse::<IpAddr>().is_ok()
 }
 
 /// The page for people.
@@ -279,15 +289,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_name_that_is_certainly_ours_is_ours() {
-        let ours = |host: &str| is_of_this_machine(Some(&HeaderValue::from_str(host).unwrap()));
-        for host in ["localhost", "LocalHost:9901", "127.0.0.1", "[::1]:9901", "192.0.2.7:80"] {
+    fn a_name_that_a_stranger_can_have_is_not_ours() {
+        let ours = |host: &str| may_mean_this_machine(Some(&HeaderValue::from_str(host).unwrap()));
+        for host in ["localhost", "LocalHost.:9901", "127.0.0.1", "[::1]:9901", "192.0.2.7:80"] {
+            assert!(ours(host), "{host}");
+        }
+        for host in ["a.localhost", "gateway:9901", "host.docker.internal:9901", "ip6-localhost"] {
             assert!(ours(host), "{host}");
         }
         for host in ["evil.example", "localhost.evil.example:9901", "", "a b", "127.0.0.1.evil"] {
             assert!(!ours(host), "{host}");
         }
-        assert!(is_of_this_machine(None));
+        assert!(may_mean_this_machine(None));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,14 +1,15 @@
 //! What the listeners have counted over the last minutes, for people who have no Prometheus.
 //!
-//! **Promises.** It keeps [`SAMPLES`] samples and no more: of each listener two counts, and one for each
+//! **Promises.** It keeps [`SAMPLES`] samples and no more: of each listener three numbers, and one for each
 //! reason for which connections ended meanwhile. It reads counters that are moved anyway, so the data
-//! path does nothing for it.
+//! path does nothing for it. Its time is one that nobody sets: a gateway without a clock of its own has
+//! it right as well.
 //!
 //! **Not here.** What is counted (`metrics.rs`), who is shown it (`admin/status.rs`).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -36,17 +37,19 @@ struct Past {
 /// What was counted between two moments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sample {
-    pub(crate) ended: SystemTime,
+    pub(crate) ended: Instant,
     /// Of each listener.
     pub(crate) moved: Vec<Moved>,
 }
 
-/// What one listener counted between two moments.
+/// What one listener counted between two moments, and what it had at the second.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Moved {
     pub(crate) accepted: u64,
     /// Those that were completed.
     pub(crate) handshakes: u64,
+    /// Open connections when it ended.
+    pub(crate) active: i64,
     /// Only reasons that there were.
     pub(crate) closed: Vec<(Reason, u64)>,
 }
@@ -68,18 +71,18 @@ impl History {
         ticks.tick().await;
         loop {
             ticks.tick().await;
-            self.sample(SystemTime::now());
+            self.sample(Instant::now());
         }
     }
 
     /// The samples that are kept, oldest first, and one that has only begun.
-    pub(crate) fn recent(&self, now: SystemTime) -> Vec<Sample> {
+    pub(crate) fn recent(&self, now: Instant) -> Vec<Sample> {
         let past = self.past();
         let (_, begun) = self.since(&past.counted, now);
         past.samples.iter().cloned().chain([begun]).collect()
     }
 
-    fn sample(&self, now: SystemTime) {
+    fn sample(&self, now: Instant) {
         let mut past = self.past();
         let (counted, sample) = self.since(&past.counted, now);
         past.counted = counted;
@@ -90,9 +93,14 @@ impl History {
     }
 
     /// What is counted now, and what that is more than `before`.
-    fn since(&self, before: &[Counted], now: SystemTime) -> (Vec<Counted>, Sample) {
+    fn since(&self, before: &[Counted], now: Instant) -> (Vec<Counted>, Sample) {
         let counted: Vec<_> = self.listeners.iter().map(|listener| listener.counted()).collect();
-        let moved = counted.iter().zip(before).map(|(now, before)| moved(now, before)).collect();
+        let moved = counted.iter().zip(before).zip(&self.listeners);
+        let moved = moved.map(|((now, before), listener)| Moved {
+            active: listener.load().active,
+            ..moved_between(before, now)
+        });
+        let moved = moved.collect();
         (counted, Sample { ended: now, moved })
     }
 
@@ -102,12 +110,13 @@ impl History {
     }
 }
 
-fn moved(now: &Counted, before: &Counted) -> Moved {
+fn moved_between(before: &Counted, now: &Counted) -> Moved {
     let closed = now.closed.iter().zip(&before.closed).map(|(now, before)| now - before);
     let closed = Reason::ALL.iter().copied().zip(closed);
     Moved {
         accepted: now.accepted - before.accepted,
         handshakes: now.handshakes - before.handshakes,
+        active: 0,
         closed: closed.filter(|(_, count)| *count > 0).collect(),
     }
 }
@@ -121,14 +130,17 @@ mod tests {
     fn samples_hold_what_was_counted_between_them_and_the_oldest_go() {
         let metrics = Metrics::new();
         let history = History::new(vec![metrics.listener("a"), metrics.listener("b")]);
-        let now = SystemTime::now();
+        let now = Instant::now();
+        history.listeners[1].accepted();
         history.listeners[1].accepted();
         history.listeners[1].closed(Reason::ClientTlsEof, Duration::ZERO);
-        let one = Moved { accepted: 1, handshakes: 0, closed: vec![(Reason::ClientTlsEof, 1)] };
+        let closed = vec![(Reason::ClientTlsEof, 1)];
+        let one = Moved { accepted: 2, handshakes: 0, active: 1, closed };
         let first = Sample { ended: now, moved: vec![Moved::default(), one] };
         assert_eq!(history.recent(now), std::slice::from_ref(&first), "also before it has ended");
         history.sample(now);
-        let quiet = Sample { ended: now, moved: vec![Moved::default(); 2] };
+        let one = Moved { active: 1, ..Moved::default() };
+        let quiet = Sample { ended: now, moved: vec![Moved::default(), one] };
         assert_eq!(history.recent(now), [first, quiet.clone()]);
         (0..SAMPLES).for_each(|_| history.sample(now));
         assert_eq!(history.recent(now), vec![quiet; SAMPLES + 1]);

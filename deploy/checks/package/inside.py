@@ -181,7 +181,7 @@ def certificate(into, cert, key):
 
 def metric(name):
     with socket.create_connection(("127.0.0.1", 9901), PATIENCE) as tcp:
-        tcp.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        tcp.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         text = b"".join(iter(lambda: tcp.recv(65536), b"")).decode()
     found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
     assert found, f"no {name} in\n{text}"

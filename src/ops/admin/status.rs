@@ -8,7 +8,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
@@ -23,7 +23,7 @@ use crate::trust::reload::Standing;
 
 /// What the process is known by for its whole life, and its recent past.
 pub(crate) struct Status {
-    started: SystemTime,
+    started: Instant,
     /// In the order of the history's listeners.
     addresses: Vec<SocketAddr>,
     pub(super) history: History,
@@ -33,24 +33,23 @@ impl Status {
     /// Of these listeners, which listen there.
     pub(crate) fn new(listeners: Vec<(SocketAddr, Arc<ListenerMetrics>)>) -> Self {
         let (addresses, listeners) = listeners.into_iter().unzip();
-        Self { started: SystemTime::now(), addresses, history: History::new(listeners) }
+        Self { started: Instant::now(), addresses, history: History::new(listeners) }
     }
 
     /// How it all is now.
     pub(super) fn tell(&self, shutdown: &Shutdown, files: &Standing) -> Value {
-        let now = SystemTime::now();
         let listeners = self.history.listeners.iter().zip(&self.addresses);
         json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "now": unix_seconds(now),
-            "started": unix_seconds(self.started),
+            "now": unix_seconds(SystemTime::now()),
+            "uptime_seconds": self.started.elapsed().as_secs(),
             "phase": shutdown.phase().as_str(),
             "drain": {
                 "started": shutdown.drain_started().map(unix_seconds),
                 "timeout_seconds": shutdown.drain_timeout().as_secs_f64(),
             },
             "listeners": listeners.map(|(metrics, at)| listener(metrics, *at)).collect::<Vec<_>>(),
-            "recent": self.recent(now),
+            "recent": self.recent(),
             "certificates": self.each(certificates),
             "client_cas": self.each(client_cas),
             "crls": self.each(crls),
@@ -64,15 +63,17 @@ impl Status {
         self.history.listeners.iter().flat_map(|listener| tell(listener)).collect()
     }
 
-    /// The last minutes: for each listener and what it counts a list, as long as that of the instants
-    /// at which the samples ended.
-    fn recent(&self, now: SystemTime) -> Value {
+    /// The last minutes: for each listener and what it counts a list, as long as that which tells how
+    /// long ago the samples ended.
+    fn recent(&self) -> Value {
+        let now = Instant::now();
         let samples = self.history.recent(now);
-        let ended: Vec<_> = samples.iter().map(|sample| unix_seconds(sample.ended)).collect();
+        let ago = |sample: &Sample| now.saturating_duration_since(sample.ended).as_secs();
+        let ended: Vec<_> = samples.iter().map(ago).collect();
         let listeners = self.history.listeners.iter().enumerate();
         let listeners: Vec<_> =
             listeners.map(|(place, metrics)| past(&samples, place, metrics.name())).collect();
-        json!({ "ended": ended, "listeners": listeners })
+        json!({ "ended_seconds_ago": ended, "listeners": listeners })
     }
 }
 
@@ -91,6 +92,7 @@ fn past(samples: &[Sample], place: usize, name: &str) -> Value {
         "listener": name,
         "accepted": moved().map(|moved| moved.accepted).collect::<Vec<_>>(),
         "handshakes": moved().map(|moved| moved.handshakes).collect::<Vec<_>>(),
+        "active": moved().map(|moved| moved.active).collect::<Vec<_>>(),
         "closed": closed,
     })
 }
