@@ -133,7 +133,10 @@ A device of the old kind (no SNI, no verification, TLS 1.2{found}):
     python3 {examples}/device_old.py --port {port}
 By hand (what you type comes back):
     openssl s_client -connect {listen} -servername localhost -CAfile {ca}
-How the connections are:
+What a device would see:
+    {program} probe {listen} --name localhost --ca {ca}
+How the connections are, for a browser and for Prometheus:
+    http://{admin}/
     curl http://{admin}/metrics
 A new server certificate, taken up while it runs:
     {program} demo --renew --dir {dir}

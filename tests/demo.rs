@@ -98,6 +98,8 @@ async fn what_it_says_to_type_works_from_any_directory() {
     }
     let (good, answer) = typed(&text, "openssl", Path::new("/")).await;
     assert!(good && answer.contains("Verify return code: 0 (ok)"), "{answer}");
+    let (good, answer) = typed(&text, " probe ", Path::new("/")).await;
+    assert!(good && answer.contains("TLS 1.3"), "{answer}");
     let (good, answer) = typed(&text, "--renew", Path::new("/")).await;
     assert!(good, "{answer}");
     let swapped = || demo.count("tlsidecar_reloads_total{outcome=\"swapped\"}") > 0;
