@@ -1,9 +1,9 @@
 //! What a peer says, fit to be shown on a terminal.
 //!
 //! **Promises.** No control character, no change of the direction of writing, nothing invisible comes
-//! out: letters that are written from right to left are escaped too, since a terminal may turn round
-//! what stands beside them. And never more than [`LONGEST`] characters of the text and an ellipsis. A backslash is doubled,
-//! so that what was escaped can be told from what was said.
+//! out: letters that are written from right to left are escaped too, since a terminal may turn round what
+//! stands beside them. It is never more than [`LONGEST`] characters of the text and an ellipsis. A
+//! backslash is doubled, so that what was escaped can be told from what was said.
 //!
 //! **Not here.** What is said about it (`report.rs`).
 
