@@ -782,6 +782,22 @@ async fn certificates_that_are_too_large_are_no_fault_of_the_way() {
     let (code, report) = probe(server.address, &[]).await;
     assert_eq!((code, problems(&report)), (1, vec!["tls_error"]), "{report:#}");
     assert!(report["problems"][0]["says"].as_str().unwrap().contains("64 KiB"), "{report:#}");
+
+    // What never was a ServerHello is something else, whatever length it claims.
+    for (kind, length) in [(2, 0xff), (0x77, 0)] {
+        let garbage = Backend::serving(move |mut tcp| async move {
+            let _hello = tcp.read(&mut [0; 4096]).await;
+            let mut record = vec![22, 3, 3, 0x20, 0, kind, length, 0xff, 0xff];
+            record.resize(5 + 0x2000, kind);
+            let _gone = tcp.write_all(&record).await;
+            let _gone = tcp.read(&mut [0; 1]).await;
+        })
+        .await;
+        let (code, report) = probe(garbage.address, &["--timeout", "1s"]).await;
+        assert_eq!(code, 1);
+        let says = report["problems"][0]["says"].as_str().unwrap();
+        assert!(!says.contains("certificates"), "{kind} {report:#}");
+    }
 }
 
 /// Old plants have them: `openssl x509 -req` makes version 1 unless told otherwise.

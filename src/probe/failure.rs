@@ -37,6 +37,8 @@ pub(super) enum Failure {
     Echo,
     Alert(AlertDescription),
     Incompatible(PeerIncompatible),
+    /// After a ServerHello, a message that is larger than any: no other than the certificates comes near.
+    TooLarge,
     Tls(rustls::Error),
 }
 
@@ -56,6 +58,11 @@ impl Failure {
             return failure;
         }
         match of_rustls(&error) {
+            Some(rustls::Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge))
+                if is_server_hello(heard) =>
+            {
+                Self::TooLarge
+            }
             Some(inner) => Self::of_tls(inner.clone()),
             None if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Self::Closed { heard: !heard.is_empty() }
@@ -176,14 +183,11 @@ impl Failure {
                     ISSUE_ANEW,
                 )
             }
-            // No other message of a server comes near.
-            Self::Tls(rustls::Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge)) => {
-                Problem::new(
-                    Kind::TlsError,
-                    "the server's certificates are larger than 64 KiB, which TLS libraries refuse",
-                    "Fewer names in the certificate, or fewer certificates in the server's file.",
-                )
-            }
+            Self::TooLarge => Problem::new(
+                Kind::TlsError,
+                "the server's certificates are larger than 64 KiB, which TLS libraries refuse",
+                "Fewer names in the certificate, or fewer certificates in the server's file.",
+            ),
             Self::Tls(error) => Problem::new(
                 Kind::TlsError,
                 format!("the server's TLS is at fault: {}", printable::text(&error.to_string())),
@@ -192,6 +196,11 @@ impl Failure {
             ),
         }
     }
+}
+
+/// Whether what was heard begins with a ServerHello whose length can be: RFC 8446 sections 4 and 5.1.
+fn is_server_hello(heard: &[u8]) -> bool {
+    matches!(heard, [22, 3, _, _, _, 2, 0, ..])
 }
 
 fn of_rustls(error: &io::Error) -> Option<&rustls::Error> {
