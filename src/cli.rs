@@ -1,7 +1,8 @@
 //! The command line.
 //!
 //! **Promises.** Every flag of a run has an environment twin, `TLSIDECAR_` and its name. A value that
-//! is not allowed is refused here, with what is.
+//! is not allowed is refused here, with what is. What the environment says to flags that are of no use to
+//! a command is not looked at.
 //!
 //! **Not here.** The configuration file (`config/file.rs`), exit codes (`main.rs`), the flags of the
 //! probe (`cli/probe.rs`), completions and pages (`cli/pages.rs`).
@@ -9,11 +10,13 @@
 pub mod pages;
 pub mod probe;
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 use self::probe::Probe;
@@ -43,8 +46,31 @@ impl Cli {
     /// no sense, and with 0 if they ask for help or the version.
     #[must_use]
     pub fn read() -> Self {
-        Self::parse()
+        let arguments: Vec<_> = std::env::args_os().collect();
+        let mut command = heeding(Self::command(), &arguments);
+        let matches = command.get_matches_mut();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
     }
+}
+
+/// The command line without the environment twins that are of no use to these arguments. clap reads
+/// them all, and one that makes no sense would end a probe that never needs it: a container's health
+/// command has the environment of the sidecar's own run.
+fn heeding(command: clap::Command, arguments: &[OsString]) -> clap::Command {
+    let deaf = |command: clap::Command| command.mut_args(|arg| arg.env(Resettable::Reset));
+    // Flags of a run and a command exclude each other: a command stands first.
+    let Some(name) = arguments.get(1).and_then(|name| name.to_str()) else { return command };
+    if command.find_subcommand(name).is_none() {
+        return command;
+    }
+    let asks_admin = |argument: &OsString| {
+        ["--live", "--started", "--ready", "--help", "-h"].iter().any(|flag| argument == flag)
+    };
+    let command = deaf(command);
+    if name == "probe" && !arguments.iter().any(asks_admin) {
+        return command.mut_subcommand(name, deaf);
+    }
+    command
 }
 
 /// What can be done instead of running.

@@ -1,7 +1,7 @@
 //! `tlsidecar probe`: connects as a device would, and says what it sees.
 //!
-//! Exit codes: 0 good; 1 a problem; 3 nothing but that a certificate ends within `--min-days`; 2 bad
-//! flags (clap); 78 files that cannot be used. With `--live`, `--started` or `--ready` it asks the admin
+//! Exit codes: 0 good; 1 a problem, or a report that cannot be written; 3 nothing but that a certificate
+//! ends within `--min-days`; 2 bad flags (clap), or a name that no certificate can be for; 78 files that cannot be used. With `--live`, `--started` or `--ready` it asks the admin
 //! port instead: 0 if it is well, 1 if not.
 //!
 //! **Promises.** It sends no data, and says goodbye in order. Each step has its time. Whatever a server
@@ -31,7 +31,7 @@ use std::time::{Duration, SystemTime};
 use tokio_rustls::rustls::HandshakeKind;
 
 use self::attempt::{Attempt, How};
-use self::failure::Failure;
+use self::failure::{Client, Failure};
 use self::offer::{Offer, OfferError};
 use self::problem::{Kind, Problem};
 use self::report::{Accepts, Report, Resumption};
@@ -41,6 +41,7 @@ use crate::ops::ask::{self, Health};
 
 const GOOD: u8 = 0;
 const PROBLEM: u8 = 1;
+const BAD_FLAGS: u8 = 2;
 const EXPIRES_SOON: u8 = 3;
 const BAD_FILES: u8 = 78;
 
@@ -51,15 +52,18 @@ pub async fn run(args: &Probe) -> u8 {
     };
     match probe(args, target).await {
         Ok(report) => {
-            print(&match args.format {
+            let written = print(&match args.format {
                 Format::Text => report.to_string(),
                 Format::Json => json::render(&report),
             });
-            code(&report.problems)
+            if written { code(&report.problems) } else { PROBLEM }
         }
         Err(error) => {
             eprintln!("{error}");
-            BAD_FILES
+            match error {
+                OfferError::Name { .. } => BAD_FLAGS,
+                OfferError::Files(_) | OfferError::Tls(_) => BAD_FILES,
+            }
         }
     }
 }
@@ -72,14 +76,16 @@ fn code(problems: &[Problem]) -> u8 {
     }
 }
 
-/// Whoever reads only the beginning, such as `head`, is no error.
-fn print(text: &str) {
+/// Returns whether it could. Whoever reads only the beginning, such as `head`, is no error.
+fn print(text: &str) -> bool {
     let mut out = io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    if let Err(error) = written
-        && error.kind() != io::ErrorKind::BrokenPipe
-    {
-        eprintln!("cannot write the report: {error}");
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("cannot write the report: {error}");
+            false
+        }
+        _ => true,
     }
 }
 
@@ -91,7 +97,8 @@ async fn health(args: &Probe) -> u8 {
     };
     match ask::health(args.admin, what, args.timeout).await {
         Ok(phase) => {
-            print(&format!("{}\n", printable::text(&phase)));
+            // The code alone is the answer: a disk that is full is no reason to restart a container.
+            let _unread = print(&format!("{}\n", printable::text(&phase)));
             GOOD
         }
         Err(error) => {
@@ -178,7 +185,7 @@ async fn resumption(how: &How<'_>, address: SocketAddr) -> Resumption {
         Err(problem) => return Resumption::Failed(problem.says),
     };
     match (attempt.failure, attempt.agreed) {
-        (Some(failure), _) => Resumption::Failed(failure.problem(false).says),
+        (Some(failure), _) => Resumption::Failed(said(&failure)),
         (None, Some(agreed)) if agreed.kind == HandshakeKind::Resumed => {
             Resumption::Works(agreed.took)
         }
@@ -196,7 +203,7 @@ async fn accepts(how: &How<'_>, address: SocketAddr) -> Accepts {
 }
 
 fn said(failure: &Failure) -> String {
-    failure.problem(false).says
+    failure.problem(Client::default()).says
 }
 
 /// A time as people read it.

@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs::{self, sign};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 
@@ -126,6 +127,7 @@ async fn a_good_listener_is_told_whole_and_its_connections_end_in_order() {
     assert_eq!(report["client_certificate"], json!({ "asked": false }));
     let chain = &report["chain"];
     assert_eq!((&chain["verified"], &chain["name_matches"]), (&json!(true), &json!(true)));
+    assert_eq!(report["goodbye_answered"], true);
     scene.proxy.end_with(Reason::Ok, 3).await;
 }
 
@@ -183,6 +185,7 @@ async fn a_report_has_the_same_keys_whatever_was_found() {
         "chain",
         "client_certificate",
         "good",
+        "goodbye_answered",
         "handshake",
         "name",
         "problems",
@@ -382,6 +385,43 @@ async fn a_certificate_that_ends_soon_is_a_code_of_its_own() {
     assert_eq!((code, problems(&report).len()), (1, 2));
 }
 
+/// rustls does not mind, and OpenSSL does: `openssl s_client` ends with error 10 at depth 1.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_times_of_the_ca_count_as_well() {
+    let scene = Scene::new().await;
+    for (years, label) in
+        [((2020, 2022), "certificate_expired"), ((2059, 2060), "certificate_not_yet_valid")]
+    {
+        let ca = scene.authority.ca_of(years);
+        let (code, report) = scene.probe(&["--once", "--ca", path(&ca)]).await;
+        assert_eq!((code, problems(&report)), (1, vec![label]), "{report:#}");
+        assert_eq!(report["chain"]["verified"], false);
+        // One that was made anew for the same key, beside it, is enough.
+        let both = scene.authority.dir().join("both.crt");
+        let old = std::fs::read_to_string(&ca).unwrap();
+        std::fs::write(&both, old + scene.authority.pem()).unwrap();
+        let (code, report) = scene.probe(&["--once", "--ca", path(&both)]).await;
+        assert_eq!((code, problems(&report)), (0, vec![]), "{report:#}");
+    }
+    let ca = scene.authority.ca_of((2020, 2050));
+    let flags = ["--once", "--ca", path(&ca), "--min-days", "9000"];
+    let (code, report) = scene.probe(&flags).await;
+    assert_eq!((code, problems(&report)), (3, vec!["certificate_expires_soon"]), "{report:#}");
+    assert_eq!(report["chain"]["verified"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_is_sent_along_is_told_once() {
+    let authority = Authority::new("ca");
+    let (mut chain, key) = authority.server().load();
+    chain.push(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap());
+    let server = server(chain, &key).await;
+    let ca = authority.ca();
+    let flags = ["--once", "--ca", path(&ca), "--min-days", "30000"];
+    let (code, report) = probe(server.address, &flags).await;
+    assert_eq!((code, problems(&report)), (3, vec!["certificate_expires_soon"; 2]), "{report:#}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn how_a_chain_hangs_together_is_told() {
     let root = Authority::new("root");
@@ -425,6 +465,10 @@ async fn nobody_and_nothing_are_told() {
     let (code, report) = probe(nobody().await, &[]).await;
     assert_eq!((code, problems(&report)), (1, vec!["refused"]));
     assert_eq!(report["addresses"][0]["problem"], "refused");
+    // Nobody was told a name, nobody showed a chain, nobody was said goodbye to.
+    for unknown in [&report["sni"], &report["chain"]["order"], &report["goodbye_answered"]] {
+        assert!(unknown.is_null(), "{report:#}");
+    }
 
     let (code, text, _) = run(&["probe", "no-such-host.invalid:8883", "--format", "json"]).await;
     let report: Value = serde_json::from_str(&text).unwrap();
@@ -541,6 +585,104 @@ async fn a_refusal_that_comes_late_is_heard_behind_the_goodbye() {
     assert_eq!(report["problems"][0]["alert"], "certificate_required");
 }
 
+/// A way to `server` by a proxy that is near, from where it is far: each message takes so long.
+async fn far_way_to(server: SocketAddr, far: Duration) -> Backend {
+    async fn pump<R, W>(mut from: R, mut to: W, far: Duration)
+    where
+        R: AsyncReadExt + Unpin,
+        W: AsyncWriteExt + Unpin,
+    {
+        let mut buffer = vec![0; 65536];
+        while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            tokio::time::sleep(far).await;
+            if to.write_all(&buffer[..read]).await.is_err() {
+                break;
+            }
+        }
+        let _gone = to.shutdown().await;
+    }
+    Backend::serving(move |mut client| async move {
+        let mut server = TcpStream::connect(server).await.unwrap();
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
+        tokio::join!(pump(from_client, to_server, far), pump(from_server, to_client, far));
+    })
+    .await
+}
+
+/// The connect is quick, and tells nothing of how far it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_that_comes_from_far_behind_a_proxy_is_waited_for() {
+    let scene = Scene::with(&Wish::default(), required).await;
+    let way = far_way_to(scene.proxy.address, Duration::from_millis(550)).await;
+    let (code, report) = probe(way.address, &["--once"]).await;
+    assert_eq!((code, problems(&report)), (1, vec!["alert"]), "{report:#}");
+    assert_eq!(report["problems"][0]["alert"], "certificate_required");
+    assert_eq!(report["client_certificate"]["accepted"], false);
+}
+
+/// A way to `server` on which a client's first flight arrives, and nothing after it. It ends with the
+/// client, or stays.
+async fn half_way_to(server: SocketAddr, stays: bool) -> Backend {
+    Backend::serving(move |mut client| async move {
+        let mut server = TcpStream::connect(server).await.unwrap();
+        let (mut from_client, mut to_client) = client.split();
+        let (mut from_server, mut to_server) = server.split();
+        let there = async {
+            let mut buffer = vec![0; 4096];
+            let read = from_client.read(&mut buffer).await.unwrap();
+            to_server.write_all(&buffer[..read]).await.unwrap();
+            while let Ok(1..) = from_client.read(&mut buffer).await {}
+            if stays {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = there => {}
+            _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_say_whether_a_certificate_will_do_is_not_good() {
+    let scene = Scene::with(&Wish::default(), required).await;
+    let device = scene.authority.issue("device", &client_wish());
+    let (cert, key) = (path(&device.files.cert), path(&device.files.key));
+    for (shown, stays) in [(vec![], true), (vec!["--cert", cert, "--key", key], false)] {
+        let way = half_way_to(scene.proxy.address, stays).await;
+        let flags = [&["--once", "--tls", "1.3", "--timeout", "1s"], &shown[..]].concat();
+        let (code, report) = probe(way.address, &flags).await;
+        let told = (code, problems(&report));
+        assert_eq!(told, (1, vec!["client_certificate_unanswered"]), "{report:#}");
+        assert_eq!(report["client_certificate"]["accepted"], Value::Null);
+        // An end alone is an answer to the goodbye, and none about the certificate.
+        assert_eq!(report["goodbye_answered"], !stays);
+        // In TLS 1.2 the handshake itself does not come to its end, and that says nothing of it.
+        let flags = [&["--once", "--tls", "1.2", "--timeout", "1s"], &shown[..]].concat();
+        let (code, report) = probe(way.address, &flags).await;
+        assert_eq!((code, problems(&report)), (1, vec!["handshake_timeout"]), "{report:#}");
+        assert_eq!(report["client_certificate"]["asked"], true);
+        assert_eq!(report["client_certificate"]["accepted"], Value::Null);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_legacy_server_that_does_not_answer_the_goodbye_is_told_and_no_failure() {
+    let authority = Authority::new("ca");
+    // The kernel takes connections, and nobody ever looks at them.
+    let hanging = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let backend = BackendAddress::parse(&hanging.local_addr().unwrap().to_string()).unwrap();
+    let proxy = Proxy::start(backend, &authority.server());
+    let (code, report) = probe(proxy.address, &["--once"]).await;
+    assert_eq!((code, problems(&report)), (0, vec![]), "{report:#}");
+    assert_eq!(report["goodbye_answered"], false);
+    let target = format!("localhost:{}", proxy.address.port());
+    let (code, text, _) = run(&["probe", &target, "--once"]).await;
+    assert!(code == 0 && text.contains("\n  goodbye "), "{text}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_legacy_server_that_is_down_is_told() {
     let authority = Authority::new("ca");
@@ -618,6 +760,46 @@ async fn openssl_that_requires_a_certificate_tells_its_cas() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_older_than_tls_1_2_is_told_as_such() {
+    let authority = Authority::new("ca");
+    let rsa = authority.issue("rsa", &Wish { rsa: true, ..Wish::default() });
+    let server = Openssl::start(&rsa, &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]).await;
+    // What is advised: another version, as long as there is one.
+    for (flags, another) in [(&[][..], false), (&["--tls", "1.3"], true)] {
+        let (code, report) = probe(server.address, flags).await;
+        assert_eq!((code, problems(&report)), (1, vec!["alert"]), "{report:#}");
+        assert_eq!(report["problems"][0]["alert"], "protocol_version");
+        let advice = report["problems"][0]["advice"].as_str().unwrap();
+        assert_eq!(advice.contains("--tls"), another, "{report:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_that_are_too_large_are_no_fault_of_the_way() {
+    let (chain, key) = Authority::new("ca").server().load();
+    let server = server(vec![chain[0].clone(); 300], &key).await;
+    let (code, report) = probe(server.address, &[]).await;
+    assert_eq!((code, problems(&report)), (1, vec!["tls_error"]), "{report:#}");
+    assert!(report["problems"][0]["says"].as_str().unwrap().contains("64 KiB"), "{report:#}");
+
+    // What never was a ServerHello is something else, whatever length it claims.
+    for (kind, length) in [(2, 0xff), (0x77, 0)] {
+        let garbage = Backend::serving(move |mut tcp| async move {
+            let _hello = tcp.read(&mut [0; 4096]).await;
+            let mut record = vec![22, 3, 3, 0x20, 0, kind, length, 0xff, 0xff];
+            record.resize(5 + 0x2000, kind);
+            let _gone = tcp.write_all(&record).await;
+            let _gone = tcp.read(&mut [0; 1]).await;
+        })
+        .await;
+        let (code, report) = probe(garbage.address, &["--timeout", "1s"]).await;
+        assert_eq!(code, 1);
+        let says = report["problems"][0]["says"].as_str().unwrap();
+        assert!(!says.contains("certificates"), "{kind} {report:#}");
+    }
+}
+
 /// Old plants have them: `openssl x509 -req` makes version 1 unless told otherwise.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_of_version_1_is_told_and_shown() {
@@ -660,7 +842,10 @@ async fn files_that_cannot_be_used_end_with_78_and_flags_that_make_no_sense_with
         vec!["localhost:1", "--timeout", "1000000000y"],
         vec!["localhost:1", "--alpn", ""],
         vec!["localhost:1", "--name", "no name"],
+        vec!["localhost:1", "--name", "127.1"],
+        vec!["127.1:443"],
         vec!["localhost:1", "--live"],
+        vec!["--live", "--format", "json"],
         vec!["--live", "--ready"],
         vec!["--live", "--ca", cert],
     ] {
@@ -686,6 +871,48 @@ async fn as_a_health_command_it_asks_the_admin_port() {
     for (what, code) in codes {
         assert_eq!(run(&["probe", what, "--admin", &admin]).await.0, code, "{what}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_cannot_be_written_is_no_success() {
+    let scene = Scene::new().await;
+    let target = format!("localhost:{}", scene.proxy.address.port());
+    for flags in [vec![], vec!["--min-days", "30000"]] {
+        let mut command = binary();
+        command.args(["probe", &target, "--once"]).args(flags);
+        command.stdout(std::fs::File::create("/dev/full").unwrap());
+        let ran = tokio::task::spawn_blocking(move || command.output());
+        let output = within("the binary", ran).await.unwrap().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_environment_says_to_a_run_is_nothing_to_a_probe() {
+    let scene = Scene::new().await;
+    let target = format!("localhost:{}", scene.proxy.address.port());
+    let admin = scene.proxy.app.admin.to_string();
+    let probe = ["probe", &target, "--once"];
+    let live = ["probe", "--live", "--admin", &admin];
+    for (name, value) in [
+        ("TLSIDECAR_ADMIN", "localhost:9901"),
+        ("TLSIDECAR_LISTEN", ""),
+        ("TLSIDECAR_LISTEN", "0.0.0.0:8883"),
+        ("TLSIDECAR_LOG_FILTER", "no=such=filter"),
+    ] {
+        for arguments in [&probe[..], &live] {
+            let mut command = binary();
+            command.args(arguments).env("TLSIDECAR_CONFIG", "/nonexistent").env(name, value);
+            let ran = tokio::task::spawn_blocking(move || command.output());
+            let output = within("the binary", ran).await.unwrap().unwrap();
+            assert_eq!(output.status.code(), Some(0), "{name}={value} {output:?}");
+        }
+    }
+    // Where it is used it counts.
+    let mut command = binary();
+    command.args(["probe", "--live"]).env("TLSIDECAR_ADMIN", &admin);
+    let ran = tokio::task::spawn_blocking(move || command.status());
+    assert_eq!(within("the binary", ran).await.unwrap().unwrap().code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -639,13 +639,18 @@ fn completions_know_every_command_and_bash_can_read_them() {
         assert!(text.contains("min-days"), "{shell}");
     }
     // What bash completes to, asked as it asks.
-    let script = format!(
-        "source <({} completions bash); COMP_WORDS=(tlsidecar probe --min); COMP_CWORD=2; \
-         _tlsidecar tlsidecar --min probe; echo \"${{COMPREPLY[@]}}\"",
-        env!("CARGO_BIN_EXE_tlsidecar")
-    );
-    let completed = Command::new("bash").args(["-c", &script]).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&completed.stdout), "--min-days\n", "{completed:?}");
+    for (words, last, before, told) in
+        [("--min", "--min", "probe", "--min-days\n"), ("--tls ''", "''", "--tls", "1.2 1.3\n")]
+    {
+        let script = format!(
+            "source <({} completions bash); COMP_WORDS=(tlsidecar probe {words}); \
+             COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             _tlsidecar tlsidecar {last} {before}; echo \"${{COMPREPLY[@]}}\"",
+            env!("CARGO_BIN_EXE_tlsidecar")
+        );
+        let completed = Command::new("bash").args(["-c", &script]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&completed.stdout), told, "{completed:?}");
+    }
 }
 
 #[test]
@@ -663,6 +668,44 @@ fn the_manual_has_a_page_for_every_command() {
     let (code, text) = output(binary().arg("man"));
     assert_eq!(code, 0);
     assert_eq!(text, std::fs::read_to_string(pages.join("tlsidecar.1")).unwrap());
+}
+
+#[test]
+fn each_page_of_the_manual_has_the_exit_codes_and_the_environment() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(output(binary().arg("man").arg("--dir").arg(dir.path())).0, 0);
+    let page = |name: String| std::fs::read_to_string(dir.path().join(name)).unwrap();
+    let mut main = Cli::command();
+    main.build();
+    let mut twins = 0;
+    for (command, name) in [(&main, "tlsidecar.1".to_owned())].into_iter().chain(
+        main.get_subcommands().filter_map(|command| {
+            let name = format!("tlsidecar-{}.1", command.get_name());
+            (command.get_name() != "help").then_some((command, name))
+        }),
+    ) {
+        let page = page(name);
+        let section = page.split(".SH \"EXIT STATUS\"\n").nth(1);
+        let section = section.unwrap_or_else(|| panic!("no exit status in {page}"));
+        let section = section.split(".SH").next().unwrap();
+        assert!(section.contains("\n0\n") && section.contains("\n2\n"), "{section}");
+        for twin in command.get_arguments().filter_map(clap::Arg::get_env) {
+            assert!(page.contains(twin.to_str().unwrap()), "{twin:?} is not in {page}");
+            twins += 1;
+        }
+    }
+    assert!(twins > 8, "{twins}");
+    for code in ["3", "78"] {
+        assert!(page("tlsidecar-probe.1".to_owned()).contains(&format!("\n{code}\n")), "{code}");
+    }
+}
+
+#[test]
+fn a_directory_that_takes_no_manual_is_named() {
+    for dir in ["/proc/no-such-place", "/dev/null"] {
+        let (code, text) = output(binary().args(["man", "--dir", dir]));
+        assert!(code == 1 && text.contains(dir), "{code} {text}");
+    }
 }
 
 #[test]

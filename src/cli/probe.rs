@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
 use super::{address, duration};
@@ -41,20 +42,20 @@ pub struct Probe {
     /// Offer these protocols by ALPN, in order, separated by commas.
     #[arg(long, value_name = "PROTOCOL", value_delimiter = ',', value_parser = protocol, conflicts_with = "health")]
     pub alpn: Vec<String>,
-    /// Offer this version alone: 1.2 or 1.3.
-    #[arg(long, value_name = "VERSION", value_parser = version, conflicts_with = "health")]
+    /// Offer this version alone.
+    #[arg(long, value_name = "VERSION", value_parser = PossibleValuesParser::new(["1.2", "1.3"]).try_map(|text| version(&text)), conflicts_with = "health")]
     pub tls: Option<TlsVersion>,
     /// Connect once only: try neither resumption nor the other TLS version.
     #[arg(long, conflicts_with = "health")]
     pub once: bool,
-    /// End with 3 if a certificate of the chain ends within so many days.
+    /// End with 3 if a certificate of the chain, or its CA, ends within so many days.
     #[arg(long, value_name = "DAYS", conflicts_with = "health")]
     pub min_days: Option<u32>,
     /// How long each step may take: the name's look-up, the connect, the handshake.
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s")]
     pub timeout: Duration,
     /// For people, or for programs.
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Text, conflicts_with = "health")]
     pub format: Format,
     /// Ask the admin port instead whether the process turns: the health command of a container.
     #[arg(long, group = "health")]

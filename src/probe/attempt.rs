@@ -5,7 +5,8 @@
 //! makes a server that has not spoken yet say what it has to say.
 //!
 //! **Promises.** The handshake takes no longer than it may. What follows takes at most twice [`LISTEN`];
-//! where the way is long, twice eight times what the connect took, or what the handshake may.
+//! where the way is long, twice eight times what the connect or the handshake took, or what the handshake
+//! may. The connect alone does not tell: a proxy takes it, and TLS may end far behind it.
 //!
 //! **Not here.** What a failure means in words (`failure.rs`).
 
@@ -49,6 +50,8 @@ pub(super) struct Attempt {
     /// Whether the server has shown after our last flight that it is content: by a ticket, by data, by
     /// an answer to our goodbye. In TLS 1.2 a finished handshake says so.
     pub(super) content: bool,
+    /// Whether our goodbye was answered, if only by an end; none if it was not said.
+    pub(super) answered: Option<bool>,
 }
 
 /// What a handshake agreed on.
@@ -90,6 +93,7 @@ pub(super) async fn attempt(how: &How<'_>, tcp: TcpStream) -> Attempt {
         failure: None,
         heard: Vec::new(),
         content: false,
+        answered: None,
     };
     match shaken {
         Ok(Ok(mut stream)) => {
@@ -125,13 +129,15 @@ fn suite(rustls: &str) -> String {
 
 /// Listens for a moment, then ends in order.
 async fn follow(how: &How<'_>, stream: &mut TlsStream<&mut Tap<TcpStream>>, attempt: &mut Attempt) {
-    let far = (how.distance * 8).min(how.patience);
+    let took = attempt.agreed.as_ref().map_or(Duration::ZERO, |agreed| agreed.took);
+    let near = (how.distance * 8).min(how.patience);
+    let far = (how.distance.max(took) * 8).min(how.patience);
     let is_13 = attempt.agreed.as_ref().is_some_and(|a| a.version == TlsVersion::Tls13);
     attempt.content = !is_13;
     let resumed = attempt.agreed.as_ref().is_some_and(|a| a.kind == HandshakeKind::Resumed);
     let start = Instant::now();
     let owed = is_13 && !resumed && !how.witness.is_ticketed();
-    let mut deadline = start + far.max(if owed { LISTEN } else { GREETING });
+    let mut deadline = start + if owed { far.max(LISTEN) } else { near.max(GREETING) };
     let mut ticketed = !owed;
     let mut buffer = [0; HEARD_BYTES];
     loop {
@@ -145,7 +151,7 @@ async fn follow(how: &How<'_>, stream: &mut TlsStream<&mut Tap<TcpStream>>, atte
                     if attempt.heard.len() == HEARD_BYTES {
                         break;
                     }
-                    deadline = deadline.min(Instant::now() + GREETING.max(far));
+                    deadline = deadline.min(Instant::now() + GREETING.max(near));
                 }
                 Ok(Err(error)) => return attempt.failure = Some(Failure::after(&error)),
                 Err(_) => break,
@@ -153,23 +159,28 @@ async fn follow(how: &How<'_>, stream: &mut TlsStream<&mut Tap<TcpStream>>, atte
             () = how.witness.ticket.notified(), if !ticketed => {
                 ticketed = true;
                 attempt.content = true;
-                deadline = deadline.min(Instant::now() + GREETING.max(far));
+                deadline = deadline.min(Instant::now() + GREETING.max(near));
             }
         }
     }
     // Who has nothing to say to a goodbye either is content for all that we know, or is not. After it,
     // an alert alone counts: many servers are careless about how a connection ends.
+    let mut speaks = false;
     let goodbye = async {
         stream.shutdown().await?;
-        while stream.read(&mut buffer).await? > 0 {}
+        while stream.read(&mut buffer).await? > 0 {
+            speaks = true;
+        }
         Ok::<_, io::Error>(())
     };
+    attempt.answered = Some(true);
     match timeout(far.max(LISTEN), goodbye).await {
         Ok(Ok(())) => attempt.content = true,
         Ok(Err(error)) => {
             let failure = Failure::after(&error);
             attempt.failure = matches!(failure, Failure::Alert(_)).then_some(failure);
         }
-        Err(_) => {}
+        Err(_) => attempt.answered = Some(false),
     }
+    attempt.content |= speaks;
 }

@@ -7,7 +7,9 @@
 use std::io;
 use std::time::Duration;
 
-use tokio_rustls::rustls::{self, AlertDescription, CertificateError, PeerIncompatible};
+use tokio_rustls::rustls::{
+    self, AlertDescription, CertificateError, InvalidMessage, PeerIncompatible,
+};
 
 use super::printable;
 use super::problem::{ISSUE_ANEW, Kind, Problem};
@@ -35,7 +37,18 @@ pub(super) enum Failure {
     Echo,
     Alert(AlertDescription),
     Incompatible(PeerIncompatible),
+    /// After a ServerHello, a message that is larger than any: no other than the certificates comes near.
+    TooLarge,
     Tls(rustls::Error),
+}
+
+/// What the client has done, as far as a failure means another thing by it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Client {
+    /// The server has asked for a certificate and got none.
+    pub(super) unshown: bool,
+    /// It offers all the versions that it has.
+    pub(super) offers_all: bool,
 }
 
 impl Failure {
@@ -45,6 +58,11 @@ impl Failure {
             return failure;
         }
         match of_rustls(&error) {
+            Some(rustls::Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge))
+                if is_server_hello(heard) =>
+            {
+                Self::TooLarge
+            }
             Some(inner) => Self::of_tls(inner.clone()),
             None if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Self::Closed { heard: !heard.is_empty() }
@@ -98,8 +116,28 @@ impl Failure {
         )
     }
 
-    /// The failure in words. `unshown`: the server has asked for a client certificate and got none.
-    pub(super) fn problem(&self, unshown: bool) -> Problem {
+    /// Whether it tells that the server refuses the client's certificate, or that there was none.
+    pub(super) fn is_of_certificate(&self, client: Client) -> bool {
+        use AlertDescription as A;
+        match self {
+            Self::Alert(A::HandshakeFailure) => client.unshown,
+            Self::Alert(alert) => matches!(
+                alert,
+                A::AccessDenied
+                    | A::BadCertificate
+                    | A::CertificateExpired
+                    | A::CertificateRequired
+                    | A::CertificateRevoked
+                    | A::CertificateUnknown
+                    | A::UnknownCA
+                    | A::UnsupportedCertificate
+            ),
+            _ => false,
+        }
+    }
+
+    /// The failure in words.
+    pub(super) fn problem(&self, client: Client) -> Problem {
         match self {
             Self::Silence { patience, heard: false } => Problem::new(
                 Kind::HandshakeTimeout,
@@ -133,8 +171,8 @@ impl Failure {
                 "not TLS: what we say comes back, as from an echo server",
                 "This is a plain port, perhaps the legacy server's own.",
             ),
-            Self::Alert(alert) => self::alert(*alert, unshown),
-            Self::Incompatible(what) => incompatible(what),
+            Self::Alert(alert) => self::alert(*alert, client),
+            Self::Incompatible(what) => incompatible(what, client),
             Self::Tls(rustls::Error::InvalidCertificate(error))
                 if *error != CertificateError::BadSignature =>
             {
@@ -145,6 +183,11 @@ impl Failure {
                     ISSUE_ANEW,
                 )
             }
+            Self::TooLarge => Problem::new(
+                Kind::TlsError,
+                "the server's certificates are larger than 64 KiB, which TLS libraries refuse",
+                "Fewer names in the certificate, or fewer certificates in the server's file.",
+            ),
             Self::Tls(error) => Problem::new(
                 Kind::TlsError,
                 format!("the server's TLS is at fault: {}", printable::text(&error.to_string())),
@@ -153,6 +196,11 @@ impl Failure {
             ),
         }
     }
+}
+
+/// Whether what was heard begins with a ServerHello whose length can be: RFC 8446 sections 4 and 5.1.
+fn is_server_hello(heard: &[u8]) -> bool {
+    matches!(heard, [22, 3, _, _, _, 2, 0, ..])
 }
 
 fn of_rustls(error: &io::Error) -> Option<&rustls::Error> {
@@ -187,7 +235,7 @@ fn not_tls(heard: &[u8]) -> Problem {
     )
 }
 
-fn incompatible(what: &PeerIncompatible) -> Problem {
+fn incompatible(what: &PeerIncompatible, client: Client) -> Problem {
     use PeerIncompatible as P;
     let says = match what {
         P::ServerDoesNotSupportTls12Or13 => {
@@ -202,13 +250,17 @@ fn incompatible(what: &PeerIncompatible) -> Problem {
         // rustls's list is open.
         other => format!("nothing in common: {other:?}"),
     };
-    let advice = "Update the server's TLS, or offer another version with --tls.";
+    let advice = if client.offers_all {
+        "Update the server's TLS."
+    } else {
+        "Update the server's TLS, or offer another version with --tls."
+    };
     Problem::new(Kind::Incompatible, says, advice)
 }
 
-fn alert(alert: AlertDescription, unshown: bool) -> Problem {
+fn alert(alert: AlertDescription, client: Client) -> Problem {
     let name = words::alert(alert);
-    let (means, advice) = meaning(alert, unshown);
+    let (means, advice) = meaning(alert, client);
     let says = format!("the server sent the fatal alert {name}: {means}");
     let problem = Problem::new(Kind::Alert, says, advice);
     Problem { alert: Some(name.into_owned()), ..problem }
@@ -216,17 +268,21 @@ fn alert(alert: AlertDescription, unshown: bool) -> Problem {
 
 /// What an alert of a server means to a client (RFC 8446 section 6.2, RFC 5246 section 7.2.2), and what
 /// to do.
-fn meaning(alert: AlertDescription, unshown: bool) -> (&'static str, &'static str) {
+fn meaning(alert: AlertDescription, client: Client) -> (&'static str, &'static str) {
     use AlertDescription as A;
     const SHOW: &str = "Show one with --cert and --key.";
     match alert {
         A::CertificateRequired => ("it requires a client certificate, and none was shown", SHOW),
-        A::HandshakeFailure | A::BadCertificate if unshown => {
+        A::HandshakeFailure | A::BadCertificate if client.unshown => {
             ("it asked for a client certificate and none was shown: it seems to be required", SHOW)
         }
         A::HandshakeFailure | A::InsufficientSecurity => (
             "no cipher suite, group or signature scheme in common that it accepts",
             "The server's log says which. It may only speak what is no longer safe, or have no certificate that fits.",
+        ),
+        A::ProtocolVersion if client.offers_all => (
+            "it is older than TLS 1.2: it accepts neither 1.2 nor 1.3",
+            "Update the server's TLS. TLS 1.1 and older are no longer safe, and are not offered.",
         ),
         A::ProtocolVersion => (
             "it does not accept the TLS version that was offered",

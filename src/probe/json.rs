@@ -26,10 +26,11 @@ pub(super) fn render(report: &Report) -> String {
         "good": report.problems.is_empty(),
         "problems": report.problems.iter().map(problem).collect::<Vec<_>>(),
         "name": report.name,
-        "sni": report.sends_name,
+        "sni": report.connected().map(|_| report.sends_name),
         "addresses": report.tried.iter().map(tried).collect::<Vec<_>>(),
         "alpn_offered": report.alpn_offered,
         "handshake": report.session.as_ref().map(session),
+        "goodbye_answered": report.goodbye_answered,
         "client_certificate": client_certificate(&report.client_certificate),
         "certificates": report.certificates.iter().map(certificate).collect::<Vec<_>>(),
         "chain": {

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
-use tokio_rustls::rustls::pki_types::InvalidDnsNameError;
-use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, version};
 
@@ -26,6 +25,8 @@ pub(super) struct Offer {
     pub(super) provider: Arc<CryptoProvider>,
     /// Whom it believes; none if the chain is not to be verified.
     pub(super) roots: Option<RootCertStore>,
+    /// The same as they stand in the file.
+    pub(super) cas: Vec<CertificateDer<'static>>,
     /// The name that the certificate is compared with.
     pub(super) name: ServerName<'static>,
     /// Whether the name is sent as well: an IP address never is (RFC 6066 section 3).
@@ -57,9 +58,14 @@ impl Offer {
             (Some(cert), Some(key)) => Some(Arc::new(certified(cert, key, &files)?)),
             _ => None,
         };
+        let cas = match &args.ca {
+            Some(file) => pem::certificates(file, &files).map_err(CertError::from)?,
+            None => Vec::new(),
+        };
         Ok(Self {
             provider: Arc::new(default_provider()),
-            roots: args.ca.as_deref().map(|ca| roots(ca, &files)).transpose()?,
+            roots: args.ca.as_deref().map(|file| roots(file, &cas)).transpose()?,
+            cas,
             sends_name: matches!(name, ServerName::DnsName(_)) && !args.no_sni,
             name,
             certificate,
@@ -91,10 +97,10 @@ impl Offer {
     }
 }
 
-fn roots(file: &Path, files: &Files) -> Result<RootCertStore, CertError> {
+fn roots(file: &Path, cas: &[CertificateDer<'static>]) -> Result<RootCertStore, CertError> {
     let mut roots = RootCertStore::empty();
-    for ca in pem::certificates(file, files)? {
-        roots.add(ca).map_err(|cause| CertError::Ca { file: file.to_owned(), cause })?;
+    for ca in cas {
+        roots.add(ca.clone()).map_err(|cause| CertError::Ca { file: file.to_owned(), cause })?;
     }
     Ok(roots)
 }

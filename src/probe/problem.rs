@@ -55,6 +55,8 @@ pub enum Kind {
     Incompatible,
     /// Anything else that is wrong with the server's TLS.
     TlsError,
+    /// The server asked for a client certificate, and never said whether what it got will do.
+    ClientCertificateUnanswered,
     /// A certificate is past its notAfter.
     CertificateExpired,
     /// A certificate is before its notBefore.
@@ -86,6 +88,7 @@ impl Kind {
         Self::Alert,
         Self::Incompatible,
         Self::TlsError,
+        Self::ClientCertificateUnanswered,
         Self::CertificateExpired,
         Self::CertificateNotYetValid,
         Self::CertificateExpiresSoon,
@@ -111,6 +114,7 @@ impl fmt::Display for Kind {
             Self::Alert => "alert",
             Self::Incompatible => "incompatible",
             Self::TlsError => "tls_error",
+            Self::ClientCertificateUnanswered => "client_certificate_unanswered",
             Self::CertificateExpired => "certificate_expired",
             Self::CertificateNotYetValid => "certificate_not_yet_valid",
             Self::CertificateExpiresSoon => "certificate_expires_soon",

@@ -10,11 +10,11 @@ use std::time::{Duration, SystemTime};
 
 use super::attempt::Attempt;
 use super::dial::Tried;
-use super::failure::Failure;
+use super::failure::Client;
 use super::milliseconds;
 use super::offer::Offer;
 use super::printable;
-use super::problem::Problem;
+use super::problem::{Kind, Problem};
 use super::verdict::{self, Verdict};
 use crate::cli::probe::{Probe, Target};
 use crate::config::TlsVersion;
@@ -34,16 +34,19 @@ pub(super) struct Report {
     pub(super) alpn_offered: Vec<String>,
     pub(super) tried: Vec<Tried>,
     pub(super) session: Option<Session>,
+    /// Whether the server answered our goodbye; none if it was not said.
+    pub(super) goodbye_answered: Option<bool>,
     pub(super) client_certificate: ClientCertificate,
     pub(super) certificates: Vec<Certificate>,
     /// How many certificates there were, shown or not.
     pub(super) chain_length: usize,
     pub(super) name_matches: Option<bool>,
     pub(super) verified: Option<bool>,
-    pub(super) order: String,
+    pub(super) order: Option<String>,
     pub(super) resumption: Resumption,
     pub(super) versions: Vec<(TlsVersion, Accepts)>,
     pub(super) problems: Vec<Problem>,
+    offers_all: bool,
 }
 
 /// What the first handshake agreed on.
@@ -112,15 +115,17 @@ impl Report {
             alpn_offered: args.alpn.iter().map(|protocol| printable::text(protocol)).collect(),
             tried: Vec::new(),
             session: None,
+            goodbye_answered: None,
             client_certificate: ClientCertificate::Unknown,
             certificates: Vec::new(),
             chain_length: 0,
             name_matches: None,
             verified: None,
-            order: String::new(),
+            order: None,
             resumption: Resumption::NotTried,
             versions: Vec::new(),
             problems: Vec::new(),
+            offers_all: args.tls.is_none(),
         }
     }
 
@@ -152,21 +157,27 @@ impl Report {
             took: agreed.took,
             greeting: (!attempt.heard.is_empty()).then(|| printable::bytes(&attempt.heard)),
         });
+        self.goodbye_answered = attempt.answered;
         let request = attempt.seen.request.as_ref();
+        let failure = attempt.failure.as_ref();
+        let unshown = request.is_some_and(|request| !request.shown);
+        let client = Client { unshown, offers_all: self.offers_all };
         self.client_certificate = match request {
             Some(request) => ClientCertificate::Asked {
                 authorities: request.authorities.iter().map(|der| authority(der)).collect(),
                 shown: request.shown,
-                content: match attempt.failure {
-                    None | Some(Failure::Ended) => attempt.content.then_some(true),
-                    Some(_) => Some(false),
+                content: match failure {
+                    Some(failure) if failure.is_of_certificate(client) => Some(false),
+                    _ => attempt.content.then_some(true),
                 },
             },
             None if attempt.agreed.is_some() => ClientCertificate::NotAsked,
             None => ClientCertificate::Unknown,
         };
-        let unshown = request.is_some_and(|request| !request.shown);
-        self.problems.extend(attempt.failure.as_ref().map(|failure| failure.problem(unshown)));
+        self.problems.extend(failure.map(|failure| failure.problem(client)));
+        if let (Some(request), None, false) = (request, failure, attempt.content) {
+            self.problems.push(unanswered(request.shown));
+        }
         self.chain_length = verdict.certificates.len();
         let certificate = |details: Result<Details, String>| Certificate {
             days_left: details.as_ref().ok().map(|d| verdict::days_left(d.not_after, now)),
@@ -180,6 +191,21 @@ impl Report {
         let told = self.problems.first().map(|problem| problem.kind);
         self.problems.extend(verdict.problems.into_iter().filter(|p| Some(p.kind) != told));
     }
+}
+
+/// A server that is silent about it may refuse every device.
+fn unanswered(shown: bool) -> Problem {
+    let what = if shown {
+        "got one, and did not say whether it will do"
+    } else {
+        "got none, and did not say whether that will do"
+    };
+    Problem::new(
+        Kind::ClientCertificateUnanswered,
+        format!("the server asked for a client certificate, {what}: a device may be refused"),
+        "The server's log says whether it let us in. Something on the way may hold its answer up, or \
+         it or the legacy server hangs: try a longer --timeout.",
+    )
 }
 
 fn authority(der: &[u8]) -> String {
@@ -247,7 +273,11 @@ impl Report {
                 Err(problem) => line(f, "address", format!("{address}: {}", problem.kind)),
             }?;
         }
-        let sent = if self.sends_name { "sent as SNI" } else { "no SNI sent" };
+        let sent = match (self.sends_name, self.connected()) {
+            (true, Some(_)) => "sent as SNI",
+            (true, None) => "to be sent as SNI",
+            (false, _) => "no SNI sent",
+        };
         line(f, "name", format!("{}, {sent}", self.name))?;
         if let Some(session) = &self.session {
             session.write(f, &self.alpn_offered)?;
@@ -268,6 +298,10 @@ impl Report {
                     some => line(f, "", format!("of these CAs: {}", self::some(some))),
                 }?;
             }
+        }
+        if self.goodbye_answered == Some(false) {
+            let perhaps = "perhaps the legacy server does not answer";
+            line(f, "goodbye", format!("no answer to the goodbye: {perhaps}"))?;
         }
         match &self.resumption {
             Resumption::NotTried => {}
@@ -302,7 +336,7 @@ impl Report {
             Some(false) => "does not lead to a CA of --ca now",
             None => "not verified (no --ca)",
         };
-        line(f, "chain", format!("{verified}; {}", self.order))
+        line(f, "chain", format!("{verified}; {}", self.order.as_deref().unwrap_or_default()))
     }
 }
 

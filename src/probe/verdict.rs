@@ -27,8 +27,8 @@ pub(super) struct Verdict {
     pub(super) name_matches: Option<bool>,
     /// Whether the chain leads to a CA that is believed; none if nobody said whom to believe.
     pub(super) verified: Option<bool>,
-    /// How the certificates hang together.
-    pub(super) order: String,
+    /// How the certificates hang together; none if there are none.
+    pub(super) order: Option<String>,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -46,11 +46,12 @@ pub(super) fn judge(
     let mut verdict =
         Verdict { certificates: chain.iter().map(read).collect(), ..Verdict::default() };
     let order = order(chain);
+    let mut anchor = None;
     match ParsedCertificate::try_from(leaf) {
         Ok(parsed) => {
             verdict.judge_name(&parsed, &offer.name);
             if let Some(roots) = &offer.roots {
-                verdict.judge_trust(&parsed, rest, roots, offer);
+                anchor = verdict.judge_trust(&parsed, rest, roots, offer, now);
             }
         }
         Err(error) => {
@@ -64,8 +65,12 @@ pub(super) fn judge(
             "The file should hold the server's own certificate first, then each one's issuer.";
         verdict.problems.push(Problem::new(Kind::ChainOutOfOrder, says.clone(), advice));
     }
-    verdict.order = order.unwrap_or_else(|says| says);
+    verdict.order = Some(order.unwrap_or_else(|says| says));
     verdict.judge_times(believed, min_days, now);
+    if let Some((ca, details)) = anchor {
+        let sent = chain.iter().position(|certificate| certificate == ca);
+        verdict.judge_anchor(&details, (sent, believed), min_days, now);
+    }
     verdict
 }
 
@@ -88,28 +93,43 @@ impl Verdict {
         }
     }
 
-    fn judge_trust(
+    /// Returns the CA that the chain leads to, times aside.
+    fn judge_trust<'a>(
         &mut self,
         leaf: &ParsedCertificate<'_>,
         rest: &[CertificateDer<'static>],
         roots: &RootCertStore,
-        offer: &Offer,
-    ) {
+        offer: &'a Offer,
+        now: SystemTime,
+    ) -> Option<(&'a CertificateDer<'static>, Details)> {
         let algorithms = offer.provider.signature_verification_algorithms.all;
-        let verify =
-            |at| verify_server_cert_signed_by_trust_anchor(leaf, roots, rest, at, algorithms);
-        let mut outcome = verify(UnixTime::now());
+        let verify = |roots: &_, at| {
+            verify_server_cert_signed_by_trust_anchor(leaf, roots, rest, at, algorithms)
+        };
+        let mut at = UnixTime::now();
+        let mut outcome = verify(roots, at);
         self.verified = Some(outcome.is_ok());
         // What time alone is wrong with is told by `judge_times`; the rest may be wrong as well.
-        if let (Err(error), Some(at)) = (&outcome, self.good_moment())
+        if let (Err(error), Some(good)) = (&outcome, self.good_moment())
             && is_of_time(error)
         {
-            outcome = verify(at);
+            at = good;
+            outcome = verify(roots, at);
         }
-        if let Err(error) = outcome
-            && !is_of_time(&error)
-        {
-            self.problems.push(rejected(&error));
+        match outcome {
+            Ok(()) => {
+                let leads_to = |ca: &&CertificateDer<'static>| {
+                    let mut alone = RootCertStore::empty();
+                    alone.add((*ca).clone()).is_ok() && verify(&alone, at).is_ok()
+                };
+                best(offer.cas.iter().filter(leads_to), now)
+            }
+            Err(error) => {
+                if !is_of_time(&error) {
+                    self.problems.push(rejected(&error));
+                }
+                None
+            }
         }
     }
 
@@ -126,30 +146,77 @@ impl Verdict {
     /// count unless the chain is believed without it.
     fn judge_times(&mut self, believed: bool, min_days: Option<u32>, now: SystemTime) {
         for (i, details) in self.certificates.iter().enumerate() {
-            let Ok(Details { not_before, not_after, .. }) = details else { continue };
+            let Ok(details) = details else { continue };
             let which = if i == 0 {
                 "the certificate".to_owned()
             } else {
                 format!("certificate {} of the chain", i + 1)
             };
-            let (kind, says, advice) = if not_after.has_passed(now) {
-                let says = format!("{which} ended on {not_after}");
-                (Kind::CertificateExpired, says, "Renew it, and look at this machine's clock.")
-            } else if !not_before.has_begun(now) {
-                let says = format!("{which} begins on {not_before}");
-                (Kind::CertificateNotYetValid, says, "The clock of the CA or of this machine.")
-            } else if min_days.is_some_and(|days| days_left(*not_after, now) < i64::from(days)) {
-                let days = days_left(*not_after, now);
-                let says = format!("{which} ends on {not_after}, in {days} day(s)");
-                (Kind::CertificateExpiresSoon, says, "Renew it.")
-            } else {
-                continue;
-            };
-            if i == 0 || !believed || kind == Kind::CertificateExpiresSoon {
-                self.problems.push(Problem::new(kind, says, advice));
-            }
+            let problem = of_times(&which, details, min_days, now);
+            self.problems.extend(problem.filter(|problem| counts(i, believed, problem.kind)));
         }
     }
+
+    /// A CA is told once, also where it is `sent` along, at its place in the chain.
+    fn judge_anchor(
+        &mut self,
+        ca: &Details,
+        (sent, believed): (Option<usize>, bool),
+        min_days: Option<u32>,
+        now: SystemTime,
+    ) {
+        let which = format!("the CA of --ca, {},", printable::text(&ca.subject));
+        let Some(mut problem) = of_times(&which, ca, min_days, now) else { return };
+        if problem.kind != Kind::CertificateExpiresSoon {
+            self.verified = Some(false);
+            problem.advice = "Devices refuse it that verify as OpenSSL does, and others do not. They \
+                              need a CA that is valid now; look at this machine's clock.";
+        }
+        if !sent.is_some_and(|i| counts(i, believed, problem.kind)) {
+            self.problems.push(problem);
+        }
+    }
+}
+
+/// Whether what is wrong with the times of a certificate of the chain is told.
+fn counts(i: usize, believed: bool, kind: Kind) -> bool {
+    i == 0 || !believed || kind == Kind::CertificateExpiresSoon
+}
+
+/// What is wrong with the times of a certificate.
+fn of_times(
+    which: &str,
+    details: &Details,
+    min_days: Option<u32>,
+    now: SystemTime,
+) -> Option<Problem> {
+    let Details { not_before, not_after, .. } = details;
+    let days = days_left(*not_after, now);
+    let (kind, says, advice) = if not_after.has_passed(now) {
+        let says = format!("{which} ended on {not_after}");
+        (Kind::CertificateExpired, says, "Renew it, and look at this machine's clock.")
+    } else if !not_before.has_begun(now) {
+        let says = format!("{which} begins on {not_before}");
+        (Kind::CertificateNotYetValid, says, "The clock of the CA or of this machine.")
+    } else if min_days.is_some_and(|least| days < i64::from(least)) {
+        let says = format!("{which} ends on {not_after}, in {days} day(s)");
+        (Kind::CertificateExpiresSoon, says, "Renew it.")
+    } else {
+        return None;
+    };
+    Some(Problem::new(kind, says, advice))
+}
+
+/// Of several CAs that a chain leads to, as where one was made anew for its key: one that is valid
+/// now, for as long as can be.
+fn best<'a>(
+    cas: impl Iterator<Item = &'a CertificateDer<'static>>,
+    now: SystemTime,
+) -> Option<(&'a CertificateDer<'static>, Details)> {
+    let readable = cas.filter_map(|ca| Some((ca, details::details(ca).ok()?)));
+    readable.max_by_key(|(_, Details { not_before, not_after, .. })| {
+        (not_before.has_begun(now) && !not_after.has_passed(now), *not_after)
+    })
 }
 
 /// Whole days until a moment, negative once it has passed.

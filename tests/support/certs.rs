@@ -87,6 +87,16 @@ impl Authority {
         self.dir().join(format!("{}.ca.crt", self.name))
     }
 
+    /// The file of another certificate of the same CA, with the same key, for these years.
+    pub(crate) fn ca_of(&self, years: (i32, i32)) -> PathBuf {
+        let mut params = ca_params(&self.name);
+        params.not_before = date_time_ymd(years.0, 1, 1);
+        params.not_after = date_time_ymd(years.1, 1, 1);
+        let path = self.dir().join(format!("{}.{}-{}.ca.crt", self.name, years.0, years.1));
+        fs::write(&path, params.self_signed(&self.key).unwrap().pem()).unwrap();
+        path
+    }
+
     /// The trust in this CA, for a client.
     pub(crate) fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
