@@ -213,9 +213,8 @@ fn load(config: &Config) -> Result<Vec<Loaded>, StartError> {
 fn process_wide(shutdown: &Shutdown, metrics: &Arc<Metrics>) -> ProcessWide {
     let (shutdown, metrics) = (shutdown.clone(), Arc::clone(metrics));
     Box::new(move |config| {
-        let times = config.shutdown;
-        shutdown.set_times(times);
-        metrics.set_drain_timeout(times.delay + times.drain_timeout);
+        shutdown.set_times(config.shutdown);
+        metrics.set_drain_timeout(shutdown.drain_timeout());
         logging::set_filter(&config.log.filter);
     })
 }

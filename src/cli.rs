@@ -11,6 +11,7 @@ pub mod pages;
 pub mod probe;
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -71,6 +72,19 @@ fn heeding(command: clap::Command, arguments: &[OsString]) -> clap::Command {
         return command.mut_subcommand(name, deaf);
     }
     command
+}
+
+/// Prints what a command has to say, to standard output. Whoever reads only the beginning, such as `head`,
+/// is no error.
+///
+/// # Errors
+/// If standard output does not take it.
+pub fn print(text: impl AsRef<[u8]>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
 }
 
 /// What can be done instead of running.

@@ -127,9 +127,7 @@ impl Listener {
             tcp: Tcp::default(),
         }
     }
-}
 
-impl Listener {
     /// Every backend that a connection may go to, those of the routes first; some perhaps twice.
     pub fn backends(&self) -> impl Iterator<Item = &BackendAddress> {
         self.routes.iter().map(|route| &route.backend).chain(&self.backend)

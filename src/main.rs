@@ -13,7 +13,7 @@
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "a command answers its user")]
 
 use std::error::Error;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -142,8 +142,7 @@ fn drain(admin: SocketAddr, wait: bool, limit: Option<Duration>) -> ExitCode {
 
 /// Prints a line. That nobody reads it any more is no reason to stop.
 fn say(line: &str) {
-    let mut out = io::stdout().lock();
-    let _unread = writeln!(out, "{line}").and_then(|()| out.flush());
+    let _unread = cli::print(format!("{line}\n"));
 }
 
 /// Runs a proxy until it is told to stop; `started` is called when it accepts.

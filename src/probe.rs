@@ -1,8 +1,9 @@
 //! `tlsidecar probe`: connects as a device would, and says what it sees.
 //!
 //! Exit codes: 0 good; 1 a problem, or a report that cannot be written; 3 nothing but that a certificate
-//! ends within `--min-days`; 2 bad flags (clap), or a name that no certificate can be for; 78 files that cannot be used. With `--live`, `--started` or `--ready` it asks the admin
-//! port instead: 0 if it is well, 1 if not.
+//! ends within `--min-days`; 2 bad flags (clap), or a name that no certificate can be for; 78 files that
+//! cannot be used. With `--live`, `--started` or `--ready` it asks the admin port instead: 0 if it is
+//! well, 1 if not.
 //!
 //! **Promises.** It sends no data, and says goodbye in order. Each step has its time. Whatever a server
 //! says comes out escaped and cut to a length.
@@ -24,7 +25,7 @@ mod tap;
 mod verdict;
 mod witness;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
@@ -35,6 +36,7 @@ use self::failure::{Client, Failure};
 use self::offer::{Offer, OfferError};
 use self::problem::{Kind, Problem};
 use self::report::{Accepts, Report, Resumption};
+use crate::cli;
 use crate::cli::probe::{Format, Probe, Target};
 use crate::config::TlsVersion;
 use crate::ops::ask::{self, Health};
@@ -52,11 +54,15 @@ pub async fn run(args: &Probe) -> u8 {
     };
     match probe(args, target).await {
         Ok(report) => {
-            let written = print(&match args.format {
+            let written = cli::print(match args.format {
                 Format::Text => report.to_string(),
                 Format::Json => json::render(&report),
             });
-            if written { code(&report.problems) } else { PROBLEM }
+            if let Err(error) = written {
+                eprintln!("cannot write the report: {error}");
+                return PROBLEM;
+            }
+            code(&report.problems)
         }
         Err(error) => {
             eprintln!("{error}");
@@ -76,19 +82,6 @@ fn code(problems: &[Problem]) -> u8 {
     }
 }
 
-/// Returns whether it could. Whoever reads only the beginning, such as `head`, is no error.
-fn print(text: &str) -> bool {
-    let mut out = io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            eprintln!("cannot write the report: {error}");
-            false
-        }
-        _ => true,
-    }
-}
-
 async fn health(args: &Probe) -> u8 {
     let what = match (args.started, args.ready) {
         (true, _) => Health::Started,
@@ -98,7 +91,7 @@ async fn health(args: &Probe) -> u8 {
     match ask::health(args.admin, what, args.timeout).await {
         Ok(phase) => {
             // The code alone is the answer: a disk that is full is no reason to restart a container.
-            let _unread = print(&format!("{}\n", printable::text(&phase)));
+            let _unread = cli::print(format!("{}\n", printable::text(&phase)));
             GOOD
         }
         Err(error) => {

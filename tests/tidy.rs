@@ -43,6 +43,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "probe",
         &[
+            "cli",
             "cli::probe",
             "config",
             "ops::ask",
@@ -365,7 +366,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("ops::metrics::backends", &["ops::metrics::labels", "proxy::reason"]),
     ("ops::metrics::families", &["ops::metrics::family", "ops::metrics::in_force"]),
-    ("ops::metrics::in_force", &["ops::metrics::family", "ops::metrics::listener"]),
+    ("ops::metrics::in_force", &["ops::metrics::family"]),
     ("ops::metrics::process", &["ops::metrics::family", "ops::metrics::labels", "ops::shutdown"]),
     ("ops::metrics::family", &["proxy::reason"]),
     ("ops::metrics::labels", &["proxy::reason"]),

@@ -22,7 +22,7 @@ use super::Cli;
 pub fn completions(shell: Shell) -> io::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "tlsidecar", &mut script);
-    print(&script)
+    super::print(&script)
 }
 
 /// Writes the page `tlsidecar(1)` to standard output or, with a directory, it and one for each
@@ -35,7 +35,7 @@ pub fn man(dir: Option<&Path>) -> io::Result<()> {
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
     let Some(dir) = dir else {
-        return print(&page(&command)?.1);
+        return super::print(&page(&command)?.1);
     };
     fs::create_dir_all(dir).map_err(|error| at(dir, &error))?;
     for command in [&command].into_iter().chain(command.get_subcommands()) {
@@ -92,14 +92,5 @@ fn exit_codes(command: &str) -> Vec<(u8, &'static str)> {
             FLAGS,
             (78, "Bad configuration, or a file that cannot be used."),
         ],
-    }
-}
-
-/// Whoever reads only the beginning, such as `head`, is no error.
-fn print(text: &[u8]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written,
     }
 }

@@ -96,10 +96,7 @@ impl History {
     fn since(&self, before: &[Counted], now: Instant) -> (Vec<Counted>, Sample) {
         let counted: Vec<_> = self.listeners.iter().map(|listener| listener.counted()).collect();
         let moved = counted.iter().zip(before).zip(&self.listeners);
-        let moved = moved.map(|((now, before), listener)| Moved {
-            active: listener.load().active,
-            ..moved_between(before, now)
-        });
+        let moved = moved.map(|((now, before), listener)| moved_to(now, before, listener));
         let moved = moved.collect();
         (counted, Sample { ended: now, moved })
     }
@@ -110,13 +107,13 @@ impl History {
     }
 }
 
-fn moved_between(before: &Counted, now: &Counted) -> Moved {
+fn moved_to(now: &Counted, before: &Counted, listener: &ListenerMetrics) -> Moved {
     let closed = now.closed.iter().zip(&before.closed).map(|(now, before)| now - before);
     let closed = Reason::ALL.iter().copied().zip(closed);
     Moved {
         accepted: now.accepted - before.accepted,
         handshakes: now.handshakes - before.handshakes,
-        active: 0,
+        active: listener.load().active,
         closed: closed.filter(|(_, count)| *count > 0).collect(),
     }
 }

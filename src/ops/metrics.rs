@@ -24,7 +24,7 @@ use prometheus::{Encoder, Registry, TextEncoder};
 pub(crate) use self::backends::BackendMetrics;
 use self::families::Families;
 use self::family::Maker;
-pub(crate) use self::in_force::{CaInForce, CertificateInForce, CrlInForce, InForce};
+pub(crate) use self::in_force::{CaInForce, CertificateInForce, CrlInForce, Told};
 pub use self::labels::{
     AcceptError, Age, Alert, Cipher, ClientCertificate, ConnectResult, Direction, Expiry, Group,
     HandshakeKind, Incompatible, KeyKind, OfferedVersion, ReloadObject, ReloadOutcome, Silence,

@@ -150,9 +150,7 @@ impl HandshakeError {
             Self::Internal(_) => Reason::Internal,
         }
     }
-}
 
-impl HandshakeError {
     /// What is known of it that its reason does not tell.
     pub(crate) fn fault(&self) -> Option<Fault> {
         match self {

@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 
-use crate::proxy::reason::{Reason, Side};
+use crate::proxy::reason::Reason;
 use crate::trust::digest::sha256;
 
 /// The page as it is written, and where the reasons go.
@@ -64,14 +64,8 @@ fn reasons() -> Vec<Value> {
         Some((reason, cells.next()?, cells.next()?))
     });
     let told = rows.map(|(reason, what, todo)| {
-        let side = match reason.side() {
-            Side::Client => "client",
-            Side::Backend => "backend",
-            Side::Proxy => "proxy",
-            Side::Internal => "internal",
-        };
         let (reason, failure) = (reason.as_str(), reason.is_failure());
-        json!({ "reason": reason, "failure": failure, "side": side, "what": what, "todo": todo })
+        json!({ "reason": reason, "failure": failure, "what": what, "todo": todo })
     });
     told.collect()
 }

@@ -8,9 +8,9 @@
 use std::sync::{Mutex, PoisonError};
 
 use prometheus::GaugeVec;
+use prometheus::core::Collector;
 
 use super::family::Maker;
-use super::listener::retain;
 
 /// CAs of a listener that are told.
 const MAX_CAS: usize = 8;
@@ -49,6 +49,7 @@ pub(crate) struct CrlInForce {
     pub(crate) next_update: i64,
 }
 
+#[derive(Clone)]
 pub(super) struct InForceFamilies {
     not_before: GaugeVec,
     not_after: GaugeVec,
@@ -65,11 +66,10 @@ pub(crate) struct InForce {
     told: Mutex<Told>,
 }
 
-/// What was last told of a listener.
+/// What is told of a listener.
 #[derive(Clone, Default)]
 pub(crate) struct Told {
     pub(crate) certificates: Vec<CertificateInForce>,
-    /// The first to expire comes first.
     pub(crate) cas: Vec<CaInForce>,
     pub(crate) crls: Vec<CrlInForce>,
 }
@@ -116,20 +116,7 @@ impl InForceFamilies {
     }
 
     pub(super) fn of(&self, listener: &str) -> InForce {
-        let Self { not_before, not_after, info, ca_not_before, ca_not_after, crl_next_update } =
-            self;
-        InForce {
-            listener: listener.to_owned(),
-            families: Self {
-                not_before: not_before.clone(),
-                not_after: not_after.clone(),
-                info: info.clone(),
-                ca_not_before: ca_not_before.clone(),
-                ca_not_after: ca_not_after.clone(),
-                crl_next_update: crl_next_update.clone(),
-            },
-            told: Mutex::default(),
-        }
+        InForce { listener: listener.to_owned(), families: self.clone(), told: Mutex::default() }
     }
 }
 
@@ -139,12 +126,17 @@ impl InForce {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn remember(&self, note: impl FnOnce(&mut Told)) {
-        note(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Replaces what is told; of the CAs those stay that expire first.
+    pub(crate) fn tell(&self, mut told: Told) {
+        told.cas.sort_by_key(|ca| ca.not_after);
+        told.cas.truncate(MAX_CAS);
+        self.tell_certificates(&told.certificates);
+        self.tell_cas(&told.cas);
+        self.tell_crls(&told.crls);
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
     }
 
-    /// Replaces what is told of the certificates that devices are shown.
-    pub(crate) fn set_certificates(&self, certificates: &[CertificateInForce]) {
+    fn tell_certificates(&self, certificates: &[CertificateInForce]) {
         let listener = self.listener.as_str();
         let Self { families: InForceFamilies { not_before, not_after, info, .. }, .. } = self;
         for c in certificates {
@@ -163,31 +155,23 @@ impl InForce {
             other(values)
                 || certificates.iter().any(|c| c.cert == values[1] && c.sha256 == values[3])
         });
-        self.remember(|told| told.certificates = certificates.to_vec());
     }
 
-    /// Replaces what is told of the CAs of client certificates.
-    pub(crate) fn set_cas(&self, mut cas: Vec<CaInForce>) {
-        cas.sort_by_key(|ca| ca.not_after);
-        // Of two that go by one name the first to expire is told.
-        cas.reverse();
+    fn tell_cas(&self, cas: &[CaInForce]) {
         let listener = self.listener.as_str();
         let Self { families: InForceFamilies { ca_not_before, ca_not_after, .. }, .. } = self;
-        let told = &cas[cas.len().saturating_sub(MAX_CAS)..];
-        for CaInForce { ca, not_before, not_after } in told {
+        // Of two that go by one name the first to expire is told: it comes last here.
+        for CaInForce { ca, not_before, not_after } in cas.iter().rev() {
             ca_not_before.with_label_values(&[listener, ca]).set(exact(*not_before));
             ca_not_after.with_label_values(&[listener, ca]).set(exact(*not_after));
         }
         let stays =
-            |values: &[&str]| values[0] != listener || told.iter().any(|ca| ca.ca == values[1]);
+            |values: &[&str]| values[0] != listener || cas.iter().any(|ca| ca.ca == values[1]);
         retain(ca_not_before, CA, stays);
         retain(ca_not_after, CA, stays);
-        let first_to_expire = told.iter().rev().cloned().collect();
-        self.remember(|told| told.cas = first_to_expire);
     }
 
-    /// Replaces what is told of CRLs.
-    pub(crate) fn set_crls(&self, crls: &[CrlInForce]) {
+    fn tell_crls(&self, crls: &[CrlInForce]) {
         let listener = self.listener.as_str();
         let next_update = &self.families.crl_next_update;
         for CrlInForce { crl, next_update: at } in crls {
@@ -196,7 +180,22 @@ impl InForce {
         retain(next_update, CRL, |values| {
             values[0] != listener || crls.iter().any(|c| c.crl == values[1])
         });
-        self.remember(|told| told.crls = crls.to_vec());
+    }
+}
+
+/// Removes the children of `family` whose labels' values, in the order of their `names`, are not to stay.
+fn retain(family: &GaugeVec, names: &[&str], keep: impl Fn(&[&str]) -> bool) {
+    for collected in family.collect() {
+        for metric in collected.get_metric() {
+            let value = |name: &&str| {
+                metric.get_label().iter().find(|l| l.name() == *name).map_or("", |l| l.value())
+            };
+            let values: Vec<_> = names.iter().map(value).collect();
+            if !keep(&values) {
+                // It fails only if another thread was faster.
+                let _gone = family.remove_label_values(&values);
+            }
+        }
     }
 }
 

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::{GaugeVec, Histogram, IntCounter, IntGauge};
+use prometheus::{Histogram, IntCounter, IntGauge};
 
 use super::backends::{BackendMetrics, Backends};
 use super::families::Families;
@@ -267,23 +267,5 @@ impl ListenerMetrics {
     /// Where it is told which certificates, CAs and CRLs are in force.
     pub(crate) fn in_force(&self) -> &InForce {
         &self.in_force
-    }
-}
-
-/// Removes the children of `family` that are this listener's and not among those that stay, which
-/// are told by the label `by`.
-pub(super) fn retain(family: &GaugeVec, names: &[&str], keep: impl Fn(&[&str]) -> bool) {
-    use prometheus::core::Collector;
-    for collected in family.collect() {
-        for metric in collected.get_metric() {
-            let value = |name: &&str| {
-                metric.get_label().iter().find(|l| l.name() == *name).map_or("", |l| l.value())
-            };
-            let values: Vec<_> = names.iter().map(value).collect();
-            if !keep(&values) {
-                // It fails only if another thread was faster.
-                let _gone = family.remove_label_values(&values);
-            }
-        }
     }
 }

@@ -46,11 +46,12 @@ impl Clients {
             // Without all CAs and CRLs the verifier would only find fault with what is missing.
             return Self::default();
         }
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&PROVIDER))
-                .with_crls(crls.into_iter().map(|(_, crl)| crl))
-                // The names of the CAs help a client that has several certificates to choose; a
-                // device has one, and small devices cannot take a long flight.
-                .clear_root_hint_subjects();
+        let provider = Arc::clone(&PROVIDER);
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+            .with_crls(crls.into_iter().map(|(_, crl)| crl))
+            // The names of the CAs help a client that has several certificates to choose; a device
+            // has one, and small devices cannot take a long flight.
+            .clear_root_hint_subjects();
         let verifier = findings.take(match mode {
             ClientAuth::Optional(_) => verifier.allow_unauthenticated().build(),
             ClientAuth::Required(_) | ClientAuth::None => verifier.build(),

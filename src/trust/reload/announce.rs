@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use crate::config;
 use crate::ops::metrics::{
-    CaInForce, CertificateInForce, CrlInForce, InForce, ListenerMetrics, Objects, ReloadObject,
-    ReloadOutcome,
+    CaInForce, CertificateInForce, CrlInForce, ListenerMetrics, Objects, ReloadObject,
+    ReloadOutcome, Told,
 };
 use crate::trust::certs::Warning;
 use crate::trust::snapshot::{ServerCertificate, Snapshot};
@@ -24,11 +24,11 @@ pub(crate) fn announce(snapshot: &Snapshot, warnings: &[Warning], metrics: &List
         tracing::info!(listener, cert, %not_after, "certificate in force");
     }
     metrics.set_backends(snapshot.listener.backends().map(ToString::to_string));
-    in_force(snapshot, metrics.in_force());
+    metrics.in_force().tell(in_force(snapshot));
 }
 
-/// Tells until when what is in force is good.
-fn in_force(snapshot: &Snapshot, told: &InForce) {
+/// Until when what is in force is good.
+fn in_force(snapshot: &Snapshot) -> Told {
     let certificate = |c: &ServerCertificate| CertificateInForce {
         cert: c.label.clone(),
         serial: c.facts.serial.clone(),
@@ -38,18 +38,20 @@ fn in_force(snapshot: &Snapshot, told: &InForce) {
         not_before: c.facts.not_before.timestamp(),
         not_after: c.facts.not_after.timestamp(),
     };
-    told.set_certificates(&snapshot.certificates.iter().map(certificate).collect::<Vec<_>>());
     let ca = |facts: &Facts| CaInForce {
         ca: facts.subject_text.clone(),
         not_before: facts.not_before.timestamp(),
         not_after: facts.not_after.timestamp(),
     };
-    told.set_cas(snapshot.trusted.cas.iter().map(ca).collect());
     let crl = |(file, due): &(PathBuf, Moment)| CrlInForce {
         crl: file.display().to_string(),
         next_update: due.timestamp(),
     };
-    told.set_crls(&snapshot.trusted.crls.iter().map(crl).collect::<Vec<_>>());
+    Told {
+        certificates: snapshot.certificates.iter().map(certificate).collect(),
+        cas: snapshot.trusted.cas.iter().map(ca).collect(),
+        crls: snapshot.trusted.crls.iter().map(crl).collect(),
+    }
 }
 
 /// Tells which parts of a listener's configuration have changed.
