@@ -25,6 +25,8 @@ import compose_spec
 import promql_parser
 import yaml
 
+from problems import any_told, problem
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 GRAFANA = os.path.join(ROOT, "deploy/grafana")
 NPM = os.path.join(ROOT, "target/checks/npm")
@@ -41,13 +43,6 @@ OF_COUNTERS = {"rate", "increase", "irate", "resets", "changes"}
 # Metrics that Prometheus or every process has, and that docs/metrics.md need not explain.
 NOT_OURS = {"up", "ALERTS"}
 
-problems = []
-
-
-def problem(text):
-    problems.append(text)
-
-
 def main():
     board = load_dashboard()
     panels = [p for p in board["panels"] if p["type"] != "row"]
@@ -61,10 +56,7 @@ def main():
     typed = type_check(board, panels)
     provisioned = provisioning(board)
     services = compose()
-    for text in problems:
-        print(f"  {text}")
-    if problems:
-        print(f"dashboards: {len(problems)} problems")
+    if any_told("dashboards"):
         return 1
     print(f"dashboards: {len(panels)} panels with {asked} queries in {len(board['panels']) - len(panels)} rows, "
           f"{typed} objects typed by {SCHEMA}, {provisioned} provisioning files, {services} services in the compose file")

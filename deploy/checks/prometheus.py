@@ -37,6 +37,7 @@ import yaml
 
 sys.dont_write_bytecode = True
 from load import Plant, ask, eventually, free_port  # noqa: E402
+from problems import any_told, problem  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 COMPARISONS = {"==", "!=", ">", "<", ">=", "<="}
@@ -56,13 +57,6 @@ WANTED = {
     ("reloads_total", "outcome"): {"swapped", "failed"},
 }
 
-problems = []
-
-
-def problem(text):
-    problems.append(text)
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=36)
@@ -79,10 +73,7 @@ def main():
             plant.end()
     for error in plant.faults[:5]:
         problem(f"a device of the test failed by itself: {error!r}")
-    for text in problems:
-        print(f"  {text}")
-    if problems:
-        print(f"prometheus: {len(problems)} problems")
+    if any_told("prometheus"):
         return 1
     print(f"prometheus: {said}, in {time.monotonic() - begun:.0f} s")
     return 0

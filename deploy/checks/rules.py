@@ -24,6 +24,8 @@ from concurrent.futures import ThreadPoolExecutor
 import promql_parser
 import yaml
 
+from problems import any_told, problem, problems
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PROMETHEUS = os.path.join(ROOT, "deploy/prometheus")
 RUNBOOKS = os.path.join(ROOT, "docs/runbooks")
@@ -33,13 +35,6 @@ COMPARISONS = {"==", "!=", ">", "<", ">=", "<="}
 # Those of Prometheus itself, and of every process.
 NOT_OURS = {"up"}
 NEVER = "vector(1) > 2"
-
-problems = []
-
-
-def problem(text):
-    problems.append(text)
-
 
 def main():
     recording = load("rules/recording.yml")
@@ -57,10 +52,7 @@ def main():
     if not tests or len(names) < 20:
         problem(f"only {len(tests)} files of tests and {len(names)} alerts found")
     tried = 0 if problems else try_mutants(alerts, tests)
-    for text in problems:
-        print(f"  {text}")
-    if problems:
-        print(f"rules: {len(problems)} problems")
+    if any_told("rules"):
         return 1
     print(f"rules: {len(names)} alerts in {len(rules)} rules, each with its page; {cases} cases in {len(tests)} files, "
           f"which notice each of {tried} ways to spoil a rule; {configs} configurations")

@@ -189,19 +189,12 @@ def why():
             [(f'sum(tlsidecar_phase{{{INSTANCE}, phase=~"draining|closing|drained"}})', "draining")],
             steps=[("green", None), ("yellow", 1)], runbook="TlsidecarDrainStuck",
         ),
-        table(
+        explained(
             "Devices that did not get through", 14, 9,
             "Connections in the time range that ended before any data could pass, by reason, with the "
             "first thing to look at. Empty: everybody got through.",
-            "short",
-            [f'sort_desc(sum by (listener, reason, meaning) (label_replace(round(increase({failed}'
-             f'[$__range])), "meaning", "$1", "reason", "(.*)")) > 0)'],
-            columns={"listener": "Listener", "reason": "Reason", "meaning": "What it means", "Value": "Connections"},
-            overrides=[
-                override("meaning", ("mappings", [values(FAILED)]), ("custom.minWidth", 380)),
-                override("Value", ("custom.width", 110), ("decimals", 0)),
-            ],
-            sort=("Connections", True),
+            failed, "reason", FAILED,
+            columns=("Reason", "What it means", "Connections"), widths=(380, 110),
             runbook="TlsidecarHandshakeErrorsHigh",
         ),
         series(
@@ -211,19 +204,12 @@ def why():
             [(f"60 * sum by (reason) (rate({failed}[$__rate_interval])) > 0", "{{reason}}")],
             stack=True, bars=True, runbook="TlsidecarHandshakeErrorsHigh",
         ),
-        table(
+        explained(
             "What devices say when they reject us", 8, 7,
             "Fatal alerts that devices sent in handshakes, in the time range. Right after a new "
             "certificate, the first lines are the first sign that devices do not take it.",
-            "short",
-            [f'sort_desc(sum by (listener, alert, meaning) (label_replace(round(increase('
-             f'tlsidecar_client_alerts_total{{{LISTENER}}}[$__range])), "meaning", "$1", "alert", "(.*)")) > 0)'],
-            columns={"listener": "Listener", "alert": "Alert", "meaning": "What the device means", "Value": "Times"},
-            overrides=[
-                override("meaning", ("mappings", [values(ALERTS)]), ("custom.minWidth", 220)),
-                override("Value", ("custom.width", 70), ("decimals", 0)),
-            ],
-            sort=("Times", True),
+            f"tlsidecar_client_alerts_total{{{LISTENER}}}", "alert", ALERTS,
+            columns=("Alert", "What the device means", "Times"), widths=(220, 70),
             runbook="TlsidecarDevicesRejectCertificate",
         ),
         bars(
@@ -767,6 +753,22 @@ def table(title, width, height, description, unit, queries, columns, overrides=(
         "sortBy": [{"displayName": sort[0], "desc": sort[1]}] if sort else [],
     }
     return panel
+
+
+def explained(title, width, height, description, counter, label, meanings, columns, widths, runbook):
+    """What a counter has counted in the time range, most first, with the meaning of each value of a label."""
+    name, meaning, count = columns
+    return table(
+        title, width, height, description, "short",
+        [f'sort_desc(sum by (listener, {label}, meaning) (label_replace(round(increase({counter}[$__range])), '
+         f'"meaning", "$1", "{label}", "(.*)")) > 0)'],
+        columns={"listener": "Listener", label: name, "meaning": meaning, "Value": count},
+        overrides=[
+            override("meaning", ("mappings", [values(meanings)]), ("custom.minWidth", widths[0])),
+            override("Value", ("custom.width", widths[1]), ("decimals", 0)),
+        ],
+        sort=(count, True), runbook=runbook,
+    )
 
 
 def bars(title, width, height, description, unit, queries, runbook=""):
