@@ -4,7 +4,7 @@
 #
 # Needs root, podman, buildah, kubectl, curl, openssl, mosquitto with its clients, python3-yaml, and what
 # deploy/docker/build.sh needs. Leaves behind what image.sh leaves.
-#   SCALE=10          the seconds of the drain are divided by this
+#   SCALE=5           the seconds of the drain are divided by this
 #   KUBERNETES=DIR    where overlays/example and overlays/example-classic are
 set -euo pipefail
 checks=$(cd "$(dirname "$0")" && pwd)
@@ -40,4 +40,4 @@ for overlay in example example-classic; do
 done
 # Processes, mounts and addresses of its own: whatever happens, nothing of it stays.
 timeout 180 unshare --net --mount --pid --fork --kill-child --mount-proc \
-    /usr/bin/python3 "$checks/pod/emulate.py" "$work" "${SCALE:-10}"
+    /usr/bin/python3 "$checks/pod/emulate.py" "$work" "${SCALE:-5}"
