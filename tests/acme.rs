@@ -15,7 +15,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::version::TLS13;
 
-use crate::support::backend::nobody;
+use crate::support::backend::free;
 use crate::support::client::{Session, say_and_hear};
 use crate::support::command::{Running, has, run};
 use crate::support::{Authority, Backend, Device, Pair, Sidecar, eventually, file};
@@ -37,8 +37,8 @@ impl Acme {
     async fn start() -> Self {
         let authority = Authority::new("acme");
         let own = authority.server();
-        let (directory, management) = (nobody().await, nobody().await);
-        let (challenge, dns) = (nobody().await, nobody().await);
+        let (directory, management) = (free().await, free().await);
+        let (challenge, dns) = (free().await, free().await);
         let config = authority.dir().join("pebble.json");
         let text = serde_json::json!({ "pebble": {
             "listenAddress": directory.to_string(),
@@ -50,7 +50,7 @@ impl Acme {
         }});
         std::fs::write(&config, text.to_string()).unwrap();
         let mut names = Command::new("pebble-challtestsrv");
-        let control = nobody().await;
+        let control = free().await;
         names.args(["-dns01", &dns.to_string(), "-management", &control.to_string()]);
         names.args(["-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", ""]);
         let mut pebble = Command::new("pebble");

@@ -30,7 +30,7 @@ async fn fails(backend: BackendAddress, reason: Reason) {
 
 #[tokio::test]
 async fn a_backend_that_refuses_is_counted_as_refused() {
-    fails(address(&nobody().await.to_string()), Reason::BackendRefused).await;
+    fails(address(&nobody().to_string()), Reason::BackendRefused).await;
 }
 
 #[tokio::test]
@@ -70,7 +70,7 @@ async fn a_backend_that_comes_back_is_found_by_the_next_connection() {
     let proxy = Proxy::start(backend.config(), &authority.server());
     let device = Device::new(&authority);
     device.echo(proxy.address).await.unwrap();
-    drop(backend);
+    backend.end().await;
     proxy.ends_with(Reason::ClientTruncated).await;
     for gone in 1..4 {
         let mut session = device.connect(proxy.address).await.unwrap();

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 
-use crate::support::backend::nobody;
+use crate::support::backend::silent_port;
 use crate::support::certs::Wish;
 use crate::support::client::say_and_hear;
 use crate::support::command::{has, run};
@@ -224,7 +224,8 @@ async fn what_a_backend_does_not_take_is_told_while_it_is_held() {
 #[tokio::test(flavor = "multi_thread")]
 async fn attempts_to_reach_a_backend_are_counted_by_their_result() {
     let authority = Authority::new("ca");
-    let address = nobody().await;
+    let down = silent_port();
+    let address = down.local_addr().unwrap();
     let backend = BackendAddress::parse(&address.to_string()).unwrap();
     let proxy = Proxy::start(backend, &authority.server());
     let up = format!("tlsidecar_backend_up{{backend=\"{address}\",listener=\"test\"}}");
@@ -237,7 +238,7 @@ async fn attempts_to_reach_a_backend_are_counted_by_their_result() {
         proxy.count(&format!("tlsidecar_backend_connects_total{{{labels}}}"))
     };
     assert_eq!((connects("refused"), connects("ok"), proxy.count(&up)), (1, 0, 0));
-    let backend = tokio::net::TcpListener::bind(address).await.unwrap();
+    let backend = down.listen(1).unwrap();
     let session = device.connect(proxy.address).await.unwrap();
     let (_accepted, _) = backend.accept().await.unwrap();
     eventually("it is up", || proxy.count(&up) == 1).await;

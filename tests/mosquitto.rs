@@ -11,14 +11,14 @@ use std::process::{Command, Stdio};
 use tlsidecar::config::BackendAddress;
 use tlsidecar::ops::metrics::ReloadOutcome;
 
-use crate::support::backend::nobody;
+use crate::support::backend::free;
 use crate::support::certs::Wish;
 use crate::support::command::{Running, has, run};
 use crate::support::{Authority, Proxy, eventually};
 
 /// A broker with a plaintext listener.
 async fn broker(dir: &Path) -> (Running, SocketAddr) {
-    let address = nobody().await;
+    let address = free().await;
     let config = dir.join("mosquitto.conf");
     let text = format!("listener {} 127.0.0.1\nallow_anonymous true\n", address.port());
     std::fs::write(&config, text + "max_queued_messages 0\npersistence false\n").unwrap();

@@ -21,7 +21,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 
-use crate::support::backend::nobody;
+use crate::support::backend::{free, nobody};
 use crate::support::certs::Wish;
 use crate::support::process::binary;
 use crate::support::proxy::listener;
@@ -176,7 +176,7 @@ async fn a_report_has_the_same_keys_whatever_was_found() {
     let scene = Scene::new().await;
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     let (_, good) = scene.probe(&[]).await;
-    let (_, bad) = probe(nobody().await, &[]).await;
+    let (_, bad) = probe(nobody(), &[]).await;
     assert_eq!(keys(&good), keys(&bad));
     let all = [
         "addresses",
@@ -462,7 +462,7 @@ async fn a_server_without_the_key_of_its_certificate_is_not_believed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_and_nothing_are_told() {
-    let (code, report) = probe(nobody().await, &[]).await;
+    let (code, report) = probe(nobody(), &[]).await;
     assert_eq!((code, problems(&report)), (1, vec!["refused"]));
     assert_eq!(report["addresses"][0]["problem"], "refused");
     // Nobody was told a name, nobody showed a chain, nobody was said goodbye to.
@@ -686,7 +686,7 @@ async fn a_legacy_server_that_does_not_answer_the_goodbye_is_told_and_no_failure
 #[tokio::test(flavor = "multi_thread")]
 async fn a_legacy_server_that_is_down_is_told() {
     let authority = Authority::new("ca");
-    let nobody = BackendAddress::parse(&nobody().await.to_string()).unwrap();
+    let nobody = BackendAddress::parse(&nobody().to_string()).unwrap();
     let proxy = Proxy::start(nobody, &authority.server());
     for version in ["1.2", "1.3"] {
         let (code, report) = probe(proxy.address, &["--tls", version]).await;
@@ -704,7 +704,7 @@ struct Openssl {
 
 impl Openssl {
     async fn start(pair: &Pair, flags: &[&str]) -> Self {
-        let address = nobody().await;
+        let address = free().await;
         let mut command = Command::new("openssl");
         command.args(["s_server", "-quiet", "-accept", &address.to_string()]);
         command.arg("-cert").arg(&pair.files.cert).arg("-key").arg(&pair.files.key).args(flags);
@@ -918,7 +918,7 @@ async fn what_the_environment_says_to_a_run_is_nothing_to_a_probe() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_health_command_does_not_wait_for_ever() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    for admin in [silent.local_addr().unwrap(), nobody().await] {
+    for admin in [silent.local_addr().unwrap(), nobody()] {
         let arguments = ["probe", "--live", "--admin", &admin.to_string(), "--timeout", "200ms"];
         let (code, _, errors) = run(&arguments).await;
         assert_eq!(code, 1);

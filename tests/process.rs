@@ -13,7 +13,7 @@ use tlsidecar::proxy::reason::Reason;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
-use crate::support::backend::nobody;
+use crate::support::backend::free;
 use crate::support::certs::{Wish, replace};
 use crate::support::client::say_and_hear;
 use crate::support::file;
@@ -596,7 +596,7 @@ async fn the_filter_that_silences_devices_keeps_the_start_and_what_backends_do()
     drop(scene.device().echo(sidecar.address).await.unwrap());
     eventually("the device is counted", || sidecar.count(&refuses) == 1).await;
     let (device, address) = (scene.device(), sidecar.address);
-    drop(scene.backend);
+    scene.backend.end().await;
     let _dismissed = device.connect(address).await.unwrap().read(&mut [0; 1]).await;
     sidecar.until("the backend's fault is told", |log| log.contains("backend_refused"));
     let log = sidecar.log();
@@ -610,7 +610,7 @@ async fn the_filter_that_silences_devices_keeps_the_start_and_what_backends_do()
 async fn an_admin_port_in_use_leaves_the_devices_port_free_again() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
-    let free = nobody().await;
+    let free = free().await;
     let mut listener = crate::support::proxy::listener(backend.config(), &authority.server());
     listener.listen = free;
     let mut config = Config::of(listener);

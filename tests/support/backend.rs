@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tlsidecar::config::BackendAddress;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
 /// A plain TCP server. It ends with the test.
@@ -52,6 +52,12 @@ impl Backend {
         Self::serving(echo).await
     }
 
+    /// Ends it. On return its port refuses: a task that is only told to end may still listen for a while.
+    pub(crate) async fn end(mut self) {
+        self.task.abort();
+        assert!((&mut self.task).await.unwrap_err().is_cancelled());
+    }
+
     /// How many connections it has had.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
@@ -69,8 +75,20 @@ impl Drop for Backend {
     }
 }
 
-/// An address where nobody listens.
-pub(crate) async fn nobody() -> SocketAddr {
+/// An address where nobody listens, and no other test will: its port stays taken.
+pub(crate) fn nobody() -> SocketAddr {
+    Box::leak(Box::new(silent_port())).local_addr().unwrap()
+}
+
+/// A port that is taken and refuses, until it is made to listen.
+pub(crate) fn silent_port() -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    socket
+}
+
+/// An address for something else to listen at.
+pub(crate) async fn free() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
