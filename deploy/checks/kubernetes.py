@@ -29,8 +29,9 @@ KUBERNETES = DEPLOY / "kubernetes"
 TESTS = CHECKS / "kubernetes"
 COMPONENTS = KUBERNETES / "components"
 
-# Each build, the first Kubernetes that it is for, and whether its sidecar is a native one.
+# Each build, the first Kubernetes that it is for, and whether its sidecar is a native one; none where it has none.
 BUILDS = {
+    KUBERNETES / "overlays/monitoring": ("1.27", None),
     KUBERNETES / "overlays/example": ("1.29", True),
     KUBERNETES / "overlays/example-classic": ("1.27", False),
     TESTS / "everything": ("1.29", True),
@@ -192,7 +193,7 @@ def monitoring():
     spec = importlib.util.spec_from_file_location("prometheusrule", DEPLOY / "prometheus/prometheusrule.py")
     writer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(writer)
-    written = COMPONENTS / "prometheus-operator/prometheusrule.yaml"
+    written = COMPONENTS / "prometheus-operator/rules/prometheusrule.yaml"
     require(written.read_text() == writer.text(), "prometheusrule.yaml is old: run deploy/prometheus/prometheusrule.py")
     dashboard = (DEPLOY / "grafana/dashboards/tlsidecar.json").read_text()
     found = 0
@@ -207,12 +208,15 @@ def monitoring():
             size = len(json.dumps(boards[0]))
             require(size < 256 * 1024, f"the dashboard's ConfigMap has {size} bytes: kubectl apply would refuse it")
             found += 1
-    require(found >= 2, f"only {found} PrometheusRules")
+    require(found >= 3, f"only {found} PrometheusRules")
+    alone = sorted((thing["kind"], thing["metadata"]["namespace"]) for thing in built[KUBERNETES / "overlays/monitoring"])
+    require(alone == [("ConfigMap", "monitoring"), ("PrometheusRule", "monitoring")], f"overlays/monitoring: {alone}")
     return f"{len(writer.rule()['spec']['groups'])} groups of rules, a dashboard in {size // 1024} KiB, in {found} builds"
 
 
 def policy():
-    examples = {short(d): built[d] for d in built if d.parent.name == "overlays"}
+    examples = {short(d): built[d] for d in built if d.name in ("example", "example-classic")}
+    require(len(examples) == 2, f"only {list(examples)}")
     return f"{checkov(examples)} of checkov's checks passed, in {len(examples)} overlays"
 
 
@@ -220,6 +224,8 @@ def sidecars():
     """The sidecar of each build; what differs between a native and a classic one; the numbers of the drain."""
     found, like = 0, {}
     for directory, (_, native) in BUILDS.items():
+        if native is None:
+            continue
         things = built[directory]
         labelled = [w for w in of_kind(things, *WORKLOADS) if w["metadata"].get("labels", {}).get(LABEL) == "true"]
         require(labelled, f"{directory}: no workload with the label")

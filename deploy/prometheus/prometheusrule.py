@@ -12,7 +12,7 @@ import sys
 import yaml
 
 PLACE = os.path.dirname(os.path.abspath(__file__))
-WRITTEN = os.path.join(os.path.dirname(PLACE), "kubernetes/components/prometheus-operator/prometheusrule.yaml")
+WRITTEN = os.path.join(os.path.dirname(PLACE), "kubernetes/components/prometheus-operator/rules/prometheusrule.yaml")
 HEAD = """\
 # deploy/prometheus/rules, in which there are comments. Written by deploy/prometheus/prometheusrule.py: change it there.
 # yamllint disable rule:line-length
