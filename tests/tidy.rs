@@ -899,6 +899,31 @@ fn anchors(page: &str) -> BTreeSet<String> {
     headings.map(named).collect()
 }
 
+/// The largest files are pictures and the dashboard. What is larger was not meant to be here, and would stay in
+/// every clone for ever.
+#[test]
+fn no_file_is_larger_than_512_kib() {
+    let mut looked_at = 0;
+    let mut ahead = vec![root()];
+    while let Some(dir) = ahead.pop() {
+        for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+            let (path, kind) = (entry.path(), entry.file_type().unwrap());
+            // What git does not see.
+            if [".git", "target", "venv"].map(std::ffi::OsStr::new).contains(&&*entry.file_name()) {
+                continue;
+            }
+            if kind.is_dir() {
+                ahead.push(path);
+            } else if kind.is_file() {
+                let bytes = entry.metadata().unwrap().len();
+                assert!(bytes <= 512 << 10, "{}: {bytes} bytes", path.display());
+                looked_at += 1;
+            }
+        }
+    }
+    assert!(looked_at > 200, "{looked_at} files");
+}
+
 #[test]
 fn links_in_the_documents_lead_somewhere() {
     let (mut checked, mut places) = (0, 0);
