@@ -37,8 +37,8 @@ impl Acme {
     async fn start() -> Self {
         let authority = Authority::new("acme");
         let own = authority.server();
-        let (directory, management) = (free().await, free().await);
-        let (challenge, dns) = (free().await, free().await);
+        let (directory, management) = (free(), free());
+        let (challenge, dns) = (free(), free());
         let config = authority.dir().join("pebble.json");
         let text = serde_json::json!({ "pebble": {
             "listenAddress": directory.to_string(),
@@ -50,7 +50,7 @@ impl Acme {
         }});
         std::fs::write(&config, text.to_string()).unwrap();
         let mut names = Command::new("pebble-challtestsrv");
-        let control = free().await;
+        let control = free();
         names.args(["-dns01", &dns.to_string(), "-management", &control.to_string()]);
         names.args(["-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", ""]);
         let mut pebble = Command::new("pebble");

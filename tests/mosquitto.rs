@@ -18,7 +18,7 @@ use crate::support::{Authority, Proxy, eventually};
 
 /// A broker with a plaintext listener.
 async fn broker(dir: &Path) -> (Running, SocketAddr) {
-    let address = free().await;
+    let address = free();
     let config = dir.join("mosquitto.conf");
     let text = format!("listener {} 127.0.0.1\nallow_anonymous true\n", address.port());
     std::fs::write(&config, text + "max_queued_messages 0\npersistence false\n").unwrap();

@@ -704,7 +704,7 @@ struct Openssl {
 
 impl Openssl {
     async fn start(pair: &Pair, flags: &[&str]) -> Self {
-        let address = free().await;
+        let address = free();
         let mut command = Command::new("openssl");
         command.args(["s_server", "-quiet", "-accept", &address.to_string()]);
         command.arg("-cert").arg(&pair.files.cert).arg("-key").arg(&pair.files.key).args(flags);

@@ -610,16 +610,16 @@ async fn the_filter_that_silences_devices_keeps_the_start_and_what_backends_do()
 async fn an_admin_port_in_use_leaves_the_devices_port_free_again() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
-    let free = free().await;
+    let place = free();
     let mut listener = crate::support::proxy::listener(backend.config(), &authority.server());
-    listener.listen = free;
+    listener.listen = place;
     let mut config = Config::of(listener);
     config.admin.listen = backend.address;
     let Err(StartError::Bind { address, .. }) = app::start(config, None) else {
         panic!("it has started");
     };
     assert_eq!(address, backend.address);
-    TcpListener::bind(free).await.unwrap();
+    TcpListener::bind(place).await.unwrap();
 }
 
 /// The commands that there are.

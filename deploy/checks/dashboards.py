@@ -43,6 +43,7 @@ OF_COUNTERS = {"rate", "increase", "irate", "resets", "changes"}
 # Metrics that Prometheus or every process has, and that docs/metrics.md need not explain.
 NOT_OURS = {"up", "ALERTS"}
 
+
 def main():
     board = load_dashboard()
     panels = [p for p in board["panels"] if p["type"] != "row"]

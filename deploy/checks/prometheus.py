@@ -57,6 +57,7 @@ WANTED = {
     ("reloads_total", "outcome"): {"swapped", "failed"},
 }
 
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=36)

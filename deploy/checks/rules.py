@@ -36,6 +36,7 @@ COMPARISONS = {"==", "!=", ">", "<", ">=", "<="}
 NOT_OURS = {"up"}
 NEVER = "vector(1) > 2"
 
+
 def main():
     recording = load("rules/recording.yml")
     alerts = load("rules/alerts.yml")

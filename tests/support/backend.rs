@@ -88,8 +88,8 @@ pub(crate) fn silent_port() -> TcpSocket {
 }
 
 /// An address for something else to listen at.
-pub(crate) async fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+pub(crate) fn free() -> SocketAddr {
+    silent_port().local_addr().unwrap()
 }
 
 /// Sends back what it gets, and ends when the other side has.
