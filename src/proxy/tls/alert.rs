@@ -4,6 +4,9 @@
 
 use tokio_rustls::rustls::{AlertDescription, Error, InvalidMessage};
 
+/// An alert whose level is neither warning nor fatal.
+pub(super) const UNKNOWN_LEVEL: InvalidMessage = InvalidMessage::UnexpectedMessage("AlertLevel");
+
 /// A fatal alert before anything is encrypted, RFC 8446 sections 5.1 and 6.
 pub(crate) fn plaintext_alert(description: AlertDescription) -> [u8; 7] {
     [21, 3, 3, 0, 2, 2, u8::from(description)]
@@ -18,7 +21,11 @@ pub(super) fn for_session(error: &Error) -> Option<AlertDescription> {
         Error::PeerSentOversizedRecord | Error::InvalidMessage(InvalidMessage::MessageTooLarge) => {
             AlertDescription::RecordOverflow
         }
+        // RFC 8446 section 6: a value that is none of its enum's.
         Error::InvalidMessage(InvalidMessage::InvalidKeyUpdate) => {
+            AlertDescription::IllegalParameter
+        }
+        Error::InvalidMessage(invalid) if *invalid == UNKNOWN_LEVEL => {
             AlertDescription::IllegalParameter
         }
         Error::InvalidMessage(_) => AlertDescription::DecodeError,

@@ -28,8 +28,18 @@ const HEADER_BYTES: usize = 5;
 /// The plaintext of one record, RFC 8446 section 5.1.
 const MAX_PLAIN_BYTES: usize = 16 * 1024;
 
-/// The ciphertext of one record, RFC 5246 section 6.2.3.
-const MAX_SEALED_BYTES: usize = MAX_PLAIN_BYTES + 2048;
+/// The ciphertext of one record of TLS 1.2, RFC 5246 section 6.2.3.
+const MAX_SEALED_BYTES_TLS12: usize = MAX_PLAIN_BYTES + 2048;
+
+/// The ciphertext of one record of TLS 1.3, RFC 8446 section 5.2.
+const MAX_SEALED_BYTES_TLS13: usize = MAX_PLAIN_BYTES + 256;
+
+/// The longest ClientHello that may ask to renegotiate: the limit of rustls for handshake messages.
+const MAX_MESSAGE_BYTES: u32 = 0xffff;
+
+/// Replies that one read may queue, beyond which a request to renegotiate is ignored (RFC 5246
+/// section 7.2.2 allows that): its sender does not read them.
+const MAX_REPLY_BYTES: usize = 1024;
 
 /// A key_update that does not ask for another: RFC 8446 section 4.6.3.
 const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
@@ -79,7 +89,9 @@ struct PartialMessage {
     last: u8,
 }
 
-/// How often more there may be what carries no data. The limits are rustls's and BoringSSL's.
+/// Remaining budget for records that carry no data. Application data refills it: a session that
+/// lives for weeks has its warnings, and a flood of them carries nothing. The limits are those of
+/// rustls and BoringSSL.
 struct Allowances {
     empty_records: u8,
     warnings: u8,
@@ -134,7 +146,7 @@ impl Session {
         // "Any data received after a closure alert has been received MUST be ignored", RFC 8446
         // section 6.1.
         while !self.peer_closed {
-            let Some(record) = next_record(&mut incoming[at..])? else {
+            let Some(record) = next_record(&mut incoming[at..], self.max_sealed_bytes())? else {
                 return Ok(incoming.len() - at);
             };
             at += HEADER_BYTES + record.payload.len();
@@ -151,6 +163,11 @@ impl Session {
             }
         }
         Ok(0)
+    }
+
+    /// The longest ciphertext of a record.
+    const fn max_sealed_bytes(&self) -> usize {
+        if self.tls13.is_some() { MAX_SEALED_BYTES_TLS13 } else { MAX_SEALED_BYTES_TLS12 }
     }
 
     /// Obeys a record; its data is the caller's.
@@ -175,7 +192,7 @@ impl Session {
         self.allowances.empty_records = Allowances::FULL.empty_records;
         match record.typ {
             ContentType::ApplicationData => {
-                self.allowances.key_updates = Allowances::FULL.key_updates;
+                self.allowances = Allowances::FULL;
                 Ok(())
             }
             ContentType::Alert => self.process_alert(record.payload),
@@ -189,6 +206,9 @@ impl Session {
         let &[level, description] = alert else {
             return Err(InvalidMessage::MissingData("Alert").into());
         };
+        if !matches!(level, WARNING | FATAL) {
+            return Err(alert::UNKNOWN_LEVEL.into());
+        }
         let description = AlertDescription::from(description);
         if description == AlertDescription::CloseNotify {
             self.peer_closed = true;
@@ -238,6 +258,9 @@ impl Session {
         if kind == HandshakeType::KeyUpdate && length != 1 {
             return Err(InvalidMessage::TrailingData("KeyUpdate").into());
         }
+        if length > MAX_MESSAGE_BYTES {
+            return Err(InvalidMessage::HandshakePayloadTooLarge.into());
+        }
         Ok(())
     }
 
@@ -265,6 +288,9 @@ impl Session {
     fn refuse_renegotiation(&mut self, reply: &mut Vec<u8>) -> Result<(), Error> {
         let asked = &mut self.allowances.renegotiations;
         spend(asked, PeerMisbehaved::TooManyRenegotiationRequests)?;
+        if reply.len() > MAX_REPLY_BYTES {
+            return Ok(());
+        }
         self.append_alert(WARNING, AlertDescription::NoRenegotiation, reply)
     }
 
@@ -387,7 +413,10 @@ fn join(incoming: &mut [u8], plain: &mut Range<usize>, more: Range<usize>) {
 
 /// The record that `bytes` start with, if it is complete: RFC 8446 section 5.1. What cannot become
 /// one is an error before it is.
-fn next_record(bytes: &mut [u8]) -> Result<Option<InboundOpaqueMessage<'_>>, Error> {
+fn next_record(
+    bytes: &mut [u8],
+    max_sealed_bytes: usize,
+) -> Result<Option<InboundOpaqueMessage<'_>>, Error> {
     let Some(&[kind, major, minor, high, low]) = bytes.first_chunk::<HEADER_BYTES>() else {
         return Ok(None);
     };
@@ -404,7 +433,7 @@ fn next_record(bytes: &mut [u8]) -> Result<Option<InboundOpaqueMessage<'_>>, Err
     if major != 3 {
         return Err(InvalidMessage::UnknownProtocolVersion.into());
     }
-    if length > MAX_SEALED_BYTES {
+    if length > max_sealed_bytes {
         return Err(InvalidMessage::MessageTooLarge.into());
     }
     let Some(payload) = bytes.get_mut(HEADER_BYTES..HEADER_BYTES + length) else {

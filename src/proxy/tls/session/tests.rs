@@ -99,7 +99,7 @@ impl Client {
         self.io.read_exact(&mut record).await.unwrap();
         record.resize(5 + usize::from(u16::from_be_bytes([record[3], record[4]])), 0);
         self.io.read_exact(&mut record[5..]).await.unwrap();
-        let record = next_record(&mut record).unwrap().unwrap();
+        let record = next_record(&mut record, MAX_SEALED_BYTES_TLS12).unwrap().unwrap();
         let opened = self.opener.open(record).unwrap();
         (opened.typ, opened.payload.to_vec())
     }
@@ -231,11 +231,43 @@ async fn a_record_that_was_changed_on_the_way_is_refused_with_bad_record_mac() {
 
 #[tokio::test]
 async fn a_record_that_is_too_long_is_refused_before_it_has_come() {
+    // RFC 8446 section 5.2, RFC 5246 section 6.2.3.
+    for ((mut client, mut ours), longest) in
+        [(Client::tls13().await, 0x4100_u16), (Client::tls12().await, 0x4800)]
+    {
+        let [high, low] = longest.to_be_bytes();
+        client.io.write_all(&[23, 3, 3, high, low]).await.unwrap();
+        assert_eq!(receive(&mut ours).await, some(b""));
+        let (mut client, mut ours) =
+            if longest == 0x4100 { Client::tls13().await } else { Client::tls12().await };
+        client.io.write_all(&[23, 3, 3, high, low + 1]).await.unwrap();
+        let error = receive(&mut ours).await.unwrap_err();
+        let said = last_words(&mut client, &mut ours, &error).await;
+        assert_eq!(said, alert(AlertDescription::RecordOverflow));
+    }
+}
+
+#[tokio::test]
+async fn more_padding_than_a_record_may_have_is_refused_with_record_overflow() {
     let (mut client, mut ours) = Client::tls13().await;
-    client.io.write_all(&[23, 3, 3, 0x48, 0x01]).await.unwrap();
+    // The type behind the data, then zeros: RFC 8446 section 5.2. The type that the cipher adds
+    // behind them is a zero as well.
+    let padded = |bytes: usize| [&[1, 23][..], &vec![0; bytes - 2]].concat();
+    client.say(ContentType::from(0), &padded(MAX_PLAIN_BYTES)).await;
+    assert_eq!(receive(&mut ours).await, some(&[1]));
+    client.say(ContentType::from(0), &padded(MAX_PLAIN_BYTES + 1)).await;
     let error = receive(&mut ours).await.unwrap_err();
     let said = last_words(&mut client, &mut ours, &error).await;
     assert_eq!(said, alert(AlertDescription::RecordOverflow));
+}
+
+#[tokio::test]
+async fn a_message_of_more_than_64_kib_is_refused_at_its_header() {
+    for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+        client.say(ContentType::Handshake, &[1, 1, 0, 0]).await;
+        let error = receive(&mut ours).await.unwrap_err();
+        assert_eq!(last_words(&mut client, &mut ours, &error).await[0], FATAL);
+    }
 }
 
 #[tokio::test]

@@ -25,6 +25,48 @@ async fn tls_1_2_allows_four_warnings_and_tls_1_3_none_but_user_canceled() {
 }
 
 #[tokio::test]
+async fn data_refills_the_allowance_for_warnings() {
+    for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+        for _ in 0..40 {
+            let warning = [WARNING, u8::from(AlertDescription::UserCanceled)];
+            client.say(ContentType::Alert, &warning).await;
+            client.say(ContentType::ApplicationData, b"data").await;
+        }
+        let mut data = Vec::new();
+        while data.len() < 40 * 4 {
+            data.extend(receive(&mut ours).await.unwrap().1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn data_refills_the_allowance_for_renegotiations_but_not_without_end_in_one_read() {
+    let (mut client, mut ours) = Client::tls12().await;
+    for _ in 0..400 {
+        client.say(ContentType::Handshake, &[1, 0, 0, 1, 0]).await;
+        client.say(ContentType::ApplicationData, b"data").await;
+    }
+    let mut data = Vec::new();
+    while data.len() < 400 * 4 {
+        data.extend(receive(&mut ours).await.unwrap().1);
+    }
+    assert!(ours.queued() < 4096, "{} bytes of replies", ours.queued());
+}
+
+#[tokio::test]
+async fn an_alert_of_an_unknown_level_is_an_illegal_parameter() {
+    for level in [0, 3, 255] {
+        for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+            let unknown = [level, u8::from(AlertDescription::UserCanceled)];
+            client.say(ContentType::Alert, &unknown).await;
+            let error = receive(&mut ours).await.unwrap_err();
+            let said = last_words(&mut client, &mut ours, &error).await;
+            assert_eq!(said, alert(AlertDescription::IllegalParameter));
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_clients_own_alert_has_no_answer() {
     let (mut client, mut ours) = Client::tls13().await;
     client.say(ContentType::Alert, &alert(AlertDescription::BadCertificate)).await;
@@ -49,7 +91,9 @@ async fn a_renegotiation_is_refused_by_a_warning_and_the_next_by_the_end() {
     client.say(ContentType::ApplicationData, b"data").await;
     assert_eq!(receive(&mut ours).await, some(b"data"));
 
-    client.say(ContentType::Handshake, &hello).await;
+    for _ in 0..2 {
+        client.say(ContentType::Handshake, &hello).await;
+    }
     let error = receive(&mut ours).await.unwrap_err();
     assert_eq!(error, PeerMisbehaved::TooManyRenegotiationRequests.into());
 }
