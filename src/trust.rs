@@ -11,6 +11,7 @@ pub(crate) mod digest;
 pub(crate) mod files;
 pub(crate) mod identity;
 mod resolver;
+mod revocation;
 mod tickets;
 pub(crate) mod x509;
 

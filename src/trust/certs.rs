@@ -34,6 +34,7 @@ use self::pem::PemError;
 use super::digest::Digest;
 use super::files::{self, Files, ReadError};
 use super::resolver::{Certificate, Resolver};
+use super::revocation::Unused;
 use super::snapshot::{FileDigests, ServerCertificate, ServerConfigs, Snapshot};
 use super::tickets::Resumption;
 use super::x509::{self, Facts, Malformed, Moment};
@@ -54,8 +55,14 @@ pub(crate) enum Warning {
     NotYetValid { file: PathBuf, not_before: Moment },
     #[error("{} was due for an update on {next_update}; it stays in force", .file.display())]
     CrlStale { file: PathBuf, next_update: Moment },
+    #[error("{}", crl_unused(.0))]
+    CrlUnused(Unused),
     #[error("no CRL is from {ca:?} of {}: clients with its certificates are refused", .file.display())]
     CaWithoutCrl { file: PathBuf, ca: String },
+}
+
+fn crl_unused(Unused { file, line, issuer_text, why, .. }: &Unused) -> String {
+    format!("{} line {line}: the CRL of {issuer_text:?} is not used: {why}", file.display())
 }
 
 /// One thing for which no snapshot can be made.

@@ -3,19 +3,20 @@
 //! **Not here.** Whether a client's certificate is believed: that is rustls's verifier's, set up in
 //! `certs.rs`; what only people want to know (`x509/details.rs`).
 
+pub(crate) mod crl;
 pub(crate) mod details;
+pub(crate) mod link;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use x509_parser::asn1_rs::Tag;
 use x509_parser::error::X509Error;
 use x509_parser::oid_registry::{
     OID_KEY_TYPE_EC_PUBLIC_KEY, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519,
 };
 use x509_parser::prelude::{
-    ASN1Time, AttributeTypeAndValue, CertificateRevocationList, FromDer, GeneralName,
-    ParsedExtension, X509Certificate,
+    ASN1Time, AttributeTypeAndValue, FromDer, GeneralName, ParsedExtension, X509Certificate,
 };
 
 use super::digest::sha256;
@@ -195,27 +196,6 @@ pub(crate) fn is_issued_by(
     Ok(match certificate.verify_signature(Some(issuer.public_key())) {
         Ok(()) | Err(X509Error::SignatureUnsupportedAlgorithm) => true,
         Err(_) => false,
-    })
-}
-
-/// What we need to know of a CRL.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct CrlFacts {
-    /// Encoded, to compare.
-    pub(crate) issuer: Vec<u8>,
-    pub(crate) next_update: Option<Moment>,
-}
-
-/// Reads the facts of a CRL.
-///
-/// # Errors
-/// If it is not a CRL.
-pub(crate) fn crl_facts(der: &CertificateRevocationListDer<'_>) -> Result<CrlFacts, Malformed> {
-    let (_, crl) =
-        CertificateRevocationList::from_der(der).map_err(|e| Malformed(e.to_string()))?;
-    Ok(CrlFacts {
-        issuer: crl.issuer().as_raw().to_vec(),
-        next_update: crl.next_update().map(Moment),
     })
 }
 

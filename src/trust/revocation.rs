@@ -1,0 +1,380 @@
+//! The CRLs of a listener, each verified once, and whether they revoke a certificate.
+//!
+//! **Promises.** A CRL counts for the certificates of the issuer that has its name *and* the key that
+//! signed it (RFC 5280 section 6.3.3), and of several with one scope the newest: by cRLNumber where both
+//! have one (section 5.2.3), else by thisUpdate. Signatures are verified when the CRLs are loaded, by the
+//! CAs of the bundle. The CRL of an intermediate CA, whose key comes with the devices, is verified when
+//! that key is first seen in a verified path; once for each key, and at most [`MAX_KEYS_TRIED`] keys.
+//! A status costs one search among sorted serial numbers, whatever a list's length.
+//!
+//! As in HAProxy and nginx, every certificate of a path is checked but its anchor, and one whose status
+//! no CRL states is refused. A CRL past its nextUpdate stays active: refusing every device because a
+//! file was not renewed in the night is no safer, only darker.
+//!
+//! **Not here.** What a CRL is (`x509/crl.rs`), which path a device has (`certs/clients.rs`).
+
+mod serials;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use tokio_rustls::rustls::CertificateError;
+use tokio_rustls::rustls::crypto::WebPkiSupportedAlgorithms;
+use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+
+use self::serials::Serials;
+use super::digest::sha256;
+use super::x509::Malformed;
+use super::x509::crl::{self, CrlFacts, SignatureFault, Unusable};
+use super::x509::link::Link;
+
+/// Keys that a CRL of no CA of the bundle is verified with. An intermediate CA has one, or two while it
+/// changes it; the bound is for what devices could make us do.
+const MAX_KEYS_TRIED: usize = 16;
+
+/// The CRLs of a listener.
+pub(crate) struct Revocation {
+    algorithms: WebPkiSupportedAlgorithms,
+    /// By issuer, the newest first.
+    issuers: HashMap<Vec<u8>, Vec<Arc<Crl>>>,
+}
+
+impl fmt::Debug for Revocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Revocation").finish_non_exhaustive()
+    }
+}
+
+/// A CRL, and where it came from.
+pub(crate) struct Crl {
+    pub(crate) file: PathBuf,
+    /// The line of the file on which it begins.
+    pub(crate) line: usize,
+    pub(crate) facts: CrlFacts,
+    revoked: Serials,
+    /// The digest of the key that signed it, once that is known.
+    signer: OnceLock<KeyDigest>,
+    unverified: Mutex<Unverified>,
+}
+
+type KeyDigest = [u8; 32];
+
+/// What is needed to find the key that signed a CRL.
+#[derive(Default)]
+struct Unverified {
+    /// Empty once the key is known.
+    der: Vec<u8>,
+    tried: Vec<KeyDigest>,
+}
+
+/// A CA of the bundle, as far as it signs CRLs.
+pub(crate) struct Issuer {
+    pub(crate) subject: Vec<u8>,
+    pub(crate) key: Vec<u8>,
+    pub(crate) key_id: Option<Vec<u8>>,
+    pub(crate) signs_crls: bool,
+}
+
+/// A CRL that is not used, or not yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unused {
+    pub(crate) file: PathBuf,
+    pub(crate) line: usize,
+    /// Encoded, to compare.
+    pub(crate) issuer: Vec<u8>,
+    /// For people.
+    pub(crate) issuer_text: String,
+    pub(crate) why: Why,
+}
+
+/// Why a CRL is not used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    Unusable(Unusable),
+    /// A newer one of the same issuer, key and scope is there.
+    Superseded {
+        file: PathBuf,
+        line: usize,
+    },
+    /// The CA whose key signed it may not sign CRLs.
+    KeyUsage,
+    /// The CAs of that name have other keys.
+    OtherKey,
+    /// A CA of that name has the key that the CRL names, and the signature is not by that key.
+    BadSignature,
+    /// It was signed by an algorithm that is not supported.
+    Algorithm,
+    /// No CA of the bundle has that name: it waits for a device that brings the CA along.
+    NoCa,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unusable(why) => return why.fmt(f),
+            Self::Superseded { file, line } => {
+                return write!(f, "the one in line {line} of {} is newer", file.display());
+            }
+            Self::KeyUsage => "the CA's keyUsage does not allow it to sign CRLs (cRLSign)",
+            Self::OtherKey => "it was signed by another key than those of the CAs with that name",
+            Self::BadSignature => "its signature is wrong: the file was damaged or forged",
+            Self::Algorithm => "it was signed by an algorithm that is not supported",
+            Self::NoCa => {
+                "client_ca holds no CA of that name; it will be used once a device sends the \
+                 intermediate CA that signed it"
+            }
+        })
+    }
+}
+
+impl Crl {
+    /// Reads a CRL that stands in `file` from `line` on.
+    ///
+    /// # Errors
+    /// If it is not well-formed.
+    pub(crate) fn read(
+        file: &Path,
+        line: usize,
+        der: &CertificateRevocationListDer<'_>,
+    ) -> Result<Self, Malformed> {
+        let mut revoked = Serials::default();
+        let facts = crl::read(der, |serial| revoked.push(serial))?;
+        revoked.sort();
+        let unverified = Unverified { der: der.to_vec(), tried: Vec::new() };
+        Ok(Self {
+            file: file.to_owned(),
+            line,
+            facts,
+            revoked,
+            signer: OnceLock::new(),
+            unverified: Mutex::new(unverified),
+        })
+    }
+
+    /// Whether the CRL was signed by a key, verified if it has not been yet.
+    fn verify(
+        &self,
+        key: &[u8],
+        algorithms: WebPkiSupportedAlgorithms,
+    ) -> Result<(), SignatureFault> {
+        let digest = sha256(key);
+        let known = |signer: &KeyDigest| match *signer == digest {
+            true => Ok(()),
+            false => Err(SignatureFault::Wrong),
+        };
+        if let Some(signer) = self.signer.get() {
+            return known(signer);
+        }
+        let mut unverified = self.unverified.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(signer) = self.signer.get() {
+            return known(signer);
+        }
+        if unverified.tried.contains(&digest) || unverified.tried.len() >= MAX_KEYS_TRIED {
+            return Err(SignatureFault::Wrong);
+        }
+        let signed = crl::signed(&unverified.der).map_err(|_| SignatureFault::Wrong)?;
+        let verified = signed.verify(key, algorithms.all);
+        match verified {
+            Ok(()) => {
+                *unverified = Unverified::default();
+                self.signer.get_or_init(|| digest);
+            }
+            Err(_) => unverified.tried.push(digest),
+        }
+        verified
+    }
+
+    fn is_newer_than(&self, other: &Self) -> bool {
+        let (a, b) = (&self.facts, &other.facts);
+        match (&a.number, &b.number) {
+            // Big-endian without leading zeros: the longer is the greater.
+            (Some(x), Some(y)) if x != y => (x.len(), x) > (y.len(), y),
+            _ => a.this_update > b.this_update,
+        }
+    }
+
+    /// Sorts the CRLs of one issuer, the newest last.
+    fn age(&self) -> impl Ord {
+        let number = self.facts.number.as_deref().unwrap_or_default();
+        (number.len(), number, self.facts.this_update)
+    }
+
+    fn unused(&self, why: Why) -> Unused {
+        let CrlFacts { issuer, issuer_text, .. } = &self.facts;
+        Unused {
+            file: self.file.clone(),
+            line: self.line,
+            issuer: issuer.clone(),
+            issuer_text: issuer_text.clone(),
+            why,
+        }
+    }
+}
+
+impl Issuer {
+    /// A CA of the bundle.
+    ///
+    /// # Errors
+    /// If it is not X.509.
+    pub(crate) fn read(ca: &CertificateDer<'_>) -> Result<Self, Malformed> {
+        let link = Link::read(ca)?;
+        Ok(Self {
+            subject: link.subject().to_vec(),
+            key: link.key().to_vec(),
+            key_id: link.key_id().map(<[u8]>::to_vec),
+            signs_crls: link.signs_crls(),
+        })
+    }
+}
+
+impl Revocation {
+    /// Verifies CRLs by the CAs of the bundle, and finds those that count. Returns those that do not as
+    /// well, each with the reason.
+    pub(crate) fn new(
+        crls: impl IntoIterator<Item = Arc<Crl>>,
+        cas: &[Issuer],
+        algorithms: WebPkiSupportedAlgorithms,
+    ) -> (Self, Vec<Unused>) {
+        let mut issuers: HashMap<Vec<u8>, Vec<Arc<Crl>>> = HashMap::new();
+        let mut unused = Vec::new();
+        for crl in crls {
+            match placed(&crl, cas, algorithms) {
+                Ok(()) => {}
+                // Another CA with that name may come with a device.
+                Err(why @ (Why::NoCa | Why::OtherKey)) => unused.push(crl.unused(why)),
+                Err(why) => {
+                    unused.push(crl.unused(why));
+                    continue;
+                }
+            }
+            issuers.entry(crl.facts.issuer.clone()).or_default().push(crl);
+        }
+        for crls in issuers.values_mut() {
+            keep_newest(crls, &mut unused);
+        }
+        (Self { algorithms, issuers }, unused)
+    }
+
+    /// Every CRL that counts or may count, in no order.
+    pub(crate) fn crls(&self) -> impl Iterator<Item = &Arc<Crl>> {
+        self.issuers.values().flatten()
+    }
+
+    /// Whether there is a CRL of a CA of the bundle.
+    pub(crate) fn covers(&self, ca: &Issuer) -> bool {
+        let key = sha256(&ca.key);
+        let crls = self.issuers.get(&ca.subject);
+        crls.into_iter().flatten().any(|crl| crl.signer.get() == Some(&key))
+    }
+
+    /// Checks a path that has been verified: from the device's certificate to the anchor, each issued by
+    /// the next. The anchor is not checked. A path of one certificate is that of a pinned device, which
+    /// needs no status: it is refused only where a CRL revokes it.
+    ///
+    /// # Errors
+    /// `Revoked` if a CRL revokes any of them, else `UnknownRevocationStatus` if no CRL states the status of
+    /// one.
+    pub(crate) fn check(&self, path: &[&CertificateDer<'_>]) -> Result<(), CertificateError> {
+        let links: Result<Vec<_>, _> =
+            path.iter().map(|certificate| Link::read(certificate)).collect();
+        let links = links.map_err(|_| CertificateError::BadEncoding)?;
+        if let [pinned] = &links[..] {
+            return match self.is_listed_by_any(pinned) {
+                true => Err(CertificateError::Revoked),
+                false => Ok(()),
+            };
+        }
+        let status = |two: &[Link<'_>]| self.status(&two[0], &two[1]);
+        let worst = links.windows(2).map(status).max().unwrap_or(Status::Good);
+        match worst {
+            Status::Good => Ok(()),
+            Status::Unknown => Err(CertificateError::UnknownRevocationStatus),
+            Status::Revoked => Err(CertificateError::Revoked),
+        }
+    }
+
+    fn status(&self, certificate: &Link<'_>, issuer: &Link<'_>) -> Status {
+        let mut status = Status::Unknown;
+        // The newest of a scope alone counts, and they are in that order.
+        let mut seen: Vec<&[u8]> = Vec::new();
+        for crl in self.issuers.get(certificate.issuer()).into_iter().flatten() {
+            let scope = &crl.facts.scope;
+            let counts = !seen.contains(&&scope.encoded[..])
+                && certificate.is_in(scope)
+                && issuer.signs_crls()
+                && crl.verify(issuer.key(), self.algorithms).is_ok();
+            if !counts {
+                continue;
+            }
+            if crl.revoked.contains(certificate.serial()) {
+                return Status::Revoked;
+            }
+            status = Status::Good;
+            seen.push(&scope.encoded);
+        }
+        status
+    }
+
+    fn is_listed_by_any(&self, certificate: &Link<'_>) -> bool {
+        let mut crls = self.issuers.get(certificate.issuer()).into_iter().flatten();
+        crls.any(|crl| crl.signer.get().is_some() && crl.revoked.contains(certificate.serial()))
+    }
+}
+
+/// Of a certificate, the worst last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Status {
+    Good,
+    Unknown,
+    Revoked,
+}
+
+/// Finds the CA of the bundle that signed a CRL.
+fn placed(crl: &Crl, cas: &[Issuer], algorithms: WebPkiSupportedAlgorithms) -> Result<(), Why> {
+    if let Some(unusable) = &crl.facts.unusable {
+        return Err(Why::Unusable(unusable.clone()));
+    }
+    let named = cas.iter().filter(|ca| ca.subject == crl.facts.issuer);
+    let mut why = Why::NoCa;
+    for ca in named {
+        let is_meant = crl.facts.key_id.is_some() && crl.facts.key_id == ca.key_id;
+        why = match crl.verify(&ca.key, algorithms) {
+            Ok(()) if ca.signs_crls => return Ok(()),
+            Ok(()) => return Err(Why::KeyUsage),
+            Err(SignatureFault::Unsupported) if is_meant => Why::Algorithm,
+            Err(SignatureFault::Wrong) if is_meant => Why::BadSignature,
+            Err(_) if why == Why::NoCa => Why::OtherKey,
+            Err(_) => why,
+        };
+    }
+    // One of an intermediate CA is known from an earlier load.
+    if crl.signer.get().is_some() { Ok(()) } else { Err(why) }
+}
+
+/// Sorts the CRLs of one name, the newest first, and drops those that a newer one with the same signer
+/// and scope supersedes.
+fn keep_newest(crls: &mut Vec<Arc<Crl>>, unused: &mut Vec<Unused>) {
+    let mut newest: BTreeMap<(KeyDigest, Vec<u8>), Arc<Crl>> = BTreeMap::new();
+    let mut waiting = Vec::new();
+    for crl in crls.drain(..) {
+        let Some(signer) = crl.signer.get() else {
+            waiting.push(crl);
+            continue;
+        };
+        let place = (*signer, crl.facts.scope.encoded.clone());
+        let (kept, older) = match newest.remove(&place) {
+            Some(other) if crl.is_newer_than(&other) => (crl, Some(other)),
+            Some(other) => (other, Some(crl)),
+            None => (crl, None),
+        };
+        if let Some(older) = older {
+            let (file, line) = (kept.file.clone(), kept.line);
+            unused.push(older.unused(Why::Superseded { file, line }));
+        }
+        newest.insert(place, kept);
+    }
+    crls.extend(newest.into_values().chain(waiting));
+    crls.sort_by(|a, b| b.age().cmp(&a.age()));
+}

@@ -1,0 +1,104 @@
+//! A set of serial numbers, sorted.
+//!
+//! **Promises.** A number takes as many bytes as its class has, 8, 16 or 20, and nothing more: a million of
+//! them take less than the file that they came from.
+//!
+//! **Not here.** Whose numbers they are.
+
+/// Serial numbers, as the content of their DER INTEGER has them.
+#[derive(Default)]
+pub(super) struct Serials {
+    of_8: Vec<[u8; 8]>,
+    of_16: Vec<[u8; 16]>,
+    of_20: Vec<[u8; 20]>,
+    /// RFC 5280 section 5.1.2.6 allows no more than 20 bytes; some CAs do not keep to it.
+    longer: Vec<Box<[u8]>>,
+}
+
+impl Serials {
+    /// Adds a number. [`Self::sort`] comes before the first [`Self::contains`].
+    pub(super) fn push(&mut self, serial: &[u8]) {
+        let serial = shortest(serial);
+        match serial.len() {
+            0..=8 => self.of_8.push(extended(serial)),
+            9..=16 => self.of_16.push(extended(serial)),
+            17..=20 => self.of_20.push(extended(serial)),
+            _ => self.longer.push(serial.into()),
+        }
+    }
+
+    pub(super) fn sort(&mut self) {
+        fn sort<T: Ord>(numbers: &mut Vec<T>) {
+            numbers.sort_unstable();
+            numbers.dedup();
+            numbers.shrink_to_fit();
+        }
+        sort(&mut self.of_8);
+        sort(&mut self.of_16);
+        sort(&mut self.of_20);
+        sort(&mut self.longer);
+    }
+
+    pub(super) fn contains(&self, serial: &[u8]) -> bool {
+        let serial = shortest(serial);
+        match serial.len() {
+            0..=8 => self.of_8.binary_search(&extended(serial)).is_ok(),
+            9..=16 => self.of_16.binary_search(&extended(serial)).is_ok(),
+            17..=20 => self.of_20.binary_search(&extended(serial)).is_ok(),
+            _ => self.longer.binary_search_by(|known| (**known).cmp(serial)).is_ok(),
+        }
+    }
+}
+
+/// The number without bytes that only repeat its sign, as DER demands and some CAs do not have it.
+fn shortest(mut serial: &[u8]) -> &[u8] {
+    while let [0, next, ..] = serial {
+        if next & 0x80 != 0 {
+            break;
+        }
+        serial = &serial[1..];
+    }
+    serial
+}
+
+/// The number with its sign in front, in two's complement: 0x80 and 0x0080 stay different.
+fn extended<const N: usize>(serial: &[u8]) -> [u8; N] {
+    let negative = serial.first().is_some_and(|first| first & 0x80 != 0);
+    let mut bytes = if negative { [0xff; N] } else { [0; N] };
+    bytes[N - serial.len()..].copy_from_slice(serial);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_every_length_are_found_and_no_others() {
+        let mut serials = Serials::default();
+        let number = |length: usize, last: u8| {
+            let mut number = vec![0x5a; length];
+            number[length - 1] = last;
+            number
+        };
+        for length in 1..30 {
+            serials.push(&number(length, 7));
+        }
+        serials.sort();
+        for length in 1..30 {
+            assert!(serials.contains(&number(length, 7)), "{length} bytes");
+            assert!(!serials.contains(&number(length, 8)), "{length} bytes");
+        }
+        assert!(!serials.contains(&number(30, 7)));
+    }
+
+    #[test]
+    fn zeros_in_front_do_not_matter_and_the_sign_does() {
+        let mut serials = Serials::default();
+        serials.push(&[0, 0, 0x80]);
+        serials.sort();
+        assert!(serials.contains(&[0, 0x80]));
+        assert!(!serials.contains(&[0x80]));
+        assert!(!serials.contains(&[0xff, 0x80]));
+    }
+}

@@ -1,0 +1,398 @@
+//! Reads CRLs: RFC 5280 section 5.
+//!
+//! **Promises.** A CRL is read to its last byte or refused: nothing that was not understood is passed
+//! over. Its entries go to the caller one by one, so that a list of a million costs no memory here.
+//! A CRL that must not decide the status of a certificate (a delta, an indirect one, one with an unknown
+//! critical extension) is read, and says why it cannot be used.
+//!
+//! **Not here.** Which CRL counts for a certificate and who signed it (`revocation.rs`).
+
+use std::fmt;
+
+use tokio_rustls::rustls::pki_types::SignatureVerificationAlgorithm;
+use x509_parser::asn1_rs::{Any, BitString, Class, Tag};
+use x509_parser::extensions::{
+    DistributionPointName, IssuingDistributionPoint, ParsedExtension, X509Extension,
+};
+use x509_parser::oid_registry::{
+    OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER, OID_X509_EXT_CRL_NUMBER,
+    OID_X509_EXT_DELTA_CRL_INDICATOR, OID_X509_EXT_INVALIDITY_DATE,
+    OID_X509_EXT_ISSUER_DISTRIBUTION_POINT, OID_X509_EXT_REASON_CODE,
+};
+use x509_parser::prelude::{ASN1Time, FromDer, GeneralName, X509Certificate, X509Name};
+use x509_parser::revocation_list::RevokedCertificate;
+
+use super::{Malformed, Moment};
+
+/// The CRL reason `removeFromCRL`, RFC 5280 section 5.3.1.
+const REMOVE_FROM_CRL: u8 = 8;
+
+/// What a CRL states about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CrlFacts {
+    /// Encoded, to compare.
+    pub(crate) issuer: Vec<u8>,
+    /// For people.
+    pub(crate) issuer_text: String,
+    /// Of the key that signed it, where the CRL has that extension.
+    pub(crate) key_id: Option<Vec<u8>>,
+    /// cRLNumber, big-endian without leading zeros.
+    pub(crate) number: Option<Vec<u8>>,
+    pub(crate) this_update: Moment,
+    pub(crate) next_update: Option<Moment>,
+    pub(crate) scope: Scope,
+    /// Why it must not decide the status of a certificate.
+    pub(crate) unusable: Option<Unusable>,
+}
+
+/// The certificates that a CRL is about: RFC 5280 section 5.2.5.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Scope {
+    /// The extension as it stands; empty for a CRL about all of its issuer's certificates. Two CRLs
+    /// supersede each other if it is the same.
+    pub(crate) encoded: Vec<u8>,
+    only: Only,
+    /// The CRL is about certificates that name one of these distribution points.
+    points: Option<Vec<Vec<u8>>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Only {
+    #[default]
+    All,
+    Users,
+    Cas,
+}
+
+/// Why a CRL must not decide the status of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unusable {
+    Delta,
+    Indirect,
+    AttributeCertificates,
+    SomeReasons,
+    /// The scope is written in a way that was not understood.
+    Scope,
+    /// A critical extension of the list, by its OID.
+    Extension(String),
+    /// A critical extension of an entry, by its OID.
+    EntryExtension(String),
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Delta => "it is a delta CRL, and only complete ones are used",
+            Self::Indirect => "it is an indirect CRL, about certificates of other issuers",
+            Self::AttributeCertificates => "it is about attribute certificates alone",
+            Self::SomeReasons => "it is about some reasons for revocation alone",
+            Self::Scope => "its issuingDistributionPoint is not understood",
+            Self::Extension(oid) => {
+                return write!(f, "its critical extension {oid} is not understood");
+            }
+            Self::EntryExtension(oid) => {
+                return write!(f, "an entry's critical extension {oid} is not understood");
+            }
+        })
+    }
+}
+
+/// The parts of a CRL that its signature is about.
+pub(crate) struct SignedCrl<'a> {
+    message: &'a [u8],
+    /// Encoded without its tag, as [`SignatureVerificationAlgorithm`] has it.
+    algorithm: &'a [u8],
+    signature: &'a [u8],
+}
+
+/// Why a signature does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SignatureFault {
+    /// No algorithm for this kind of signature, or of key.
+    Unsupported,
+    /// It was made by another key, or over something else.
+    Wrong,
+}
+
+/// Reads a CRL, and passes the serial number of each certificate that it revokes to `revoked`.
+///
+/// # Errors
+/// If it is not a CRL from its first byte to its last.
+pub(crate) fn read(der: &[u8], mut revoked: impl FnMut(&[u8])) -> Result<CrlFacts, Malformed> {
+    let (message, _, _) = split(der)?;
+    let (i, _) = optional(content(message, Tag::Sequence)?.1, Tag::Integer)?;
+    let (i, _algorithm) = content(i, Tag::Sequence)?;
+    let (i, issuer) = X509Name::from_der(i).map_err(|_| malformed("its issuer is not a name"))?;
+    let (i, this_update) = ASN1Time::from_der(i).map_err(|_| malformed("thisUpdate is no time"))?;
+    let (i, next_update) = next_update(i)?;
+    let (i, entries) = optional(i, Tag::Sequence)?;
+    let mut facts = CrlFacts {
+        issuer: issuer.as_raw().to_vec(),
+        issuer_text: issuer.to_string(),
+        key_id: None,
+        number: None,
+        this_update: Moment(this_update),
+        next_update,
+        scope: Scope::default(),
+        unusable: None,
+    };
+    read_extensions(i, &mut facts)?;
+    let mut rest = entries.unwrap_or_default();
+    while !rest.is_empty() {
+        rest = read_entry(rest, &mut facts, &mut revoked)?;
+    }
+    Ok(facts)
+}
+
+/// The parts that the signature of a CRL is about.
+///
+/// # Errors
+/// If it is not a CRL.
+pub(crate) fn signed(der: &[u8]) -> Result<SignedCrl<'_>, Malformed> {
+    let (message, algorithm, signature) = split(der)?;
+    Ok(SignedCrl { message, algorithm, signature })
+}
+
+impl SignedCrl<'_> {
+    /// Verifies the signature by a key, an encoded SubjectPublicKeyInfo.
+    ///
+    /// # Errors
+    /// Why it does not hold.
+    pub(crate) fn verify(
+        &self,
+        key: &[u8],
+        algorithms: &[&dyn SignatureVerificationAlgorithm],
+    ) -> Result<(), SignatureFault> {
+        let key = content(key, Tag::Sequence).and_then(|(_, key)| {
+            let (bits, algorithm) = content(key, Tag::Sequence)?;
+            Ok((algorithm, bit_string(bits)?.1))
+        });
+        let Ok((key_algorithm, key)) = key else { return Err(SignatureFault::Unsupported) };
+        let fits = |algorithm: &&&dyn SignatureVerificationAlgorithm| {
+            algorithm.public_key_alg_id().as_ref() == key_algorithm
+                && algorithm.signature_alg_id().as_ref() == self.algorithm
+        };
+        let algorithm = algorithms.iter().find(fits).ok_or(SignatureFault::Unsupported)?;
+        let verified = algorithm.verify_signature(key, self.message, self.signature);
+        verified.map_err(|_| SignatureFault::Wrong)
+    }
+}
+
+impl Scope {
+    /// Whether the CRL is about a certificate of its issuer.
+    pub(super) fn covers(&self, certificate: &X509Certificate<'_>) -> bool {
+        let is_ca = certificate.is_ca();
+        let kind = match self.only {
+            Only::All => true,
+            Only::Users => !is_ca,
+            Only::Cas => is_ca,
+        };
+        kind && self.points.as_ref().is_none_or(|points| {
+            certificate_points(certificate).iter().any(|point| points.contains(point))
+        })
+    }
+}
+
+/// A CRL's signed part with its tag, and its signature's algorithm and value without.
+fn split(der: &[u8]) -> Result<(&[u8], &[u8], &[u8]), Malformed> {
+    let (after, outer) = content(der, Tag::Sequence)?;
+    if !after.is_empty() {
+        return Err(malformed("bytes follow its end"));
+    }
+    let (i, _) = content(outer, Tag::Sequence)?;
+    let message = &outer[..outer.len() - i.len()];
+    let (i, algorithm) = content(i, Tag::Sequence)?;
+    let (i, signature) = bit_string(i)?;
+    if !i.is_empty() {
+        return Err(malformed("bytes follow its signature"));
+    }
+    let (inner, version) = optional(content(message, Tag::Sequence)?.1, Tag::Integer)?;
+    // Absent or 0: version 1, which openssl's smallest configuration makes. 1: version 2.
+    if !matches!(version, None | Some([0 | 1])) {
+        return Err(malformed("its version is none that a CRL can have"));
+    }
+    // RFC 5280 section 5.1.1.2.
+    if content(inner, Tag::Sequence)?.1 != algorithm {
+        return Err(malformed("it names two different signature algorithms"));
+    }
+    Ok((message, algorithm, signature))
+}
+
+fn next_update(i: &[u8]) -> Result<(&[u8], Option<Moment>), Malformed> {
+    let is_time = |tag| matches!(tag, Tag::UtcTime | Tag::GeneralizedTime);
+    if i.is_empty() || !is_time(any(i)?.1.tag()) {
+        return Ok((i, None));
+    }
+    let (i, time) = ASN1Time::from_der(i).map_err(|_| malformed("nextUpdate is no time"))?;
+    Ok((i, Some(Moment(time))))
+}
+
+fn read_extensions(rest: &[u8], facts: &mut CrlFacts) -> Result<(), Malformed> {
+    if rest.is_empty() {
+        return Ok(());
+    }
+    let (after, wrapper) = any(rest)?;
+    if !after.is_empty() || (wrapper.class(), wrapper.tag()) != (Class::ContextSpecific, Tag(0)) {
+        return Err(malformed("its list of entries or its extensions are not well-formed"));
+    }
+    let (after, mut extensions) = content(wrapper.data, Tag::Sequence)?;
+    if !after.is_empty() {
+        return Err(malformed("bytes follow its extensions"));
+    }
+    while !extensions.is_empty() {
+        let (after, extension) = X509Extension::from_der(extensions)
+            .map_err(|_| malformed("an extension is not well-formed"))?;
+        read_extension(&extension, facts)?;
+        extensions = after;
+    }
+    Ok(())
+}
+
+fn read_extension(extension: &X509Extension<'_>, facts: &mut CrlFacts) -> Result<(), Malformed> {
+    let oid = &extension.oid;
+    match extension.parsed_extension() {
+        ParsedExtension::CRLNumber(number) => facts.number = Some(number.to_bytes_be()),
+        ParsedExtension::AuthorityKeyIdentifier(key) => {
+            facts.key_id = key.key_identifier.as_ref().map(|id| id.0.to_vec());
+        }
+        ParsedExtension::IssuingDistributionPoint(point) => {
+            extension.value.clone_into(&mut facts.scope.encoded);
+            read_scope(point, facts);
+        }
+        _ if *oid == OID_X509_EXT_DELTA_CRL_INDICATOR => facts.unusable = Some(Unusable::Delta),
+        _ if *oid == OID_X509_EXT_ISSUER_DISTRIBUTION_POINT => {
+            facts.unusable = Some(Unusable::Scope);
+        }
+        _ if *oid == OID_X509_EXT_CRL_NUMBER => return Err(malformed("its cRLNumber is none")),
+        // Without it the key is found by trying.
+        _ if *oid == OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER => {}
+        _ if extension.critical => {
+            let unknown = Unusable::Extension(oid.to_id_string());
+            facts.unusable.get_or_insert(unknown);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn read_scope(point: &IssuingDistributionPoint<'_>, facts: &mut CrlFacts) {
+    let scope = &mut facts.scope;
+    scope.only = match (point.only_contains_user_certs, point.only_contains_ca_certs) {
+        (false, false) => Only::All,
+        (true, false) => Only::Users,
+        (false, true) => Only::Cas,
+        (true, true) => {
+            facts.unusable = Some(Unusable::Scope);
+            return;
+        }
+    };
+    match &point.distribution_point {
+        Some(DistributionPointName::FullName(names)) => {
+            scope.points = Some(names.iter().filter_map(point_name).collect());
+        }
+        Some(DistributionPointName::NameRelativeToCRLIssuer(_)) => {
+            facts.unusable = Some(Unusable::Scope);
+        }
+        None => {}
+    }
+    let unusable = match () {
+        () if point.indirect_crl => Unusable::Indirect,
+        () if point.only_contains_attribute_certs => Unusable::AttributeCertificates,
+        () if point.only_some_reasons.is_some() => Unusable::SomeReasons,
+        // RFC 5280 section 5.2.5: it is never empty. What was in it was passed over.
+        () if point.distribution_point.is_none() && scope.only == Only::All => Unusable::Scope,
+        () => return,
+    };
+    facts.unusable = Some(unusable);
+}
+
+/// A distribution point in bytes to compare; none for the forms that no CA uses.
+fn point_name(name: &GeneralName<'_>) -> Option<Vec<u8>> {
+    match name {
+        GeneralName::URI(uri) => Some(uri.as_bytes().to_vec()),
+        GeneralName::DirectoryName(name) => Some(name.as_raw().to_vec()),
+        _ => None,
+    }
+}
+
+fn certificate_points(certificate: &X509Certificate<'_>) -> Vec<Vec<u8>> {
+    let extensions = certificate.iter_extensions();
+    let points = extensions.filter_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::CRLDistributionPoints(points) => Some(&points.points),
+        _ => None,
+    });
+    let names = points.flatten().filter_map(|point| match &point.distribution_point {
+        Some(DistributionPointName::FullName(names)) => Some(names),
+        Some(DistributionPointName::NameRelativeToCRLIssuer(_)) | None => None,
+    });
+    names.flatten().filter_map(point_name).collect()
+}
+
+/// Reads the entry that `i` begins with, and returns what follows it.
+fn read_entry<'a>(
+    i: &'a [u8],
+    facts: &mut CrlFacts,
+    revoked: &mut impl FnMut(&[u8]),
+) -> Result<&'a [u8], Malformed> {
+    let (rest, entry) = content(i, Tag::Sequence)?;
+    let (after, serial) = content(entry, Tag::Integer)?;
+    let (after, _date) = any(after)?;
+    if serial.is_empty() {
+        return Err(malformed("an entry's serial number is empty"));
+    }
+    if after.is_empty() {
+        revoked(serial);
+        return Ok(rest);
+    }
+    let (_, whole) = RevokedCertificate::from_der(i)
+        .map_err(|_| malformed("an entry's extensions are not well-formed"))?;
+    for extension in whole.extensions() {
+        let known = extension.oid == OID_X509_EXT_REASON_CODE
+            || extension.oid == OID_X509_EXT_INVALIDITY_DATE;
+        if extension.critical && !known {
+            let unknown = Unusable::EntryExtension(extension.oid.to_id_string());
+            facts.unusable.get_or_insert(unknown);
+        }
+    }
+    // It takes an entry of an earlier list back. OpenSSL reads it so in complete CRLs as well.
+    if whole.reason_code().is_none_or(|(_, reason)| reason.0 != REMOVE_FROM_CRL) {
+        revoked(serial);
+    }
+    Ok(rest)
+}
+
+fn any(i: &[u8]) -> Result<(&[u8], Any<'_>), Malformed> {
+    Any::from_der(i).map_err(|_| malformed("its DER is cut short or damaged"))
+}
+
+/// The content of the element that `i` begins with, and what follows it.
+fn content(i: &[u8], tag: Tag) -> Result<(&[u8], &[u8]), Malformed> {
+    let (rest, element) = any(i)?;
+    if (element.class(), element.tag()) != (Class::Universal, tag) {
+        return Err(malformed("its DER has another structure than a CRL's"));
+    }
+    Ok((rest, element.data))
+}
+
+/// The same for an element that can be absent.
+fn optional(i: &[u8], tag: Tag) -> Result<(&[u8], Option<&[u8]>), Malformed> {
+    match i.first() {
+        Some(_) if any(i)?.1.tag() == tag && any(i)?.1.class() == Class::Universal => {
+            content(i, tag).map(|(rest, content)| (rest, Some(content)))
+        }
+        _ => Ok((i, None)),
+    }
+}
+
+fn bit_string(i: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let (rest, element) = content(i, Tag::BitString)?;
+    match BitString::from_der(i) {
+        // The first byte counts unused bits, and there are none in a key or a signature.
+        Ok(_) if element.first() == Some(&0) => Ok((rest, &element[1..])),
+        _ => Err(malformed("a bit string in it is not well-formed")),
+    }
+}
+
+fn malformed(what: &str) -> Malformed {
+    Malformed(what.to_owned())
+}
