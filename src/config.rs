@@ -262,7 +262,7 @@ impl NamePattern {
 pub enum BackendAddress {
     /// A host, by address or by a name that is resolved at each connect, and a port.
     Tcp {
-        /// An IP address without brackets, or a DNS name.
+        /// An IP address without brackets, or a DNS name, absolute with a dot at its end.
         host: String,
         /// 1 to 65535.
         port: u16,
@@ -289,7 +289,13 @@ impl BackendAddress {
                 v6
             }
             None => {
-                NamePattern::parse(host).filter(|_| !host.starts_with('*'))?;
+                // With its last dot a name is absolute: resolv.conf's search list is not tried.
+                let name = host.strip_suffix('.').unwrap_or(host);
+                NamePattern::parse(name).filter(|_| !name.starts_with('*'))?;
+                // A dot after an IPv4 address is no name that a resolver knows.
+                if name != host && name.parse::<IpAddr>().is_ok() {
+                    return None;
+                }
                 host
             }
         };
@@ -377,6 +383,7 @@ mod tests {
         let tcp = |host: &str, port| Some(BackendAddress::Tcp { host: host.to_owned(), port });
         assert_eq!(BackendAddress::parse("127.0.0.1:1883"), tcp("127.0.0.1", 1883));
         assert_eq!(BackendAddress::parse("tcp://broker.plant:1883"), tcp("broker.plant", 1883));
+        assert_eq!(BackendAddress::parse("broker.plant.:1883"), tcp("broker.plant.", 1883));
         assert_eq!(BackendAddress::parse("[::1]:1883"), tcp("::1", 1883));
         assert_eq!(
             BackendAddress::parse("unix:/run/plant.sock"),
@@ -392,6 +399,9 @@ mod tests {
             "::1:1883",
             "unix:",
             "http://a:1",
+            ".:1883",
+            "broker..:1883",
+            "127.0.0.1.:1883",
         ] {
             assert_eq!(BackendAddress::parse(bad), None, "{bad:?}");
         }
