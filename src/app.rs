@@ -22,7 +22,7 @@ use crate::ops::metrics::Metrics;
 use crate::ops::sessions::Sessions;
 use crate::ops::shutdown::Shutdown;
 use crate::ops::systemd::sockets::{Passed, PassedError};
-use crate::proxy::admission::{self, Admission, Places};
+use crate::proxy::admission::{self, Admission};
 use crate::proxy::listener::Listener;
 use crate::proxy::socket;
 use crate::trust::certs::{self, Loaded};
@@ -124,7 +124,7 @@ pub fn start_on(config: Config, source: Option<Source>, passed: Passed) -> Resul
     let sessions = Arc::new(Sessions::default());
     let process_wide = process_wide(&shutdown, &metrics);
     process_wide(&config);
-    let places = Arc::new(Places::default());
+    let places = Arc::new(admission::Process::new(capacity));
     let mut listeners = Vec::new();
     let mut targets = Vec::new();
     let mut accepting = Vec::new();
@@ -136,7 +136,7 @@ pub fn start_on(config: Config, source: Option<Source>, passed: Passed) -> Resul
         accepting.push(Listener {
             socket,
             snapshots: target.current.subscribe(),
-            admission: Admission::new(Arc::clone(&places), capacity),
+            admission: Admission::new(Arc::clone(&places)),
             metrics: Arc::clone(&target.metrics),
             sessions: Arc::clone(&sessions),
             shutdown: shutdown.clone(),

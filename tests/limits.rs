@@ -1,16 +1,18 @@
 //! How many connections are let in, what happens to the others, and what do they cost?
 
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tlsidecar::proxy::reason::Reason;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::client::{Session, say_and_hear};
 use crate::support::file;
 use crate::support::process::binary;
 use crate::support::proxy::listener;
+use crate::support::raw;
 use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, Proxy, Sidecar, eventually};
 
@@ -37,6 +39,81 @@ async fn past_the_limit_a_device_waits_and_is_served_when_a_place_is_free() {
     drop(first);
     within("the third is served", third).await.unwrap().unwrap();
     assert!(accepted() > 2);
+}
+
+/// How far connections come that take places and go no further.
+#[derive(Clone, Copy, Debug)]
+enum Stranger {
+    Silent,
+    HalfAHello,
+    WholeHello,
+}
+
+/// Connects from `127.0.0.last`.
+async fn connect_from(last: u8, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, last], 0))).unwrap();
+    within("it connects", socket.connect(to)).await.unwrap()
+}
+
+impl Stranger {
+    async fn connect(self, last: u8, to: SocketAddr) -> TcpStream {
+        let mut tcp = connect_from(last, to).await;
+        let hello = raw::client_hello();
+        match self {
+            Self::Silent => {}
+            Self::HalfAHello => tcp.write_all(&hello[..hello.len() / 2]).await.unwrap(),
+            Self::WholeHello => tcp.write_all(&hello).await.unwrap(),
+        }
+        tcp
+    }
+}
+
+/// With 8 places, of which one is a session's, twice as many strangers as there are places come from
+/// these sources. A device of another gets in all the same, and the session goes on.
+async fn strangers_make_room(stranger: Stranger, source: impl Fn(u8) -> u8) {
+    const PLACES: u8 = 8;
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let mut listener = listener(backend.config(), &authority.server());
+    listener.limits.max_connections = Some(PLACES.into());
+    let proxy = Proxy::with(listener);
+    let device = Device::new(&authority);
+    let mut established = device.echo(proxy.address).await.unwrap();
+    let mut strangers = Vec::new();
+    for number in 0..2 * PLACES {
+        strangers.push(stranger.connect(source(number), proxy.address).await);
+    }
+    for last in 200..203 {
+        let tcp = connect_from(last, proxy.address).await;
+        let mut session = device.connect_over(tcp).await.unwrap();
+        say_and_hear(&mut session, b"let in").await.unwrap();
+        strangers.push(session.into_inner().0);
+    }
+    say_and_hear(&mut established, b"still here").await.unwrap();
+    let evicted = proxy.closed(Reason::ClientEvicted);
+    assert!(evicted >= u64::from(PLACES), "{evicted} made room for {}", strangers.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_one_source_that_say_nothing_make_room_for_a_device() {
+    strangers_make_room(Stranger::Silent, |_| 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_many_sources_that_say_nothing_make_room_for_a_device() {
+    strangers_make_room(Stranger::Silent, |number| 100 + number).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_have_sent_half_a_hello_make_room_for_a_device() {
+    strangers_make_room(Stranger::HalfAHello, |number| 100 + number % 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_go_no_further_than_their_hello_make_room_for_a_device() {
+    strangers_make_room(Stranger::WholeHello, |_| 1).await;
+    strangers_make_room(Stranger::WholeHello, |number| 100 + number).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -199,7 +199,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     // The phases, which do not import each other.
-    ("proxy::admission", &["config"]),
+    ("proxy::admission", &["config", "proxy::admission::pending"]),
+    ("proxy::admission::pending", &[]),
     (
         "proxy::handshake",
         &[
@@ -298,7 +299,17 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("proxy::tls::alert", &[]),
     ("proxy::tls::scratch", &["proxy::tls"]),
     ("proxy::close", &["proxy::tls::scratch"]),
-    ("proxy::record", &["config", "ops::metrics", "ops::sessions", "ops::top", "proxy::reason"]),
+    (
+        "proxy::record",
+        &[
+            "config",
+            "ops::metrics",
+            "ops::sessions",
+            "ops::top",
+            "proxy::admission",
+            "proxy::reason",
+        ],
+    ),
     ("proxy::socket", &["config", "ops::metrics"]),
     ("proxy::unsent", &[]),
     ("proxy::reason", &[]),

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use tokio::net::TcpStream;
 
-use super::admission::Admitted;
+use super::admission::Evicted;
 use super::backend::{self, BackendStream, ConnectError};
 use super::handshake::{self, Client, HandshakeError};
 use super::reason::Reason;
@@ -29,7 +29,7 @@ use crate::config;
 use crate::ops::shutdown::Force;
 use crate::trust::snapshot::Snapshot;
 
-/// Serves an accepted socket to its end, and then gives back its places.
+/// Serves an accepted socket to its end.
 #[expect(
     clippy::manual_async_fn,
     reason = "it would keep each argument twice for as long as the device is connected"
@@ -39,14 +39,12 @@ pub(crate) fn serve(
     snapshot: Arc<Snapshot>,
     force: Force,
     mut record: Box<Record>,
-    admitted: Admitted,
 ) -> impl Future<Output = ()> {
     async move {
         match walk(tcp, snapshot, &force, &mut record).await {
             Ok(()) => record.close(Reason::Ok, None),
             Err(end) => record.close(end.reason(), Some(&end)),
         }
-        drop(admitted);
     }
 }
 
@@ -87,13 +85,18 @@ async fn open(
     let listener = &snapshot.listener;
     record.started();
 
-    let greeted = handshake::greet(tcp, listener.timeouts).await?;
-    record.greeted(&greeted.offer());
-    let accepted = greeted.accept(&snapshot).await;
-    if let Some(fault) = accepted.as_ref().err().and_then(HandshakeError::fault) {
-        record.refused(fault);
-    }
-    let mut client = accepted?;
+    let newcomer = record.newcomer();
+    let handshake = async {
+        let greeted = handshake::greet(tcp, listener.timeouts).await?;
+        newcomer.heard();
+        record.greeted(&greeted.offer());
+        let accepted = greeted.accept(&snapshot).await;
+        if let Some(fault) = accepted.as_ref().err().and_then(HandshakeError::fault) {
+            record.refused(fault);
+        }
+        accepted
+    };
+    let mut client = newcomer.or_evicted(handshake).await??;
     record.handshaken(client.negotiated.take());
 
     match reach(listener, &client, record).await {
@@ -131,6 +134,8 @@ enum End {
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Relay(#[from] RelayError),
+    #[error(transparent)]
+    Evicted(#[from] Evicted),
     #[error("forced by the end of the drain")]
     Forced,
 }
@@ -143,6 +148,7 @@ impl End {
             Self::Route(error) => error.reason(),
             Self::Connect(error) => error.reason(),
             Self::Relay(error) => error.reason(),
+            Self::Evicted(Evicted) => Reason::ClientEvicted,
             Self::Forced => Reason::DrainDeadline,
         }
     }
@@ -159,7 +165,7 @@ mod tests {
     const LARGEST_FUTURE: usize = 896;
 
     /// The size of what `serve` returns; no socket is needed for that.
-    fn returned_size<A, B, C, D, E, Returned>(_serve: impl Fn(A, B, C, D, E) -> Returned) -> usize {
+    fn returned_size<A, B, C, D, Returned>(_serve: impl Fn(A, B, C, D) -> Returned) -> usize {
         size_of::<Returned>()
     }
 

@@ -7,6 +7,7 @@
 //!
 //! **Not here.** What happens to a connection (`connection.rs`).
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::admission::{Admission, Admitted};
+use super::admission::{Admission, Admitted, Source};
 use super::connection;
 use super::record::Record;
 use super::socket;
@@ -48,7 +49,7 @@ pub(crate) struct Listener {
 /// What outlives a wait that a reload interrupts.
 #[derive(Default)]
 struct Waiting {
-    /// The device that waits for a place of the process: accepted, so that whoever waits is there.
+    /// The device that waits for a place: accepted, since nobody makes room where none comes.
     device: Option<(TcpStream, SocketAddr)>,
     /// When it was last told that the limit is reached.
     told: Option<Instant>,
@@ -113,30 +114,27 @@ impl Listener {
         }
     }
 
-    /// Takes a place of our own, then a connection, then a place of the process: past the limits
-    /// devices wait in the kernel's backlog.
+    /// Takes a connection and then its places; past the limits the next ones wait in the kernel's
+    /// backlog.
     async fn accept(
         &self,
         snapshot: &Snapshot,
         waiting: &mut Waiting,
     ) -> io::Result<(TcpStream, SocketAddr, Admitted)> {
         let limit = self.admission.limit(snapshot.listener.limits);
-        let own = match self.admission.try_take_own(limit) {
-            Some(own) => own,
-            None => {
-                self.at_limit(limit, waiting);
-                self.admission.take_own(limit).await
-            }
+        let peer = match &waiting.device {
+            Some((_, peer)) => *peer,
+            None => tokio::select! {
+                biased;
+                never = self.watch_limit(limit, &mut waiting.told) => match never {},
+                accepted = self.socket.accept() => waiting.device.insert(accepted?).1,
+            },
         };
-        self.metrics.set_at_limit(false);
-        if waiting.device.is_none() {
-            waiting.device = Some(self.socket.accept().await?);
-        }
-        let admitted = match self.admission.try_admit(own) {
-            Ok(admitted) => admitted,
-            Err(own) => {
-                self.at_limit(limit, waiting);
-                self.admission.admit(own).await
+        let admitted = match self.admission.try_admit(limit) {
+            Some(admitted) => admitted,
+            None => {
+                self.at_limit(limit, &mut waiting.told);
+                self.admission.admit(limit, Source::of(peer.ip())).await
             }
         };
         self.metrics.set_at_limit(false);
@@ -144,12 +142,22 @@ impl Listener {
         Ok((tcp, peer, admitted))
     }
 
-    /// Tells that devices have to wait.
-    fn at_limit(&self, limit: usize, waiting: &mut Waiting) {
+    /// Tells that the limit is reached, and when it is no longer.
+    async fn watch_limit(&self, limit: usize, told: &mut Option<Instant>) -> Infallible {
+        if self.admission.is_full(limit) {
+            self.at_limit(limit, told);
+            self.admission.room(limit).await;
+        }
+        self.metrics.set_at_limit(false);
+        std::future::pending().await
+    }
+
+    /// Tells that the limit is reached.
+    fn at_limit(&self, limit: usize, told: &mut Option<Instant>) {
         self.metrics.set_at_limit(true);
         // At the limit each connection that ends makes room for one: once a minute will do.
-        if waiting.told.is_none_or(|told| told.elapsed() > LIMIT_TOLD_INTERVAL) {
-            waiting.told = Some(Instant::now());
+        if told.is_none_or(|told| told.elapsed() > LIMIT_TOLD_INTERVAL) {
+            *told = Some(Instant::now());
             let listener = self.metrics.name();
             tracing::warn!(listener, limit, "the limit of connections is reached");
         }
@@ -157,9 +165,9 @@ impl Listener {
 
     fn start(&self, tcp: TcpStream, peer: SocketAddr, snapshot: Arc<Snapshot>, admitted: Admitted) {
         let (metrics, sessions) = (Arc::clone(&self.metrics), Arc::clone(&self.sessions));
-        let record = Box::new(Record::open(metrics, sessions, peer));
+        let record = Box::new(Record::open(metrics, sessions, peer, admitted));
         let force = self.shutdown.forced();
-        let serving = connection::serve(tcp, snapshot, force, record, admitted);
+        let serving = connection::serve(tcp, snapshot, force, record);
         self.shutdown.connections().spawn(serving);
     }
 

@@ -80,6 +80,9 @@ closed_set! {
         ClientProbe => "client_probe",
         /// A handshake deadline passed: the whole handshake's, or the ClientHello's.
         ClientTlsTimeout => "client_tls_timeout",
+        /// The limit of connections was reached, and it made room for another before its handshake was
+        /// over.
+        ClientEvicted => "client_evicted",
         /// The client closed its connection before the handshake was over.
         ClientTlsEof => "client_tls_eof",
         /// The first bytes are not a TLS record: plain HTTP, plain MQTT, a scanner.
@@ -174,6 +177,7 @@ impl Reason {
         match self {
             Self::ClientProbe
             | Self::ClientTlsTimeout
+            | Self::ClientEvicted
             | Self::ClientTlsEof
             | Self::ClientTlsNotTls
             | Self::ClientTlsAlert

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tracing::Level;
 
+use super::admission::{Admitted, Newcomer, Source};
 use super::reason::{Reason, Side};
 use crate::config::BackendAddress;
 use crate::ops::metrics::{
@@ -65,6 +66,8 @@ pub(crate) struct Record {
     wait: Duration,
     best_suite: SuiteKind,
     closed: bool,
+    /// Last, since fields are dropped in order: the places are given back once the end is counted.
+    admitted: Admitted,
 }
 
 /// What a ClientHello offers.
@@ -105,6 +108,7 @@ impl Record {
         metrics: Arc<ListenerMetrics>,
         sessions: Arc<Sessions>,
         peer: SocketAddr,
+        admitted: Admitted,
     ) -> Self {
         metrics.accepted();
         // On a listener for both, IPv4 comes as ::ffff:192.0.2.1.
@@ -118,12 +122,18 @@ impl Record {
             wait: Duration::ZERO,
             best_suite: SuiteKind::Other,
             closed: false,
+            admitted,
         }
     }
 
     /// What is still being learned: only before the relay begins.
     fn learning(&mut self) -> &mut Session {
         Arc::get_mut(&mut self.session).expect("it is listed once everything is known")
+    }
+
+    /// The connection as it is until its handshake is complete.
+    pub(crate) fn newcomer(&self) -> Newcomer {
+        self.admitted.newcomer(Source::of(self.session.peer.ip()))
     }
 
     /// The connection's task has its first turn.
