@@ -120,6 +120,9 @@ impl Listener {
                 client_auth,
                 alpn: Vec::new(),
                 tickets: 1,
+                max_chain_certificates: DEFAULT_CHAIN_CERTIFICATES,
+                max_chain_bytes: DEFAULT_CHAIN_BYTES,
+                allow_v1: true,
             },
             routes: Vec::new(),
             timeouts: Timeouts::default(),
@@ -157,7 +160,19 @@ pub struct Tls {
     pub alpn: Vec<Vec<u8>>,
     /// TLS 1.3 tickets sent after each handshake, 0 to 4. With 0 there is no resumption at all.
     pub tickets: u8,
+    /// Certificates that a client may send, its own included.
+    pub max_chain_certificates: usize,
+    /// Bytes of all certificates that a client may send.
+    pub max_chain_bytes: usize,
+    /// Whether a client's own certificate may be of X.509 version 1.
+    pub allow_v1: bool,
 }
+
+/// A device sends its own and an intermediate or two; HAProxy and nginx take up to 100 or so.
+pub(crate) const DEFAULT_CHAIN_CERTIFICATES: usize = 10;
+
+/// As many bytes as rustls takes of a Certificate message.
+pub(crate) const DEFAULT_CHAIN_BYTES: usize = 64 * 1024;
 
 /// A certificate chain and its key, as two PEM files.
 #[derive(Clone, Debug, PartialEq, Eq)]

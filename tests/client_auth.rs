@@ -7,7 +7,7 @@ use tlsidecar::config::{ClientAuth, ClientTrust, Listener};
 use tlsidecar::proxy::reason::Reason;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
-use tokio_rustls::rustls::{AlertDescription, HandshakeKind};
+use tokio_rustls::rustls::{AlertDescription, HandshakeKind, SupportedProtocolVersion};
 
 use crate::support::certs::Wish;
 use crate::support::proxy::listener;
@@ -68,7 +68,9 @@ async fn a_device_of_an_intermediate_that_it_sends_along_is_let_in() {
 async fn a_chain_of_forty_kilobytes_in_hundreds_of_records_is_believed() {
     let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
     let backend = Backend::echo().await;
-    let proxy = Proxy::with(trusting(&backend, &servers, trust(&devices)));
+    let mut listener = trusting(&backend, &servers, trust(&devices));
+    listener.tls.max_chain_certificates = 200;
+    let proxy = Proxy::with(listener);
     let (mut chain, key) = devices.issue("device", &wish()).load();
     while chain.iter().map(|certificate| certificate.len()).sum::<usize>() < 40_000 {
         chain.extend(devices.issue("other", &wish()).load().0);
@@ -175,19 +177,30 @@ async fn where_certificates_are_optional_none_will_do_but_a_bad_one_will_not() {
 }
 
 #[tokio::test]
-async fn a_ticket_does_not_outlive_the_certificate_that_it_was_given_for() {
+async fn a_ticket_of_tls_1_2_does_not_outlive_the_certificate_that_it_was_given_for() {
+    resumption_ends_with_the_certificate(&TLS12).await;
+}
+
+#[tokio::test]
+async fn a_ticket_of_tls_1_3_does_not_outlive_the_certificate_that_it_was_given_for() {
+    resumption_ends_with_the_certificate(&TLS13).await;
+}
+
+async fn resumption_ends_with_the_certificate(version: &'static SupportedProtocolVersion) {
     let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
     let backend = Backend::echo().await;
     let proxy = Proxy::with(trusting(&backend, &servers, trust(&devices)));
     let not_after = SystemTime::now() + Duration::from_secs(4);
     let pair = issue_until(&devices, not_after);
-    let device = Device::showing(&servers, &pair).resuming();
+    let provider = aws_lc_rs::default_provider();
+    let device = Device::with(servers.roots(), &[version], provider, Some(&pair)).resuming();
     device.echo(proxy.address).await.unwrap();
     let resumed = device.echo(proxy.address).await.unwrap();
     assert_eq!(resumed.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed));
     let margin = Duration::from_secs(1);
     eventually("it expires", || SystemTime::now() > not_after + margin).await;
-    assert!(device.echo(proxy.address).await.is_err());
+    let alert = device.refused_with(proxy.address).await;
+    assert_eq!(alert, AlertDescription::CertificateExpired, "{version:?}");
     let expired = || proxy.closed(Reason::ClientCertExpired) > 0;
     eventually("it is refused as expired", expired).await;
 }

@@ -27,6 +27,9 @@ mod wire;
 /// Does every wait have an end?
 mod deadlines;
 
+/// Which of the certificates that devices have are taken, and which bundles?
+mod chains;
+
 /// How many connections are let in, and what happens to the others?
 mod limits;
 

@@ -42,6 +42,7 @@ FAILED = {
     "client_cert_not_yet_valid": "Device's certificate is not valid yet: clock of the CA or of this machine",
     "client_cert_unknown_ca": "Device's certificate is of a CA that is not in client_ca",
     "client_cert_revoked": "Device's certificate is revoked",
+    "client_cert_chain_too_large": "Device sent more certificates than the listener takes",
     "client_cert_rejected": "Device's certificate was refused for another cause: see the log",
     "no_route": "No route for the name that the device asked for",
     "backend_refused": "Legacy server refused the connection: is it up?",

@@ -23,8 +23,8 @@ pub use self::problem::{ConfigError, Problem};
 use self::sections::{CertificateSection, Document, ListenerSection, RouteSection, TlsSection};
 use self::text::{AuthChoice, Text};
 use super::{
-    Admin, CertificateFiles, ClientAuth, ClientTrust, Config, Listener, Route, Tls, TlsVersion,
-    overlap,
+    Admin, CertificateFiles, ClientAuth, ClientTrust, Config, DEFAULT_CHAIN_BYTES,
+    DEFAULT_CHAIN_CERTIFICATES, Listener, Route, Tls, TlsVersion, overlap,
 };
 use crate::logging::Filter;
 
@@ -265,6 +265,11 @@ fn into_tls(section: Spanned<TlsSection>, key: &str, problems: &mut Problems<'_>
         client_auth: into_client_auth(section.client_auth.as_ref(), client_ca, crls, key, problems),
         alpn: section.alpn.into_iter().map(|a| a.0.into()).collect(),
         tickets: section.tickets.map_or(1, |t| u8::try_from(t.0).expect("Whole<0, 4> fits a u8")),
+        max_chain_certificates: section
+            .max_chain_certificates
+            .map_or(DEFAULT_CHAIN_CERTIFICATES, |most| most.0 as usize),
+        max_chain_bytes: section.max_chain_bytes.map_or(DEFAULT_CHAIN_BYTES, |most| most.0.0),
+        allow_v1: section.allow_v1.unwrap_or(true),
     })
 }
 

@@ -90,9 +90,9 @@ async fn open(
         let greeted = handshake::greet(tcp, listener.timeouts).await?;
         newcomer.heard();
         record.greeted(&greeted.offer());
-        let accepted = greeted.accept(&snapshot).await;
-        if let Some(fault) = accepted.as_ref().err().and_then(HandshakeError::fault) {
-            record.refused(fault);
+        let mut accepted = greeted.accept(&snapshot).await;
+        if let Err(error) = &mut accepted {
+            record.refused(error.fault(), error.take_identity());
         }
         accepted
     };

@@ -30,6 +30,8 @@ use super::socket;
 use super::tls::{Negotiation, ReceiveError, TlsStream, plaintext_alert};
 use crate::config::Timeouts;
 use crate::ops::metrics::{Cipher, Group, HandshakeKind, Incompatible, KeyKind, SuiteKind};
+use crate::ops::sessions::Identity;
+use crate::trust::certs::verifier::ChainError;
 use crate::trust::identity;
 use crate::trust::snapshot::Snapshot;
 
@@ -121,8 +123,10 @@ pub(crate) enum HandshakeError {
     NoCommonAlpn,
     #[error("the client sent no certificate")]
     CertificateMissing,
-    #[error("the client's certificate is refused: {0}")]
+    #[error("the client's certificate is refused: {}", words::certificate(.0))]
     Certificate(CertificateError),
+    #[error("the client's certificate was good when its session began, and is refused now: {}", words::certificate(.cause))]
+    Resumed { cause: CertificateError, identity: Option<Box<Identity>> },
     #[error("the client's TLS is at fault: {0}")]
     Tls(rustls::Error),
     #[error("TLS failed on our side: {0}")]
@@ -145,7 +149,7 @@ impl HandshakeError {
             Self::Alert(_) => Reason::ClientTlsAlert,
             Self::Incompatible(_) | Self::NoCommonAlpn => Reason::ClientTlsIncompatible,
             Self::CertificateMissing => Reason::ClientCertMissing,
-            Self::Certificate(error) => certificate_reason(error),
+            Self::Certificate(cause) | Self::Resumed { cause, .. } => certificate_reason(cause),
             Self::Hello(HelloError::TooLong) | Self::Tls(_) => Reason::ClientTlsError,
             Self::Internal(_) => Reason::Internal,
         }
@@ -162,9 +166,18 @@ impl HandshakeError {
             | Self::Eof
             | Self::CertificateMissing
             | Self::Certificate(_)
+            | Self::Resumed { .. }
             | Self::Tls(_)
             | Self::Internal(_)
             | Self::Io(_) => None,
+        }
+    }
+
+    /// Returns the identity of a client that was verified once.
+    pub(crate) fn take_identity(&mut self) -> Option<Box<Identity>> {
+        match self {
+            Self::Resumed { identity, .. } => identity.take(),
+            _ => None,
         }
     }
 }
@@ -202,6 +215,12 @@ fn certificate_reason(error: &CertificateError) -> Reason {
         E::NotValidYet | E::NotValidYetContext { .. } => Reason::ClientCertNotYetValid,
         E::UnknownIssuer => Reason::ClientCertUnknownCa,
         E::Revoked => Reason::ClientCertRevoked,
+        _ if let Some(error) = ChainError::within(error) => match error {
+            ChainError::TooManyCertificates { .. } | ChainError::TooManyBytes { .. } => {
+                Reason::ClientCertChainTooLarge
+            }
+            ChainError::Version1 => Reason::ClientCertRejected,
+        },
         // rustls's list is open: an unknown status, a bad signature, a wrong purpose, and so on.
         _ => Reason::ClientCertRejected,
     }
@@ -270,10 +289,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Greeted<Io> {
             snapshot.resolver.key_kind(name, &hello.schemes, |key| cipher.goes_with(key))
         });
         let (mut stream, early) = negotiation.into_stream().map_err(HandshakeError::Internal)?;
-        if let Err(error) = believed {
-            stream.queue_close_notify();
+        if let Err(cause) = believed {
+            stream.queue_last_words(&rustls::Error::InvalidCertificate(cause.clone()));
             stream.close().await;
-            return Err(HandshakeError::Certificate(error));
+            let identity = negotiated.and_then(|negotiated| negotiated.identity);
+            return Err(HandshakeError::Resumed { cause, identity });
         }
         Ok(Client { stream, early, server_name: hello.server_name, alpn, negotiated })
     }
@@ -366,11 +386,7 @@ fn still_believed<Io: AsyncRead + AsyncWrite + Unpin>(
     let resumed = client.state().handshake_kind() == Some(rustls::HandshakeKind::Resumed);
     match (&snapshot.client_verifier, client.peer_certificates()) {
         (Some(verifier), [leaf, rest @ ..]) if resumed => {
-            match verifier.verify_client_cert(leaf, rest, UnixTime::now()) {
-                Ok(_) => Ok(()),
-                Err(rustls::Error::InvalidCertificate(error)) => Err(error),
-                Err(_) => Err(CertificateError::ApplicationVerificationFailure),
-            }
+            verifier.verify(leaf, rest, UnixTime::now()).map(drop)
         }
         _ => Ok(()),
     }

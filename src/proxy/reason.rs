@@ -104,6 +104,8 @@ closed_set! {
         ClientCertUnknownCa => "client_cert_unknown_ca",
         /// A CRL lists a certificate of the client's chain.
         ClientCertRevoked => "client_cert_revoked",
+        /// The client sent more certificates, or more bytes of them, than the listener takes.
+        ClientCertChainTooLarge => "client_cert_chain_too_large",
         /// The client's certificate was refused for any other cause.
         ClientCertRejected => "client_cert_rejected",
 
@@ -188,6 +190,7 @@ impl Reason {
             | Self::ClientCertNotYetValid
             | Self::ClientCertUnknownCa
             | Self::ClientCertRevoked
+            | Self::ClientCertChainTooLarge
             | Self::ClientCertRejected
             | Self::NoRoute
             | Self::ClientReset

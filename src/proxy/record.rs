@@ -149,10 +149,12 @@ impl Record {
     }
 
     /// The handshake has failed, and more is known than its reason.
-    pub(crate) fn refused(&self, fault: Fault) {
+    pub(crate) fn refused(&mut self, fault: Option<Fault>, identity: Option<Box<Identity>>) {
+        self.learning().identity = identity;
         match fault {
-            Fault::Alert(alert) => self.session.metrics.alerted(alert),
-            Fault::Incompatible(what) => self.session.metrics.refused(what, self.best_suite),
+            Some(Fault::Alert(alert)) => self.session.metrics.alerted(alert),
+            Some(Fault::Incompatible(what)) => self.session.metrics.refused(what, self.best_suite),
+            None => {}
         }
     }
 

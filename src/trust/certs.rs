@@ -14,6 +14,7 @@
 
 mod clients;
 pub(crate) mod pem;
+pub(crate) mod verifier;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -31,6 +32,7 @@ use zeroize::Zeroize;
 
 use self::clients::Clients;
 use self::pem::PemError;
+use self::verifier::ClientVerifier;
 use super::digest::Digest;
 use super::files::{self, Files, ReadError};
 use super::resolver::{Certificate, Resolver};
@@ -57,6 +59,10 @@ pub(crate) enum Warning {
     CrlStale { file: PathBuf, next_update: Moment },
     #[error("{}", crl_unused(.0))]
     CrlUnused(Unused),
+    #[error("{device:?} of {} is no CA: it is pinned, which admits it alone", .file.display())]
+    Pinned { file: PathBuf, device: String },
+    #[error("{ca:?} of {} is not for clients, by its extKeyUsage: what it issues is refused", .file.display())]
+    CaNotForClients { file: PathBuf, ca: String },
     #[error("no CRL is from {ca:?} of {}: clients with its certificates are refused", .file.display())]
     CaWithoutCrl { file: PathBuf, ca: String },
 }
@@ -222,7 +228,8 @@ fn build(
         }
     }
     let trust = client_auth.trust();
-    let clients = trust.map(|trust| Clients::load(client_auth, trust, files, now, &mut findings));
+    let tls = &listener.tls;
+    let clients = trust.map(|trust| Clients::load(tls, trust, files, now, &mut findings));
     if !findings.errors.is_empty() {
         return Err(findings.errors);
     }
@@ -288,14 +295,15 @@ fn policy(tls: &config::Tls, files: &Files, chains: &[Chain]) -> Result<Digest, 
 fn server_configs(
     tls: &config::Tls,
     resolver: &Arc<Resolver>,
-    client_verifier: Option<Arc<dyn ClientCertVerifier>>,
+    client_verifier: Option<Arc<ClientVerifier>>,
     resumption: &Resumption,
 ) -> Result<ServerConfigs, CertError> {
     let versions: &[_] = match tls.min_version {
         TlsVersion::Tls12 => &[&version::TLS13, &version::TLS12],
         TlsVersion::Tls13 => &[&version::TLS13],
     };
-    let verifier = client_verifier.unwrap_or_else(WebPkiClientVerifier::no_client_auth);
+    let verifier = client_verifier.map(|verifier| verifier as Arc<dyn ClientCertVerifier>);
+    let verifier = verifier.unwrap_or_else(WebPkiClientVerifier::no_client_auth);
     let mut config = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_protocol_versions(versions)?
         .with_client_cert_verifier(verifier)

@@ -1,6 +1,7 @@
 //! Who a client is, by its verified certificate.
 //!
-//! A client's identity is its certificate's first URI SAN, else its first DNS SAN, else its CN.
+//! A client's identity is its certificate's first URI SAN, else its first DNS SAN, else its CN, else
+//! the subject's serialNumber.
 //!
 //! **Promises.** What a certificate says is bounded: [`MAX_NAMES`] names of [`MAX_NAME_CHARS`]
 //! characters, each on one line.

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::CertificateDer;
-use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 
+use super::certs::verifier::ClientVerifier;
 use super::digest::Digest;
 use super::resolver::Resolver;
 use super::tickets::Resumption;
@@ -31,7 +31,7 @@ pub(crate) struct Snapshot {
     /// Which certificate a device gets; part of `server_configs`.
     pub(crate) resolver: Arc<Resolver>,
     /// Checks client certificates; none where they are not asked for.
-    pub(crate) client_verifier: Option<Arc<dyn ClientCertVerifier>>,
+    pub(crate) client_verifier: Option<Arc<ClientVerifier>>,
     pub(crate) certificates: Vec<ServerCertificate>,
     /// The CAs and CRLs that client certificates are checked against.
     pub(crate) trusted: Trusted,

@@ -1,24 +1,30 @@
 //! What we read out of certificates and CRLs.
 //!
-//! **Not here.** Whether a client's certificate is believed: that is rustls's verifier's, set up in
-//! `certs.rs`; what only people want to know (`x509/details.rs`).
+//! **Not here.** Whether a client's certificate is believed (`certs/verifier.rs`), how a path leads to
+//! a CA (`x509/path.rs`); what only people want to know (`x509/details.rs`).
 
+pub(crate) mod certificate;
+mod constraints;
 pub(crate) mod crl;
 pub(crate) mod details;
 pub(crate) mod link;
+pub(crate) mod names;
+pub(crate) mod path;
+pub(crate) mod signature;
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
-use x509_parser::asn1_rs::Tag;
 use x509_parser::error::X509Error;
 use x509_parser::oid_registry::{
-    OID_KEY_TYPE_EC_PUBLIC_KEY, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519,
+    OID_KEY_TYPE_EC_PUBLIC_KEY, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519, OID_X509_SERIALNUMBER,
 };
 use x509_parser::prelude::{
     ASN1Time, AttributeTypeAndValue, FromDer, GeneralName, ParsedExtension, X509Certificate,
 };
 
+use self::names::CanonicalName;
 use super::digest::sha256;
 use crate::ops::metrics::KeyKind;
 
@@ -115,7 +121,8 @@ pub(crate) fn facts(der: &CertificateDer<'_>) -> Result<Facts, Malformed> {
 
 /// What we need to know of a client's certificate.
 pub(crate) struct ClientFacts {
-    /// The URIs of the SAN, then its DNS names, then the subject's common names; as they stand.
+    /// The URIs of the SAN, then its DNS names, then the subject's common names; as they stand. Where
+    /// there are none of these, the subject's serialNumber: IEEE 802.1AR names devices by it.
     pub(crate) names: Vec<String>,
     pub(crate) not_after: Moment,
 }
@@ -137,28 +144,17 @@ pub(crate) fn client_facts(der: &CertificateDer<'_>) -> Result<ClientFacts, Malf
     });
     let common_names = certificate.subject().iter_common_name();
     let common_names = common_names.filter_map(text);
-    Ok(ClientFacts {
-        names: uris.chain(dns).chain(common_names).collect(),
-        not_after: Moment(certificate.validity().not_after),
-    })
+    let mut names: Vec<_> = uris.chain(dns).chain(common_names).collect();
+    if names.iter().all(String::is_empty) {
+        let serial_numbers = certificate.subject().iter_by_oid(&OID_X509_SERIALNUMBER);
+        names.extend(serial_numbers.filter_map(text));
+    }
+    Ok(ClientFacts { names, not_after: Moment(certificate.validity().not_after) })
 }
 
-/// What a name's part says, also in the string types that old CAs still write: RFC 5280 section 4.1.2.4.
+/// The text of a part of a name.
 fn text(part: &AttributeTypeAndValue<'_>) -> Option<String> {
-    let value = part.attr_value();
-    match value.tag() {
-        // T.61 by its name, Latin-1 by what everybody puts into it.
-        Tag::T61String => Some(value.data.iter().copied().map(char::from).collect()),
-        Tag::BmpString => {
-            let units = value.data.as_chunks().0.iter().map(|&unit| u16::from_be_bytes(unit));
-            Some(
-                char::decode_utf16(units)
-                    .map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER))
-                    .collect(),
-            )
-        }
-        _ => part.as_str().ok().map(str::to_owned),
-    }
+    names::text(part.attr_value()).map(Cow::into_owned)
 }
 
 fn sans<'a>(certificate: &'a X509Certificate<'a>) -> impl Iterator<Item = &'a GeneralName<'a>> {
@@ -190,7 +186,7 @@ pub(crate) fn is_issued_by(
     issuer: &CertificateDer<'_>,
 ) -> Result<bool, Malformed> {
     let (certificate, issuer) = (parse(certificate)?, parse(issuer)?);
-    if certificate.issuer().as_raw() != issuer.subject().as_raw() {
+    if CanonicalName::of(certificate.issuer()) != CanonicalName::of(issuer.subject()) {
         return Ok(false);
     }
     Ok(match certificate.verify_signature(Some(issuer.public_key())) {

@@ -9,7 +9,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::text::{Alpn, AnyDuration, AuthChoice, ListenerName, SomeDuration, Text, Whole};
+use super::text::{
+    Alpn, AnyDuration, AuthChoice, ChainBytes, ListenerName, SomeDuration, Text, Whole,
+};
 use crate::config::{
     BackendAddress, Limits, Log, NamePattern, Shutdown, Tcp, Timeouts, TlsVersion,
 };
@@ -78,6 +80,9 @@ pub(super) struct TlsSection {
     #[serde(default)]
     pub(super) alpn: Vec<Text<Alpn>>,
     pub(super) tickets: Option<Whole<0, 4>>,
+    pub(super) max_chain_certificates: Option<Whole<1, 100>>,
+    pub(super) max_chain_bytes: Option<Text<ChainBytes>>,
+    pub(super) allow_v1: Option<bool>,
 }
 
 #[derive(Deserialize)]

@@ -178,6 +178,30 @@ impl FromText for SomeDuration {
     }
 }
 
+/// The bytes of the certificates that a client may send.
+pub(super) struct ChainBytes(pub(super) usize);
+
+impl FromText for ChainBytes {
+    const EXPECTED: &'static str = "a size from \"1KiB\" to \"64KiB\", such as \"32KiB\"";
+
+    fn from_text(text: &str) -> Option<Self> {
+        size(text).filter(|bytes| (1 << 10..=64 << 10).contains(bytes)).map(Self)
+    }
+}
+
+/// A count of bytes with its unit: `512B`, `32KiB`, `1MiB`, `2GiB`.
+fn size(text: &str) -> Option<usize> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let shift = match unit {
+        "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return None,
+    };
+    number.parse::<usize>().ok()?.checked_mul(1 << shift)
+}
+
 /// An ALPN protocol, RFC 7301 section 3.1: 1 to 255 bytes.
 pub(super) struct Alpn(String);
 

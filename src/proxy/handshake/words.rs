@@ -6,7 +6,9 @@
 
 use std::borrow::Cow;
 
-use tokio_rustls::rustls::{AlertDescription, PeerIncompatible};
+use tokio_rustls::rustls::{AlertDescription, CertificateError, OtherError, PeerIncompatible};
+
+use crate::trust::x509::signature::algorithm_name;
 
 /// What a client and we do not have in common.
 pub(super) fn incompatible(what: &PeerIncompatible) -> Cow<'static, str> {
@@ -29,6 +31,23 @@ pub(super) fn incompatible(what: &PeerIncompatible) -> Cow<'static, str> {
         P::IncorrectCertificateTypeExtension => "no type of certificates in common",
         // rustls's list is open; what else it has now is for clients and for QUIC.
         other => return Cow::Owned(format!("nothing in common: {other:?}")),
+    })
+}
+
+/// Why a certificate is refused. rustls's own text of an algorithm that it does not know is a list of
+/// bytes.
+pub(super) fn certificate(error: &CertificateError) -> Cow<'static, str> {
+    use CertificateError as E;
+    Cow::Owned(match error {
+        E::UnsupportedSignatureAlgorithmContext { signature_algorithm_id: id, .. } => {
+            format!("its signature algorithm {} is not supported", algorithm_name(id))
+        }
+        E::UnsupportedSignatureAlgorithmForPublicKeyContext {
+            public_key_algorithm_id: id, ..
+        } => format!("its signature is not one of a key of {}", algorithm_name(id)),
+        E::Other(OtherError(error)) => error.to_string(),
+        // rustls's list is open.
+        error => error.to_string(),
     })
 }
 

@@ -29,6 +29,8 @@ pub(super) fn for_session(error: &Error) -> Option<AlertDescription> {
             AlertDescription::IllegalParameter
         }
         Error::InvalidMessage(_) => AlertDescription::DecodeError,
+        // Of a session that was resumed: rustls's own choice, as in a full handshake.
+        Error::InvalidCertificate(error) => AlertDescription::from(error.clone()),
         Error::InappropriateMessage { .. }
         | Error::InappropriateHandshakeMessage { .. }
         | Error::PeerMisbehaved(_) => AlertDescription::UnexpectedMessage,

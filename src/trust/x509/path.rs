@@ -1,0 +1,360 @@
+//! The certification path from a device's certificate to a CA that is trusted: RFC 5280 section 6.
+//!
+//! What a client sends is a heap of certificates. Names and key identifiers alone are followed first:
+//! what does not lead to a trusted CA costs no signature check. Signatures are then checked from the
+//! CA downwards, each certificate's once, so that a check is made with a key that is trusted already.
+//! The one path that comes out is checked against everything that its certificates say.
+//!
+//! **Promises.** There is no search through combinations: the count of signature checks is at most
+//! that of the certificates, of the CAs that share a name, and [`SPARE_SIGNATURES`]. Certificates
+//! that are sent twice, in any order, or for nothing, do no harm.
+//!
+//! webpki is not used here: it tries every order of certificates that share a name, compares names
+//! by their bytes, cannot read version 1, knows no name constraints but those of DNS and IP, and
+//! asks nothing of the CA itself.
+//!
+//! **Not here.** How many certificates may be sent, CRLs (`trust/certs/verifier.rs`).
+
+use std::collections::HashMap;
+
+use tokio_rustls::rustls::CertificateError;
+use tokio_rustls::rustls::pki_types::{CertificateDer, UnixTime};
+
+use super::certificate::Certificate;
+use super::names::CanonicalName;
+use super::signature::{Algorithms, PublicKey};
+use super::{Malformed, constraints};
+
+/// Signature checks that may be made in vain, beyond those that CAs of one name need: where an
+/// intermediate has got a new key, two have its name for a while.
+const SPARE_SIGNATURES: usize = 4;
+
+/// A CA that is trusted to issue devices, or CAs that do.
+#[derive(Debug)]
+pub(crate) struct Anchor {
+    der: CertificateDer<'static>,
+    subject: CanonicalName,
+    key: PublicKey<'static>,
+    key_id: Option<Box<[u8]>>,
+    for_clients: bool,
+}
+
+impl Anchor {
+    /// A CA; none if the certificate is no CA, as OpenSSL sees it (`X509_check_ca`).
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(crate) fn new(der: &CertificateDer<'static>) -> Result<Option<Self>, Malformed> {
+        let certificate = Certificate::parse(der)?;
+        Ok(is_root(&certificate).then(|| Self {
+            subject: certificate.subject.clone(),
+            key: certificate.key.clone().into_owned(),
+            key_id: certificate.extensions.own_key_id.map(Box::from),
+            for_clients: certificate.check_purpose().is_ok(),
+            der: der.clone(),
+        }))
+    }
+
+    /// The certificate.
+    pub(crate) const fn der(&self) -> &CertificateDer<'static> {
+        &self.der
+    }
+
+    /// Whether its extKeyUsage lets it issue clients.
+    pub(crate) const fn is_for_clients(&self) -> bool {
+        self.for_clients
+    }
+}
+
+/// Whether a certificate of `client_ca` issues others. Version 1 has no extension to say so: there,
+/// a root is a CA.
+fn is_root(certificate: &Certificate<'_>) -> bool {
+    match (certificate.signs_certificates(), certificate.extensions.basic) {
+        (Some(false), _) => false,
+        (_, Some(basic)) => basic.ca,
+        (Some(true), None) => true,
+        (None, None) => certificate.is_old() && certificate.is_self_issued(),
+    }
+}
+
+/// The CAs that are trusted, by their names.
+#[derive(Debug, Default)]
+pub(crate) struct Anchors {
+    by_name: HashMap<CanonicalName, Vec<Anchor>>,
+    /// How many share a name at most.
+    most_of_a_name: usize,
+}
+
+impl Anchors {
+    /// Adds a CA; the same certificate twice is one.
+    pub(crate) fn add(&mut self, anchor: Anchor) {
+        let of_its_name = self.by_name.entry(anchor.subject.clone()).or_default();
+        if of_its_name.iter().all(|known| known.der != anchor.der) {
+            of_its_name.push(anchor);
+        }
+        self.most_of_a_name = self.most_of_a_name.max(of_its_name.len());
+    }
+
+    fn named(&self, name: &CanonicalName) -> &[Anchor] {
+        self.by_name.get(name).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// A certification path: the device's certificate first, each one issued by the next, and the CA that
+/// has issued the last.
+#[derive(Debug)]
+pub(crate) struct Path<'a> {
+    /// Places in what was sent, the device's own, 0, first.
+    pub(crate) places: Vec<usize>,
+    pub(crate) anchor: &'a Anchor,
+}
+
+/// Finds the path of the first certificate: by names, then by signatures.
+///
+/// # Errors
+/// If there is none: no CA of such a name, or a signature that is not its key's.
+pub(crate) fn find<'a>(
+    sent: &[Certificate<'_>],
+    anchors: &'a Anchors,
+    algorithms: &Algorithms,
+    now: UnixTime,
+) -> Result<Path<'a>, CertificateError> {
+    let budget = sent.len() + anchors.most_of_a_name + SPARE_SIGNATURES;
+    let mut search = Search {
+        sent,
+        anchors,
+        algorithms,
+        now,
+        hops: hops(sent, anchors),
+        budget,
+        issuers: sent.iter().map(|_| Issuer::Unknown).collect(),
+        failure: CertificateError::UnknownIssuer,
+    };
+    let path = if search.reach(0) { search.path() } else { None };
+    path.ok_or(search.failure)
+}
+
+/// How many certificates of `sent` lie between each one and a CA, by their names alone; none where
+/// no CA is reached.
+fn hops(sent: &[Certificate<'_>], anchors: &Anchors) -> Vec<Option<usize>> {
+    let mut hops: Vec<_> =
+        sent.iter().map(|c| (!anchors.named(&c.issuer).is_empty()).then_some(0)).collect();
+    for round in 1..sent.len() {
+        let reached = |name: &CanonicalName| {
+            let issuers = sent.iter().zip(&hops);
+            issuers.into_iter().any(|(c, hops)| *hops == Some(round - 1) && c.subject == *name)
+        };
+        let more: Vec<_> =
+            (0..sent.len()).filter(|&i| hops[i].is_none() && reached(&sent[i].issuer)).collect();
+        if more.is_empty() {
+            break;
+        }
+        more.into_iter().for_each(|i| hops[i] = Some(round));
+    }
+    hops
+}
+
+/// Who has issued a certificate, as far as is known.
+enum Issuer<'a> {
+    Unknown,
+    /// It is being looked for, or there is none.
+    None,
+    Anchor(&'a Anchor),
+    Sent(usize),
+}
+
+struct Search<'s, 'a> {
+    sent: &'s [Certificate<'s>],
+    anchors: &'a Anchors,
+    algorithms: &'s Algorithms,
+    now: UnixTime,
+    hops: Vec<Option<usize>>,
+    /// Signature checks left.
+    budget: usize,
+    issuers: Vec<Issuer<'a>>,
+    failure: CertificateError,
+}
+
+impl<'a> Search<'_, 'a> {
+    /// Whether the certificate at this place has a path; its issuer is then known, and so on up.
+    fn reach(&mut self, at: usize) -> bool {
+        match self.issuers[at] {
+            Issuer::Unknown => {}
+            Issuer::None => return false,
+            Issuer::Anchor(_) | Issuer::Sent(_) => return true,
+        }
+        self.issuers[at] = Issuer::None;
+        for anchor in self.anchors_of(at) {
+            if self.is_signed_by(at, &anchor.key) {
+                self.issuers[at] = Issuer::Anchor(anchor);
+                return true;
+            }
+        }
+        for issuer in self.issuers_of(at) {
+            // From the CA downwards: a key that is not trusted is not worth a check.
+            if self.reach(issuer) && self.is_signed_by(at, &self.sent[issuer].key) {
+                self.issuers[at] = Issuer::Sent(issuer);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The CAs with the name of a certificate's issuer, the likely one first: the key identifier is a
+    /// hint (RFC 5280 section 4.2.1.1), since CAs have been renewed with another.
+    fn anchors_of(&self, at: usize) -> Vec<&'a Anchor> {
+        let certificate = &self.sent[at];
+        let mut anchors: Vec<_> = self.anchors.named(&certificate.issuer).iter().collect();
+        anchors.sort_by_key(|anchor| {
+            (
+                is_other(certificate.extensions.issuer_key_id, anchor.key_id.as_deref()),
+                !anchor.for_clients,
+            )
+        });
+        anchors
+    }
+
+    /// The certificates of `sent` that may have issued one by their names, the likely one first.
+    fn issuers_of(&self, at: usize) -> Vec<usize> {
+        let certificate = &self.sent[at];
+        let mut issuers: Vec<_> = (0..self.sent.len())
+            .filter(|&i| self.hops[i].is_some() && self.sent[i].subject == certificate.issuer)
+            .filter(|&i| i != at)
+            .collect();
+        issuers.sort_by_key(|&i| {
+            let issuer = &self.sent[i];
+            (
+                is_other(certificate.extensions.issuer_key_id, issuer.extensions.own_key_id),
+                !issuer.is_ca(),
+                issuer.check_validity(self.now).is_err(),
+                self.hops[i],
+            )
+        });
+        issuers
+    }
+
+    fn is_signed_by(&mut self, at: usize, key: &PublicKey<'_>) -> bool {
+        let Some(left) = self.budget.checked_sub(1) else {
+            return false;
+        };
+        self.budget = left;
+        match self.sent[at].signed.verify(key, self.algorithms) {
+            Ok(()) => true,
+            Err(error) => {
+                self.failure = error;
+                false
+            }
+        }
+    }
+
+    /// The path of the first certificate, which [`Self::reach`] has found.
+    fn path(&self) -> Option<Path<'a>> {
+        let mut places = vec![0];
+        loop {
+            match self.issuers[*places.last()?] {
+                Issuer::Sent(issuer) => places.push(issuer),
+                Issuer::Anchor(anchor) => return Some(Path { places, anchor }),
+                Issuer::Unknown | Issuer::None => return None,
+            }
+        }
+    }
+}
+
+/// Whether two key identifiers are known, and not the same.
+fn is_other(wanted: Option<&[u8]>, found: Option<&[u8]>) -> bool {
+    wanted.zip(found).is_some_and(|(wanted, found)| wanted != found)
+}
+
+/// Why a path is none, where rustls has no word for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PathError {
+    #[error("an intermediate certificate is no CA: see its basicConstraints and keyUsage")]
+    NotCa,
+    #[error("there are more CAs below one of its CAs than that one's pathLenConstraint allows")]
+    TooLong,
+    #[error("its names are not among those that the name constraints of one of its CAs allow")]
+    NameNotAllowed,
+    #[error("it is a CA's own certificate, not a device's")]
+    CaAsDevice,
+}
+
+impl From<PathError> for CertificateError {
+    fn from(error: PathError) -> Self {
+        Self::Other(tokio_rustls::rustls::OtherError(std::sync::Arc::new(error)))
+    }
+}
+
+impl Path<'_> {
+    /// Checks everything that the certificates of the path say, at this time: validity, purpose,
+    /// critical extensions, path length, name constraints; those of the CA as well, but for its
+    /// validity (a CA that has expired in the night still knows its devices).
+    ///
+    /// # Errors
+    /// The first thing that is wrong, from the device's certificate upwards.
+    pub(crate) fn check(
+        &self,
+        sent: &[Certificate<'_>],
+        now: UnixTime,
+    ) -> Result<(), CertificateError> {
+        let anchor = Certificate::parse(&self.anchor.der);
+        let anchor = anchor.map_err(|_| CertificateError::BadEncoding)?;
+        let path: Vec<_> = self.places.iter().map(|&place| &sent[place]).collect();
+        for certificate in &path {
+            certificate.check_validity(now)?;
+            certificate.check_purpose()?;
+            certificate.check_extensions()?;
+        }
+        anchor.check_purpose()?;
+        let (leaf, intermediates) = path.split_first().expect("it begins with the device's own");
+        if leaf.extensions.basic.is_some_and(|basic| basic.ca) {
+            return Err(PathError::CaAsDevice.into());
+        }
+        if !intermediates.iter().all(|certificate| certificate.is_ca()) {
+            return Err(PathError::NotCa.into());
+        }
+        for (i, ca) in intermediates.iter().copied().chain([&anchor]).enumerate() {
+            check_below(ca, &path[..=i])?;
+        }
+        Ok(())
+    }
+}
+
+/// Checks what a CA demands of the certificates below it, of which the device's is the first.
+fn check_below(ca: &Certificate<'_>, below: &[&Certificate<'_>]) -> Result<(), CertificateError> {
+    // RFC 5280 section 4.2.1.9: self-issued certificates and the last one do not count.
+    let cas = below[1..].iter().filter(|certificate| !certificate.is_self_issued()).count();
+    let max_path = ca.extensions.basic.and_then(|basic| basic.max_path);
+    if max_path.is_some_and(|max| usize::try_from(max).is_ok_and(|max| cas > max)) {
+        return Err(PathError::TooLong.into());
+    }
+    let Some(names) = &ca.extensions.constraints else { return Ok(()) };
+    for (i, certificate) in below.iter().enumerate() {
+        // RFC 5280 section 6.1.3, (b) and (c).
+        let is_leaf = i == 0;
+        let exempt = !is_leaf && certificate.is_self_issued();
+        if !exempt && !constraints::are_kept(names, certificate, is_leaf) {
+            return Err(PathError::NameNotAllowed.into());
+        }
+    }
+    Ok(())
+}
+
+/// Checks the certificate of a device that is trusted by itself, at this time.
+///
+/// # Errors
+/// If it is not valid, or not for clients.
+pub(crate) fn check_pinned(
+    certificate: &Certificate<'_>,
+    now: UnixTime,
+) -> Result<(), CertificateError> {
+    certificate.check_validity(now)?;
+    certificate.check_purpose()?;
+    let is_ca = certificate.extensions.basic.is_some_and(|basic| basic.ca);
+    if is_ca && !certificate.may_authenticate() {
+        return Err(PathError::CaAsDevice.into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

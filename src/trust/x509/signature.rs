@@ -1,0 +1,171 @@
+//! Signatures of certificates and CRLs, by rustls's algorithms.
+//!
+//! **Promises.** An algorithm is picked by what the signed object and the key both state. Java's
+//! NULL parameters of an ECDSA signature are taken for absent, as in OpenSSL (RFC 5758 section 3.2
+//! forbids them, CAs write them).
+//!
+//! **Not here.** Who may sign what (`path.rs`).
+
+use std::borrow::Cow;
+
+use tokio_rustls::rustls::CertificateError;
+use tokio_rustls::rustls::pki_types::SignatureVerificationAlgorithm;
+use x509_parser::asn1_rs::{Any, BitString, FromDer, Oid};
+
+use super::Malformed;
+
+/// The algorithms that signatures are verified by.
+pub(crate) type Algorithms = [&'static dyn SignatureVerificationAlgorithm];
+
+/// The start of the object identifiers of `ecdsa-with-SHA2`: RFC 5758 section 3.2.
+const ECDSA_WITH_SHA2: [u8; 9] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03];
+
+/// An encoded NULL.
+const NULL: [u8; 2] = [0x05, 0x00];
+
+/// What was signed, by which algorithm, and the signature: RFC 5280 sections 4.1.1 and 5.1.1.
+#[derive(Clone, Debug)]
+pub(crate) struct Signed<'a> {
+    message: &'a [u8],
+    /// The content of an AlgorithmIdentifier.
+    algorithm: &'a [u8],
+    signature: Cow<'a, [u8]>,
+}
+
+/// A public key, and what it is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PublicKey<'a> {
+    /// The content of an AlgorithmIdentifier.
+    algorithm: Cow<'a, [u8]>,
+    key: Cow<'a, [u8]>,
+}
+
+impl<'a> Signed<'a> {
+    /// Takes a certificate or CRL apart.
+    ///
+    /// # Errors
+    /// If it is not the three parts of one, to its last byte.
+    pub(crate) fn parse(der: &'a [u8]) -> Result<Self, Malformed> {
+        let (behind, whole) = any(der)?;
+        let (rest, _) = any(whole)?;
+        let message = &whole[..whole.len() - rest.len()];
+        let (rest, algorithm) = any(rest)?;
+        let signature = last_bits(rest)?;
+        if !behind.is_empty() {
+            return Err(Malformed("there are bytes behind its end".to_owned()));
+        }
+        Ok(Self { message, algorithm, signature })
+    }
+
+    /// Verifies the signature by the signer's key.
+    ///
+    /// # Errors
+    /// If it is not the key's, or of an algorithm that is not among `algorithms`.
+    pub(crate) fn verify(
+        &self,
+        key: &PublicKey<'_>,
+        algorithms: &Algorithms,
+    ) -> Result<(), CertificateError> {
+        let named = match self.algorithm.strip_suffix(&NULL) {
+            Some(oid) if oid.starts_with(&ECDSA_WITH_SHA2) => oid,
+            _ => self.algorithm,
+        };
+        let known = || algorithms.iter().filter(|a| *a.signature_alg_id() == *named);
+        if known().next().is_none() {
+            return Err(CertificateError::UnsupportedSignatureAlgorithmContext {
+                signature_algorithm_id: self.algorithm.to_vec(),
+                supported_algorithms: Vec::new(),
+            });
+        }
+        let Some(fitting) = known().find(|a| *a.public_key_alg_id() == *key.algorithm) else {
+            return Err(key.unfit(self.algorithm));
+        };
+        let verified = fitting.verify_signature(&key.key, self.message, &self.signature);
+        verified.map_err(|_| CertificateError::BadSignature)
+    }
+}
+
+impl<'a> PublicKey<'a> {
+    /// Reads a SubjectPublicKeyInfo: RFC 5280 section 4.1.2.7.
+    pub(super) fn parse(info: &'a [u8]) -> Result<Self, Malformed> {
+        let (_, whole) = any(info)?;
+        let (rest, algorithm) = any(whole)?;
+        Ok(Self { algorithm: algorithm.into(), key: last_bits(rest)? })
+    }
+
+    /// Verifies the signature over a message, by the first algorithm that is for such a key.
+    ///
+    /// # Errors
+    /// If it is not this key's, or none of `algorithms` is for it.
+    pub(crate) fn verify(
+        &self,
+        message: &[u8],
+        signature: &[u8],
+        algorithms: &Algorithms,
+    ) -> Result<(), CertificateError> {
+        match algorithms.iter().find(|a| *a.public_key_alg_id() == *self.algorithm) {
+            Some(fitting) => fitting
+                .verify_signature(&self.key, message, signature)
+                .map_err(|_| CertificateError::BadSignature),
+            None => Err(self.unfit(&[])),
+        }
+    }
+
+    /// The same key, without what it was read from.
+    pub(super) fn into_owned(self) -> PublicKey<'static> {
+        let Self { algorithm, key } = self;
+        PublicKey { algorithm: algorithm.into_owned().into(), key: key.into_owned().into() }
+    }
+
+    fn unfit(&self, signature_algorithm: &[u8]) -> CertificateError {
+        CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext {
+            signature_algorithm_id: signature_algorithm.to_vec(),
+            public_key_algorithm_id: self.algorithm.to_vec(),
+        }
+    }
+}
+
+/// The dotted form of the object identifier that an AlgorithmIdentifier's content begins with.
+pub(crate) fn algorithm_name(content: &[u8]) -> String {
+    Oid::from_der(content).map_or_else(|_| "unknown".to_owned(), |(_, oid)| oid.to_id_string())
+}
+
+/// The content of the first value, and what comes behind it.
+fn any(der: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let (rest, value) = Any::from_der(der).map_err(|error| Malformed(error.to_string()))?;
+    Ok((rest, value.data))
+}
+
+/// The whole bytes of a bit string with nothing behind it.
+fn last_bits(der: &[u8]) -> Result<Cow<'_, [u8]>, Malformed> {
+    match BitString::from_der(der) {
+        Ok(([], bits)) if bits.unused_bits == 0 => Ok(bits.data),
+        _ => Err(Malformed("its key or signature is not a string of whole bytes".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
+
+    #[test]
+    fn null_parameters_of_an_ecdsa_signature_are_taken_for_absent() {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let der = made.cert.der();
+        let algorithms = default_provider().signature_verification_algorithms.all;
+        let signed = Signed::parse(der).unwrap();
+        let certificate = super::super::certificate::Certificate::parse(der).unwrap();
+        signed.verify(certificate.key(), algorithms).unwrap();
+        let with_null = [signed.algorithm, &NULL].concat();
+        let signed = Signed { algorithm: &with_null, ..signed };
+        signed.verify(certificate.key(), algorithms).unwrap();
+        let with_more = [&with_null[..], &NULL].concat();
+        assert!(
+            Signed { algorithm: &with_more, ..signed }
+                .verify(certificate.key(), algorithms)
+                .is_err()
+        );
+        assert_eq!(algorithm_name(&with_null), "1.2.840.10045.4.3.2");
+    }
+}
