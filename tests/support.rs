@@ -12,6 +12,7 @@ pub(crate) mod page;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod raw;
+pub(crate) mod skips;
 pub(crate) mod terminal;
 pub(crate) mod wait;
 

@@ -1,7 +1,11 @@
 //! Programs of others, run to their end, or until the test is over.
 
+use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+
+use super::skips;
 
 /// Runs a program with nothing to read, without holding up the runtime; returns whether it was
 /// content, and what it wrote to both.
@@ -18,13 +22,27 @@ pub(crate) fn has(program: &str) -> bool {
     found.status.success() || skipped(&format!("{program} is not installed on this machine"))
 }
 
-/// Says loudly what keeps a test from being run; false. Where everything is to be there, it fails.
+/// Says loudly what keeps a test from being run, and notes it for the last lines of `cargo test`;
+/// false. Where everything is to be there, it fails.
 pub(crate) fn skipped(why: &str) -> bool {
     // Not eprintln!: libtest holds that back for tests that pass, as this one will.
     let line = format!("SKIPPED: {why}; CI has it\n");
     std::io::stderr().write_all(line.as_bytes()).unwrap();
     assert!(std::env::var_os("TLSIDECAR_TEST_EVERYTHING").is_none(), "{why}");
+    let thread = std::thread::current();
+    // With one test at a time libtest runs them in its main thread, which has no test's name.
+    let test = thread.name().filter(|name| *name != "main").unwrap_or("a test");
+    note(skips::DIRECTORY.as_ref(), &skips::this_run(), test, why);
     false
+}
+
+/// Notes that this test was skipped, and why.
+fn note(directory: &Path, run: &str, test: &str, why: &str) {
+    fs::create_dir_all(directory).unwrap();
+    let file = fs::OpenOptions::new().append(true).create(true).open(directory.join(run));
+    // One write: tests run side by side.
+    let line = format!("{test}\t{why}\n");
+    file.unwrap().write_all(line.as_bytes()).unwrap();
 }
 
 /// A program that is killed on drop.
@@ -36,4 +54,21 @@ impl Drop for Running {
         let _ended = self.0.kill();
         let _ended = self.0.wait();
     }
+}
+
+#[test]
+fn skipped_tests_are_counted_and_named_once_and_only_in_their_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = skips::this_run();
+    for (run, test) in [(&*run, "a::first"), (&run, "b::second"), (&run, "a::first"), ("1-1", "c")]
+    {
+        note(directory.path(), run, test, "it is not installed");
+    }
+    let text = skips::summary(directory.path(), &run);
+    let lines: Vec<_> = text.lines().filter(|line| !line.is_empty()).collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    assert!(lines[0].ends_with(": 2"), "{text}");
+    assert!(lines[1].contains("a::first") && lines[2].contains("b::second"), "{text}");
+    assert_eq!(skips::summary(directory.path(), &run), "");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }
