@@ -3,7 +3,7 @@
 # and that it serves devices from a container that may do nothing else.
 #
 # The first build is build.sh on this machine, from this directory. The second is the whole Dockerfile, from another
-# directory and with another CARGO_HOME; since base images cannot be pulled everywhere, this machine's own
+# directory; each has a CARGO_HOME of its own. Since base images cannot be pulled everywhere, this machine's own
 # toolchain, mounted read-only into an empty image, takes the place of the Rust image. Both share nothing but what
 # cargo has downloaded, and run at the same time.
 # Needs root, buildah, podman, and what deploy/docker/build.sh needs. Leaves nothing behind but target/,
@@ -41,9 +41,9 @@ machine_image() {
         if [ -L "/$name" ]; then ln -s "$(readlink "/$name")" "$rootfs/$name"; fi
     done
     cp /etc/os-release "$rootfs/etc/os-release"
-    # So that build.sh finds cargo-auditable installed: it is the same program, and takes a while to build.
-    cp "$cargo_home/bin/cargo-auditable" "$rootfs/opt/cargo/bin/"
-    cp "$cargo_home/.crates.toml" "$cargo_home/.crates2.json" "$rootfs/opt/cargo/"
+    # What the first build has installed: from within this image there is no way to crates.io.
+    cp "$work/home/bin/cargo-auditable" "$rootfs/opt/cargo/bin/"
+    cp "$work/home/.crates.toml" "$work/home/.crates2.json" "$rootfs/opt/cargo/"
     printf 'FROM scratch\nCOPY machine /\nENV CARGO_HOME=/opt/cargo PATH=/opt/rust/bin:/opt/cargo/bin:/usr/bin:/bin\n' \
         >"$work/Dockerfile.machine"
     buildah bud --quiet --pull=never -f "$work/Dockerfile.machine" -t localhost/machine "$work" >/dev/null
@@ -53,14 +53,18 @@ machine_image() {
 build() {
     local sysroot
     sysroot=$(rustc --print sysroot)
-    # Before both need it: as build.sh does.
-    cargo install --quiet --locked "cargo-auditable@$(sed -n 's/^AUDITABLE_VERSION=//p' "$root/deploy/docker/build.sh")"
     cargo fetch --quiet --locked --manifest-path "$root/Cargo.toml"
-    machine_image
+    # A home of cargo's in which nothing is installed, as on a machine that has only what docs/image.md names.
+    mkdir "$work/home" && ln -s "$cargo_home/registry" "$work/home/registry"
     # Groups of their own, so that they can be ended with all that they have started.
     set -m
-    "$root/deploy/docker/build.sh" "$work/first/out" >"$work/first.log" 2>&1 &
+    CARGO_HOME=$work/home "$root/deploy/docker/build.sh" "$work/first/out" >"$work/first.log" 2>&1 &
     compiling=$!
+    until [ -e "$work/home/bin/cargo-auditable" ] && [ -e "$work/home/.crates2.json" ]; do
+        kill -0 "$compiling" 2>/dev/null || { cat "$work/first.log" && fail "build.sh does not build"; }
+        sleep 0.2
+    done
+    machine_image
     buildah bud --quiet --pull=never --timestamp 0 --build-arg "REVISION=$revision" --build-arg RUST_IMAGE=localhost/machine \
         -v /usr:/usr:ro -v /etc/alternatives:/etc/alternatives:ro -v /var/lib/dpkg:/var/lib/dpkg:ro \
         -v "$sysroot:/opt/rust:ro" -v "$cargo_home/registry:/opt/cargo/registry" \

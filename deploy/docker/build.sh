@@ -17,6 +17,11 @@ out=$(cd "$out" && pwd)
 cd "$root"
 target_dir=${CARGO_TARGET_DIR:-$root/target}
 
+# Does nothing where this very version is installed. Before any flag of the build is set: without a target named,
+# `-C target-feature=+crt-static` would apply to its procedural macros as well, which cannot be static.
+env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u CARGO_BUILD_RUSTFLAGS -u CARGO_BUILD_TARGET \
+    cargo install --quiet --locked --root "$cargo_home" "cargo-auditable@$AUDITABLE_VERSION"
+
 # With a target named, what is built for the machine itself (build scripts, macros) stays dynamic.
 machine=$(uname -m)
 target=$machine-unknown-linux-gnu
@@ -32,8 +37,6 @@ export "$variable=-C target-feature=+crt-static --remap-path-prefix=$rust_source
 map="-ffile-prefix-map=$cargo_home=/cargo -ffile-prefix-map=$root=/src -ffile-prefix-map=$target_dir=/target"
 export CFLAGS="$map"
 
-# Does nothing where this very version is installed.
-cargo install --quiet --locked "cargo-auditable@$AUDITABLE_VERSION"
 # As `cargo auditable build`, but that it is known to cargo by its name and not by its path: cargo makes the
 # path of what wraps the compiler a part of our crate's symbols, and so of the order of things in the binary.
 export PATH="$cargo_home/bin:$PATH"
