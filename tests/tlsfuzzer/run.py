@@ -94,7 +94,8 @@ def python_with_requirements(checkout):
     if not python.exists():
         venv.create(VENV, with_pip=True)
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "-r", checkout / "requirements.txt"], check=True)
+    # The second is for the scripts about ML-KEM.
+    subprocess.run([*pip, "-r", checkout / "requirements.txt", "kyber-py"], check=True)
     return python
 
 

@@ -10,6 +10,8 @@ import dataclasses
 import pathlib
 import re
 
+from servers import ANSWER
+
 # Measure time over captured packets and need hours, or need what no server here is given.
 SKIPPED = {
     "test-bleichenbacher-timing-marvin": "timing",
@@ -52,12 +54,16 @@ ECDSA_ONLY = {"test-ecdsa-sig-flexibility", "test-tls13-ecdsa-support"}
 ECDSA_SUITE = "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"
 ECDSA_TOO = {"test-conversation", "test-point-extension", "test-cve-2004-0079", "test-record-layer-fragmentation"}
 
-# Options beyond -d and the client's certificate.
+# Options beyond -d, -C and the client's certificate.
 OPTIONS = {
+    "test-cve-2016-7054": ["-C", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"],
+    "test-record-size-limit": ["--reply-AD-size", str(len(ANSWER))],
     "test-fallback-scsv": ["--tls-1.3"],
     "test-signature-algorithms": ["--no-sha1"],
     "test-chacha20": ["--extra-exts"],
-    "test-lengths": ["-t", "2"],
+    # A thousand lengths by default, each of which Python encrypts for a second.
+    "test-lengths": ["-t", "2", "-n", "100"],
+    "test-tls13-lengths": ["-n", "100"],
     "test-ffdhe-negotiation": ["-t", "2"],
     "test-ffdhe-expected-params": ["-t", "2"],
     "test-tls13-ffdhe-groups": ["-t", "2"],
@@ -99,16 +105,16 @@ def runs_of(script, text):
     name = script.stem
     takes = lambda option: re.search(rf"opt == ['\"]{option}['\"]", text)
     options = list(OPTIONS.get(name, []))
-    if takes("-d"):
+    suite = ("-C", SUITE) if takes("-C") and "tls13" not in name and "-C" not in options and name not in ABOUT_SUITES else ()
+    if takes("-d") and not (suite and "are mutually exclusive" in text):
         options.insert(0, "-d")
     run = Run(name, script.name, "rsa", tuple(options), replaces_cbc=name not in ABOUT_SUITES)
     if takes("-k"):
         run = dataclasses.replace(run, site="clients", client_key=CLIENT_KEYS.get(name, "rsa"))
     if name in ECDSA_ONLY | ECDSA_TOO:
-        suite = ("-C", ECDSA_SUITE) if takes("-C") else ()
-        yield dataclasses.replace(run, name=f"{name}, ECDSA", site="ecdsa", options=run.options + suite)
+        ecdsa = ("-C", ECDSA_SUITE) if takes("-C") else ()
+        yield dataclasses.replace(run, name=f"{name}, ECDSA", site="ecdsa", options=run.options + ecdsa)
     if name not in ECDSA_ONLY:
-        suite = ("-C", SUITE) if takes("-C") and "tls13" not in name else ()
         yield dataclasses.replace(run, options=run.options + suite)
 
 

@@ -1,7 +1,7 @@
 """The servers, each set up for the same job, with the certificates and the backend of all.
 
 Promises. A site is one of SITES: `rsa` and `ecdsa` have that certificate and ask for none, `clients` has RSA and
-asks for one that the run's own CA has signed, and takes a device without. All speak TLS 1.2 and 1.3 with tickets.
+asks for one that the run's own CA has signed, and takes a device without. All speak TLS 1.2 and 1.3, with tickets and with ALPN's `http/1.1`.
 Whatever is started is ended when its `with` block ends.
 """
 
@@ -14,6 +14,7 @@ import subprocess
 import threading
 import time
 
+ANSWER = b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nHello\n"
 SITES = ("rsa", "ecdsa", "clients")
 KEYS = {
     "rsa": ["rsa:2048"],
@@ -107,7 +108,7 @@ class Tlsidecar(Server):
         config = material.folder / f"tlsidecar-{site}.toml"
         config.write_text(
             f'[admin]\nlisten = "127.0.0.1:0"\n[[listener]]\nname = "tls"\nlisten = "[::]:{port}"\nbackend = "127.0.0.1:{backend}"\n'
-            f'[listener.tls]\ncertificates = [{{ cert = "{material.cert(key)}", key = "{material.key(key)}" }}]\n{clients}'
+            f'[listener.tls]\ncertificates = [{{ cert = "{material.cert(key)}", key = "{material.key(key)}" }}]\nalpn = ["http/1.1"]\n{clients}'
         )
         return [self.path, "--config", str(config)]
 
@@ -121,7 +122,7 @@ class HAProxy(Server):
         config.write_text(
             "global\n ssl-default-bind-options ssl-min-ver TLSv1.2\ndefaults\n mode tcp\n timeout connect 5s\n"
             " timeout client 1m\n timeout server 1m\n"
-            f"frontend f\n bind :::{port} v4v6 ssl crt {material.both(server_key(site))}{verify}\n default_backend b\n"
+            f"frontend f\n bind :::{port} v4v6 ssl crt {material.both(server_key(site))}{verify} alpn http/1.1\n default_backend b\n"
             f"backend b\n server s 127.0.0.1:{backend}\n"
         )
         return [self.path, "-db", "-f", str(config)]
@@ -140,7 +141,7 @@ class Nginx(Server):
             f"{load} daemon off; pid {material.folder}/nginx.pid; error_log {material.folder}/nginx-error.log crit;\n"
             f"events {{}}\nstream {{ server {{ listen [::]:{port} ssl ipv6only=off; proxy_pass 127.0.0.1:{backend};\n"
             f" ssl_certificate {material.cert(key)}; ssl_certificate_key {material.key(key)};\n"
-            f" ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache shared:tls:10m; {verify} }} }}\n"
+            f" ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache shared:tls:10m; ssl_alpn http/1.1; {verify} }} }}\n"
         )
         return [self.path, "-e", f"{material.folder}/nginx-error.log", "-c", str(config)]
 
@@ -178,7 +179,7 @@ class _Answer(socketserver.BaseRequestHandler):
                 if not some:
                     return
                 asked += some
-            self.request.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nHello\n")
+            self.request.sendall(ANSWER)
 
 
 def serve_backend():
