@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::support::command::skipped;
-use crate::support::page::blocks;
+use crate::support::page::{How, blocks};
 use crate::support::terminal::Terminal;
 
 /// A page whose commands are run.
@@ -16,6 +16,13 @@ struct Page {
     /// The steps of the first hour from which it goes on.
     begins_with: &'static [&'static str],
 }
+
+/// The pages that a reader follows one after the other, each on what the ones before have left.
+const IN_ORDER: [&str; 4] =
+    [FIRST_HOUR, "docs/certificates.md", "docs/devices.md", "docs/probe.md"];
+
+/// The steps that start what the first hour's last step stops: the broker and the sidecar.
+const STARTS: [&str; 2] = ["2.", "4."];
 
 const FIRST_HOUR: &str = "docs/first-hour.md";
 
@@ -32,12 +39,17 @@ const RUN_ELSEWHERE: &[(&str, &str)] = &[
     ("examples/mqtt/README.md", "tests/examples.rs"),
 ];
 
-fn follow(page: &Page) {
-    assert!(FOLLOWED.contains(&page.name), "{} is in no table", page.name);
-    let Some(mut terminal) = Terminal::open(page.needs, &["examples"]) else { return };
+fn open(needs: &[&str]) -> Option<Terminal> {
+    let terminal = Terminal::open(needs, &["examples"])?;
     // `cargo run` in a clone of the repository, which is built already.
     let cargo = "[ \"$1 $2 $3\" = 'run --release --' ] && shift 3 && exec tlsidecar \"$@\"";
     terminal.command("cargo", cargo);
+    Some(terminal)
+}
+
+fn follow(page: &Page) {
+    assert!(FOLLOWED.contains(&page.name), "{} is in no table", page.name);
+    let Some(mut terminal) = open(page.needs) else { return };
     for step in page.begins_with {
         let mut blocks = blocks(FIRST_HOUR);
         blocks.retain(|block| block.section.starts_with(step));
@@ -85,17 +97,13 @@ fn the_first_hour_goes_as_it_says() {
 }
 
 #[test]
-fn certificates_are_made_as_the_page_says() {
-    let needs =
-        &["openssl", "curl", "/usr/sbin/mosquitto", "lego", "pebble", "pebble-challtestsrv"];
-    follow(&Page { name: "docs/certificates.md", needs, begins_with: &["2.", "3.", "4."] });
-}
-
-#[test]
-fn devices_connect_and_fail_as_the_page_says() {
+fn the_pages_go_on_from_one_another_as_a_reader_follows_them() {
     let needs = &[
         "openssl",
         "curl",
+        "lego",
+        "pebble",
+        "pebble-challtestsrv",
         "/usr/sbin/mosquitto",
         "mosquitto_pub",
         "mosquitto_sub",
@@ -109,7 +117,20 @@ fn devices_connect_and_fail_as_the_page_says() {
         skipped("libmbedtls-dev is not installed on this machine");
         return;
     }
-    follow(&Page { name: "docs/devices.md", needs, begins_with: &["2.", "3.", "4."] });
+    let Some(mut terminal) = open(needs) else { return };
+    for page in IN_ORDER {
+        assert!(FOLLOWED.contains(&page), "{page} is in no table");
+        assert!(terminal.follow(page, &blocks(page)) > 0, "{page} runs nothing");
+        if page == FIRST_HOUR {
+            terminal.end_beside();
+            let mut starts = blocks(page);
+            starts.retain(|block| {
+                block.how == How::Beside
+                    && STARTS.iter().any(|step| block.section.starts_with(step))
+            });
+            assert_eq!(terminal.follow(page, &starts), STARTS.len());
+        }
+    }
 }
 
 #[test]

@@ -123,7 +123,9 @@ impl Terminal {
         let file = self.file(&block.commands);
         let output = file.with_extension("out");
         let (script, out, here) = (file.display(), output.display(), self.here.display());
-        writeln!(self.input, "(cd {here}; exec bash {script}) </dev/null >{out} 2>&1 &").unwrap();
+        // A group of its own, to be ended as a whole.
+        writeln!(self.input, "(cd {here}; exec setsid bash {script}) </dev/null >{out} 2>&1 &")
+            .unwrap();
         self.beside.push(output.clone());
         self.until(at, || {
             let said = fs::read_to_string(&output).unwrap_or_default();
@@ -131,6 +133,14 @@ impl Terminal {
                 Err(format!("{at}: it does not say {line:?}:\n{}\n{said}", block.commands))
             })
         });
+    }
+
+    /// Ends what runs in the terminals beside, and waits for it.
+    pub(crate) fn end_beside(&mut self) {
+        let ended =
+            self.type_in("its end", "for job in $(jobs -p); do kill -- -$job; done; wait\n");
+        assert!(!ended.failed, "{}", ended.output);
+        self.beside.clear();
     }
 
     /// What one of the terminals beside is to say by then.
