@@ -449,6 +449,20 @@ async fn how_a_chain_hangs_together_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn certificates_that_could_all_have_issued_one_another_do_not_hold_up_a_probe() {
+    // Each of three names may have issued the next, dozens of times, and the last one nobody.
+    let layers: Vec<_> = ["x", "y", "z", "nobody"].map(Authority::new).into();
+    let (chain, key) = layers[0].server().load();
+    let heap = (0..100).map(|i| layers[i % 3 + 1].certify_ca(["x", "y", "z"][i % 3]));
+    let server = server(chain.into_iter().chain(heap).collect(), &key).await;
+    let another = Authority::new("another");
+    let ca = another.ca().display().to_string();
+    let (code, report) = probe(server.address, &["--once", "--ca", &ca]).await;
+    assert_eq!(code, 1);
+    assert!(problems(&report).contains(&"unknown_ca"), "{report:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_the_key_of_its_certificate_is_not_believed() {
     let authority = Authority::new("ca");
     let (chain, _) = authority.server().load();

@@ -15,7 +15,9 @@ use tokio_rustls::rustls::{self, CertificateError, RootCertStore};
 use super::offer::Offer;
 use super::printable;
 use super::problem::{ISSUE_ANEW, Kind, Problem};
+use crate::trust::x509::certificate::Certificate;
 use crate::trust::x509::details::{self, Details};
+use crate::trust::x509::path::{self, Anchor, Anchors};
 use crate::trust::x509::{self, Moment};
 
 /// What to think of a chain.
@@ -39,7 +41,7 @@ pub(super) fn judge(
     min_days: Option<u32>,
     now: SystemTime,
 ) -> Verdict {
-    let Some((leaf, rest)) = chain.split_first() else {
+    let Some(leaf) = chain.first() else {
         return Verdict::default();
     };
     let read = |der| details::details(der).map_err(|error| printable::text(&error.to_string()));
@@ -51,7 +53,14 @@ pub(super) fn judge(
         Ok(parsed) => {
             verdict.judge_name(&parsed, &offer.name);
             if let Some(roots) = &offer.roots {
-                anchor = verdict.judge_trust(&parsed, rest, roots, offer, now);
+                anchor = match intermediates(chain, offer) {
+                    Ok(rest) => verdict.judge_trust(&parsed, &rest, roots, offer, now),
+                    Err(error) => {
+                        verdict.verified = Some(false);
+                        verdict.problems.push(rejected(&error.into()));
+                        None
+                    }
+                };
             }
         }
         Err(error) => {
@@ -72,6 +81,25 @@ pub(super) fn judge(
         verdict.judge_anchor(&details, (sent, believed), min_days, now);
     }
     verdict
+}
+
+/// The certificates between the first and a CA of `--ca`, in order. webpki gets these alone: of a heap of
+/// certificates that share a name it would try every order, which takes it longer than the probe may.
+fn intermediates(
+    chain: &[CertificateDer<'static>],
+    offer: &Offer,
+) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let mut anchors = Anchors::default();
+    // A server's own self-signed certificate is trusted as well.
+    offer.cas.iter().flat_map(Anchor::of_any).for_each(|anchor| anchors.add(anchor));
+    let read = chain.iter().filter_map(|der| Some((der, Certificate::parse(der).ok()?)));
+    let (ders, sent): (Vec<_>, Vec<_>) = read.unzip();
+    if ders.first() != chain.first().as_ref() {
+        return Err(CertificateError::BadEncoding);
+    }
+    let algorithms = offer.provider.signature_verification_algorithms.all;
+    let path = path::find(&sent, &anchors, algorithms, UnixTime::now())?;
+    Ok(path.places[1..].iter().map(|&place| ders[place].clone()).collect())
 }
 
 impl Verdict {

@@ -72,6 +72,12 @@ impl Authority {
         Self { name: name.to_owned(), key, parents, pem, dir: Arc::clone(&self.dir) }
     }
 
+    /// A certificate for another CA, with a key that nobody has.
+    pub(crate) fn certify_ca(&self, name: &str) -> CertificateDer<'static> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        ca_params(name).signed_by(&key, &self.issuer()).unwrap().der().clone()
+    }
+
     /// The directory for everything that belongs to this test.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()

@@ -6,7 +6,7 @@
 //! The one path that comes out is checked against everything that its certificates say.
 //!
 //! **Promises.** There is no search through combinations: the count of signature checks is at most
-//! that of the certificates, of the CAs that share a name, and [`SPARE_SIGNATURES`]. Certificates
+//! [`MAX_PATH`], that of the CAs that share a name, and [`SPARE_SIGNATURES`]. Certificates
 //! that are sent twice, in any order, or for nothing, do no harm.
 //!
 //! webpki is not used here: it tries every order of certificates that share a name, compares names
@@ -19,11 +19,15 @@ use std::collections::HashMap;
 
 use tokio_rustls::rustls::CertificateError;
 use tokio_rustls::rustls::pki_types::{CertificateDer, UnixTime};
+use x509_parser::extensions::NameConstraints;
 
 use super::certificate::Certificate;
 use super::names::CanonicalName;
 use super::signature::{Algorithms, PublicKey};
 use super::{Malformed, constraints};
+
+/// Certificates of a path, at most. webpki has 7.
+const MAX_PATH: usize = 10;
 
 /// Signature checks that may be made in vain, beyond those that CAs of one name need: where an
 /// intermediate has got a new key, two have its name for a while.
@@ -36,7 +40,11 @@ pub(crate) struct Anchor {
     subject: CanonicalName,
     key: PublicKey<'static>,
     key_id: Option<Box<[u8]>>,
-    for_clients: bool,
+    max_path: Option<u32>,
+    /// Whether its extKeyUsage lets it issue clients.
+    purpose: Result<(), CertificateError>,
+    /// It has name constraints.
+    is_constrained: bool,
 }
 
 impl Anchor {
@@ -46,13 +54,28 @@ impl Anchor {
     /// If it cannot be read.
     pub(crate) fn new(der: &CertificateDer<'static>) -> Result<Option<Self>, Malformed> {
         let certificate = Certificate::parse(der)?;
-        Ok(is_root(&certificate).then(|| Self {
+        Ok(is_root(&certificate).then(|| Self::of(&certificate, der)))
+    }
+
+    /// A certificate that is trusted to issue others whatever it says of itself, as TLS clients
+    /// take their roots.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(crate) fn of_any(der: &CertificateDer<'static>) -> Result<Self, Malformed> {
+        Ok(Self::of(&Certificate::parse(der)?, der))
+    }
+
+    fn of(certificate: &Certificate<'_>, der: &CertificateDer<'static>) -> Self {
+        Self {
             subject: certificate.subject.clone(),
             key: certificate.key.clone().into_owned(),
             key_id: certificate.extensions.own_key_id.map(Box::from),
-            for_clients: certificate.check_purpose().is_ok(),
+            max_path: certificate.extensions.basic.and_then(|basic| basic.max_path),
+            purpose: certificate.check_purpose(),
+            is_constrained: certificate.extensions.constraints.is_some(),
             der: der.clone(),
-        }))
+        }
     }
 
     /// The certificate.
@@ -62,7 +85,7 @@ impl Anchor {
 
     /// Whether its extKeyUsage lets it issue clients.
     pub(crate) const fn is_for_clients(&self) -> bool {
-        self.for_clients
+        self.purpose.is_ok()
     }
 }
 
@@ -119,7 +142,7 @@ pub(crate) fn find<'a>(
     algorithms: &Algorithms,
     now: UnixTime,
 ) -> Result<Path<'a>, CertificateError> {
-    let budget = sent.len() + anchors.most_of_a_name + SPARE_SIGNATURES;
+    let budget = MAX_PATH + anchors.most_of_a_name + SPARE_SIGNATURES;
     let mut search = Search {
         sent,
         anchors,
@@ -139,7 +162,7 @@ pub(crate) fn find<'a>(
 fn hops(sent: &[Certificate<'_>], anchors: &Anchors) -> Vec<Option<usize>> {
     let mut hops: Vec<_> =
         sent.iter().map(|c| (!anchors.named(&c.issuer).is_empty()).then_some(0)).collect();
-    for round in 1..sent.len() {
+    for round in 1..sent.len().min(MAX_PATH) {
         let reached = |name: &CanonicalName| {
             let issuers = sent.iter().zip(&hops);
             issuers.into_iter().any(|(c, hops)| *hops == Some(round - 1) && c.subject == *name)
@@ -208,7 +231,7 @@ impl<'a> Search<'_, 'a> {
         anchors.sort_by_key(|anchor| {
             (
                 is_other(certificate.extensions.issuer_key_id, anchor.key_id.as_deref()),
-                !anchor.for_clients,
+                !anchor.is_for_clients(),
             )
         });
         anchors
@@ -296,15 +319,13 @@ impl Path<'_> {
         sent: &[Certificate<'_>],
         now: UnixTime,
     ) -> Result<(), CertificateError> {
-        let anchor = Certificate::parse(&self.anchor.der);
-        let anchor = anchor.map_err(|_| CertificateError::BadEncoding)?;
         let path: Vec<_> = self.places.iter().map(|&place| &sent[place]).collect();
         for certificate in &path {
             certificate.check_validity(now)?;
             certificate.check_purpose()?;
             certificate.check_extensions()?;
         }
-        anchor.check_purpose()?;
+        self.anchor.purpose.clone()?;
         let (leaf, intermediates) = path.split_first().expect("it begins with the device's own");
         if leaf.extensions.basic.is_some_and(|basic| basic.ca) {
             return Err(PathError::CaAsDevice.into());
@@ -312,22 +333,37 @@ impl Path<'_> {
         if !intermediates.iter().all(|certificate| certificate.is_ca()) {
             return Err(PathError::NotCa.into());
         }
-        for (i, ca) in intermediates.iter().copied().chain([&anchor]).enumerate() {
-            check_below(ca, &path[..=i])?;
+        for (i, ca) in intermediates.iter().enumerate() {
+            let extensions = &ca.extensions;
+            check_length(extensions.basic.and_then(|basic| basic.max_path), &path[..=i])?;
+            check_names(extensions.constraints.as_ref(), &path[..=i])?;
+        }
+        check_length(self.anchor.max_path, &path)?;
+        if self.anchor.is_constrained {
+            let anchor = Certificate::parse(&self.anchor.der);
+            let anchor = anchor.map_err(|_| CertificateError::BadEncoding)?;
+            check_names(anchor.extensions.constraints.as_ref(), &path)?;
         }
         Ok(())
     }
 }
 
-/// Checks what a CA demands of the certificates below it, of which the device's is the first.
-fn check_below(ca: &Certificate<'_>, below: &[&Certificate<'_>]) -> Result<(), CertificateError> {
+/// Checks how many CAs are below a CA; `below` begins with the device's certificate.
+fn check_length(max_path: Option<u32>, below: &[&Certificate<'_>]) -> Result<(), CertificateError> {
     // RFC 5280 section 4.2.1.9: self-issued certificates and the last one do not count.
     let cas = below[1..].iter().filter(|certificate| !certificate.is_self_issued()).count();
-    let max_path = ca.extensions.basic.and_then(|basic| basic.max_path);
-    if max_path.is_some_and(|max| usize::try_from(max).is_ok_and(|max| cas > max)) {
-        return Err(PathError::TooLong.into());
+    match max_path.map(usize::try_from) {
+        Some(Ok(max)) if cas > max => Err(PathError::TooLong.into()),
+        _ => Ok(()),
     }
-    let Some(names) = &ca.extensions.constraints else { return Ok(()) };
+}
+
+/// Checks the names of the certificates below a CA; `below` begins with the device's certificate.
+fn check_names(
+    constraints: Option<&NameConstraints<'_>>,
+    below: &[&Certificate<'_>],
+) -> Result<(), CertificateError> {
+    let Some(names) = constraints else { return Ok(()) };
     for (i, certificate) in below.iter().enumerate() {
         // RFC 5280 section 6.1.3, (b) and (c).
         let is_leaf = i == 0;
