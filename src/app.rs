@@ -94,7 +94,7 @@ pub fn check(config: &Config) -> Result<Vec<String>, StartError> {
     let capacity = socket::capacity(config.listeners.len());
     let told = loaded.iter().flat_map(|(snapshot, warnings)| {
         let config::Listener { name, limits, .. } = &snapshot.listener;
-        let excess = admission::excess(*limits, capacity);
+        let excess = admission::excess(*limits, capacity.connections);
         let excess = excess.map(|excess| format!("listener {name:?}: {excess}"));
         warnings.iter().map(ToString::to_string).chain(excess)
     });
@@ -124,7 +124,7 @@ pub fn start_on(config: Config, source: Option<Source>, passed: Passed) -> Resul
     let sessions = Arc::new(Sessions::default());
     let process_wide = process_wide(&shutdown, &metrics);
     process_wide(&config);
-    let places = Arc::new(admission::Process::new(capacity));
+    let places = Arc::new(admission::Process::new(capacity.connections));
     let mut listeners = Vec::new();
     let mut targets = Vec::new();
     let mut accepting = Vec::new();
@@ -156,7 +156,7 @@ pub fn start_on(config: Config, source: Option<Source>, passed: Passed) -> Resul
     }
     tracing::info!(address = %admin, "admin port");
     let app = App { listeners, admin, shutdown, reload, metrics };
-    app.run(accepting, admin_socket, sessions, status);
+    app.run(accepting, (admin_socket, capacity.admin), sessions, status);
     Ok(app)
 }
 
@@ -164,7 +164,7 @@ impl App {
     fn run(
         &self,
         accepting: Vec<Listener>,
-        admin: TcpListener,
+        (admin, admin_connections): (TcpListener, usize),
         sessions: Arc<Sessions>,
         status: Arc<Status>,
     ) {
@@ -182,7 +182,7 @@ impl App {
             is_local: self.admin.ip().to_canonical().is_loopback(),
             aside: Aside::default(),
         };
-        tokio::spawn(admin::serve(admin, Arc::new(answering)));
+        tokio::spawn(admin::serve(admin, Arc::new(answering), admin_connections));
         let shutdown = self.shutdown.clone();
         tokio::spawn(async move { shutdown.run().await });
     }

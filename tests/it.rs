@@ -54,6 +54,9 @@ mod metrics;
 /// Does the operator see who is connected, and who stands out?
 mod sessions;
 
+/// Does the admin port answer, whatever its other clients do?
+mod admin;
+
 /// Are all problems of a configuration reported at once?
 mod config;
 

@@ -130,6 +130,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "ops::admin",
         &[
             "ops::admin::aside",
+            "ops::admin::clients",
             "ops::admin::page",
             "ops::admin::query",
             "ops::admin::status",
@@ -141,6 +142,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("ops::admin::aside", &[]),
+    ("ops::admin::clients", &[]),
     ("ops::admin::page", &["proxy::reason", "trust::digest"]),
     (
         "ops::admin::status",

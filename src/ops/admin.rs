@@ -1,20 +1,20 @@
 //! The admin port: metrics, probes, reload, drain.
 //!
 //! **Promises.** It answers until the process ends. A probe never dials the backend: a legacy
-//! server that is down is no reason to restart the sidecar in front of it. Slow or many clients of
-//! this port cannot hold more than [`MAX_CONNECTIONS`] sockets, a request for more than
-//! [`HEADER_TIMEOUT`], or a socket for more than [`CONNECTION_TIMEOUT`], whether they read or not.
+//! server that is down is no reason to restart the sidecar in front of it. Probes and a drain are answered
+//! whatever other clients of this port do or leave undone.
 //!
-//! **Not here.** What the metrics are (`metrics.rs`), how a drain runs (`shutdown.rs`) or a reload
+//! **Not here.** Its connections (`admin/clients.rs`), what the metrics are (`metrics.rs`), how a drain runs (`shutdown.rs`) or a reload
 //! (`trust/reload.rs`), and who asks from the command line (`ask.rs`).
 
 pub(crate) mod aside;
+mod clients;
 mod page;
 mod query;
 pub(crate) mod status;
 mod views;
 
-use std::convert::{Infallible, identity};
+use std::convert::identity;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,35 +22,22 @@ use std::time::Duration;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue,
-    ORIGIN, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue, ORIGIN,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::uri::Authority;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::net::TcpListener;
+use tokio::time::sleep;
 
 use self::aside::Aside;
+use self::clients::Clients;
 use self::status::Status;
 use super::metrics::{Metrics, ReloadOutcome};
 use super::sessions::Sessions;
 use super::shutdown::{Phase, Shutdown};
 use crate::trust::reload;
-
-/// Sockets of this port at a time. Prometheus and the kubelet need two or three.
-const MAX_CONNECTIONS: usize = 64;
-
-/// How long a client of this port may take for a request's header.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a client of this port may stay, its answers included. A reload goes on without it.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -78,71 +65,37 @@ pub(crate) struct Admin {
     pub(crate) aside: Aside,
 }
 
-/// Answers on `listener` for ever.
-pub(crate) async fn serve(listener: TcpListener, admin: Arc<Admin>) {
+/// Answers on `listener` for ever, up to so many connections at a time.
+pub(crate) async fn serve(listener: TcpListener, admin: Arc<Admin>, max_connections: usize) {
     let status = Arc::clone(&admin.status);
     tokio::spawn(async move { status.history.run().await });
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let clients = Clients::new(max_connections);
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
-            return;
-        };
         match listener.accept().await {
             Ok((tcp, _)) => {
-                let (admin, room) = (Arc::clone(&admin), Arc::clone(&room));
-                tokio::spawn(async move {
-                    answer_all(tcp, admin, room).await;
-                    drop(permit);
-                });
+                let place = clients.place().await;
+                let (admin, clients) = (Arc::clone(&admin), Arc::clone(&clients));
+                tokio::spawn(place.serve(tcp, move |request| {
+                    let (admin, clients) = (Arc::clone(&admin), Arc::clone(&clients));
+                    async move { admin.answer(&request, &clients).await }
+                }));
             }
             Err(error) => {
                 tracing::warn!(%error, "the admin port cannot accept; trying again");
+                // One of its own gives its descriptor back for the next, perhaps.
+                clients.one_gives_way();
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-/// Answers the requests of one connection, which has a place in `room`.
-async fn answer_all(tcp: TcpStream, admin: Arc<Admin>, room: Arc<Semaphore>) {
-    let answer = move |request| {
-        let (admin, room) = (Arc::clone(&admin), Arc::clone(&room));
-        async move {
-            let mut response = admin.answer(&request).await;
-            // Those who ask again and again, as pages in browsers do, leave places for the kubelet's
-            // probes and a drain: they have to come again.
-            if room.available_permits() < MAX_CONNECTIONS / 2 {
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            response
-        }
-    };
-    bounded(tcp, answer).await;
-}
-
-/// Answers requests by `answer` until the client ends, or has had its time.
-async fn bounded<Io, F>(io: Io, answer: impl Fn(Request<Incoming>) -> F)
-where
-    Io: AsyncRead + AsyncWrite + Unpin,
-    F: Future<Output = Response<Full<Bytes>>>,
-{
-    let service = service_fn(|request| {
-        let answering = answer(request);
-        async { Ok::<_, Infallible>(answering.await) }
-    });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(io), service);
-    match timeout(CONNECTION_TIMEOUT, served).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "a client of the admin port failed"),
-        Err(_) => tracing::debug!("a client of the admin port has stayed for too long"),
-    }
-}
-
 impl Admin {
-    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(
+        &self,
+        request: &Request<Incoming>,
+        clients: &Clients,
+    ) -> Response<Full<Bytes>> {
         let reads = [Method::GET, Method::HEAD].contains(request.method());
         let posts = *request.method() == Method::POST;
         match request.uri().path() {
@@ -153,20 +106,31 @@ impl Admin {
                 text(StatusCode::FORBIDDEN, NOT_THIS_MACHINE)
             }
             "/" if reads => page(),
+            "/drain" if posts && !is_of_a_page(request) => {
+                self.shutdown.drain();
+                text(StatusCode::ACCEPTED, "draining\n")
+            }
+            // Nothing above takes a moment: probes and a drain are answered whatever else is asked.
+            path => match clients.work() {
+                Some(_leave) => self.work(path, request).await,
+                None => text(StatusCode::SERVICE_UNAVAILABLE, "too many requests at a time\n"),
+            },
+        }
+    }
+
+    /// Answers what may take a moment.
+    async fn work(&self, path: &str, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let reads = [Method::GET, Method::HEAD].contains(request.method());
+        let posts = *request.method() == Method::POST;
+        match path {
             "/status" if reads => self.status().await,
             "/metrics" if reads => self.metrics().await,
             "/sessions" if reads => self.view(request, views::sessions).await,
             "/top" if reads => self.view(request, views::top).await,
-            // A page in a browser of this machine can send a POST here. It has an origin; curl, the
-            // kubelet and `tlsidecar drain` have none.
-            "/reload" | "/drain" if posts && request.headers().contains_key(ORIGIN) => {
+            "/reload" | "/drain" if posts && is_of_a_page(request) => {
                 text(StatusCode::FORBIDDEN, "not for web pages\n")
             }
             "/reload" if posts => self.reload().await,
-            "/drain" if posts => {
-                self.shutdown.drain();
-                text(StatusCode::ACCEPTED, "draining\n")
-            }
             "/" | "/status" | "/metrics" | "/sessions" | "/top" | "/livez" | "/startupz"
             | "/readyz" => not_allowed("GET, HEAD"),
             "/reload" | "/drain" => not_allowed("POST"),
@@ -231,6 +195,12 @@ impl Admin {
     }
 }
 
+/// Whether a request comes from a page in a browser of this machine, which can send a POST here. It has
+/// an origin; curl, the kubelet and `tlsidecar drain` have none.
+fn is_of_a_page(request: &Request<Incoming>) -> bool {
+    request.headers().contains_key(ORIGIN)
+}
+
 /// Whether a request that came over loopback may have been meant for it. A page of `evil.example` that has
 /// its name resolve to 127.0.0.1 (DNS rebinding) would read as its own what it is told here: its requests
 /// have that name. Nobody outside can have a name of one label, one below `localhost` (RFC 6761 section
@@ -283,9 +253,6 @@ fn not_allowed(allowed: &'static str) -> Response<Full<Bytes>> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncWriteExt, duplex};
-    use tokio::time::Instant;
-
     use super::*;
 
     #[test]
@@ -301,25 +268,5 @@ mod tests {
             assert!(!ours(host), "{host}");
         }
         assert!(may_mean_this_machine(None));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_that_asks_on_and_on_and_reads_nothing_has_its_time() {
-        let (mut client, ours) = duplex(1024);
-        let answering = bounded(ours, async move |_| text(StatusCode::OK, vec![b'x'; 8192]));
-        let asking =
-            async { while client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.is_ok() {} };
-        let start = Instant::now();
-        tokio::join!(answering, asking);
-        assert_eq!(start.elapsed().as_secs(), CONNECTION_TIMEOUT.as_secs());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_that_does_not_come_has_its_time() {
-        let (mut client, ours) = duplex(1024);
-        client.write_all(b"POST /reload HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-        let start = Instant::now();
-        bounded(ours, async |_| std::future::pending().await).await;
-        assert_eq!(start.elapsed().as_secs(), CONNECTION_TIMEOUT.as_secs());
     }
 }

@@ -20,9 +20,19 @@ const KEEPALIVE_PROBES: u32 = 4;
 /// this and `net.core.somaxconn`, which is 4,096 since Linux 5.4.
 const BACKLOG: i32 = 4096;
 
-/// File descriptors that connections leave to everything else: listeners, the admin port, epoll,
-/// log, certificates being read, name look-ups. A quarter of them all, where there are few.
-const RESERVED_FDS: u64 = 160;
+/// Descriptors that are open before anybody connects: standard input, output and error, the runtime's,
+/// signals, inotify, systemd's, the admin port's own.
+const OPEN_FDS: u64 = 16;
+
+/// Descriptors for what comes and goes: files that are loaded again, name look-ups, what /proc says. One
+/// for each 32 that there may be, but for the bounds.
+const FEWEST_PASSING_FDS: u64 = 8;
+const MOST_PASSING_FDS: u64 = 80;
+
+/// Connections to the admin port: one for each 16 descriptors that there may be, but for the bounds.
+/// Prometheus and the kubelet need two or three.
+const FEWEST_ADMIN_CONNECTIONS: u64 = 4;
+const MOST_ADMIN_CONNECTIONS: u64 = 64;
 
 /// A connection's descriptors: the client's and the backend's socket.
 const FDS_PER_CONNECTION: u64 = 2;
@@ -30,9 +40,18 @@ const FDS_PER_CONNECTION: u64 = 2;
 /// A listener's descriptors: its own, and that of the device that waits for a place.
 const FDS_PER_LISTENER: u64 = 2;
 
-/// How many connections the process can have with so many listeners: what its limit on file
-/// descriptors carries, which is first raised as far as the system allows.
-pub(crate) fn capacity(listeners: usize) -> usize {
+/// How many connections the process can have: what its limit on file descriptors carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Capacity {
+    /// Of all listeners together.
+    pub(crate) connections: usize,
+    /// Of the admin port, beside these.
+    pub(crate) admin: usize,
+}
+
+/// How many connections the process can have with so many listeners. Its limit on file descriptors is
+/// first raised as far as the system allows.
+pub(crate) fn capacity(listeners: usize) -> Capacity {
     let limit = getrlimit(Resource::Nofile);
     let raise = Rlimit { current: limit.maximum, maximum: limit.maximum };
     carried(in_force(limit, setrlimit(Resource::Nofile, raise)), listeners)
@@ -51,12 +70,15 @@ fn in_force(before: Rlimit, raised: rustix::io::Result<()>) -> Option<u64> {
     }
 }
 
-fn carried(fds: Option<u64>, listeners: usize) -> usize {
+fn carried(fds: Option<u64>, listeners: usize) -> Capacity {
     let fds = fds.unwrap_or(u64::MAX);
-    let reserved = RESERVED_FDS.min(fds / 4).max(FDS_PER_LISTENER * listeners as u64);
+    let admin = (fds / 16).clamp(FEWEST_ADMIN_CONNECTIONS, MOST_ADMIN_CONNECTIONS);
+    let passing = (fds / 32).clamp(FEWEST_PASSING_FDS, MOST_PASSING_FDS);
+    let reserved = OPEN_FDS + passing + admin + FDS_PER_LISTENER * listeners as u64;
     let connections = fds.saturating_sub(reserved) / FDS_PER_CONNECTION;
     // Where there is no limit, memory ends long before this.
-    usize::try_from(connections).unwrap_or(usize::MAX).clamp(1, 1 << 24)
+    let connections = usize::try_from(connections).unwrap_or(usize::MAX).clamp(1, 1 << 24);
+    Capacity { connections, admin: usize::try_from(admin).unwrap_or(usize::MAX) }
 }
 
 /// Binds a listening socket.
@@ -185,12 +207,17 @@ mod tests {
     }
 
     #[test]
-    fn a_quarter_of_few_descriptors_is_set_aside_and_two_for_each_listener() {
-        assert_eq!(carried(Some(1024), 1), (1024 - 160) / 2);
-        assert_eq!(carried(Some(40), 2), 15);
-        assert_eq!(carried(Some(64), 20), 12);
-        assert_eq!(carried(Some(64), 100), 1);
-        assert_eq!(carried(None, 1), 1 << 24);
+    fn connections_have_what_everything_else_leaves() {
+        let carries = |fds, listeners| {
+            let Capacity { connections, admin } = carried(fds, listeners);
+            (connections, admin)
+        };
+        assert_eq!(carries(Some(64), 1), ((64 - 16 - 8 - 4 - 2) / 2, 4));
+        assert_eq!(carries(Some(256), 2), ((256 - 16 - 8 - 16 - 4) / 2, 16));
+        assert_eq!(carries(Some(1024), 1), ((1024 - 16 - 32 - 64 - 2) / 2, 64));
+        assert_eq!(carries(Some(20_000), 1), ((20_000 - 162) / 2, 64));
+        assert_eq!(carries(Some(64), 100), (1, 4));
+        assert_eq!(carries(None, 1), (1 << 24, 64));
     }
 
     #[tokio::test]
