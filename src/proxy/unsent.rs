@@ -1,7 +1,8 @@
 //! Bytes that a socket would not take yet.
 //!
-//! **Promises.** It owns memory only while it holds bytes. Whoever pushes waits until it is empty
-//! before it reads more, so what it holds is bounded by one read.
+//! **Promises.** It owns memory only while it holds bytes, and for little more than those that the
+//! socket has not taken yet: peers that are stuck for hours keep no whole reads. Whoever pushes waits
+//! until it is empty before it reads more, so what it holds is bounded by one read.
 //!
 //! **Not here.** Which socket, and what its errors mean (`relay.rs`, `tls/stream.rs`).
 
@@ -37,17 +38,31 @@ impl Unsent {
         &mut self.bytes
     }
 
-    /// Writes everything, then frees the memory.
+    /// Writes everything, then frees the memory. A socket that takes no more keeps just the rest.
     pub(crate) fn poll_flush<W: AsyncWrite + Unpin>(
         &mut self,
         to: &mut W,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         while !self.is_empty() {
-            self.sent += ready!(poll_write_some(to, cx, &[IoSlice::new(self.rest())]))?;
+            match poll_write_some(to, cx, &[IoSlice::new(self.rest())]) {
+                Poll::Ready(written) => self.sent += written?,
+                Poll::Pending => {
+                    self.give_back();
+                    return Poll::Pending;
+                }
+            }
         }
         *self = Self::default();
         Poll::Ready(Ok(()))
+    }
+
+    /// Frees what has been sent, once it is a quarter of what is owned: a slow socket's rest is copied
+    /// three times over at the most.
+    fn give_back(&mut self) {
+        if self.sent > 0 && self.sent >= self.bytes.capacity() / 4 {
+            *self = Self::new(self.rest().to_vec());
+        }
     }
 
     /// Writes as much of `data` as the socket takes now and keeps the rest, also if it takes no more
@@ -93,13 +108,23 @@ impl Unsent {
             }
         }
         if sent < whole {
-            // Most often it is one, and kept as it is.
-            let bytes = if chunks.len() == 1 { chunks.remove(0) } else { chunks.concat() };
-            *self = Self { bytes, sent };
+            *self = Self::new(rest_of(chunks, sent));
         }
         chunks.clear();
         pushed
     }
+}
+
+/// Copies what stands behind the first `sent` bytes of `chunks`.
+fn rest_of(chunks: &[Vec<u8>], mut sent: usize) -> Vec<u8> {
+    let whole: usize = chunks.iter().map(Vec::len).sum();
+    let mut rest = Vec::with_capacity(whole - sent);
+    for chunk in chunks {
+        let skipped = sent.min(chunk.len());
+        sent -= skipped;
+        rest.extend_from_slice(&chunk[skipped..]);
+    }
+    rest
 }
 
 /// Chunks that are written by one call: what a read of 256 KiB makes, and a key_update.

@@ -103,6 +103,34 @@ fn what_a_socket_does_not_take_of_chunks_follows_with_the_next_flush() {
 }
 
 #[test]
+fn a_socket_that_is_stuck_amid_chunks_keeps_the_rest_and_no_more() {
+    for count in 1..17 {
+        let bytes = 16_406 * count;
+        for stuck_at in [0, 1, 9_000, bytes / 2, bytes - 1] {
+            let mut chunks = vec![vec![1; 16_406]; count];
+            let mut socket = Socket::taking([stuck_at].into_iter().filter(|&taken| taken > 0));
+            let mut unsent = Unsent::default();
+            push_all(&mut unsent, &mut socket, &mut chunks).unwrap();
+            assert_eq!(unsent.bytes.capacity(), bytes - stuck_at, "{count}, {stuck_at}");
+        }
+    }
+}
+
+#[test]
+fn a_socket_that_takes_a_little_at_a_time_keeps_hardly_more_than_the_rest() {
+    let mut unsent = Unsent::new(vec![1; 256 * 1024]);
+    let mut taken = 0;
+    while !unsent.is_empty() {
+        let mut socket = Socket::taking([1448]);
+        let _pending = unsent.poll_flush(&mut socket, &mut Context::from_waker(Waker::noop()));
+        taken += socket.taken.len();
+        let (owned, rest) = (unsent.bytes.capacity(), unsent.rest().len());
+        assert!(owned <= rest + rest / 3 + 1, "{owned} bytes are owned for {rest}");
+    }
+    assert_eq!((taken, unsent.bytes.capacity()), (256 * 1024, 0));
+}
+
+#[test]
 fn a_socket_that_fails_amid_chunks_has_its_error_told() {
     let (mut chunks, bytes) = chunks(7);
     let mut socket = Socket { fails: true, ..Socket::taking([4]) };
