@@ -339,7 +339,7 @@ pub struct Timeouts {
     pub connect: Duration,
     /// How long no byte may move in either direction. None: for ever.
     pub idle: Option<Duration>,
-    /// The same, once one side has ended its stream. None: as `idle`.
+    /// The same from the end of one side's stream on. None: as `idle`.
     pub half_close: Option<Duration>,
     /// How old a connection may grow, less a random part of up to a tenth. None: any age.
     pub max_age: Option<Duration>,

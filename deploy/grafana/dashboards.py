@@ -54,7 +54,7 @@ FAILED = {
 # How sessions end, by who ends them.
 ENDED = {
     "in order": ["ok"],
-    "the device": ["client_reset", "client_lost", "client_truncated"],
+    "the device": ["client_reset", "client_lost", "client_truncated", "client_record_truncated"],
     "the backend": ["backend_reset", "backend_lost"],
     "tlsidecar": ["idle_timeout", "half_close_timeout", "max_age", "keys_exhausted", "drain_deadline"],
 }

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::lookup;
 use super::reason::Reason;
-use super::socket;
+use super::socket::{self, Interest};
 use crate::config::{BackendAddress, Tcp};
 
 /// How long to wait for room in the backlog of a Unix socket, which unlike TCP's does not wait.
@@ -150,6 +150,14 @@ async fn connect_unix(path: &Path) -> Result<UnixStream, ConnectError> {
 }
 
 impl BackendStream {
+    /// Asks the kernel whether it is ready.
+    pub(crate) fn is_ready(&self, interest: Interest) -> bool {
+        match self {
+            Self::Tcp(tcp) => socket::is_ready(tcp, interest),
+            Self::Unix(unix) => socket::is_ready(unix, interest),
+        }
+    }
+
     /// Makes the close that follows a reset: the backend must not take a cut stream for a whole
     /// one. A Unix socket knows no reset.
     pub(crate) fn reset_on_close(&self) {

@@ -82,7 +82,9 @@ impl Server {
         let force = self.shutdown.forced();
         async move {
             let stream = &mut client.0;
-            let relay = relay::relay(stream, &mut backend, Vec::new(), &session, bounds, &force);
+            let backend = &mut backend;
+            let never = |_: (&C, _), _: (&B, _)| false;
+            let relay = relay::relay(stream, backend, Vec::new(), &session, bounds, &force, never);
             relay.await.result.expect("nothing disturbs it");
         }
     }

@@ -60,7 +60,12 @@ async fn walk(
     let (mut client, early, mut backend) = force.or(opening).await.ok_or(End::Forced)??;
 
     let session = record.session();
-    let ended = relay::relay(&mut client, &mut backend, early, session, bounds, force).await;
+    let is_ready = |(tcp, of_client): (&TcpStream, _),
+                    (backend, of_backend): (&BackendStream, _)| {
+        socket::is_ready(tcp, of_client) || backend.is_ready(of_backend)
+    };
+    let relay = relay::relay(&mut client, &mut backend, early, session, bounds, force, is_ready);
+    let ended = relay.await;
 
     match ended.reset {
         Some(Leg::Backend) => backend.reset_on_close(),

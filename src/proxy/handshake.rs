@@ -328,6 +328,7 @@ impl From<ReceiveError> for Unfinished {
         match error {
             ReceiveError::Tls(error) => Self::Tls(error),
             ReceiveError::Io(error) => Self::Other(HandshakeError::Io(error)),
+            ReceiveError::MidRecord => Self::Other(HandshakeError::Eof),
         }
     }
 }

@@ -127,6 +127,8 @@ closed_set! {
         ClientLost => "client_lost",
         /// The client closed TCP without a TLS close_notify; what came before was delivered.
         ClientTruncated => "client_truncated",
+        /// The client closed TCP in the middle of a TLS record: the backend was reset.
+        ClientRecordTruncated => "client_record_truncated",
         /// The backend reset the connection.
         BackendReset => "backend_reset",
         /// The backend stopped answering.
@@ -195,7 +197,8 @@ impl Reason {
             | Self::NoRoute
             | Self::ClientReset
             | Self::ClientLost
-            | Self::ClientTruncated => Side::Client,
+            | Self::ClientTruncated
+            | Self::ClientRecordTruncated => Side::Client,
             Self::BackendRefused
             | Self::BackendTimeout
             | Self::BackendUnreachable

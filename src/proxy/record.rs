@@ -1,6 +1,7 @@
 //! One record per connection: opened at accept, before anything can fail, and closed once.
 //!
-//! **Promises.** The record alone writes the access-log line and moves the connection metrics.
+//! **Promises.** The record alone writes the access-log line and updates the connection metrics, but
+//! for the bytes that are relayed: the relay counts those through the [`Session`] that the record owns.
 //! Dropped without [`Record::close`], by a panic, it closes itself with the reason `internal`; so
 //! accepted = active + closed always holds. A peer cannot make the line long: what is said of an
 //! error, which may quote a client's certificate, is cut after [`MAX_ERROR_CHARS`].
@@ -237,14 +238,40 @@ impl Record {
     }
 }
 
-/// What became of an attempt to connect that ended for `reason`; none if something else ended it.
+/// The result of an attempt to connect that ended for `reason`; none if something else ended it.
 const fn connect_result(reason: Reason) -> Option<ConnectResult> {
     match reason {
         Reason::BackendRefused => Some(ConnectResult::Refused),
         Reason::BackendTimeout => Some(ConnectResult::Timeout),
         Reason::BackendUnreachable => Some(ConnectResult::Unreachable),
         Reason::BackendError | Reason::BackendReset => Some(ConnectResult::Error),
-        _ => None,
+        // The drain, or a fault of ours, has ended it.
+        Reason::DrainDeadline | Reason::Internal => None,
+        // None of these ends a connection while its backend is dialled.
+        Reason::Ok
+        | Reason::ClientProbe
+        | Reason::ClientTlsTimeout
+        | Reason::ClientTlsEof
+        | Reason::ClientTlsNotTls
+        | Reason::ClientTlsAlert
+        | Reason::ClientTlsIncompatible
+        | Reason::ClientTlsError
+        | Reason::ClientCertMissing
+        | Reason::ClientCertExpired
+        | Reason::ClientCertNotYetValid
+        | Reason::ClientCertUnknownCa
+        | Reason::ClientCertRevoked
+        | Reason::ClientCertRejected
+        | Reason::NoRoute
+        | Reason::ClientReset
+        | Reason::ClientLost
+        | Reason::ClientTruncated
+        | Reason::ClientRecordTruncated
+        | Reason::BackendLost
+        | Reason::IdleTimeout
+        | Reason::HalfCloseTimeout
+        | Reason::MaxAge
+        | Reason::KeysExhausted => None,
     }
 }
 

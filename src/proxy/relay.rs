@@ -7,7 +7,10 @@
 //! - A reader that is slower than its writer stops the writer: what is read is first handed over
 //!   before more is read. A connection holds at most [`MAX_HELD_BYTES`], and none when idle.
 //! - One side's failure to take bytes does not lose what it has sent: that is still delivered. But
-//!   if its stream was cut it ends by a reset, whether a read or a write has noticed.
+//!   if its stream was cut it ends by a reset, whether a read or a write has noticed, or it has ended
+//!   in the middle of a record.
+//! - A connection is not closed for its silence while the kernel has bytes for us: after the process
+//!   was stopped, its timers are due before it has seen what came meanwhile.
 //! - Neither direction starves the rest of the thread: after [`ROUNDS`] reads it yields.
 //!
 //! **Not here.** Sockets and their options, TLS itself (`tls.rs`), logs and metrics (`record.rs`).
@@ -28,7 +31,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub(crate) use self::bounds::Bounds;
 pub(crate) use self::error::RelayError;
 use self::read_size::ReadSize;
-use super::socket;
+use super::socket::{self, Interest};
 use super::tls::scratch::{self, MAX_READ_BYTES, Scratch};
 use super::tls::{HELD_BYTES_TRAFFIC, ReceiveError, Received, SendError, TlsStream};
 use super::unsent::Unsent;
@@ -46,6 +49,9 @@ pub(crate) const MAX_HELD_BYTES: usize =
 
 /// A sealed read: TLS adds 29 bytes at most to each 16 KiB, and there may be a key_update.
 const SEALED_BYTES: usize = MAX_READ_BYTES + 1024;
+
+/// How long tokio may take to deliver what the kernel has for us, before we look again.
+const DELIVERY: Duration = Duration::from_millis(50);
 
 /// Stands for "never" where a timer wants an instant.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -68,20 +74,23 @@ pub(crate) enum Leg {
 /// them. What is then queued for the client (a close_notify, an alert) is the caller's to send.
 ///
 /// `early` was opened together with the end of the handshake and goes to the backend first.
+/// `is_ready` asks the kernel whether either side is ready for what the relay waits for.
 ///
 /// Not an `async fn`, which would keep its arguments beside what it makes of them: this future is
 /// most of what an idle device costs.
-pub(crate) fn relay<'a, C, B>(
+pub(crate) fn relay<'a, C, B, R>(
     client: &'a mut TlsStream<C>,
     backend: &'a mut B,
     early: Vec<u8>,
     session: &'a Session,
     bounds: Bounds,
     force: &'a Force,
+    is_ready: R,
 ) -> impl Future<Output = Ended>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
+    R: Fn((&C, Interest), (&B, Interest)) -> bool,
 {
     let mut relay = Relay {
         client,
@@ -94,7 +103,7 @@ where
         failure: None,
         session,
         bounds,
-        last_byte: Instant::now(),
+        last_progress: Instant::now(),
         moved: false,
         reads_from_client: ReadSize::default(),
         reads_from_backend: ReadSize::default(),
@@ -112,7 +121,7 @@ where
                 // Before anything else, so that the reason is never a random error of the teardown.
                 return Poll::Ready(relay.stopped(RelayError::Forced));
             }
-            relay.poll(cx, timer.as_mut())
+            relay.poll(cx, timer.as_mut(), &is_ready)
         })
         .await
     }
@@ -154,8 +163,9 @@ struct Relay<'a, C, B> {
     failure: Option<Box<RelayError>>,
     session: &'a Session,
     bounds: Bounds,
-    last_byte: Instant,
-    /// Whether a byte has moved since `last_byte` was set.
+    /// When the last byte moved, or a side ended its stream after that.
+    last_progress: Instant,
+    /// Whether a byte has moved since `last_progress` was set.
     moved: bool,
     reads_from_client: ReadSize,
     reads_from_backend: ReadSize,
@@ -166,8 +176,14 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    fn poll(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>) -> Poll<Ended> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        timer: Pin<&mut Sleep>,
+        is_ready: &impl Fn((&C, Interest), (&B, Interest)) -> bool,
+    ) -> Poll<Ended> {
         let queued = self.queued();
+        let flows = (self.to_backend, self.to_client);
         let polled = scratch::with(|scratch| {
             self.poll_to_backend(cx, scratch)?;
             self.poll_to_client(cx, scratch)
@@ -181,11 +197,14 @@ where
         debug_assert!(self.held() <= MAX_HELD_BYTES, "{} bytes are held", self.held());
         let now = Instant::now();
         if std::mem::take(&mut self.moved) || queued != self.queued() {
-            self.last_byte = now;
+            self.last_progress = now;
             self.session.touched(now.into_std());
             self.session.holds(self.held());
+        } else if flows != (self.to_backend, self.to_client) {
+            // However long it was silent before: the other side has yet to answer the end.
+            self.last_progress = now;
         }
-        self.poll_bounds(cx, timer, now).map(|error| self.stopped(error))
+        self.poll_bounds(cx, timer, now, is_ready).map(|error| self.stopped(error))
     }
 
     fn relayed(&self, direction: Direction, bytes: usize) {
@@ -276,6 +295,10 @@ where
                 self.to_backend = Flow::Ending;
             }
             Err(ReceiveError::Io(error)) => return Err(RelayError::Client(error)),
+            Err(ReceiveError::MidRecord) => {
+                // A client that has refused the answer before is known by that.
+                return Err(self.failure.take().map_or(RelayError::MidRecord, |error| *error));
+            }
             Err(ReceiveError::Tls(error)) => return Err(RelayError::Tls(error)),
         }
         Ok(())
@@ -404,13 +427,17 @@ where
         cx: &mut Context<'_>,
         mut timer: Pin<&mut Sleep>,
         mut now: Instant,
+        is_ready: &impl Fn((&C, Interest), (&B, Interest)) -> bool,
     ) -> Poll<RelayError> {
         loop {
-            let Some((deadline, error)) = self.next_bound() else {
+            let Some((mut deadline, error)) = self.next_bound() else {
                 return Poll::Pending;
             };
             if now >= deadline {
-                return Poll::Ready(error);
+                if !error.is_silence() || !self.can_go_on(is_ready) {
+                    return Poll::Ready(error);
+                }
+                deadline = now + DELIVERY;
             }
             // Bytes only move the deadline on. A timer that is due before it can stay as it is: it
             // wakes us early once, instead of being moved for every read.
@@ -423,11 +450,24 @@ where
         }
     }
 
+    /// Whether the kernel has what the relay waits for, and tokio has yet to report it.
+    fn can_go_on(&self, is_ready: &impl Fn((&C, Interest), (&B, Interest)) -> bool) -> bool {
+        let (to_backend, to_client) = (self.to_backend, self.to_client);
+        let backend_is_stuck = to_backend != Flow::Forgetting && !self.unsent.is_empty();
+        let client_is_stuck = to_client != Flow::Forgetting && self.client.queued() > 0;
+        let may_send = |flow| matches!(flow, Flow::Open | Flow::Forgetting);
+        let client =
+            Interest { read: may_send(to_backend) && !backend_is_stuck, write: client_is_stuck };
+        let backend =
+            Interest { read: may_send(to_client) && !client_is_stuck, write: backend_is_stuck };
+        is_ready((self.client.io(), client), (self.backend, backend))
+    }
+
     /// What ends the relay next, if no byte moves until then.
     fn next_bound(&self) -> Option<(Instant, RelayError)> {
         let half_closed = self.to_backend != Flow::Open || self.to_client != Flow::Open;
         let half_close = self.bounds.half_close.filter(|_| half_closed);
-        let after = |quiet: Duration| self.last_byte + quiet;
+        let after = |quiet: Duration| self.last_progress + quiet;
         let bounds = [
             self.bounds.too_old.map(|deadline| (deadline, RelayError::TooOld)),
             half_close.map(|quiet| (after(quiet), RelayError::HalfClosed(quiet))),
@@ -446,15 +486,16 @@ where
         if self.to_client == Flow::Open {
             self.client.queue_close_notify();
         }
-        // What the backend has not taken of the client's stream is lost: its part is no whole.
-        let reset = (!self.unsent.is_empty()).then_some(Leg::Backend);
+        // What the backend has not got of the client's stream is lost: its part is no whole.
+        let is_part = !self.unsent.is_empty() || self.client.partial() > 0;
+        let reset = is_part.then_some(Leg::Backend);
         Ended { result: Err(error), reset }
     }
 
     /// One side's stream was cut. The other must not take its part for the whole.
     fn cut(&mut self, error: RelayError) -> Ended {
         let reset = match &error {
-            RelayError::Client(_) => Some(Leg::Backend),
+            RelayError::Client(_) | RelayError::MidRecord => Some(Leg::Backend),
             RelayError::Tls(error) => {
                 self.client.queue_last_words(error);
                 Some(Leg::Backend)

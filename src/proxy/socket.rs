@@ -4,7 +4,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -147,6 +149,24 @@ pub(crate) fn set_dialled_options(
 ) -> io::Result<()> {
     let keepalive = options.keepalive.filter(|_| !address.ip().is_loopback());
     set_options(tcp, Tcp { keepalive, ..options })
+}
+
+/// What a socket is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Interest {
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+}
+
+/// Asks the kernel, rather than tokio, whether a socket has bytes or an end to read, or room to write.
+pub(crate) fn is_ready(socket: &impl AsFd, interest: Interest) -> bool {
+    let mut wanted = PollFlags::empty();
+    wanted.set(PollFlags::IN, interest.read);
+    wanted.set(PollFlags::OUT, interest.write);
+    let mut asked = [PollFd::new(socket, wanted)];
+    // poll(2) reports errors and hang-ups unasked: those alone are nothing that is waited for.
+    let polled = poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    polled.is_ok() && asked[0].revents().intersects(wanted)
 }
 
 /// Makes the close that follows send a reset.

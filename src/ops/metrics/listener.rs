@@ -3,7 +3,8 @@
 //! **Promises.** Children exist from the first scrape, so a counter's first increase is seen; those of
 //! certificates, CAs, CRLs and backends are named by the configuration and come and go with it.
 //!
-//! **Not here.** Its backends (`backends.rs`), its certificates (`in_force.rs`). Who moves the connection metrics: `proxy/record.rs`, and nobody else.
+//! **Not here.** Its backends (`backends.rs`), its certificates (`in_force.rs`). Who updates the connection metrics:
+//! `proxy/record.rs` alone, but for the relayed bytes, which the session counts (`ops/sessions.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;

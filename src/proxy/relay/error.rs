@@ -16,6 +16,8 @@ use crate::proxy::tls::SealError;
 pub(crate) enum RelayError {
     #[error("the client closed TCP without a close_notify")]
     Truncated,
+    #[error("the client closed TCP in the middle of a TLS record")]
+    MidRecord,
     #[error("the client's connection failed: {0}")]
     Client(io::Error),
     #[error("the client's TLS is at fault: {0}")]
@@ -35,10 +37,26 @@ pub(crate) enum RelayError {
 }
 
 impl RelayError {
+    /// Whether the relay ended only because no byte moved for long enough.
+    pub(super) const fn is_silence(&self) -> bool {
+        match self {
+            Self::Idle(_) | Self::HalfClosed(_) => true,
+            Self::Truncated
+            | Self::MidRecord
+            | Self::Client(_)
+            | Self::Tls(_)
+            | Self::Backend(_)
+            | Self::TooOld
+            | Self::Forced
+            | Self::Seal(_) => false,
+        }
+    }
+
     /// The stable reason for this error.
     pub(crate) fn reason(&self) -> Reason {
         match self {
             Self::Truncated => Reason::ClientTruncated,
+            Self::MidRecord => Reason::ClientRecordTruncated,
             Self::Client(error) if socket::is_lost(error) => Reason::ClientLost,
             Self::Client(_) => Reason::ClientReset,
             Self::Tls(rustls::Error::AlertReceived(_)) => Reason::ClientTlsAlert,

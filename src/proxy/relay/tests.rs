@@ -97,6 +97,8 @@ struct Line {
     device_is: Arc<Mutex<Peer>>,
     backend: DuplexStream,
     backend_is: Arc<Mutex<Peer>>,
+    /// What the kernel answers, the last first, when it is asked what waits; no, behind these.
+    kernel: Arc<Mutex<Vec<bool>>>,
     shutdown: Shutdown,
     metrics: Arc<Metrics>,
     ended: tokio::task::JoinHandle<Ended>,
@@ -129,6 +131,8 @@ impl Line {
         let metrics = Arc::new(Metrics::new());
         let peer = ([127, 0, 0, 1], 1).into();
         let session = Session::new(metrics.listener("test"), 1, peer);
+        let kernel = Arc::<Mutex<Vec<bool>>>::default();
+        let ready = Arc::clone(&kernel);
         let (begin, begun) = tokio::sync::oneshot::channel();
         let ended = tokio::spawn(async move {
             let timeouts = snapshot.listener.timeouts;
@@ -136,8 +140,11 @@ impl Line {
             let mut client = greeted.accept(&snapshot).await.unwrap();
             let _unless_nobody_waits = begin.send(());
             let early = client.early;
-            let ended =
-                relay(&mut client.stream, &mut server, early, &session, bounds, &force).await;
+            let stream = &mut client.stream;
+            let is_ready = move |_: (&Pipe, Interest), _: (&Pipe, Interest)| {
+                ready.lock().unwrap().pop().unwrap_or(false)
+            };
+            let ended = relay(stream, &mut server, early, &session, bounds, &force, is_ready).await;
             if ended.reset != Some(Leg::Client) {
                 client.stream.close().await;
             }
@@ -149,7 +156,7 @@ impl Line {
         if capacity > 512 {
             begun.await.unwrap();
         }
-        Self { device, device_is, backend, backend_is, shutdown, metrics, ended }
+        Self { device, device_is, backend, backend_is, kernel, shutdown, metrics, ended }
     }
 
     async fn ended_with(self) -> (Option<Reason>, Option<Leg>) {

@@ -42,7 +42,7 @@ pub(crate) enum Received {
     Some,
     /// The end of the client's stream, said by a close_notify.
     Closed,
-    /// The end of TCP without a close_notify.
+    /// The end of TCP between two records, without a close_notify.
     Truncated,
 }
 
@@ -53,6 +53,8 @@ pub(crate) enum ReceiveError {
     Io(io::Error),
     #[error(transparent)]
     Tls(rustls::Error),
+    #[error("TCP has ended in the middle of a TLS record")]
+    MidRecord,
 }
 
 /// Why nothing could be sent.
@@ -125,8 +127,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer)).map_err(ReceiveError::Io)?;
         let read = buffer.filled().len();
         if read == 0 {
-            let cut = self.late.take().map(|late| Err(*late));
-            return Poll::Ready(cut.unwrap_or(Ok(Received::Truncated)));
+            return Poll::Ready(match self.late.take() {
+                Some(late) => Err(*late),
+                None if !self.partial.is_empty() => Err(ReceiveError::MidRecord),
+                None => Ok(Received::Truncated),
+            });
         }
         let opened = self.open(&mut scratch.incoming[..before + read], &mut scratch.plain);
         if let Err(error) = opened.map_err(ReceiveError::Tls) {

@@ -102,6 +102,43 @@ async fn an_endless_record_is_not_collected_for_ever() {
     assert_eq!(line.ended_with().await, (Some(Reason::ClientTlsError), Some(Leg::Backend)));
 }
 
+#[tokio::test]
+async fn an_end_of_tcp_in_the_middle_of_a_record_resets_the_backend() {
+    for half in [&[23][..], &[23, 3, 3], &[23, 3, 3, 0, 40], &[23, 3, 3, 0, 40, 1, 2]] {
+        let mut line = Line::new(1024, UNBOUNDED).await;
+        line.device.write_all(b"whole").await.unwrap();
+        let tcp = &mut line.device.get_mut().0;
+        tcp.write_all(half).await.unwrap();
+        tcp.shutdown().await.unwrap();
+        // What came whole is delivered.
+        assert_eq!(read_all(&mut line.backend).await, b"whole");
+        let expected = (Some(Reason::ClientRecordTruncated), Some(Leg::Backend));
+        assert_eq!(line.ended_with().await, expected, "{half:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_end_of_tcp_in_the_middle_of_a_record_resets_the_backend_also_after_its_own_end() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    line.backend.shutdown().await.unwrap();
+    assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
+    let tcp = &mut line.device.get_mut().0;
+    tcp.write_all(&[23, 3, 3, 0]).await.unwrap();
+    tcp.shutdown().await.unwrap();
+    let expected = (Some(Reason::ClientRecordTruncated), Some(Leg::Backend));
+    assert_eq!(line.ended_with().await, expected);
+}
+
+#[tokio::test]
+async fn an_end_of_tcp_between_two_records_is_passed_on_as_an_end() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    line.device.write_all(b"whole").await.unwrap();
+    line.device.get_mut().0.shutdown().await.unwrap();
+    assert_eq!(read_all(&mut line.backend).await, b"whole");
+    line.backend.shutdown().await.unwrap();
+    assert_eq!(line.ended_with().await, (Some(Reason::ClientTruncated), None));
+}
+
 /// A server's configuration whose TLS 1.2 keys are good for so many records.
 fn short_lived_keys(config: &ServerConfig, records: u64) -> ServerConfig {
     let SupportedCipherSuite::Tls12(suite) = TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 else {

@@ -47,6 +47,79 @@ async fn after_one_side_has_ended_the_half_close_timeout_bounds_the_silence_not_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_side_that_ends_after_a_long_silence_leaves_the_other_its_time_to_answer() {
+    let half_close = Duration::from_secs(60);
+    for half_close_bound in [Some(half_close), None] {
+        for device_ends in [true, false] {
+            let bounds = Bounds {
+                idle: Some(Duration::from_secs(3600)),
+                half_close: half_close_bound,
+                too_old: None,
+            };
+            let mut line = Line::new(1024, bounds).await;
+            // Longer than half_close, and almost as long as idle, which holds where there is none.
+            tokio::time::sleep(Duration::from_secs(3590)).await;
+            if device_ends {
+                line.device.shutdown().await.unwrap();
+                assert_eq!(line.backend.read(&mut [0; 1]).await.unwrap(), 0);
+                tokio::time::sleep(half_close - Duration::from_secs(1)).await;
+                line.backend.write_all(b"answer").await.unwrap();
+                line.backend.shutdown().await.unwrap();
+                assert_eq!(read_all(&mut line.device).await, b"answer");
+            } else {
+                line.backend.shutdown().await.unwrap();
+                assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
+                tokio::time::sleep(half_close - Duration::from_secs(1)).await;
+                line.device.write_all(b"answer").await.unwrap();
+                line.device.shutdown().await.unwrap();
+                assert_eq!(read_all(&mut line.backend).await, b"answer");
+            }
+            assert_eq!(line.ended_with().await, (None, None));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_side_that_does_not_answer_an_end_has_the_half_close_timeout_from_that_end() {
+    for device_ends in [true, false] {
+        let half_close = Some(Duration::from_secs(60));
+        let mut line = Line::new(1024, Bounds { half_close, ..UNBOUNDED }).await;
+        tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+        let end = Instant::now();
+        if device_ends {
+            line.device.shutdown().await.unwrap();
+            assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
+        } else {
+            line.backend.shutdown().await.unwrap();
+            assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
+            assert_eq!(line.backend.read(&mut [0; 1]).await.unwrap(), 0);
+        }
+        // It takes a second more until a client that does not close is given up.
+        assert!((60..=61).contains(&end.elapsed().as_secs()), "{:?}", end.elapsed());
+        drop(line.device);
+        let ended = line.ended.await.unwrap();
+        assert_eq!(ended.result.unwrap_err().reason(), Reason::HalfCloseTimeout);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_ends_no_relay_for_which_the_kernel_has_bytes_that_tokio_has_yet_to_deliver() {
+    let idle = Duration::from_secs(60);
+    let mut line = Line::new(1024, Bounds { idle: Some(idle), ..UNBOUNDED }).await;
+    let start = Instant::now();
+    // As after SIGCONT: the timers are due, and it takes three looks until the bytes are there.
+    *line.kernel.lock().unwrap() = vec![true, true, true];
+    tokio::time::sleep(idle + 2 * DELIVERY + DELIVERY / 2).await;
+    line.device.write_all(b"report").await.unwrap();
+    line.backend.read_exact(&mut [0; 6]).await.unwrap();
+    assert!(line.kernel.lock().unwrap().is_empty());
+    assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
+    assert!(start.elapsed() > 2 * idle);
+    drop(line.device.shutdown().await);
+    assert_eq!(line.ended_with().await, (Some(Reason::IdleTimeout), None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_busy_connection_is_closed_at_its_maximum_age() {
     let too_old = Instant::now() + Duration::from_secs(600);
     let mut line = Line::new(1024, Bounds { too_old: Some(too_old), ..UNBOUNDED }).await;
@@ -75,6 +148,19 @@ async fn a_forced_connection_says_close_notify() {
     assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
     drop(line.device.shutdown().await);
     assert_eq!(line.ended_with().await, (Some(Reason::DrainDeadline), None));
+}
+
+#[tokio::test]
+async fn a_relay_that_is_stopped_in_the_middle_of_a_record_resets_the_backend() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    line.device.get_mut().0.write_all(&[23, 3, 3, 0, 40, 1, 2]).await.unwrap();
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    line.shutdown.force();
+    assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
+    drop(line.device);
+    assert_eq!(line.ended.await.unwrap().reset, Some(Leg::Backend));
 }
 
 #[tokio::test]

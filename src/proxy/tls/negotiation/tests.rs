@@ -120,7 +120,7 @@ async fn receive(stream: &mut TlsStream<DuplexStream>) -> Result<(Received, Vec<
     match read.await {
         (Ok(received), plain) => Ok((received, plain)),
         (Err(ReceiveError::Tls(error)), _) => Err(error),
-        (Err(ReceiveError::Io(error)), _) => panic!("{error}"),
+        (Err(error @ (ReceiveError::Io(_) | ReceiveError::MidRecord)), _) => panic!("{error}"),
     }
 }
 

@@ -123,7 +123,7 @@ async fn receive(ours: &mut Ours) -> Result<(Received, Vec<u8>), Error> {
     match read.await {
         (Ok(received), plain) => Ok((received, plain)),
         (Err(ReceiveError::Tls(error)), _) => Err(error),
-        (Err(ReceiveError::Io(error)), _) => panic!("{error}"),
+        (Err(error @ (ReceiveError::Io(_) | ReceiveError::MidRecord)), _) => panic!("{error}"),
     }
 }
 
