@@ -2,7 +2,7 @@
 //! client's TLS says in between.
 //!
 //! **Promises.** It holds nothing of a peer's bytes. What carries no data, and costs us something, is
-//! allowed a few times: empty records, warnings, key updates, renegotiation. A key seals no more
+//! allowed a few times a second: empty records, warnings, key updates; renegotiation once. A key seals no more
 //! records than its cipher allows (RFC 8446 section 5.5): TLS 1.3 gets the next one, TLS 1.2 has none.
 //!
 //! **Not here.** The handshake (`negotiation.rs`), ciphers and nonces (`keys.rs`), sockets
@@ -10,7 +10,9 @@
 
 use std::mem;
 use std::ops::Range;
+use std::sync::LazyLock;
 
+use tokio::time::Instant;
 use tokio_rustls::rustls::crypto::cipher::{InboundOpaqueMessage, InboundPlainMessage};
 use tokio_rustls::rustls::kernel::KernelConnection;
 use tokio_rustls::rustls::server::{ServerConnectionData, UnbufferedServerConnection};
@@ -89,18 +91,39 @@ struct PartialMessage {
     last: u8,
 }
 
-/// Remaining budget for records that carry no data. Application data refills it: a session that
-/// lives for weeks has its warnings, and a flood of them carries nothing. The limits are those of
-/// rustls and BoringSSL.
+/// Remaining budget for records that carry no data. The limits are those of rustls and BoringSSL, but
+/// theirs are for a connection: ours are given back by application data and with time, since devices stay
+/// for weeks and some only listen.
 struct Allowances {
     empty_records: u8,
     warnings: u8,
     renegotiations: u8,
     key_updates: u8,
+    /// When they were last given back, by [`clock`].
+    since: u32,
 }
 
 impl Allowances {
-    const FULL: Self = Self { empty_records: 32, warnings: 4, renegotiations: 1, key_updates: 32 };
+    const FULL: Self =
+        Self { empty_records: 32, warnings: 4, renegotiations: 1, key_updates: 32, since: 0 };
+
+    /// How often they are given back, in milliseconds. A flood spends them within one.
+    const INTERVAL: u32 = 1000;
+
+    /// Gives back, once an interval, what costs no answer that could pile up: a key_update's is sent
+    /// once, before the next data, and a refused renegotiation's each time.
+    fn refill_by_time(&mut self) {
+        let now = clock();
+        if now.wrapping_sub(self.since) >= Self::INTERVAL {
+            *self = Self { renegotiations: self.renegotiations, since: now, ..Self::FULL };
+        }
+    }
+}
+
+/// Milliseconds since the first call. They start again after 49 days: differences count.
+fn clock() -> u32 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed().as_millis() as u32
 }
 
 impl Session {
@@ -117,7 +140,7 @@ impl Session {
             max_sealed: confidentiality_limit(suite),
             tls13: (renewal.protocol_version() == ProtocolVersion::TLSv1_3).then_some(renewal),
             message: PartialMessage::default(),
-            allowances: Allowances::FULL,
+            allowances: Allowances { since: clock(), ..Allowances::FULL },
             key_update_due: false,
             peer_closed: false,
             ended: false,
@@ -184,6 +207,7 @@ impl Session {
             if record.typ != ContentType::ApplicationData {
                 return Err(inappropriate(record.typ));
             }
+            self.allowances.refill_by_time();
             return spend(
                 &mut self.allowances.empty_records,
                 PeerMisbehaved::TooManyEmptyFragments,
@@ -217,6 +241,7 @@ impl Session {
         // TLS 1.3 takes all others for fatal, whatever they say of themselves.
         let harmless = self.tls13.is_none() || description == AlertDescription::UserCanceled;
         if level == WARNING && harmless {
+            self.allowances.refill_by_time();
             return spend(
                 &mut self.allowances.warnings,
                 PeerMisbehaved::TooManyWarningAlertsReceived,
@@ -270,6 +295,7 @@ impl Session {
         if !behind.is_empty() {
             return Err(PeerMisbehaved::KeyEpochWithPendingFragment.into());
         }
+        self.allowances.refill_by_time();
         spend(&mut self.allowances.key_updates, PeerMisbehaved::TooManyKeyUpdateRequests)?;
         match request {
             0 => {}

@@ -4,7 +4,7 @@
 
 use super::*;
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn tls_1_2_allows_four_warnings_and_tls_1_3_none_but_user_canceled() {
     let warning = |description| [WARNING, u8::from(description)];
     let (mut client, mut ours) = Client::tls12().await;
@@ -22,6 +22,17 @@ async fn tls_1_2_allows_four_warnings_and_tls_1_3_none_but_user_canceled() {
     client.say(ContentType::Alert, &warning(AlertDescription::NoRenegotiation)).await;
     let error = receive(&mut ours).await.unwrap_err();
     assert_eq!(error, Error::AlertReceived(AlertDescription::NoRenegotiation));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_warning_now_and_then_ends_no_session_that_lives_for_weeks() {
+    let (mut client, mut ours) = Client::tls12().await;
+    let warning = [WARNING, u8::from(AlertDescription::NoRenegotiation)];
+    for _ in 0..100 {
+        tokio::time::advance(std::time::Duration::from_secs(24 * 3600)).await;
+        client.say(ContentType::Alert, &warning).await;
+        assert_eq!(receive(&mut ours).await, some(b""));
+    }
 }
 
 #[tokio::test]

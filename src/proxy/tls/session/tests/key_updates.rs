@@ -76,7 +76,31 @@ async fn a_key_update_of_another_length_is_refused() {
     assert_eq!(said, alert(AlertDescription::DecodeError));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
+async fn key_updates_of_a_device_that_only_listens_are_answered_for_weeks() {
+    let (_client, mut ours) = Client::tls13().await;
+    let session = ours.session_mut();
+    // More often than any device renews its keys.
+    for _ in 0..10_000 {
+        tokio::time::advance(std::time::Duration::from_millis(50)).await;
+        assert_eq!(session.process_key_update(1, &[]), Ok(()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_key_updates_ends_the_session_also_after_weeks() {
+    let (_client, mut ours) = Client::tls13().await;
+    let session = ours.session_mut();
+    for _ in 0..3 {
+        tokio::time::advance(std::time::Duration::from_secs(14 * 24 * 3600)).await;
+        assert_eq!(session.process_key_update(1, &[]), Ok(()));
+    }
+    tokio::time::advance(std::time::Duration::from_secs(2)).await;
+    let allowed = (0..100).take_while(|_| session.process_key_update(1, &[]).is_ok()).count();
+    assert_eq!(allowed, 32);
+}
+
+#[tokio::test(start_paused = true)]
 async fn thirty_two_key_updates_without_data_are_allowed() {
     let (_client, mut ours) = Client::tls13().await;
     let session = ours.session_mut();
@@ -138,7 +162,7 @@ fn process(session: &mut Session, typ: ContentType, payload: &[u8]) -> Result<()
     session.process(&record, &mut Vec::new())
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn data_gives_new_patience_for_key_updates_but_empty_records_do_not() {
     let (_client, mut ours) = Client::tls13().await;
     let session = ours.session_mut();
