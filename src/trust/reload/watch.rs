@@ -7,6 +7,8 @@
 //! file itself is lost when it is replaced.
 //!
 //! **Promises.** Reading the files raises no event. An event says that something changed, not what.
+//! Other files in those directories may be read for nothing; where they are written all the time, it costs
+//! a look [every few milliseconds](JOIN_INTERVAL). A directory that cannot be watched is warned of once.
 //!
 //! **Not here.** Waiting until the changes are over, and reading (`reload.rs`).
 
@@ -15,17 +17,34 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode};
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode};
+use notify::{
+    Config, ErrorKind, Event, EventKind, EventKindMask, RecommendedWatcher, RecursiveMode,
+};
 
 /// Links on the way to a file before it is taken for a loop, as in path_resolution(7).
 const MAX_LINKS: usize = 40;
+
+/// What the kernel reports: changes of names and attributes, and the end of writing. Not what is opened
+/// and read, nor each write: a directory on the way may be `/etc`, `/tmp` or that of a busy database.
+const REPORTED: EventKindMask = EventKindMask::CREATE
+    .union(EventKindMask::REMOVE)
+    .union(EventKindMask::MODIFY_NAME)
+    .union(EventKindMask::MODIFY_META)
+    .union(EventKindMask::ACCESS_CLOSE);
+
+/// How long the kernel may join what other files raise: equal events that wait are one (inotify(7)).
+const JOIN_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Watches a set of files.
 pub(super) struct Watcher {
     notify: RecommendedWatcher,
     directories: BTreeSet<PathBuf>,
+    /// Those of them that cannot be watched, and were warned of.
+    unwatched: BTreeSet<PathBuf>,
     /// What events are about; shared with the thread that gets them.
     points: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
@@ -38,7 +57,8 @@ impl Watcher {
     pub(super) fn new(changed: impl Fn() + Send + 'static) -> notify::Result<Self> {
         let points = Arc::new(Mutex::new(BTreeSet::new()));
         let watched = Arc::clone(&points);
-        let notify = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        let mut joined = Instant::now();
+        let on_event = move |event: notify::Result<Event>| {
             let matters = match event {
                 Ok(event) => {
                     is_change(&event, &watched.lock().unwrap_or_else(PoisonError::into_inner))
@@ -48,9 +68,15 @@ impl Watcher {
             };
             if matters {
                 changed();
+            } else if joined.elapsed() >= JOIN_INTERVAL {
+                wait_for_more();
+                joined = Instant::now();
             }
-        })?;
-        Ok(Self { notify, directories: BTreeSet::new(), points })
+        };
+        let config = Config::default().with_event_kinds(REPORTED);
+        let notify = <RecommendedWatcher as notify::Watcher>::new(on_event, config)?;
+        let (directories, unwatched) = (BTreeSet::new(), BTreeSet::new());
+        Ok(Self { notify, directories, unwatched, points })
     }
 
     /// Watches just these files, by the way on which they are reached now. Whether that is another
@@ -69,17 +95,51 @@ impl Watcher {
         }
         for directory in &directories {
             // Again for those that are watched already: one may have been made anew.
-            if let Err(error) = self.notify.watch(directory, RecursiveMode::NonRecursive) {
-                let directory = directory.display();
-                tracing::debug!(%directory, %error, "cannot watch; the poll has to do");
+            match self.notify.watch(directory, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    self.unwatched.remove(directory);
+                }
+                Err(error) => self.cannot_watch(directory, &error),
             }
         }
+        self.unwatched.retain(|directory| directories.contains(directory));
         self.directories = directories;
         let mut watched = self.points.lock().unwrap_or_else(PoisonError::into_inner);
         let moved = *watched != points;
         *watched = points;
         moved
     }
+
+    /// Warns of a directory that cannot be watched, once.
+    fn cannot_watch(&mut self, directory: &Path, error: &notify::Error) {
+        let name = directory.display();
+        // It has gone just now: the directory above it is watched, and reports when it comes back.
+        if is_missing(error) {
+            tracing::debug!(directory = %name, %error, "cannot watch a directory");
+        } else if self.unwatched.insert(directory.to_owned()) {
+            let advice = match error.kind {
+                ErrorKind::MaxFilesWatch => " (raise fs.inotify.max_user_watches)",
+                _ => "",
+            };
+            tracing::warn!(
+                directory = %name, %error,
+                "cannot watch a directory: changes in it are seen within a minute{advice}"
+            );
+        }
+    }
+}
+
+fn is_missing(error: &notify::Error) -> bool {
+    match &error.kind {
+        ErrorKind::PathNotFound => true,
+        ErrorKind::Io(error) => error.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "notify's thread does nothing but call this")]
+fn wait_for_more() {
+    thread::sleep(JOIN_INTERVAL);
 }
 
 fn is_change(event: &Event, points: &BTreeSet<PathBuf>) -> bool {
@@ -176,6 +236,45 @@ mod tests {
         fs::rename(dir.join("live"), dir.join("old")).unwrap();
         fs::rename(dir.join("next"), dir.join("live")).unwrap();
         changes.recv_timeout(Duration::from_secs(20)).unwrap();
+    }
+
+    #[test]
+    fn neighbours_of_a_file_raise_nothing_when_they_are_read_or_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        let file = dir.join("tls.crt");
+        fs::write(&file, "").unwrap();
+        let (raised, events) = std::sync::mpsc::channel();
+        let on_event = move |event: notify::Result<Event>| raised.send(event.unwrap()).unwrap();
+        let config = Config::default().with_event_kinds(REPORTED);
+        let notify = <RecommendedWatcher as notify::Watcher>::new(on_event, config);
+        let mut notify = notify.unwrap();
+        notify::Watcher::watch(&mut notify, &dir, RecursiveMode::NonRecursive).unwrap();
+        let neighbour = dir.join("neighbour");
+        let mut written = fs::File::create(&neighbour).unwrap();
+        for _ in 0..100 {
+            fs::read(&neighbour).unwrap();
+            std::io::Write::write_all(&mut written, b"x").unwrap();
+        }
+        fs::write(&file, "new").unwrap();
+        // What comes before it: the neighbour was created, and is not closed yet.
+        let of_ours = |event: &Event| event.paths == [file.clone()];
+        let until = std::iter::from_fn(|| events.recv_timeout(Duration::from_secs(20)).ok());
+        let before: Vec<_> = until.take_while(|event| !of_ours(event)).collect();
+        assert!(before.len() <= 1, "{before:?}");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_watched_is_known_until_it_can() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watcher = Watcher::new(|| {}).unwrap();
+        let full = notify::Error::new(ErrorKind::MaxFilesWatch);
+        watcher.cannot_watch(dir.path(), &full);
+        assert!(watcher.unwatched.contains(dir.path()));
+        watcher.cannot_watch(Path::new("/gone"), &notify::Error::path_not_found());
+        assert_eq!(watcher.unwatched.len(), 1, "what is missing is no shortage");
+        watcher.watch(&[dir.path().join("tls.crt")]);
+        assert!(watcher.unwatched.is_empty());
     }
 
     #[test]
