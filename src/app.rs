@@ -228,7 +228,7 @@ fn refresh(metrics: &Metrics, shutdown: &Shutdown, sessions: &Arc<Sessions>, tar
         sessions.take_census(&listeners);
         listeners.iter().for_each(|listener| listener.tell_backends());
         metrics.set_phase(shutdown.phase(), shutdown.drain_started());
-        metrics.set_log_lines_dropped(logging::dropped_lines());
+        metrics.set_log_lines_dropped(logging::lost_lines());
         let busy = (0..runtime.num_workers()).map(|w| runtime.worker_total_busy_duration(w));
         metrics.set_runtime(runtime.num_workers(), busy.sum());
     });

@@ -2,7 +2,7 @@
 //!
 //! **Promises.** Every flag of a run has an environment twin, `TLSIDECAR_` and its name. A value that
 //! is not allowed is refused here, with what is. What the environment says to flags that are of no use to
-//! a command is not looked at.
+//! a command is not looked at, and a twin that is empty counts as unset.
 //!
 //! **Not here.** The configuration file (`config/file.rs`), exit codes (`main.rs`), the flags of the
 //! probe (`cli/probe.rs`), completions and pages (`cli/pages.rs`).
@@ -11,12 +11,13 @@ pub mod pages;
 pub mod probe;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::Resettable;
+use clap::builder::{BoolishValueParser, Resettable};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
@@ -48,10 +49,20 @@ impl Cli {
     #[must_use]
     pub fn read() -> Self {
         let arguments: Vec<_> = std::env::args_os().collect();
-        let mut command = heeding(Self::command(), &arguments);
+        let mut command = heeding(without_empty(Self::command()), &arguments);
         let matches = command.get_matches_mut();
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
     }
+}
+
+/// The command line without the environment twins that are set but empty: manifests and unit files set a
+/// variable to nothing to say that it has no value.
+fn without_empty(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let value = arg.get_env().and_then(std::env::var_os);
+        if value.is_some_and(|value| value.is_empty()) { arg.env(Resettable::Reset) } else { arg }
+    });
+    command.mut_subcommands(without_empty)
 }
 
 /// The command line without the environment twins that are of no use to these arguments. clap reads
@@ -85,6 +96,12 @@ pub fn print(text: impl AsRef<[u8]>) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written,
     }
+}
+
+/// Writes a line to standard error, for as long as there is somebody to read it: `eprintln!` panics where
+/// there is nobody, or no room on the disk.
+pub fn complain(line: impl fmt::Display) {
+    let _unread = writeln!(io::stderr().lock(), "{line}");
 }
 
 /// What can be done instead of running.
@@ -170,6 +187,9 @@ pub struct Run {
     /// Log levels in the syntax of RUST_LOG, such as info,access=warn, instead of the file's.
     #[arg(long, env = "TLSIDECAR_LOG_FILTER", value_name = "FILTER", value_parser = filter)]
     pub log_filter: Option<Filter>,
+    /// Leave core dumps as they are, and the memory open to a debugger: keys are in it.
+    #[arg(long, env = "TLSIDECAR_DUMPABLE", value_parser = BoolishValueParser::new())]
+    pub dumpable: bool,
 }
 
 impl Run {
@@ -178,7 +198,11 @@ impl Run {
     /// # Errors
     /// The problems of the file.
     pub fn configuration(&self) -> Result<(Config, Option<Source>), ConfigError> {
-        let overrides = Overrides { admin: self.admin, log_filter: self.log_filter.clone() };
+        let overrides = Overrides {
+            admin: self.admin,
+            log_filter: self.log_filter.clone(),
+            dumpable: self.dumpable,
+        };
         if let Some(path) = self.config.clone() {
             let source = Source { path, overrides };
             return Ok((source.load()?, Some(source)));
@@ -215,7 +239,7 @@ fn backend(text: &str) -> Result<BackendAddress, String> {
 }
 
 fn filter(text: &str) -> Result<Filter, String> {
-    Filter::parse(text).ok_or_else(|| "expected levels such as info,access=warn".to_owned())
+    Filter::parse(text).ok_or_else(|| format!("expected {}", Filter::EXPECTED))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -23,6 +23,8 @@ pub struct Config {
     pub admin: Admin,
     /// What is logged, and how.
     pub log: Log,
+    /// What the process may do.
+    pub process: Process,
     /// How a stop is paced.
     pub shutdown: Shutdown,
     /// At least one; names and addresses are distinct.
@@ -36,6 +38,7 @@ impl Config {
         Self {
             admin: Admin::default(),
             log: Log::default(),
+            process: Process::default(),
             shutdown: Shutdown::default(),
             listeners: vec![listener],
         }
@@ -62,6 +65,13 @@ pub struct Log {
     pub format: Format,
     /// Levels by target.
     pub filter: Filter,
+}
+
+/// What the process may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Process {
+    /// Whether a crash may write a core file, and a debugger of the same user may attach.
+    pub dumpable: bool,
 }
 
 /// How a stop is paced.

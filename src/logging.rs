@@ -1,19 +1,22 @@
 //! Log lines: text or JSON, to standard error.
 //!
 //! **Promises.** A stuck reader of standard error holds up no connection: lines wait in a bounded
-//! queue, and those that find it full are dropped and counted. A line is written at once, or 10 ms
-//! after the last ones, together with what has come since.
+//! queue, and those that find it full are dropped and counted. So are those that standard error does not
+//! take: the disk is full, the reader has gone. A line is written at once, or 10 ms after the last ones,
+//! together with what has come since. A filter that would silence everything by mistake is refused.
 //!
 //! **Not here.** What is logged. One line a connection comes from `proxy/record.rs`.
 
 use std::fmt;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::reload::Handle;
 
 /// Lines that wait for standard error; some 2 MiB, and by all that peers can do some 12 MiB: of what
@@ -26,7 +29,11 @@ const BATCH_BYTES: usize = 64 * 1024;
 /// How long lines gather before the next batch.
 const BATCH_INTERVAL: Duration = Duration::from_millis(10);
 
+/// Lines that found the queue full.
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Lines that standard error did not take.
+static FAILED: AtomicU64 = AtomicU64::new(0);
 
 /// Sets another filter; its type depends on the format.
 static SET_FILTER: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
@@ -52,15 +59,42 @@ impl Default for Filter {
 }
 
 impl Filter {
-    /// Parses a filter; none if it is not in that syntax.
+    /// What is allowed, to stand after "expected".
+    pub(crate) const EXPECTED: &'static str = "off, error, warn, info, debug or trace, \
+        or a list with levels by target such as \"info,access=warn\"";
+
+    /// Parses a filter; none if it is not in that syntax, or names no level for anything that is logged.
+    ///
+    /// A word alone is a target in that syntax, all of whose lines are logged, and no others: `warning`
+    /// or `debgu` would silence everything. So a word alone has to be a level, or a target of ours.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        EnvFilter::builder().parse(text).ok().map(|_| Self(text.to_owned()))
+        EnvFilter::builder().parse(text).ok()?;
+        let directives =
+            || text.split(',').map(str::trim).filter(|directive| !directive.is_empty());
+        let is_word = |directive: &&str| !directive.contains(['=', '[']);
+        let is_known = |word: &str| is_level(word) || is_ours(word);
+        let are_words_known = directives().filter(is_word).all(is_known);
+        let target = |directive: &str| directive.split(['=', '[']).next().map(str::to_owned);
+        // `[span]` alone has no target: it is for any.
+        let is_for_us = |name: String| name.is_empty() || is_known(&name);
+        let is_any_for_us = directives().filter_map(target).any(is_for_us);
+        (are_words_known && is_any_for_us).then(|| Self(text.to_owned()))
     }
 
     fn for_tracing(&self) -> EnvFilter {
         EnvFilter::builder().parse_lossy(&self.0)
     }
+}
+
+fn is_level(word: &str) -> bool {
+    word.parse::<LevelFilter>().is_ok()
+}
+
+/// Whether lines of ours have this target: a module of the program, or the access log.
+fn is_ours(target: &str) -> bool {
+    let mut parts = target.split("::");
+    matches!(parts.next(), Some("access" | "tlsidecar"))
 }
 
 impl fmt::Display for Filter {
@@ -75,7 +109,7 @@ pub fn start(format: Format, filter: &Filter) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(QUEUED_LINES)
-        .finish(Batches(BufWriter::with_capacity(BATCH_BYTES, io::stderr())));
+        .finish(Batches::to(io::stderr()));
     let dropped = writer.error_counter();
     let lines = tracing_subscriber::fmt().with_env_filter(filter.for_tracing()).with_writer(writer);
     let (started, set_filter) = match format {
@@ -100,26 +134,74 @@ pub fn start(format: Format, filter: &Filter) -> WorkerGuard {
 
 /// Writes lines in batches. The thread that writes pauses after each, and so who logs need not wake it
 /// line by line: with a line for each connection that was a twentieth of a handshake's cost.
-struct Batches<W: Write>(BufWriter<W>);
+struct Batches<W> {
+    to: W,
+    batch: Vec<u8>,
+    /// Whether a line was written in part and then lost.
+    is_broken: bool,
+}
+
+impl<W: Write> Batches<W> {
+    const fn to(to: W) -> Self {
+        Self { to, batch: Vec::new(), is_broken: false }
+    }
+
+    /// Writes the batch. Lines that are not taken are counted, and given up: later ones may be taken.
+    fn write_batch(&mut self) {
+        // What is left of a line must not begin another.
+        let begins = usize::from(self.is_broken);
+        self.batch.splice(0..0, std::iter::repeat_n(b'\n', begins));
+        let written = self.write_some();
+        let rest = &self.batch[written.max(begins)..];
+        let lines = rest.iter().filter(|&&byte| byte == b'\n').count();
+        FAILED.fetch_add(lines as u64, Ordering::Relaxed);
+        self.is_broken = match written.checked_sub(1) {
+            Some(last) => self.batch[last] != b'\n',
+            None => self.is_broken,
+        };
+        self.batch.clear();
+    }
+
+    /// Writes as much of the batch as is taken.
+    fn write_some(&mut self) -> usize {
+        let mut written = 0;
+        while written < self.batch.len() {
+            match self.to.write(&self.batch[written..]) {
+                Ok(0) => break,
+                Ok(more) => written += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Whoever shares standard error has made it non-blocking: its reader is slow, not gone.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => pause(),
+                Err(_) => break,
+            }
+        }
+        written
+    }
+}
 
 impl<W: Write> Write for Batches<W> {
+    /// Called for each line.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.write(line)
+        self.batch.extend_from_slice(line);
+        if self.batch.len() >= BATCH_BYTES {
+            self.write_batch();
+        }
+        Ok(line.len())
     }
 
     /// Called once no more lines wait.
     fn flush(&mut self) -> io::Result<()> {
-        if self.0.buffer().is_empty() {
-            return Ok(());
+        if !self.batch.is_empty() {
+            self.write_batch();
+            pause();
         }
-        self.0.flush()?;
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "this thread writes the log, and nothing else"
-        )]
-        thread::sleep(BATCH_INTERVAL);
         Ok(())
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the thread that writes the log does nothing else")]
+fn pause() {
+    thread::sleep(BATCH_INTERVAL);
 }
 
 fn filter_setter<S: 'static>(handle: Handle<EnvFilter, S>) -> Box<dyn Fn(EnvFilter) + Send + Sync> {
@@ -136,7 +218,89 @@ pub(crate) fn set_filter(filter: &Filter) {
     }
 }
 
-/// How many lines were dropped since the start.
-pub(crate) fn dropped_lines() -> u64 {
-    DROPPED.get().map_or(0, |counter| counter.dropped_lines() as u64)
+/// How many lines were lost since the start.
+pub(crate) fn lost_lines() -> u64 {
+    let dropped = DROPPED.get().map_or(0, |counter| counter.dropped_lines() as u64);
+    dropped + FAILED.load(Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes so many bytes of the next writes, then fails.
+    struct Disk {
+        room: Vec<usize>,
+        has: Vec<u8>,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.room.is_empty() {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let taken = self.room.remove(0).min(bytes.len());
+            self.has.extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_a_full_disk_does_not_take_are_counted_and_no_half_line_begins_another() {
+        let disk = Disk { room: vec![4, 8], has: Vec::new() };
+        let mut batches = Batches::to(disk);
+        let before = FAILED.load(Ordering::Relaxed);
+        let lost = || FAILED.load(Ordering::Relaxed) - before;
+        for line in ["one\n", "two\n", "three\n", "four\n"] {
+            batches.write_all(line.as_bytes()).unwrap();
+        }
+        batches.flush().unwrap();
+        assert_eq!((batches.to.has.as_slice(), lost()), (&b"one\ntwo\nthre"[..], 2));
+        batches.write_all(b"five\n").unwrap();
+        batches.flush().unwrap();
+        assert_eq!(lost(), 3);
+        batches.to.room = vec![100];
+        batches.write_all(b"six\n").unwrap();
+        batches.flush().unwrap();
+        assert_eq!(batches.to.has, b"one\ntwo\nthre\nsix\n");
+    }
+
+    #[test]
+    fn a_filter_names_levels_and_what_is_logged() {
+        for good in [
+            "off",
+            "error",
+            "WARN",
+            "info",
+            "debug",
+            "trace",
+            "info,access=warn",
+            "info,access=off,",
+            "access=debug",
+            "access",
+            "tlsidecar::proxy=trace,warn",
+            "info,hyper=trace",
+        ] {
+            assert!(Filter::parse(good).is_some(), "{good}");
+        }
+        for bad in [
+            "",
+            " ",
+            ",",
+            "warning",
+            "verbose",
+            "debgu",
+            "info,verbose",
+            "access=warning",
+            "hyper=info",
+            "tlsidecarr=info",
+            "acces",
+        ] {
+            assert!(Filter::parse(bad).is_none(), "{bad:?}");
+        }
+    }
 }

@@ -5,12 +5,11 @@
 //! (`probe.rs`).
 //!
 //! **Promises.** Signals are obeyed from before the first socket is bound. The log is written to its
-//! end before the process ends.
+//! end before the process ends. A start that fails says so on standard error whatever the log's filter
+//! is, and an output that nobody reads changes no exit code. No key is loaded before core dumps are off.
 //!
 //! **Not here.** Binding and wiring (`app.rs`), what the flags are (`cli.rs`), the pace of a stop
 //! (`ops/shutdown.rs`).
-
-#![expect(clippy::print_stderr, clippy::print_stdout, reason = "a command answers its user")]
 
 use std::error::Error;
 use std::io;
@@ -24,12 +23,13 @@ use tlsidecar::cli::{self, Cli, Command, Run, pages};
 use tlsidecar::config::Config;
 use tlsidecar::config::file::{self, Source};
 use tlsidecar::ops::ask::{self, Drained as Followed};
+use tlsidecar::ops::core_dumps;
 use tlsidecar::ops::shutdown::Drained;
+use tlsidecar::ops::signals::{Request, Signals};
 use tlsidecar::ops::systemd::Systemd;
 use tlsidecar::ops::systemd::sockets::Passed;
 use tlsidecar::{demo, logging, probe};
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// It gives back what a burst has taken (docs/performance.md); `.cargo/config.toml` has its settings.
 #[global_allocator]
@@ -53,6 +53,10 @@ const LAST_LOOKUPS: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     let cli = Cli::read();
+    if cli.command.is_some() {
+        // A run looks at its configuration first. It is refused only by a kernel that has no such limit.
+        let _refused = core_dumps::forbid();
+    }
     let done = match cli.command {
         None => return run(&cli.run),
         Some(Command::Check { config }) => return check(&config),
@@ -88,9 +92,9 @@ fn check(path: &Path) -> ExitCode {
     match app::check(&config) {
         Ok(warnings) => {
             for warning in warnings {
-                println!("warning: {warning}");
+                say(&format!("warning: {warning}"));
             }
-            println!("{}: good, {} listener(s)", path.display(), config.listeners.len());
+            say(&format!("{}: good, {} listener(s)", path.display(), config.listeners.len()));
             ExitCode::SUCCESS
         }
         Err(error) => failed(&error, BAD_CONFIGURATION),
@@ -140,7 +144,7 @@ fn drain(admin: SocketAddr, wait: bool, limit: Option<Duration>) -> ExitCode {
     }
 }
 
-/// Prints a line. That nobody reads it any more is no reason to stop.
+/// Prints a line. A reader that has gone, or a full disk, is no reason to stop: the exit code answers too.
 fn say(line: &str) {
     let _unread = cli::print(format!("{line}\n"));
 }
@@ -150,13 +154,21 @@ fn live(config: Config, source: Option<Source>, started: impl FnOnce(&App)) -> E
     // Before there is a second thread: it changes the environment.
     let passed = Passed::take();
     let _written_at_the_end = logging::start(config.log.format, &config.log.filter);
+    if config.process.dumpable {
+        tracing::warn!(
+            "process.dumpable: core files and other processes of this user get the keys"
+        );
+    } else if let Err(error) = core_dumps::forbid() {
+        tracing::warn!(%error, "cannot forbid core dumps");
+    }
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error, FAILED),
     };
     let code = runtime.block_on(async {
         // Before anything else: a SIGTERM during the start must not kill, nor be lost.
-        let signals = Signals::install()?;
+        let signals = Signals::install()
+            .map_err(|cause| StartError::System { what: "handle signals", cause })?;
         let passed = passed.map_err(|error| StartError::Passed(vec![error]))?;
         let app = app::start_on(config, source, passed)?;
         started(&app);
@@ -168,47 +180,18 @@ fn live(config: Config, source: Option<Source>, started: impl FnOnce(&App)) -> E
     runtime.shutdown_timeout(LAST_LOOKUPS);
     code.unwrap_or_else(|error: StartError| {
         for line in error.lines() {
-            tracing::error!("{line}");
+            if tracing::enabled!(tracing::Level::ERROR) {
+                tracing::error!("{line}");
+            } else {
+                // The filter is not about this: without a reason nobody could mend it.
+                cli::complain(&line);
+            }
         }
         ExitCode::from(match error {
             StartError::Material(_) | StartError::Passed(_) => BAD_CONFIGURATION,
             StartError::Bind { .. } | StartError::System { .. } => FAILED,
         })
     })
-}
-
-/// The signals that we obey.
-struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn install() -> Result<Self, StartError> {
-        let install = |kind| {
-            signal(kind).map_err(|cause| StartError::System { what: "handle signals", cause })
-        };
-        Ok(Self {
-            hangup: install(SignalKind::hangup())?,
-            terminate: install(SignalKind::terminate())?,
-            interrupt: install(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> Told {
-        tokio::select! {
-            _ = self.hangup.recv() => Told::Reload,
-            _ = self.terminate.recv() => Told::Stop,
-            _ = self.interrupt.recv() => Told::Stop,
-        }
-    }
-}
-
-/// What a signal tells us to do.
-enum Told {
-    Reload,
-    Stop,
 }
 
 /// Obeys signals until the process has been told to end and its drain is over. A drain that was
@@ -221,14 +204,14 @@ async fn until_stopped(app: App, mut signals: Signals, systemd: &Systemd) -> Exi
     let mut told_to_end = false;
     loop {
         tokio::select! {
-            told = signals.next() => match told {
-                Told::Reload => {
+            request = signals.next() => match request {
+                Request::Reload => {
                     let (reload, systemd) = (reload.clone(), systemd.clone());
                     tokio::spawn(async move { systemd.reload(&reload).await });
                 }
                 // The second one means it.
-                Told::Stop if told_to_end => shutdown.force(),
-                Told::Stop => {
+                Request::Stop if told_to_end => shutdown.force(),
+                Request::Stop => {
                     told_to_end = true;
                     systemd.stopping();
                     shutdown.drain();
@@ -257,6 +240,6 @@ fn runtime() -> io::Result<Runtime> {
 }
 
 fn failed(error: &dyn Error, code: u8) -> ExitCode {
-    eprintln!("{error}");
+    cli::complain(error);
     ExitCode::from(code)
 }

@@ -4,9 +4,11 @@
 
 pub mod admin;
 pub mod ask;
+pub mod core_dumps;
 pub(crate) mod history;
 pub mod metrics;
 pub(crate) mod sessions;
 pub mod shutdown;
+pub mod signals;
 pub mod systemd;
 pub(crate) mod top;

@@ -11,8 +11,6 @@
 //! **Not here.** What the flags are (`cli/probe.rs`), and the proxy, with which it shares no more than the
 //! reading of files and certificates and the names of alerts.
 
-#![expect(clippy::print_stderr, reason = "a command answers its user")]
-
 mod attempt;
 mod dial;
 mod failure;
@@ -59,13 +57,13 @@ pub async fn run(args: &Probe) -> u8 {
                 Format::Json => json::render(&report),
             });
             if let Err(error) = written {
-                eprintln!("cannot write the report: {error}");
+                cli::complain(format_args!("cannot write the report: {error}"));
                 return PROBLEM;
             }
             code(&report.problems)
         }
         Err(error) => {
-            eprintln!("{error}");
+            cli::complain(&error);
             match error {
                 OfferError::Name { .. } => BAD_FLAGS,
                 OfferError::Files(_) | OfferError::Tls(_) => BAD_FILES,
@@ -95,7 +93,7 @@ async fn health(args: &Probe) -> u8 {
             GOOD
         }
         Err(error) => {
-            eprintln!("{error}");
+            cli::complain(&error);
             PROBLEM
         }
     }
@@ -155,7 +153,7 @@ async fn probe(args: &Probe, target: &Target) -> Result<Report, OfferError> {
 /// Says what is being done, to a person who waits for it.
 fn step(doing: &str, what: impl std::fmt::Display) {
     if io::stderr().is_terminal() {
-        eprintln!("{doing} {what} …");
+        cli::complain(format_args!("{doing} {what} …"));
     }
 }
 

@@ -63,6 +63,9 @@ mod config;
 /// What does the binary do with flags, signals and exit codes?
 mod process;
 
+/// Does the process bear what surrounds it: foreign signals, outputs that nobody reads?
+mod surroundings;
+
 /// Do real devices work: Python, openssl?
 mod devices;
 

@@ -30,7 +30,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "demo",
             "logging",
             "ops::ask",
+            "ops::core_dumps",
             "ops::shutdown",
+            "ops::signals",
             "ops::systemd",
             "ops::systemd::sockets",
             "probe",
@@ -152,6 +154,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("ops::admin::query", &["ops::sessions", "ops::top", "proxy::reason"]),
     ("ops::admin::views", &["ops::admin::query", "ops::metrics", "ops::sessions", "ops::top"]),
     ("ops::ask", &[]),
+    ("ops::core_dumps", &[]),
+    ("ops::signals", &[]),
     ("ops::systemd", &["ops::shutdown", "trust::reload"]),
     ("ops::systemd::sockets", &[]),
     (
@@ -238,6 +242,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "ops::shutdown",
             "proxy::relay::bounds",
             "proxy::relay::error",
+            "proxy::relay::flow",
             "proxy::relay::read_size",
             "proxy::socket",
             "proxy::tls",
@@ -246,6 +251,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("proxy::relay::bounds", &["config"]),
+    ("proxy::relay::flow", &[]),
     ("proxy::relay::error", &["proxy::reason", "proxy::socket", "proxy::tls"]),
     ("proxy::relay::read_size", &["proxy::tls::scratch"]),
     // For the micro-benchmarks alone: it reaches for what they measure.
@@ -470,7 +476,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("notify", &["trust::reload::watch"]),
     ("prometheus", &["ops::metrics"]),
     ("rcgen", &["demo"]),
-    ("rustix", &["proxy::socket"]),
+    ("rustix", &["ops::core_dumps", "ops::signals", "proxy::socket"]),
     // A name for what `tokio_rustls::rustls` is: it is no dependency of ours.
     ("rustls", &["probe", "proxy", "trust"]),
     ("rustls_pemfile", &["trust::certs::pem"]),
@@ -848,8 +854,8 @@ fn every_flag_is_documented_with_its_environment_twin() {
         command.get_arguments().filter_map(|a| a.get_long().zip(a.get_env())).collect();
     assert!(flags.len() > 5);
     for (flag, twin) in flags {
-        let row = format!("| `--{flag} ");
-        let line = page.lines().find(|line| line.starts_with(&row));
+        let rows = [format!("| `--{flag} "), format!("| `--{flag}`")];
+        let line = page.lines().find(|line| rows.iter().any(|row| line.starts_with(row)));
         let line = line.unwrap_or_else(|| panic!("--{flag} is not documented"));
         assert!(line.contains(&format!("`{}`", twin.to_str().unwrap())), "{line}");
         assert_eq!(

@@ -24,7 +24,7 @@ use self::sections::{CertificateSection, Document, ListenerSection, RouteSection
 use self::text::{AuthChoice, Text};
 use super::{
     Admin, CertificateFiles, ClientAuth, ClientTrust, Config, DEFAULT_CHAIN_BYTES,
-    DEFAULT_CHAIN_CERTIFICATES, Listener, Route, Tls, TlsVersion, overlap,
+    DEFAULT_CHAIN_CERTIFICATES, Listener, Process, Route, Tls, TlsVersion, overlap,
 };
 use crate::logging::Filter;
 
@@ -44,6 +44,8 @@ pub struct Overrides {
     pub admin: Option<SocketAddr>,
     /// What is logged.
     pub log_filter: Option<Filter>,
+    /// Leaves the process dumpable.
+    pub dumpable: bool,
 }
 
 impl Source {
@@ -65,7 +67,11 @@ impl Source {
     }
 
     fn read(&self) -> Result<String, ConfigError> {
-        std::fs::read_to_string(&self.path)
+        std::fs::metadata(&self.path)
+            .and_then(
+                |metadata| if metadata.is_file() { Ok(()) } else { Err(not_readable_twice()) },
+            )
+            .and_then(|()| std::fs::read_to_string(&self.path))
             .map_err(|error| ConfigError::unreadable(&self.path, &error))
     }
 
@@ -81,6 +87,11 @@ impl Source {
         self.overrides.apply(&mut config);
         Ok(config)
     }
+}
+
+/// A pipe of the shell's (`--config <(…)`), or standard input: a reload would find it empty.
+fn not_readable_twice() -> std::io::Error {
+    std::io::Error::other("it is no regular file, and could not be read again by a reload")
 }
 
 /// Whether it is seen to that the files which a configuration names can be read.
@@ -99,6 +110,7 @@ impl Overrides {
         if let Some(filter) = &self.log_filter {
             config.log.filter.clone_from(filter);
         }
+        config.process.dumpable |= self.dumpable;
     }
 }
 
@@ -137,7 +149,9 @@ impl Document {
             .enumerate()
             .filter_map(|(i, section)| into_listener(section, &format!("listener[{i}]"), problems))
             .collect();
-        Some(Config { admin, log: self.log.into(), shutdown: self.shutdown.into(), listeners })
+        let process = Process { dumpable: self.process.dumpable.unwrap_or_default() };
+        let (log, shutdown) = (self.log.into(), self.shutdown.into());
+        Some(Config { admin, log, process, shutdown, listeners })
     }
 }
 

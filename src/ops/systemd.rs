@@ -71,7 +71,8 @@ impl Systemd {
     /// that the runtime turns. Call it within the runtime.
     #[must_use]
     pub fn ready(listeners: usize, shutdown: &Shutdown) -> Self {
-        let told = match env::var_os("NOTIFY_SOCKET").map(|name| connect(&name)) {
+        let name = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
+        let told = match name.map(|name| connect(&name)) {
             None => None,
             Some(Ok(socket)) => {
                 let (told, messages) = mpsc::channel(WAITING_MESSAGES);

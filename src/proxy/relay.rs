@@ -17,6 +17,7 @@
 
 mod bounds;
 mod error;
+mod flow;
 mod read_size;
 
 use std::future::poll_fn;
@@ -30,6 +31,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 pub(crate) use self::bounds::Bounds;
 pub(crate) use self::error::RelayError;
+use self::flow::Flow;
 use self::read_size::ReadSize;
 use super::socket::{self, Interest};
 use super::tls::scratch::{self, MAX_READ_BYTES, Scratch};
@@ -124,27 +126,6 @@ where
             relay.poll(cx, timer.as_mut(), &is_ready)
         })
         .await
-    }
-}
-
-/// Where a direction is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flow {
-    /// Its source may send more.
-    Open,
-    /// Its source has ended; what is queued has to go, and then the end.
-    Ending,
-    /// Its sink is gone. What its source still says is read and forgotten: a source that is stuck
-    /// in writing could not read what the other direction has for it.
-    Forgetting,
-    /// The end has been passed on, or there is nobody to take it.
-    Done,
-}
-
-impl Flow {
-    /// Whether nothing more will come of it, so that it does not hold up the relay's end.
-    const fn is_over(self) -> bool {
-        matches!(self, Self::Forgetting | Self::Done)
     }
 }
 
@@ -455,11 +436,10 @@ where
         let (to_backend, to_client) = (self.to_backend, self.to_client);
         let backend_is_stuck = to_backend != Flow::Forgetting && !self.unsent.is_empty();
         let client_is_stuck = to_client != Flow::Forgetting && self.client.queued() > 0;
-        let may_send = |flow| matches!(flow, Flow::Open | Flow::Forgetting);
         let client =
-            Interest { read: may_send(to_backend) && !backend_is_stuck, write: client_is_stuck };
+            Interest { read: to_backend.is_read() && !backend_is_stuck, write: client_is_stuck };
         let backend =
-            Interest { read: may_send(to_client) && !client_is_stuck, write: backend_is_stuck };
+            Interest { read: to_client.is_read() && !client_is_stuck, write: backend_is_stuck };
         is_ready((self.client.io(), client), (self.backend, backend))
     }
 

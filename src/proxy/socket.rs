@@ -240,6 +240,29 @@ mod tests {
         assert_eq!(carries(None, 1), (1 << 24, 64));
     }
 
+    #[test]
+    fn the_kernel_knows_what_a_socket_is_ready_for() {
+        use std::io::{Read, Write};
+
+        const READ: Interest = Interest { read: true, write: false };
+        const WRITE: Interest = Interest { read: false, write: true };
+        const NOTHING: Interest = Interest { read: false, write: false };
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut tcp = listener.accept().unwrap().0;
+        assert!(!is_ready(&tcp, READ) && is_ready(&tcp, WRITE) && !is_ready(&tcp, NOTHING));
+        peer.write_all(b"x").unwrap();
+        // Over loopback it has come once it is sent.
+        assert!(is_ready(&tcp, READ) && !is_ready(&tcp, NOTHING));
+        tcp.read_exact(&mut [0; 1]).unwrap();
+        assert!(!is_ready(&tcp, READ));
+        tcp.set_nonblocking(true).unwrap();
+        while tcp.write(&[0; 65_536]).is_ok() {}
+        assert!(!is_ready(&tcp, WRITE));
+        drop(peer);
+        assert!(is_ready(&tcp, READ), "its end can be read");
+    }
+
     #[tokio::test]
     async fn an_accepted_socket_inherits_the_options_of_its_listener() {
         let options = Tcp {

@@ -384,6 +384,9 @@ fn needs_restart(started: &Config, wanted: &Config) -> Vec<String> {
     if started.log.format != wanted.log.format {
         what.push("log.format has changed".to_owned());
     }
+    if started.process != wanted.process {
+        what.push("process.dumpable has changed".to_owned());
+    }
     for listener in &started.listeners {
         let name = &listener.name;
         match wanted.listeners.iter().find(|wanted| wanted.name == *name) {
@@ -438,11 +441,13 @@ mod tests {
         assert_eq!(needs_restart(&started, &wanted), Vec::<String>::new());
         wanted.admin.listen.set_port(1);
         wanted.log.format = crate::logging::Format::Json;
+        wanted.process.dumpable = true;
         wanted.listeners[1].listen.set_port(1);
         "comes".clone_into(&mut wanted.listeners[2].name);
         let expected = [
             "admin.listen has changed",
             "log.format has changed",
+            "process.dumpable has changed",
             "listener \"moves\" has another address",
             "listener \"goes\" is gone",
             "listener \"comes\" is new",

@@ -25,6 +25,8 @@ pub(super) struct Document {
     #[serde(default)]
     pub(super) log: LogSection,
     #[serde(default)]
+    pub(super) process: ProcessSection,
+    #[serde(default)]
     pub(super) shutdown: ShutdownSection,
     #[serde(default)]
     pub(super) listener: Vec<Spanned<ListenerSection>>,
@@ -41,6 +43,12 @@ pub(super) struct AdminSection {
 pub(super) struct LogSection {
     pub(super) format: Option<Text<Format>>,
     pub(super) filter: Option<Text<Filter>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section [process]")]
+pub(super) struct ProcessSection {
+    pub(super) dumpable: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]

@@ -144,7 +144,7 @@ impl FromText for AuthChoice {
 }
 
 impl FromText for Filter {
-    const EXPECTED: &'static str = "levels in the syntax of RUST_LOG, such as \"info,access=warn\"";
+    const EXPECTED: &'static str = Self::EXPECTED;
 
     fn from_text(text: &str) -> Option<Self> {
         Self::parse(text)

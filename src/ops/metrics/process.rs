@@ -98,7 +98,7 @@ impl ProcessMetrics {
             ),
             log_lines_dropped: make.register(IntCounter::new(
                 "tlsidecar_log_lines_dropped_total",
-                "Log lines lost because standard error did not take them in time.",
+                "Log lines lost because standard error did not take them, or not in time.",
             )),
             phase: Set::of(&phase, &[]),
             drain_started: instant(

@@ -5,6 +5,7 @@
 //!
 //! **Not here.** Sockets of our own, and the options of both (`proxy/socket.rs`).
 
+use std::env;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
@@ -61,6 +62,11 @@ impl Passed {
     /// # Errors
     /// If anything of it is not a TCP socket.
     pub fn take() -> Result<Self, PassedError> {
+        // A variable without a value is none: sd_notify would miss a number in it.
+        let is_empty = |name| env::var_os(name).is_some_and(|value| value.is_empty());
+        if is_empty("LISTEN_PID") || is_empty("LISTEN_FDS") {
+            return Ok(Self::default());
+        }
         // None also where LISTEN_PID names another process, whose names they are then.
         if sd_notify::listen_fds().map_err(PassedError::Environment)?.len() == 0 {
             return Ok(Self::default());

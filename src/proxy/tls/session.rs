@@ -110,13 +110,16 @@ impl Allowances {
     /// How often they are given back, in milliseconds. A flood spends them within one.
     const INTERVAL: u32 = 1000;
 
-    /// Gives back, once an interval, what costs no answer that could pile up: a key_update's is sent
-    /// once, before the next data, and a refused renegotiation's each time.
+    /// Gives all back, if an interval has passed.
     fn refill_by_time(&mut self) {
         let now = clock();
         if now.wrapping_sub(self.since) >= Self::INTERVAL {
-            *self = Self { renegotiations: self.renegotiations, since: now, ..Self::FULL };
+            self.refill_at(now);
         }
+    }
+
+    const fn refill_at(&mut self, since: u32) {
+        *self = Self { since, ..Self::FULL };
     }
 }
 
@@ -216,7 +219,7 @@ impl Session {
         self.allowances.empty_records = Allowances::FULL.empty_records;
         match record.typ {
             ContentType::ApplicationData => {
-                self.allowances = Allowances::FULL;
+                self.allowances.refill_at(self.allowances.since);
                 Ok(())
             }
             ContentType::Alert => self.process_alert(record.payload),
@@ -312,6 +315,7 @@ impl Session {
 
     /// RFC 5246 section 7.4.1.2.
     fn refuse_renegotiation(&mut self, reply: &mut Vec<u8>) -> Result<(), Error> {
+        self.allowances.refill_by_time();
         let asked = &mut self.allowances.renegotiations;
         spend(asked, PeerMisbehaved::TooManyRenegotiationRequests)?;
         if reply.len() > MAX_REPLY_BYTES {

@@ -1,0 +1,303 @@
+//! Does the process bear what surrounds it: signals of others, outputs that nobody reads, variables without a
+//! value, a stop by SIGSTOP, a user who reads the memory of his processes?
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::backend::free;
+use crate::support::client::say_and_hear;
+use crate::support::file;
+use crate::support::process::{ask, binary, by_shell};
+use crate::support::proxy::metric;
+use crate::support::raw::answer_to;
+use crate::support::wait::within;
+use crate::support::{Authority, Backend, Device, Sidecar, eventually};
+
+/// A backend, and a configuration for it.
+struct Scene {
+    authority: Authority,
+    _backend: Backend,
+    path: PathBuf,
+}
+
+impl Scene {
+    async fn new(more: &str) -> Self {
+        let authority = Authority::new("ca");
+        let backend = Backend::echo().await;
+        let path =
+            file::write(authority.dir(), &file::text(backend.address, &authority.server(), more));
+        Self { authority, _backend: backend, path }
+    }
+
+    fn start(&self) -> Sidecar {
+        let mut command = binary();
+        command.arg("--config").arg(&self.path);
+        Sidecar::run(command)
+    }
+
+    fn device(&self) -> Device {
+        Device::new(&self.authority)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_that_is_meant_for_another_proxy_ends_no_session() {
+    let scene = Scene::new("").await;
+    let mut sidecar = scene.start();
+    let mut session = scene.device().echo(sidecar.address).await.unwrap();
+    let names = "USR1 USR2 QUIT ALRM VTALRM PROF IO XCPU XFSZ PWR PIPE WINCH URG CHLD";
+    // SIGSTKFLT, SIGRTMIN+3, which is systemd's halt, and the last one.
+    for name in names.split(' ').chain(["16", "37", "64"]) {
+        sidecar.signal(name);
+        say_and_hear(&mut session, name.as_bytes()).await.unwrap();
+    }
+    sidecar.until("they are logged", |log| log.matches("signal ignored").count() >= 13);
+    assert!(sidecar.log().contains("SIGUSR1") && sidecar.log().contains("SIGRTMIN+3"));
+    drop(session);
+    sidecar.signal("TERM");
+    assert_eq!(sidecar.ended().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_while_the_process_was_stopped_is_read_before_anything_is_closed_as_idle() {
+    let scene = Scene::new("timeouts.idle = \"1s\"\ntimeouts.half_close = \"1s\"\n").await;
+    let sidecar = scene.start();
+    let mut sessions = Vec::new();
+    for _ in 0..20 {
+        sessions.push(scene.device().echo(sidecar.address).await.unwrap());
+    }
+    sidecar.signal("STOP");
+    let stopped = Instant::now();
+    for session in &mut sessions {
+        session.write_all(b"report").await.unwrap();
+        session.flush().await.unwrap();
+    }
+    eventually("all are due", || stopped.elapsed() > Duration::from_millis(1500)).await;
+    sidecar.signal("CONT");
+    for session in &mut sessions {
+        let mut echo = [0; 6];
+        within("the report is answered", session.read_exact(&mut echo)).await.unwrap();
+        assert_eq!(&echo, b"report");
+    }
+}
+
+/// Who owns a file of `/proc`, and the limit of core files.
+fn exposed(sidecar: &Sidecar) -> (u32, String) {
+    let proc = PathBuf::from(format!("/proc/{}", sidecar.pid()));
+    let limits = fs::read_to_string(proc.join("limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    let core = core.split_whitespace().nth(4).unwrap().to_owned();
+    (fs::metadata(proc.join("mem")).unwrap().uid(), core)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_memory_is_open_to_nobody_unless_the_configuration_says_so() {
+    let scene = Scene::new("").await;
+    let user = match fs::metadata("/proc/self").unwrap().uid() {
+        0 => 65_534,
+        own => own,
+    };
+    let dir = scene.authority.dir();
+    // As another user than root, who owns what is closed. What he runs has to be within his reach.
+    let own = |path: PathBuf| chown(path, Some(user), Some(user)).unwrap();
+    let program = dir.join("tlsidecar");
+    fs::copy(env!("CARGO_BIN_EXE_tlsidecar"), &program).unwrap();
+    fs::read_dir(dir).unwrap().for_each(|entry| own(entry.unwrap().path()));
+    own(dir.to_owned());
+    let run = |more: &[&str]| {
+        let mut command = by_shell("ulimit -c \"$(ulimit -H -c)\"; shift; exec \"$@\"");
+        command.arg(&program).arg("--config").arg(&scene.path).args(more);
+        command.uid(user).gid(user);
+        Sidecar::run(command)
+    };
+    let closed = run(&[]);
+    scene.device().echo(closed.address).await.unwrap();
+    assert_eq!(exposed(&closed), (0, "0".to_owned()));
+    let open = run(&["--dumpable"]);
+    assert_eq!(exposed(&open).0, user);
+    assert!(open.log().contains("process.dumpable"), "{}", open.log());
+}
+
+/// Runs a command of the binary by bash, with redirections; its exit code and what it has complained of.
+fn code(arguments: &str, redirections: &str) -> (i32, String) {
+    let program = env!("CARGO_BIN_EXE_tlsidecar");
+    // The reader of the pipe has gone before anything is written.
+    let script = format!("exec 3> >(:); wait $!; {program} {arguments} {redirections}");
+    let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_whose_output_is_not_taken_ends_as_it_would_otherwise() {
+    let scene = Scene::new("").await;
+    let good = format!("check --config {}", scene.path.display());
+    let bad = scene.authority.dir().join("bad.toml");
+    fs::write(&bad, "[listener").unwrap();
+    let bad = format!("check --config {}", bad.display());
+    for (command, expected) in [
+        (good.as_str(), &[0][..]),
+        (&bad, &[78]),
+        ("--config /nonexistent", &[78]),
+        ("--nonsense", &[2]),
+        ("--help", &[0]),
+        ("--version", &[0]),
+        ("drain --admin 127.0.0.1:1", &[1]),
+        ("probe 127.0.0.1:1", &[1]),
+        ("probe 127.0.0.1:1 --format json", &[1]),
+        ("probe --live --admin 127.0.0.1:1", &[1]),
+        ("demo --renew --dir /nonexistent", &[1]),
+        // What they are for is their output: 1 if it could not be written.
+        ("man", &[0, 1]),
+        ("completions bash", &[0, 1]),
+    ] {
+        for redirections in [
+            "> /dev/full",
+            "2> /dev/full",
+            "> /dev/full 2>&1",
+            ">&3",
+            "2>&3",
+            ">&3 2>&3",
+            ">&-",
+            "2>&-",
+            ">&- 2>&-",
+        ] {
+            let (code, said) = code(command, redirections);
+            assert!(expected.contains(&code), "{command} {redirections}: {code} {said}");
+            assert!(!said.contains("panicked"), "{command} {redirections}: {said}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_of_which_nobody_reads_on_goes_on() {
+    for output in ["> /dev/full", ">&-", "> >(:)"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new("bash");
+        let script = format!("exec \"$@\" {output}");
+        command.args(["-c", &script, "bash", env!("CARGO_BIN_EXE_tlsidecar"), "demo"]);
+        command
+            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--dir"])
+            .arg(dir.path());
+        let mut demo = Sidecar::run(command);
+        assert_eq!(demo.ask("GET", "/livez").unwrap().0, 200, "{output}");
+        demo.signal("TERM");
+        assert_eq!(demo.ended().code(), Some(0), "{output}: {}", demo.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_by_which_nothing_would_be_logged_is_refused_with_what_is_allowed() {
+    let scene = Scene::new("").await;
+    let text = fs::read_to_string(&scene.path).unwrap();
+    for filter in ["warning", "verbose", "debgu", "", "info,acces", "hyper=info"] {
+        let mut command = binary();
+        command.arg("--config").arg(&scene.path).arg(format!("--log-filter={filter}"));
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{filter}: {said}");
+        assert!(said.contains("off, error, warn, info, debug or trace"), "{filter}: {said}");
+        let path = file::write(scene.authority.dir(), &format!("log.filter = {filter:?}\n{text}"));
+        let output = binary().arg("check").arg("--config").arg(path).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{filter}: {said}");
+        assert!(said.contains("off, error, warn, info, debug or trace"), "{filter}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_says_why_whatever_the_filter_is() {
+    let scene = Scene::new("").await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let admin = taken.local_addr().unwrap().to_string();
+    for filter in ["off", "access=warn", "tlsidecar=off,info", "error"] {
+        let mut command = binary();
+        command.arg("--config").arg(&scene.path).args(["--admin", &admin, "--log-filter", filter]);
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{filter}");
+        assert_eq!(said.matches(&admin).count(), 1, "{filter}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_variable_without_a_value_counts_as_unset() {
+    let scene = Scene::new("").await;
+    let mut command = binary();
+    for name in "LISTEN BACKEND CERT KEY CLIENT_CA ADMIN LOG_FILTER DUMPABLE".split(' ') {
+        command.env(format!("TLSIDECAR_{name}"), "");
+    }
+    command.env("NOTIFY_SOCKET", "").env("WATCHDOG_USEC", "").env("LISTEN_FDS", "");
+    command.env("LISTEN_PID", "").env("LISTEN_FDNAMES", "");
+    command.arg("--config").arg(&scene.path);
+    let sidecar = Sidecar::run(command);
+    scene.device().echo(sidecar.address).await.unwrap();
+    assert!(!sidecar.log().contains("WARN"), "{}", sidecar.log());
+
+    // One listener from flags, with a file that has no name.
+    let mut command = binary();
+    command.env("TLSIDECAR_CONFIG", "");
+    command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--backend", "127.0.0.1:1"]);
+    command.arg("--cert").arg(scene.authority.dir().join("server.crt"));
+    command.arg("--key").arg(scene.authority.dir().join("server.key"));
+    drop(Sidecar::run(command));
+    let mut command = binary();
+    command.env("TLSIDECAR_ADMIN", "").args(["probe", "--live", "--timeout", "100ms"]);
+    assert!(matches!(command.output().unwrap().status.code(), Some(0 | 1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_cannot_be_read_again_is_refused_at_the_start() {
+    let scene = Scene::new("").await;
+    let (program, path) = (env!("CARGO_BIN_EXE_tlsidecar"), scene.path.display());
+    for script in [
+        format!("{program} --config <(cat {path})"),
+        format!("cat {path} | {program} --config /dev/stdin"),
+        format!("{program} --config {}", scene.authority.dir().display()),
+        format!("cat {path} | {program} check --config /dev/stdin"),
+    ] {
+        let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{script}: {said}");
+        assert!(said.contains("regular file"), "{script}: {said}");
+    }
+}
+
+/// A process that is killed on drop.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It fails if the process has ended already.
+        let _ended = self.0.kill();
+        let _ended = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_of_the_log_that_are_not_taken_are_counted() {
+    for output in ["2> /dev/full", "2> >(head -1 >/dev/null)"] {
+        let scene = Scene::new("").await;
+        let (devices, admin) = (free(), free());
+        let text = fs::read_to_string(&scene.path).unwrap();
+        let text = text.replacen("127.0.0.1:0", &admin.to_string(), 1);
+        let text = text.replacen("127.0.0.1:0", &devices.to_string(), 1);
+        let path = file::write(scene.authority.dir(), &text);
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("exec \"$@\" {output}"), "bash"]);
+        command.arg(env!("CARGO_BIN_EXE_tlsidecar")).arg("--config").arg(path);
+        let _running = Running(command.stdout(Stdio::null()).spawn().unwrap());
+        let metrics = || ask(admin, "GET", "/metrics", "").map(|(_, text)| text);
+        eventually("it is up", || metrics().is_some()).await;
+        for _ in 0..20 {
+            answer_to(devices, b"GET / HTTP/1.1\r\n\r\n").await;
+        }
+        let lost = || metric::<u64>(&metrics().unwrap(), "tlsidecar_log_lines_dropped_total");
+        eventually("the lines are counted", || lost().is_some_and(|lost| lost >= 20)).await;
+    }
+}
