@@ -250,6 +250,7 @@ const fn connect_result(reason: Reason) -> Option<ConnectResult> {
         // None of these ends a connection while its backend is dialled.
         Reason::Ok
         | Reason::ClientProbe
+        | Reason::ClientEvicted
         | Reason::ClientTlsTimeout
         | Reason::ClientTlsEof
         | Reason::ClientTlsNotTls
@@ -262,6 +263,7 @@ const fn connect_result(reason: Reason) -> Option<ConnectResult> {
         | Reason::ClientCertUnknownCa
         | Reason::ClientCertRevoked
         | Reason::ClientCertRejected
+        | Reason::ClientCertChainTooLarge
         | Reason::NoRoute
         | Reason::ClientReset
         | Reason::ClientLost
