@@ -122,9 +122,9 @@ pub fn start_on(config: Config, source: Option<Source>, passed: Passed) -> Resul
     let metrics = Arc::new(Metrics::new());
     let shutdown = Shutdown::new();
     let sessions = Arc::new(Sessions::default());
-    let process_wide = process_wide(&shutdown, &metrics);
-    process_wide(&config);
     let places = Arc::new(admission::Process::new(capacity.connections));
+    let process_wide = process_wide(&shutdown, &metrics, &places);
+    process_wide(&config);
     let mut listeners = Vec::new();
     let mut targets = Vec::new();
     let mut accepting = Vec::new();
@@ -210,9 +210,14 @@ fn load(config: &Config) -> Result<Vec<Loaded>, StartError> {
 }
 
 /// What start and reloads set that is no listener's.
-fn process_wide(shutdown: &Shutdown, metrics: &Arc<Metrics>) -> ProcessWide {
-    let (shutdown, metrics) = (shutdown.clone(), Arc::clone(metrics));
+fn process_wide(
+    shutdown: &Shutdown,
+    metrics: &Arc<Metrics>,
+    places: &Arc<admission::Process>,
+) -> ProcessWide {
+    let (shutdown, metrics, places) = (shutdown.clone(), Arc::clone(metrics), Arc::clone(places));
     Box::new(move |config| {
+        places.memory().set_ceiling(config.process.max_handshake_bytes);
         shutdown.set_times(config.shutdown);
         metrics.set_drain_timeout(shutdown.drain_timeout());
         logging::set_filter(&config.log.filter);

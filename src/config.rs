@@ -23,7 +23,7 @@ pub struct Config {
     pub admin: Admin,
     /// What is logged, and how.
     pub log: Log,
-    /// What the process may do.
+    /// What the process may do and take.
     pub process: Process,
     /// How a stop is paced.
     pub shutdown: Shutdown,
@@ -67,11 +67,19 @@ pub struct Log {
     pub filter: Filter,
 }
 
-/// What the process may do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What the process may do and take, over all listeners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Process {
     /// Whether a crash may write a core file, and a debugger of the same user may attach.
     pub dumpable: bool,
+    /// What handshakes in progress may hold together of what their clients have sent, each beyond 4 KiB.
+    pub max_handshake_bytes: usize,
+}
+
+impl Default for Process {
+    fn default() -> Self {
+        Self { dumpable: false, max_handshake_bytes: 64 * 1024 * 1024 }
+    }
 }
 
 /// How a stop is paced.
@@ -369,11 +377,19 @@ impl Default for Timeouts {
 }
 
 /// The bounds on how many.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Connections of this listener at one time. None: what the process's limit on file
     /// descriptors carries.
     pub max_connections: Option<usize>,
+    /// The longest ClientHello, 512 B to 64 KiB, which is where rustls stops.
+    pub max_hello_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_connections: None, max_hello_bytes: 64 * 1024 }
+    }
 }
 
 /// Options of the TCP sockets.

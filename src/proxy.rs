@@ -9,6 +9,7 @@ mod connection;
 mod hello;
 
 pub(crate) mod handshake;
+mod handshake_memory;
 mod tls;
 
 mod backend;

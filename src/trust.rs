@@ -10,6 +10,7 @@ pub mod reload;
 pub(crate) mod digest;
 pub(crate) mod files;
 pub(crate) mod identity;
+pub(crate) mod provider;
 mod resolver;
 mod revocation;
 mod tickets;

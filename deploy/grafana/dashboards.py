@@ -31,6 +31,7 @@ WHO = "{{pod}} {{instance}}"
 # has more of each; a check holds that none of its reasons is missing here or below.
 FAILED = {
     "client_tls_timeout": "Device fell silent in the handshake: network or power, or this machine is busy",
+    "client_tls_memory": "Handshakes in progress held as much memory as they may, and this one most",
     "client_evicted": "Limit of connections reached: it made room before its handshake was complete",
     "client_tls_eof": "Device hung up in the handshake: often it rejects our certificate without a word",
     "client_tls_not_tls": "Not TLS at all: plain HTTP or MQTT on this port, or a scanner",

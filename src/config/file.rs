@@ -24,7 +24,7 @@ use self::sections::{CertificateSection, Document, ListenerSection, RouteSection
 use self::text::{AuthChoice, Text};
 use super::{
     Admin, CertificateFiles, ClientAuth, ClientTrust, Config, DEFAULT_CHAIN_BYTES,
-    DEFAULT_CHAIN_CERTIFICATES, Listener, Process, Route, Tls, TlsVersion, overlap,
+    DEFAULT_CHAIN_CERTIFICATES, Listener, Route, Tls, TlsVersion, overlap,
 };
 use crate::logging::Filter;
 
@@ -149,8 +149,7 @@ impl Document {
             .enumerate()
             .filter_map(|(i, section)| into_listener(section, &format!("listener[{i}]"), problems))
             .collect();
-        let process = Process { dumpable: self.process.dumpable.unwrap_or_default() };
-        let (log, shutdown) = (self.log.into(), self.shutdown.into());
+        let (log, process, shutdown) = (self.log.into(), self.process.into(), self.shutdown.into());
         Some(Config { admin, log, process, shutdown, listeners })
     }
 }

@@ -20,6 +20,7 @@ use tokio::time::sleep_until;
 
 pub(crate) use self::pending::Source;
 use self::pending::{Pending, Room, Scope, Stage};
+use super::handshake_memory::{HandshakeMemory, Share};
 use crate::config;
 
 /// What the connections of one listener take their places from.
@@ -41,6 +42,7 @@ pub(crate) struct Process {
     pending: Mutex<Pending>,
     /// There is one more that could make room.
     listed: Notify,
+    memory: Arc<HandshakeMemory>,
 }
 
 /// A connection's places. They are given back on drop.
@@ -50,7 +52,14 @@ pub(crate) struct Admitted(Arc<Shared>);
 impl Process {
     /// A process that has so many places.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { places: Places::default(), limit, pending: Mutex::default(), listed: Notify::new() }
+        let memory = Arc::new(HandshakeMemory::new(usize::MAX));
+        let (pending, listed) = (Mutex::default(), Notify::new());
+        Self { places: Places::default(), limit, pending, listed, memory }
+    }
+
+    /// What the handshakes of its connections may hold together.
+    pub(crate) fn memory(&self) -> &HandshakeMemory {
+        &self.memory
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
@@ -182,6 +191,11 @@ pub(crate) struct Newcomer {
 pub(crate) struct Evicted;
 
 impl Newcomer {
+    /// What its handshake holds, of what all may hold.
+    pub(crate) fn memory(&self) -> Share {
+        self.shared.process.memory.share()
+    }
+
     /// Its ClientHello has been read.
     pub(crate) fn heard(&self) {
         self.heard.store(true, Ordering::Relaxed);

@@ -16,11 +16,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::handshake;
-use super::hello;
+use super::handshake_memory::Share;
+use super::hello::{self, Between};
 use super::relay::{self, Bounds};
 use super::tls::scratch::{self, HANDSHAKE_READ_BYTES};
 use super::tls::{Received, TlsStream};
-use crate::config::{BackendAddress, CertificateFiles, ClientAuth, Listener, Timeouts};
+use crate::config::{self, BackendAddress, CertificateFiles, ClientAuth, Listener, Timeouts};
 use crate::ops::metrics::Metrics;
 use crate::ops::sessions;
 use crate::ops::shutdown::Shutdown;
@@ -58,7 +59,7 @@ impl Server {
     /// # Panics
     /// If there is no session at its end.
     pub async fn accept<Io: AsyncRead + AsyncWrite + Unpin>(&self, io: Io) -> Session<Io> {
-        let greeted = handshake::greet(io, self.snapshot.listener.timeouts).await;
+        let greeted = handshake::greet(io, &self.snapshot.listener, Share::default()).await;
         let client = greeted.expect("it is a ClientHello").accept(&self.snapshot).await;
         Session(client.expect("the device can be served").stream)
     }
@@ -120,7 +121,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Session<Io> {
 /// If it is none, or not whole.
 pub async fn look(mut bytes: &[u8]) -> Option<Box<str>> {
     let timeouts = Timeouts::default();
-    let deadline = Instant::now() + timeouts.handshake;
-    let hello = hello::read(&mut bytes, deadline, timeouts.hello).await;
+    let limits = hello::Limits {
+        deadline: Instant::now() + timeouts.handshake,
+        timeout: timeouts.hello,
+        max_bytes: config::Limits::default().max_hello_bytes,
+    };
+    let hello =
+        hello::read(&mut bytes, Vec::new(), Between::Nothing, limits, &Share::default()).await;
     hello.expect("it is a ClientHello").server_name
 }

@@ -11,6 +11,7 @@
 //! neither logs nor counts. Accept and admit are `listener.rs`'s; authorize is the verifier's, in
 //! the handshake.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -91,17 +92,21 @@ async fn open(
     record.started();
 
     let newcomer = record.newcomer();
-    let handshake = async {
-        let greeted = handshake::greet(tcp, listener.timeouts).await?;
-        newcomer.heard();
-        record.greeted(&greeted.offer());
-        let mut accepted = greeted.accept(&snapshot).await;
-        if let Err(error) = &mut accepted {
-            record.refused(error.fault(), error.take_identity());
-        }
-        accepted
+    // Pinned, so that the future has room for it once.
+    let accepted = {
+        let handshake = pin!(async {
+            let greeted = handshake::greet(tcp, listener, newcomer.memory()).await?;
+            newcomer.heard();
+            record.greeted(&greeted.offer());
+            let mut accepted = greeted.accept(&snapshot).await;
+            if let Err(error) = &mut accepted {
+                record.refused(error.fault(), error.take_identity());
+            }
+            accepted
+        });
+        newcomer.or_evicted(handshake).await
     };
-    let mut client = newcomer.or_evicted(handshake).await??;
+    let mut client = accepted??;
     record.handshaken(client.negotiated.take());
 
     match reach(listener, &client, record).await {

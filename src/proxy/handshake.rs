@@ -9,9 +9,11 @@
 //! believed (`trust/`).
 
 mod faults;
+mod negotiated;
 pub(crate) mod words;
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,20 +21,23 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls::pki_types::UnixTime;
 use tokio_rustls::rustls::{
-    self, AlertDescription, CertificateError, CipherSuite, NamedGroup, PeerIncompatible,
+    self, AlertDescription, CertificateError, PeerIncompatible, ServerConfig,
 };
 
+use self::negotiated::negotiated;
 use super::close;
-use super::hello::{self, Hello, HelloError};
+use super::handshake_memory::{Exceeded, Share};
+use super::hello::message::records;
+use super::hello::{self, Between, Hello, HelloError, HelloFault};
 use super::reason::Reason;
 use super::record::{Fault, Negotiated, Offer};
 use super::socket;
-use super::tls::{Negotiation, ReceiveError, TlsStream, plaintext_alert};
-use crate::config::Timeouts;
-use crate::ops::metrics::{Cipher, Group, HandshakeKind, Incompatible, KeyKind, SuiteKind};
+use super::tls::{Negotiation, Opening, ReceiveError, TlsStream, plaintext_alert};
+use crate::config::{self, TlsVersion};
+use crate::ops::metrics::{Incompatible, SuiteKind};
 use crate::ops::sessions::Identity;
 use crate::trust::certs::verifier::ChainError;
-use crate::trust::identity;
+use crate::trust::provider::transcript::Disguise;
 use crate::trust::snapshot::Snapshot;
 
 /// A client after its handshake.
@@ -56,56 +61,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Client<Io> {
     }
 }
 
-/// What a handshake that is over has agreed on; `key` tells what our certificate's is with a suite.
-fn negotiated<Io: AsyncRead + AsyncWrite + Unpin>(
-    negotiation: &Negotiation<Io>,
-    key: impl FnOnce(Cipher) -> KeyKind,
-) -> Option<Negotiated> {
-    let state = negotiation.state();
-    let kind = match state.handshake_kind()? {
-        rustls::HandshakeKind::Full => HandshakeKind::Full,
-        rustls::HandshakeKind::FullWithHelloRetryRequest => HandshakeKind::FullRetry,
-        rustls::HandshakeKind::Resumed => HandshakeKind::Resumed,
-    };
-    let cipher = cipher(state.negotiated_cipher_suite()?.suite())?;
-    Some(Negotiated {
-        cipher,
-        kind,
-        group: state.negotiated_key_exchange_group().map_or(Group::None, |g| group(g.name())),
-        key: if kind == HandshakeKind::Resumed { KeyKind::None } else { key(cipher) },
-        alpn: state.alpn_protocol().map(|alpn| String::from_utf8_lossy(alpn).into()),
-        identity: negotiation.peer_certificates().first().map(|leaf| identity::of(leaf).into()),
-        crypto: negotiation.crypto(),
-    })
-}
-
-/// A group of the provider that `trust/certs.rs` sets up.
-const fn group(group: NamedGroup) -> Group {
-    match group {
-        NamedGroup::X25519MLKEM768 => Group::X25519MlKem768,
-        NamedGroup::X25519 => Group::X25519,
-        NamedGroup::secp256r1 => Group::Secp256r1,
-        NamedGroup::secp384r1 => Group::Secp384r1,
-        _ => Group::Other,
-    }
-}
-
-/// A suite of the provider that `trust/certs.rs` sets up.
-fn cipher(suite: CipherSuite) -> Option<Cipher> {
-    Some(match suite {
-        CipherSuite::TLS13_AES_128_GCM_SHA256 => Cipher::Tls13Aes128,
-        CipherSuite::TLS13_AES_256_GCM_SHA384 => Cipher::Tls13Aes256,
-        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => Cipher::Tls13Chacha20,
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 => Cipher::EcdsaAes128,
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 => Cipher::EcdsaAes256,
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => Cipher::EcdsaChacha20,
-        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => Cipher::RsaAes128,
-        CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => Cipher::RsaAes256,
-        CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => Cipher::RsaChacha20,
-        _ => return None,
-    })
-}
-
 /// Why there is no TLS session.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
@@ -113,6 +68,8 @@ pub(crate) enum HandshakeError {
     Hello(#[from] HelloError),
     #[error("the handshake was not over within {0:?}")]
     Timeout(Duration),
+    #[error(transparent)]
+    Memory(#[from] Exceeded),
     #[error("the client closed the connection during the handshake")]
     Eof,
     #[error("the client sent the fatal alert {}", words::alert(*.0))]
@@ -144,13 +101,14 @@ impl HandshakeError {
             }
             Self::Hello(HelloError::Probe) => Reason::ClientProbe,
             Self::Hello(HelloError::Eof { .. }) | Self::Eof => Reason::ClientTlsEof,
-            Self::Hello(HelloError::NotTls) => Reason::ClientTlsNotTls,
+            Self::Hello(HelloError::Fault(fault)) => fault_reason(fault),
             Self::Hello(HelloError::Io(error)) | Self::Io(error) => io_reason(error),
+            Self::Memory(Exceeded) => Reason::ClientTlsMemory,
             Self::Alert(_) => Reason::ClientTlsAlert,
             Self::Incompatible(_) | Self::NoCommonAlpn => Reason::ClientTlsIncompatible,
             Self::CertificateMissing => Reason::ClientCertMissing,
             Self::Certificate(cause) | Self::Resumed { cause, .. } => certificate_reason(cause),
-            Self::Hello(HelloError::TooLong) | Self::Tls(_) => Reason::ClientTlsError,
+            Self::Tls(_) => Reason::ClientTlsError,
             Self::Internal(_) => Reason::Internal,
         }
     }
@@ -161,8 +119,15 @@ impl HandshakeError {
             Self::Alert(description) => Some(Fault::Alert(faults::alert(*description))),
             Self::Incompatible(what) => Some(Fault::Incompatible(faults::incompatible(what))),
             Self::NoCommonAlpn => Some(Fault::Incompatible(Incompatible::Alpn)),
+            Self::Hello(HelloError::Fault(HelloFault::Incompatible(what, _))) => {
+                Some(Fault::Incompatible(faults::incompatible(what)))
+            }
+            Self::Hello(HelloError::Fault(HelloFault::Fallback)) => {
+                Some(Fault::Incompatible(Incompatible::Version))
+            }
             Self::Hello(_)
             | Self::Timeout(_)
+            | Self::Memory(_)
             | Self::Eof
             | Self::CertificateMissing
             | Self::Certificate(_)
@@ -203,6 +168,20 @@ impl From<rustls::Error> for HandshakeError {
     }
 }
 
+fn fault_reason(fault: &HelloFault) -> Reason {
+    match fault {
+        HelloFault::NotTls => Reason::ClientTlsNotTls,
+        HelloFault::Incompatible(..) | HelloFault::Fallback => Reason::ClientTlsIncompatible,
+        HelloFault::Malformed(_)
+        | HelloFault::Illegal(_)
+        | HelloFault::Unexpected(_)
+        | HelloFault::TooLong(_)
+        | HelloFault::Overflow
+        | HelloFault::UnknownName
+        | HelloFault::Renegotiation => Reason::ClientTlsError,
+    }
+}
+
 /// A socket that failed was reset, or its peer has stopped answering.
 fn io_reason(error: &io::Error) -> Reason {
     if socket::is_lost(error) { Reason::ClientLost } else { Reason::ClientReset }
@@ -230,7 +209,8 @@ fn certificate_reason(error: &CertificateError) -> Reason {
 pub(crate) struct Greeted<Io> {
     io: Io,
     hello: Hello,
-    deadline: Instant,
+    limits: hello::Limits,
+    memory: Share,
 }
 
 /// Hears what the client of a socket that was accepted just now says first.
@@ -239,13 +219,22 @@ pub(crate) struct Greeted<Io> {
 /// Why it is no ClientHello. The client has been told by then, and its socket is closed.
 pub(crate) async fn greet<Io: AsyncRead + AsyncWrite + Unpin>(
     mut io: Io,
-    timeouts: Timeouts,
+    listener: &config::Listener,
+    memory: Share,
 ) -> Result<Greeted<Io>, HandshakeError> {
-    let deadline = Instant::now() + timeouts.handshake;
-    match hello::read(&mut io, deadline, timeouts.hello).await {
-        Ok(hello) => Ok(Greeted { io, hello, deadline }),
+    let limits = hello::Limits {
+        deadline: Instant::now() + listener.timeouts.handshake,
+        timeout: listener.timeouts.hello,
+        max_bytes: listener.limits.max_hello_bytes,
+    };
+    let read = {
+        let read = pin!(hello::read(&mut io, Vec::new(), Between::Nothing, limits, &memory));
+        memory.or_exceeded(read).await?
+    };
+    match read {
+        Ok(hello) => Ok(Greeted { io, hello, limits, memory }),
         Err(error) => {
-            refuse_hello(io, &error).await;
+            refuse_hello(&mut io, &error).await;
             Err(error.into())
         }
     }
@@ -254,8 +243,8 @@ pub(crate) async fn greet<Io: AsyncRead + AsyncWrite + Unpin>(
 impl<Io: AsyncRead + AsyncWrite + Unpin> Greeted<Io> {
     /// What the client offers.
     pub(crate) fn offer(&self) -> Offer<'_> {
-        let Hello { server_name, version, best_suite, .. } = &self.hello;
-        let server_name = server_name.as_deref();
+        let Hello { server_name, odd_name, version, best_suite, .. } = &self.hello;
+        let server_name = server_name.as_deref().or(odd_name.as_deref());
         Offer { server_name, version: *version, best_suite: *best_suite }
     }
 
@@ -264,23 +253,33 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Greeted<Io> {
     /// # Errors
     /// Why there is no session. The client has been told by then, and its socket is closed.
     pub(crate) async fn accept(self, snapshot: &Snapshot) -> Result<Client<Io>, HandshakeError> {
-        let Self { io, hello, deadline } = self;
-        let configs = &snapshot.server_configs;
-        let config = if hello.prefers_chacha20 { &configs.clients } else { &configs.ours };
-        let negotiation = Negotiation::new(io, Arc::clone(config));
-        let mut negotiation = negotiation.map_err(HandshakeError::Internal)?;
-        match timeout_at(deadline, finish(&mut negotiation, hello.bytes)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(Unfinished::Tls(error))) => {
-                let error = sharpened(error, hello.best_suite, hello.legacy_version);
-                negotiation.queue_last_words(&error);
-                negotiation.close().await;
+        let Self { mut io, mut hello, limits, memory } = self;
+        let opening = match opening(&mut hello, snapshot) {
+            Ok(opening) => opening,
+            Err(fault) => {
+                let error = HelloError::from(fault);
+                refuse_hello(&mut io, &error).await;
                 return Err(error.into());
             }
-            Ok(Err(Unfinished::Other(error))) => return Err(error),
+        };
+        let negotiation = Negotiation::new(io, server_config(&hello, snapshot));
+        // Boxed and pinned: a future has room for each place that they are moved to.
+        let mut negotiation = Box::new(negotiation.map_err(HandshakeError::Internal)?);
+        let finished = {
+            let finished = pin!(finish(&mut negotiation, opening, limits, &memory, snapshot));
+            let finished = pin!(memory.or_exceeded(finished));
+            timeout_at(limits.deadline, finished).await
+        };
+        let unfinished = match finished {
+            Ok(Ok(Ok(()))) => None,
+            Ok(Ok(Err(unfinished))) => Some(unfinished),
+            Ok(Err(exceeded)) => return Err(exceeded.into()),
             Err(_) => {
                 return Err(HandshakeError::Timeout(snapshot.listener.timeouts.handshake));
             }
+        };
+        if let Some(unfinished) = unfinished {
+            return Err(unfinished.refuse(&mut negotiation, &hello).await);
         }
         let believed = still_believed(&negotiation, snapshot);
         let alpn = negotiation.state().alpn_protocol().map(Box::from);
@@ -299,21 +298,35 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Greeted<Io> {
     }
 }
 
+fn server_config(hello: &Hello, snapshot: &Snapshot) -> Arc<ServerConfig> {
+    let configs = &snapshot.server_configs;
+    Arc::clone(if hello.prefers_chacha20 { &configs.clients } else { &configs.ours })
+}
+
+/// What rustls gets of a ClientHello, whose message is freed.
+fn opening(hello: &mut Hello, snapshot: &Snapshot) -> Result<Opening, HelloFault> {
+    let tls12_accepted = snapshot.listener.tls.min_version == TlsVersion::Tls12;
+    let version = hello.check(tls12_accepted)?;
+    let mut message = std::mem::take(&mut hello.message);
+    let disguise = hello.disguise.and_then(|(at, shown)| Disguise::put_on(&mut message, at, shown));
+    let mut records = records(&message);
+    records.append(&mut hello.behind);
+    Ok(Opening { records, version, disguise, early_data: hello.early_data })
+}
+
 /// Tells a client whose first message was no ClientHello what RFC 8446 section 6.2 has for it.
-async fn refuse_hello<Io>(mut io: Io, error: &HelloError)
+async fn refuse_hello<Io>(io: &mut Io, error: &HelloError)
 where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
-    let alert = match error {
-        HelloError::NotTls => AlertDescription::UnexpectedMessage,
-        HelloError::TooLong => AlertDescription::DecodeError,
+    match error {
+        HelloError::Fault(fault) => close::linger(io, &plaintext_alert(fault.alert())).await,
         HelloError::Silent
         | HelloError::Slow { .. }
         | HelloError::Probe
         | HelloError::Eof { .. }
-        | HelloError::Io(_) => return,
-    };
-    close::linger(&mut io, &plaintext_alert(alert)).await;
+        | HelloError::Io(_) => {}
+    }
 }
 
 /// Why a handshake that had begun was not finished.
@@ -333,14 +346,56 @@ impl From<ReceiveError> for Unfinished {
     }
 }
 
+impl Unfinished {
+    /// Sends the client the alert for it, and closes its socket.
+    async fn refuse<Io>(self, negotiation: &mut Negotiation<Io>, hello: &Hello) -> HandshakeError
+    where
+        Io: AsyncRead + AsyncWrite + Unpin,
+    {
+        match self {
+            Self::Tls(_) if negotiation.no_certificate_fits() => {
+                let error = PeerIncompatible::NoSignatureSchemesInCommon.into();
+                negotiation.queue_last_words(&error);
+                negotiation.close().await;
+                error.into()
+            }
+            Self::Tls(error) => {
+                let error = sharpened(error, hello.best_suite);
+                negotiation.queue_last_words(&error);
+                negotiation.close().await;
+                error.into()
+            }
+            Self::Other(HandshakeError::Hello(error)) => {
+                refuse_hello(negotiation.io_mut(), &error).await;
+                error.into()
+            }
+            Self::Other(error) => error,
+        }
+    }
+}
+
 /// Exchanges flights until both sides have finished.
 async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
     negotiation: &mut Negotiation<Io>,
-    mut hello: Vec<u8>,
+    opening: Opening,
+    limits: hello::Limits,
+    memory: &Share,
+    snapshot: &Snapshot,
 ) -> Result<(), Unfinished> {
-    negotiation.feed(&mut hello).map_err(ReceiveError::Tls)?;
-    drop(hello);
+    // rustls keeps the messages for a signature of TLS 1.2: RFC 5246 section 7.4.8.
+    let kept = snapshot.client_verifier.as_ref().map_or(0, |_| opening.records.len());
+    negotiation.open(opening).map_err(Unfinished::Tls)?;
+    if negotiation.awaits_second_hello() {
+        negotiation.flush().await.map_err(ReceiveError::Io)?;
+        let second = second_hello(negotiation, limits, memory, snapshot).await;
+        let second = second.map_err(|error| Unfinished::Other(error.into()))?;
+        negotiation.open(second).map_err(Unfinished::Tls)?;
+    }
     loop {
+        while negotiation.is_paused() {
+            tokio::task::yield_now().await;
+            negotiation.resume().map_err(Unfinished::Tls)?;
+        }
         let flushed = negotiation.flush().await;
         if !negotiation.state().is_handshaking() {
             // A device that reports and leaves at once may be gone before it has taken its tickets.
@@ -348,26 +403,33 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
             return Ok(());
         }
         flushed.map_err(ReceiveError::Io)?;
+        memory.set(kept + negotiation.held_bytes());
         if !negotiation.receive().await? {
             return Err(Unfinished::Other(HandshakeError::Eof));
         }
     }
 }
 
-/// What is really wrong with an old device. rustls misses the extension for signature algorithms, which
-/// came with TLS 1.2, before it looks at the version; and a common group before it looks at the suites,
+/// Reads the ClientHello that answers a HelloRetryRequest: RFC 8446 section 4.1.2.
+async fn second_hello<Io: AsyncRead + AsyncWrite + Unpin>(
+    negotiation: &mut Negotiation<Io>,
+    limits: hello::Limits,
+    memory: &Share,
+    snapshot: &Snapshot,
+) -> Result<Opening, HelloError> {
+    let early_data = negotiation.early_data_left();
+    let between = Between::Retry { change_cipher_specs: 1, early_data };
+    let carried = negotiation.take_held();
+    let mut second = hello::read(negotiation.io_mut(), carried, between, limits, memory).await?;
+    Ok(opening(&mut second, snapshot)?)
+}
+
+/// What is really wrong with an old device. rustls misses a common group before it looks at the suites,
 /// of which a device with RSA key exchange alone has none that needs a group.
-fn sharpened(
-    error: rustls::Error,
-    best_suite: SuiteKind,
-    legacy_version: Option<[u8; 2]>,
-) -> rustls::Error {
+fn sharpened(error: rustls::Error, best_suite: SuiteKind) -> rustls::Error {
     use PeerIncompatible as P;
     let rustls::Error::PeerIncompatible(what) = &error else { return error };
     match what {
-        P::SignatureAlgorithmsExtensionRequired if legacy_version.is_some_and(|v| v < [3, 3]) => {
-            P::Tls12NotOffered.into()
-        }
         P::NoKxGroupsInCommon | P::NamedGroupsExtensionRequired
             if best_suite != SuiteKind::EcdheGcm =>
         {

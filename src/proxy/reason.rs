@@ -83,6 +83,8 @@ closed_set! {
         /// The limit of connections was reached, and it made room for another before its handshake was
         /// over.
         ClientEvicted => "client_evicted",
+        /// Handshakes in progress held as much memory as they may, and this one most of all.
+        ClientTlsMemory => "client_tls_memory",
         /// The client closed its connection before the handshake was over.
         ClientTlsEof => "client_tls_eof",
         /// The first bytes are not a TLS record: plain HTTP, plain MQTT, a scanner.
@@ -182,6 +184,7 @@ impl Reason {
             Self::ClientProbe
             | Self::ClientTlsTimeout
             | Self::ClientEvicted
+            | Self::ClientTlsMemory
             | Self::ClientTlsEof
             | Self::ClientTlsNotTls
             | Self::ClientTlsAlert

@@ -251,6 +251,7 @@ const fn connect_result(reason: Reason) -> Option<ConnectResult> {
         Reason::Ok
         | Reason::ClientProbe
         | Reason::ClientEvicted
+        | Reason::ClientTlsMemory
         | Reason::ClientTlsTimeout
         | Reason::ClientTlsEof
         | Reason::ClientTlsNotTls

@@ -21,7 +21,7 @@ mod session;
 mod stream;
 
 pub(crate) use self::alert::plaintext_alert;
-pub(crate) use self::negotiation::Negotiation;
+pub(crate) use self::negotiation::{Negotiation, Opening, early_data_bytes};
 pub(crate) use self::session::SealError;
 pub(crate) use self::stream::{ReceiveError, Received, SendError, TlsStream};
 

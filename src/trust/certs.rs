@@ -17,17 +17,15 @@ pub(crate) mod pem;
 pub(crate) mod verifier;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use tokio_rustls::rustls::crypto::CryptoProvider;
-use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use tokio_rustls::rustls::sign::{CertifiedKey, SigningKey};
-use tokio_rustls::rustls::{self, CipherSuite, ServerConfig, SupportedCipherSuite, version};
+use tokio_rustls::rustls::{self, ServerConfig, version};
 use zeroize::Zeroize;
 
 use self::clients::Clients;
@@ -35,6 +33,8 @@ use self::pem::PemError;
 use self::verifier::ClientVerifier;
 use super::digest::Digest;
 use super::files::{self, Files, ReadError};
+use super::provider::PROVIDER;
+use super::provider::transcript::TranscriptVerifier;
 use super::resolver::{Certificate, Resolver};
 use super::revocation::Unused;
 use super::snapshot::{FileDigests, ServerCertificate, ServerConfigs, Snapshot};
@@ -125,22 +125,6 @@ impl CertError {
         }
     }
 }
-
-/// aws-lc-rs, with AES-128-GCM before AES-256-GCM. Most clients put the other first by habit, and
-/// with SHA-384 it costs a tenth of a handshake more, on small devices a good deal more. RFC 8446
-/// section 9.1 makes AES-128-GCM the one that everybody has.
-static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
-    let mut provider = default_provider();
-    let aes_128_first = |suite: &SupportedCipherSuite| match suite.suite() {
-        CipherSuite::TLS13_AES_128_GCM_SHA256
-        | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
-        | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => 0,
-        _ => 1,
-    };
-    // Stable: the rest stays in rustls's order.
-    provider.cipher_suites.sort_by_key(aes_128_first);
-    Arc::new(provider)
-});
 
 /// Builds the first snapshot of a listener from its files. It blocks on the disk.
 ///
@@ -306,7 +290,7 @@ fn server_configs(
     let verifier = verifier.unwrap_or_else(WebPkiClientVerifier::no_client_auth);
     let mut config = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_protocol_versions(versions)?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(TranscriptVerifier(verifier)))
         .with_cert_resolver(Arc::clone(resolver) as Arc<_>);
     config.alpn_protocols.clone_from(&tls.alpn);
     // For our own record layer (`proxy/tls/session.rs`): they do not leave the process.

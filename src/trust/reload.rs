@@ -57,7 +57,8 @@ pub struct Report {
     pub waiting: Vec<String>,
 }
 
-/// Puts in force what of a configuration belongs to no listener: `[shutdown]` and `log.filter`.
+/// Puts in force what of a configuration belongs to no listener: `[shutdown]`,
+/// `process.max_handshake_bytes` and `log.filter`.
 pub(crate) type ProcessWide = Box<dyn Fn(&Config) + Send>;
 
 /// How the files are, as of the last look at them.
@@ -287,6 +288,9 @@ impl Reloader {
         let new = source.reload()?;
         let old = std::mem::replace(&mut self.config, new);
         let mut changed = Vec::new();
+        if old.process.max_handshake_bytes != self.config.process.max_handshake_bytes {
+            changed.push("process.max_handshake_bytes");
+        }
         if old.shutdown != self.config.shutdown {
             changed.push("[shutdown]");
         }
@@ -384,7 +388,7 @@ fn needs_restart(started: &Config, wanted: &Config) -> Vec<String> {
     if started.log.format != wanted.log.format {
         what.push("log.format has changed".to_owned());
     }
-    if started.process != wanted.process {
+    if started.process.dumpable != wanted.process.dumpable {
         what.push("process.dumpable has changed".to_owned());
     }
     for listener in &started.listeners {

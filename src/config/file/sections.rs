@@ -10,10 +10,11 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::text::{
-    Alpn, AnyDuration, AuthChoice, ChainBytes, ListenerName, SomeDuration, Text, Whole,
+    Alpn, AnyDuration, AuthChoice, ChainBytes, HandshakeBytes, HelloBytes, ListenerName,
+    SomeDuration, Text, Whole,
 };
 use crate::config::{
-    BackendAddress, Limits, Log, NamePattern, Shutdown, Tcp, Timeouts, TlsVersion,
+    BackendAddress, Limits, Log, NamePattern, Process, Shutdown, Tcp, Timeouts, TlsVersion,
 };
 use crate::logging::{Filter, Format};
 
@@ -49,6 +50,7 @@ pub(super) struct LogSection {
 #[serde(deny_unknown_fields, expecting = "a section [process]")]
 pub(super) struct ProcessSection {
     pub(super) dumpable: Option<bool>,
+    pub(super) max_handshake_bytes: Option<Text<HandshakeBytes>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -128,6 +130,7 @@ pub(super) struct TimeoutsSection {
 #[serde(deny_unknown_fields, expecting = "a section [listener.limits]")]
 pub(super) struct LimitsSection {
     pub(super) max_connections: Option<Whole<0, 1_000_000>>,
+    pub(super) max_hello_bytes: Option<Text<HelloBytes>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -142,6 +145,18 @@ impl From<LogSection> for Log {
         Self {
             format: section.format.map_or_else(Format::default, |f| f.0),
             filter: section.filter.map_or_else(Filter::default, |f| f.0),
+        }
+    }
+}
+
+impl From<ProcessSection> for Process {
+    fn from(section: ProcessSection) -> Self {
+        let default = Self::default();
+        Self {
+            dumpable: section.dumpable.unwrap_or(default.dumpable),
+            max_handshake_bytes: section
+                .max_handshake_bytes
+                .map_or(default.max_handshake_bytes, |bytes| bytes.0.0),
         }
     }
 }
@@ -173,7 +188,11 @@ impl From<TimeoutsSection> for Timeouts {
 impl From<LimitsSection> for Limits {
     fn from(section: LimitsSection) -> Self {
         let max = section.max_connections.map_or(0, |m| m.0);
-        Self { max_connections: usize::try_from(max).ok().filter(|&max| max != 0) }
+        let default = Self::default();
+        Self {
+            max_connections: usize::try_from(max).ok().filter(|&max| max != 0),
+            max_hello_bytes: section.max_hello_bytes.map_or(default.max_hello_bytes, |b| b.0.0),
+        }
     }
 }
 

@@ -202,6 +202,28 @@ fn size(text: &str) -> Option<usize> {
     number.parse::<usize>().ok()?.checked_mul(1 << shift)
 }
 
+/// The length of a ClientHello.
+pub(super) struct HelloBytes(pub(super) usize);
+
+impl FromText for HelloBytes {
+    const EXPECTED: &'static str = "a size from \"512B\" to \"64KiB\", such as \"16KiB\"";
+
+    fn from_text(text: &str) -> Option<Self> {
+        size(text).filter(|bytes| (512..=64 << 10).contains(bytes)).map(Self)
+    }
+}
+
+/// What all handshakes in progress hold together.
+pub(super) struct HandshakeBytes(pub(super) usize);
+
+impl FromText for HandshakeBytes {
+    const EXPECTED: &'static str = "a size from \"1MiB\" to \"64GiB\", such as \"64MiB\"";
+
+    fn from_text(text: &str) -> Option<Self> {
+        size(text).filter(|bytes| (1 << 20..=64 << 30).contains(bytes)).map(Self)
+    }
+}
+
 /// An ALPN protocol, RFC 7301 section 3.1: 1 to 255 bytes.
 pub(super) struct Alpn(String);
 

@@ -11,7 +11,7 @@ use tokio_rustls::rustls::{AlertDescription, CertificateError, OtherError, PeerI
 use crate::trust::x509::signature::algorithm_name;
 
 /// What a client and we do not have in common.
-pub(super) fn incompatible(what: &PeerIncompatible) -> Cow<'static, str> {
+pub(crate) fn incompatible(what: &PeerIncompatible) -> Cow<'static, str> {
     use PeerIncompatible as P;
     Cow::Borrowed(match what {
         P::Tls12NotOffered => "the client offers no TLS 1.2 or newer",

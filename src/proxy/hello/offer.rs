@@ -7,13 +7,14 @@
 
 use tokio_rustls::rustls::CipherSuite;
 
+use super::client_hello::Rest;
 use crate::ops::metrics::{OfferedVersion, SuiteKind};
 
 /// The extension that has the versions since TLS 1.3: RFC 8446 section 4.2.1.
 const SUPPORTED_VERSIONS: u16 = 43;
 
 /// More suites than this are not looked at. IANA knows some 350; a hello of 64 KiB has room for 32,000.
-const MAX_SUITES: usize = 512;
+pub(super) const MAX_SUITES: usize = 512;
 
 /// The versions and suites of an offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,22 +23,10 @@ pub(super) struct Offered {
     pub(super) best_suite: SuiteKind,
 }
 
-/// Reads the offer of a first message: TLS records that hold a ClientHello.
-pub(super) fn read(records: &[u8]) -> Offered {
+/// Reads the offer of a ClientHello.
+pub(super) fn read(message: &[u8]) -> Offered {
     let unknown = Offered { version: OfferedVersion::Unknown, best_suite: SuiteKind::Other };
-    let message = message(records);
-    client_hello(&message).unwrap_or(unknown)
-}
-
-/// What the records hold, one after the other: RFC 8446 section 5.1.
-fn message(records: &[u8]) -> Vec<u8> {
-    let mut rest = Rest(records);
-    let mut message = Vec::with_capacity(records.len());
-    while let Some([_kind, _, _]) = rest.array() {
-        let Some(fragment) = rest.vector16() else { break };
-        message.extend_from_slice(fragment);
-    }
-    message
+    client_hello(message).unwrap_or(unknown)
 }
 
 /// RFC 8446 section 4.1.2; RFC 5246 section 7.4.1.2 had the same shape.
@@ -115,34 +104,6 @@ fn suite_kind(suite: CipherSuite) -> SuiteKind {
     }
 }
 
-/// What has not been read yet.
-struct Rest<'a>(&'a [u8]);
-
-impl<'a> Rest<'a> {
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (array, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*array)
-    }
-
-    fn bytes(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (bytes, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(bytes)
-    }
-
-    /// A vector with a length of one byte: RFC 8446 section 3.4.
-    fn vector8(&mut self) -> Option<&'a [u8]> {
-        let [length] = self.array()?;
-        self.bytes(length.into())
-    }
-
-    fn vector16(&mut self) -> Option<&'a [u8]> {
-        let length = u16::from_be_bytes(self.array()?);
-        self.bytes(length.into())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,20 +129,12 @@ mod tests {
         [&[1][..], &length[1..], &body].concat()
     }
 
-    /// The message in records of `size` bytes.
-    fn records(message: &[u8], size: usize) -> Vec<u8> {
-        let record = |part: &[u8]| {
-            [&[22, 3, 1][..], &u16::try_from(part.len()).unwrap().to_be_bytes(), part].concat()
-        };
-        message.chunks(size).flat_map(record).collect()
-    }
-
     fn version(version: u16, versions: Option<&[u16]>) -> OfferedVersion {
-        read(&records(&hello(version, &[0xc02b], versions), 1000)).version
+        read(&hello(version, &[0xc02b], versions)).version
     }
 
     fn best(suites: &[u16]) -> SuiteKind {
-        read(&records(&hello(0x0303, suites, None), 1000)).best_suite
+        read(&hello(0x0303, suites, None)).best_suite
     }
 
     #[test]
@@ -211,13 +164,13 @@ mod tests {
     }
 
     #[test]
-    fn a_hello_in_many_records_is_read_whole_and_a_torn_one_is_no_fault() {
+    fn a_torn_hello_is_no_fault() {
         let whole = hello(0x0303, &[0xc013], Some(&[0x0304]));
         let expected = Offered { version: OfferedVersion::Tls13, best_suite: SuiteKind::EcdheCbc };
-        assert_eq!(read(&records(&whole, 3)), expected);
+        assert_eq!(read(&whole), expected);
         for end in 0..whole.len() {
             // It must not panic; what is known of it, is not wrong.
-            let torn = read(&records(&whole[..end], 1000));
+            let torn = read(&whole[..end]);
             assert!([SuiteKind::Other, SuiteKind::EcdheCbc].contains(&torn.best_suite));
         }
         assert_eq!(read(b"GET / HTTP/1.1\r\n").version, OfferedVersion::Unknown);

@@ -23,6 +23,7 @@ use super::*;
 use crate::ops::metrics::Metrics;
 use crate::ops::shutdown::Shutdown;
 use crate::proxy::handshake;
+use crate::proxy::handshake_memory::Share;
 use crate::proxy::reason::Reason;
 use crate::trust::snapshot::Snapshot;
 use crate::trust::testing::snapshot_and_client;
@@ -135,8 +136,8 @@ impl Line {
         let ready = Arc::clone(&kernel);
         let (begin, begun) = tokio::sync::oneshot::channel();
         let ended = tokio::spawn(async move {
-            let timeouts = snapshot.listener.timeouts;
-            let greeted = handshake::greet(client, timeouts).await.unwrap();
+            let greeted =
+                handshake::greet(client, &snapshot.listener, Share::default()).await.unwrap();
             let mut client = greeted.accept(&snapshot).await.unwrap();
             let _unless_nobody_waits = begin.send(());
             let early = client.early;

@@ -2,7 +2,9 @@
 //!
 //! **Promises.** rustls gets one record at a time, and none behind the client's Finished: what comes
 //! after it, and may have come with it, is the session's. What TLS has to say leaves with the next
-//! flush.
+//! flush. A record that cost much is the last of its turn ([`Negotiation::is_paused`]), so that other
+//! connections of the same worker go on between two signatures. A client that is refused gets a fatal
+//! alert, sealed where records are encrypted already.
 //!
 //! **Not here.** Deadlines, and what a failure means (`handshake.rs`).
 
@@ -18,10 +20,13 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::server::UnbufferedServerConnection;
 use tokio_rustls::rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use tokio_rustls::rustls::{
-    AlertDescription, CommonState, Error, InvalidMessage, PeerIncompatible, ProtocolVersion,
-    ServerConfig,
+    AlertDescription, CommonState, Error, HandshakeKind, InvalidMessage, PeerIncompatible,
+    PeerMisbehaved, ProtocolVersion, ServerConfig,
 };
 
+use self::early_data::EarlyData;
+pub(crate) use self::early_data::early_data_bytes;
+use self::record::{Protection, whole_record};
 use super::scratch::{self, HANDSHAKE_READ_BYTES};
 use super::session::Session;
 use super::stream::{ReceiveError, TlsStream};
@@ -29,6 +34,12 @@ use super::{HELD_BYTES_HANDSHAKE, alert};
 use crate::proxy::close;
 use crate::proxy::socket;
 use crate::proxy::unsent::Unsent;
+use crate::trust::provider::HandshakeScope;
+use crate::trust::provider::transcript::Disguise;
+
+/// What a record may cost and have another follow it at once: less than any signature that AWS-LC
+/// makes or verifies, on any machine.
+const CHEAP: Duration = Duration::from_micros(25);
 
 /// A handshake in progress.
 pub(crate) struct Negotiation<Io> {
@@ -44,6 +55,24 @@ pub(crate) struct Negotiation<Io> {
     cut: Option<io::ErrorKind>,
     /// How long rustls has taken.
     crypto: Duration,
+    scope: HandshakeScope,
+    /// Rejected early data may still come.
+    early_data: Option<EarlyData>,
+    /// The client has sent a change_cipher_spec: in TLS 1.2 what follows is sealed.
+    ciphers_changed: bool,
+    paused: bool,
+}
+
+/// How a ClientHello is handed to rustls.
+pub(crate) struct Opening {
+    /// The records of the message, and what came behind them.
+    pub(crate) records: Vec<u8>,
+    /// What the message leads to.
+    pub(crate) version: ProtocolVersion,
+    /// Where it differs from what the client sent.
+    pub(crate) disguise: Option<Disguise>,
+    /// Whether early data may follow.
+    pub(crate) early_data: bool,
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
@@ -52,9 +81,75 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
     /// # Errors
     /// If the configuration cannot be used: a fault of ours.
     pub(crate) fn new(io: Io, config: Arc<ServerConfig>) -> Result<Self, Error> {
-        let rustls = UnbufferedServerConnection::new(config)?;
-        let (held, unsent, crypto) = (Vec::new(), Unsent::default(), Duration::ZERO);
-        Ok(Self { io, rustls, held, seen: 0, unsent, cut: None, crypto })
+        Ok(Self {
+            io,
+            rustls: UnbufferedServerConnection::new(config)?,
+            held: Vec::new(),
+            seen: 0,
+            unsent: Unsent::default(),
+            cut: None,
+            crypto: Duration::ZERO,
+            scope: HandshakeScope::default(),
+            early_data: None,
+            ciphers_changed: false,
+            paused: false,
+        })
+    }
+
+    pub(crate) const fn io_mut(&mut self) -> &mut Io {
+        &mut self.io
+    }
+
+    /// How much memory is held of the client's bytes and ours.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held.capacity() + self.unsent.rest().len()
+    }
+
+    /// Whether there is more to be done of what has been read: [`Self::resume`] does it.
+    pub(crate) const fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Whether the client has been asked for another ClientHello: RFC 8446 section 4.1.4.
+    pub(crate) fn awaits_second_hello(&self) -> bool {
+        self.rustls.handshake_kind() == Some(HandshakeKind::FullWithHelloRetryRequest)
+            && self.rustls.is_handshaking()
+            && !self.scope.can_open()
+    }
+
+    /// Whether the client's certificates were rejected because none of ours fits.
+    pub(crate) const fn no_certificate_fits(&self) -> bool {
+        self.scope.no_certificate_fits
+    }
+
+    /// How much early data may still come between two ClientHellos.
+    pub(crate) fn early_data_left(&self) -> usize {
+        self.early_data.as_ref().map_or(0, EarlyData::left)
+    }
+
+    /// Takes back what has been read and not been used.
+    pub(crate) fn take_held(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.held)
+    }
+
+    /// Takes a whole ClientHello; replies are queued.
+    ///
+    /// # Errors
+    /// As [`Self::feed`].
+    pub(crate) fn open(&mut self, mut opening: Opening) -> Result<(), Error> {
+        self.scope.version = Some(opening.version);
+        self.scope.disguise = opening.disguise;
+        self.early_data = opening.early_data.then(EarlyData::default);
+        self.feed(&mut opening.records)
+    }
+
+    /// Goes on after a pause.
+    ///
+    /// # Errors
+    /// As [`Self::feed`].
+    pub(crate) fn resume(&mut self) -> Result<(), Error> {
+        let mut held = self.take_held();
+        self.feed(&mut held)
     }
 
     /// What has been negotiated.
@@ -76,57 +171,106 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
     ///
     /// # Errors
     /// rustls's, when it refuses the client; [`Self::queue_last_words`] has the alert to send.
-    pub(crate) fn feed(&mut self, incoming: &mut [u8]) -> Result<(), Error> {
+    fn feed(&mut self, incoming: &mut [u8]) -> Result<(), Error> {
         let start = Instant::now();
-        let fed = self.feed_records(incoming);
-        self.crypto += start.elapsed();
-        fed
-    }
-
-    fn feed_records(&mut self, incoming: &mut [u8]) -> Result<(), Error> {
-        let mut rest = incoming;
+        self.paused = false;
         let mut given = self.seen;
+        let mut discarded = 0;
         let fed = loop {
-            let UnbufferedStatus { discard, state, .. } =
-                self.rustls.process_tls_records(&mut rest[..given]);
-            let mut waiting = false;
-            let mut failed = None;
-            match state {
-                Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    append(self.unsent.tail(), |out| data.encode(out))?;
-                }
-                // Nothing is lost by saying so early: replies leave in the order of `unsent`.
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-                Ok(_) => waiting = true,
-                Err(error) => failed = Some(error),
-            }
-            rest = &mut rest[discard..];
-            given -= discard;
-            self.seen -= discard;
-            if let Some(error) = failed {
-                break Err(error);
-            }
-            if waiting {
-                if given == rest.len() || !self.rustls.is_handshaking() {
+            let fed = self.step(&mut incoming[discarded..], &mut given, &mut discarded);
+            match fed {
+                Ok(Step::Done) => break Ok(()),
+                Ok(Step::More) if start.elapsed() > CHEAP => {
+                    self.paused = true;
                     break Ok(());
                 }
-                match whole_record(&rest[given..])? {
-                    Some(bytes) => {
-                        given += bytes;
-                        self.seen = given;
-                    }
-                    // What cannot become a record is refused before it is one.
-                    None => given = rest.len(),
-                }
+                Ok(Step::More) => {}
+                Err(error) => break Err(error),
             }
         };
-        self.held = rest.to_vec();
+        self.held = incoming[discarded..].to_vec();
+        self.crypto += start.elapsed();
         fed.and_then(|()| self.check_held())
+    }
+
+    /// Has rustls use the `given` first bytes of `rest`, and adds the next record to them.
+    fn step(
+        &mut self,
+        rest: &mut [u8],
+        given: &mut usize,
+        discarded: &mut usize,
+    ) -> Result<Step, Error> {
+        let used = self.process(&mut rest[..*given], discarded)?;
+        *given -= used;
+        if *given == rest.len() - used || !self.rustls.is_handshaking() {
+            return Ok(Step::Done);
+        }
+        let rest = &rest[used..];
+        let Some(bytes) = whole_record(&rest[*given..], self.protection())? else {
+            return Ok(Step::Done);
+        };
+        let record = &rest[*given..*given + bytes];
+        if let Some(early_data) = &mut self.early_data {
+            match early_data.passes_over(record, &self.scope)? {
+                Some(true) => {
+                    *discarded += bytes;
+                    return Ok(Step::More);
+                }
+                Some(false) => self.early_data = None,
+                None => {}
+            }
+        }
+        self.ciphers_changed |= record[0] == record::CHANGE_CIPHER_SPEC;
+        *given += bytes;
+        self.seen = *given;
+        Ok(Step::More)
+    }
+
+    /// Has rustls use `records` and queues its replies. Returns how many bytes it does not want to
+    /// find there again.
+    fn process(&mut self, records: &mut [u8], discarded: &mut usize) -> Result<usize, Error> {
+        let Self { rustls, scope, unsent, .. } = self;
+        let mut used = 0;
+        let processed = scope.enter(|| {
+            loop {
+                let UnbufferedStatus { discard, state, .. } =
+                    rustls.process_tls_records(&mut records[used..]);
+                let waiting = match state {
+                    Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                        append(unsent.tail(), |out| data.encode(out)).map(|()| false)
+                    }
+                    // Nothing is lost by saying so early: replies leave in the order of `unsent`.
+                    Ok(ConnectionState::TransmitTlsData(data)) => {
+                        data.done();
+                        Ok(false)
+                    }
+                    Ok(_) => Ok(true),
+                    Err(error) => Err(error),
+                };
+                used += discard;
+                if waiting? {
+                    return Ok(());
+                }
+            }
+        });
+        *discarded += used;
+        self.seen -= used;
+        processed.map(|()| used)
+    }
+
+    /// What the client's next record may be.
+    fn protection(&self) -> Protection {
+        match self.rustls.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) if self.scope.can_open() => Protection::Tls13,
+            Some(ProtocolVersion::TLSv1_2) if self.ciphers_changed => Protection::Tls12,
+            _ => Protection::None,
+        }
     }
 
     /// A peer can send a message in as many records as it has bytes: it is not collected for ever.
     fn check_held(&self) -> Result<(), Error> {
-        if self.held.len() <= HELD_BYTES_HANDSHAKE || !self.rustls.is_handshaking() {
+        let fits = self.held.len() <= HELD_BYTES_HANDSHAKE || self.paused;
+        if fits || !self.rustls.is_handshaking() {
             return Ok(());
         }
         Err(InvalidMessage::HandshakePayloadTooLarge.into())
@@ -178,15 +322,20 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
                 break;
             }
         }
-        let version = self.rustls.protocol_version();
-        if let Some(description) = unqueued_alert(version, error, reply.len() > before) {
+        let queued = reply.len() > before;
+        if self.scope.is_sealing() {
+            let unqueued = alert::for_session(error).filter(|_| !queued);
+            reply.extend(
+                unqueued.and_then(|alert| self.scope.seal_alert(alert)).unwrap_or_default(),
+            );
+        } else if let Some(alert) = plaintext_alert(self.rustls.protocol_version(), error, queued) {
             reply.truncate(before);
-            reply.extend_from_slice(&alert::plaintext_alert(description));
+            reply.extend_from_slice(&alert::plaintext_alert(alert));
         }
     }
 
     /// Ends the connection so that all that is queued arrives.
-    pub(crate) async fn close(mut self) {
+    pub(crate) async fn close(&mut self) {
         close::linger(&mut self.io, self.unsent.rest()).await;
     }
 
@@ -201,43 +350,36 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
     }
 }
 
-/// How long the first record of `bytes` is, if all of it has come.
-fn whole_record(bytes: &[u8]) -> Result<Option<usize>, Error> {
-    match bytes.first_chunk() {
-        // Never valid: what is encrypted has a tag. Where a client has offered early data, rustls
-        // skips it, since its limit counts bytes, and again with each record that comes behind.
-        Some([23, _, _, 0, 0]) => Err(InvalidMessage::InvalidEmptyPayload.into()),
-        Some(&[_, _, _, high, low]) => {
-            let length = 5 + usize::from(u16::from_be_bytes([high, low]));
-            Ok((length <= bytes.len()).then_some(length))
-        }
-        None => Ok(None),
-    }
+/// What is to be done after a step.
+enum Step {
+    /// There may be another record.
+    More,
+    /// All records are used, or the handshake is over.
+    Done,
 }
 
-/// The alert for an error that rustls has none for, or not the one that the RFC names; only where
-/// nothing is encrypted yet, so that it can be sent without a key.
-fn unqueued_alert(
+/// The alert for an error that rustls has none for, or not the one that the RFC names, where nothing
+/// is encrypted yet.
+fn plaintext_alert(
     version: Option<ProtocolVersion>,
     error: &Error,
     queued: bool,
 ) -> Option<AlertDescription> {
     match (version, error) {
-        // RFC 8446 section 5.1.
-        (None, Error::InvalidMessage(InvalidMessage::MessageTooLarge)) => {
-            Some(AlertDescription::RecordOverflow)
+        // RFC 5246 section 7.2.2: no acceptable set of parameters.
+        (_, Error::PeerIncompatible(PeerIncompatible::NoSignatureSchemesInCommon)) => {
+            Some(AlertDescription::HandshakeFailure)
         }
-        // RFC 8446 section 4.2.1, appendix D.3.
-        (None, Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered)) => {
-            Some(AlertDescription::ProtocolVersion)
-        }
-        (None, Error::InvalidMessage(_)) if !queued => Some(AlertDescription::DecodeError),
-        (None, _) if !queued => Some(AlertDescription::UnexpectedMessage),
         // RFC 5246 section 7.4.6; certificate_required came with TLS 1.3.
         (Some(ProtocolVersion::TLSv1_2), Error::NoCertificatesPresented) => {
             Some(AlertDescription::HandshakeFailure)
         }
-        _ => None,
+        // RFC 8446 section 4.1.2: a second ClientHello may change a few extensions alone.
+        (_, Error::PeerMisbehaved(PeerMisbehaved::ServerNameDifferedOnRetry)) => {
+            Some(AlertDescription::IllegalParameter)
+        }
+        _ if queued => None,
+        _ => alert::for_session(error),
     }
 }
 
@@ -263,6 +405,9 @@ fn append(
         }
     }
 }
+
+mod early_data;
+mod record;
 
 #[cfg(test)]
 mod tests;

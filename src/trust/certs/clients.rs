@@ -12,9 +12,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::verifier::{ChainLimits, ClientVerifier, TrustedClients};
-use super::{CertError, Findings, PROVIDER, Warning, pem};
+use super::{CertError, Findings, Warning, pem};
 use crate::config::{self, ClientAuth, ClientTrust};
 use crate::trust::files::Files;
+use crate::trust::provider::PROVIDER;
 use crate::trust::revocation::{Crl, Issuer, Revocation};
 use crate::trust::snapshot::Trusted;
 use crate::trust::x509::path::Anchor;

@@ -15,6 +15,7 @@ use tokio_rustls::rustls::{
 
 use super::*;
 use crate::proxy::handshake::{self, Client, HandshakeError};
+use crate::proxy::handshake_memory::Share;
 use crate::proxy::tls::stream::Received;
 use crate::trust::snapshot::Snapshot;
 use crate::trust::testing::snapshot_and_client;
@@ -25,7 +26,7 @@ type Accepted = Result<Client<DuplexStream>, HandshakeError>;
 fn accepting(snapshot: Arc<Snapshot>) -> (DuplexStream, tokio::task::JoinHandle<Accepted>) {
     let (device, ours) = duplex(1 << 20);
     let accepted = tokio::spawn(async move {
-        let greeted = handshake::greet(ours, snapshot.listener.timeouts).await?;
+        let greeted = handshake::greet(ours, &snapshot.listener, Share::default()).await?;
         greeted.accept(&snapshot).await
     });
     (device, accepted)

@@ -20,6 +20,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedCipherSuite};
 
 use super::*;
 use crate::proxy::handshake;
+use crate::proxy::handshake_memory::Share;
 use crate::proxy::tls::scratch::{self, HANDSHAKE_READ_BYTES};
 use crate::proxy::tls::{ReceiveError, Received, TlsStream};
 use crate::trust::snapshot::Snapshot;
@@ -34,7 +35,7 @@ async fn connected(snapshot: &Snapshot, connector: TlsConnector) -> (Device<Dupl
     let (device, ours) = duplex(1 << 20);
     let localhost = ServerName::try_from("localhost").unwrap();
     let (device, ours) = tokio::join!(connector.connect(localhost, device), async {
-        let greeted = handshake::greet(ours, snapshot.listener.timeouts).await.unwrap();
+        let greeted = handshake::greet(ours, &snapshot.listener, Share::default()).await.unwrap();
         greeted.accept(snapshot).await.unwrap().stream
     });
     (device.unwrap(), ours)

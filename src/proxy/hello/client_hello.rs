@@ -1,0 +1,200 @@
+//! A ClientHello, taken apart.
+//!
+//! **Promises.** Each vector fills its place exactly, and no extension is there twice: RFC 8446
+//! sections 3.4 and 4.1.2. It borrows from the message.
+//!
+//! **Not here.** What values are allowed (`rules.rs`), what of it is counted (`offer.rs`).
+
+use super::HelloFault;
+
+/// The parts of a ClientHello: RFC 8446 section 4.1.2; RFC 5246 section 7.4.1.2 had the same shape.
+#[derive(Debug)]
+pub(super) struct ClientHello<'a> {
+    pub(super) legacy_version: u16,
+    pub(super) suites: &'a [[u8; 2]],
+    pub(super) compressions: &'a [u8],
+    pub(super) extensions: Extensions<'a>,
+}
+
+/// The extensions that something is decided by, without their headers.
+#[derive(Debug, Default)]
+pub(super) struct Extensions<'a> {
+    pub(super) server_name: Option<&'a [u8]>,
+    /// Where in the message the type of the server_name stands.
+    pub(super) server_name_at: usize,
+    pub(super) max_fragment_length: Option<&'a [u8]>,
+    pub(super) supported_groups: Option<&'a [u8]>,
+    pub(super) ec_point_formats: Option<&'a [u8]>,
+    pub(super) signature_algorithms: Option<&'a [u8]>,
+    pub(super) alpn: Option<&'a [u8]>,
+    pub(super) extended_master_secret: Option<&'a [u8]>,
+    pub(super) record_size_limit: Option<&'a [u8]>,
+    pub(super) pre_shared_key: Option<&'a [u8]>,
+    pub(super) early_data: Option<&'a [u8]>,
+    pub(super) supported_versions: Option<&'a [u8]>,
+    pub(super) psk_key_exchange_modes: Option<&'a [u8]>,
+    pub(super) post_handshake_auth: Option<&'a [u8]>,
+    pub(super) key_share: Option<&'a [u8]>,
+    pub(super) renegotiation_info: Option<&'a [u8]>,
+    /// The type of one that is not known here and not in the message.
+    pub(super) unused_type: [u8; 2],
+    /// Of the last one.
+    pub(super) last_type: Option<u16>,
+}
+
+/// The types of [`Extensions`], as IANA has them.
+pub(super) mod kind {
+    pub(crate) const SERVER_NAME: u16 = 0;
+    pub(crate) const MAX_FRAGMENT_LENGTH: u16 = 1;
+    pub(crate) const SUPPORTED_GROUPS: u16 = 10;
+    pub(crate) const EC_POINT_FORMATS: u16 = 11;
+    pub(crate) const SIGNATURE_ALGORITHMS: u16 = 13;
+    pub(crate) const ALPN: u16 = 16;
+    pub(crate) const EXTENDED_MASTER_SECRET: u16 = 23;
+    pub(crate) const RECORD_SIZE_LIMIT: u16 = 28;
+    pub(crate) const PRE_SHARED_KEY: u16 = 41;
+    pub(crate) const EARLY_DATA: u16 = 42;
+    pub(crate) const SUPPORTED_VERSIONS: u16 = 43;
+    pub(crate) const PSK_KEY_EXCHANGE_MODES: u16 = 45;
+    pub(crate) const POST_HANDSHAKE_AUTH: u16 = 49;
+    pub(crate) const KEY_SHARE: u16 = 51;
+    pub(crate) const RENEGOTIATION_INFO: u16 = 0xff01;
+}
+
+/// RFC 8701 reserves these: no implementation may give them a meaning.
+const RESERVED: [u16; 16] = [
+    0x0a0a, 0x1a1a, 0x2a2a, 0x3a3a, 0x4a4a, 0x5a5a, 0x6a6a, 0x7a7a, 0x8a8a, 0x9a9a, 0xaaaa, 0xbaba,
+    0xcaca, 0xdada, 0xeaea, 0xfafa,
+];
+
+impl<'a> ClientHello<'a> {
+    /// Takes a whole message apart.
+    ///
+    /// # Errors
+    /// If a length is wrong or an extension is there twice.
+    pub(super) fn parse(message: &'a [u8]) -> Result<Self, HelloFault> {
+        Self::parts(message).ok_or(HelloFault::Malformed("the ClientHello"))?
+    }
+
+    fn parts(message: &'a [u8]) -> Option<Result<Self, HelloFault>> {
+        let mut rest = Rest(message);
+        let [_kind, _, _, _] = rest.array()?;
+        let legacy_version = u16::from_be_bytes(rest.array()?);
+        let _random: [u8; 32] = rest.array()?;
+        let _session_id = rest.vector8().filter(|id| id.len() <= 32)?;
+        let (suites, []) = rest.vector16()?.as_chunks() else { return None };
+        let compressions = rest.vector8().filter(|methods| !methods.is_empty())?;
+        if suites.is_empty() {
+            return None;
+        }
+        let mut extensions = Extensions::default();
+        // One of before TLS 1.3 may have none.
+        if !rest.0.is_empty() {
+            let at = message.len() - rest.0.len() + 2;
+            let block = rest.vector16().filter(|_| rest.0.is_empty())?;
+            if let Err(fault) = extensions.fill(block, at) {
+                return Some(Err(fault));
+            }
+        }
+        Some(Ok(Self { legacy_version, suites, compressions, extensions }))
+    }
+}
+
+impl<'a> Extensions<'a> {
+    /// Takes the extensions of `block`, which stands in the message at `at`.
+    fn fill(&mut self, block: &'a [u8], at: usize) -> Result<(), HelloFault> {
+        const MALFORMED: HelloFault = HelloFault::Malformed("the list of extensions");
+        let mut rest = Rest(block);
+        let mut kinds = Vec::with_capacity(24);
+        while !rest.0.is_empty() {
+            let place = at + block.len() - rest.0.len();
+            let kind = u16::from_be_bytes(rest.array().ok_or(MALFORMED)?);
+            let body = rest.vector16().ok_or(MALFORMED)?;
+            if kind == kind::SERVER_NAME {
+                self.server_name_at = place;
+            }
+            if let Some(known) = self.known(kind) {
+                *known = Some(body);
+            }
+            kinds.push(kind);
+        }
+        self.last_type = kinds.last().copied();
+        kinds.sort_unstable();
+        if kinds.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(HelloFault::Illegal("an extension twice"));
+        }
+        let unused = RESERVED.iter().find(|kind| kinds.binary_search(kind).is_err());
+        self.unused_type = unused.copied().unwrap_or_default().to_be_bytes();
+        Ok(())
+    }
+
+    const fn known(&mut self, kind: u16) -> Option<&mut Option<&'a [u8]>> {
+        Some(match kind {
+            kind::SERVER_NAME => &mut self.server_name,
+            kind::MAX_FRAGMENT_LENGTH => &mut self.max_fragment_length,
+            kind::SUPPORTED_GROUPS => &mut self.supported_groups,
+            kind::EC_POINT_FORMATS => &mut self.ec_point_formats,
+            kind::SIGNATURE_ALGORITHMS => &mut self.signature_algorithms,
+            kind::ALPN => &mut self.alpn,
+            kind::EXTENDED_MASTER_SECRET => &mut self.extended_master_secret,
+            kind::RECORD_SIZE_LIMIT => &mut self.record_size_limit,
+            kind::PRE_SHARED_KEY => &mut self.pre_shared_key,
+            kind::EARLY_DATA => &mut self.early_data,
+            kind::SUPPORTED_VERSIONS => &mut self.supported_versions,
+            kind::PSK_KEY_EXCHANGE_MODES => &mut self.psk_key_exchange_modes,
+            kind::POST_HANDSHAKE_AUTH => &mut self.post_handshake_auth,
+            kind::KEY_SHARE => &mut self.key_share,
+            kind::RENEGOTIATION_INFO => &mut self.renegotiation_info,
+            _ => return None,
+        })
+    }
+}
+
+/// What has not been read yet.
+pub(super) struct Rest<'a>(pub(super) &'a [u8]);
+
+impl<'a> Rest<'a> {
+    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (array, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*array)
+    }
+
+    fn bytes(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    /// A vector with a length of one byte: RFC 8446 section 3.4.
+    pub(super) fn vector8(&mut self) -> Option<&'a [u8]> {
+        let [length] = self.array()?;
+        self.bytes(length.into())
+    }
+
+    pub(super) fn vector16(&mut self) -> Option<&'a [u8]> {
+        let length = u16::from_be_bytes(self.array()?);
+        self.bytes(length.into())
+    }
+}
+
+/// An extension that is one vector with a length of one byte.
+pub(super) fn whole8(extension: &[u8]) -> Option<&[u8]> {
+    let mut rest = Rest(extension);
+    rest.vector8().filter(|_| rest.0.is_empty())
+}
+
+/// An extension that is one vector with a length of two bytes.
+pub(super) fn whole16(extension: &[u8]) -> Option<&[u8]> {
+    let mut rest = Rest(extension);
+    rest.vector16().filter(|_| rest.0.is_empty())
+}
+
+/// A list of codes of two bytes that is not empty.
+pub(super) fn codes(list: Option<&[u8]>) -> Option<&[[u8; 2]]> {
+    match list?.as_chunks() {
+        ([], _) => None,
+        (codes, []) => Some(codes),
+        _ => None,
+    }
+}

@@ -1,0 +1,291 @@
+//! The first message of a client, put together from its records.
+//!
+//! **Promises.** It keeps one copy of the message and no record header, and that copy grows with what
+//! has come, never with what is announced. A record or message that cannot become a ClientHello is
+//! refused at its header.
+//!
+//! **Not here.** What the message says (`client_hello.rs`), sockets and deadlines (`hello.rs`).
+
+use super::HelloFault;
+use crate::proxy::tls::early_data_bytes;
+
+/// The type, version and length of a record: RFC 8446 section 5.1.
+const HEADER_BYTES: usize = 5;
+
+/// The plaintext of one record: RFC 8446 section 5.1.
+const MAX_RECORD_BYTES: usize = 1 << 14;
+
+/// The type and length of a message: RFC 8446 section 4.
+const MESSAGE_HEADER_BYTES: usize = 4;
+
+const HANDSHAKE: u8 = 22;
+const CHANGE_CIPHER_SPEC: u8 = 20;
+const APPLICATION_DATA: u8 = 23;
+const CLIENT_HELLO: u8 = 1;
+
+/// A message of which some may have come.
+#[derive(Debug)]
+pub(super) struct PartialMessage {
+    message: Vec<u8>,
+    /// The longest message that is accepted, without its header.
+    max_bytes: usize,
+    header: [u8; HEADER_BYTES],
+    /// How much of the header has come.
+    have: usize,
+    /// How much of the record is still to come.
+    left: usize,
+    /// Whether the record is passed over.
+    skipping: bool,
+    /// Whether the header of a record has come.
+    is_tls: bool,
+    between: Between,
+}
+
+/// What may stand before the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Between {
+    /// Nothing: it is the first.
+    Nothing,
+    /// What may come between two ClientHellos: a change_cipher_spec, and rejected early data of at
+    /// most so many bytes. RFC 8446 sections 4.2.10 and 5.
+    Retry { change_cipher_specs: u8, early_data: usize },
+}
+
+impl PartialMessage {
+    pub(super) const fn new(max_bytes: usize, between: Between) -> Self {
+        let header = [0; HEADER_BYTES];
+        let is_tls = matches!(between, Between::Retry { .. });
+        Self {
+            message: Vec::new(),
+            max_bytes,
+            header,
+            have: 0,
+            left: 0,
+            skipping: false,
+            is_tls,
+            between,
+        }
+    }
+
+    /// How much memory it takes.
+    pub(super) const fn bytes(&self) -> usize {
+        self.message.capacity()
+    }
+
+    pub(super) fn into_message(self) -> Vec<u8> {
+        self.message
+    }
+
+    /// Takes bytes that go on where the last ended. Returns how many of them belonged to the message
+    /// once it is complete.
+    ///
+    /// # Errors
+    /// If they cannot become a ClientHello.
+    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<Option<usize>, HelloFault> {
+        let mut rest = bytes;
+        while let Some(&byte) = rest.first() {
+            if self.have < HEADER_BYTES {
+                self.header[self.have] = byte;
+                self.have += 1;
+                rest = &rest[1..];
+                self.check_header()?;
+                continue;
+            }
+            let (part, behind) = rest.split_at(self.left.min(rest.len()));
+            rest = behind;
+            self.left -= part.len();
+            if !self.skipping {
+                self.append(part)?;
+            }
+            if self.left == 0 {
+                self.have = 0;
+            }
+            if self.is_complete()? {
+                return Ok(Some(bytes.len() - rest.len()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether all of the message has come. It must end with its record: the keys change behind it
+    /// (RFC 8446 section 5.1), and no other message may follow it in TLS 1.2.
+    fn is_complete(&self) -> Result<bool, HelloFault> {
+        let Some(length) = self.length() else { return Ok(false) };
+        let whole = MESSAGE_HEADER_BYTES + length;
+        if self.message.len() > whole || self.message.len() == whole && self.left > 0 {
+            return Err(HelloFault::Unexpected("bytes behind the ClientHello in its record"));
+        }
+        Ok(self.message.len() == whole)
+    }
+
+    /// What a record's header says is refused as soon as it is known.
+    fn check_header(&mut self) -> Result<(), HelloFault> {
+        let [kind, major, _, high, low] = self.header;
+        let started = !self.message.is_empty();
+        match (self.have, self.between) {
+            (1, _) if kind == HANDSHAKE => self.skipping = false,
+            (1, Between::Retry { .. })
+                if !started && matches!(kind, CHANGE_CIPHER_SPEC | APPLICATION_DATA) =>
+            {
+                self.skipping = true;
+            }
+            (1, _) if !self.is_tls => return Err(HelloFault::NotTls),
+            (1, _) => return Err(HelloFault::Unexpected("a record that is no handshake")),
+            (2, _) if major != 3 && !self.is_tls => return Err(HelloFault::NotTls),
+            (2, _) if major != 3 => return Err(HelloFault::Malformed("the version of a record")),
+            (HEADER_BYTES, _) => {
+                self.is_tls = true;
+                self.left = usize::from(u16::from_be_bytes([high, low]));
+                self.check_length(kind)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn check_length(&mut self, kind: u8) -> Result<(), HelloFault> {
+        match (kind, &mut self.between) {
+            (APPLICATION_DATA, Between::Retry { early_data, .. }) => {
+                // RFC 8446 section 5.2: the ciphertext of one record.
+                if self.left > MAX_RECORD_BYTES + 256 {
+                    return Err(HelloFault::Overflow);
+                }
+                let data = early_data_bytes(self.left);
+                *early_data = early_data
+                    .checked_sub(data)
+                    .ok_or(HelloFault::Unexpected("more early data than is skipped"))?;
+            }
+            (CHANGE_CIPHER_SPEC, Between::Retry { change_cipher_specs, .. }) => {
+                *change_cipher_specs = change_cipher_specs
+                    .checked_sub(1)
+                    .filter(|_| self.left == 1)
+                    .ok_or(HelloFault::Unexpected("a change_cipher_spec"))?;
+            }
+            _ if self.left > MAX_RECORD_BYTES => return Err(HelloFault::Overflow),
+            _ if self.left == 0 => return Err(HelloFault::Unexpected("an empty record")),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, part: &[u8]) -> Result<(), HelloFault> {
+        let needed = self.message.len() + part.len();
+        if needed > self.message.capacity() {
+            // An eighth more than has come: single bytes are not to be copied each time.
+            self.message.reserve_exact(part.len().max(self.message.len() / 8));
+        }
+        self.message.extend_from_slice(part);
+        if self.message.first().is_some_and(|&kind| kind != CLIENT_HELLO) {
+            return Err(HelloFault::Unexpected("a message that is no ClientHello"));
+        }
+        if self.length().is_some_and(|length| length > self.max_bytes) {
+            return Err(HelloFault::TooLong(self.max_bytes));
+        }
+        Ok(())
+    }
+
+    fn length(&self) -> Option<usize> {
+        let &[_, high, middle, low] = self.message.first_chunk()?;
+        Some(u32::from_be_bytes([0, high, middle, low]) as usize)
+    }
+}
+
+/// The message in records of the greatest length.
+pub(crate) fn records(message: &[u8]) -> Vec<u8> {
+    let headers = message.len().div_ceil(MAX_RECORD_BYTES) * HEADER_BYTES;
+    let mut records = Vec::with_capacity(message.len() + headers);
+    for part in message.chunks(MAX_RECORD_BYTES) {
+        let [high, low] = u16::try_from(part.len()).expect("a chunk is shorter").to_be_bytes();
+        records.extend([HANDSHAKE, 3, 1, high, low]);
+        records.extend_from_slice(part);
+    }
+    records
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A ClientHello of so many bytes behind its header.
+    fn message(bytes: u16) -> Vec<u8> {
+        let [high, low] = bytes.to_be_bytes();
+        [&[1, 0, high, low][..], &vec![7; usize::from(bytes)]].concat()
+    }
+
+    fn in_records(message: &[u8], size: usize) -> Vec<u8> {
+        message.chunks(size).flat_map(records).collect()
+    }
+
+    fn first() -> PartialMessage {
+        PartialMessage::new(0xffff, Between::Nothing)
+    }
+
+    fn refused(bytes: &[u8]) -> HelloFault {
+        first().take(bytes).unwrap_err()
+    }
+
+    #[test]
+    fn a_message_is_the_same_for_every_size_and_split() {
+        for bytes in [0, 1, 300, 16384, 40000, 65535] {
+            let message = message(bytes);
+            for size in [1, 5, 1000, 16384] {
+                let records = in_records(&message, size);
+                let behind = [&records[..], b"behind"].concat();
+                for segment in [1, 3, 1460, 1 << 20] {
+                    let mut partial = first();
+                    let mut taken = 0;
+                    let complete = behind.chunks(segment).find_map(|part| {
+                        let done = partial.take(part).unwrap();
+                        taken += done.unwrap_or(part.len());
+                        done
+                    });
+                    assert!(complete.is_some());
+                    assert_eq!(taken, records.len());
+                    assert_eq!(partial.into_message(), message);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_copy_grows_with_what_has_come() {
+        let records = in_records(&message(65535), 1000);
+        let mut partial = first();
+        let mut came = 0;
+        for part in records[..60_000].chunks(500) {
+            assert_eq!(partial.take(part), Ok(None));
+            came += part.len();
+            assert!(partial.bytes() <= came + came / 8, "{} of {came}", partial.bytes());
+        }
+    }
+
+    #[test]
+    fn what_cannot_become_a_hello_is_refused_at_its_header() {
+        assert_eq!(refused(&[23]), HelloFault::NotTls);
+        assert_eq!(refused(&[22, 2]), HelloFault::NotTls);
+        assert_eq!(refused(&[22, 3, 1, 0x40, 1]), HelloFault::Overflow);
+        assert!(matches!(refused(&[22, 3, 1, 0, 0]), HelloFault::Unexpected(_)));
+        assert!(matches!(refused(&[22, 3, 1, 0, 9, 2]), HelloFault::Unexpected(_)));
+        assert_eq!(refused(&[22, 3, 1, 0, 9, 1, 1, 0, 0]), HelloFault::TooLong(0xffff));
+        let mut short = PartialMessage::new(100, Between::Nothing);
+        assert_eq!(short.take(&records(&message(101))), Err(HelloFault::TooLong(100)));
+        let more = [&message(10)[..], &[1]].concat();
+        assert!(matches!(refused(&records(&more)), HelloFault::Unexpected(_)));
+        let cut = [&records(&message(10)[..6])[..], &[20]].concat();
+        assert!(matches!(refused(&cut), HelloFault::Unexpected(_)));
+    }
+
+    #[test]
+    fn between_two_hellos_early_data_and_a_change_cipher_spec_are_passed_over() {
+        let retry = Between::Retry { change_cipher_specs: 1, early_data: 100 };
+        let early = [&[23, 3, 3, 0, 67][..], &[9; 67]].concat();
+        let hello = records(&message(10));
+        let came = [&[20, 3, 3, 0, 1, 1][..], &early, &early, &hello].concat();
+        let mut partial = PartialMessage::new(0xffff, retry);
+        assert_eq!(partial.take(&came), Ok(Some(came.len())));
+        assert_eq!(partial.into_message(), message(10));
+        let too_much = [&early[..], &early, &early].concat();
+        assert!(PartialMessage::new(0xffff, retry).take(&too_much).is_err());
+        assert!(PartialMessage::new(0xffff, retry).take(&[20, 3, 3, 0, 2]).is_err());
+    }
+}

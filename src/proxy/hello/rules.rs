@@ -1,0 +1,217 @@
+//! What the RFCs demand of a ClientHello and rustls does not check, or answers by another alert.
+//!
+//! **Promises.** The first fault is found, in the order of importance that OpenSSL has: the version, a
+//! fallback, then extensions.
+//!
+//! **Not here.** What rustls answers as the RFCs demand: compression, points, PSKs, duplicate shares.
+//! Lengths of the message's own vectors (`client_hello.rs`).
+
+use tokio_rustls::rustls::pki_types::{DnsName, ServerName};
+use tokio_rustls::rustls::{PeerIncompatible, ProtocolVersion};
+
+use super::HelloFault;
+use super::client_hello::{ClientHello, Extensions, Rest, codes, kind, whole8, whole16};
+
+/// TLS_FALLBACK_SCSV: RFC 7507 section 2.
+const FALLBACK: [u8; 2] = [0x56, 0x00];
+
+const SSL_3: u16 = 0x0300;
+const TLS_1_2: u16 = 0x0303;
+const TLS_1_3: u16 = 0x0304;
+
+/// The name that a client asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Name<'a> {
+    /// There is none.
+    None,
+    /// A DNS name.
+    Dns(DnsName<'a>),
+    /// An IP address, which RFC 6066 section 3 forbids; rustls takes it as none.
+    Ip(&'a [u8]),
+    /// Neither; it is served as one that sent none.
+    Other(&'a [u8]),
+}
+
+/// Returns the version that a ClientHello leads to, where TLS 1.2 is accepted or not.
+///
+/// # Errors
+/// The first rule that it breaks.
+pub(super) fn check(
+    hello: &ClientHello<'_>,
+    tls12_accepted: bool,
+) -> Result<ProtocolVersion, HelloFault> {
+    let version = version(hello, tls12_accepted)?;
+    // Our best version is always TLS 1.3.
+    if version == ProtocolVersion::TLSv1_2 && hello.suites.contains(&FALLBACK) {
+        return Err(HelloFault::Fallback);
+    }
+    let extensions = &hello.extensions;
+    check_forms(extensions)?;
+    if version == ProtocolVersion::TLSv1_3 {
+        if hello.compressions != [0] {
+            return Err(HelloFault::Illegal("a compression method"));
+        }
+        check_tls13(extensions)?;
+    } else {
+        check_tls12(extensions)?;
+    }
+    Ok(version)
+}
+
+/// RFC 8446 sections 4.2.1 and D.5.
+fn version(hello: &ClientHello<'_>, tls12_accepted: bool) -> Result<ProtocolVersion, HelloFault> {
+    use PeerIncompatible as P;
+    if hello.legacy_version <= SSL_3 {
+        return Err(HelloFault::version(P::Tls12NotOffered));
+    }
+    let Some(extension) = hello.extensions.supported_versions else {
+        return match (hello.legacy_version >= TLS_1_2, tls12_accepted) {
+            (true, true) => Ok(ProtocolVersion::TLSv1_2),
+            (true, false) => Err(HelloFault::version(P::SupportedVersionsExtensionRequired)),
+            (false, _) => Err(HelloFault::version(P::Tls12NotOffered)),
+        };
+    };
+    let offered = codes(whole8(extension));
+    let offered = offered.ok_or(HelloFault::Malformed("supported_versions"))?;
+    let offers = |version: u16| offered.contains(&version.to_be_bytes());
+    if offers(TLS_1_3) {
+        Ok(ProtocolVersion::TLSv1_3)
+    } else if offers(TLS_1_2) && tls12_accepted {
+        Ok(ProtocolVersion::TLSv1_2)
+    } else {
+        Err(HelloFault::version(P::Tls12NotOfferedOrEnabled))
+    }
+}
+
+/// The form of extensions, whatever the version.
+fn check_forms(extensions: &Extensions<'_>) -> Result<(), HelloFault> {
+    let lists = [
+        ("supported_groups", extensions.supported_groups),
+        ("signature_algorithms", extensions.signature_algorithms),
+    ];
+    for (what, extension) in lists {
+        if extension.is_some_and(|extension| codes(whole16(extension)).is_none()) {
+            return Err(HelloFault::Malformed(what));
+        }
+    }
+    let empty = [
+        ("extended_master_secret", extensions.extended_master_secret),
+        ("early_data", extensions.early_data),
+        ("post_handshake_auth", extensions.post_handshake_auth),
+    ];
+    for (what, extension) in empty {
+        if extension.is_some_and(|extension| !extension.is_empty()) {
+            return Err(HelloFault::Malformed(what));
+        }
+    }
+    let formats = extensions.ec_point_formats;
+    if formats.is_some_and(|formats| whole8(formats).is_none_or(<[u8]>::is_empty)) {
+        return Err(HelloFault::Malformed("ec_point_formats"));
+    }
+    if extensions.alpn.is_some_and(|alpn| !is_protocols(alpn)) {
+        return Err(HelloFault::Malformed("the ALPN protocols"));
+    }
+    // RFC 6066 section 4.
+    match extensions.max_fragment_length {
+        None | Some([1..=4]) => {}
+        Some([_]) => return Err(HelloFault::Illegal("a max_fragment_length")),
+        Some(_) => return Err(HelloFault::Malformed("max_fragment_length")),
+    }
+    // RFC 8449 section 4.
+    match extensions.record_size_limit {
+        None => {}
+        Some(&[high, low]) if u16::from_be_bytes([high, low]) >= 64 => {}
+        Some([_, _]) => return Err(HelloFault::Illegal("a record_size_limit")),
+        Some(_) => return Err(HelloFault::Malformed("record_size_limit")),
+    }
+    server_name(extensions).map(|_| ())
+}
+
+/// RFC 7301 section 3.1.
+fn is_protocols(alpn: &[u8]) -> bool {
+    let Some(list) = whole16(alpn).filter(|list| !list.is_empty()) else { return false };
+    let mut rest = Rest(list);
+    while !rest.0.is_empty() {
+        if rest.vector8().is_none_or(<[u8]>::is_empty) {
+            return false;
+        }
+    }
+    true
+}
+
+/// The name in the server_name extension: RFC 6066 section 3.
+///
+/// # Errors
+/// If it is no list of one host name. As in OpenSSL: other types of names cannot be passed over, since
+/// nobody knows their form.
+pub(super) fn server_name<'a>(extensions: &Extensions<'a>) -> Result<Name<'a>, HelloFault> {
+    const MALFORMED: HelloFault = HelloFault::Malformed("server_name");
+    let Some(extension) = extensions.server_name else { return Ok(Name::None) };
+    let mut list = Rest(whole16(extension).ok_or(MALFORMED)?);
+    let [0] = list.array().ok_or(MALFORMED)? else { return Err(MALFORMED) };
+    let name = list.vector16().ok_or(MALFORMED)?;
+    if !list.0.is_empty() || name.is_empty() {
+        return Err(MALFORMED);
+    }
+    // As OpenSSL: longer than any name, or one that ends for those who read up to a NUL.
+    if name.len() > 255 || name.contains(&0) {
+        return Err(HelloFault::UnknownName);
+    }
+    Ok(match ServerName::try_from(name) {
+        Ok(ServerName::DnsName(name)) => Name::Dns(name),
+        Ok(ServerName::IpAddress(_)) => Name::Ip(name),
+        Ok(_) | Err(_) => Name::Other(name),
+    })
+}
+
+/// RFC 5746 section 3.6.
+fn check_tls12(extensions: &Extensions<'_>) -> Result<(), HelloFault> {
+    match extensions.renegotiation_info.map(whole8) {
+        None | Some(Some([])) => Ok(()),
+        Some(Some(_)) => Err(HelloFault::Renegotiation),
+        Some(None) => Err(HelloFault::Malformed("renegotiation_info")),
+    }
+}
+
+/// RFC 8446 sections 4.2 and 9.2.
+fn check_tls13(extensions: &Extensions<'_>) -> Result<(), HelloFault> {
+    use PeerIncompatible as P;
+    if extensions.pre_shared_key.is_some() && extensions.last_type != Some(kind::PRE_SHARED_KEY) {
+        return Err(HelloFault::Illegal("a pre_shared_key that is not the last extension"));
+    }
+    if extensions
+        .psk_key_exchange_modes
+        .is_some_and(|modes| whole8(modes).is_none_or(<[u8]>::is_empty))
+    {
+        return Err(HelloFault::Malformed("psk_key_exchange_modes"));
+    }
+    let Some(groups) = extensions.supported_groups else {
+        return Err(HelloFault::missing(P::NamedGroupsExtensionRequired));
+    };
+    let Some(shares) = extensions.key_share else {
+        return Err(HelloFault::missing(P::KeyShareExtensionRequired));
+    };
+    if extensions.signature_algorithms.is_none() {
+        return Err(HelloFault::missing(P::SignatureAlgorithmsExtensionRequired));
+    }
+    check_shares(shares, codes(whole16(groups)).unwrap_or_default())
+}
+
+/// RFC 8446 section 4.2.8: each share is of a group that is offered.
+fn check_shares(shares: &[u8], groups: &[[u8; 2]]) -> Result<(), HelloFault> {
+    const MALFORMED: HelloFault = HelloFault::Malformed("key_share");
+    let mut rest = Rest(whole16(shares).ok_or(MALFORMED)?);
+    let mut checked = 0;
+    while !rest.0.is_empty() {
+        let group = rest.array().ok_or(MALFORMED)?;
+        if rest.vector16().is_none_or(<[u8]>::is_empty) {
+            return Err(MALFORMED);
+        }
+        checked += 1;
+        // More shares than groups exist: one of them is there twice.
+        if checked > groups.len() || !groups.contains(&group) {
+            return Err(HelloFault::Illegal("a key_share of a group that is not offered"));
+        }
+    }
+    Ok(())
+}
