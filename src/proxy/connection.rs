@@ -93,7 +93,7 @@ async fn open(
 
     let newcomer = record.newcomer();
     // Pinned, so that the future has room for it once.
-    let accepted = {
+    let mut client = {
         let handshake = pin!(async {
             let greeted = handshake::greet(tcp, listener, newcomer.memory()).await?;
             newcomer.heard();
@@ -104,9 +104,8 @@ async fn open(
             }
             accepted
         });
-        newcomer.or_evicted(handshake).await
+        newcomer.or_evicted(handshake).await??
     };
-    let mut client = accepted??;
     record.handshaken(client.negotiated.take());
 
     match reach(listener, &client, record).await {

@@ -33,8 +33,8 @@ use self::pem::PemError;
 use self::verifier::ClientVerifier;
 use super::digest::Digest;
 use super::files::{self, Files, ReadError};
-use super::provider::PROVIDER;
 use super::provider::transcript::TranscriptVerifier;
+use super::provider::{PROVIDER, SecretsToScope};
 use super::resolver::{Certificate, Resolver};
 use super::revocation::Unused;
 use super::snapshot::{FileDigests, ServerCertificate, ServerConfigs, Snapshot};
@@ -231,12 +231,13 @@ fn snapshot(
 ) -> Result<Snapshot, CertError> {
     let tls = &listener.tls;
     let policy = policy(tls, files, &chains)?;
-    let resumption =
-        Resumption::for_policy(policy, tls.tickets > 0, previous.map(|p| &p.resumption))?;
     let certificates = chains.iter().map(Chain::shown).collect();
     let named = chains.into_iter().map(|c| Certificate { names: c.facts.names, key: c.key });
     let resolver = Arc::new(Resolver::new(named.collect()));
     let Clients { verifier, trusted } = clients;
+    let believed = verifier.as_ref().map(|verifier| verifier.trusted());
+    let earlier = previous.map(|previous| &previous.resumption);
+    let resumption = Resumption::for_policy(policy, tls.tickets > 0, believed, earlier)?;
     let server_configs = server_configs(tls, &resolver, verifier.clone(), &resumption)?;
     Ok(Snapshot {
         listener: listener.clone(),
@@ -295,6 +296,7 @@ fn server_configs(
     config.alpn_protocols.clone_from(&tls.alpn);
     // For our own record layer (`proxy/tls/session.rs`): they do not leave the process.
     config.enable_secret_extraction = true;
+    config.key_log = Arc::new(SecretsToScope);
     resumption.install(&mut config, tls.tickets);
     let clients = Arc::new(config.clone());
     config.ignore_client_order = true;

@@ -25,9 +25,10 @@ use tokio_rustls::rustls::crypto::cipher::{
     MessageEncrypter, OutboundOpaqueMessage, OutboundPlainMessage, Tls12AeadAlgorithm,
     Tls13AeadAlgorithm, UnsupportedOperationError,
 };
+use tokio_rustls::rustls::crypto::tls13::OkmBlock;
 use tokio_rustls::rustls::{
     AlertDescription, CipherSuite, CipherSuiteCommon, ConnectionTrafficSecrets, ContentType, Error,
-    ProtocolVersion, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite,
+    KeyLog, ProtocolVersion, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite,
 };
 
 use self::transcript::{Disguise, TranscriptHash};
@@ -81,6 +82,10 @@ fn hashed(common: &CipherSuiteCommon) -> CipherSuiteCommon {
     }
 }
 
+/// Labels of rustls's `KeyLog`: draft-ietf-tls-keylogfile.
+const CLIENT_SECRET: &str = "CLIENT_TRAFFIC_SECRET_0";
+const SERVER_SECRET: &str = "SERVER_TRAFFIC_SECRET_0";
+
 thread_local! {
     /// The scope that is entered on this thread.
     static ENTERED: RefCell<Option<HandshakeScope>> = const { RefCell::new(None) };
@@ -98,6 +103,14 @@ pub(crate) struct HandshakeScope {
     sealer: Option<Arc<Mutex<Sealer>>>,
     opener: Option<Arc<Mutex<Box<dyn MessageDecrypter>>>>,
     has_sealed: bool,
+    client_secret: Option<OkmBlock>,
+    server_secret: Option<OkmBlock>,
+}
+
+/// The secrets of TLS 1.3 that the keys of a session are made from: RFC 8446 section 7.1.
+pub(crate) struct TrafficSecrets {
+    pub(crate) client: OkmBlock,
+    pub(crate) server: OkmBlock,
 }
 
 impl HandshakeScope {
@@ -118,6 +131,12 @@ impl HandshakeScope {
     /// Gives `look` the scope that is entered on this thread, if one is.
     pub(crate) fn with_entered<R>(look: impl FnOnce(&mut Self) -> R) -> Option<R> {
         ENTERED.with_borrow_mut(|entered| entered.as_mut().map(look))
+    }
+
+    /// Returns the secrets of the session that the handshake was for; none before TLS 1.3.
+    pub(crate) fn take_traffic_secrets(&mut self) -> Option<TrafficSecrets> {
+        let (client, server) = (self.client_secret.take(), self.server_secret.take());
+        client.zip(server).map(|(client, server)| TrafficSecrets { client, server })
     }
 
     /// Whether our records are encrypted.
@@ -150,6 +169,24 @@ impl HandshakeScope {
         let version = ProtocolVersion::TLSv1_2;
         let record = InboundOpaqueMessage::new(ContentType::ApplicationData, version, payload);
         opener.lock().unwrap_or_else(PoisonError::into_inner).decrypt(record, 0).is_ok()
+    }
+}
+
+/// Shares the secrets of a session with the scope in which they are made. Nothing is written.
+#[derive(Debug)]
+pub(crate) struct SecretsToScope;
+
+impl KeyLog for SecretsToScope {
+    fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
+        HandshakeScope::with_entered(|scope| match label {
+            CLIENT_SECRET => scope.client_secret = Some(OkmBlock::new(secret)),
+            SERVER_SECRET => scope.server_secret = Some(OkmBlock::new(secret)),
+            _ => {}
+        });
+    }
+
+    fn will_log(&self, label: &str) -> bool {
+        [CLIENT_SECRET, SERVER_SECRET].contains(&label)
     }
 }
 

@@ -1,7 +1,11 @@
-//! The two keys of a session: what opens and what seals its records.
+//! The two keys of a session: what opens and what seals its records, and how the next ones are made.
 //!
-//! **Promises.** A sequence number is used once with a key. The ciphers, and how they make nonces and
-//! additional data, are rustls's: secrets go from one part of it to another, and are zeroed there.
+//! **Promises.** A sequence number is used once with a key. The ciphers, how they make nonces and
+//! additional data, and HKDF are rustls's: secrets go from one part of it to another, and are zeroed
+//! there.
+//!
+//! The next keys of TLS 1.3 are made here, since rustls's `KernelConnection`, which makes them too,
+//! keeps all certificates that the client has sent for as long as it lives: up to 64 KiB.
 //!
 //! **Not here.** When a key is used up or renewed (`session.rs`).
 
@@ -9,12 +13,73 @@ use tokio_rustls::rustls::crypto::cipher::{
     AeadKey, InboundOpaqueMessage, InboundPlainMessage, Iv, MessageDecrypter, MessageEncrypter,
     OutboundPlainMessage,
 };
+use tokio_rustls::rustls::crypto::tls13::OkmBlock;
+use tokio_rustls::rustls::internal::{derive_traffic_iv, derive_traffic_key};
 use tokio_rustls::rustls::{
     ConnectionTrafficSecrets, ContentType, Error, ProtocolVersion, SupportedCipherSuite,
+    Tls13CipherSuite,
 };
+
+use crate::trust::provider::TrafficSecrets;
 
 /// A secret and the sequence number that it starts with, as rustls hands them out.
 pub(super) type Secret = (u64, ConnectionTrafficSecrets);
+
+/// What the next keys of a session of TLS 1.3 are made from.
+pub(super) struct NextKeys {
+    suite: &'static Tls13CipherSuite,
+    secrets: TrafficSecrets,
+}
+
+impl NextKeys {
+    /// Those of a session with this suite and these secrets; none before TLS 1.3.
+    ///
+    /// # Errors
+    /// If it has no secrets: a fault of ours.
+    pub(super) fn new(
+        suite: SupportedCipherSuite,
+        secrets: Option<TrafficSecrets>,
+    ) -> Result<Option<Self>, Error> {
+        match (suite, secrets) {
+            (SupportedCipherSuite::Tls12(_), _) => Ok(None),
+            (SupportedCipherSuite::Tls13(suite), Some(secrets)) => {
+                Ok(Some(Self { suite, secrets }))
+            }
+            (SupportedCipherSuite::Tls13(_), None) => {
+                Err(Error::General("a session without traffic secrets".to_owned()))
+            }
+        }
+    }
+
+    /// The client's next key.
+    pub(super) fn opener(&mut self) -> Result<Opener, Error> {
+        let secret = next(self.suite, &mut self.secrets.client)?;
+        Opener::new(SupportedCipherSuite::Tls13(self.suite), secret)
+    }
+
+    /// Our next key.
+    pub(super) fn sealer(&mut self) -> Result<Sealer, Error> {
+        let secret = next(self.suite, &mut self.secrets.server)?;
+        Sealer::new(SupportedCipherSuite::Tls13(self.suite), secret)
+    }
+}
+
+/// Replaces a traffic secret by the next one, and returns its key: RFC 8446 sections 7.2 and 7.3.
+fn next(suite: &Tls13CipherSuite, secret: &mut OkmBlock) -> Result<Secret, Error> {
+    const LABEL: &[u8; 17] = b"tls13 traffic upd";
+    let hkdf = suite.hkdf_provider;
+    let expander = hkdf.expander_for_okm(secret);
+    // HkdfLabel of section 7.1: the length, the label, no context.
+    let length = u16::try_from(expander.hash_len()).unwrap_or(0).to_be_bytes();
+    let label_length = [17];
+    *secret = expander.expand_block(&[&length, &label_length, LABEL, &[0]]);
+    let expander = hkdf.expander_for_okm(secret);
+    let key = derive_traffic_key(expander.as_ref(), suite.aead_alg);
+    let iv = derive_traffic_iv(expander.as_ref());
+    let extracted = suite.aead_alg.extract_keys(key, iv);
+    let keys = extracted.map_err(|_| Error::General("keys cannot be had".to_owned()))?;
+    Ok((0, keys))
+}
 
 /// Opens the client's records.
 pub(super) struct Opener {

@@ -343,8 +343,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
     ///
     /// # Errors
     /// If it is not over: a fault of ours.
-    pub(crate) fn into_stream(self) -> Result<(TlsStream<Io>, Vec<u8>), Error> {
-        let mut stream = TlsStream::new(self.io, Session::new(self.rustls)?, self.unsent, self.cut);
+    pub(crate) fn into_stream(mut self) -> Result<(TlsStream<Io>, Vec<u8>), Error> {
+        let session = Session::new(self.rustls, self.scope.take_traffic_secrets())?;
+        let mut stream = TlsStream::new(self.io, session, self.unsent, self.cut);
         let early = stream.feed(self.held);
         Ok((stream, early))
     }

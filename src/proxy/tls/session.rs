@@ -14,15 +14,15 @@ use std::sync::LazyLock;
 
 use tokio::time::Instant;
 use tokio_rustls::rustls::crypto::cipher::{InboundOpaqueMessage, InboundPlainMessage};
-use tokio_rustls::rustls::kernel::KernelConnection;
-use tokio_rustls::rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use tokio_rustls::rustls::server::UnbufferedServerConnection;
 use tokio_rustls::rustls::{
     AlertDescription, ContentType, Error, HandshakeType, InvalidMessage, PeerMisbehaved,
     ProtocolVersion, SupportedCipherSuite,
 };
 
 use super::alert;
-use super::keys::{Opener, Sealer};
+use super::keys::{NextKeys, Opener, Sealer};
+use crate::trust::provider::TrafficSecrets;
 
 /// What stands before each record: its type, a version, its length. RFC 8446 section 5.1.
 const HEADER_BYTES: usize = 5;
@@ -57,7 +57,7 @@ pub(crate) struct Session {
     /// How many records one key may seal.
     max_sealed: u64,
     /// Makes the next keys of TLS 1.3; TLS 1.2 has none.
-    tls13: Option<KernelConnection<ServerConnectionData>>,
+    tls13: Option<Box<NextKeys>>,
     message: PartialMessage,
     allowances: Allowances,
     /// The client has a new key and wants us to have one, before we send on.
@@ -130,18 +130,22 @@ fn clock() -> u32 {
 }
 
 impl Session {
-    /// Takes over from a handshake that is over and has nothing more to say.
+    /// Takes over from a handshake that is over and has nothing more to say; `next`: the secrets that
+    /// the next keys of TLS 1.3 are made from.
     ///
     /// # Errors
     /// If it is not, or its secrets may not be had: a fault of ours.
-    pub(super) fn new(handshake: UnbufferedServerConnection) -> Result<Self, Error> {
-        let (secrets, renewal) = handshake.dangerous_into_kernel_connection()?;
-        let suite = renewal.negotiated_cipher_suite();
+    pub(super) fn new(
+        handshake: UnbufferedServerConnection,
+        next: Option<TrafficSecrets>,
+    ) -> Result<Self, Error> {
+        let (secrets, kernel) = handshake.dangerous_into_kernel_connection()?;
+        let suite = kernel.negotiated_cipher_suite();
         Ok(Self {
             opener: Opener::new(suite, secrets.rx)?,
             sealer: Sealer::new(suite, secrets.tx)?,
             max_sealed: confidentiality_limit(suite),
-            tls13: (renewal.protocol_version() == ProtocolVersion::TLSv1_3).then_some(renewal),
+            tls13: NextKeys::new(suite, next)?.map(Box::new),
             message: PartialMessage::default(),
             allowances: Allowances { since: clock(), ..Allowances::FULL },
             key_update_due: false,
@@ -307,8 +311,7 @@ impl Session {
             _ => return Err(InvalidMessage::InvalidKeyUpdate.into()),
         }
         if let Some(keys) = &mut self.tls13 {
-            let suite = keys.negotiated_cipher_suite();
-            self.opener = Opener::new(suite, keys.update_rx_secret()?)?;
+            self.opener = keys.opener()?;
         }
         Ok(())
     }
@@ -354,8 +357,7 @@ impl Session {
     fn update_sealer(&mut self, records: &mut Vec<Vec<u8>>) -> Result<(), Error> {
         if let Some(keys) = &mut self.tls13 {
             records.push(self.sealer.seal(ContentType::Handshake, &KEY_UPDATE)?);
-            let suite = keys.negotiated_cipher_suite();
-            self.sealer = Sealer::new(suite, keys.update_tx_secret()?)?;
+            self.sealer = keys.sealer()?;
             self.key_update_due = false;
         }
         Ok(())

@@ -50,8 +50,7 @@ impl Clients {
                 max_bytes: tls.max_chain_bytes,
                 allow_v1: tls.allow_v1,
             },
-            trusted,
-            algorithms,
+            trusted: Arc::new(trusted),
             revocation: None,
         };
         let mut due_dates = Vec::new();
@@ -68,7 +67,6 @@ impl Clients {
 }
 
 /// The certificates of a bundle.
-#[derive(Default)]
 struct Cas {
     trusted: TrustedClients,
     facts: Vec<Facts>,
@@ -79,7 +77,12 @@ struct Cas {
 }
 
 fn cas(file: &Path, files: &Files, findings: &mut Findings) -> Cas {
-    let mut cas = Cas::default();
+    let mut cas = Cas {
+        trusted: TrustedClients::new(PROVIDER.signature_verification_algorithms),
+        facts: Vec::new(),
+        issuers: Vec::new(),
+        names: Vec::new(),
+    };
     for der in findings.take(pem::certificates(file, files)).into_iter().flatten() {
         let read =
             Anchor::new(&der).and_then(|ca| Ok((ca, Issuer::read(&der)?, x509::facts(&der)?)));

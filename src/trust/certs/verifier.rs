@@ -30,8 +30,7 @@ use crate::trust::x509::path::{self, Anchor, Anchors};
 pub(crate) struct ClientVerifier {
     pub(super) mandatory: bool,
     pub(super) limits: ChainLimits,
-    pub(super) trusted: TrustedClients,
-    pub(super) algorithms: WebPkiSupportedAlgorithms,
+    pub(super) trusted: Arc<TrustedClients>,
     pub(super) revocation: Option<Revocation>,
 }
 
@@ -44,9 +43,10 @@ pub(crate) struct ChainLimits {
     pub(crate) allow_v1: bool,
 }
 
-/// The certificates of `client_ca`.
-#[derive(Debug, Default)]
-pub(super) struct TrustedClients {
+/// The certificates of `client_ca`, and what signatures are verified by.
+#[derive(Debug)]
+pub(crate) struct TrustedClients {
+    algorithms: WebPkiSupportedAlgorithms,
     anchors: Anchors,
     /// All of them, CA or not: each admits itself.
     themselves: HashSet<CertificateDer<'static>>,
@@ -81,7 +81,54 @@ impl From<ChainError> for CertificateError {
     }
 }
 
+/// The certificates that count among those that a client has sent.
+pub(crate) struct ClientPath<'a> {
+    /// The client's own first, then each one's issuer, without the CA.
+    pub(crate) ders: Vec<&'a CertificateDer<'a>>,
+    /// The CA; none for a pinned device.
+    anchor: Option<&'a CertificateDer<'static>>,
+}
+
 impl TrustedClients {
+    /// Nobody yet.
+    pub(super) fn new(algorithms: WebPkiSupportedAlgorithms) -> Self {
+        Self { algorithms, anchors: Anchors::default(), themselves: HashSet::new() }
+    }
+
+    /// Finds the path from a client's certificate to a CA, and checks it.
+    ///
+    /// # Errors
+    /// Why there is none, or why it is not good.
+    pub(crate) fn path<'a>(
+        &'a self,
+        leaf: &'a CertificateDer<'a>,
+        rest: &'a [CertificateDer<'a>],
+        now: UnixTime,
+    ) -> Result<ClientPath<'a>, CertificateError> {
+        let own = Certificate::parse(leaf).map_err(|_| CertificateError::BadEncoding)?;
+        self.path_of(leaf, own, rest, now)
+    }
+
+    fn path_of<'a>(
+        &'a self,
+        leaf: &'a CertificateDer<'a>,
+        own: Certificate<'a>,
+        rest: &'a [CertificateDer<'a>],
+        now: UnixTime,
+    ) -> Result<ClientPath<'a>, CertificateError> {
+        if self.themselves.contains(leaf) {
+            path::check_pinned(&own, now)?;
+            return Ok(ClientPath { ders: vec![leaf], anchor: None });
+        }
+        // One that cannot be read issues nothing. Devices send what they find in their files.
+        let readable = rest.iter().filter_map(|der| Some((der, Certificate::parse(der).ok()?)));
+        let (ders, sent): (Vec<_>, Vec<_>) = [(leaf, own)].into_iter().chain(readable).unzip();
+        let path = path::find(&sent, &self.anchors, self.algorithms.all, now)?;
+        path.check(&sent, now)?;
+        let ders = path.places.iter().map(|&place| ders[place]).collect();
+        Ok(ClientPath { ders, anchor: Some(path.anchor.der()) })
+    }
+
     /// Adds a CA.
     pub(super) fn add_anchor(&mut self, anchor: Anchor) {
         self.themselves.insert(anchor.der().clone());
@@ -114,41 +161,32 @@ impl ChainLimits {
 }
 
 impl ClientVerifier {
-    /// Verifies what a client has sent, and returns the certificates that count: its own first, then
-    /// each one's issuer, without the CA.
+    /// Whom it believes.
+    pub(super) fn trusted(&self) -> Arc<TrustedClients> {
+        Arc::clone(&self.trusted)
+    }
+
+    /// Verifies what a client has sent.
     ///
     /// # Errors
-    /// Why they are refused.
-    pub(crate) fn verify<'a>(
-        &'a self,
-        leaf: &'a CertificateDer<'a>,
-        rest: &'a [CertificateDer<'a>],
+    /// Why it is refused.
+    pub(crate) fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<Vec<&'a CertificateDer<'a>>, CertificateError> {
+    ) -> Result<(), CertificateError> {
         self.limits.check(leaf, rest)?;
         let own = Certificate::parse(leaf).map_err(|_| CertificateError::BadEncoding)?;
         if own.is_old() && !self.limits.allow_v1 {
             return Err(ChainError::Version1.into());
         }
-        if self.trusted.themselves.contains(leaf) {
-            path::check_pinned(&own, now)?;
-            self.check_revocation(&[leaf])?;
-            return Ok(vec![leaf]);
+        let mut path = self.trusted.path_of(leaf, own, rest, now)?;
+        if let Some(revocation) = &self.revocation {
+            path.ders.extend(path.anchor);
+            revocation.check(&path.ders)?;
         }
-        // One that cannot be read issues nothing. Devices send what they find in their files.
-        let readable = rest.iter().filter_map(|der| Some((der, Certificate::parse(der).ok()?)));
-        let (ders, sent): (Vec<_>, Vec<_>) = [(leaf, own)].into_iter().chain(readable).unzip();
-        let found = path::find(&sent, &self.trusted.anchors, self.algorithms.all, now)?;
-        found.check(&sent, now)?;
-        let mut path: Vec<_> = found.places.iter().map(|&place| ders[place]).collect();
-        path.push(found.anchor.der());
-        self.check_revocation(&path)?;
-        path.pop();
-        Ok(path)
-    }
-
-    fn check_revocation(&self, path: &[&CertificateDer<'_>]) -> Result<(), CertificateError> {
-        self.revocation.as_ref().map_or(Ok(()), |revocation| revocation.check(path))
+        Ok(())
     }
 }
 
@@ -184,7 +222,7 @@ impl ClientCertVerifier for ClientVerifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         // RFC 5246 section 7.4.1.4.1: a scheme of TLS 1.2 does not fix the curve.
-        let mut schemes = self.algorithms.mapping.iter();
+        let mut schemes = self.trusted.algorithms.mapping.iter();
         let fitting = schemes.find(|(scheme, _)| *scheme == signature.scheme);
         let (_, algorithms) =
             fitting.ok_or(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)?;
@@ -202,10 +240,10 @@ impl ClientCertVerifier for ClientVerifier {
         // By its key: rustls cannot read a certificate of version 1.
         let certificate = Certificate::parse(cert).map_err(|_| CertificateError::BadEncoding)?;
         let key = SubjectPublicKeyInfoDer::from(certificate.key_der());
-        verify_tls13_signature_with_raw_key(message, &key, signature, &self.algorithms)
+        verify_tls13_signature_with_raw_key(message, &key, signature, &self.trusted.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.trusted.algorithms.supported_schemes()
     }
 }

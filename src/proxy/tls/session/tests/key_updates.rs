@@ -7,9 +7,19 @@ use tokio_rustls::rustls::{CipherSuiteCommon, ServerConfig, Tls13CipherSuite};
 use super::*;
 
 #[tokio::test]
-async fn a_client_may_renew_its_key() {
-    let (snapshot, connector) = snapshot_and_client();
-    let (mut device, mut ours) = connected(&snapshot, connector).await;
+async fn a_client_of_any_suite_may_renew_its_key() {
+    for suite in [
+        cipher_suite::TLS13_AES_128_GCM_SHA256,
+        cipher_suite::TLS13_AES_256_GCM_SHA384,
+        cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    ] {
+        renew_keys(suite).await;
+    }
+}
+
+async fn renew_keys(suite: SupportedCipherSuite) {
+    let (snapshot, _) = snapshot_and_client();
+    let (mut device, mut ours) = connected(&snapshot, connector(&snapshot, suite)).await;
     for round in 0..3_u8 {
         device.get_mut().1.refresh_traffic_keys().unwrap();
         device.write_all(&[round]).await.unwrap();
@@ -132,6 +142,7 @@ async fn tls_1_3_renews_a_key_that_may_seal_no_more() {
         .with_no_client_auth()
         .with_cert_resolver(Arc::clone(&snapshot.server_configs.ours.cert_resolver));
     config.enable_secret_extraction = true;
+    config.key_log = Arc::clone(&snapshot.server_configs.ours.key_log);
     snapshot.server_configs.ours = Arc::new(config);
     snapshot.server_configs.clients = Arc::clone(&snapshot.server_configs.ours);
     let (mut device, mut ours) = connected(&snapshot, connector).await;

@@ -1,0 +1,137 @@
+//! Sessions that are remembered for devices without tickets.
+//!
+//! **Promises.** Their count and their bytes are bounded: the oldest give way.
+//!
+//! **Not here.** What a session's state is, and how large one may be (`tickets.rs`).
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio_rustls::rustls::server::StoresServerSessions;
+
+/// Sessions at most.
+const MAX_SESSIONS: usize = 1024;
+
+/// Bytes of all of them at most. One of a device with a certificate takes some 700.
+const MAX_BYTES: usize = 1 << 20;
+
+/// Sessions by their IDs.
+#[derive(Default)]
+pub(super) struct RememberedSessions(Mutex<Sessions>);
+
+#[derive(Default)]
+struct Sessions {
+    by_id: HashMap<Vec<u8>, Session>,
+    /// Each session's number and ID, the oldest first; also of some that have been taken since.
+    order: VecDeque<(u64, Vec<u8>)>,
+    next: u64,
+    bytes: usize,
+}
+
+struct Session {
+    number: u64,
+    state: Vec<u8>,
+}
+
+impl Sessions {
+    fn remove(&mut self, id: &[u8]) -> Option<Vec<u8>> {
+        let session = self.by_id.remove(id)?;
+        self.bytes -= id.len() + session.state.len();
+        Some(session.state)
+    }
+
+    fn insert(&mut self, id: Vec<u8>, state: Vec<u8>) {
+        self.remove(&id);
+        self.bytes += id.len() + state.len();
+        self.next += 1;
+        self.order.push_back((self.next, id.clone()));
+        self.by_id.insert(id, Session { number: self.next, state });
+        while self.order.len() > MAX_SESSIONS || self.bytes > MAX_BYTES {
+            let Some((number, oldest)) = self.order.pop_front() else { break };
+            if self.by_id.get(&oldest).is_some_and(|session| session.number == number) {
+                self.remove(&oldest);
+            }
+        }
+    }
+}
+
+impl RememberedSessions {
+    /// Bytes of all of them.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sessions> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl StoresServerSessions for RememberedSessions {
+    fn put(&self, id: Vec<u8>, state: Vec<u8>) -> bool {
+        self.lock().insert(id, state);
+        true
+    }
+
+    fn get(&self, id: &[u8]) -> Option<Vec<u8>> {
+        self.lock().by_id.get(id).map(|session| session.state.clone())
+    }
+
+    fn take(&self, id: &[u8]) -> Option<Vec<u8>> {
+        self.lock().remove(id)
+    }
+
+    fn can_cache(&self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for RememberedSessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RememberedSessions").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: usize) -> Vec<u8> {
+        number.to_be_bytes().to_vec()
+    }
+
+    fn held(sessions: &RememberedSessions) -> (usize, usize, usize) {
+        let held = sessions.lock();
+        let bytes = held.by_id.iter().map(|(id, session)| id.len() + session.state.len()).sum();
+        assert_eq!(held.bytes, bytes);
+        (held.by_id.len(), held.order.len(), bytes)
+    }
+
+    #[test]
+    fn the_oldest_give_way_to_new_ones_by_count_and_by_bytes() {
+        for size in [10, 700, 3000, 16_000] {
+            let sessions = RememberedSessions::default();
+            for number in 0..3000 {
+                assert!(sessions.put(id(number), vec![7; size]));
+                assert!(sessions.get(&id(number)).is_some());
+            }
+            let (count, order, bytes) = held(&sessions);
+            assert!(count <= MAX_SESSIONS && order <= MAX_SESSIONS && bytes <= MAX_BYTES);
+            assert!(count == MAX_SESSIONS || bytes > MAX_BYTES - size - 8, "{count} of {size}");
+            assert!(sessions.get(&id(0)).is_none());
+        }
+    }
+
+    #[test]
+    fn one_that_is_taken_or_replaced_is_not_counted_any_more() {
+        let sessions = RememberedSessions::default();
+        for _ in 0..3000 {
+            assert!(sessions.put(id(1), vec![7; 100]));
+        }
+        assert_eq!(sessions.take(&id(1)), Some(vec![7; 100]));
+        assert_eq!((sessions.take(&id(1)), sessions.get(&id(1))), (None, None));
+        let (count, order, bytes) = held(&sessions);
+        assert!(count == 0 && order <= MAX_SESSIONS && bytes == 0);
+    }
+}

@@ -1,0 +1,156 @@
+//! What rustls seals into a ticket or remembers of a session, without what nobody needs.
+//!
+//! rustls writes all certificates that a client has sent into it (`ServerSessionValue`), up to 64 KiB,
+//! which then go to the device and come back, or stay in memory.
+//!
+//! **Promises.** What comes out has the certificates that are kept, and the rest as rustls wrote it.
+//! A state with another layout than rustls 0.23's is not touched.
+//!
+//! **Not here.** Which certificates are kept, and where it goes (`tickets.rs`).
+
+use tokio_rustls::rustls::pki_types::CertificateDer;
+
+/// A state, taken apart.
+pub(super) struct State<'a> {
+    before: &'a [u8],
+    /// The client's certificates, as it has sent them.
+    pub(super) certificates: Vec<CertificateDer<'a>>,
+    after: &'a [u8],
+}
+
+impl<'a> State<'a> {
+    /// Takes a state apart; none if it has another layout.
+    pub(super) fn parse(state: &'a [u8]) -> Option<Self> {
+        let mut rest = Reader(state);
+        rest.optional(Reader::short)?; // the name asked for
+        rest.take(4)?; // version, cipher suite
+        rest.short()?; // the secret
+        rest.take(1)?; // extended master secret
+        let before = &state[..state.len() - rest.0.len()];
+        let certificates = certificates(rest.optional(Reader::long)?)?;
+        let after = rest.0;
+        rest.optional(Reader::short)?; // ALPN
+        let data = rest.take(2)?;
+        rest.take(usize::from(u16::from_be_bytes([data[0], data[1]])))?;
+        rest.take(8 + 4)?; // times
+        rest.0.is_empty().then_some(Self { before, certificates, after })
+    }
+
+    /// The same with these certificates alone.
+    pub(super) fn with(&self, kept: &[&CertificateDer<'_>]) -> Option<Vec<u8>> {
+        let mut state = self.before.to_vec();
+        match kept {
+            [] => state.push(0),
+            kept => {
+                state.push(1);
+                push_length(&mut state, kept.iter().map(|one| 3 + one.len()).sum())?;
+                for one in kept {
+                    push_length(&mut state, one.len())?;
+                    state.extend_from_slice(one);
+                }
+            }
+        }
+        state.extend_from_slice(self.after);
+        Some(state)
+    }
+}
+
+/// The certificates of a list, each with three bytes for its length.
+fn certificates(list: &[u8]) -> Option<Vec<CertificateDer<'_>>> {
+    let (mut rest, mut found) = (Reader(list), Vec::new());
+    while !rest.0.is_empty() {
+        found.push(rest.long()?.into());
+    }
+    Some(found)
+}
+
+/// Appends a length of 24 bits.
+fn push_length(to: &mut Vec<u8>, length: usize) -> Option<()> {
+    let bytes = u32::try_from(length).ok()?.to_be_bytes();
+    (bytes[0] == 0).then(|| to.extend_from_slice(&bytes[1..]))
+}
+
+/// What is still to be read.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(bytes)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    /// What has one byte for its length.
+    fn short(&mut self) -> Option<&'a [u8]> {
+        let length = self.take(1)?[0];
+        self.take(length.into())
+    }
+
+    /// What has three bytes for its length.
+    fn long(&mut self) -> Option<&'a [u8]> {
+        let length = self.take(3)?;
+        self.take(u32::from_be_bytes([0, length[0], length[1], length[2]]) as usize)
+    }
+
+    /// What has one byte for its presence; empty if it is not there.
+    fn optional(&mut self, read: fn(&mut Self) -> Option<&'a [u8]>) -> Option<&'a [u8]> {
+        match self.take(1)? {
+            [0] => Some(&[]),
+            [1] => read(self),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A state as rustls writes it.
+    fn state(name: Option<&[u8]>, certificates: &[&[u8]], alpn: Option<&[u8]>) -> Vec<u8> {
+        let short = |bytes: &[u8]| [&[u8::try_from(bytes.len()).unwrap()], bytes].concat();
+        let optional = |bytes: Option<&[u8]>| match bytes {
+            Some(bytes) => [&[1], &short(bytes)[..]].concat(),
+            None => vec![0],
+        };
+        let mut all = optional(name);
+        all.extend([3, 4, 0x13, 1]);
+        all.extend(short(&[7; 32]));
+        all.push(1);
+        if certificates.is_empty() {
+            all.push(0);
+        } else {
+            all.push(1);
+            push_length(&mut all, certificates.iter().map(|c| 3 + c.len()).sum()).unwrap();
+            for certificate in certificates {
+                push_length(&mut all, certificate.len()).unwrap();
+                all.extend_from_slice(certificate);
+            }
+        }
+        all.extend(optional(alpn));
+        all.extend([0, 2, 8, 8]);
+        all.extend([9; 12]);
+        all
+    }
+
+    #[test]
+    fn all_but_the_certificates_that_are_kept_is_dropped() {
+        let (leaf, issuer, junk) = ([1; 300], [2; 400], vec![3; 30_000]);
+        for (name, alpn) in [(None, None), (Some(&b"a.example"[..]), Some(&b"mqtt"[..]))] {
+            let whole = state(name, &[&leaf, &junk, &issuer, &junk], alpn);
+            let parsed = State::parse(&whole).unwrap();
+            let kept = [&parsed.certificates[0], &parsed.certificates[2]];
+            assert_eq!(parsed.with(&kept).unwrap(), state(name, &[&leaf, &issuer], alpn));
+            assert_eq!(parsed.with(&[]).unwrap(), state(name, &[], alpn));
+        }
+    }
+
+    #[test]
+    fn another_layout_is_told_from_it() {
+        let whole = state(Some(b"a"), &[&[1; 10]], None);
+        for cut in 0..whole.len() {
+            assert!(State::parse(&whole[..cut]).is_none(), "{cut} bytes");
+        }
+        assert!(State::parse(&[&whole[..], &[0]].concat()).is_none());
+    }
+}
