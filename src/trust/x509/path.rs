@@ -5,8 +5,9 @@
 //! CA downwards, each certificate's once, so that a check is made with a key that is trusted already.
 //! The one path that comes out is checked against everything that its certificates say.
 //!
-//! **Promises.** There is no search through combinations: the count of signature checks is at most
-//! [`MAX_PATH`], that of the CAs that share a name, and [`SPARE_SIGNATURES`]. Certificates
+//! **Promises.** There is no search through combinations. Each signature check that succeeds is of another
+//! certificate, and those that fail are at most twice the count of CAs that share a name, and
+//! [`SPARE_SIGNATURES`]. Certificates
 //! that are sent twice, in any order, or for nothing, do no harm.
 //!
 //! webpki is not used here: it tries every order of certificates that share a name, compares names
@@ -29,8 +30,8 @@ use super::{Malformed, constraints};
 /// Certificates of a path, at most. webpki has 7.
 const MAX_PATH: usize = 10;
 
-/// Signature checks that may be made in vain, beyond those that CAs of one name need: where an
-/// intermediate has got a new key, two have its name for a while.
+/// Signature checks that may fail, beyond those that CAs of one name need: where an intermediate has
+/// got a new key, two have its name for a while.
 const SPARE_SIGNATURES: usize = 4;
 
 /// A CA that is trusted to issue devices, or CAs that do.
@@ -142,14 +143,13 @@ pub(crate) fn find<'a>(
     algorithms: &Algorithms,
     now: UnixTime,
 ) -> Result<Path<'a>, CertificateError> {
-    let budget = MAX_PATH + anchors.most_of_a_name + SPARE_SIGNATURES;
     let mut search = Search {
         sent,
         anchors,
         algorithms,
         now,
         hops: hops(sent, anchors),
-        budget,
+        failures_left: 2 * anchors.most_of_a_name + SPARE_SIGNATURES,
         issuers: sent.iter().map(|_| Issuer::Unknown).collect(),
         failure: CertificateError::UnknownIssuer,
     };
@@ -192,8 +192,8 @@ struct Search<'s, 'a> {
     algorithms: &'s Algorithms,
     now: UnixTime,
     hops: Vec<Option<usize>>,
-    /// Signature checks left.
-    budget: usize,
+    /// Signature checks that may still fail.
+    failures_left: usize,
     issuers: Vec<Issuer<'a>>,
     failure: CertificateError,
 }
@@ -257,13 +257,13 @@ impl<'a> Search<'_, 'a> {
     }
 
     fn is_signed_by(&mut self, at: usize, key: &PublicKey<'_>) -> bool {
-        let Some(left) = self.budget.checked_sub(1) else {
+        if self.failures_left == 0 {
             return false;
-        };
-        self.budget = left;
+        }
         match self.sent[at].signed.verify(key, self.algorithms) {
             Ok(()) => true,
             Err(error) => {
+                self.failures_left -= 1;
                 self.failure = error;
                 false
             }
