@@ -44,6 +44,9 @@ fn what_is_not_said_has_the_documented_default() {
     assert_eq!(listener.tls.min_version, TlsVersion::Tls12);
     assert_eq!(listener.tls.client_auth, ClientAuth::None);
     assert_eq!(listener.tls.tickets, 1);
+    assert_eq!(listener.tls.max_chain_certificates, 10);
+    assert_eq!(listener.tls.max_chain_bytes, 64 << 10);
+    assert!(listener.tls.allow_v1);
     assert_eq!(listener.timeouts.hello, Duration::from_secs(10));
     assert_eq!(listener.timeouts.handshake, Duration::from_secs(30));
     assert_eq!(listener.timeouts.connect, Duration::from_secs(5));
@@ -78,6 +81,9 @@ client_ca = "ca.crt"
 crls = ["devices.crl"]
 alpn = ["mqtt"]
 tickets = 0
+max_chain_certificates = 4
+max_chain_bytes = "16KiB"
+allow_v1 = false
 [listener.timeouts]
 hello = "1s"
 handshake = "2m"
@@ -101,6 +107,9 @@ backend = "tcp://broker:1883"
     assert_eq!(listener.timeouts.half_close, None);
     assert_eq!(listener.timeouts.max_age, Some(Duration::from_secs(24 * 3600)));
     assert_eq!(listener.limits.max_connections, Some(100));
+    let tls = &listener.tls;
+    assert_eq!((tls.max_chain_certificates, tls.max_chain_bytes), (4, 16 << 10));
+    assert!(!tls.allow_v1);
     assert_eq!((listener.tcp.keepalive, listener.tcp.user_timeout), (None, None));
     assert_eq!(listener.backend, BackendAddress::parse("unix:/run/broker.sock"));
     assert_eq!(listener.routes[0].backend, BackendAddress::parse("broker:1883").unwrap());
@@ -145,6 +154,11 @@ fn each_bad_value_is_told_with_its_place_and_what_is_allowed() {
         ("limits.max_connections", "\"many\"", &["many", "whole number"]),
         ("tls.min_version", "\"1.1\"", &["1.1", "1.2", "1.3"]),
         ("tls.tickets", "5", &["`5`", "0 to 4"]),
+        ("tls.max_chain_certificates", "0", &["`0`", "1 to 100"]),
+        ("tls.max_chain_bytes", "\"65KiB\"", &["65KiB", "\"64KiB\""]),
+        ("tls.max_chain_bytes", "\"16\"", &["16", "\"64KiB\""]),
+        ("tls.max_chain_bytes", "16384", &["16384", "\"64KiB\""]),
+        ("tls.allow_v1", "\"no\"", &["no", "boolean"]),
         ("tls.min_version", "1.2", &["point `1.2`", "\"1.2\" or \"1.3\""]),
         ("tls.client_auth", "\"maybe\"", &["maybe", "required"]),
         ("tls.client_auth", "true", &["`true`", "\"none\", \"optional\" or \"required\""]),
@@ -162,7 +176,7 @@ fn each_bad_value_is_told_with_its_place_and_what_is_allowed() {
         ("admin", "listen", "\"localhost\"", &["localhost", "IP address"][..]),
         ("log", "format", "\"xml\"", &["xml", "json"]),
         ("log", "format", "1", &["`1`", "\"text\" or \"json\""]),
-        ("log", "filter", "\"a=b=c\"", &["a=b=c", "RUST_LOG"]),
+        ("log", "filter", "\"a=b=c\"", &["a=b=c", "info,access=warn"]),
         ("shutdown", "delay", "\"soon\"", &["soon"]),
     ] {
         let text = format!("[{section_of}]\n{key} = {value}\n{GOOD}");
