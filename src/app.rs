@@ -18,13 +18,15 @@ use crate::logging;
 use crate::ops::admin::aside::Aside;
 use crate::ops::admin::status::Status;
 use crate::ops::admin::{self, Admin};
-use crate::ops::metrics::Metrics;
+use crate::ops::metrics::{MaterialKind, Metrics};
 use crate::ops::sessions::Sessions;
 use crate::ops::shutdown::Shutdown;
 use crate::ops::systemd::sockets::{Passed, PassedError};
 use crate::proxy::admission::{self, Admission};
 use crate::proxy::listener::Listener;
 use crate::proxy::socket;
+use crate::text::one_line;
+use crate::trust::certs::parts::Material;
 use crate::trust::certs::{self, Loaded};
 use crate::trust::reload::{self, ProcessWide, Target};
 use crate::trust::snapshot::Current;
@@ -43,14 +45,22 @@ pub struct App {
     pub metrics: Arc<Metrics>,
 }
 
+/// What a configuration that is good is known for.
+pub struct Checked {
+    /// What works, but not for long or not for all, each in a sentence.
+    pub warnings: Vec<String>,
+    /// What each file holds, one line each.
+    pub files: Vec<String>,
+}
+
 /// Why a proxy cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// What the configuration names cannot be used: each problem in a sentence.
-    #[error("{}", .0.join("\n"))]
+    #[error("{}", self.lines().join("\n"))]
     Material(Vec<String>),
     /// A socket came with the process that cannot be used: each in a sentence.
-    #[error("{}", sentences(.0).join("\n"))]
+    #[error("{}", self.lines().join("\n"))]
     Passed(Vec<PassedError>),
     /// A socket cannot be bound.
     #[error("cannot listen on {address} for {what}: {cause}")]
@@ -77,9 +87,9 @@ impl StartError {
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         match self {
-            Self::Material(problems) => problems.clone(),
-            Self::Passed(errors) => sentences(errors),
-            Self::Bind { .. } | Self::System { .. } => vec![self.to_string()],
+            Self::Material(problems) => problems.iter().map(|line| shown(line)).collect(),
+            Self::Passed(errors) => sentences(errors).iter().map(|line| shown(line)).collect(),
+            Self::Bind { .. } | Self::System { .. } => vec![shown(&self.to_string())],
         }
     }
 }
@@ -89,16 +99,41 @@ impl StartError {
 ///
 /// # Errors
 /// Every problem of every listener, each in a sentence.
-pub fn check(config: &Config) -> Result<Vec<String>, StartError> {
+pub fn check(config: &Config) -> Result<Checked, StartError> {
     let loaded = load(config)?;
+    let files = loaded.iter().flat_map(|(snapshot, _)| {
+        let name = &snapshot.listener.name;
+        let material = snapshot.parts.material();
+        let first_crl = material.iter().position(|m| m.kind == MaterialKind::Crl).unwrap_or(0);
+        let line = |(i, Material { file, kind, count }): (usize, &Material)| {
+            let file = match kind {
+                // By its place: whatever names the file of a CRL here is about a fault of it.
+                MaterialKind::Crl => format!("crls[{}]", i - first_crl),
+                _ => file.display().to_string(),
+            };
+            shown(&format!("listener {name:?}: {file}: {}", counted(*kind, *count)))
+        };
+        material.iter().enumerate().map(line).collect::<Vec<_>>()
+    });
+    let files = files.collect();
     let capacity = socket::capacity(config.listeners.len());
     let told = loaded.iter().flat_map(|(snapshot, warnings)| {
         let config::Listener { name, limits, .. } = &snapshot.listener;
         let excess = admission::excess(*limits, capacity.connections);
         let excess = excess.map(|excess| format!("listener {name:?}: {excess}"));
-        warnings.iter().map(ToString::to_string).chain(excess)
+        warnings.iter().map(|warning| shown(&warning.to_string())).chain(excess)
     });
-    Ok(told.collect())
+    Ok(Checked { warnings: told.collect(), files })
+}
+
+/// What a file holds, in words.
+fn counted(kind: MaterialKind, count: usize) -> String {
+    let what = match kind {
+        MaterialKind::Certificate | MaterialKind::ClientCa => "certificate",
+        MaterialKind::Key => "private key",
+        MaterialKind::Crl => "CRL",
+    };
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Starts a proxy on a configuration, which came from `source` if from a file, with sockets of its
@@ -279,6 +314,11 @@ fn bind(
         Ok((socket, real))
     });
     bound.map_err(|cause| StartError::Bind { what: what.to_owned(), address, cause })
+}
+
+/// A sentence as it is logged or printed.
+fn shown(line: &str) -> String {
+    one_line(line).into_owned()
 }
 
 fn sentences(errors: &[PassedError]) -> Vec<String> {

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::logging::{Filter, Format};
+use crate::text::Shown;
 
 /// Everything that one process runs on.
 #[derive(Clone, Debug)]
@@ -341,7 +342,7 @@ impl fmt::Display for BackendAddress {
         match self {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Unix(path) => write!(f, "unix:{}", Shown(path)),
         }
     }
 }

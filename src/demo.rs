@@ -27,6 +27,8 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::app::App;
 use crate::cli;
 use crate::config::{Admin, BackendAddress, CertificateFiles, ClientAuth, Config, Listener};
+use crate::regular_file;
+use crate::text::Shown;
 
 /// The files of a demo's directory: who issues, who the sidecar is, who a device is.
 const CA: [&str; 2] = ["ca.crt", "ca.key"];
@@ -51,7 +53,7 @@ pub enum DemoError {
         cause: io::Error,
     },
     /// Other files are there, and have been made by a CA that is not there whole.
-    #[error("{} lacks {missing}: delete the directory, and the demo makes a new one", .dir.display())]
+    #[error("{} lacks {missing}: delete the directory, and the demo makes a new one", Shown(dir))]
     HalfMade {
         /// The directory.
         dir: PathBuf,
@@ -59,7 +61,7 @@ pub enum DemoError {
         missing: String,
     },
     /// There is nothing that could issue a new certificate.
-    #[error("there is no {} to renew with: run the demo first, without --renew", .0.display())]
+    #[error("there is no {} to renew with: run the demo first, without --renew", Shown(.0))]
     NoCa(PathBuf),
     /// A certificate.
     #[error("cannot make certificates: {0}")]
@@ -227,7 +229,8 @@ fn issue(
     purpose: ExtendedKeyUsagePurpose,
 ) -> Result<(), DemoError> {
     let ca_key = dir.join("ca.key");
-    let ca_key = fs::read_to_string(&ca_key).map_err(failed("read", &ca_key))?;
+    let (ca_key, _) = regular_file::read(&ca_key, 1 << 20).map_err(failed("read", &ca_key))?;
+    let ca_key = String::from_utf8_lossy(&ca_key);
     let issuer = Issuer::new(ca_params()?, KeyPair::from_pem(&ca_key)?);
     let key = KeyPair::generate()?;
     let names: Vec<_> = names.iter().map(ToString::to_string).collect();
@@ -261,6 +264,6 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), DemoError> {
 }
 
 fn failed(tried: &str, path: &Path) -> impl FnOnce(io::Error) -> DemoError {
-    let what = format!("{tried} {}", path.display());
+    let what = format!("{tried} {}", Shown(path));
     move |cause| DemoError::Io { what, cause }
 }

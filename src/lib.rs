@@ -29,3 +29,6 @@ pub mod trust;
 pub mod ops;
 
 pub mod config;
+
+mod regular_file;
+pub mod text;

@@ -7,6 +7,8 @@
 //!
 //! **Not here.** What is logged. One line a connection comes from `proxy/record.rs`.
 
+mod one_line;
+
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::OnceLock;
@@ -18,6 +20,8 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGua
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::reload::Handle;
+
+use self::one_line::OneLine;
 
 /// Lines that wait for standard error; some 2 MiB, and by all that peers can do some 12 MiB: of what
 /// they make up, a line has a server name and 256 characters of an error.
@@ -111,7 +115,8 @@ pub fn start(format: Format, filter: &Filter) -> WorkerGuard {
         .buffered_lines_limit(QUEUED_LINES)
         .finish(Batches::to(io::stderr()));
     let dropped = writer.error_counter();
-    let lines = tracing_subscriber::fmt().with_env_filter(filter.for_tracing()).with_writer(writer);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter.for_tracing());
+    let lines = lines.with_writer(OneLine { to: writer, format });
     let (started, set_filter) = match format {
         Format::Text => {
             let lines = lines.with_ansi(false).with_filter_reloading();

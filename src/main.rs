@@ -28,6 +28,7 @@ use tlsidecar::ops::shutdown::Drained;
 use tlsidecar::ops::signals::{Request, Signals};
 use tlsidecar::ops::systemd::Systemd;
 use tlsidecar::ops::systemd::sockets::Passed;
+use tlsidecar::text::Shown;
 use tlsidecar::{demo, logging, probe};
 use tokio::runtime::{Builder, Runtime};
 
@@ -90,11 +91,15 @@ fn check(path: &Path) -> ExitCode {
         Err(error) => return failed(&error, BAD_CONFIGURATION),
     };
     match app::check(&config) {
-        Ok(warnings) => {
-            for warning in warnings {
+        Ok(checked) => {
+            for warning in checked.warnings {
                 say(&format!("warning: {warning}"));
             }
-            say(&format!("{}: good, {} listener(s)", path.display(), config.listeners.len()));
+            for file in checked.files {
+                say(&file);
+            }
+            let listeners = config.listeners.len();
+            say(&format!("{}: good, {listeners} listener(s)", Shown(path)));
             ExitCode::SUCCESS
         }
         Err(error) => failed(&error, BAD_CONFIGURATION),

@@ -59,6 +59,7 @@ mod admin;
 
 /// Are all problems of a configuration reported at once?
 mod config;
+mod crls;
 
 /// What does the binary do with flags, signals and exit codes?
 mod process;

@@ -332,17 +332,42 @@ async fn a_certificate_that_is_valid_from_this_second_on_is_put_in_force_at_once
     assert_eq!(scene.serial().await, 2);
 }
 
+/// A chain in PEM: the first certificate, and the others.
+fn first_and_rest(chain: &str) -> (&str, &str) {
+    chain.split_at(chain.find("-----END CERTIFICATE-----").unwrap() + 26)
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chain_out_of_order_is_not_put_in_force() {
-    is_kept(|scene| {
-        let below = scene.authority.intermediate("below");
-        let other = scene.authority.intermediate("other");
-        let (chain, key) = below.issue_pem(&Wish { serial: 9, ..Wish::default() });
-        let leaf = &chain[..chain.find("-----END CERTIFICATE-----").unwrap() + 26];
-        replace(&scene.pair.files.key, &key);
-        replace(&scene.pair.files.cert, &format!("{leaf}{}", other.pem()));
-    })
-    .await;
+async fn a_chain_in_any_order_with_duplicates_and_strays_is_sent_in_order() {
+    let scene = Scene::new().await;
+    let below = scene.authority.intermediate("below");
+    let stray = scene.authority.intermediate("other");
+    let (chain, key) = below.issue_pem(&Wish { serial: 9, ..Wish::default() });
+    let (leaf, issuer) = first_and_rest(&chain);
+    replace(&scene.pair.files.key, &key);
+    let turned = [issuer, stray.pem(), leaf, issuer, leaf].concat();
+    replace(&scene.pair.files.cert, &turned);
+    scene.shows(9).await;
+    let session = scene.device.echo(scene.proxy.address).await.unwrap();
+    let sent: Vec<_> = session.get_ref().1.peer_certificates().unwrap().to_vec();
+    let wanted: Vec<_> = CertificateDer::pem_slice_iter(chain.as_bytes()).flatten().collect();
+    assert_eq!(sent, wanted);
+    assert!(!scene.proxy.reload_fails());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_lost_its_issuer_is_not_put_in_force() {
+    let scene = Scene::new().await;
+    let below = scene.authority.intermediate("below");
+    let other = scene.authority.intermediate("other");
+    let (chain, key) = below.issue_pem(&Wish { serial: 9, ..Wish::default() });
+    replace(&scene.pair.files.key, &key);
+    replace(&scene.pair.files.cert, &chain);
+    scene.shows(9).await;
+    let (leaf, _) = first_and_rest(&chain);
+    replace(&scene.pair.files.cert, &format!("{leaf}{}", other.pem()));
+    eventually("it fails", || scene.proxy.reload_fails()).await;
+    assert_eq!(scene.serial().await, 9);
 }
 
 #[tokio::test(flavor = "multi_thread")]

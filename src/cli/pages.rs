@@ -15,6 +15,8 @@ use clap_mangen::Man;
 
 use super::Cli;
 
+use crate::text::Shown;
+
 /// Writes a shell's completions to standard output.
 ///
 /// # Errors
@@ -47,7 +49,7 @@ pub fn man(dir: Option<&Path>) -> io::Result<()> {
 }
 
 fn at(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
+    io::Error::new(error.kind(), format!("cannot write {}: {error}", Shown(path)))
 }
 
 /// The name of a command's page, and the page.

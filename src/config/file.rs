@@ -12,6 +12,7 @@ mod sections;
 mod text;
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,10 @@ use super::{
     DEFAULT_CHAIN_CERTIFICATES, Listener, Route, Tls, TlsVersion, overlap,
 };
 use crate::logging::Filter;
+use crate::regular_file;
+
+/// The largest configuration that is read: a thousand listeners take a megabyte.
+const MAX_BYTES: u64 = 16 << 20;
 
 /// Where a configuration comes from, now and at each reload.
 #[derive(Clone, Debug)]
@@ -67,12 +72,17 @@ impl Source {
     }
 
     fn read(&self) -> Result<String, ConfigError> {
-        std::fs::metadata(&self.path)
-            .and_then(
-                |metadata| if metadata.is_file() { Ok(()) } else { Err(not_readable_twice()) },
-            )
-            .and_then(|()| std::fs::read_to_string(&self.path))
-            .map_err(|error| ConfigError::unreadable(&self.path, &error))
+        let is_file = |metadata: std::fs::Metadata| {
+            if metadata.is_file() { Ok(()) } else { Err(not_readable_twice()) }
+        };
+        let read = std::fs::metadata(&self.path)
+            .and_then(is_file)
+            .and_then(|()| regular_file::read(&self.path, MAX_BYTES));
+        let text = read.and_then(|(bytes, _)| {
+            String::from_utf8(bytes)
+                .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
+        });
+        text.map_err(|error| ConfigError::unreadable(&self.path, &error))
     }
 
     fn parse(&self, text: &str, named_files: NamedFiles) -> Result<Config, ConfigError> {
@@ -90,8 +100,8 @@ impl Source {
 }
 
 /// A pipe of the shell's (`--config <(…)`), or standard input: a reload would find it empty.
-fn not_readable_twice() -> std::io::Error {
-    std::io::Error::other("it is no regular file, and could not be read again by a reload")
+fn not_readable_twice() -> io::Error {
+    io::Error::other("it is no regular file, and could not be read again by a reload")
 }
 
 /// Whether it is seen to that the files which a configuration names can be read.
@@ -160,17 +170,50 @@ fn distinct_addresses(
     listeners: &[Spanned<ListenerSection>],
     problems: &mut Problems<'_>,
 ) {
-    let mut taken = vec![(admin_key.to_owned(), admin)];
+    let mut taken = Taken::default();
+    taken.add(admin_key.to_owned(), admin);
     for (i, section) in listeners.iter().enumerate() {
         let Some(listen) = &section.as_ref().listen else { continue };
         let (key, address) = (format!("listener[{i}].listen"), listen.as_ref().0);
-        match taken.iter().find(|(_, other)| overlap(*other, address)) {
+        match taken.overlapping(address) {
             Some((first, other)) => {
                 let message = format!("found \"{address}\", but {first} has \"{other}\"");
                 problems.at(listen.span(), &key, &message);
             }
-            None => taken.push((key, address)),
+            None => taken.add(key, address),
         }
+    }
+}
+
+/// Addresses that are taken, each with the key that has it.
+#[derive(Default)]
+struct Taken {
+    keys: HashMap<SocketAddr, String>,
+    on_port: HashMap<u16, Vec<SocketAddr>>,
+    /// Those for all of a machine's addresses, of which a port has two at the most.
+    wildcards: HashMap<u16, Vec<SocketAddr>>,
+}
+
+impl Taken {
+    fn add(&mut self, key: String, address: SocketAddr) {
+        self.on_port.entry(address.port()).or_default().push(address);
+        if address.ip().is_unspecified() {
+            self.wildcards.entry(address.port()).or_default().push(address);
+        }
+        self.keys.insert(address, key);
+    }
+
+    /// One that overlaps with `address`, and its key.
+    fn overlapping(&self, address: SocketAddr) -> Option<(&str, SocketAddr)> {
+        // All that are on the port are compared with a wildcard alone: there can be thousands.
+        let candidates = match address.ip().is_unspecified() {
+            true => self.on_port.get(&address.port()),
+            false => self.wildcards.get(&address.port()),
+        };
+        let same = self.keys.get_key_value(&address).map(|(same, _)| same);
+        let mut candidates = same.into_iter().chain(candidates.into_iter().flatten());
+        let other = *candidates.find(|other| overlap(**other, address))?;
+        Some((self.keys.get(&other)?, other))
     }
 }
 

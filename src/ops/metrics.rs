@@ -24,11 +24,11 @@ use prometheus::{Encoder, Registry, TextEncoder};
 pub(crate) use self::backends::BackendMetrics;
 use self::families::Families;
 use self::family::Maker;
-pub(crate) use self::in_force::{CaInForce, CertificateInForce, CrlInForce, Told};
+pub(crate) use self::in_force::{CaInForce, CertificateInForce, CrlInForce, MaterialInForce, Told};
 pub use self::labels::{
     AcceptError, Age, Alert, Cipher, ClientCertificate, ConnectResult, Direction, Expiry, Group,
-    HandshakeKind, Incompatible, KeyKind, OfferedVersion, ReloadObject, ReloadOutcome, Silence,
-    SuiteKind,
+    HandshakeKind, Incompatible, KeyKind, MaterialKind, OfferedVersion, ReloadObject,
+    ReloadOutcome, Silence, SuiteKind,
 };
 pub use self::listener::ListenerMetrics;
 pub(crate) use self::listener::{Census, Counted, Handshake};

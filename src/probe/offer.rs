@@ -4,7 +4,7 @@
 //!
 //! **Not here.** The flags themselves (`cli/probe.rs`).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio_rustls::rustls::client::Resumption;
@@ -12,7 +12,7 @@ use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
 use tokio_rustls::rustls::sign::CertifiedKey;
-use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, version};
+use tokio_rustls::rustls::{self, ClientConfig, InconsistentKeys, RootCertStore, version};
 
 use super::witness::Witness;
 use crate::cli::probe::{Probe, Target};
@@ -49,8 +49,11 @@ pub(super) enum OfferError {
 impl Offer {
     /// Loads what the flags name. It blocks on the disk.
     pub(super) fn load(args: &Probe, target: &Target) -> Result<Self, OfferError> {
-        let named = [&args.ca, &args.cert, &args.key].into_iter().flatten();
-        let files = files::read(named.map(PathBuf::as_path)).map_err(CertError::from)?;
+        let bounds =
+            [files::MAX_CA_BYTES, files::MAX_CHAIN_BYTES, files::MAX_CHAIN_BYTES].into_iter();
+        let named = [&args.ca, &args.cert, &args.key].into_iter().zip(bounds);
+        let named = named.filter_map(|(file, max)| Some((file.as_deref()?, max)));
+        let files = files::read(named).map_err(CertError::from)?;
         let name = args.name.as_ref().unwrap_or(&target.host);
         let name = ServerName::try_from(name.clone())
             .map_err(|cause| OfferError::Name { name: name.clone(), cause })?;
@@ -59,13 +62,13 @@ impl Offer {
             _ => None,
         };
         let cas = match &args.ca {
-            Some(file) => pem::certificates(file, &files).map_err(CertError::from)?,
+            Some(file) => pem::certificates(file, &files).map_err(CertError::from)?.items,
             None => Vec::new(),
         };
         Ok(Self {
             provider: Arc::new(default_provider()),
             roots: args.ca.as_deref().map(|file| roots(file, &cas)).transpose()?,
-            cas,
+            cas: cas.into_iter().map(|(_, ca)| ca).collect(),
             sends_name: matches!(name, ServerName::DnsName(_)) && !args.no_sni,
             name,
             certificate,
@@ -97,18 +100,28 @@ impl Offer {
     }
 }
 
-fn roots(file: &Path, cas: &[CertificateDer<'static>]) -> Result<RootCertStore, CertError> {
+fn roots(
+    file: &Path,
+    cas: &[(usize, CertificateDer<'static>)],
+) -> Result<RootCertStore, CertError> {
     let mut roots = RootCertStore::empty();
-    for ca in cas {
-        roots.add(ca.clone()).map_err(|cause| CertError::Ca { file: file.to_owned(), cause })?;
+    for (line, ca) in cas {
+        let malformed = |_| CertError::Ca { file: file.to_owned(), line: *line };
+        roots.add(ca.clone()).map_err(malformed)?;
     }
     Ok(roots)
 }
 
 fn certified(cert: &Path, key: &Path, files: &Files) -> Result<CertifiedKey, CertError> {
-    let chain = pem::certificates(cert, files)?;
-    let certified = CertifiedKey::new(chain, certs::signer(key, files)?);
-    let mismatch = |_| CertError::Mismatch { cert: cert.to_owned(), key: key.to_owned() };
-    certified.keys_match().map_err(mismatch)?;
+    let chain = pem::certificates(cert, files)?.items.into_iter().map(|(_, cert)| cert).collect();
+    let (signer, _) = certs::signer(key, files)?;
+    let certified = CertifiedKey::new(chain, signer);
+    match certified.keys_match() {
+        Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+            return Err(CertError::Mismatch { cert: cert.to_owned(), key: key.to_owned() });
+        }
+        // It is shown as it is: what a server makes of it is what is tried.
+        Ok(()) | Err(_) => {}
+    }
     Ok(certified)
 }

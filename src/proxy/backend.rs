@@ -22,6 +22,7 @@ use super::lookup;
 use super::reason::Reason;
 use super::socket::{self, Interest};
 use crate::config::{BackendAddress, Tcp};
+use crate::text::Shown;
 
 /// How long to wait for room in the backlog of a Unix socket, which unlike TCP's does not wait.
 const BACKLOG_RETRY_INTERVAL: Duration = Duration::from_millis(10);
@@ -143,7 +144,7 @@ async fn connect_unix(path: &Path) -> Result<UnixStream, ConnectError> {
                 sleep(BACKLOG_RETRY_INTERVAL).await;
             }
             Err(cause) => {
-                return Err(ConnectError::Connect { address: path.display().to_string(), cause });
+                return Err(ConnectError::Connect { address: Shown(path).to_string(), cause });
             }
         }
     }

@@ -21,6 +21,13 @@ impl Digest {
     }
 }
 
+impl Digest {
+    /// Its bytes, as a part of another digest.
+    pub(crate) const fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 /// The SHA-256 of bytes as they stand, as tools show it of a certificate.
 pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     digest(&SHA256, bytes).as_ref().try_into().expect("SHA-256 has 32 bytes")

@@ -19,6 +19,19 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use crate::regular_file;
+use crate::text::Shown;
+
+/// The largest file with a certificate, a chain or a key that is read. Chains have some KiB; a Kubernetes
+/// Secret is 1 MiB at most.
+pub(crate) const MAX_CHAIN_BYTES: u64 = 4 << 20;
+
+/// The largest bundle of CAs that is read. All CAs of the web take 0.2 MiB.
+pub(crate) const MAX_CA_BYTES: u64 = 16 << 20;
+
+/// The largest file with CRLs that is read: some 6 million entries.
+pub(crate) const MAX_CRL_BYTES: u64 = 256 << 20;
+
 /// How often a set of files that keeps changing is read before we give up.
 const ATTEMPTS: usize = 20;
 
@@ -36,7 +49,7 @@ struct Content {
 
 /// Why a file could not be read.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read {}: {cause}", .file.display())]
+#[error("cannot read {}: {cause}", Shown(file))]
 pub(crate) struct ReadError {
     pub(crate) file: PathBuf,
     pub(crate) cause: Arc<io::Error>,
@@ -62,15 +75,22 @@ impl Files {
     }
 }
 
-/// Reads all of `paths` as of one moment. It blocks on the disk.
+/// Reads all of `wanted` as of one moment, each with the bytes that it has at most. It blocks on the
+/// disk.
 ///
 /// # Errors
 /// If they never stood still. Why a single file cannot be read is told by [`Files::bytes`].
-pub(crate) fn read<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<Files, ReadError> {
-    let paths: Vec<_> = paths.collect();
+pub(crate) fn read<'a>(wanted: impl Iterator<Item = (&'a Path, u64)>) -> Result<Files, ReadError> {
+    // A file that is named for two purposes is read up to the larger bound.
+    let mut bounds = BTreeMap::new();
+    for (path, max) in wanted {
+        let bound = bounds.entry(path).or_insert(max);
+        *bound = max.max(*bound);
+    }
+    let paths: Vec<_> = bounds.keys().copied().collect();
     let mut before = stamps(&paths);
     for _ in 0..ATTEMPTS {
-        let contents: Vec<_> = paths.iter().map(|path| content(path)).collect();
+        let contents: Vec<_> = bounds.iter().map(|(path, max)| content(path, *max)).collect();
         let after = stamps(&paths);
         // What was there in between alone is of another moment than the rest.
         let appeared =
@@ -88,13 +108,9 @@ pub(crate) fn read<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<Files, R
     Err(ReadError { file, cause: Arc::new(cause) })
 }
 
-fn content(path: &Path) -> io::Result<Content> {
-    let metadata = fs::metadata(path)?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    // `fs::read` allocates once, by the file's length: no half-filled copies of a key.
-    Ok(Content { bytes: Zeroizing::new(fs::read(path)?), mode: metadata.mode() })
+fn content(path: &Path, max: u64) -> io::Result<Content> {
+    let (bytes, metadata) = regular_file::read(path, max)?;
+    Ok(Content { bytes: Zeroizing::new(bytes), mode: metadata.mode() })
 }
 
 /// What changes when a path leads elsewhere or its file is written: the file that it leads to
@@ -148,7 +164,7 @@ mod tests {
             let mut reads = 0;
             while !swaps.is_finished() {
                 // A set that never stood still is an honest answer; a mixed one is not.
-                if let Ok(files) = read(paths.iter().map(PathBuf::as_path)) {
+                if let Ok(files) = read(paths.iter().map(|path| (path.as_path(), 1 << 20))) {
                     let bytes = [0, 1].map(|i| files.bytes(&paths[i]).unwrap());
                     assert_eq!(bytes[0], bytes[1]);
                     reads += 1;
@@ -163,7 +179,7 @@ mod tests {
         let missing = Path::new("/nonexistent/tls.crt");
         let there = tempfile::NamedTempFile::new().unwrap();
         fs::write(there.path(), "there").unwrap();
-        let files = read([missing, there.path()].into_iter()).unwrap();
+        let files = read([(missing, 1 << 20), (there.path(), 1 << 20)].into_iter()).unwrap();
         let error = files.bytes(missing).unwrap_err();
         assert_eq!(error.file, missing);
         assert_eq!(error.cause.kind(), io::ErrorKind::NotFound);

@@ -24,11 +24,12 @@ use tokio::sync::{oneshot, watch as latest};
 pub(crate) use self::announce::announce;
 use self::announce::{announce_changes, note_swapped};
 use self::watch::Watcher;
-use super::certs::{self, CertError};
+use super::certs::{self, CertError, Reloaded};
 use super::snapshot::Current;
 use crate::config::file::{ConfigError, Source};
 use crate::config::{self, Config};
 use crate::ops::metrics::{ListenerMetrics, Metrics, Objects, ReloadObject, ReloadOutcome};
+use crate::text::{Shown, one_line};
 
 /// How often the files are looked at where events do not come (some network and overlay file
 /// systems), and a candidate that was not valid yet is tried again.
@@ -39,6 +40,9 @@ const QUIET: Duration = Duration::from_millis(100);
 
 /// How long to wait for quiet at most.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// Failures of a listener that are listed; the others are counted.
+const MAX_TOLD: usize = 100;
 
 /// One listener, as far as a reload is concerned.
 pub(crate) struct Target {
@@ -229,10 +233,9 @@ impl Reloader {
             }
         }
         for target in &self.targets {
-            match reload_target(target, &self.config, &mut objects) {
-                Ok(new) => swapped |= new,
-                Err(failed) => failures.extend(failed),
-            }
+            let (new, failed) = reload_target(target, &self.config, &mut objects);
+            swapped |= new;
+            failures.extend(failed);
         }
         failures.extend(self.failures_of_new_listeners(&mut objects));
         let outcome = match (failures.is_empty(), swapped) {
@@ -322,7 +325,7 @@ impl Reloader {
             return Vec::new();
         };
         let differences = needs_restart(&self.started, &self.config).into_iter();
-        let file = source.path.display();
+        let file = Shown(&source.path);
         differences.map(|what| format!("{file}: {what}; a restart puts it in force")).collect()
     }
 }
@@ -343,12 +346,8 @@ fn settle(events: &Receiver<Event>) -> Option<Vec<oneshot::Sender<Report>>> {
     Some(waiting)
 }
 
-/// Loads one listener again and puts it in force if it is new; whether it was.
-fn reload_target(
-    target: &Target,
-    config: &Config,
-    objects: &mut Objects,
-) -> Result<bool, Vec<String>> {
+/// Loads one listener again and puts it in force if it is new; whether it was, and what failed.
+fn reload_target(target: &Target, config: &Config, objects: &mut Objects) -> (bool, Vec<String>) {
     let previous = target.current.load();
     let running = &previous.listener.name;
     let wanted = config.listeners.iter().find(|listener| listener.name == *running);
@@ -357,26 +356,26 @@ fn reload_target(
         // The socket stays where it is.
         |wanted| config::Listener { listen: previous.listener.listen, ..wanted },
     );
-    match certs::reload(&wanted, &previous, SystemTime::now()) {
-        Ok(None) => Ok(false),
-        Ok(Some((snapshot, warnings))) => {
-            note_swapped(&previous, &snapshot, objects);
-            announce_changes(&previous.listener, &snapshot.listener);
-            announce(&snapshot, &warnings, &target.metrics);
-            target.current.store(snapshot);
-            Ok(true)
-        }
-        Err(errors) => Err(failed(&wanted, &errors, objects)),
-    }
+    let Reloaded { loaded, errors } = certs::reload(&wanted, &previous, SystemTime::now());
+    let failed = failed(&wanted, &errors, objects);
+    let Some((snapshot, warnings)) = loaded else { return (false, failed) };
+    note_swapped(&previous, &snapshot, objects);
+    announce_changes(&previous.listener, &snapshot.listener);
+    announce(&snapshot, &warnings, &target.metrics);
+    target.current.store(snapshot);
+    (true, failed)
 }
 
 /// Notes what of a listener could not be loaded, and tells why.
 fn failed(listener: &config::Listener, errors: &[CertError], objects: &mut Objects) -> Vec<String> {
-    let tell = |error: &CertError| {
+    for error in errors {
         objects.note(error.object(&listener.tls), ReloadOutcome::Failed);
-        format!("listener {:?}: {error}", listener.name)
-    };
-    errors.iter().map(tell).collect()
+    }
+    let name = &listener.name;
+    let tell = |error| one_line(&format!("listener {name:?}: {error}")).into_owned();
+    let more = errors.len().saturating_sub(MAX_TOLD);
+    let more = (more > 0).then(|| format!("listener {name:?}: and {more} more"));
+    errors.iter().take(MAX_TOLD).map(tell).chain(more).collect()
 }
 
 /// What of `wanted` cannot take effect in a process that was started with `started`.

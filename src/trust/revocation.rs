@@ -14,6 +14,8 @@
 //! **Not here.** What a CRL is (`x509/crl.rs`), which path a device has (`certs/clients.rs`).
 
 mod serials;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -29,6 +31,8 @@ use super::digest::sha256;
 use super::x509::Malformed;
 use super::x509::crl::{self, CrlFacts, SignatureFault, Unusable};
 use super::x509::link::Link;
+use super::x509::names::CanonicalName;
+use crate::text::Shown;
 
 /// Keys that a CRL of no CA of the bundle is verified with. An intermediate CA has one, or two while it
 /// changes it; the bound is for what devices could make us do.
@@ -38,7 +42,7 @@ const MAX_KEYS_TRIED: usize = 16;
 pub(crate) struct Revocation {
     algorithms: WebPkiSupportedAlgorithms,
     /// By issuer, the newest first.
-    issuers: HashMap<Vec<u8>, Vec<Arc<Crl>>>,
+    issuers: HashMap<CanonicalName, Vec<Arc<Crl>>>,
 }
 
 impl fmt::Debug for Revocation {
@@ -64,14 +68,14 @@ type KeyDigest = [u8; 32];
 /// What is needed to find the key that signed a CRL.
 #[derive(Default)]
 struct Unverified {
-    /// Empty once the key is known.
-    der: Vec<u8>,
+    /// None once the key is known.
+    der: Option<CertificateRevocationListDer<'static>>,
     tried: Vec<KeyDigest>,
 }
 
 /// A CA of the bundle, as far as it signs CRLs.
 pub(crate) struct Issuer {
-    pub(crate) subject: Vec<u8>,
+    pub(crate) subject: CanonicalName,
     pub(crate) key: Vec<u8>,
     pub(crate) key_id: Option<Vec<u8>>,
     pub(crate) signs_crls: bool,
@@ -82,8 +86,7 @@ pub(crate) struct Issuer {
 pub(crate) struct Unused {
     pub(crate) file: PathBuf,
     pub(crate) line: usize,
-    /// Encoded, to compare.
-    pub(crate) issuer: Vec<u8>,
+    pub(crate) issuer: CanonicalName,
     /// For people.
     pub(crate) issuer_text: String,
     pub(crate) why: Why,
@@ -115,7 +118,7 @@ impl fmt::Display for Why {
         f.write_str(match self {
             Self::Unusable(why) => return why.fmt(f),
             Self::Superseded { file, line } => {
-                return write!(f, "the one in line {line} of {} is newer", file.display());
+                return write!(f, "the one in line {line} of {} is newer", Shown(file));
             }
             Self::KeyUsage => "the CA's keyUsage does not allow it to sign CRLs (cRLSign)",
             Self::OtherKey => "it was signed by another key than those of the CAs with that name",
@@ -137,12 +140,12 @@ impl Crl {
     pub(crate) fn read(
         file: &Path,
         line: usize,
-        der: &CertificateRevocationListDer<'_>,
+        der: CertificateRevocationListDer<'static>,
     ) -> Result<Self, Malformed> {
         let mut revoked = Serials::default();
-        let facts = crl::read(der, |serial| revoked.push(serial))?;
+        let facts = crl::read(&der, |serial| revoked.push(serial))?;
         revoked.sort();
-        let unverified = Unverified { der: der.to_vec(), tried: Vec::new() };
+        let unverified = Unverified { der: Some(der), tried: Vec::new() };
         Ok(Self {
             file: file.to_owned(),
             line,
@@ -174,7 +177,8 @@ impl Crl {
         if unverified.tried.contains(&digest) || unverified.tried.len() >= MAX_KEYS_TRIED {
             return Err(SignatureFault::Wrong);
         }
-        let signed = crl::signed(&unverified.der).map_err(|_| SignatureFault::Wrong)?;
+        let Some(der) = &unverified.der else { return Err(SignatureFault::Wrong) };
+        let signed = crl::signed(der).map_err(|_| SignatureFault::Wrong)?;
         let verified = signed.verify(key, algorithms.all);
         match verified {
             Ok(()) => {
@@ -221,7 +225,7 @@ impl Issuer {
     pub(crate) fn read(ca: &CertificateDer<'_>) -> Result<Self, Malformed> {
         let link = Link::read(ca)?;
         Ok(Self {
-            subject: link.subject().to_vec(),
+            subject: link.subject(),
             key: link.key().to_vec(),
             key_id: link.key_id().map(<[u8]>::to_vec),
             signs_crls: link.signs_crls(),
@@ -237,7 +241,7 @@ impl Revocation {
         cas: &[Issuer],
         algorithms: WebPkiSupportedAlgorithms,
     ) -> (Self, Vec<Unused>) {
-        let mut issuers: HashMap<Vec<u8>, Vec<Arc<Crl>>> = HashMap::new();
+        let mut issuers: HashMap<CanonicalName, Vec<Arc<Crl>>> = HashMap::new();
         let mut unused = Vec::new();
         for crl in crls {
             match placed(&crl, cas, algorithms) {
@@ -299,7 +303,7 @@ impl Revocation {
         let mut status = Status::Unknown;
         // The newest of a scope alone counts, and they are in that order.
         let mut seen: Vec<&[u8]> = Vec::new();
-        for crl in self.issuers.get(certificate.issuer()).into_iter().flatten() {
+        for crl in self.issuers.get(&certificate.issuer()).into_iter().flatten() {
             let scope = &crl.facts.scope;
             let counts = !seen.contains(&&scope.encoded[..])
                 && certificate.is_in(scope)
@@ -318,7 +322,7 @@ impl Revocation {
     }
 
     fn is_listed_by_any(&self, certificate: &Link<'_>) -> bool {
-        let mut crls = self.issuers.get(certificate.issuer()).into_iter().flatten();
+        let mut crls = self.issuers.get(&certificate.issuer()).into_iter().flatten();
         crls.any(|crl| crl.signer.get().is_some() && crl.revoked.contains(certificate.serial()))
     }
 }
@@ -365,8 +369,9 @@ fn keep_newest(crls: &mut Vec<Arc<Crl>>, unused: &mut Vec<Unused>) {
         };
         let place = (*signer, crl.facts.scope.encoded.clone());
         let (kept, older) = match newest.remove(&place) {
-            Some(other) if crl.is_newer_than(&other) => (crl, Some(other)),
-            Some(other) => (other, Some(crl)),
+            Some(other) if other.is_newer_than(&crl) => (other, Some(crl)),
+            // Of two that are equally new the last one counts: it has been appended.
+            Some(other) => (crl, Some(other)),
             None => (crl, None),
         };
         if let Some(older) = older {
@@ -375,6 +380,6 @@ fn keep_newest(crls: &mut Vec<Arc<Crl>>, unused: &mut Vec<Unused>) {
         }
         newest.insert(place, kept);
     }
-    crls.extend(newest.into_values().chain(waiting));
+    crls.extend(newest.into_values().chain(waiting.into_iter().rev()));
     crls.sort_by(|a, b| b.age().cmp(&a.age()));
 }

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
+use super::certs::parts::Parts;
 use super::certs::verifier::ClientVerifier;
 use super::digest::Digest;
 use super::resolver::Resolver;
@@ -36,6 +37,8 @@ pub(crate) struct Snapshot {
     /// The CAs and CRLs that client certificates are checked against.
     pub(crate) trusted: Trusted,
     pub(crate) resumption: Resumption,
+    /// What each file held when it was last good.
+    pub(crate) parts: Parts,
 }
 
 /// What the files hold, one digest for each kind of object.
@@ -70,6 +73,8 @@ pub(crate) struct ServerCertificate {
     pub(crate) label: String,
     pub(crate) leaf: CertificateDer<'static>,
     pub(crate) facts: Facts,
+    /// Certificates that are sent: this one and those of its issuers.
+    pub(crate) chain_length: usize,
 }
 
 /// The snapshot in force of one listener.

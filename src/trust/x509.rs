@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use x509_parser::error::X509Error;
+use x509_parser::nom;
 use x509_parser::oid_registry::{
     OID_KEY_TYPE_EC_PUBLIC_KEY, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519, OID_X509_SERIALNUMBER,
 };
@@ -27,6 +28,7 @@ use x509_parser::prelude::{
 use self::names::CanonicalName;
 use super::digest::sha256;
 use crate::ops::metrics::KeyKind;
+use crate::text::one_line;
 
 /// What cannot be read as X.509.
 #[derive(Debug, thiserror::Error)]
@@ -110,8 +112,8 @@ pub(crate) fn facts(der: &CertificateDer<'_>) -> Result<Facts, Malformed> {
     Ok(Facts {
         names,
         subject: certificate.subject().as_raw().to_vec(),
-        subject_text: certificate.subject().to_string(),
-        issuer_text: certificate.issuer().to_string(),
+        subject_text: one_line(&certificate.subject().to_string()).into_owned(),
+        issuer_text: one_line(&certificate.issuer().to_string()).into_owned(),
         serial: serial(certificate.raw_serial()),
         key: key_kind(&certificate),
         not_before: Moment(certificate.validity().not_before),
@@ -214,8 +216,25 @@ fn hexadecimal(bytes: &[u8], between: &str) -> String {
 }
 
 fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Malformed> {
-    let (_, certificate) = X509Certificate::from_der(der).map_err(|e| Malformed(e.to_string()))?;
-    Ok(certificate)
+    match X509Certificate::from_der(der) {
+        Ok((rest, certificate)) if rest.is_empty() => Ok(certificate),
+        Ok(_) => Err(Malformed("bytes follow its end".to_owned())),
+        Err(error) => Err(malformed(error)),
+    }
+}
+
+/// What is wrong, in words: the parser's own are made for its programmers.
+fn malformed(error: nom::Err<X509Error>) -> Malformed {
+    let words = match error {
+        nom::Err::Incomplete(_) => "it is cut short".to_owned(),
+        nom::Err::Error(error) | nom::Err::Failure(error) => match error {
+            X509Error::Der(_) | X509Error::NomError(_) | X509Error::Generic => {
+                "its DER is cut short or damaged".to_owned()
+            }
+            other => other.to_string(),
+        },
+    };
+    Malformed(words)
 }
 
 #[cfg(test)]

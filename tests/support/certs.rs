@@ -155,6 +155,13 @@ impl Authority {
 
     /// A CRL of this CA, in the file `name`.
     pub(crate) fn crl(&self, name: &str, revoked: &[u64]) -> PathBuf {
+        let path = self.dir().join(name);
+        replace(&path, &self.crl_pem(1, revoked));
+        path
+    }
+
+    /// A CRL of this CA with this number.
+    pub(crate) fn crl_pem(&self, number: u64, revoked: &[u64]) -> String {
         let revoked = revoked.iter().map(|&serial| RevokedCertParams {
             serial_number: SerialNumber::from(serial),
             revocation_time: date_time_ymd(2024, 1, 1),
@@ -164,14 +171,12 @@ impl Authority {
         let params = CertificateRevocationListParams {
             this_update: date_time_ymd(2024, 1, 1),
             next_update: date_time_ymd(2060, 1, 1),
-            crl_number: SerialNumber::from(1u64),
+            crl_number: SerialNumber::from(number),
             issuing_distribution_point: None,
             revoked_certs: revoked.collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        let path = self.dir().join(name);
-        replace(&path, &params.signed_by(&self.issuer()).unwrap().pem().unwrap());
-        path
+        params.signed_by(&self.issuer()).unwrap().pem().unwrap()
     }
 
     fn issuer(&self) -> Issuer<'_, &KeyPair> {

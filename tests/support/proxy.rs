@@ -80,6 +80,13 @@ impl Proxy {
         self.count(&format!("tlsidecar_reloads_total{{outcome=\"{outcome}\"}}"))
     }
 
+    /// The reloads that ended so for one kind of object.
+    pub(crate) fn reloads_of(&self, object: &str, outcome: ReloadOutcome) -> u64 {
+        self.count(&format!(
+            "tlsidecar_reload_objects_total{{object=\"{object}\",outcome=\"{outcome}\"}}"
+        ))
+    }
+
     /// Whether the last reload failed.
     pub(crate) fn reload_fails(&self) -> bool {
         self.count("tlsidecar_reload_failing") == 1

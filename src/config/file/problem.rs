@@ -1,28 +1,39 @@
 //! Collects every problem of a file, so that an operator mends them all in one go.
 //!
-//! serde stops at the first value that it refuses. [`Problems::collect`] therefore notes the
-//! refusal, takes the refused entry out of the parsed document, and tries again until the rest is
-//! accepted. What was taken out is remembered, so that it is not reported as missing as well.
+//! serde stops at the first value that it refuses. [`Problems::collect`] therefore tries a document that
+//! is refused entry by entry, each as if it stood there alone, and those that are refused by their own
+//! entries. What is refused is taken out and remembered, so that it is not reported as missing as well.
+//!
+//! **Promises.** The time for a file grows with its size and not with its size times its mistakes: it
+//! can be a file of another program, wrong in every line. [`MAX_SHOWN`] problems are listed, and the
+//! others counted.
 //!
 //! **Not here.** Which values are allowed (`text.rs`, `file.rs`).
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::File;
-use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
-use toml::de::{DeArray, DeTable, DeValue, Deserializer};
+use toml::de::{DeArray, DeTable, DeValue, Deserializer, Error};
+
+use crate::regular_file;
+use crate::text::{Shown, one_line};
+
+/// Problems of a file that are listed.
+pub(super) const MAX_SHOWN: usize = 100;
 
 /// Why a configuration is not usable: all of its problems.
 #[derive(Debug)]
 pub struct ConfigError {
     /// The file, as it was given.
     pub file: PathBuf,
-    /// At least one, sorted by place.
+    /// At least one and at most a hundred, sorted by place.
     pub problems: Vec<Problem>,
+    /// How many there are beside those that are listed.
+    pub more: usize,
 }
 
 /// One thing that is wrong with a configuration file.
@@ -40,20 +51,23 @@ impl ConfigError {
     pub(super) fn unreadable(file: &Path, error: &std::io::Error) -> Self {
         let message = format!("cannot read the configuration: {error}");
         let problem = Problem { place: None, key: String::new(), message };
-        Self { file: file.to_owned(), problems: vec![problem] }
+        Self { file: file.to_owned(), problems: vec![problem], more: 0 }
     }
 
-    /// One line a problem: `file:line:column: key: message`.
+    /// One line a problem: `file:line:column: key: message`; the last one counts those that are not
+    /// listed.
     pub fn lines(&self) -> impl Iterator<Item = String> {
+        let file = Shown(&self.file);
+        let more = (self.more > 0).then(|| format!("{file}: and {} more", self.more));
         let line = |problem: &Problem| {
-            let file = self.file.display();
+            let file = Shown(&self.file);
             let place = problem.place.map(|(line, column)| format!("{line}:{column}:"));
             let key = Some(&problem.key).filter(|key| !key.is_empty());
             let key = key.map(|key| format!(" {key}:"));
             let (place, key) = (place.unwrap_or_default(), key.unwrap_or_default());
-            format!("{file}:{place}{key} {}", problem.message)
+            one_line(&format!("{file}:{place}{key} {}", problem.message)).into_owned()
         };
-        self.problems.iter().map(line)
+        self.problems.iter().map(line).chain(more)
     }
 }
 
@@ -69,17 +83,24 @@ impl fmt::Display for ConfigError {
 pub(super) struct Problems<'a> {
     text: &'a str,
     file: &'a Path,
-    /// Each with the offset of its place, to sort by.
-    found: Vec<(usize, Problem)>,
+    found: Vec<Found>,
     /// Keys whose values were refused and taken out of the document.
-    refused: Vec<String>,
+    refused: BTreeSet<String>,
     /// The files that are named, each with the place and the key of its name.
     named_files: Vec<(Range<usize>, String, PathBuf)>,
 }
 
+/// A problem whose line has not been counted yet.
+struct Found {
+    /// None: the file as a whole.
+    offset: Option<usize>,
+    key: String,
+    message: String,
+}
+
 impl<'a> Problems<'a> {
     pub(super) const fn new(text: &'a str, file: &'a Path) -> Self {
-        Self { text, file, found: Vec::new(), refused: Vec::new(), named_files: Vec::new() }
+        Self { text, file, found: Vec::new(), refused: BTreeSet::new(), named_files: Vec::new() }
     }
 
     /// Resolves a path, the value of `key`, against the file's directory.
@@ -93,11 +114,7 @@ impl<'a> Problems<'a> {
     /// Notes which of the named files cannot be read.
     pub(super) fn try_named_files(&mut self) {
         for (span, key, path) in std::mem::take(&mut self.named_files) {
-            let readable =
-                File::open(&path).and_then(|file| file.metadata()).and_then(|metadata| {
-                    if metadata.is_file() { Ok(()) } else { Err(ErrorKind::IsADirectory.into()) }
-                });
-            if let Err(error) = readable {
+            if let Err(error) = regular_file::open(&path) {
                 let path = path.display().to_string();
                 self.at(span, &key, &format!("found {path:?}, which cannot be read: {error}"));
             }
@@ -106,30 +123,31 @@ impl<'a> Problems<'a> {
 
     /// Notes a problem of the file as a whole.
     pub(super) fn file(&mut self, message: &str) {
-        let problem = Problem { place: None, key: String::new(), message: message.to_owned() };
-        self.found.push((0, problem));
+        let (key, message) = (String::new(), message.to_owned());
+        self.found.push(Found { offset: None, key, message });
     }
 
     /// Notes a problem with the value of `key`, which stands at `span`.
     pub(super) fn at(&mut self, span: Range<usize>, key: &str, message: &str) {
-        let place = Some(line_and_column(self.text, span.start));
-        let problem = Problem { place, key: key.to_owned(), message: message.to_owned() };
-        self.found.push((span.start, problem));
+        let (key, message) = (key.to_owned(), message.to_owned());
+        self.found.push(Found { offset: Some(span.start), key, message });
     }
 
     /// Whether the value of `key` was refused, and so does not count as missing.
     pub(super) fn refused(&self, key: &str) -> bool {
-        let below = |refused: &String| {
-            refused.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
-        };
-        self.refused.iter().any(below)
+        self.refused.contains(key) || self.refused_below(&format!("{key}[")).next().is_some()
     }
 
     /// Whether a key of `section` was refused that is none of those that it can have.
     pub(super) fn has_unknown(&self, section: &str, known: &[&str]) -> bool {
-        let mut keys =
-            self.refused.iter().filter_map(|key| key.strip_prefix(section)?.strip_prefix('.'));
-        keys.any(|key| !known.contains(&key))
+        let prefix = format!("{section}.");
+        let mut keys = self.refused_below(&prefix);
+        keys.any(|key| !known.contains(&&key[prefix.len()..]))
+    }
+
+    fn refused_below<'s>(&'s self, prefix: &'s str) -> impl Iterator<Item = &'s String> {
+        let from = self.refused.range(prefix.to_owned()..);
+        from.take_while(move |key| key.starts_with(prefix))
     }
 
     /// Notes that `section` lacks `key`, unless its value was refused already.
@@ -164,20 +182,84 @@ impl<'a> Problems<'a> {
         if !errors.is_empty() {
             return None;
         }
-        let mut rest = document.get_ref().clone();
-        loop {
-            let candidate = Spanned::new(document.span(), rest.clone());
-            let error = match T::deserialize(Deserializer::from(candidate)) {
-                Ok(value) => return Some(value),
-                Err(error) => error,
-            };
-            let span = error.span().unwrap_or(0..0);
-            let key = path_in_table(document.get_ref(), &span);
-            self.at(span.clone(), key.as_deref().unwrap_or_default(), error.message());
-            // Without a place it cannot be taken out, and would be refused for ever.
-            self.refused.push(key?);
-            rest = without(rest, &span);
+        let span = document.span();
+        let whole = Spanned::new(span.clone(), document.get_ref().clone());
+        if let Ok(value) = T::deserialize(Deserializer::from(whole)) {
+            return Some(value);
         }
+        let alone = |table| T::deserialize(Deserializer::from(Spanned::new(0..0, table))).err();
+        let rest = self.sift_table(document.into_inner(), "", &alone);
+        // What is refused though every entry of it would be accepted, nothing can be taken out of.
+        let rest = T::deserialize(Deserializer::from(Spanned::new(span, rest)));
+        rest.map_err(|error| {
+            let span = error.span().unwrap_or(0..0);
+            self.at(span, "", error.message());
+        })
+        .ok()
+    }
+
+    /// Takes out of a table what is refused. `refusal` returns why a table is refused that stands in
+    /// its place in an otherwise empty document.
+    fn sift_table<'i>(
+        &mut self,
+        table: DeTable<'i>,
+        path: &str,
+        refusal: &dyn Fn(DeTable<'i>) -> Option<Error>,
+    ) -> DeTable<'i> {
+        let dot = if path.is_empty() { "" } else { "." };
+        let sifted = table.into_iter().filter_map(|(key, value)| {
+            let path = format!("{path}{dot}{}", key.get_ref());
+            let refusal = |value| refusal(DeTable::from_iter([(key.clone(), value)]));
+            let value = self.sift(value, Some(key.span()), &path, &refusal)?;
+            Some((key, value))
+        });
+        sifted.collect()
+    }
+
+    fn sift_array<'i>(
+        &mut self,
+        array: DeArray<'i>,
+        path: &str,
+        refusal: &dyn Fn(DeArray<'i>) -> Option<Error>,
+    ) -> DeArray<'i> {
+        let sifted = array.into_iter().enumerate().filter_map(|(index, item)| {
+            let refusal = |item| refusal(DeArray::from_iter([item]));
+            self.sift(item, None, &format!("{path}[{index}]"), &refusal)
+        });
+        sifted.collect()
+    }
+
+    /// Returns a value without what is refused of it; none if it or its key is refused itself, and
+    /// notes why.
+    fn sift<'i>(
+        &mut self,
+        value: Spanned<DeValue<'i>>,
+        key: Option<Range<usize>>,
+        path: &str,
+        refusal: &dyn Fn(Spanned<DeValue<'i>>) -> Option<Error>,
+    ) -> Option<Spanned<DeValue<'i>>> {
+        let Some(error) = refusal(value.clone()) else { return Some(value) };
+        let span = value.span();
+        let before = self.found.len();
+        let place = error.span();
+        let below = place.is_some() && place != Some(span.clone()) && place != key;
+        let sifted = match value.into_inner() {
+            DeValue::Table(table) if below => {
+                let refusal = |table| refusal(Spanned::new(span.clone(), DeValue::Table(table)));
+                DeValue::Table(self.sift_table(table, path, &refusal))
+            }
+            DeValue::Array(array) if below => {
+                let refusal = |array| refusal(Spanned::new(span.clone(), DeValue::Array(array)));
+                DeValue::Array(self.sift_array(array, path, &refusal))
+            }
+            other => other,
+        };
+        if self.found.len() > before {
+            return Some(Spanned::new(span, sifted));
+        }
+        self.at(error.span().unwrap_or(span), path, error.message());
+        self.refused.insert(path.to_owned());
+        None
     }
 
     /// The value, if there was no problem.
@@ -185,67 +267,29 @@ impl<'a> Problems<'a> {
         match value {
             Some(value) if self.found.is_empty() => Ok(value),
             _ => {
-                self.found.sort_by_key(|(offset, _)| *offset);
-                let problems = self.found.into_iter().map(|(_, problem)| problem).collect();
-                Err(ConfigError { file: self.file.to_owned(), problems })
+                self.found.sort_by_key(|found| found.offset);
+                let more = self.found.len().saturating_sub(MAX_SHOWN);
+                self.found.truncate(MAX_SHOWN);
+                let problems = placed(self.text, self.found);
+                Err(ConfigError { file: self.file.to_owned(), problems, more })
             }
         }
     }
 }
 
-/// The path of the entry whose key or value stands at `span`.
-fn path_in_table(table: &DeTable<'_>, span: &Range<usize>) -> Option<String> {
-    table.iter().find_map(|(key, value)| {
-        let name = key.get_ref();
-        if key.span() == *span || value.span() == *span {
-            return Some(name.to_string());
-        }
-        match value.get_ref() {
-            DeValue::Table(table) => {
-                path_in_table(table, span).map(|below| format!("{name}.{below}"))
+/// Counts the lines and columns of problems that are sorted by place, in one pass.
+fn placed(text: &str, found: Vec<Found>) -> Vec<Problem> {
+    let (mut at, mut line, mut column) = (0, 1, 1);
+    let place = |Found { offset, key, message }| {
+        let place = offset.map(|offset| {
+            let offset = text.floor_char_boundary(offset).max(at);
+            for c in text[at..offset].chars() {
+                (line, column) = if c == '\n' { (line + 1, 1) } else { (line, column + 1) };
             }
-            DeValue::Array(array) => {
-                path_in_array(array, span).map(|below| format!("{name}{below}"))
-            }
-            _ => None,
-        }
-    })
-}
-
-fn path_in_array(array: &DeArray<'_>, span: &Range<usize>) -> Option<String> {
-    array.iter().enumerate().find_map(|(index, item)| match item.get_ref() {
-        _ if item.span() == *span => Some(format!("[{index}]")),
-        DeValue::Table(table) => {
-            path_in_table(table, span).map(|below| format!("[{index}].{below}"))
-        }
-        DeValue::Array(array) => {
-            path_in_array(array, span).map(|below| format!("[{index}]{below}"))
-        }
-        _ => None,
-    })
-}
-
-/// The table without whatever stands at `span`.
-fn without<'i>(table: DeTable<'i>, span: &Range<usize>) -> DeTable<'i> {
-    let kept = table.into_iter().filter(|(k, v)| k.span() != *span && v.span() != *span);
-    kept.map(|(key, value)| (key, value_without(value, span))).collect()
-}
-
-fn value_without<'i>(value: Spanned<DeValue<'i>>, span: &Range<usize>) -> Spanned<DeValue<'i>> {
-    let place = value.span();
-    let value = match value.into_inner() {
-        DeValue::Table(table) => DeValue::Table(without(table, span)),
-        DeValue::Array(array) => {
-            let kept = array.into_iter().filter(|item| item.span() != *span);
-            DeValue::Array(kept.map(|item| value_without(item, span)).collect())
-        }
-        leaf => leaf,
+            at = offset;
+            (line, column)
+        });
+        Problem { place, key, message }
     };
-    Spanned::new(place, value)
-}
-
-fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
-    let before = &text[..text.floor_char_boundary(offset)];
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    found.into_iter().map(place).collect()
 }

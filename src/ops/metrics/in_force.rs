@@ -11,6 +11,7 @@ use prometheus::GaugeVec;
 use prometheus::core::Collector;
 
 use super::family::Maker;
+use super::labels::MaterialKind;
 
 /// CAs of a listener that are told.
 const MAX_CAS: usize = 8;
@@ -49,6 +50,14 @@ pub(crate) struct CrlInForce {
     pub(crate) next_update: i64,
 }
 
+/// What one file holds.
+#[derive(Clone)]
+pub(crate) struct MaterialInForce {
+    pub(crate) file: String,
+    pub(crate) kind: MaterialKind,
+    pub(crate) count: usize,
+}
+
 #[derive(Clone)]
 pub(super) struct InForceFamilies {
     not_before: GaugeVec,
@@ -57,6 +66,7 @@ pub(super) struct InForceFamilies {
     ca_not_before: GaugeVec,
     ca_not_after: GaugeVec,
     crl_next_update: GaugeVec,
+    material: GaugeVec,
 }
 
 /// Of one listener.
@@ -72,12 +82,14 @@ pub(crate) struct Told {
     pub(crate) certificates: Vec<CertificateInForce>,
     pub(crate) cas: Vec<CaInForce>,
     pub(crate) crls: Vec<CrlInForce>,
+    pub(crate) material: Vec<MaterialInForce>,
 }
 
 const CERT: &[&str] = &["listener", "cert"];
 const INFO: &[&str] = &["listener", "cert", "serial", "sha256", "issuer", "key"];
 const CA: &[&str] = &["listener", "ca"];
 const CRL: &[&str] = &["listener", "crl"];
+const MATERIAL: &[&str] = &["listener", "file", "kind"];
 
 impl InForceFamilies {
     pub(super) fn register(make: &Maker<'_>) -> Self {
@@ -112,6 +124,11 @@ impl InForceFamilies {
                 "When the next CRL is due, in Unix time.",
                 CRL,
             ),
+            material: make.instants(
+                "tlsidecar_material_objects",
+                "Certificates, keys or CRLs that were loaded from a file and are active.",
+                MATERIAL,
+            ),
         }
     }
 
@@ -133,6 +150,7 @@ impl InForce {
         self.tell_certificates(&told.certificates);
         self.tell_cas(&told.cas);
         self.tell_crls(&told.crls);
+        self.set_material(&told.material);
         *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
     }
 
@@ -169,6 +187,19 @@ impl InForce {
             |values: &[&str]| values[0] != listener || cas.iter().any(|ca| ca.ca == values[1]);
         retain(ca_not_before, CA, stays);
         retain(ca_not_after, CA, stays);
+    }
+
+    fn set_material(&self, files: &[MaterialInForce]) {
+        let listener = self.listener.as_str();
+        let material = &self.families.material;
+        for MaterialInForce { file, kind, count } in files {
+            let count = i64::try_from(*count).unwrap_or(i64::MAX);
+            material.with_label_values(&[listener, file, kind.as_str()]).set(exact(count));
+        }
+        retain(material, MATERIAL, |values| {
+            let is = |m: &MaterialInForce| m.file == values[1] && m.kind.as_str() == values[2];
+            values[0] != listener || files.iter().any(is)
+        });
     }
 
     fn tell_crls(&self, crls: &[CrlInForce]) {

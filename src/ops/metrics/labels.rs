@@ -333,6 +333,20 @@ closed_set! {
 }
 
 closed_set! {
+    /// What a file of a listener's TLS holds.
+    pub enum MaterialKind {
+        /// The certificates that are sent: the server's own, and those of its issuers.
+        Certificate => "certificate",
+        /// Private keys.
+        Key => "key",
+        /// The CAs of client certificates, and pinned devices.
+        ClientCa => "client_ca",
+        /// Revocation lists.
+        Crl => "crl",
+    }
+}
+
+closed_set! {
     /// What a reload loads.
     pub enum ReloadObject {
         /// The configuration file.

@@ -11,13 +11,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio_rustls::rustls::pki_types::CertificateDer;
+
+use super::parts::{FilePart, Parts};
+use super::pem::{self, Found};
 use super::verifier::{ChainLimits, ClientVerifier, TrustedClients};
-use super::{CertError, Findings, Warning, pem};
+use super::{CertError, Findings, Warning};
 use crate::config::{self, ClientAuth, ClientTrust};
 use crate::trust::files::Files;
 use crate::trust::provider::PROVIDER;
-use crate::trust::revocation::{Crl, Issuer, Revocation};
-use crate::trust::snapshot::Trusted;
+use crate::trust::revocation::{Crl, Issuer, Revocation, Why};
+use crate::trust::snapshot::{Snapshot, Trusted};
 use crate::trust::x509::path::Anchor;
 use crate::trust::x509::{self, Facts};
 
@@ -29,20 +33,22 @@ pub(super) struct Clients {
 }
 
 impl Clients {
+    /// Loads them into `parts`; none if there can be no snapshot without what is wrong.
     pub(super) fn load(
         tls: &config::Tls,
         trust: &ClientTrust,
         files: &Files,
-        now: SystemTime,
+        (previous, now): (Option<&Snapshot>, SystemTime),
+        parts: &mut Parts,
         findings: &mut Findings,
-    ) -> Self {
-        let Cas { trusted, facts, issuers, names } = cas(&trust.ca, files, findings);
-        let crls = crls(trust, files, findings);
-        if !findings.errors.is_empty() {
-            // Without all CAs and CRLs the verifier would only find fault with what is missing.
-            return Self::default();
-        }
-        let algorithms = PROVIDER.signature_verification_algorithms;
+    ) -> Option<Self> {
+        let ca = load_ca(&trust.ca, files, previous, findings);
+        let crls: Vec<_> =
+            trust.crls.iter().map(|file| load_crls(file, files, previous, findings)).collect();
+        let ca = ca?;
+        // What is wrong with these certificates has been found already.
+        let cas = Cas::new(&ca, findings);
+        parts.crls = crls.into_iter().collect::<Option<_>>()?;
         let mut verifier = ClientVerifier {
             mandatory: matches!(tls.client_auth, ClientAuth::Required(_)),
             limits: ChainLimits {
@@ -50,19 +56,19 @@ impl Clients {
                 max_bytes: tls.max_chain_bytes,
                 allow_v1: tls.allow_v1,
             },
-            trusted: Arc::new(trusted),
+            trusted: Arc::new(cas.trusted),
             revocation: None,
         };
         let mut due_dates = Vec::new();
-        if !crls.is_empty() {
-            let (revocation, unused) = Revocation::new(crls, &issuers, algorithms);
-            findings.warnings.extend(unused.into_iter().map(Warning::CrlUnused));
-            warn_of_cas_without_crl(&trust.ca, &names, &issuers, &revocation, findings);
+        if !parts.crls.is_empty() {
+            let revocation = revocation(&cas.issuers, previous, parts, findings)?;
+            warn_of_cas_without_crl(&ca.file, &cas.names, &cas.issuers, &revocation, findings);
             due_dates = due(&revocation, now, findings);
             verifier.revocation = Some(revocation);
         }
-        let trusted = Trusted { cas: facts, crls: due_dates };
-        Self { verifier: Some(Arc::new(verifier)), trusted }
+        parts.ca = Some(ca);
+        let trusted = Trusted { cas: cas.facts, crls: due_dates };
+        Some(Self { verifier: Some(Arc::new(verifier)), trusted })
     }
 }
 
@@ -76,45 +82,127 @@ struct Cas {
     names: Vec<String>,
 }
 
-fn cas(file: &Path, files: &Files, findings: &mut Findings) -> Cas {
-    let mut cas = Cas {
-        trusted: TrustedClients::new(PROVIDER.signature_verification_algorithms),
-        facts: Vec::new(),
-        issuers: Vec::new(),
-        names: Vec::new(),
-    };
-    for der in findings.take(pem::certificates(file, files)).into_iter().flatten() {
-        let read =
-            Anchor::new(&der).and_then(|ca| Ok((ca, Issuer::read(&der)?, x509::facts(&der)?)));
-        let read = read.map_err(|cause| CertError::X509 { file: file.to_owned(), cause });
-        let Some((anchor, issuer, facts)) = findings.take(read) else { continue };
-        let (file, name) = (file.to_owned(), facts.subject_text.clone());
-        cas.facts.push(facts);
-        let Some(anchor) = anchor else {
-            findings.warnings.push(Warning::Pinned { file, device: name });
-            cas.trusted.add_pinned(der);
-            continue;
-        };
-        if !anchor.is_for_clients() {
-            findings.warnings.push(Warning::CaNotForClients { file, ca: name.clone() });
-        }
-        cas.trusted.add_anchor(anchor);
-        cas.issuers.push(issuer);
-        cas.names.push(name);
-    }
-    cas
+/// Reads a bundle, or keeps the one that is active.
+fn load_ca(
+    file: &Path,
+    files: &Files,
+    previous: Option<&Snapshot>,
+    findings: &mut Findings,
+) -> Option<FilePart<CertificateDer<'static>>> {
+    let mut own = Findings::default();
+    let found = own.take(pem::certificates(file, files));
+    let digest = own.take(FilePart::<()>::digest(file, files));
+    let part = found.zip(digest).map(|(Found { items, ignored }, digest)| {
+        let part = FilePart { file: file.to_owned(), digest, items, ignored };
+        let _tried = Cas::new(&part, &mut own);
+        own.warnings.clear();
+        part
+    });
+    let kept = previous.and_then(|previous| previous.parts.ca(file));
+    findings.choose(part, kept, own)
 }
 
-fn crls(trust: &ClientTrust, files: &Files, findings: &mut Findings) -> Vec<Arc<Crl>> {
-    let mut crls = Vec::new();
-    for file in &trust.crls {
-        for crl in findings.take(pem::revocation_lists(file, files)).into_iter().flatten() {
-            let crl = Crl::read(file, 1, &crl);
-            let crl = crl.map_err(|cause| CertError::X509 { file: file.clone(), cause });
-            crls.extend(findings.take(crl).map(Arc::new));
+impl Cas {
+    fn new(part: &FilePart<CertificateDer<'static>>, findings: &mut Findings) -> Self {
+        let mut cas = Self {
+            trusted: TrustedClients::new(PROVIDER.signature_verification_algorithms),
+            facts: Vec::new(),
+            issuers: Vec::new(),
+            names: Vec::new(),
+        };
+        let file = &part.file;
+        findings.warnings.extend(part.ignored.iter().cloned().map(Warning::Ignored));
+        for (line, der) in &part.items {
+            let read =
+                Anchor::new(der).and_then(|ca| Ok((ca, Issuer::read(der)?, x509::facts(der)?)));
+            let malformed = |cause| CertError::X509 { file: file.clone(), line: *line, cause };
+            let Some((anchor, issuer, facts)) = findings.take(read.map_err(malformed)) else {
+                continue;
+            };
+            let (file, name) = (file.clone(), facts.subject_text.clone());
+            cas.facts.push(facts);
+            let Some(anchor) = anchor else {
+                findings.warnings.push(Warning::Pinned { file, device: name });
+                cas.trusted.add_pinned(der.clone());
+                continue;
+            };
+            if !anchor.is_for_clients() {
+                findings.warnings.push(Warning::CaNotForClients { file, ca: name.clone() });
+            }
+            cas.trusted.add_anchor(anchor);
+            cas.issuers.push(issuer);
+            cas.names.push(name);
+        }
+        cas
+    }
+}
+
+/// Reads the CRLs of a file, or keeps those that are active: where the file has not changed, what has
+/// been verified of them stays so.
+fn load_crls(
+    file: &Path,
+    files: &Files,
+    previous: Option<&Snapshot>,
+    findings: &mut Findings,
+) -> Option<FilePart<Arc<Crl>>> {
+    let mut own = Findings::default();
+    let kept = previous.and_then(|previous| previous.parts.crls(file));
+    let digest = own.take(FilePart::<()>::digest(file, files));
+    let part = match (kept, digest) {
+        (Some(kept), Some(digest)) if kept.digest == digest => Some(kept.clone()),
+        (_, Some(digest)) => own.take(pem::revocation_lists(file, files)).map(|found| {
+            let Found { items, ignored } = found;
+            let read = |(line, crl)| {
+                let crl = Crl::read(file, line, crl);
+                let malformed = |cause| CertError::X509 { file: file.to_owned(), line, cause };
+                own.take(crl.map_err(malformed)).map(|crl| (line, Arc::new(crl)))
+            };
+            let items = items.into_iter().filter_map(read).collect();
+            FilePart { file: file.to_owned(), digest, items, ignored }
+        }),
+        (_, None) => None,
+    };
+    let ignored = part.iter().flat_map(|part| &part.ignored).cloned();
+    own.warnings.extend(ignored.map(Warning::Ignored));
+    findings.choose(part, kept, own)
+}
+
+/// Verifies the CRLs, and keeps those of a file that would take a CA's last good one away.
+fn revocation(
+    cas: &[Issuer],
+    previous: Option<&Snapshot>,
+    parts: &mut Parts,
+    findings: &mut Findings,
+) -> Option<Revocation> {
+    let algorithms = PROVIDER.signature_verification_algorithms;
+    let new = |parts: &Parts| {
+        let crls = parts.crls.iter().flat_map(|part| &part.items).map(|(_, crl)| Arc::clone(crl));
+        Revocation::new(crls, cas, algorithms)
+    };
+    let (mut revocation, mut unused) = new(parts);
+    let active = previous.and_then(|previous| previous.client_verifier.as_ref());
+    if let Some(active) = active.and_then(|verifier| verifier.revocation.as_ref()) {
+        let lost = |ca: &&Issuer| active.covers(ca) && !revocation.covers(ca);
+        let lost: Vec<_> = cas.iter().filter(lost).collect();
+        let at_fault = unused.iter().filter(|unused| {
+            let is_lost = |ca: &&Issuer| ca.subject == unused.issuer;
+            !matches!(unused.why, Why::Superseded { .. }) && lost.iter().any(is_lost)
+        });
+        let at_fault: Vec<_> = at_fault.cloned().collect();
+        for unused in at_fault.iter().cloned() {
+            let kept = previous.and_then(|previous| previous.parts.crls(&unused.file));
+            match (kept, parts.crls.iter_mut().find(|part| part.file == unused.file)) {
+                (Some(kept), Some(part)) => *part = kept.clone(),
+                _ => findings.is_fatal = true,
+            }
+            findings.note(CertError::CrlLost(unused));
+        }
+        if !at_fault.is_empty() {
+            (revocation, unused) = new(parts);
         }
     }
-    crls
+    findings.warnings.extend(unused.into_iter().map(Warning::CrlUnused));
+    (!findings.is_fatal).then_some(revocation)
 }
 
 fn warn_of_cas_without_crl(
@@ -143,7 +231,8 @@ fn due(
         let file = crl.file.clone();
         let Some(next_update) = crl.facts.next_update else { continue };
         if next_update.has_passed(now) {
-            findings.warnings.push(Warning::CrlStale { file: file.clone(), next_update });
+            let line = crl.line;
+            findings.warnings.push(Warning::CrlStale { file: file.clone(), line, next_update });
         }
         let earliest = due.entry(file).or_insert(next_update);
         *earliest = next_update.min(*earliest);

@@ -1,10 +1,14 @@
-//! What PEM files hold.
+//! Reads PEM files.
 //!
-//! **Promises.** Keys that are not asked for are wiped, and no error quotes a file's content.
+//! **Promises.** A file is loaded whole or not at all: what is not understood is an error with its line,
+//! and what is understood but not used here is returned as [`Ignored`]. Keys that are not asked for are
+//! not decoded. No error quotes a file's content.
 //!
-//! rustls-pemfile is named here alone: see docs/dependencies.md.
+//! rustls-pemfile is named here alone, in one function: see docs/dependencies.md.
 //!
 //! **Not here.** Whether what a file holds is good: `certs.rs`.
+
+pub(crate) mod sections;
 
 use std::path::{Path, PathBuf};
 
@@ -12,104 +16,243 @@ use rustls_pemfile::Item;
 use tokio_rustls::rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
 };
-use zeroize::Zeroize;
+use zeroize::Zeroizing;
 
+use self::sections::{Fault, Section, sections};
+use crate::text::Shown;
 use crate::trust::files::{Files, ReadError};
+
+/// What a file holds, each with the line on which it begins.
+pub(crate) struct Found<T> {
+    pub(crate) items: Vec<(usize, T)>,
+    pub(crate) ignored: Vec<Ignored>,
+}
+
+/// A section that is understood, but is of no use in the file that it stands in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ignored {
+    pub(crate) file: PathBuf,
+    pub(crate) line: usize,
+    pub(crate) what: &'static str,
+}
 
 /// Why a PEM file does not hold what is wanted.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PemError {
     #[error(transparent)]
     Read(#[from] ReadError),
-    #[error("{} holds no {wanted} in PEM", .file.display())]
+    #[error("{} holds no {wanted} in PEM", Shown(file))]
     Empty { file: PathBuf, wanted: &'static str },
-    #[error("{} holds an encrypted private key: decrypt it, for instance with openssl pkey", .0.display())]
-    EncryptedKey(PathBuf),
-    #[error("{} is not well-formed PEM: {cause}", .file.display())]
-    Malformed { file: PathBuf, cause: &'static str },
+    #[error("{} is DER, and has to be PEM: openssl {command} -inform DER converts it", Shown(file))]
+    Der { file: PathBuf, command: &'static str },
+    #[error("{} is text in UTF-16, and has to be ASCII", Shown(file))]
+    Utf16 { file: PathBuf },
+    #[error(
+        "{} line {line}: the private key has a passphrase, and nobody is here to type it: decrypt \
+         it, for instance with openssl pkey",
+        Shown(file)
+    )]
+    EncryptedKey { file: PathBuf, line: usize },
+    #[error("{} line {}: {}", Shown(file), fault.line, fault.what)]
+    Malformed { file: PathBuf, fault: Fault },
+    #[error("{} line {line}: the section is not base64", Shown(file))]
+    NotBase64 { file: PathBuf, line: usize },
+    #[error(
+        "{} line {line}: {label:?} is no kind of section that can be read here{hint}",
+        Shown(file)
+    )]
+    Unknown { file: PathBuf, line: usize, label: String, hint: &'static str },
+}
+
+impl PemError {
+    pub(crate) fn file(&self) -> &Path {
+        match self {
+            Self::Read(error) => &error.file,
+            Self::Empty { file, .. }
+            | Self::Der { file, .. }
+            | Self::Utf16 { file }
+            | Self::EncryptedKey { file, .. }
+            | Self::Malformed { file, .. }
+            | Self::NotBase64 { file, .. }
+            | Self::Unknown { file, .. } => file,
+        }
+    }
+}
+
+/// What a section holds, by its label.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// With the label that OpenSSL wrote before 1998, or today's.
+    Certificate,
+    Crl,
+    Key,
+    EncryptedKey,
+    /// Those of a key: they stand in front of what `openssl ecparam -genkey` makes.
+    Parameters,
+    Request,
+    PublicKey,
+    Unknown(&'static str),
+}
+
+impl Kind {
+    fn of(section: &Section<'_>) -> Self {
+        match section.label {
+            "CERTIFICATE" | "X509 CERTIFICATE" => Self::Certificate,
+            "X509 CRL" => Self::Crl,
+            "ENCRYPTED PRIVATE KEY" => Self::EncryptedKey,
+            "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" if section.encrypted => {
+                Self::EncryptedKey
+            }
+            "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" => Self::Key,
+            "EC PARAMETERS" | "DH PARAMETERS" | "X9.42 DH PARAMETERS" => Self::Parameters,
+            "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => Self::Request,
+            "PUBLIC KEY" | "RSA PUBLIC KEY" => Self::PublicKey,
+            "TRUSTED CERTIFICATE" => Self::Unknown(
+                ": it comes with OpenSSL's own settings of trust; openssl x509 makes a CERTIFICATE of it",
+            ),
+            "PKCS7" | "CMS" => {
+                Self::Unknown(": openssl pkcs7 -print_certs takes the certificates out of it")
+            }
+            "DSA PRIVATE KEY" | "OPENSSH PRIVATE KEY" => Self::Unknown(
+                ": RSA, ECDSA and Ed25519 keys in PKCS #1, PKCS #8 or SEC 1 can be read",
+            ),
+            _ => Self::Unknown(""),
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+            Self::Crl => "CRL",
+            Self::Key | Self::EncryptedKey => "private key",
+            Self::Parameters => "set of parameters",
+            Self::Request => "certificate request",
+            Self::PublicKey => "public key",
+            Self::Unknown(_) => "section",
+        }
+    }
+
+    /// What openssl converts it with.
+    const fn command(self) -> &'static str {
+        match self {
+            Self::Certificate => "x509",
+            Self::Crl => "crl",
+            _ => "pkey",
+        }
+    }
+
+    /// Whether a section of this kind is often found beside those of another, on purpose: many
+    /// programs want certificate, key and parameters in one file.
+    const fn goes_with(self, wanted: Self) -> bool {
+        match wanted {
+            Self::Certificate => {
+                matches!(self, Self::Key | Self::EncryptedKey | Self::Parameters)
+            }
+            Self::Key => matches!(self, Self::Certificate | Self::Parameters),
+            _ => false,
+        }
+    }
 }
 
 /// At least one certificate.
 pub(crate) fn certificates(
     file: &Path,
     files: &Files,
-) -> Result<Vec<CertificateDer<'static>>, PemError> {
-    let certificates = take_all(file, files, |item| match item {
-        Item::X509Certificate(certificate) => Ok(certificate),
-        other => Err(other),
-    })?;
-    if certificates.is_empty() {
-        return Err(PemError::Empty { file: file.to_owned(), wanted: "certificate" });
-    }
-    Ok(certificates)
+) -> Result<Found<CertificateDer<'static>>, PemError> {
+    load(file, files, Kind::Certificate, |item| match item {
+        Item::X509Certificate(certificate) => Some(certificate),
+        _ => None,
+    })
 }
 
 /// At least one CRL.
 pub(super) fn revocation_lists(
     file: &Path,
     files: &Files,
-) -> Result<Vec<CertificateRevocationListDer<'static>>, PemError> {
-    let crls = take_all(file, files, |item| match item {
-        Item::Crl(crl) => Ok(crl),
-        other => Err(other),
-    })?;
-    if crls.is_empty() {
-        return Err(PemError::Empty { file: file.to_owned(), wanted: "CRL" });
-    }
-    Ok(crls)
+) -> Result<Found<CertificateRevocationListDer<'static>>, PemError> {
+    load(file, files, Kind::Crl, |item| match item {
+        Item::Crl(crl) => Some(crl),
+        _ => None,
+    })
 }
 
 /// The first private key.
-pub(crate) fn private_key(file: &Path, files: &Files) -> Result<PrivateKeyDer<'static>, PemError> {
-    let keys = take_all(file, files, |item| match item {
-        Item::Pkcs1Key(key) => Ok(PrivateKeyDer::from(key)),
-        Item::Pkcs8Key(key) => Ok(key.into()),
-        Item::Sec1Key(key) => Ok(key.into()),
-        other => Err(other),
-    })?;
-    let encrypted = || {
-        files.bytes(file).is_ok_and(|bytes| bytes.windows(9).any(|window| window == b"ENCRYPTED"))
-    };
-    let mut keys = keys.into_iter();
-    let first = keys.next();
-    keys.for_each(|mut key| key.zeroize());
-    match first {
-        Some(key) => Ok(key),
-        None if encrypted() => Err(PemError::EncryptedKey(file.to_owned())),
-        None => Err(PemError::Empty { file: file.to_owned(), wanted: "private key" }),
+pub(crate) fn private_key(
+    file: &Path,
+    files: &Files,
+) -> Result<Found<PrivateKeyDer<'static>>, PemError> {
+    load(file, files, Kind::Key, |item| match item {
+        Item::Pkcs1Key(key) => Some(PrivateKeyDer::from(key)),
+        Item::Pkcs8Key(key) => Some(key.into()),
+        Item::Sec1Key(key) => Some(key.into()),
+        _ => None,
+    })
+}
+
+/// The sections of one kind; of keys, the first.
+fn load<T>(
+    file: &Path,
+    files: &Files,
+    wanted: Kind,
+    take: impl Fn(Item) -> Option<T>,
+) -> Result<Found<T>, PemError> {
+    let bytes = files.bytes(file)?;
+    let file = file.to_owned();
+    check_encoding(&file, bytes, wanted)?;
+    let sections = sections(bytes);
+    let sections = sections.map_err(|fault| PemError::Malformed { file: file.clone(), fault })?;
+    let mut found = Found { items: Vec::new(), ignored: Vec::new() };
+    let mut encrypted = None;
+    for section in &sections {
+        let (line, kind) = (section.line, Kind::of(section));
+        let enough = wanted == Kind::Key && !found.items.is_empty();
+        match kind {
+            Kind::Unknown(hint) => {
+                let label = section.label.chars().take(40).collect();
+                return Err(PemError::Unknown { file, line, label, hint });
+            }
+            _ if kind == wanted && !enough => match decoded(section).and_then(&take) {
+                Some(item) => found.items.push((line, item)),
+                None => return Err(PemError::NotBase64 { file, line }),
+            },
+            Kind::EncryptedKey if wanted == Kind::Key && encrypted.is_none() => {
+                encrypted = Some(line);
+            }
+            _ if kind.goes_with(wanted) => {}
+            _ => found.ignored.push(Ignored { file: file.clone(), line, what: kind.name() }),
+        }
+    }
+    match (found.items.is_empty(), encrypted) {
+        (true, Some(line)) => Err(PemError::EncryptedKey { file, line }),
+        (true, None) => Err(PemError::Empty { file, wanted: wanted.name() }),
+        (false, _) => Ok(found),
     }
 }
 
-/// Whatever `take` takes of what a PEM file holds; keys that it does not take are wiped.
-fn take_all<T>(
-    file: &Path,
-    files: &Files,
-    take: impl Fn(Item) -> Result<T, Item>,
-) -> Result<Vec<T>, PemError> {
-    let mut rest = files.bytes(file)?;
-    let mut taken = Vec::new();
-    loop {
-        match rustls_pemfile::read_one_from_slice(rest) {
-            Ok(Some((item, after))) => {
-                rest = after;
-                match take(item) {
-                    Ok(item) => taken.push(item),
-                    Err(Item::Pkcs1Key(mut key)) => key.zeroize(),
-                    Err(Item::Pkcs8Key(mut key)) => key.zeroize(),
-                    Err(Item::Sec1Key(mut key)) => key.zeroize(),
-                    Err(_) => {}
-                }
-            }
-            Ok(None) => return Ok(taken),
-            // The parser's own words can quote a line of the file, and that may be a key's.
-            Err(error) => {
-                let cause = match error {
-                    rustls_pemfile::Error::MissingSectionEnd { .. } => "a section has no end",
-                    rustls_pemfile::Error::IllegalSectionStart { .. } => "a section starts badly",
-                    rustls_pemfile::Error::Base64Decode(_) => "a section is not base64",
-                };
-                return Err(PemError::Malformed { file: file.to_owned(), cause });
-            }
+/// Refuses what is no PEM by its first bytes.
+fn check_encoding(file: &Path, bytes: &[u8], wanted: Kind) -> Result<(), PemError> {
+    let file = file.to_owned();
+    match bytes {
+        // A SEQUENCE of two bytes of length or more, as every certificate, key and CRL is.
+        [0x30, 0x80..=0x84, ..] => Err(PemError::Der { file, command: wanted.command() }),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [b'-', 0, ..] | [0, b'-', ..] => {
+            Err(PemError::Utf16 { file })
         }
+        _ => Ok(()),
     }
+}
+
+/// Decodes a section; none if it is not base64.
+fn decoded(section: &Section<'_>) -> Option<Item> {
+    let today;
+    let text = match section.label {
+        // The name of old for the same.
+        "X509 CERTIFICATE" => {
+            let (begin, end) = ("-----BEGIN CERTIFICATE-----\n", "\n-----END CERTIFICATE-----\n");
+            today = Zeroizing::new([begin.as_bytes(), section.body, end.as_bytes()].concat());
+            &today[..]
+        }
+        _ => section.whole,
+    };
+    rustls_pemfile::read_one_from_slice(text).ok().flatten().map(|(item, _)| item)
 }

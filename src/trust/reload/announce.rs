@@ -6,10 +6,12 @@ use std::path::PathBuf;
 
 use crate::config;
 use crate::ops::metrics::{
-    CaInForce, CertificateInForce, CrlInForce, ListenerMetrics, Objects, ReloadObject,
-    ReloadOutcome, Told,
+    CaInForce, CertificateInForce, CrlInForce, ListenerMetrics, MaterialInForce, MaterialKind,
+    Objects, ReloadObject, ReloadOutcome, Told,
 };
+use crate::text::Shown;
 use crate::trust::certs::Warning;
+use crate::trust::certs::parts::Material;
 use crate::trust::snapshot::{ServerCertificate, Snapshot};
 use crate::trust::x509::{self, Facts, Moment};
 
@@ -21,7 +23,17 @@ pub(crate) fn announce(snapshot: &Snapshot, warnings: &[Warning], metrics: &List
     }
     for certificate in &snapshot.certificates {
         let (cert, not_after) = (&certificate.label, certificate.facts.not_after);
-        tracing::info!(listener, cert, %not_after, "certificate in force");
+        let certificates = certificate.chain_length;
+        tracing::info!(listener, cert, %not_after, certificates, "certificate in force");
+    }
+    for Material { file, kind, count } in snapshot.parts.material() {
+        let file = Shown(&file);
+        match kind {
+            // They have their own line.
+            MaterialKind::Certificate | MaterialKind::Key => {}
+            MaterialKind::ClientCa => tracing::info!(listener, %file, count, "client CAs active"),
+            MaterialKind::Crl => tracing::info!(listener, %file, count, "CRLs active"),
+        }
     }
     metrics.set_backends(snapshot.listener.backends().map(ToString::to_string));
     metrics.in_force().tell(in_force(snapshot));
@@ -44,13 +56,19 @@ fn in_force(snapshot: &Snapshot) -> Told {
         not_after: facts.not_after.timestamp(),
     };
     let crl = |(file, due): &(PathBuf, Moment)| CrlInForce {
-        crl: file.display().to_string(),
+        crl: Shown(file).to_string(),
         next_update: due.timestamp(),
+    };
+    let material = |m: &Material| MaterialInForce {
+        file: Shown(&m.file).to_string(),
+        kind: m.kind,
+        count: m.count,
     };
     Told {
         certificates: snapshot.certificates.iter().map(certificate).collect(),
         cas: snapshot.trusted.cas.iter().map(ca).collect(),
         crls: snapshot.trusted.crls.iter().map(crl).collect(),
+        material: snapshot.parts.material().iter().map(material).collect(),
     }
 }
 

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::text::Shown;
 use notify::event::{AccessKind, AccessMode};
 use notify::{
     Config, ErrorKind, Event, EventKind, EventKindMask, RecommendedWatcher, RecursiveMode,
@@ -112,7 +113,7 @@ impl Watcher {
 
     /// Warns of a directory that cannot be watched, once.
     fn cannot_watch(&mut self, directory: &Path, error: &notify::Error) {
-        let name = directory.display();
+        let name = Shown(directory);
         // It has gone just now: the directory above it is watched, and reports when it comes back.
         if is_missing(error) {
             tracing::debug!(directory = %name, %error, "cannot watch a directory");

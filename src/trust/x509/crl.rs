@@ -22,7 +22,9 @@ use x509_parser::oid_registry::{
 use x509_parser::prelude::{ASN1Time, FromDer, GeneralName, X509Certificate, X509Name};
 use x509_parser::revocation_list::RevokedCertificate;
 
+use super::names::CanonicalName;
 use super::{Malformed, Moment};
+use crate::text::one_line;
 
 /// The CRL reason `removeFromCRL`, RFC 5280 section 5.3.1.
 const REMOVE_FROM_CRL: u8 = 8;
@@ -30,8 +32,7 @@ const REMOVE_FROM_CRL: u8 = 8;
 /// What a CRL states about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CrlFacts {
-    /// Encoded, to compare.
-    pub(crate) issuer: Vec<u8>,
+    pub(crate) issuer: CanonicalName,
     /// For people.
     pub(crate) issuer_text: String,
     /// Of the key that signed it, where the CRL has that extension.
@@ -127,8 +128,8 @@ pub(crate) fn read(der: &[u8], mut revoked: impl FnMut(&[u8])) -> Result<CrlFact
     let (i, next_update) = next_update(i)?;
     let (i, entries) = optional(i, Tag::Sequence)?;
     let mut facts = CrlFacts {
-        issuer: issuer.as_raw().to_vec(),
-        issuer_text: issuer.to_string(),
+        issuer: CanonicalName::of(&issuer),
+        issuer_text: one_line(&issuer.to_string()).into_owned(),
         key_id: None,
         number: None,
         this_update: Moment(this_update),

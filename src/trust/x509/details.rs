@@ -11,7 +11,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::{SubjectPublicKeyInfo, X509Name};
 
-use super::{Malformed, Moment, fingerprint, parse, sans, serial};
+use super::{Malformed, Moment, fingerprint, malformed, parse, sans, serial};
 
 /// What a certificate says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub(crate) fn details(der: &CertificateDer<'_>) -> Result<Details, Malformed> {
 pub(crate) fn name(der: &[u8]) -> Result<String, Malformed> {
     match X509Name::from_der(der) {
         Ok((_, name)) => Ok(name.to_string()),
-        Err(error) => Err(Malformed(error.to_string())),
+        Err(error) => Err(malformed(error)),
     }
 }
 

@@ -6,6 +6,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{ParsedExtension, X509Certificate};
 
 use super::crl::Scope;
+use super::names::CanonicalName;
 use super::{Malformed, parse};
 
 /// A certificate that has been read.
@@ -20,14 +21,17 @@ impl<'a> Link<'a> {
         parse(der).map(Self)
     }
 
-    /// Encoded, to compare.
-    pub(crate) fn issuer(&self) -> &[u8] {
-        self.0.issuer().as_raw()
+    /// 1, 2 or 3.
+    pub(crate) fn version(&self) -> u32 {
+        self.0.version().0.saturating_add(1)
     }
 
-    /// Encoded, to compare.
-    pub(crate) fn subject(&self) -> &[u8] {
-        self.0.subject().as_raw()
+    pub(crate) fn issuer(&self) -> CanonicalName {
+        CanonicalName::of(self.0.issuer())
+    }
+
+    pub(crate) fn subject(&self) -> CanonicalName {
+        CanonicalName::of(self.0.subject())
     }
 
     /// The content of the INTEGER.

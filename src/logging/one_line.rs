@@ -1,0 +1,86 @@
+//! One line for each event.
+//!
+//! **Promises.** Whatever a name, an error or a peer brings into a log line, the line ends where the event
+//! does, and nothing in it moves a terminal's cursor or changes its colours.
+//!
+//! **Not here.** Which characters those are (`text.rs`).
+
+use std::io::{self, Write};
+
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::Format;
+use crate::text;
+
+/// Escapes what draws, and passes the line on.
+#[derive(Clone)]
+pub(super) struct OneLine<W> {
+    pub(super) to: W,
+    pub(super) format: Format,
+}
+
+impl<W: Write> Write for OneLine<W> {
+    /// Called once for each event, with all of its line.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let (text, end) = match line {
+            [text @ .., b'\n'] => (text, "\n"),
+            text => (text, ""),
+        };
+        let is_plain = |byte: &u8| matches!(byte, b' '..=b'~');
+        if text.iter().all(is_plain) {
+            return self.to.write(line);
+        }
+        let text = String::from_utf8_lossy(text);
+        let escaped = match self.format {
+            Format::Text => text::one_line(&text).into_owned(),
+            Format::Json => text.chars().fold(String::new(), |mut json, c| {
+                match text::draws(c) {
+                    true => json.push_str(&format!("\\u{:04x}", u32::from(c))),
+                    false => json.push(c),
+                }
+                json
+            }),
+        };
+        self.to.write_all(format!("{escaped}{end}").as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+impl<'a, W: Clone + Write + 'a> MakeWriter<'a> for OneLine<W> {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(format: Format, line: &str) -> String {
+        let mut writer = OneLine { to: Vec::new(), format };
+        writer.write_all(line.as_bytes()).unwrap();
+        String::from_utf8(writer.to).unwrap()
+    }
+
+    #[test]
+    fn a_line_ends_where_its_event_does_and_draws_nothing() {
+        let text = |line| written(Format::Text, line);
+        assert_eq!(text("INFO pump-7 \u{fc}\n"), "INFO pump-7 \u{fc}\n");
+        assert_eq!(text("a\nERROR b\u{1b}[31m\u{9b}\n"), "a\\nERROR b\\u{1b}[31m\\u{9b}\n");
+    }
+
+    #[test]
+    fn a_line_of_json_stays_json() {
+        let line = "{\"file\":\"a\\n\u{9b}\u{2028}\u{fc}\"}\n";
+        let json = written(Format::Json, line);
+        assert_eq!(json, "{\"file\":\"a\\n\\u009b\\u2028\u{fc}\"}\n");
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(value["file"], "a\n\u{9b}\u{2028}\u{fc}");
+    }
+}

@@ -1,0 +1,297 @@
+//! The sections of a PEM file: RFC 7468.
+//!
+//! **Promises.** Every byte of a file belongs to a section, or is text that nobody can take for a part of
+//! one. Whatever else there is, such as two boundaries that share a line, a section without its end, or a
+//! part that lost its boundary, is a fault with its line: programs that skip it load less than the file
+//! was made to hold.
+//!
+//! **Not here.** What sections hold, and which are wanted (`pem.rs`).
+
+/// A section, from its BEGIN to its END.
+pub(super) struct Section<'a> {
+    /// The line of its BEGIN, from 1.
+    pub(super) line: usize,
+    /// What it says that it holds, such as `CERTIFICATE`.
+    pub(super) label: &'a str,
+    /// What is between its boundaries.
+    pub(super) body: &'a [u8],
+    /// All of it.
+    pub(super) whole: &'a [u8],
+    /// Whether it is encrypted as in RFC 1421, which `openssl genrsa -aes256 -traditional` makes.
+    pub(super) encrypted: bool,
+}
+
+/// What is wrong with a file, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    /// From 1.
+    pub(crate) line: usize,
+    pub(crate) what: What,
+}
+
+/// What is wrong with a file. No text quotes it: it can be a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum What {
+    #[error("a BEGIN or END shares the line with something else, such as the END before it")]
+    BoundaryNotAlone,
+    #[error("a BEGIN or END is damaged: it has five hyphens on either side and capital letters")]
+    BoundaryDamaged,
+    #[error("an END without its BEGIN")]
+    EndAlone,
+    #[error("a section begins before the END of the one that begins in line {0}")]
+    NoEnd(usize),
+    #[error("the file ends before the END of the section that begins in line {0}")]
+    CutShort(usize),
+    #[error("the END of another kind of section than the one that begins in line {0}")]
+    OtherEnd(usize),
+    #[error("this is like the inside of a section, but stands outside of any")]
+    Stray,
+    #[error("this is not base64, in the section that begins in line {0}")]
+    NotBase64(usize),
+    #[error("the section is empty")]
+    Empty,
+}
+
+const BEGIN: &[u8] = b"-----BEGIN ";
+const END: &[u8] = b"-----END ";
+const HYPHENS: &[u8] = b"-----";
+
+/// The mark that some editors put in front of UTF-8; `cat` leaves it between files.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// A line of this length that is all base64 is taken for a part of a section: they have 64 or 76.
+const LINE_OF_BASE64: usize = 48;
+
+/// The sections of a file.
+///
+/// # Errors
+/// The first fault.
+pub(super) fn sections(file: &[u8]) -> Result<Vec<Section<'_>>, Fault> {
+    let mut sections = Vec::new();
+    let mut open: Option<Open<'_>> = None;
+    let mut last = 0;
+    for Line { number, start, end, text } in lines(file) {
+        last = number;
+        let fault = |what| Fault { line: number, what };
+        let boundary = boundary(text).map_err(fault)?;
+        open = match (open.take(), boundary) {
+            (None, Boundary::None) => {
+                outside(text).map_err(fault)?;
+                None
+            }
+            (None, Boundary::Begin(label)) => {
+                Some(Open { line: number, label, start, body: end, encrypted: false })
+            }
+            (None, Boundary::End(_)) => return Err(fault(What::EndAlone)),
+            (Some(section), Boundary::Begin(_)) => return Err(fault(What::NoEnd(section.line))),
+            (Some(section), Boundary::End(label)) if label == section.label => {
+                sections.push(section.closed(file, start, end)?);
+                None
+            }
+            (Some(section), Boundary::End(_)) => return Err(fault(What::OtherEnd(section.line))),
+            (Some(section), Boundary::None) => Some(section.inside(text).map_err(fault)?),
+        };
+    }
+    match open {
+        Some(section) => Err(Fault { line: last, what: What::CutShort(section.line) }),
+        None => Ok(sections),
+    }
+}
+
+/// A section whose END has not come yet.
+struct Open<'a> {
+    line: usize,
+    label: &'a str,
+    start: usize,
+    body: usize,
+    encrypted: bool,
+}
+
+impl<'a> Open<'a> {
+    fn closed(self, file: &'a [u8], start: usize, end: usize) -> Result<Section<'a>, Fault> {
+        let Self { line, label, encrypted, .. } = self;
+        let (body, whole) = (&file[self.body..start], &file[self.start..end]);
+        if body.trim_ascii().is_empty() {
+            return Err(Fault { line, what: What::Empty });
+        }
+        Ok(Section { line, label, body, whole, encrypted })
+    }
+
+    /// Takes a line of its inside.
+    fn inside(mut self, text: &[u8]) -> Result<Self, What> {
+        let encapsulated = text.contains(&b':');
+        if encapsulated && text.starts_with(b"Proc-Type:") && text.ends_with(b"ENCRYPTED") {
+            self.encrypted = true;
+        } else if !(encapsulated && self.encrypted) && !text.iter().copied().all(is_base64) {
+            return Err(What::NotBase64(self.line));
+        }
+        Ok(self)
+    }
+}
+
+/// A line of a file: with `\n`, with `\r\n` as on Windows, or with `\r` as long ago.
+struct Line<'a> {
+    number: usize,
+    start: usize,
+    /// Where the next one begins.
+    end: usize,
+    /// Without white space at its end, and without a byte order mark.
+    text: &'a [u8],
+}
+
+fn lines(file: &[u8]) -> impl Iterator<Item = Line<'_>> {
+    let (mut at, mut number) = (0, 0);
+    std::iter::from_fn(move || {
+        let rest = file.get(at..).filter(|rest| !rest.is_empty())?;
+        let length = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+        let length = length.unwrap_or(rest.len());
+        let ended = if rest[length..].starts_with(b"\r\n") { 2 } else { 1 };
+        let (mut start, end) = (at, (at + length + ended).min(file.len()));
+        let mut text = &rest[..length];
+        while let Some(marked) = text.strip_prefix(BYTE_ORDER_MARK) {
+            text = marked;
+            start += BYTE_ORDER_MARK.len();
+        }
+        (at, number) = (end, number + 1);
+        Some(Line { number, start, end, text: text.trim_ascii_end() })
+    })
+}
+
+enum Boundary<'a> {
+    Begin(&'a str),
+    End(&'a str),
+    None,
+}
+
+fn boundary(text: &[u8]) -> Result<Boundary<'_>, What> {
+    let label = |prefix| {
+        let label = text.strip_prefix(prefix)?.strip_suffix(HYPHENS)?;
+        str::from_utf8(label).ok().filter(|label| label.bytes().all(is_label))
+    };
+    if let Some(label) = label(BEGIN) {
+        return Ok(Boundary::Begin(label));
+    }
+    if let Some(label) = label(END) {
+        return Ok(Boundary::End(label));
+    }
+    // What somebody has turned into a comment is no boundary.
+    let commented_out = text.trim_ascii_start().starts_with(b"#");
+    match text.windows(HYPHENS.len()).any(|window| window == HYPHENS) {
+        true if !commented_out && names_a_boundary(text) => Err(What::BoundaryNotAlone),
+        _ => Ok(Boundary::None),
+    }
+}
+
+const fn is_label(byte: u8) -> bool {
+    byte.is_ascii_uppercase() || byte.is_ascii_digit() || matches!(byte, b' ' | b'.' | b'#' | b'/')
+}
+
+/// Whether BEGIN or END is in it, followed by a word.
+fn names_a_boundary(text: &[u8]) -> bool {
+    let upper = text.to_ascii_uppercase();
+    let has = |word: &[u8]| upper.windows(word.len()).any(|window| window == word);
+    has(b"BEGIN ") || has(b"END ")
+}
+
+/// Checks a line outside of every section. Certificates often stand below some words about them.
+fn outside(text: &[u8]) -> Result<(), What> {
+    let comment = text.trim_ascii();
+    if comment.starts_with(b"#") {
+        return Ok(());
+    }
+    // Word processors make dashes of hyphens.
+    let dashes = ["--", "\u{2013}", "\u{2014}", "\u{2212}"].map(str::as_bytes);
+    let dashed = |dash: &[u8]| comment.starts_with(dash) || comment.ends_with(dash);
+    if names_a_boundary(comment) && dashes.into_iter().any(dashed) {
+        return Err(What::BoundaryDamaged);
+    }
+    let has = |class: fn(&u8) -> bool| comment.iter().any(class);
+    // Hexadecimal digits, of a fingerprint, are in one case; what underlines a heading has no letters.
+    let mixed = has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase);
+    match comment.len() >= LINE_OF_BASE64 && mixed && comment.iter().copied().all(is_base64) {
+        true => Err(What::Stray),
+        false => Ok(()),
+    }
+}
+
+const fn is_base64(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b' ' | b'\t')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &str = "-----BEGIN CERTIFICATE-----\nTUlJ\n-----END CERTIFICATE-----";
+
+    fn labels(text: &str) -> Result<Vec<(usize, &str)>, Fault> {
+        let sections = sections(text.as_bytes())?;
+        Ok(sections.iter().map(|section| (section.line, section.label)).collect())
+    }
+
+    fn fault(text: &str) -> (usize, What) {
+        let fault = labels(text).unwrap_err();
+        (fault.line, fault.what)
+    }
+
+    #[test]
+    fn sections_are_found_among_words_marks_and_every_kind_of_line_end() {
+        let found = |text: &str| labels(text).unwrap().len();
+        assert_eq!(found(&format!("{ONE}\n{ONE}\n")), 2);
+        assert_eq!(found(&format!("{ONE}\n\n subject=CN = a\n===========\n{ONE}")), 2);
+        assert_eq!(found(&format!("\u{feff}{ONE}\n\u{feff}{ONE}\n")), 2);
+        assert_eq!(found(&format!("{ONE}\n{ONE}\n").replace('\n', "\r\n")), 2);
+        assert_eq!(found(&format!("{ONE}\n{ONE}\n").replace('\n', "\r")), 2);
+        assert_eq!(found(&ONE.replace('\n', " \t\n")), 1);
+        let text = format!("a\r\nb\r\n{ONE}\r\n");
+        let lines = labels(&text).unwrap();
+        assert_eq!(lines, [(3, "CERTIFICATE")]);
+    }
+
+    #[test]
+    fn a_boundary_that_is_not_alone_or_is_damaged_is_a_fault_with_its_line() {
+        assert_eq!(fault(&format!("{ONE}{ONE}\n")), (3, What::BoundaryNotAlone));
+        assert_eq!(fault(&format!("text {ONE}\n")), (1, What::BoundaryNotAlone));
+        let indented = fault(&format!("\n {ONE}"));
+        assert_eq!(indented, (2, What::BoundaryNotAlone));
+        let joined = ONE.replace("TUlJ\n", "TUlJ");
+        assert_eq!(fault(&joined), (2, What::BoundaryNotAlone));
+        let damages = ["----BEGIN CERTIFICATE-----", "-----BEGIN CERTIFICATE----"];
+        for damaged in damages {
+            let text = ONE.replace("-----BEGIN CERTIFICATE-----", damaged);
+            assert_eq!(fault(&text).0, 1, "{text}");
+        }
+        let dashes = ONE.replace("-----", "\u{2013}\u{2013}\u{2013}");
+        assert_eq!(fault(&dashes), (1, What::BoundaryDamaged));
+        assert_eq!(fault(&ONE.to_lowercase()).0, 1);
+    }
+
+    #[test]
+    fn what_was_lost_between_sections_is_a_fault_with_its_line() {
+        let body = "MIIBszCCAVmgAwIBAgIUQx7Yk2J0b3JlbSBpcHN1bSBkb2xvciBzaXQgYW1ldCBjb25z";
+        let (begin, end) = ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");
+        assert_eq!(fault(&format!("{body}\n{end}")), (1, What::Stray));
+        assert_eq!(fault(&format!("{ONE}\n{end}")), (4, What::EndAlone));
+        assert_eq!(fault(&format!("{begin}\n{body}\n{ONE}")), (3, What::NoEnd(1)));
+        assert_eq!(fault(&format!("{ONE}\n{begin}\n{body}\n")), (5, What::CutShort(4)));
+        assert_eq!(
+            fault(&format!("{begin}\n{body}\n-----END X509 CRL-----")),
+            (3, What::OtherEnd(1))
+        );
+        assert_eq!(fault(&format!("{begin}\n\n{end}")), (1, What::Empty));
+        assert_eq!(fault(&format!("{begin}\n{body}\n%\n{end}")), (3, What::NotBase64(1)));
+    }
+
+    #[test]
+    fn what_was_turned_into_a_comment_is_none_of_the_sections() {
+        let commented: String = ONE.lines().map(|line| format!("# {line}\n")).collect();
+        assert_eq!(labels(&format!("{commented}{ONE}")).unwrap(), [(4, "CERTIFICATE")]);
+    }
+
+    #[test]
+    fn a_key_with_a_passphrase_in_the_old_form_is_known_for_one() {
+        let key = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\
+                   DEK-Info: AES-256-CBC,00\n\nTUlJ\n-----END RSA PRIVATE KEY-----\n";
+        assert!(sections(key.as_bytes()).unwrap()[0].encrypted);
+    }
+}
