@@ -26,3 +26,5 @@ pub(crate) mod socket;
 
 #[cfg(feature = "bench")]
 pub mod bench;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;

@@ -292,6 +292,23 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "trust::snapshot",
         ],
     ),
+    // For the fuzz targets alone, likewise.
+    (
+        "proxy::fuzz",
+        &[
+            "config",
+            "ops::metrics",
+            "ops::sessions",
+            "ops::shutdown",
+            "proxy::handshake",
+            "proxy::handshake_memory",
+            "proxy::hello",
+            "proxy::relay",
+            "trust::certs",
+            "trust::snapshot",
+        ],
+    ),
+    ("ops::admin::fuzz", &["ops::admin::query"]),
     // What they stand on.
     (
         "proxy::hello",
@@ -818,7 +835,7 @@ fn each_dependency_has_a_reason() {
 
 #[test]
 fn files_say_what_they_are_and_are_not_too_long() {
-    for file in ["src", "tests", "benches"].into_iter().flat_map(rust_files) {
+    for file in ["src", "tests", "benches", "fuzz"].into_iter().flat_map(rust_files) {
         let text = read(&file);
         let name = file.display();
         assert!(text.starts_with("//! "), "{name} does not say what it is");

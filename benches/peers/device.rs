@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::crypto::aws_lc_rs::{self, cipher_suite as suite, kx_group};
-use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ClientConfig, HandshakeKind, RootCertStore};
 
@@ -59,22 +59,9 @@ impl Dialer {
         shows_certificate: bool,
         resumes: bool,
     ) -> Self {
-        let mut roots = RootCertStore::empty();
-        roots.add(material.ca.clone()).expect("the CA was made for this");
-        let version = match version {
-            Version::Tls12 => &TLS12,
-            Version::Tls13 => &TLS13,
-        };
-        let config = ClientConfig::builder_with_provider(Arc::new(provider()))
-            .with_protocol_versions(&[version])
-            .expect("the provider has suites of both versions")
-            .with_root_certificates(roots);
-        let mut config = if shows_certificate {
-            let chain = vec![material.device.0.clone()];
-            config.with_client_auth_cert(chain, material.device_key()).expect("it fits its key")
-        } else {
-            config.with_no_client_auth()
-        };
+        let identity =
+            shows_certificate.then(|| (vec![material.device.0.clone()], material.device_key()));
+        let mut config = config(material, version, identity);
         config.resumption =
             if resumes { Resumption::in_memory_sessions(8) } else { Resumption::disabled() };
         Self { address, tls: Some(TlsConnector::from(Arc::new(config))) }
@@ -118,6 +105,38 @@ impl Dialer {
             }
         }
         Ok(lines)
+    }
+}
+
+/// A certificate chain and its key.
+pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// A client of its own that takes up no session again, and whose secrets can be had.
+pub fn connector(
+    material: &Material,
+    version: Version,
+    identity: Option<Identity>,
+) -> TlsConnector {
+    let mut config = config(material, version, identity);
+    config.resumption = Resumption::disabled();
+    config.enable_secret_extraction = true;
+    TlsConnector::from(Arc::new(config))
+}
+
+fn config(material: &Material, version: Version, identity: Option<Identity>) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(material.ca.clone()).expect("the CA was made for this");
+    let version = match version {
+        Version::Tls12 => &TLS12,
+        Version::Tls13 => &TLS13,
+    };
+    let config = ClientConfig::builder_with_provider(Arc::new(provider()))
+        .with_protocol_versions(&[version])
+        .expect("the provider has suites of both versions")
+        .with_root_certificates(roots);
+    match identity {
+        Some((chain, key)) => config.with_client_auth_cert(chain, key).expect("it fits its key"),
+        None => config.with_no_client_auth(),
     }
 }
 

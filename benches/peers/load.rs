@@ -7,12 +7,14 @@ mod handshakes;
 mod idle;
 mod storm;
 mod traffic;
+pub mod unauthenticated;
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use self::unauthenticated::inputs::{self, Input};
 use super::backend::Task;
 use super::device::{Dialer, Version};
 use super::material::Key;
@@ -48,6 +50,8 @@ pub enum Kind {
     Reloads,
     /// Everybody comes back at once.
     Storm,
+    /// What clients cost that have not proven who they are.
+    Unauthenticated(&'static Input),
 }
 
 const ECDSA: Setup = Setup { key: Key::Ecdsa, client_auth: false };
@@ -81,6 +85,56 @@ pub const LOADS: &[Load] = &[
     load("20 reloads", Kind::Reloads, ECDSA),
     load("storm", Kind::Storm, RSA),
 ];
+
+/// What clients may send that have not proven who they are, with `--unauthenticated`: for their memory
+/// while they are held, then for their CPU.
+pub const UNAUTHENTICATED: &[Load] = &[
+    unauthenticated("nothing", inputs::SILENT, CLIENT_AUTH),
+    unauthenticated("40 bytes of a hello", inputs::FORTY_BYTES, CLIENT_AUTH),
+    unauthenticated("64 KB of a hello, but its end", inputs::HELLO_WITHOUT_ITS_END, CLIENT_AUTH),
+    unauthenticated("a hello, then nothing", inputs::HELLO_THEN_NOTHING, CLIENT_AUTH),
+    unauthenticated(
+        "1.2: 64 KB of a Certificate, but its end",
+        inputs::CERTIFICATE_WITHOUT_ITS_END,
+        CLIENT_AUTH,
+    ),
+    unauthenticated("a hello", inputs::ORDINARY, ECDSA),
+    unauthenticated("a hello that needs a second", inputs::RETRY, ECDSA),
+    unauthenticated("a hello with 64 KB of padding", inputs::PADDED, ECDSA),
+    unauthenticated("30,000 suites", inputs::SUITES, ECDSA),
+    unauthenticated("30,000 groups", inputs::GROUPS, ECDSA),
+    unauthenticated("30,000 signature schemes", inputs::SCHEMES, ECDSA),
+    unauthenticated("30,000 protocols", inputs::PROTOCOLS, ECDSA),
+    unauthenticated("1,600 key shares", inputs::SHARES, ECDSA),
+    unauthenticated("15,000 unknown extensions", inputs::EXTENSIONS, ECDSA),
+    unauthenticated("1,300 PSKs", inputs::PSKS, ECDSA),
+    unauthenticated("a hello in records of one byte", inputs::RECORDS_OF_ONE_BYTE, ECDSA),
+    unauthenticated("a hello in segments of one byte", inputs::SEGMENTS_OF_ONE_BYTE, ECDSA),
+    unauthenticated("4,000 empty records", inputs::EMPTY_RECORDS, ECDSA),
+    unauthenticated("4,000 warnings", inputs::WARNINGS, ECDSA),
+    unauthenticated("4,000 change_cipher_specs", inputs::CHANGE_CIPHER_SPECS, ECDSA),
+    unauthenticated("64 KB of early data", inputs::EARLY_DATA, ECDSA),
+    unauthenticated("1,500 records of early data", inputs::SMALL_EARLY_DATA, ECDSA),
+    unauthenticated("64 KB that are not TLS", inputs::NOT_TLS, ECDSA),
+    unauthenticated("1.2: a message of 16 MB", inputs::ENDLESS_MESSAGE, CLIENT_AUTH),
+    unauthenticated(
+        "1.2: a Certificate in records of one byte",
+        inputs::CERTIFICATE_IN_SMALL_RECORDS,
+        CLIENT_AUTH,
+    ),
+    unauthenticated("1.2: 180 certificates in layers", inputs::CHAIN_12_LAYERS, CLIENT_AUTH),
+    unauthenticated("1.3: 180 certificates in layers", inputs::CHAIN_13_LAYERS, CLIENT_AUTH),
+    unauthenticated("1.3: 10 certificates of one name", inputs::CHAIN_13_SAME, CLIENT_AUTH),
+    unauthenticated("1.3: 180 certificates of other names", inputs::CHAIN_13_DISTINCT, CLIENT_AUTH),
+    unauthenticated("a handshake", inputs::PLAIN_HANDSHAKE, ECDSA),
+    unauthenticated("4,000 empty records of data", inputs::EMPTY_DATA, ECDSA),
+    unauthenticated("4,000 bytes in records of one", inputs::ONE_BYTE_DATA, ECDSA),
+    unauthenticated("1,000 key updates", inputs::KEY_UPDATES, ECDSA),
+];
+
+const fn unauthenticated(name: &'static str, input: &'static Input, setup: Setup) -> Load {
+    load(name, Kind::Unauthenticated(input), setup)
+}
 
 const fn load(name: &'static str, kind: Kind, setup: Setup) -> Load {
     Load { name, kind, setup }
@@ -133,6 +187,7 @@ impl Load {
             Kind::FewIdle => idle::few(bench).await,
             Kind::Reloads => handshakes::reloads(bench).await,
             Kind::Storm => storm::storm(bench).await,
+            Kind::Unauthenticated(input) => unauthenticated::run(bench, input).await,
         }
     }
 }

@@ -36,7 +36,7 @@ use clap::Parser;
 use tokio::net::TcpListener;
 
 use self::backend::Backend;
-use self::load::{Bench, LOADS, Load};
+use self::load::{Bench, LOADS, Load, UNAUTHENTICATED};
 use self::material::Material;
 use self::peer::{PEERS, Peer, Site};
 use self::report::Report;
@@ -59,6 +59,9 @@ struct Args {
     /// Where the figures and the chart are written.
     #[arg(long, default_value = "target/peers", value_name = "DIR")]
     out: PathBuf,
+    /// Measure what clients cost that have not proven who they are, and nothing else.
+    #[arg(long)]
+    unauthenticated: bool,
     /// Fail if a figure that was measured is below what CI holds.
     #[arg(long)]
     judge: bool,
@@ -84,6 +87,9 @@ fn main() {
     println!("{}", report.tables());
     println!("{}", targets::aims(&report).text);
     report.write(&args.out).expect("the output directory can be written");
+    let costs = targets::unauthenticated(&report);
+    println!("{}", costs.text);
+    assert!(!args.judge || costs.all_met, "more than a client may cost:\n{}", costs.text);
     let floors = targets::floors(&report);
     assert!(!args.judge || floors.all_met, "below what CI holds:\n{}", floors.text);
 }
@@ -96,7 +102,8 @@ async fn compare(args: &Args) -> Report {
     let peers: Vec<&Peer> = PEERS.iter().filter(named).collect();
     let mut report = Report::new(args.rounds);
     let peers: Vec<_> = peers.into_iter().filter(|peer| report.version_of(peer)).collect();
-    let loads: Vec<_> = LOADS.iter().filter(|load| wanted(&args.loads, load.name)).collect();
+    let all = if args.unauthenticated { UNAUTHENTICATED } else { LOADS };
+    let loads: Vec<_> = all.iter().filter(|load| wanted(&args.loads, load.name)).collect();
     let dir = tempfile::tempdir().expect("there is a temporary directory");
     let material = Material::make(dir.path()).expect("certificates can be made");
     let backend = Backend::start().expect("this program can be started again");

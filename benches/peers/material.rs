@@ -26,6 +26,7 @@ pub struct Material {
     pub ca: CertificateDer<'static>,
     /// A device's certificate and key.
     pub device: (CertificateDer<'static>, PrivatePkcs8KeyDer<'static>),
+    stranger: (CertificateDer<'static>, PrivatePkcs8KeyDer<'static>),
 }
 
 impl Material {
@@ -39,6 +40,7 @@ impl Material {
         let ca = params.self_signed(&key)?;
         write(&dir.join("ca.crt"), &ca.pem());
         let issuer = Issuer::new(params, key);
+        let stranger = stranger()?;
         let device_key = KeyPair::generate()?;
         let device = params_of("device-1", ExtendedKeyUsagePurpose::ClientAuth)?;
         let device = device.signed_by(&device_key, &issuer)?;
@@ -47,6 +49,7 @@ impl Material {
             issuer,
             ca: ca.der().clone(),
             device: (device.der().clone(), PrivatePkcs8KeyDer::from(device_key.serialize_der())),
+            stranger,
         };
         made.renew(Key::Ecdsa)?;
         made.renew(Key::Rsa)?;
@@ -97,10 +100,26 @@ impl Material {
         self.dir.join(name).with_extension(extension)
     }
 
+    /// A certificate and key of a CA that nobody knows.
+    pub fn stranger(&self) -> &(CertificateDer<'static>, PrivatePkcs8KeyDer<'static>) {
+        &self.stranger
+    }
+
     /// The device's key, for a TLS client.
     pub fn device_key(&self) -> PrivateKeyDer<'static> {
         self.device.1.clone_key().into()
     }
+}
+
+/// A device's certificate by a CA named `X`.
+fn stranger() -> Result<(CertificateDer<'static>, PrivatePkcs8KeyDer<'static>), rcgen::Error> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.distinguished_name.push(DnType::CommonName, "X");
+    let issuer = Issuer::new(params, KeyPair::generate()?);
+    let key = KeyPair::generate()?;
+    let device = params_of("device-2", ExtendedKeyUsagePurpose::ClientAuth)?;
+    let device = device.signed_by(&key, &issuer)?;
+    Ok((device.der().clone(), PrivatePkcs8KeyDer::from(key.serialize_der())))
 }
 
 fn params_of(

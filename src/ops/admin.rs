@@ -9,6 +9,8 @@
 
 pub(crate) mod aside;
 mod clients;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod page;
 mod query;
 pub(crate) mod status;

@@ -1,0 +1,243 @@
+//! What an unauthenticated client may send, of each kind one that costs as much as its kind can.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use super::chain::{self, Names};
+use super::hello::{self, RECORD_BYTES, numbers, record, records, vector};
+use super::{Sent, listen, sealed, write};
+use crate::device::{self, Version};
+use crate::peer::Site;
+
+/// One kind of input.
+#[derive(Debug)]
+pub struct Input {
+    /// Whether connections are held, for their memory; otherwise their CPU is measured.
+    pub holds: bool,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    /// Pieces, written one by one.
+    Bytes(fn() -> Vec<Vec<u8>>),
+    /// The same behind a ClientHello of TLS 1.2 and the server's answer.
+    AfterServerHello(fn() -> Vec<Vec<u8>>),
+    /// A handshake whose client shows a chain that leads nowhere.
+    Chain(Version, Names, usize),
+    /// A handshake of TLS 1.3 without a certificate, then so many records of this type.
+    Records { kind: u8, content: &'static [u8], count: usize },
+    /// A handshake of TLS 1.3 without a certificate, then so many key updates.
+    KeyUpdates(usize),
+}
+
+macro_rules! inputs {
+    ($($(#[$doc:meta])* $name:ident = $holds:expr, $what:expr;)*) => {
+        $($(#[$doc])* pub const $name: &Input = &Input { holds: $holds, what: $what };)*
+    };
+}
+
+inputs! {
+    SILENT = true, What::Bytes(Vec::new);
+    FORTY_BYTES = true, What::Bytes(|| vec![records(&ordinary(), RECORD_BYTES)[..40].to_vec()]);
+    HELLO_WITHOUT_ITS_END = true, What::Bytes(|| vec![all_but_the_end(&padded())]);
+    HELLO_THEN_NOTHING = true, What::Bytes(|| vec![records(&ordinary(), RECORD_BYTES)]);
+    CERTIFICATE_WITHOUT_ITS_END = true, What::AfterServerHello(|| vec![all_but_the_end(&certificate(64_000))]);
+
+    ORDINARY = false, What::Bytes(|| vec![records(&ordinary(), RECORD_BYTES)]);
+    PADDED = false, What::Bytes(|| vec![records(&padded(), RECORD_BYTES)]);
+    SUITES = false, What::Bytes(|| whole(hello::hello(&many(30_000), &hello::with(&[]))));
+    GROUPS = false, What::Bytes(|| list(10));
+    SCHEMES = false, What::Bytes(|| list(13));
+    PROTOCOLS = false, What::Bytes(|| of_hello(16, &[1, b'x'].repeat(30_000)));
+    SHARES = false, What::Bytes(|| of_hello(51, &shares()));
+    EXTENSIONS = false, What::Bytes(|| {
+        let unknown: Vec<_> = (0..15_000).map(|n| (0x4000 + n, Vec::new())).collect();
+        whole(hello::hello(hello::SUITES, &hello::with(&unknown)))
+    });
+    PSKS = false, What::Bytes(|| whole(psks(1300)));
+    RETRY = false, What::Bytes(|| of_hello(51, &[]));
+    RECORDS_OF_ONE_BYTE = false, What::Bytes(|| vec![records(&with_padding(2000), 1)]);
+    SEGMENTS_OF_ONE_BYTE = false, What::Bytes(|| {
+        records(&with_padding(700), RECORD_BYTES).chunks(1).map(<[u8]>::to_vec).collect()
+    });
+    EMPTY_RECORDS = false, What::Bytes(|| vec![record(22, &[]).repeat(4000)]);
+    WARNINGS = false, What::Bytes(|| vec![record(21, &[1, 90]).repeat(4000)]);
+    CHANGE_CIPHER_SPECS = false, What::Bytes(|| {
+        vec![[records(&ordinary(), RECORD_BYTES), record(20, &[1]).repeat(4000)].concat()]
+    });
+    EARLY_DATA = false, What::Bytes(|| {
+        let early = [records(&early(), RECORD_BYTES), record(23, &[5; 1000]).repeat(64)];
+        vec![early.concat()]
+    });
+    SMALL_EARLY_DATA = false, What::Bytes(|| {
+        vec![[records(&early(), RECORD_BYTES), record(23, &[5; 17]).repeat(1500)].concat()]
+    });
+    NOT_TLS = false, What::Bytes(|| vec![b"GET / HTTP/1.1\r\n".repeat(4000)]);
+    ENDLESS_MESSAGE = false, What::AfterServerHello(|| {
+        let head = [&[11, 0xff, 0xff, 0xff][..], &[0; 240_000]].concat();
+        vec![records(&head, RECORD_BYTES)]
+    });
+    CERTIFICATE_IN_SMALL_RECORDS = false, What::AfterServerHello(|| {
+        vec![records(&certificate(8000), 1)]
+    });
+    CHAIN_12_LAYERS = false, What::Chain(Version::Tls12, Names::Layers, 180);
+    CHAIN_13_LAYERS = false, What::Chain(Version::Tls13, Names::Layers, 180);
+    CHAIN_13_SAME = false, What::Chain(Version::Tls13, Names::Same, 9);
+    CHAIN_13_DISTINCT = false, What::Chain(Version::Tls13, Names::Distinct, 180);
+    EMPTY_DATA = false, What::Records { kind: 23, content: &[], count: 4000 };
+    ONE_BYTE_DATA = false, What::Records { kind: 23, content: b"x", count: 4000 };
+    PLAIN_HANDSHAKE = false, What::Records { kind: 23, content: b"x", count: 0 };
+    KEY_UPDATES = false, What::KeyUpdates(1000);
+}
+
+/// An input, ready to be sent often.
+#[derive(Clone)]
+pub enum Act {
+    Bytes { first: Option<Arc<[Vec<u8>]>>, then: Arc<[Vec<u8>]> },
+    Handshake { connector: TlsConnector, bytes: usize, then: Then },
+}
+
+/// What follows a handshake.
+#[derive(Clone, Copy)]
+pub enum Then {
+    Nothing,
+    Records { kind: u8, content: &'static [u8], count: usize },
+    KeyUpdates(usize),
+}
+
+impl Act {
+    pub fn prepare(input: &Input, site: &Site<'_>) -> Self {
+        let material = site.material;
+        match input.what {
+            What::Bytes(make) => Self::Bytes { first: None, then: make().into() },
+            What::AfterServerHello(make) => {
+                let hello = hello::hello(hello::OLD_SUITES, &hello::old_with(&[]));
+                let first = vec![records(&hello, RECORD_BYTES)];
+                Self::Bytes { first: Some(first.into()), then: make().into() }
+            }
+            What::Chain(version, names, count) => {
+                let chain = chain::junk(&material.stranger().0, names, count);
+                let bytes = chain.iter().map(|cert| cert.len() + 5).sum();
+                let identity = (chain, material.stranger().1.clone_key().into());
+                let connector = device::connector(material, version, Some(identity));
+                Self::Handshake { connector, bytes, then: Then::Nothing }
+            }
+            What::Records { kind, content, count } => {
+                let connector = device::connector(material, Version::Tls13, None);
+                let then = Then::Records { kind, content, count };
+                Self::Handshake { connector, bytes: 500, then }
+            }
+            What::KeyUpdates(count) => {
+                let connector = device::connector(material, Version::Tls13, None);
+                Self::Handshake { connector, bytes: 500, then: Then::KeyUpdates(count) }
+            }
+        }
+    }
+
+    /// Dials, and sends it.
+    pub async fn send(&self, address: SocketAddr) -> io::Result<Sent> {
+        let mut tcp = TcpStream::connect(address).await?;
+        tcp.set_nodelay(true)?;
+        match self {
+            Self::Bytes { first, then } => {
+                let mut bytes = 0;
+                if let Some(first) = first {
+                    bytes += write(&mut tcp, first).await;
+                    listen(&mut tcp).await;
+                }
+                bytes += write(&mut tcp, then).await;
+                Ok(Sent { tcp, bytes })
+            }
+            Self::Handshake { connector, bytes, then } => {
+                let name = ServerName::try_from("localhost").expect("it is one");
+                let shaking = connector.connect(name, tcp).into_fallible();
+                let session = match shaking.await {
+                    Ok(session) => session,
+                    Err((_refused, tcp)) => return Ok(Sent { tcp, bytes: *bytes }),
+                };
+                let (mut tcp, records) = match *then {
+                    Then::Nothing => (session.into_inner().0, Vec::new()),
+                    Then::Records { kind, content, count } => {
+                        sealed::records(session, kind, content, count)?
+                    }
+                    Then::KeyUpdates(count) => sealed::key_updates(session, count)?,
+                };
+                let sent = write(&mut tcp, &[records]).await;
+                Ok(Sent { tcp, bytes: bytes + sent })
+            }
+        }
+    }
+}
+
+fn ordinary() -> Vec<u8> {
+    hello::hello(hello::SUITES, &hello::with(&[]))
+}
+
+/// A ClientHello of TLS 1.3 with an extension of so many bytes that nobody knows.
+fn with_padding(bytes: usize) -> Vec<u8> {
+    hello::hello(hello::SUITES, &hello::with(&[(0x4444, vec![0; bytes])]))
+}
+
+/// One that is nearly as long as rustls takes.
+fn padded() -> Vec<u8> {
+    with_padding(64_000)
+}
+
+/// One with this extension.
+fn of_hello(number: u16, list: &[u8]) -> Vec<Vec<u8>> {
+    whole(hello::hello(hello::SUITES, &hello::with(&[(number, vector(2, list))])))
+}
+
+/// One with 30,000 entries of two bytes in this list, the useful ones last.
+fn list(number: u16) -> Vec<Vec<u8>> {
+    let useful = if number == 10 { [0x001d, 0x0017] } else { [0x0403, 0x0804] };
+    of_hello(number, &numbers(&[many(30_000), useful.to_vec()].concat()))
+}
+
+fn whole(message: Vec<u8>) -> Vec<Vec<u8>> {
+    vec![records(&message, RECORD_BYTES)]
+}
+
+/// So many numbers that stand for nothing, and what is useful of suites behind them.
+fn many(count: u16) -> Vec<u16> {
+    (0..count).map(|n| 0x6000 + n % 0x3000).chain(hello::SUITES.iter().copied()).collect()
+}
+
+fn shares() -> Vec<u8> {
+    let share = |group: u16| [&group.to_be_bytes()[..], &vector(2, &[9; 32])].concat();
+    (0..1600).map(|n| 0x6000 + n).chain([0x001d]).flat_map(share).collect()
+}
+
+/// So many identities and binders; `pre_shared_key` is the last extension, as it has to be.
+fn psks(count: usize) -> Vec<u8> {
+    let identity = [vector(2, b"ticket"), vec![0; 4]].concat();
+    let binder = vector(1, &[3; 32]);
+    let content = [vector(2, &identity.repeat(count)), vector(2, &binder.repeat(count))].concat();
+    hello::hello(hello::SUITES, &hello::with(&[(45, vector(1, &[1])), (41, content)]))
+}
+
+/// A ClientHello that announces early data under a ticket that nobody has issued.
+fn early() -> Vec<u8> {
+    let identity = [vector(2, &[6; 200]), vec![0; 4]].concat();
+    let content = [vector(2, &identity), vector(2, &vector(1, &[3; 32]))].concat();
+    let extensions = [(45, vector(1, &[1])), (42, Vec::new()), (41, content)];
+    hello::hello(hello::SUITES, &hello::with(&extensions))
+}
+
+/// A Certificate message with one certificate of so many bytes of nothing.
+fn certificate(bytes: usize) -> Vec<u8> {
+    let one = vector(3, &vec![0x30; bytes]);
+    hello::message(11, &vector(3, &one))
+}
+
+fn all_but_the_end(message: &[u8]) -> Vec<u8> {
+    let mut bytes = records(message, RECORD_BYTES);
+    bytes.truncate(bytes.len() - 100);
+    bytes
+}

@@ -1,0 +1,100 @@
+//! What the fuzz targets may touch of a connection: its ClientHello, its TLS, and the files that its
+//! listener is loaded from.
+//!
+//! Built with the feature `fuzz` alone, and no stable interface: it changes with what it opens.
+//!
+//! **Promises.** Nothing is done here that the proxy does not do with the same input. What is refused
+//! is refused by a return value: a panic is a finding.
+//!
+//! **Not here.** The targets and what they hold: `fuzz/`. The configuration, which is public, and the
+//! admin port (`ops/admin/fuzz.rs`).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use super::handshake;
+use super::handshake_memory::Share;
+use super::hello::{self, Between};
+use super::relay::{self, Bounds};
+use crate::config::{BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Listener};
+use crate::ops::metrics::Metrics;
+use crate::ops::sessions::Session;
+use crate::ops::shutdown::Shutdown;
+use crate::trust::certs;
+use crate::trust::snapshot::Snapshot;
+
+/// A listener's side, which asks for certificates and takes devices that have none.
+pub struct Server {
+    snapshot: Snapshot,
+    metrics: Arc<Metrics>,
+    shutdown: Shutdown,
+}
+
+impl Server {
+    /// A server of the files `server.crt`, `server.key`, `ca.crt` and `devices.crl` of a directory.
+    ///
+    /// # Panics
+    /// If they cannot be used.
+    #[must_use]
+    pub fn new(dir: &Path) -> Self {
+        let files = ["server.crt", "server.key", "ca.crt", "devices.crl"].map(|f| dir.join(f));
+        let loaded = certs::load(&listener(&files), SystemTime::now());
+        let (snapshot, _warnings) = loaded.expect("the files can be used");
+        Self { snapshot, metrics: Arc::new(Metrics::new()), shutdown: Shutdown::new() }
+    }
+
+    /// Reads a ClientHello, and returns the server name that is seen in it; none if the hello is
+    /// refused.
+    pub async fn server_name(&self, mut io: impl AsyncRead + Unpin) -> Option<Option<Box<str>>> {
+        let listener = &self.snapshot.listener;
+        let limits = hello::Limits {
+            deadline: Instant::now() + listener.timeouts.handshake,
+            timeout: listener.timeouts.hello,
+            max_bytes: listener.limits.max_hello_bytes,
+        };
+        let share = Share::default();
+        let hello = hello::read(&mut io, Vec::new(), Between::Nothing, limits, &share).await;
+        hello.ok().map(|hello| hello.server_name)
+    }
+
+    /// Takes a connection through its handshake and its relay.
+    pub async fn serve<C, B>(&self, io: C, mut backend: B)
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+        B: AsyncRead + AsyncWrite + Unpin,
+    {
+        let listener = &self.snapshot.listener;
+        let Ok(greeted) = handshake::greet(io, listener, Share::default()).await else { return };
+        let Ok(client) = greeted.accept(&self.snapshot).await else { return };
+        let mut stream = client.stream;
+        let peer = ([127, 0, 0, 1], 1).into();
+        let session = Session::new(self.metrics.listener("fuzz"), 1, peer);
+        let bounds = Bounds::of(&listener.timeouts);
+        let force = self.shutdown.forced();
+        let (stream, backend, early) = (&mut stream, &mut backend, client.early);
+        let never = |_: (&C, _), _: (&B, _)| false;
+        let relay = relay::relay(stream, backend, early, &session, bounds, &force, never);
+        let _ended = relay.await;
+    }
+}
+
+/// Loads a server's chain and key, CAs and CRLs from these files.
+///
+/// # Errors
+/// What is wrong with them, as it is reported.
+pub fn load(files: &[PathBuf; 4]) -> Result<(), Vec<String>> {
+    let loaded = certs::load(&listener(files), SystemTime::now());
+    let reported = |problems: Vec<_>| problems.iter().map(ToString::to_string).collect();
+    loaded.map(|_| ()).map_err(reported)
+}
+
+fn listener([cert, key, ca, crl]: &[PathBuf; 4]) -> Listener {
+    let pair = CertificateFiles { cert: cert.clone(), key: key.clone() };
+    let backend = BackendAddress::parse("127.0.0.1:1").expect("it is an address");
+    let clients = ClientAuth::Optional(ClientTrust { ca: ca.clone(), crls: vec![crl.clone()] });
+    Listener::new("fuzz", ([127, 0, 0, 1], 0).into(), backend, pair, clients)
+}
