@@ -249,7 +249,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["ops::metrics", "proxy::record", "proxy::tls", "trust::identity"],
     ),
     ("proxy::handshake_memory", &[]),
-    ("proxy::handshake::words", &["trust::x509::signature"]),
+    ("proxy::handshake::words", &["trust::x509", "trust::x509::signature"]),
     ("proxy::route", &["config", "proxy::reason"]),
     ("proxy::backend", &["config", "proxy::lookup", "proxy::reason", "proxy::socket", "text"]),
     ("proxy::lookup", &[]),

@@ -58,6 +58,13 @@ pub(crate) struct Facts {
 pub(crate) struct Moment(ASN1Time);
 
 impl Moment {
+    /// The moment so many seconds after 1970 began; the last one that X.509 can write for later ones.
+    pub(crate) fn from_unix(seconds: u64) -> Self {
+        const LAST: i64 = 253_402_300_799;
+        let seconds = i64::try_from(seconds).unwrap_or(LAST).min(LAST);
+        Self(ASN1Time::from_timestamp(seconds).expect("the years up to 9999 can be written"))
+    }
+
     /// Seconds since 1970, negative before.
     pub(crate) fn timestamp(self) -> i64 {
         self.0.timestamp()

@@ -6,8 +6,10 @@
 
 use std::borrow::Cow;
 
+use tokio_rustls::rustls::pki_types::UnixTime;
 use tokio_rustls::rustls::{AlertDescription, CertificateError, OtherError, PeerIncompatible};
 
+use crate::trust::x509::Moment;
 use crate::trust::x509::signature::algorithm_name;
 
 /// What a client and we do not have in common.
@@ -34,20 +36,44 @@ pub(crate) fn incompatible(what: &PeerIncompatible) -> Cow<'static, str> {
     })
 }
 
-/// Why a certificate is refused. rustls's own text of an algorithm that it does not know is a list of
-/// bytes.
+/// Why a client's certificate is refused.
 pub(super) fn certificate(error: &CertificateError) -> Cow<'static, str> {
     use CertificateError as E;
-    Cow::Owned(match error {
+    let date = |time: &UnixTime| Moment::from_unix(time.as_secs());
+    Cow::Borrowed(match error {
+        E::ExpiredContext { not_after, .. } => {
+            return format!("it, or a CA's of its chain, expired on {}", date(not_after)).into();
+        }
+        E::NotValidYetContext { not_before, .. } => {
+            let date = date(not_before);
+            return format!("it, or a CA's of its chain, is not valid before {date}").into();
+        }
+        E::UnknownIssuer => "it does not lead to a CA of client_ca",
+        E::BadSignature => "a signature is not by the key of the CA that has the issuer's name",
+        E::Revoked => "it, or a CA's of its chain, is revoked",
+        E::UnknownRevocationStatus => {
+            "no CRL states whether it, or a CA's of its chain, is revoked"
+        }
+        E::BadEncoding => "it is not well-formed X.509",
+        E::UnhandledCriticalExtension => {
+            "it, or a CA's of its chain, has a critical extension that is not supported"
+        }
+        E::InvalidPurposeContext { .. } => {
+            "its extKeyUsage, or a CA's of its chain, is not for TLS clients (clientAuth)"
+        }
         E::UnsupportedSignatureAlgorithmContext { signature_algorithm_id: id, .. } => {
-            format!("its signature algorithm {} is not supported", algorithm_name(id))
+            let name = algorithm_name(id);
+            return format!("the signature algorithm {name} is not supported").into();
         }
         E::UnsupportedSignatureAlgorithmForPublicKeyContext {
             public_key_algorithm_id: id, ..
-        } => format!("its signature is not one of a key of {}", algorithm_name(id)),
-        E::Other(OtherError(error)) => error.to_string(),
-        // rustls's list is open.
-        error => error.to_string(),
+        } => {
+            let name = algorithm_name(id);
+            return format!("no signature of this kind is supported for keys of {name}").into();
+        }
+        E::Other(OtherError(error)) => return error.to_string().into(),
+        // rustls's list is open; what else it has now is for servers' certificates.
+        other => return other.to_string().into(),
     })
 }
 
