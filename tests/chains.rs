@@ -18,7 +18,7 @@ use tokio_rustls::rustls::version::{TLS12, TLS13};
 use crate::support::certs::Wish;
 use crate::support::command::has;
 use crate::support::process::ask;
-use crate::support::proxy::listener;
+use crate::support::proxy::{config, listener};
 use crate::support::{Authority, Backend, Device, Pair, Proxy};
 
 /// A certificate for a device.
@@ -264,4 +264,23 @@ async fn the_serial_number_of_the_subject_is_the_name_of_last_resort() {
     let (_, listed) = ask(proxy.app.admin, "GET", "/sessions", "").unwrap();
     assert!(listed.contains("SN-0042"), "{listed}");
     assert!(listed.contains("pump-7") && !listed.contains("SN-0043"), "{listed}");
+}
+
+#[tokio::test]
+async fn a_check_states_which_certificates_are_cas_and_which_are_pinned() {
+    let (servers, ours) = (Authority::new("servers"), Authority::new("plant A"));
+    let backend = Backend::echo().await;
+    let key = KeyPair::generate().unwrap();
+    let device = params("pump-7").self_signed(&key).unwrap().pem();
+    let bundle = servers.dir().join("bundle.pem");
+    fs::write(&bundle, ours.pem().to_owned() + &device).unwrap();
+    let checked = |ca| {
+        let config = config(trusting(&backend, &servers, ca));
+        tlsidecar::app::check(&config).unwrap().warnings.join("\n")
+    };
+    let warnings = checked(bundle);
+    let (cas, pinned) = warnings.split_once("Pinned").unwrap();
+    assert!(cas.contains("plant A") && !cas.contains("pump-7"), "{warnings}");
+    assert!(pinned.contains("pump-7") && !pinned.contains("plant A"), "{warnings}");
+    assert_eq!(checked(ours.ca()), "");
 }

@@ -89,8 +89,8 @@ pub(crate) enum Warning {
     CrlStale { file: PathBuf, line: usize, next_update: Moment },
     #[error("{}", crl_unused(.0))]
     CrlUnused(Unused),
-    #[error("{device:?} of {} is no CA: it is pinned, which admits it alone", Shown(file))]
-    Pinned { file: PathBuf, device: String },
+    #[error("{}", pinned(file, cas, devices))]
+    Pinned { file: PathBuf, cas: Vec<String>, devices: Vec<String> },
     #[error(
         "{ca:?} of {} is not for clients, by its extKeyUsage: what it issues is refused",
         Shown(file)
@@ -102,6 +102,26 @@ pub(crate) enum Warning {
 
 fn crl_unused(Unused { file, line, issuer_text, why, .. }: &Unused) -> String {
     format!("{} line {line}: the CRL of {issuer_text:?} is not used: {why}", Shown(file))
+}
+
+/// Which certificates of a bundle issue devices, and which are devices.
+fn pinned(file: &Path, cas: &[String], devices: &[String]) -> String {
+    const MOST: usize = 10;
+    let some = |names: &[String]| {
+        let shown: Vec<_> = names.iter().take(MOST).map(|name| format!("{name:?}")).collect();
+        match names.len().saturating_sub(MOST) {
+            _ if names.is_empty() => "none".to_owned(),
+            0 => shown.join(", "),
+            more => format!("{} and {more} more", shown.join(", ")),
+        }
+    };
+    format!(
+        "{} holds certificates that are no CAs. CAs, which admit what they have issued: {}. Pinned, \
+         each of which admits its own device alone: {}",
+        Shown(file),
+        some(cas),
+        some(devices)
+    )
 }
 
 /// How an attempt to replace a snapshot ended.

@@ -53,7 +53,10 @@ pub(crate) struct FileDigests {
 /// What is known of the CAs and CRLs of a listener.
 #[derive(Default)]
 pub(crate) struct Trusted {
+    /// Of pinned devices as well.
     pub(crate) cas: Vec<Facts>,
+    /// How many of these are pinned devices.
+    pub(crate) pinned: usize,
     /// Each file, and the earliest date in it on which a new CRL is due.
     pub(crate) crls: Vec<(PathBuf, Moment)>,
 }

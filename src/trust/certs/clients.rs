@@ -67,7 +67,7 @@ impl Clients {
             verifier.revocation = Some(revocation);
         }
         parts.ca = Some(ca);
-        let trusted = Trusted { cas: cas.facts, crls: due_dates };
+        let trusted = Trusted { cas: cas.facts, pinned: cas.devices.len(), crls: due_dates };
         Some(Self { verifier: Some(Arc::new(verifier)), trusted })
     }
 }
@@ -80,6 +80,8 @@ struct Cas {
     issuers: Vec<Issuer>,
     /// The names of these CAs, for people.
     names: Vec<String>,
+    /// The names of the pinned devices, for people.
+    devices: Vec<String>,
 }
 
 /// Reads a bundle, or keeps the one that is active.
@@ -109,6 +111,7 @@ impl Cas {
             facts: Vec::new(),
             issuers: Vec::new(),
             names: Vec::new(),
+            devices: Vec::new(),
         };
         let file = &part.file;
         findings.warnings.extend(part.ignored.iter().cloned().map(Warning::Ignored));
@@ -122,7 +125,7 @@ impl Cas {
             let (file, name) = (file.clone(), facts.subject_text.clone());
             cas.facts.push(facts);
             let Some(anchor) = anchor else {
-                findings.warnings.push(Warning::Pinned { file, device: name });
+                cas.devices.push(name);
                 cas.trusted.add_pinned(der.clone());
                 continue;
             };
@@ -132,6 +135,10 @@ impl Cas {
             cas.trusted.add_anchor(anchor);
             cas.issuers.push(issuer);
             cas.names.push(name);
+        }
+        if !cas.devices.is_empty() {
+            let (file, names, devices) = (file.clone(), cas.names.clone(), cas.devices.clone());
+            findings.warnings.push(Warning::Pinned { file, cas: names, devices });
         }
         cas
     }

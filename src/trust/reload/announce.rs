@@ -31,7 +31,10 @@ pub(crate) fn announce(snapshot: &Snapshot, warnings: &[Warning], metrics: &List
         match kind {
             // They have their own line.
             MaterialKind::Certificate | MaterialKind::Key => {}
-            MaterialKind::ClientCa => tracing::info!(listener, %file, count, "client CAs active"),
+            MaterialKind::ClientCa => {
+                let pinned = snapshot.trusted.pinned;
+                tracing::info!(listener, %file, count, pinned, "client CAs active");
+            }
             MaterialKind::Crl => tracing::info!(listener, %file, count, "CRLs active"),
         }
     }
