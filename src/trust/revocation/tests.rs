@@ -1,4 +1,6 @@
 //! CRLs of every kind, made by hand where no library makes them.
+//!
+//! **Not here.** The same over a socket: tests/crls.rs.
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose, SerialNumber,
