@@ -150,9 +150,17 @@ async fn connect_unix(path: &Path) -> Result<UnixStream, ConnectError> {
     }
 }
 
+/// Asks the kernel whether a client's socket or its backend's is ready.
+pub(crate) fn either_is_ready(
+    (client, of_client): (&TcpStream, Interest),
+    (backend, of_backend): (&BackendStream, Interest),
+) -> bool {
+    socket::is_ready(client, of_client) || backend.is_ready(of_backend)
+}
+
 impl BackendStream {
     /// Asks the kernel whether it is ready.
-    pub(crate) fn is_ready(&self, interest: Interest) -> bool {
+    fn is_ready(&self, interest: Interest) -> bool {
         match self {
             Self::Tcp(tcp) => socket::is_ready(tcp, interest),
             Self::Unix(unix) => socket::is_ready(unix, interest),

@@ -61,10 +61,7 @@ async fn walk(
     let (mut client, early, mut backend) = force.or(opening).await.ok_or(End::Forced)??;
 
     let session = record.session();
-    let is_ready = |(tcp, of_client): (&TcpStream, _),
-                    (backend, of_backend): (&BackendStream, _)| {
-        socket::is_ready(tcp, of_client) || backend.is_ready(of_backend)
-    };
+    let is_ready = backend::either_is_ready;
     let relay = relay::relay(&mut client, &mut backend, early, session, bounds, force, is_ready);
     let ended = relay.await;
 
