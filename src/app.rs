@@ -24,6 +24,7 @@ use crate::ops::shutdown::Shutdown;
 use crate::ops::systemd::sockets::{Passed, PassedError};
 use crate::proxy::admission::{self, Admission};
 use crate::proxy::listener::Listener;
+use crate::proxy::lookup;
 use crate::proxy::socket;
 use crate::text::one_line;
 use crate::trust::certs::parts::Material;
@@ -167,6 +168,8 @@ pub fn start_on(config: Config, source: Option<Source>, passed: Passed) -> Resul
         let metrics = metrics.listener(&snapshot.listener.name);
         reload::announce(&snapshot, &warnings, &metrics);
         listeners.push((snapshot.listener.name.clone(), address));
+        let (names, resolving) = lookup::keep(snapshot.listener.backends());
+        resolving.map_err(system("start a thread to resolve names"))?;
         let target = Target { current: Arc::new(Current::new(snapshot)), metrics };
         accepting.push(Listener {
             socket,
@@ -175,6 +178,7 @@ pub fn start_on(config: Config, source: Option<Source>, passed: Passed) -> Resul
             metrics: Arc::clone(&target.metrics),
             sessions: Arc::clone(&sessions),
             shutdown: shutdown.clone(),
+            names,
         });
         targets.push(target);
     }
@@ -182,6 +186,7 @@ pub fn start_on(config: Config, source: Option<Source>, passed: Passed) -> Resul
     let shown = listeners.iter().zip(&targets);
     let shown = shown.map(|((_, address), target)| (*address, Arc::clone(&target.metrics)));
     let status = Arc::new(Status::new(shown.collect()));
+    let aside = Aside::start().map_err(system("start a thread"))?;
     let reload = reload::start(targets, config, source, process_wide, Arc::clone(&metrics))
         .map_err(system("start a thread"))?;
 
@@ -191,7 +196,7 @@ pub fn start_on(config: Config, source: Option<Source>, passed: Passed) -> Resul
     }
     tracing::info!(address = %admin, "admin port");
     let app = App { listeners, admin, shutdown, reload, metrics };
-    app.run(accepting, (admin_socket, capacity.admin), sessions, status);
+    app.run(accepting, (admin_socket, capacity.admin), sessions, status, aside);
     Ok(app)
 }
 
@@ -202,6 +207,7 @@ impl App {
         (admin, admin_connections): (TcpListener, usize),
         sessions: Arc<Sessions>,
         status: Arc<Status>,
+        aside: Aside,
     ) {
         // Before anybody can ask for a drain, which it would undo.
         self.shutdown.running();
@@ -215,7 +221,7 @@ impl App {
             reload: self.reload.clone(),
             status,
             is_local: self.admin.ip().to_canonical().is_loopback(),
-            aside: Aside::default(),
+            aside,
         };
         tokio::spawn(admin::serve(admin, Arc::new(answering), admin_connections));
         let shutdown = self.shutdown.clone();
@@ -268,6 +274,7 @@ fn refresh(metrics: &Metrics, shutdown: &Shutdown, sessions: &Arc<Sessions>, tar
         sessions.take_census(&listeners);
         listeners.iter().for_each(|listener| listener.tell_backends());
         metrics.set_phase(shutdown.phase(), shutdown.drain_started());
+        metrics.set_names(lookup::statuses());
         metrics.set_log_lines_dropped(logging::lost_lines());
         let busy = (0..runtime.num_workers()).map(|w| runtime.worker_total_busy_duration(w));
         metrics.set_runtime(runtime.num_workers(), busy.sum());

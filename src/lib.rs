@@ -21,6 +21,7 @@ pub mod probe;
 
 pub mod app;
 pub mod logging;
+pub mod runtime;
 
 pub mod proxy;
 

@@ -1,7 +1,7 @@
 //! The life of the process: flags, configuration, log, runtime, signals, exit code.
 //!
 //! Exit codes: 0 stopped in order; 1 could not start, or the drain had to force connections; 2 bad
-//! flags (clap); 78 bad configuration (`EX_CONFIG` of sysexits.h). `tlsidecar probe` has 3 as well
+//! flags (clap), or a variable of the environment that makes no sense; 78 bad configuration (`EX_CONFIG` of sysexits.h). `tlsidecar probe` has 3 as well
 //! (`probe.rs`).
 //!
 //! **Promises.** Signals are obeyed from before the first socket is bound. The log is written to its
@@ -12,7 +12,6 @@
 //! (`ops/shutdown.rs`).
 
 use std::error::Error;
-use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -28,29 +27,21 @@ use tlsidecar::ops::shutdown::Drained;
 use tlsidecar::ops::signals::{Request, Signals};
 use tlsidecar::ops::systemd::Systemd;
 use tlsidecar::ops::systemd::sockets::Passed;
+use tlsidecar::runtime::{self, RuntimeError};
 use tlsidecar::text::Shown;
 use tlsidecar::{demo, logging, probe};
-use tokio::runtime::{Builder, Runtime};
 
 /// It gives back what a burst has taken (docs/performance.md); `.cargo/config.toml` has its settings.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const FAILED: u8 = 1;
+/// As clap has it.
+const BAD_FLAGS: u8 = 2;
 const BAD_CONFIGURATION: u8 = 78;
 
-/// Threads for what blocks, made when they are needed: name look-ups, and one for the admin port
-/// (`ops/admin/aside.rs`). Each name takes a few at the most (`proxy/lookup.rs`): these are enough for 31
-/// names whose servers hang.
-const BLOCKING_THREADS: usize = 128;
-
-/// Connections that a thread works for before it asks the kernel who is ready next; tokio has 61. With
-/// fewer, those who ask often have another turn before those who wait have had theirs: it makes the
-/// p99 of messages on 1,000 connections a third longer (docs/performance.md).
-const TURNS_BETWEEN_POLLS: u32 = 256;
-
-/// How long such a look-up may hold up the end of the process.
-const LAST_LOOKUPS: Duration = Duration::from_millis(100);
+/// How long a task that does not stop may hold up the end of the process.
+const LAST_TASKS: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     let cli = Cli::read();
@@ -107,13 +98,8 @@ fn check(path: &Path) -> ExitCode {
 }
 
 fn run_probe(args: &cli::probe::Probe) -> ExitCode {
-    match runtime() {
-        Ok(runtime) => {
-            let code = runtime.block_on(probe::run(args));
-            // A name server that hangs holds up a thread, and must not hold up the end.
-            runtime.shutdown_timeout(LAST_LOOKUPS);
-            ExitCode::from(code)
-        }
+    match runtime::of_a_command() {
+        Ok(runtime) => ExitCode::from(runtime.block_on(probe::run(args))),
         Err(error) => failed(&error, FAILED),
     }
 }
@@ -143,7 +129,7 @@ fn drain(admin: SocketAddr, wait: bool, limit: Option<Duration>) -> ExitCode {
         say(&told);
         Ok(ExitCode::from(code))
     };
-    match runtime() {
+    match runtime::of_a_command() {
         Ok(runtime) => runtime.block_on(drained).unwrap_or_else(|error| failed(&*error, FAILED)),
         Err(error) => failed(&error, FAILED),
     }
@@ -158,6 +144,11 @@ fn say(line: &str) {
 fn live(config: Config, source: Option<Source>, started: impl FnOnce(&App)) -> ExitCode {
     // Before there is a second thread: it changes the environment.
     let passed = Passed::take();
+    let runtime = match runtime::of_a_proxy() {
+        Ok(runtime) => runtime,
+        Err(error @ RuntimeError::Workers { .. }) => return failed(&error, BAD_FLAGS),
+        Err(error) => return failed(&error, FAILED),
+    };
     let _written_at_the_end = logging::start(config.log.format, &config.log.filter);
     if config.process.dumpable {
         tracing::warn!(
@@ -166,10 +157,6 @@ fn live(config: Config, source: Option<Source>, started: impl FnOnce(&App)) -> E
     } else if let Err(error) = core_dumps::forbid() {
         tracing::warn!(%error, "cannot forbid core dumps");
     }
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&error, FAILED),
-    };
     let code = runtime.block_on(async {
         // Before anything else: a SIGTERM during the start must not kill, nor be lost.
         let signals = Signals::install()
@@ -182,7 +169,7 @@ fn live(config: Config, source: Option<Source>, started: impl FnOnce(&App)) -> E
         systemd.told_everything().await;
         Ok(code)
     });
-    runtime.shutdown_timeout(LAST_LOOKUPS);
+    runtime.shutdown_timeout(LAST_TASKS);
     code.unwrap_or_else(|error: StartError| {
         for line in error.lines() {
             if tracing::enabled!(tracing::Level::ERROR) {
@@ -236,12 +223,6 @@ async fn until_stopped(app: App, mut signals: Signals, systemd: &Systemd) -> Exi
             _ => {}
         }
     }
-}
-
-fn runtime() -> io::Result<Runtime> {
-    let mut builder = Builder::new_multi_thread();
-    builder.enable_all().thread_name("worker").max_blocking_threads(BLOCKING_THREADS);
-    builder.event_interval(TURNS_BETWEEN_POLLS).build()
 }
 
 fn failed(error: &dyn Error, code: u8) -> ExitCode {

@@ -13,7 +13,7 @@ mod handshake_memory;
 mod tls;
 
 mod backend;
-mod lookup;
+pub(crate) mod lookup;
 mod route;
 
 mod close;

@@ -50,6 +50,9 @@ FAILED = {
     "backend_timeout": "Legacy server did not answer in time",
     "backend_unreachable": "No way to the legacy server: address, DNS or Unix socket",
     "backend_error": "Connection to the legacy server failed: see the log",
+    "proxy_fd_limit": "No file descriptor left towards the legacy server: raise the limit",
+    "proxy_thread_limit": "No thread left to resolve the legacy server's name: raise the limit",
+    "proxy_memory_limit": "The kernel has no memory for another socket",
     "internal": "A fault of tlsidecar's own: please report it",
 }
 # How sessions end, by who ends them.

@@ -155,7 +155,7 @@ impl Admin {
         let (shutdown, files) = (self.shutdown.clone(), self.reload.standing());
         let told = self.aside.run(move || {
             metrics.refresh();
-            status.tell(&shutdown, &files)
+            status.tell(&shutdown, &files, &metrics.names())
         });
         match told.await {
             Ok(value) => typed(StatusCode::OK, format!("{value}\n"), "application/json"),

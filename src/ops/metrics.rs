@@ -13,6 +13,7 @@ mod family;
 mod in_force;
 mod labels;
 mod listener;
+mod names;
 mod process;
 
 use std::io;
@@ -32,6 +33,8 @@ pub use self::labels::{
 };
 pub use self::listener::ListenerMetrics;
 pub(crate) use self::listener::{Census, Counted, Handshake};
+pub(crate) use self::names::NameStatus;
+use self::names::Names;
 pub(crate) use self::process::Objects;
 use self::process::ProcessMetrics;
 use super::shutdown::Phase;
@@ -43,6 +46,7 @@ type Refresh = Box<dyn Fn(&Metrics) + Send + Sync>;
 pub struct Metrics {
     registry: Registry,
     families: Families,
+    names: Names,
     process: ProcessMetrics,
     refreshes: Mutex<Vec<Refresh>>,
 }
@@ -53,8 +57,9 @@ impl Metrics {
     pub fn new() -> Self {
         let registry = Registry::new();
         let families = Families::register(&Maker(&registry));
+        let names = Names::register(&Maker(&registry));
         let process = ProcessMetrics::register(&registry);
-        Self { registry, families, process, refreshes: Mutex::default() }
+        Self { registry, families, names, process, refreshes: Mutex::default() }
     }
 
     /// The metrics of the listener `name`, all of them there from now on.
@@ -92,6 +97,16 @@ impl Metrics {
     /// Tells how long a drain may take.
     pub(crate) fn set_drain_timeout(&self, timeout: Duration) {
         self.process.set_drain_timeout(timeout);
+    }
+
+    /// Takes over how the names of backends are.
+    pub(crate) fn set_names(&self, names: Vec<NameStatus>) {
+        self.names.tell(names);
+    }
+
+    /// How the names of backends were before the last scrape.
+    pub(crate) fn names(&self) -> Vec<NameStatus> {
+        self.names.told()
     }
 
     /// Takes over how many threads work for connections, and for how long they have in all.

@@ -6,10 +6,12 @@
 //! **Not here.** TLS (`attempt.rs`).
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::thread;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use super::printable;
@@ -46,7 +48,7 @@ pub(super) async fn resolve(
             "Is it spelled right? Does this machine's DNS know it?",
         )
     };
-    match timeout(patience, lookup_host((target.host.as_str(), target.port))).await {
+    match timeout(patience, look_up(target)).await {
         Ok(Ok(found)) => {
             let mut addresses = Vec::new();
             for address in found {
@@ -63,6 +65,17 @@ pub(super) async fn resolve(
         Ok(Err(error)) => Err(failed(printable::text(&error.to_string()))),
         Err(_) => Err(failed(format!("no answer within {patience:?}"))),
     }
+}
+
+/// Looks a name up on a thread that is not waited for: its name server may hang.
+async fn look_up(target: &Target) -> io::Result<Vec<SocketAddr>> {
+    let (found, looked_up) = oneshot::channel();
+    let name = (target.host.clone(), target.port);
+    thread::Builder::new().name("lookup".to_owned()).spawn(move || {
+        // It fails once nobody waits any more.
+        let _late = found.send(name.to_socket_addrs().map(Iterator::collect));
+    })?;
+    looked_up.await.map_err(io::Error::other)?
 }
 
 /// Tries addresses one after the other until one takes the connection.

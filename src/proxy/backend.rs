@@ -1,11 +1,12 @@
 //! Dials the legacy server.
 //!
-//! **Promises.** A name is resolved at each connect, and every address is tried before the one
-//! deadline. A stalled address cannot eat the time of those behind it. What is connected is somebody
-//! else's socket.
+//! **Promises.** Every address of a name is tried before the one deadline, which does not include the
+//! look-up. A stalled address cannot eat the time of those behind it. Where none answers, the name is
+//! looked up again, and what it leads to by now is tried. What is connected is somebody else's socket.
+//! What we lack ourselves is not the backend's fault.
 //!
-//! **Not here.** Which backend (`route.rs`), the look-up of its name (`lookup.rs`). Nothing here is remembered: a backend that comes back
-//! is found by the next connection.
+//! **Not here.** Which backend (`route.rs`), the look-up of its name (`lookup.rs`). Nothing here is
+//! remembered: a backend that comes back is found by the next connection.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,11 +17,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::lookup;
+use super::lookup::{self, Found, LookupError};
 use super::reason::Reason;
-use super::socket::{self, Interest};
+use super::socket::{self, Interest, Shortage};
 use crate::config::{BackendAddress, Tcp};
 use crate::text::Shown;
 
@@ -37,21 +38,43 @@ pub(crate) enum BackendStream {
 /// Why there is no connection to the backend.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
-    #[error("cannot resolve the backend's name: {0}")]
-    Resolve(io::Error),
-    #[error("the backend's name has no address")]
-    NoAddress,
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
     #[error("no answer from the backend within {0:?}")]
     Timeout(Duration),
     #[error("cannot connect to the backend at {address}: {cause}")]
     Connect { address: String, cause: io::Error },
+    #[error("cannot dial the backend at {address}: {cause}")]
+    Shortage { address: String, shortage: Shortage, cause: io::Error },
 }
 
 impl ConnectError {
+    /// What a socket's error says of an attempt to connect.
+    fn of(address: String, cause: io::Error) -> Self {
+        match socket::shortage(&cause) {
+            Some(shortage) => Self::Shortage { address, shortage, cause },
+            None => Self::Connect { address, cause },
+        }
+    }
+
+    /// Whether another address may do better.
+    const fn is_of_the_backend(&self) -> bool {
+        match self {
+            Self::Timeout(_) | Self::Connect { .. } => true,
+            Self::Lookup(_) | Self::Shortage { .. } => false,
+        }
+    }
+
     /// The stable reason for this error.
     pub(crate) fn reason(&self) -> Reason {
         match self {
-            Self::Resolve(_) | Self::NoAddress => Reason::BackendUnreachable,
+            Self::Lookup(LookupError::NoThread(_)) => Reason::ProxyThreadLimit,
+            Self::Lookup(LookupError::Failed(cause)) => {
+                socket::shortage(cause).map_or(Reason::BackendUnreachable, Shortage::reason)
+            }
+            Self::Lookup(LookupError::NoAddress | LookupError::Slow(_)) => {
+                Reason::BackendUnreachable
+            }
             Self::Timeout(_) => Reason::BackendTimeout,
             Self::Connect { cause, .. } => match cause.kind() {
                 io::ErrorKind::ConnectionRefused => Reason::BackendRefused,
@@ -64,11 +87,12 @@ impl ConnectError {
                 | io::ErrorKind::NotFound => Reason::BackendUnreachable,
                 _ => Reason::BackendError,
             },
+            Self::Shortage { shortage, .. } => shortage.reason(),
         }
     }
 }
 
-/// Connects to a backend within `timeout`, look-up of its name included.
+/// Connects to a backend within `timeout`. A name that has not been resolved yet is waited for before.
 ///
 /// # Errors
 /// The last address's failure, if none answered.
@@ -77,19 +101,29 @@ pub(crate) async fn connect(
     timeout: Duration,
     options: Tcp,
 ) -> Result<BackendStream, ConnectError> {
-    let deadline = Instant::now() + timeout;
-    let connecting = async {
-        match backend {
-            BackendAddress::Unix(path) => connect_unix(path).await.map(BackendStream::Unix),
-            BackendAddress::Tcp { host, port } => {
-                let addresses =
-                    lookup::addresses(host, *port).await.map_err(ConnectError::Resolve)?;
-                let tcp = connect_any(&addresses, deadline, timeout, options).await?;
-                Ok(BackendStream::Tcp(tcp))
-            }
+    let (host, port) = match backend {
+        BackendAddress::Unix(path) => {
+            let connecting = tokio::time::timeout(timeout, connect_unix(path)).await;
+            let connected = connecting.unwrap_or(Err(ConnectError::Timeout(timeout)));
+            return connected.map(BackendStream::Unix);
         }
+        BackendAddress::Tcp { host, port } => (host, *port),
     };
-    timeout_at(deadline, connecting).await.unwrap_or(Err(ConnectError::Timeout(timeout)))
+    let found = lookup::addresses(host, timeout).await?;
+    let connect = async |found: &Found| {
+        let addresses = found.addresses.iter().map(|&address| SocketAddr::new(address, port));
+        let addresses: Vec<_> = addresses.collect();
+        connect_any(&addresses, Instant::now() + timeout, timeout, options).await
+    };
+    let connected = match connect(&found).await {
+        // The name may lead elsewhere by now.
+        Err(error) if error.is_of_the_backend() => match found.others().await {
+            Some(others) => connect(&others).await,
+            None => Err(error),
+        },
+        connected => connected,
+    };
+    connected.map(BackendStream::Tcp)
 }
 
 /// Tries one address after the other, each for its share of the time that is left.
@@ -99,13 +133,13 @@ async fn connect_any(
     whole: Duration,
     options: Tcp,
 ) -> Result<TcpStream, ConnectError> {
-    let mut last = ConnectError::NoAddress;
-    for (tried, address) in addresses.iter().enumerate() {
+    let mut last = ConnectError::from(LookupError::NoAddress);
+    for (tried, &address) in addresses.iter().enumerate() {
         let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
         let share = deadline.saturating_duration_since(Instant::now()) / left;
-        last = match timeout(share, dial(*address, options)).await {
+        last = match timeout(share, dial(address, options)).await {
             Ok(Ok(tcp)) => return Ok(tcp),
-            Ok(Err(cause)) => refused(*address, cause),
+            Ok(Err(cause)) => ConnectError::of(address.to_string(), cause),
             Err(_) => ConnectError::Timeout(whole),
         };
     }
@@ -132,10 +166,6 @@ fn not_ours(tcp: TcpStream, dialled: SocketAddr) -> io::Result<TcpStream> {
     Err(io::ErrorKind::ConnectionRefused.into())
 }
 
-fn refused(address: SocketAddr, cause: io::Error) -> ConnectError {
-    ConnectError::Connect { address: address.to_string(), cause }
-}
-
 async fn connect_unix(path: &Path) -> Result<UnixStream, ConnectError> {
     loop {
         match UnixStream::connect(path).await {
@@ -143,9 +173,7 @@ async fn connect_unix(path: &Path) -> Result<UnixStream, ConnectError> {
             Err(full) if full.kind() == io::ErrorKind::WouldBlock => {
                 sleep(BACKLOG_RETRY_INTERVAL).await;
             }
-            Err(cause) => {
-                return Err(ConnectError::Connect { address: Shown(path).to_string(), cause });
-            }
+            Err(cause) => return Err(ConnectError::of(Shown(path).to_string(), cause)),
         }
     }
 }

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 
 use super::admission::{Admission, Admitted, Source};
 use super::connection;
+use super::lookup::{self, Kept};
 use super::record::Record;
 use super::socket;
 use crate::config;
@@ -44,6 +45,8 @@ pub(crate) struct Listener {
     pub(crate) metrics: Arc<ListenerMetrics>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) shutdown: Shutdown,
+    /// The names of its backends, as of the start.
+    pub(crate) names: Kept,
 }
 
 /// What outlives a wait that a reload interrupts.
@@ -59,20 +62,23 @@ struct Waiting {
 struct Applied {
     limits: Option<config::Limits>,
     tcp: config::Tcp,
+    names: Kept,
 }
 
 impl Listener {
     /// Accepts until the drain closes the listener.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
+        // The socket was bound with its options.
+        let tcp = self.snapshots.borrow().listener.tcp;
+        let names = std::mem::take(&mut self.names);
+        let applied = Applied { limits: None, tcp, names };
         let stop = self.shutdown.stop_accepting().clone();
         // Biased towards the stop, or a busy listener might never see it.
-        let _stopped = stop.run_until_cancelled(self.accept_all()).await;
+        let _stopped = stop.run_until_cancelled(self.accept_all(applied)).await;
     }
 
-    async fn accept_all(&self) {
+    async fn accept_all(&self, mut applied: Applied) {
         let mut snapshots = self.snapshots.clone();
-        // The socket was bound with its options.
-        let mut applied = Applied { limits: None, tcp: snapshots.borrow().listener.tcp };
         let mut pause = SHORTEST_PAUSE;
         let mut waiting = Waiting::default();
         loop {
@@ -105,6 +111,11 @@ impl Listener {
             if let Some(excess) = self.admission.excess(limits) {
                 tracing::warn!(listener, "{excess}");
             }
+        }
+        let (names, started) = lookup::keep(snapshot.listener.backends());
+        applied.names = names;
+        if let Err(error) = started {
+            tracing::warn!(listener, %error, "cannot start a thread to resolve names");
         }
         if applied.tcp != tcp {
             applied.tcp = tcp;

@@ -1,141 +1,124 @@
 //! Looks up the names of backends.
 //!
-//! **Promises.** A name whose server hangs holds up the devices that want that backend, and no other
-//! name: each has [`MAX_LOOKUPS`] threads at a time. Who has stopped waiting leaves nothing behind in
-//! a queue. An address is not looked up.
+//! **Promises.** All connections share one look-up of a name, which is repeated in the background
+//! (`lookup/table.rs`): a connection waits for one only until the name has been resolved once. While
+//! look-ups fail, the last addresses are used. A name whose server hangs holds up the devices that want
+//! that backend, and no other name. A shortage of threads is a reason of its own, and over when it is
+//! over. An address is not looked up.
 //!
-//! **Not here.** The timeout, and which of the addresses is dialled (`backend.rs`).
+//! **Not here.** Which of the addresses is dialled (`backend.rs`).
 
-use std::collections::BTreeMap;
+mod table;
+
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout};
 
-/// Look-ups of one name at a time. A resolver that answers within 10 ms serves 400 a second so.
-const MAX_LOOKUPS: usize = 4;
+use self::table::{Asked, Known, TABLE, Table};
+pub(crate) use self::table::{Kept, LookupError};
+use crate::config::BackendAddress;
+use crate::ops::metrics::NameStatus;
 
-/// The names that were looked up. They come from configurations, never from a peer.
-static NAMES: Mutex<BTreeMap<Box<str>, Arc<Semaphore>>> = Mutex::new(BTreeMap::new());
+/// How long a connection waits for the first look-up of a name to end: past the first retries of
+/// resolv.conf(5), of which one comes after 5 s.
+const PATIENCE: Duration = Duration::from_secs(12);
 
-/// The addresses of a host, by name or already an address.
+/// How long a connection waits for a repeated look-up after the addresses that it had did not answer.
+const REPEAT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a host leads to.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// At least one.
+    pub(crate) addresses: Arc<[IpAddr]>,
+    /// The name, if it was one.
+    name: Option<Asked>,
+}
+
+/// The addresses of a host, by name or already an address. A name that has never been resolved is waited
+/// for: `patience` while its look-ups fail, and longer while the first one goes on.
 ///
 /// # Errors
-/// The resolver's.
-pub(crate) async fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(address, port)]);
+/// Why there is none.
+pub(crate) async fn addresses(host: &str, patience: Duration) -> Result<Found, LookupError> {
+    match host.parse::<IpAddr>() {
+        Ok(address) => Ok(Found { addresses: Arc::from([address]), name: None }),
+        Err(_) => resolved(TABLE.ask(host), patience, PATIENCE).await,
     }
-    let name = host.to_owned();
-    run(room_of(host), move || Ok((name, port).to_socket_addrs()?.collect())).await
 }
 
-fn room_of(name: &str) -> Arc<Semaphore> {
-    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(room) = names.get(name) {
-        return Arc::clone(room);
+async fn resolved(
+    mut asked: Asked,
+    while_failing: Duration,
+    at_most: Duration,
+) -> Result<Found, LookupError> {
+    let start = Instant::now();
+    let good = asked.state.wait_for(|known| known.addresses.is_some());
+    // Whether that was in time the next wait finds, at once.
+    let _in_time = timeout(while_failing, good).await;
+    if let Some(shortage) = asked.shortage() {
+        return Err(shortage);
     }
-    let room = Arc::new(Semaphore::new(MAX_LOOKUPS));
-    names.insert(name.into(), Arc::clone(&room));
-    room
+    let ended = asked.state.wait_for(|known| known.lookups > 0);
+    let addresses = match timeout(at_most.saturating_sub(start.elapsed()), ended).await {
+        Ok(Ok(known)) => known.outcome(),
+        // The table outlives everybody.
+        Ok(Err(_)) | Err(_) => Err(LookupError::Slow(at_most)),
+    }?;
+    Ok(Found { addresses, name: Some(asked) })
 }
 
-/// Runs a look-up on a thread that may block, as soon as there is room for it.
-async fn run<T: Send + 'static>(
-    room: Arc<Semaphore>,
-    lookup: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    // Waited for here, where a timeout ends the wait: a task of the pool cannot be taken back.
-    let place = room.acquire_owned().await.map_err(io::Error::other)?;
-    let looking = spawn_blocking(move || {
-        let found = lookup();
-        // Not before: the thread is taken for as long as the look-up hangs, whoever still waits.
-        drop(place);
-        found
+impl Found {
+    /// The addresses that the name leads to by now, if these are others. They are looked up again if
+    /// they have not just been.
+    pub(crate) async fn others(self) -> Option<Self> {
+        let Self { addresses: before, name } = self;
+        let mut name = name?.again();
+        let newer = |known: &Known| known.lookups > name.lookups;
+        let looked = timeout(REPEAT_PATIENCE, name.state.wait_for(newer)).await;
+        let addresses = looked.ok()?.ok()?.addresses.clone()?;
+        (addresses != before).then_some(Self { addresses, name: Some(name) })
+    }
+}
+
+/// Has the names of these backends looked up, for as long as what is returned is kept.
+///
+/// # Errors
+/// If the system has no thread to give; they are looked up all the same once it has.
+pub(crate) fn keep<'a>(
+    backends: impl Iterator<Item = &'a BackendAddress>,
+) -> (Kept, io::Result<()>) {
+    let names = backends.filter_map(|backend| match backend {
+        BackendAddress::Tcp { host, .. } if host.parse::<IpAddr>().is_err() => Some(host.as_str()),
+        BackendAddress::Tcp { .. } | BackendAddress::Unix(_) => None,
     });
-    looking.await.map_err(io::Error::other)?
+    Table::keep(&TABLE, names)
+}
+
+/// How the names are that are kept.
+pub(crate) fn statuses() -> Vec<NameStatus> {
+    TABLE.statuses()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
-    use std::time::Duration;
-
-    use tokio::task::JoinHandle;
-    use tokio::time::timeout;
-
     use super::*;
 
-    /// Look-ups that hang until the sender is dropped.
-    async fn hang(
-        name: &str,
-        how_many: usize,
-    ) -> (Vec<JoinHandle<io::Result<()>>>, Vec<mpsc::Sender<()>>) {
-        let mut hanging = Vec::new();
-        let mut ends = Vec::new();
-        for _ in 0..how_many {
-            let (end, ended) = mpsc::channel::<()>();
-            let (begin, begun) = tokio::sync::oneshot::channel();
-            hanging.push(tokio::spawn(run(room_of(name), move || {
-                let _nobody_waits = begin.send(());
-                let _ended = ended.recv();
-                Ok(())
-            })));
-            begun.await.unwrap();
-            ends.push(end);
-        }
-        (hanging, ends)
-    }
-
     #[tokio::test]
-    async fn a_name_whose_server_hangs_takes_a_few_threads_and_leaves_nothing_in_the_queue() {
-        let (hanging, ends) = hang("hangs.example", MAX_LOOKUPS).await;
-        let (began, begins) = mpsc::channel();
-        let another = run(room_of("hangs.example"), move || {
-            began.send(()).unwrap();
-            Ok(())
-        });
-        assert!(timeout(Duration::from_millis(50), another).await.is_err());
-        // Its time is over: with the others gone, it is not begun either.
-        drop(ends);
-        for hung in hanging {
-            hung.await.unwrap().unwrap();
-        }
-        assert!(begins.recv().is_err());
-        run(room_of("hangs.example"), || Ok(())).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_look_up_whose_caller_has_gone_keeps_its_place_until_it_is_over() {
-        let (hanging, ends) = hang("slow.example", MAX_LOOKUPS).await;
-        for hung in &hanging {
-            hung.abort();
-        }
-        for hung in hanging {
-            assert!(hung.await.unwrap_err().is_cancelled());
-        }
-        assert_eq!(room_of("slow.example").available_permits(), 0);
-        drop(ends);
-        let room = room_of("slow.example");
-        let _all = room.acquire_many(u32::try_from(MAX_LOOKUPS).unwrap()).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn another_name_is_looked_up_while_one_hangs() {
-        let (_hanging, _ends) = hang("dead.example", MAX_LOOKUPS).await;
-        let found = addresses("localhost", 1883).await.unwrap();
-        assert!(found.iter().all(|address| address.ip().is_loopback() && address.port() == 1883));
-        assert!(!found.is_empty());
+    async fn a_name_of_this_machine_leads_to_it() {
+        let found = addresses("localhost", PATIENCE).await.unwrap();
+        assert!(found.addresses.iter().all(IpAddr::is_loopback) && !found.addresses.is_empty());
     }
 
     #[tokio::test]
     async fn an_address_is_not_looked_up() {
         for text in ["127.0.0.1", "::1"] {
-            let found = addresses(text, 7).await.unwrap();
-            assert_eq!(found, [SocketAddr::new(text.parse().unwrap(), 7)]);
-            assert!(!NAMES.lock().unwrap().contains_key(text));
+            let found = addresses(text, PATIENCE).await.unwrap();
+            assert_eq!(*found.addresses, [text.parse::<IpAddr>().unwrap()]);
+            assert!(found.name.is_none() && found.others().await.is_none());
         }
     }
 }

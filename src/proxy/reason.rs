@@ -123,6 +123,13 @@ closed_set! {
         /// Any other failure to connect to the backend.
         BackendError => "backend_error",
 
+        /// No file descriptor was left for the socket towards the backend.
+        ProxyFdLimit => "proxy_fd_limit",
+        /// No thread was left to look up the backend's name, which was not known yet.
+        ProxyThreadLimit => "proxy_thread_limit",
+        /// The kernel had no memory for the socket towards the backend.
+        ProxyMemoryLimit => "proxy_memory_limit",
+
         /// The client reset the connection.
         ClientReset => "client_reset",
         /// The client stopped answering: keepalive or `TCP_USER_TIMEOUT` gave up on it.
@@ -161,18 +168,20 @@ pub enum Side {
     Backend,
     /// A limit or a stop of ours, or an end in order.
     Proxy,
+    /// This machine, or what it lets the process have.
+    Machine,
     /// A bug of ours.
     Internal,
 }
 
 impl Reason {
-    /// Whether something is wrong with the device, the network or the backend: what is not an end in
+    /// Whether something is wrong with the device, the network, the backend or this machine: what is not an end in
     /// order, a limit or a stop of ours, a health check, or a device that ends without a goodbye.
     #[must_use]
     pub const fn is_failure(self) -> bool {
         match self.side() {
             Side::Client => !matches!(self, Self::ClientProbe | Self::ClientTruncated),
-            Side::Backend | Side::Internal => true,
+            Side::Backend | Side::Machine | Side::Internal => true,
             Side::Proxy => false,
         }
     }
@@ -214,6 +223,7 @@ impl Reason {
             | Self::MaxAge
             | Self::KeysExhausted
             | Self::DrainDeadline => Side::Proxy,
+            Self::ProxyFdLimit | Self::ProxyThreadLimit | Self::ProxyMemoryLimit => Side::Machine,
             Self::Internal => Side::Internal,
         }
     }
@@ -238,6 +248,7 @@ mod tests {
             let by_name = match reason.as_str() {
                 l if l.starts_with("client_") => Side::Client,
                 l if l.starts_with("backend_") => Side::Backend,
+                l if l.starts_with("proxy_") => Side::Machine,
                 _ => continue,
             };
             assert_eq!(reason.side(), by_name, "{reason}");

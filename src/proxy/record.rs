@@ -230,7 +230,7 @@ impl Record {
         // tracing ties a level to a call site, so there is one for each.
         match reason.side() {
             Side::Internal => access!(Level::ERROR, self, reason, error),
-            Side::Backend => access!(Level::WARN, self, reason, error),
+            Side::Backend | Side::Machine => access!(Level::WARN, self, reason, error),
             // Health checks come every few seconds, for ever.
             _ if reason == Reason::ClientProbe => access!(Level::DEBUG, self, reason, error),
             Side::Client | Side::Proxy => access!(Level::INFO, self, reason, error),
@@ -245,8 +245,12 @@ const fn connect_result(reason: Reason) -> Option<ConnectResult> {
         Reason::BackendTimeout => Some(ConnectResult::Timeout),
         Reason::BackendUnreachable => Some(ConnectResult::Unreachable),
         Reason::BackendError | Reason::BackendReset => Some(ConnectResult::Error),
-        // The drain, or a fault of ours, has ended it.
-        Reason::DrainDeadline | Reason::Internal => None,
+        // The drain, a shortage or a fault of ours has ended it: the backend was not asked.
+        Reason::DrainDeadline
+        | Reason::ProxyFdLimit
+        | Reason::ProxyThreadLimit
+        | Reason::ProxyMemoryLimit
+        | Reason::Internal => None,
         // None of these ends a connection while its backend is dialled.
         Reason::Ok
         | Reason::ClientProbe

@@ -12,6 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::reason::Reason;
 use crate::config::Tcp;
 use crate::ops::metrics::AcceptError;
 
@@ -191,6 +192,34 @@ pub(crate) fn is_lost(error: &io::Error) -> bool {
 /// the peer had ended its stream before it refused ours, the error is EPIPE (Linux's `tcp_reset`).
 pub(crate) fn cut(failed_write: &io::Error) -> Option<io::ErrorKind> {
     Some(failed_write.kind()).filter(|&kind| kind != io::ErrorKind::BrokenPipe)
+}
+
+/// What this process or this machine lacks for one more socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shortage {
+    /// File descriptors.
+    Fds,
+    /// Memory of the kernel.
+    Memory,
+}
+
+impl Shortage {
+    /// The stable reason for this shortage.
+    pub(crate) const fn reason(self) -> Reason {
+        match self {
+            Self::Fds => Reason::ProxyFdLimit,
+            Self::Memory => Reason::ProxyMemoryLimit,
+        }
+    }
+}
+
+/// The shortage that made an attempt to connect fail, if one did: socket(2), connect(2).
+pub(crate) fn shortage(error: &io::Error) -> Option<Shortage> {
+    match error.raw_os_error().map(Errno::from_raw_os_error)? {
+        Errno::MFILE | Errno::NFILE => Some(Shortage::Fds),
+        Errno::NOBUFS | Errno::NOMEM => Some(Shortage::Memory),
+        _ => None,
+    }
 }
 
 /// Why a connection could not be accepted: accept(2).

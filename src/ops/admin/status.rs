@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use crate::ops::history::{History, Sample};
 use crate::ops::metrics::{
     BackendMetrics, CaInForce, CertificateInForce, ConnectResult, CrlInForce, ListenerMetrics,
-    ReloadOutcome,
+    NameStatus, ReloadOutcome,
 };
 use crate::ops::shutdown::Shutdown;
 use crate::proxy::reason::Reason;
@@ -37,7 +37,12 @@ impl Status {
     }
 
     /// How it all is now.
-    pub(super) fn tell(&self, shutdown: &Shutdown, files: &Standing) -> Value {
+    pub(super) fn tell(
+        &self,
+        shutdown: &Shutdown,
+        files: &Standing,
+        names: &[NameStatus],
+    ) -> Value {
         let listeners = self.history.listeners.iter().zip(&self.addresses);
         json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -55,6 +60,7 @@ impl Status {
             "crls": self.each(crls),
             "reload": reload(files),
             "backends": self.each(backends),
+            "names": names.iter().map(name).collect::<Vec<_>>(),
         })
     }
 
@@ -166,6 +172,16 @@ fn backends(metrics: &ListenerMetrics) -> Vec<Value> {
         })
     };
     backends.iter().map(tell).collect()
+}
+
+fn name(name: &NameStatus) -> Value {
+    let NameStatus { name, addresses, age, error } = name;
+    json!({
+        "name": name,
+        "addresses": addresses,
+        "age_seconds": age.map(|age| age.as_secs()),
+        "error": error,
+    })
 }
 
 fn reload(files: &Standing) -> Value {

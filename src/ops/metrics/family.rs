@@ -37,7 +37,7 @@ impl Maker<'_> {
         self.register(IntGaugeVec::new(Opts::new(name, help), labels))
     }
 
-    /// For instants, which have fractions.
+    /// For instants and times, which have fractions.
     pub(super) fn instants(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
         self.register(GaugeVec::new(Opts::new(name, help), labels))
     }
