@@ -1,5 +1,6 @@
 //! Where do connections go, and what if nobody is there?
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
@@ -8,10 +9,13 @@ use tlsidecar::proxy::reason::Reason;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::support::admin::Client;
 use crate::support::backend::{echo, nobody};
-use crate::support::proxy::listener;
+use crate::support::file;
+use crate::support::process::ask;
+use crate::support::proxy::{closed_series, listener};
 use crate::support::wait::within;
-use crate::support::{Authority, Backend, Device, Proxy};
+use crate::support::{Authority, Backend, Device, Proxy, Sidecar};
 
 fn address(text: &str) -> BackendAddress {
     BackendAddress::parse(text).unwrap()
@@ -80,6 +84,54 @@ async fn a_backend_that_comes_back_is_found_by_the_next_connection() {
     }
     let _back = Backend::on(TcpListener::bind(place).await.unwrap(), echo);
     device.echo(proxy.address).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_name_of_a_backend_is_told_with_its_addresses_and_its_age() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let named = format!("localhost:{}", backend.address.port());
+    let proxy = Proxy::start(address(&named), &authority.server());
+    Device::new(&authority).echo(proxy.address).await.unwrap();
+    assert_eq!(proxy.count("tlsidecar_backend_name_failing{name=\"localhost\"}"), 0);
+    let age = proxy.seconds("tlsidecar_backend_name_age_seconds{name=\"localhost\"}");
+    assert!((0.0..60.0).contains(&age), "{age}");
+    let admin = proxy.app.admin;
+    let asking = tokio::task::spawn_blocking(move || ask(admin, "GET", "/status", "").unwrap());
+    let (_, status) = within("the status", asking).await.unwrap();
+    let name = &status[status.find("\"names\":").unwrap()..];
+    assert!(name.contains("\"name\":\"localhost\"") && name.contains("127.0.0.1"), "{status}");
+    assert!(name.contains("\"error\":null"), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_descriptor_that_we_lack_is_no_fault_of_the_backend() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let text = file::text(backend.address, &authority.server(), "");
+    let sidecar = Sidecar::start(authority.dir(), &text);
+    let device = Device::new(&authority);
+    let _kept = device.echo(sidecar.address).await.unwrap();
+    // Asked over a connection that is open already: a new one would need a descriptor too.
+    let mut admin = Client::connect(sidecar.admin).await;
+    // One for the device, which gets the least that is free, and none for the backend.
+    let is_free =
+        |fd: &usize| !std::path::Path::new(&format!("/proc/{}/fd/{fd}", sidecar.pid())).exists();
+    let free = (0..).find(is_free).unwrap();
+    let (pid, nofile) = (sidecar.pid().to_string(), format!("--nofile={}:20000", free + 1));
+    let limited = Command::new("prlimit").args(["--pid", &pid, &nofile]).status().unwrap();
+    assert!(limited.success());
+    let mut session = device.connect(sidecar.address).await.unwrap();
+    assert_eq!(within("the end", session.read(&mut [0; 1])).await.unwrap(), 0);
+    admin.until(&closed_series(Reason::ProxyFdLimit), |count| count == 1).await;
+    let backend = backend.address;
+    let up = format!("tlsidecar_backend_up{{backend=\"{backend}\",listener=\"test\"}}");
+    assert_eq!(admin.count(&up).await, 1);
+    for result in ["refused", "timeout", "unreachable", "error"] {
+        let labels = format!("backend=\"{backend}\",listener=\"test\",result=\"{result}\"");
+        let connects = format!("tlsidecar_backend_connects_total{{{labels}}}");
+        assert_eq!(admin.count(&connects).await, 0, "{result}");
+    }
 }
 
 #[tokio::test]

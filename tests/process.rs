@@ -16,8 +16,9 @@ use tokio::net::TcpListener;
 use crate::support::backend::free;
 use crate::support::certs::{Wish, replace};
 use crate::support::client::say_and_hear;
+use crate::support::command;
 use crate::support::file;
-use crate::support::process::binary;
+use crate::support::process::{binary, by_shell};
 use crate::support::raw::answer_to;
 use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, Sidecar, eventually};
@@ -534,6 +535,48 @@ async fn a_file_from_the_environment_does_not_keep_the_drain_command_from_workin
     command.env("TLSIDECAR_CONFIG", scene.path());
     command.env("TLSIDECAR_ADMIN", sidecar.admin.to_string()).arg("drain");
     assert_eq!(output(&mut command), (0, String::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_of_workers_that_is_none_is_refused_and_an_empty_one_is_the_default() {
+    let scene = Scene::new("").await;
+    let run = |value: &str| {
+        let mut command = binary();
+        command.arg("--config").arg(scene.path()).env("TOKIO_WORKER_THREADS", value);
+        command
+    };
+    for wrong in ["0", "auto", "2000m"] {
+        let (code, text) = output(&mut run(wrong));
+        assert_eq!(code, 2, "{text}");
+        assert!(text.contains("TOKIO_WORKER_THREADS") && text.contains(wrong), "{text}");
+    }
+    let sidecar = Sidecar::run(run(""));
+    drop(scene.device().echo(sidecar.address).await.unwrap());
+    let sidecar = Sidecar::run(run("3"));
+    assert_eq!(sidecar.count("tlsidecar_runtime_workers"), 3);
+    // A command that asks a running one does not need a worker.
+    let mut drain = binary();
+    drain.args(["drain", "--admin", &sidecar.admin.to_string()]);
+    assert_eq!(output(drain.env("TOKIO_WORKER_THREADS", "0")), (0, String::new()));
+}
+
+#[test]
+fn too_few_threads_for_a_start_end_with_1_and_the_limit() {
+    if !command::has("setpriv") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    let id = Command::new("id").arg("-u").output().unwrap().stdout;
+    // Root has no such limit.
+    let another = "setpriv --reuid 65533 --regid 65533 --clear-groups --";
+    let by = if id == b"0\n" { another } else { "" };
+    let mut command = by_shell(&format!("exec prlimit --nproc=3:3 {by} \"$@\""));
+    command.args(["demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--dir"]);
+    let (code, text) = output(command.arg(dir.path()));
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("threads") && text.contains("ulimit -u"), "{text}");
+    assert!(!text.contains("panicked"), "{text}");
 }
 
 #[test]

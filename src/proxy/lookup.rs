@@ -58,7 +58,7 @@ async fn resolved(
     let start = Instant::now();
     let good = asked.state.wait_for(|known| known.addresses.is_some());
     // Whether that was in time the next wait finds, at once.
-    let _in_time = timeout(while_failing, good).await;
+    drop(timeout(while_failing, good).await);
     if let Some(shortage) = asked.shortage() {
         return Err(shortage);
     }

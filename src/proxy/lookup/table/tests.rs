@@ -1,4 +1,6 @@
 //! How names are looked up, by a resolver that does what its names say.
+//!
+//! **Not here.** Real names, which tests/backends.rs has.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
