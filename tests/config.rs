@@ -271,6 +271,22 @@ hello = "0s"
 }
 
 #[test]
+fn of_thousands_of_mistakes_a_hundred_are_listed_and_the_others_counted() {
+    let unknown: String = (0..2000).map(|i| format!("k{i} = 1\n")).collect();
+    let error = parse(&format!("{GOOD}{unknown}")).unwrap_err();
+    assert_eq!((error.problems.len(), error.more), (100, 1900));
+    assert_eq!(error.problems[99].key, "listener[0].k99");
+    assert!(error.lines().last().unwrap().ends_with("and 1900 more"));
+    let names = vec!["\"a b\""; 2000].join(",\n");
+    let text = format!("{GOOD}[[listener.route]]\nbackend = \"127.0.0.1:1\"\nsni = [{names}]\n");
+    let error = parse(&text).unwrap_err();
+    assert_eq!((error.problems.len(), error.more), (100, 1900));
+    let (line, _) = error.problems[0].place.unwrap();
+    assert_eq!(error.problems[99].place.unwrap(), (line + 99, 1));
+    assert_eq!(error.problems[99].key, "listener[0].route[0].sni[99]");
+}
+
+#[test]
 fn all_errors_of_syntax_are_told_in_one_go() {
     let error = parse("a = \nb = \"ok\"\nc = [1,\n").unwrap_err();
     assert!(error.problems.len() >= 2, "{error}");

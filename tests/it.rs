@@ -32,6 +32,7 @@ mod chains;
 
 /// How many connections are let in, and what happens to the others?
 mod limits;
+mod material;
 
 /// Where do connections go, and what if nobody is there?
 mod backends;

@@ -34,8 +34,8 @@ use super::x509::link::Link;
 use super::x509::names::CanonicalName;
 use crate::text::Shown;
 
-/// Keys that a CRL of no CA of the bundle is verified with. An intermediate CA has one, or two while it
-/// changes it; the bound is for what devices could make us do.
+/// Keys that come with devices and that a CRL is verified with. An intermediate CA has one, or two while
+/// it changes it; the bound is for what devices could make us do.
 const MAX_KEYS_TRIED: usize = 16;
 
 /// The CRLs of a listener.
@@ -71,6 +71,15 @@ struct Unverified {
     /// None once the key is known.
     der: Option<CertificateRevocationListDer<'static>>,
     tried: Vec<KeyDigest>,
+    /// How many keys of devices have been tried.
+    from_devices: usize,
+}
+
+/// Where a key came from that a CRL is verified with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum KeyFrom {
+    Bundle,
+    Device,
 }
 
 /// A CA of the bundle, as far as it signs CRLs.
@@ -145,7 +154,7 @@ impl Crl {
         let mut revoked = Serials::default();
         let facts = crl::read(&der, |serial| revoked.push(serial))?;
         revoked.sort();
-        let unverified = Unverified { der: Some(der), tried: Vec::new() };
+        let unverified = Unverified { der: Some(der), ..Unverified::default() };
         Ok(Self {
             file: file.to_owned(),
             line,
@@ -160,6 +169,7 @@ impl Crl {
     fn verify(
         &self,
         key: &[u8],
+        from: KeyFrom,
         algorithms: WebPkiSupportedAlgorithms,
     ) -> Result<(), SignatureFault> {
         let digest = sha256(key);
@@ -174,8 +184,14 @@ impl Crl {
         if let Some(signer) = self.signer.get() {
             return known(signer);
         }
-        if unverified.tried.contains(&digest) || unverified.tried.len() >= MAX_KEYS_TRIED {
+        if unverified.tried.contains(&digest) {
             return Err(SignatureFault::Wrong);
+        }
+        if from == KeyFrom::Device {
+            if unverified.from_devices == MAX_KEYS_TRIED {
+                return Err(SignatureFault::Wrong);
+            }
+            unverified.from_devices += 1;
         }
         let Some(der) = &unverified.der else { return Err(SignatureFault::Wrong) };
         let signed = crl::signed(der).map_err(|_| SignatureFault::Wrong)?;
@@ -308,7 +324,7 @@ impl Revocation {
             let counts = !seen.contains(&&scope.encoded[..])
                 && certificate.is_in(scope)
                 && issuer.signs_crls()
-                && crl.verify(issuer.key(), self.algorithms).is_ok();
+                && crl.verify(issuer.key(), KeyFrom::Device, self.algorithms).is_ok();
             if !counts {
                 continue;
             }
@@ -344,7 +360,7 @@ fn placed(crl: &Crl, cas: &[Issuer], algorithms: WebPkiSupportedAlgorithms) -> R
     let mut why = Why::NoCa;
     for ca in named {
         let is_meant = crl.facts.key_id.is_some() && crl.facts.key_id == ca.key_id;
-        why = match crl.verify(&ca.key, algorithms) {
+        why = match crl.verify(&ca.key, KeyFrom::Bundle, algorithms) {
             Ok(()) if ca.signs_crls => return Ok(()),
             Ok(()) => return Err(Why::KeyUsage),
             Err(SignatureFault::Unsupported) if is_meant => Why::Algorithm,

@@ -48,8 +48,8 @@ pub(crate) enum PemError {
     #[error("{} is text in UTF-16, and has to be ASCII", Shown(file))]
     Utf16 { file: PathBuf },
     #[error(
-        "{} line {line}: the private key has a passphrase, and nobody is here to type it: decrypt \
-         it, for instance with openssl pkey",
+        "{} line {line}: this is an encrypted private key, and nobody is here to type its \
+         passphrase: decrypt it, for instance with openssl pkey",
         Shown(file)
     )]
     EncryptedKey { file: PathBuf, line: usize },
@@ -233,8 +233,11 @@ fn load<T>(
 fn check_encoding(file: &Path, bytes: &[u8], wanted: Kind) -> Result<(), PemError> {
     let file = file.to_owned();
     match bytes {
-        // A SEQUENCE of two bytes of length or more, as every certificate, key and CRL is.
-        [0x30, 0x80..=0x84, ..] => Err(PemError::Der { file, command: wanted.command() }),
+        // A SEQUENCE, as every certificate, key and CRL is: with a long length, or a short one that fits.
+        [0x30, 0x81..=0x84, ..] => Err(PemError::Der { file, command: wanted.command() }),
+        [0x30, length, content @ ..] if usize::from(*length) == content.len() => {
+            Err(PemError::Der { file, command: wanted.command() })
+        }
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [b'-', 0, ..] | [0, b'-', ..] => {
             Err(PemError::Utf16 { file })
         }
