@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use tlsidecar::config::{CertificateFiles, TlsVersion};
+use rcgen::ExtendedKeyUsagePurpose;
+use tlsidecar::config::{CertificateFiles, ClientAuth, ClientTrust, TlsVersion};
 use tlsidecar::proxy::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -118,6 +119,33 @@ async fn openssl_that_puts_an_ip_address_into_sni_gets_the_default_certificate()
         assert!(good && text.contains("subject=CN = first.example"), "{version}: {text}");
     }
     proxy.end_with(Reason::Ok, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openssl_that_puts_no_dns_name_into_sni_is_served_as_without_one() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let mut listener = listener(backend.config(), &authority.server());
+    let trust = ClientTrust { ca: authority.ca(), crls: Vec::new() };
+    listener.tls.client_auth = ClientAuth::Required(trust);
+    let proxy = Proxy::with(listener);
+    let purpose = ExtendedKeyUsagePurpose::ClientAuth;
+    let device = authority.issue("device", &Wish { purpose, ..Wish::default() }).files;
+    let (cert, key) = (device.cert.display().to_string(), device.key.display().to_string());
+    let odd =
+        ["gw.plant.example:8883", "[::1]", "1234", "ger\u{e4}t.plant", "a b", "x..y", "-", "*.a"];
+    for version in ["-tls1_2", "-tls1_3"] {
+        for name in odd {
+            // Both sides sign over what was sent, and in a second ClientHello as well.
+            for groups in ["X25519:P-256", "P-521:P-256"] {
+                let arguments =
+                    [version, "-servername", name, "-cert", &cert, "-key", &key, "-groups", groups];
+                let (good, text) = s_client(&proxy, &arguments).await;
+                assert!(good && text.contains("Cipher is"), "{version} {name} {groups}: {text}");
+            }
+        }
+    }
+    proxy.end_with(Reason::Ok, 2 * 2 * odd.len() as u64).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

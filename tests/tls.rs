@@ -126,6 +126,31 @@ async fn each_device_gets_the_kind_of_key_that_it_can_verify() {
 }
 
 #[tokio::test]
+async fn in_tls_1_2_the_groups_of_a_device_decide_as_well() {
+    // RFC 8422 section 5.1: the curve of an ECDSA key must be among them. In TLS 1.3 they are for the
+    // key exchange alone.
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let rsa = authority.issue("rsa", &Wish { rsa: true, ..Wish::default() });
+    let ecdsa = authority.issue("ecdsa", &Wish::default());
+    let mut listener = listener(backend.config(), &rsa);
+    listener.tls.certificates.push(ecdsa.files.clone());
+    let proxy = Proxy::with(listener);
+    for (group, version, pair) in [
+        (aws_lc_rs::kx_group::X25519, &TLS12, &rsa),
+        (aws_lc_rs::kx_group::SECP384R1, &TLS12, &rsa),
+        (aws_lc_rs::kx_group::SECP256R1, &TLS12, &ecdsa),
+        (aws_lc_rs::kx_group::X25519, &TLS13, &ecdsa),
+    ] {
+        let kx_groups = vec![group];
+        let provider = CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() };
+        let device = Device::with(authority.roots(), &[version], provider, None);
+        let session = device.echo(proxy.address).await.unwrap();
+        assert!(shows(&session, pair), "{:?} {version:?}", group.name());
+    }
+}
+
+#[tokio::test]
 async fn a_device_that_can_use_no_certificate_is_refused_with_handshake_failure() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;

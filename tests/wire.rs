@@ -10,8 +10,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::bytes::Bytes;
+use crate::support::certs::Wish;
 use crate::support::file;
-use crate::support::raw::{alert, answer_to, client_hello, old_hello};
+use crate::support::proxy::{config, listener};
+use crate::support::raw::{alert, answer_to, client_hello, extended_hello, old_hello, vector16};
 use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, Proxy, Sidecar, eventually};
 
@@ -92,6 +94,139 @@ async fn suites_that_nobody_should_use_are_refused_with_handshake_failure() {
     // TLS 1.2 with RSA key exchange and CBC.
     let hello = old_hello([3, 3], &[[0, 0x2f], [0, 0x35]]);
     sending(&hello, alert(40), Reason::ClientTlsIncompatible).await;
+}
+
+/// An ECDSA suite with AES-128-GCM of TLS 1.2, and one of TLS 1.3.
+const TLS_1_2: [u8; 2] = [0xc0, 0x2b];
+const TLS_1_3: [u8; 2] = [0x13, 0x01];
+
+/// Extensions that every client has: the group X25519, and ECDSA with SHA-256.
+const GROUPS: (u16, &[u8]) = (10, &[0, 2, 0, 29]);
+const SCHEMES: (u16, &[u8]) = (13, &[0, 2, 4, 3]);
+const VERSIONS: (u16, &[u8]) = (43, &[2, 3, 4]);
+
+#[tokio::test]
+async fn a_fallback_from_tls_1_3_is_refused_with_inappropriate_fallback() {
+    // RFC 7507 section 3.
+    let hello = extended_hello([3, 3], &[TLS_1_2, [0x56, 0]], &[GROUPS, SCHEMES]);
+    sending(&hello, alert(86), Reason::ClientTlsIncompatible).await;
+}
+
+#[tokio::test]
+async fn a_hello_that_renegotiates_nothing_is_refused_with_handshake_failure() {
+    // RFC 5746 section 3.6.
+    let info: (u16, &[u8]) = (0xff01, &[1, 7]);
+    let hello = extended_hello([3, 3], &[TLS_1_2], &[GROUPS, SCHEMES, info]);
+    sending(&hello, alert(40), Reason::ClientTlsError).await;
+}
+
+#[tokio::test]
+async fn a_hello_that_lacks_an_extension_of_tls_1_3_is_refused_with_missing_extension() {
+    // RFC 8446 section 9.2.
+    let share = vector16(&[&[0, 29][..], &vector16(&[9; 32])].concat());
+    let all = [GROUPS, SCHEMES, (51, &share)];
+    for left_out in 0..all.len() {
+        let mut extensions = vec![VERSIONS];
+        extensions.extend(all.iter().enumerate().filter(|(i, _)| *i != left_out).map(|(_, e)| e));
+        let hello = extended_hello([3, 3], &[TLS_1_3], &extensions);
+        sending(&hello, alert(109), Reason::ClientTlsIncompatible).await;
+    }
+}
+
+#[tokio::test]
+async fn extensions_that_the_rfcs_forbid_are_refused_by_their_alerts() {
+    let forbidden: [(&[(u16, &[u8])], u8); 8] = [
+        (&[(0xaaaa, &[]), (0xaaaa, &[])], 47),
+        // RFC 6066 sections 3 and 4: an empty list, a name with a NUL, a length that does not exist.
+        (&[(0, &[0, 0])], 50),
+        (&[(0, &[0, 6, 0, 0, 3, b'a', 0, b'b'])], 112),
+        (&[(1, &[5])], 47),
+        // RFC 7301 section 3.1: no protocol, and one without a byte.
+        (&[(16, &[0, 0])], 50),
+        (&[(16, &[0, 1, 0])], 50),
+        // RFC 8446 section 4.2.1: half a version.
+        (&[(43, &[1, 3])], 50),
+        (&[(23, &[0])], 50),
+    ];
+    for (extensions, description) in forbidden {
+        let extensions = [&[GROUPS, SCHEMES][..], extensions].concat();
+        let hello = extended_hello([3, 3], &[TLS_1_2], &extensions);
+        sending(&hello, alert(description), Reason::ClientTlsError).await;
+    }
+}
+
+#[tokio::test]
+async fn bytes_behind_a_hello_in_its_record_are_refused_with_unexpected_message() {
+    let mut hello = client_hello();
+    hello.push(1);
+    let length = u16::from_be_bytes([hello[3], hello[4]]) + 1;
+    hello[3..5].copy_from_slice(&length.to_be_bytes());
+    sending(&hello, alert(10), Reason::ClientTlsError).await;
+}
+
+#[tokio::test]
+async fn a_hello_longer_than_its_limit_is_refused_and_not_taken_for_one_without_a_name() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let mut listener = listener(backend.config(), &authority.server());
+    listener.limits.max_hello_bytes = 4096;
+    let proxy = Proxy::with(listener);
+    let hello = |bytes| {
+        let padding: (u16, &[u8]) = (21, &vec![0; bytes]);
+        extended_hello([3, 3], &[[0, 0x2f]], &[GROUPS, SCHEMES, padding])
+    };
+    assert_eq!(answer_to(proxy.address, &hello(4500)).await, alert(50));
+    proxy.ends_with(Reason::ClientTlsError).await;
+    assert_eq!(answer_to(proxy.address, &hello(3900)).await, alert(40), "no suite in common");
+}
+
+#[tokio::test]
+async fn a_name_counts_in_a_hello_of_every_size_and_split() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let first = authority.server();
+    let wish = Wish { names: &["plant.example"], ..Wish::default() };
+    let second = authority.issue("plant", &wish);
+    let mut listener = listener(backend.config(), &first);
+    listener.tls.certificates.push(second.files.clone());
+    let proxy = Proxy::with(listener);
+    let to = chopper(proxy.address).await;
+    // With so many protocols its hello has some 200 bytes, some KiB, and four records, which take too
+    // long in single bytes.
+    for protocols in [0, 500, 6000] {
+        let protocols: Vec<_> = (0..protocols).map(|i| format!("p-{i:06}")).collect();
+        let protocols: Vec<_> = protocols.iter().map(String::as_str).collect();
+        let device = || Device::new(&authority).asking_for("plant.example").offering(&protocols);
+        for address in [proxy.address, to] {
+            if address == to && protocols.len() > 500 {
+                continue;
+            }
+            let session = device().echo(address).await.unwrap();
+            let shown = &session.get_ref().1.peer_certificates().unwrap()[0];
+            assert_eq!(*shown, second.load().0[0], "{} protocols", protocols.len());
+        }
+    }
+}
+
+#[tokio::test]
+async fn half_sent_hellos_beyond_the_ceiling_end_and_devices_get_in() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let mut config = config(listener(backend.config(), &authority.server()));
+    config.process.max_handshake_bytes = 1 << 20;
+    let proxy = Proxy::on(config, None);
+    let padding: (u16, &[u8]) = (21, &vec![0; 60_000]);
+    let hello = extended_hello([3, 3], &[TLS_1_2], &[GROUPS, SCHEMES, padding]);
+    let mut held = Vec::new();
+    for _ in 0..40 {
+        let mut tcp = TcpStream::connect(proxy.address).await.unwrap();
+        tcp.write_all(&hello[..50_000]).await.unwrap();
+        held.push(tcp);
+    }
+    // A MiB is 20 of them.
+    eventually("the largest have ended", || proxy.closed(Reason::ClientTlsMemory) >= 20).await;
+    Device::new(&authority).echo(proxy.address).await.unwrap();
+    assert!(proxy.active() >= 10, "the others are waited for: {}", proxy.active());
 }
 
 #[tokio::test]
@@ -175,7 +310,7 @@ async fn a_hello_in_single_bytes_is_as_good_as_one_in_one_piece() {
 async fn forty_silent_and_twenty_babbling_clients_do_not_keep_a_device_from_its_backend() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
-    let mut listener = crate::support::proxy::listener(backend.config(), &authority.server());
+    let mut listener = listener(backend.config(), &authority.server());
     listener.timeouts.handshake = std::time::Duration::from_secs(2);
     let proxy = Proxy::with(listener);
     let mut silent = Vec::new();

@@ -385,12 +385,6 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
     // rustls keeps the messages for a signature of TLS 1.2: RFC 5246 section 7.4.8.
     let kept = snapshot.client_verifier.as_ref().map_or(0, |_| opening.records.len());
     negotiation.open(opening).map_err(Unfinished::Tls)?;
-    if negotiation.awaits_second_hello() {
-        negotiation.flush().await.map_err(ReceiveError::Io)?;
-        let second = second_hello(negotiation, limits, memory, snapshot).await;
-        let second = second.map_err(|error| Unfinished::Other(error.into()))?;
-        negotiation.open(second).map_err(Unfinished::Tls)?;
-    }
     loop {
         while negotiation.is_paused() {
             tokio::task::yield_now().await;
@@ -403,6 +397,12 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
             return Ok(());
         }
         flushed.map_err(ReceiveError::Io)?;
+        if negotiation.awaits_second_hello() {
+            let second = second_hello(negotiation, limits, memory, snapshot).await;
+            let second = second.map_err(|error| Unfinished::Other(error.into()))?;
+            negotiation.open(second).map_err(Unfinished::Tls)?;
+            continue;
+        }
         memory.set(kept + negotiation.held_bytes());
         if !negotiation.receive().await? {
             return Err(Unfinished::Other(HandshakeError::Eof));

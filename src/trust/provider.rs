@@ -28,7 +28,8 @@ use tokio_rustls::rustls::crypto::cipher::{
 use tokio_rustls::rustls::crypto::tls13::OkmBlock;
 use tokio_rustls::rustls::{
     AlertDescription, CipherSuite, CipherSuiteCommon, ConnectionTrafficSecrets, ContentType, Error,
-    KeyLog, ProtocolVersion, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite,
+    HandshakeType, InvalidMessage, KeyLog, ProtocolVersion, SupportedCipherSuite, Tls12CipherSuite,
+    Tls13CipherSuite,
 };
 
 use self::transcript::{Disguise, TranscriptHash};
@@ -58,7 +59,10 @@ fn shared(suite: SupportedCipherSuite) -> SupportedCipherSuite {
             SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite {
                 common: hashed(&suite.common),
                 hkdf_provider: suite.hkdf_provider,
-                aead_alg: Box::leak(Box::new(SharedTls13(suite.aead_alg))),
+                aead_alg: Box::leak(Box::new(SharedTls13 {
+                    ciphers: suite.aead_alg,
+                    finished_bytes: suite.common.hash_provider.output_len(),
+                })),
                 quic: suite.quic,
             })))
         }
@@ -228,8 +232,52 @@ impl MessageEncrypter for SharedSealer {
 }
 
 /// rustls's share of a cipher for the client's records. It rejects what rustls passes over: an empty
-/// message (RFC 8446 section 5.1), and a type that does not exist.
-struct SharedOpener(Arc<Mutex<Box<dyn MessageDecrypter>>>);
+/// message (RFC 8446 section 5.1), and a type that does not exist. A Finished of the wrong length, which
+/// rustls takes for a wrong one, cannot be decoded.
+struct SharedOpener {
+    cipher: Arc<Mutex<Box<dyn MessageDecrypter>>>,
+    messages: Messages,
+    /// None in TLS 1.2, where rustls checks it.
+    finished_bytes: Option<usize>,
+}
+
+/// Where handshake messages begin in the plaintext of records.
+#[derive(Default)]
+struct Messages {
+    /// The type and length of a message: RFC 8446 section 4.
+    header: [u8; 4],
+    have: usize,
+    /// How much of the message is still to come.
+    left: usize,
+}
+
+impl Messages {
+    /// Whether no Finished begins in `bytes`, or one of so many bytes.
+    fn have_finished_of(&mut self, finished_bytes: usize, mut bytes: &[u8]) -> bool {
+        while let [byte, rest @ ..] = bytes {
+            if self.left > 0 {
+                let taken = self.left.min(bytes.len());
+                self.left -= taken;
+                bytes = &bytes[taken..];
+                continue;
+            }
+            self.header[self.have] = *byte;
+            self.have += 1;
+            bytes = rest;
+            if self.have == self.header.len() {
+                let [kind, high, middle, low] = self.header;
+                self.left = u32::from_be_bytes([0, high, middle, low]) as usize;
+                self.have = 0;
+                if HandshakeType::from(kind) == HandshakeType::Finished
+                    && self.left != finished_bytes
+                {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
 
 impl MessageDecrypter for SharedOpener {
     fn decrypt<'a>(
@@ -237,8 +285,13 @@ impl MessageDecrypter for SharedOpener {
         record: InboundOpaqueMessage<'a>,
         sequence: u64,
     ) -> Result<InboundPlainMessage<'a>, Error> {
-        let mut cipher = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cipher = self.cipher.lock().unwrap_or_else(PoisonError::into_inner);
         let opened = cipher.decrypt(record, sequence)?;
+        if let (ContentType::Handshake, Some(bytes)) = (opened.typ, self.finished_bytes)
+            && !self.messages.have_finished_of(bytes, opened.payload)
+        {
+            return Err(InvalidMessage::TrailingData("Finished").into());
+        }
         match opened.typ {
             ContentType::ApplicationData => Ok(opened),
             ContentType::Handshake | ContentType::Alert if !opened.payload.is_empty() => Ok(opened),
@@ -261,30 +314,39 @@ fn share_sealer(cipher: Box<dyn MessageEncrypter>) -> Box<dyn MessageEncrypter> 
     shared.flatten().or(cipher).expect("it was shared or it is still here")
 }
 
-fn share_opener(cipher: Box<dyn MessageDecrypter>) -> Box<dyn MessageDecrypter> {
+fn share_opener(
+    cipher: Box<dyn MessageDecrypter>,
+    finished_bytes: Option<usize>,
+) -> Box<dyn MessageDecrypter> {
     let mut cipher = Some(cipher);
     let shared = HandshakeScope::with_entered(|scope| {
-        let opener = Arc::new(Mutex::new(cipher.take()?));
-        scope.opener = Some(Arc::clone(&opener));
-        Some(Box::new(SharedOpener(opener)) as Box<dyn MessageDecrypter>)
+        let cipher = Arc::new(Mutex::new(cipher.take()?));
+        scope.opener = Some(Arc::clone(&cipher));
+        let messages = Messages::default();
+        let opener = SharedOpener { cipher, messages, finished_bytes };
+        Some(Box::new(opener) as Box<dyn MessageDecrypter>)
     });
     shared.flatten().or(cipher).expect("it was shared or it is still here")
 }
 
 /// A factory of ciphers for TLS 1.3.
-struct SharedTls13(&'static dyn Tls13AeadAlgorithm);
+struct SharedTls13 {
+    ciphers: &'static dyn Tls13AeadAlgorithm,
+    /// The length of a Finished: RFC 8446 section 4.4.4.
+    finished_bytes: usize,
+}
 
 impl Tls13AeadAlgorithm for SharedTls13 {
     fn encrypter(&self, key: AeadKey, iv: Iv) -> Box<dyn MessageEncrypter> {
-        share_sealer(self.0.encrypter(key, iv))
+        share_sealer(self.ciphers.encrypter(key, iv))
     }
 
     fn decrypter(&self, key: AeadKey, iv: Iv) -> Box<dyn MessageDecrypter> {
-        share_opener(self.0.decrypter(key, iv))
+        share_opener(self.ciphers.decrypter(key, iv), Some(self.finished_bytes))
     }
 
     fn key_len(&self) -> usize {
-        self.0.key_len()
+        self.ciphers.key_len()
     }
 
     fn extract_keys(
@@ -292,11 +354,11 @@ impl Tls13AeadAlgorithm for SharedTls13 {
         key: AeadKey,
         iv: Iv,
     ) -> Result<ConnectionTrafficSecrets, UnsupportedOperationError> {
-        self.0.extract_keys(key, iv)
+        self.ciphers.extract_keys(key, iv)
     }
 
     fn fips(&self) -> bool {
-        self.0.fips()
+        self.ciphers.fips()
     }
 }
 
@@ -309,7 +371,7 @@ impl Tls12AeadAlgorithm for SharedTls12 {
     }
 
     fn decrypter(&self, key: AeadKey, iv: &[u8]) -> Box<dyn MessageDecrypter> {
-        share_opener(self.0.decrypter(key, iv))
+        share_opener(self.0.decrypter(key, iv), None)
     }
 
     fn key_block_shape(&self) -> KeyBlockShape {

@@ -42,17 +42,38 @@ pub(crate) fn client_hello() -> Vec<u8> {
 
 /// A ClientHello of this version with these suites and no extensions.
 pub(crate) fn old_hello(version: [u8; 2], suites: &[[u8; 2]]) -> Vec<u8> {
-    let suites = suites.concat();
+    records(&hello(version, suites, None))
+}
+
+/// A ClientHello of this version with these suites and extensions, each by its type.
+pub(crate) fn extended_hello(
+    version: [u8; 2],
+    suites: &[[u8; 2]],
+    extensions: &[(u16, &[u8])],
+) -> Vec<u8> {
+    let extension =
+        |(kind, body): &(u16, &[u8])| [&kind.to_be_bytes()[..], &vector16(body)].concat();
+    let extensions: Vec<_> = extensions.iter().flat_map(extension).collect();
+    records(&hello(version, suites, Some(&extensions)))
+}
+
+/// A vector with a length of two bytes: RFC 8446 section 3.4.
+pub(crate) fn vector16(bytes: &[u8]) -> Vec<u8> {
+    [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat()
+}
+
+/// A message in records of 16 KiB.
+fn records(message: &[u8]) -> Vec<u8> {
+    let record = |part: &[u8]| [&[22, 3, 1][..], &vector16(part)].concat();
+    message.chunks(1 << 14).flat_map(record).collect()
+}
+
+fn hello(version: [u8; 2], suites: &[[u8; 2]], extensions: Option<&[u8]>) -> Vec<u8> {
     let mut body = version.to_vec();
     body.extend([7; 32]);
     body.push(0);
-    body.extend((suites.len() as u16).to_be_bytes());
-    body.extend(suites);
+    body.extend(vector16(&suites.concat()));
     body.extend([1, 0]);
-    let mut hello = vec![22, 3, 1];
-    hello.extend((body.len() as u16 + 4).to_be_bytes());
-    hello.extend([1, 0]);
-    hello.extend((body.len() as u16).to_be_bytes());
-    hello.extend(body);
-    hello
+    body.extend(extensions.map(vector16).unwrap_or_default());
+    [&[1, 0][..], &vector16(&body)].concat()
 }

@@ -2,7 +2,7 @@
 //!
 //! **Not here.** The alerts that rustls queues in a handshake (`negotiation.rs`).
 
-use tokio_rustls::rustls::{AlertDescription, Error, InvalidMessage};
+use tokio_rustls::rustls::{AlertDescription, Error, InvalidMessage, PeerMisbehaved};
 
 /// An alert whose level is neither warning nor fatal.
 pub(super) const UNKNOWN_LEVEL: InvalidMessage = InvalidMessage::UnexpectedMessage("AlertLevel");
@@ -17,7 +17,11 @@ pub(crate) fn plaintext_alert(description: AlertDescription) -> [u8; 7] {
 pub(super) fn for_session(error: &Error) -> Option<AlertDescription> {
     Some(match error {
         Error::AlertReceived(_) => return None,
-        Error::DecryptError => AlertDescription::BadRecordMac,
+        Error::DecryptError
+        // Early data is over where a message has begun.
+        | Error::PeerMisbehaved(
+            PeerMisbehaved::RejectedEarlyDataInterleavedWithHandshakeMessage,
+        ) => AlertDescription::BadRecordMac,
         Error::PeerSentOversizedRecord | Error::InvalidMessage(InvalidMessage::MessageTooLarge) => {
             AlertDescription::RecordOverflow
         }

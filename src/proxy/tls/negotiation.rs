@@ -375,6 +375,10 @@ fn plaintext_alert(
         (Some(ProtocolVersion::TLSv1_2), Error::NoCertificatesPresented) => {
             Some(AlertDescription::HandshakeFailure)
         }
+        // RFC 7627 section 5.3.
+        (_, Error::PeerMisbehaved(PeerMisbehaved::ResumptionAttemptedWithVariedEms)) => {
+            Some(AlertDescription::HandshakeFailure)
+        }
         // RFC 8446 section 4.1.2: a second ClientHello may change a few extensions alone.
         (_, Error::PeerMisbehaved(PeerMisbehaved::ServerNameDifferedOnRetry)) => {
             Some(AlertDescription::IllegalParameter)

@@ -52,11 +52,12 @@ pub(super) fn whole_record(bytes: &[u8], protection: Protection) -> Result<Optio
     match (kind, length) {
         // Never valid: what is encrypted has a tag. Where a client has offered early data, rustls
         // skips it, since its limit counts bytes.
-        (APPLICATION_DATA | CHANGE_CIPHER_SPEC, 0) => {
+        (APPLICATION_DATA, 0) => {
             return Err(InvalidMessage::InvalidEmptyPayload.into());
         }
-        // RFC 8446 section 5.1: no empty fragments.
+        // RFC 8446 section 5.1: no empty fragments; section 5: a change_cipher_spec is one byte.
         (HANDSHAKE | ALERT, 0) => return Err(inappropriate(kind)),
+        (CHANGE_CIPHER_SPEC, length) if length != 1 => return Err(inappropriate(kind)),
         _ if length > protection.max_bytes(kind) => {
             return Err(InvalidMessage::MessageTooLarge.into());
         }

@@ -219,6 +219,95 @@ async fn a_device_that_another_server_has_allowed_early_data_is_served_without()
     assert_eq!(early, b"report");
 }
 
+#[tokio::test]
+async fn rejected_early_data_is_skipped_up_to_16_kib_whatever_the_size_of_its_records() {
+    for size in [1, 100, 1400, 16_000] {
+        let (snapshot, _) = snapshot_and_client();
+        let mut config = Arc::unwrap_or_clone(config(&snapshot, &TLS13));
+        config.enable_early_data = true;
+        let config = Arc::new(config);
+        resumable_elsewhere(&snapshot, &config).await;
+        let (io, accepted) = accepting(Arc::new(snapshot));
+        let mut device = Device::new(&config, io);
+        device.say().await;
+        for _ in 0..16_000 / size {
+            let early = device.tls.early_data().unwrap().write(&vec![1; size]).unwrap();
+            assert_eq!(early, size);
+            device.say().await;
+        }
+        device.until_finished().await;
+        device.tls.writer().write_all(b"report").unwrap();
+        device.say().await;
+        let Client { mut stream, mut early, .. } = accepted.await.unwrap().unwrap();
+        while early.is_empty() {
+            early = receive(&mut stream).await.unwrap().1;
+        }
+        assert_eq!(early, b"report", "{size}");
+    }
+}
+
+/// What a device of this version gets that answers our first flight with `bytes`.
+async fn answer_to(version: &'static SupportedProtocolVersion, bytes: &[u8]) -> Error {
+    let (snapshot, _) = snapshot_and_client();
+    let config = config(&snapshot, version);
+    let (io, accepted) = accepting(Arc::new(snapshot));
+    let mut device = Device::new(&config, io);
+    device.say().await;
+    device.hear().await;
+    device.io.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    device.io.read_to_end(&mut answer).await.unwrap();
+    assert!(accepted.await.unwrap().is_err());
+    device.tls.read_tls(&mut &answer[..]).unwrap();
+    device.tls.process_new_packets().unwrap_err()
+}
+
+#[tokio::test]
+async fn a_fault_after_our_first_flight_has_its_alert_sealed_where_records_are() {
+    use AlertDescription as A;
+    let faults: [(&[u8], A); 7] = [
+        (&[99, 3, 3, 0, 1, 0], A::UnexpectedMessage),
+        (&[22, 3, 3, 0, 0], A::UnexpectedMessage),
+        (&[23, 3, 3, 0x48, 1], A::RecordOverflow),
+        (&[22, 3, 3, 0xff, 0xff], A::RecordOverflow),
+        (&[23, 3, 3, 0, 0], A::DecodeError),
+        (&[20, 3, 3, 0, 2, 1, 1], A::UnexpectedMessage),
+        (&[21, 5, 0, 0, 2], A::DecodeError),
+    ];
+    for version in [&TLS12, &TLS13] {
+        for (bytes, alert) in faults {
+            // A handshake record is no longer allowed once records are sealed, whatever its length.
+            let alert = match (bytes[0], version.version) {
+                (22, ProtocolVersion::TLSv1_3) => A::UnexpectedMessage,
+                _ => alert,
+            };
+            let answer = answer_to(version, bytes).await;
+            assert_eq!(answer, Error::AlertReceived(alert), "{version:?} {bytes:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_pauses_between_records_that_cost_much() {
+    let (snapshot, _) = snapshot_and_client();
+    let config = config(&snapshot, &TLS13);
+    let (io, _) = duplex(1);
+    let said = Device::new(&config, io).said();
+    let (_device, ours) = duplex(1 << 20);
+    let ours_config = Arc::clone(&snapshot.server_configs.ours);
+    let mut negotiation = Negotiation::new(ours, ours_config).unwrap();
+    // A change_cipher_spec may follow on the hello, which costs a signature.
+    let records = [&said[..], &[20, 3, 3, 0, 1, 1]].concat();
+    let version = ProtocolVersion::TLSv1_3;
+    let opening = Opening { records, version, disguise: None, early_data: false };
+    negotiation.open(opening).unwrap();
+    assert!(negotiation.is_paused());
+    while negotiation.is_paused() {
+        negotiation.resume().unwrap();
+    }
+    assert!(negotiation.held.is_empty());
+}
+
 /// Gets a ticket of another server that takes early data.
 async fn resumable_elsewhere(snapshot: &Snapshot, config: &Arc<ClientConfig>) {
     let mut other = ServerConfig::builder_with_provider(Arc::new(default_provider()))
