@@ -207,8 +207,10 @@ impl<'a> Extensions<'a> {
             ParsedExtension::ParseError { error } if decides(extension) => {
                 return Err(Malformed(format!("its extension {}: {error}", extension.oid)));
             }
-            // Distribution points do not narrow what a certificate may do.
-            ParsedExtension::CRLDistributionPoints(_) => {}
+            // Neither narrows what a certificate may do: a distribution point, and policies where any of
+            // them will do (RFC 5280 section 6.1.1 (c)).
+            ParsedExtension::CRLDistributionPoints(_) | ParsedExtension::CertificatePolicies(_) => {
+            }
             _ => self.unhandled |= extension.critical,
         }
         Ok(())

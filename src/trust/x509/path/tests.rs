@@ -328,6 +328,18 @@ fn an_unknown_critical_extension_refuses_the_certificate() {
 }
 
 #[test]
+fn critical_policies_are_understood_since_any_will_do() {
+    let root = Ca::named("root");
+    // CertificatePolicies of 1.2.3.4.
+    let value = vec![0x30, 7, 0x30, 5, 6, 3, 0x2a, 3, 4];
+    let mut extension = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 32], value);
+    extension.set_criticality(true);
+    let mut device = params("device");
+    device.custom_extensions = vec![extension];
+    assert_eq!(places(&[root.itself()], &[&root.issue(&device)]), [0]);
+}
+
+#[test]
 fn a_certificate_with_an_extension_twice_or_bytes_behind_it_cannot_be_read() {
     let root = Ca::named("root");
     let extension = rcgen::CustomExtension::from_oid_content(&[1, 3, 9, 9], vec![5, 0]);
