@@ -18,8 +18,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// How long a handshake may take, from its listing, before it makes room for one of a source that has
-/// as many. A device on a slow network that verifies by software needs about that.
-const GRACE: Duration = Duration::from_secs(1);
+/// as many: a few round trips of a mobile network.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// Where connections come from: one host, or one network of IPv6, of which any host can use all
 /// addresses (RFC 4291 section 2.5.1).
