@@ -1,8 +1,8 @@
 //! Which of a listener's certificates a device gets.
 //!
 //! **Promises.** A device that can use any of the certificates gets one: its signature schemes fit the
-//! key, and in TLS 1.2 its suites and its groups as well (RFC 8422 section 5.1). The name that it asks for
-//! decides first: an exact match, then a wildcard, then the default (the first certificate of the
+//! key, and in TLS 1.2 its suites as well. The name that it asks for decides first, then in TLS 1.2
+//! whether the key's curve is among the device's groups: an exact match, then a wildcard, then the default (the first certificate of the
 //! configuration and those with the same names), then any. Among equals an ECDSA key goes before
 //! an RSA key, since a handshake with it costs a third or less.
 //!
@@ -26,6 +26,18 @@ const CURVES: [(SignatureScheme, NamedGroup); 3] = [
     (SignatureScheme::ECDSA_NISTP521_SHA512, NamedGroup::secp521r1),
 ];
 
+/// Schemes of all versions that AWS-LC signs with.
+const SCHEMES: [SignatureScheme; 7] = [
+    SignatureScheme::ECDSA_NISTP256_SHA256,
+    SignatureScheme::ECDSA_NISTP384_SHA384,
+    SignatureScheme::ECDSA_NISTP521_SHA512,
+    SignatureScheme::ED25519,
+    SignatureScheme::RSA_PSS_SHA256,
+    SignatureScheme::RSA_PSS_SHA384,
+    SignatureScheme::RSA_PSS_SHA512,
+];
+
+/// Schemes of TLS 1.2.
 const RSA_PKCS1: [SignatureScheme; 4] = [
     SignatureScheme::RSA_PKCS1_SHA1,
     SignatureScheme::RSA_PKCS1_SHA256,
@@ -65,27 +77,75 @@ impl Resolver {
         fits: impl Fn(KeyKind) -> bool,
     ) -> KeyKind {
         let name = name.map(str::to_ascii_lowercase);
-        let chosen = self.choose(name.as_deref(), |certificate| {
-            certificate.suits(schemes) && fits(certificate.key_kind())
-        });
+        let usable = |c: &Certificate| c.suits(schemes) && fits(c.key_kind());
+        let chosen = self.choose(name.as_deref(), usable, |_| true);
         chosen.map_or(KeyKind::Other, Certificate::key_kind)
     }
 
+    /// Of the certificates that are usable and fit the name as well as another, a preferred one goes first.
     fn choose(
         &self,
         name: Option<&str>,
         is_usable: impl Fn(&Certificate) -> bool,
+        is_preferred: impl Fn(&Certificate) -> bool,
     ) -> Option<&Certificate> {
-        let usable = || self.certificates.iter().filter(|certificate| is_usable(certificate));
         let wildcard =
             name.and_then(|n| n.split_once('.')).map(|(_, parent)| format!("*.{parent}"));
+        let first = |fits_name: &dyn Fn(&Certificate) -> bool| {
+            let usable = || self.certificates.iter().filter(|c| fits_name(c) && is_usable(c));
+            usable().find(|c| is_preferred(c)).or_else(|| usable().next())
+        };
         let named = |wanted: Option<&str>| {
-            usable().find(|c| wanted.is_some_and(|w| c.names.iter().any(|n| n == w)))
+            wanted.and_then(|wanted| first(&|c| c.names.iter().any(|n| n == wanted)))
         };
         named(name)
             .or_else(|| named(wildcard.as_deref()))
-            .or_else(|| usable().find(|c| c.names == self.default_names))
-            .or_else(|| usable().next())
+            .or_else(|| first(&|c| c.names == self.default_names))
+            .or_else(|| first(&|_| true))
+    }
+}
+
+/// What decides in a ClientHello which of our certificates the client can use. Its lists may be of
+/// maximal length: they are read once, and not for each certificate.
+struct Usable {
+    schemes: Vec<SignatureScheme>,
+    /// In TLS 1.2: the kinds of keys that a suite of it and ours is for.
+    algorithms: Option<Vec<SignatureAlgorithm>>,
+    /// In TLS 1.2: the curves of ECDSA keys. Without the extension it has any: RFC 8422 section 4.
+    curves: Option<Vec<NamedGroup>>,
+}
+
+impl Usable {
+    fn of(hello: &ClientHello<'_>, version: Option<ProtocolVersion>) -> Self {
+        let is_tls12 = version == Some(ProtocolVersion::TLSv1_2);
+        // RSA with PKCS #1 is for certificates alone in TLS 1.3: RFC 8446 section 4.2.3.
+        let is_tls13 = version == Some(ProtocolVersion::TLSv1_3);
+        let signing = SCHEMES.iter().chain(RSA_PKCS1.iter().filter(|_| !is_tls13));
+        let offered = |scheme: &&SignatureScheme| hello.signature_schemes().contains(scheme);
+        Self {
+            schemes: signing.filter(offered).copied().collect(),
+            algorithms: is_tls12.then(|| {
+                // RFC 5246 section 7.4.2.
+                let common = PROVIDER.cipher_suites.iter().filter(|suite| {
+                    matches!(suite, SupportedCipherSuite::Tls12(_))
+                        && hello.cipher_suites().contains(&suite.suite())
+                });
+                let common: Vec<_> = common.collect();
+                let algorithms = [
+                    SignatureAlgorithm::ECDSA,
+                    SignatureAlgorithm::ED25519,
+                    SignatureAlgorithm::RSA,
+                ];
+                let fits = |algorithm: &SignatureAlgorithm| {
+                    common.iter().any(|suite| suite.usable_for_signature_algorithm(*algorithm))
+                };
+                algorithms.into_iter().filter(fits).collect()
+            }),
+            curves: hello.named_groups().filter(|_| is_tls12).map(|groups| {
+                let curves = CURVES.iter().map(|(_, curve)| *curve);
+                curves.filter(|curve| groups.contains(curve)).collect()
+            }),
+        }
     }
 }
 
@@ -94,37 +154,18 @@ impl Certificate {
         self.key.key.choose_scheme(schemes).is_some()
     }
 
-    /// Whether a client with this ClientHello can use it in `version`; without one, in any.
-    fn serves(&self, hello: &ClientHello<'_>, version: Option<ProtocolVersion>) -> bool {
-        let schemes = hello.signature_schemes();
-        match version {
-            Some(ProtocolVersion::TLSv1_2) => {
-                self.suits(schemes) && self.has_suite(hello) && self.has_group(hello)
-            }
-            Some(ProtocolVersion::TLSv1_3) => {
-                // RSA with PKCS #1 is for certificates alone: RFC 8446 section 4.2.3.
-                let is_signing = |s: &&SignatureScheme| !RSA_PKCS1.contains(s);
-                let schemes: Vec<_> = schemes.iter().filter(is_signing).copied().collect();
-                self.suits(&schemes)
-            }
-            _ => self.suits(schemes),
-        }
+    /// Whether the client can verify the key's signature.
+    fn serves(&self, client: &Usable) -> bool {
+        let algorithm = self.key.key.algorithm();
+        self.suits(&client.schemes)
+            && client.algorithms.as_ref().is_none_or(|known| known.contains(&algorithm))
     }
 
-    /// Whether the client has one of our suites of TLS 1.2 for the key: RFC 5246 section 7.4.2.
-    fn has_suite(&self, hello: &ClientHello<'_>) -> bool {
-        PROVIDER.cipher_suites.iter().any(|suite| {
-            matches!(suite, SupportedCipherSuite::Tls12(_))
-                && suite.usable_for_signature_algorithm(self.key.key.algorithm())
-                && hello.cipher_suites().contains(&suite.suite())
-        })
-    }
-
-    /// Whether the client has the curve of the key. Without the extension it has any: RFC 8422 section 4.
-    fn has_group(&self, hello: &ClientHello<'_>) -> bool {
+    /// Whether the client has the curve of the key.
+    fn has_curve(&self, client: &Usable) -> bool {
         let curve = CURVES.iter().find(|(scheme, _)| self.suits(&[*scheme]));
-        match (curve, hello.named_groups()) {
-            (Some((_, curve)), Some(groups)) => groups.contains(curve),
+        match (curve, &client.curves) {
+            (Some((_, curve)), Some(curves)) => curves.contains(curve),
             _ => true,
         }
     }
@@ -143,7 +184,10 @@ impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name().map(str::to_ascii_lowercase);
         let version = HandshakeScope::with_entered(|scope| scope.version).flatten();
-        let chosen = self.choose(name.as_deref(), |c| c.serves(&hello, version));
+        let client = Usable::of(&hello, version);
+        // RFC 8422 section 5.1 demands the curve. A client that verifies it and does not list it is served
+        // all the same where there is no other: it refuses what it cannot verify.
+        let chosen = self.choose(name.as_deref(), |c| c.serves(&client), |c| c.has_curve(&client));
         if chosen.is_none() {
             HandshakeScope::with_entered(|scope| scope.no_certificate_fits = true);
         }
