@@ -2,8 +2,8 @@
 //!
 //! **Promises.** Certificates, keys, CAs, CRLs and the configuration file are read again when they
 //! change, on request, and every [`POLL_INTERVAL`] where change events do not come. A candidate is
-//! swapped in whole or not at all. A bad one changes nothing for any connection: it is logged once,
-//! counted, and seen in a gauge until a good one arrives. One listener's bad certificate keeps no
+//! swapped in whole or not at all. A bad file keeps what it held, and holds up no other: it is logged
+//! once, counted, and seen in a gauge until a good one arrives. One listener's bad certificate keeps no
 //! other listener from its good one. Connections that are open are never touched. What cannot take
 //! effect in a running process is told again by every reload until a restart.
 //!

@@ -224,7 +224,7 @@ fn hexadecimal(bytes: &[u8], between: &str) -> String {
 
 fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Malformed> {
     match X509Certificate::from_der(der) {
-        Ok((rest, certificate)) if rest.is_empty() => Ok(certificate),
+        Ok(([], certificate)) => Ok(certificate),
         Ok(_) => Err(Malformed("bytes follow its end".to_owned())),
         Err(error) => Err(malformed(error)),
     }

@@ -210,7 +210,7 @@ impl<'a> Problems<'a> {
         let sifted = table.into_iter().filter_map(|(key, value)| {
             let path = format!("{path}{dot}{}", key.get_ref());
             let refusal = |value| refusal(DeTable::from_iter([(key.clone(), value)]));
-            let value = self.sift(value, Some(key.span()), &path, &refusal)?;
+            let value = self.sift(value, Some(&key.span()), &path, &refusal)?;
             Some((key, value))
         });
         sifted.collect()
@@ -234,7 +234,7 @@ impl<'a> Problems<'a> {
     fn sift<'i>(
         &mut self,
         value: Spanned<DeValue<'i>>,
-        key: Option<Range<usize>>,
+        key: Option<&Range<usize>>,
         path: &str,
         refusal: &dyn Fn(Spanned<DeValue<'i>>) -> Option<Error>,
     ) -> Option<Spanned<DeValue<'i>>> {
@@ -242,7 +242,7 @@ impl<'a> Problems<'a> {
         let span = value.span();
         let before = self.found.len();
         let place = error.span();
-        let below = place.is_some() && place != Some(span.clone()) && place != key;
+        let below = place.is_some_and(|place| place != span && Some(&place) != key);
         let sifted = match value.into_inner() {
             DeValue::Table(table) if below => {
                 let refusal = |table| refusal(Spanned::new(span.clone(), DeValue::Table(table)));

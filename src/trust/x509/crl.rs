@@ -120,7 +120,7 @@ pub(crate) enum SignatureFault {
 /// # Errors
 /// If it is not a CRL from its first byte to its last.
 pub(crate) fn read(der: &[u8], mut revoked: impl FnMut(&[u8])) -> Result<CrlFacts, Malformed> {
-    let (message, _, _) = split(der)?;
+    let SignedCrl { message, .. } = split(der)?;
     let (i, _) = optional(content(message, Tag::Sequence)?.1, Tag::Integer)?;
     let (i, _algorithm) = content(i, Tag::Sequence)?;
     let (i, issuer) = X509Name::from_der(i).map_err(|_| malformed("its issuer is not a name"))?;
@@ -150,8 +150,7 @@ pub(crate) fn read(der: &[u8], mut revoked: impl FnMut(&[u8])) -> Result<CrlFact
 /// # Errors
 /// If it is not a CRL.
 pub(crate) fn signed(der: &[u8]) -> Result<SignedCrl<'_>, Malformed> {
-    let (message, algorithm, signature) = split(der)?;
-    Ok(SignedCrl { message, algorithm, signature })
+    split(der)
 }
 
 impl SignedCrl<'_> {
@@ -194,8 +193,7 @@ impl Scope {
     }
 }
 
-/// A CRL's signed part with its tag, and its signature's algorithm and value without.
-fn split(der: &[u8]) -> Result<(&[u8], &[u8], &[u8]), Malformed> {
+fn split(der: &[u8]) -> Result<SignedCrl<'_>, Malformed> {
     let (after, outer) = content(der, Tag::Sequence)?;
     if !after.is_empty() {
         return Err(malformed("bytes follow its end"));
@@ -216,7 +214,7 @@ fn split(der: &[u8]) -> Result<(&[u8], &[u8], &[u8]), Malformed> {
     if content(inner, Tag::Sequence)?.1 != algorithm {
         return Err(malformed("it names two different signature algorithms"));
     }
-    Ok((message, algorithm, signature))
+    Ok(SignedCrl { message, algorithm, signature })
 }
 
 fn next_update(i: &[u8]) -> Result<(&[u8], Option<Moment>), Malformed> {

@@ -3,7 +3,7 @@
 //! **Not here.** Whether the chain holds: that is the verifier's.
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
-use x509_parser::prelude::{ParsedExtension, X509Certificate};
+use x509_parser::prelude::{KeyUsage, ParsedExtension, X509Certificate};
 
 use super::crl::Scope;
 use super::names::CanonicalName;
@@ -59,7 +59,7 @@ impl<'a> Link<'a> {
                 ParsedExtension::KeyUsage(usage) => Some(usage),
                 _ => None,
             });
-        usages.all(|usage| usage.crl_sign())
+        usages.all(KeyUsage::crl_sign)
     }
 
     /// Whether a CRL of its issuer with this scope is about it.

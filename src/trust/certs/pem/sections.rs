@@ -122,7 +122,9 @@ impl<'a> Open<'a> {
         let encapsulated = text.contains(&b':');
         if encapsulated && text.starts_with(b"Proc-Type:") && text.ends_with(b"ENCRYPTED") {
             self.encrypted = true;
-        } else if !(encapsulated && self.encrypted) && !text.iter().copied().all(is_base64) {
+        } else if encapsulated && self.encrypted {
+            // Such as `DEK-Info`.
+        } else if !text.iter().copied().all(is_base64) {
             return Err(What::NotBase64(self.line));
         }
         Ok(self)
@@ -212,7 +214,9 @@ fn outside(text: &[u8]) -> Result<(), What> {
     let has = |class: fn(&u8) -> bool| comment.iter().any(class);
     // Hexadecimal digits, of a fingerprint, are in one case; what underlines a heading has no letters.
     let mixed = has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase);
-    match comment.len() >= LINE_OF_BASE64 && mixed && comment.iter().copied().all(is_base64) {
+    // Words have spaces between them.
+    let one_word = comment.iter().all(|&byte| is_base64(byte) && !byte.is_ascii_whitespace());
+    match comment.len() >= LINE_OF_BASE64 && mixed && one_word {
         true => Err(What::Stray),
         false => Ok(()),
     }
@@ -243,6 +247,8 @@ mod tests {
         let found = |text: &str| labels(text).unwrap().len();
         assert_eq!(found(&format!("{ONE}\n{ONE}\n")), 2);
         assert_eq!(found(&format!("{ONE}\n\n subject=CN = a\n===========\n{ONE}")), 2);
+        let heading = "Hellenic Academic and Research Institutions RootCA 2015";
+        assert_eq!(found(&format!("{heading}\n{}\n{ONE}", "=".repeat(55))), 1);
         assert_eq!(found(&format!("\u{feff}{ONE}\n\u{feff}{ONE}\n")), 2);
         assert_eq!(found(&format!("{ONE}\n{ONE}\n").replace('\n', "\r\n")), 2);
         assert_eq!(found(&format!("{ONE}\n{ONE}\n").replace('\n', "\r")), 2);
