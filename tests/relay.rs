@@ -401,6 +401,8 @@ async fn after_many_short_connections_the_books_balance_and_no_descriptor_is_lef
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let text = crate::support::file::text(backend.address, &authority.server(), "");
+    // Its descriptors are looked at, by whatever user runs this.
+    let text = format!("process.dumpable = true\n{text}");
     let sidecar = Sidecar::start(authority.dir(), &text);
     let open = || std::fs::read_dir(format!("/proc/{}/fd", sidecar.pid())).unwrap().count();
     let ended = || sidecar.count(&closed_series(Reason::Ok));

@@ -196,7 +196,7 @@ async fn a_filter_by_which_nothing_would_be_logged_is_refused_with_what_is_allow
     let scene = Scene::new("").await;
     let text = fs::read_to_string(&scene.path).unwrap();
     for filter in ["warning", "verbose", "debgu", "", "info,acces", "hyper=info"] {
-        let mut command = binary();
+        let mut command = by_shell("exec timeout 20 \"$@\"");
         command.arg("--config").arg(&scene.path).arg(format!("--log-filter={filter}"));
         let output = command.output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
@@ -256,8 +256,8 @@ async fn a_configuration_that_cannot_be_read_again_is_refused_at_the_start() {
     let scene = Scene::new("").await;
     let (program, path) = (env!("CARGO_BIN_EXE_tlsidecar"), scene.path.display());
     for script in [
-        format!("{program} --config <(cat {path})"),
-        format!("cat {path} | {program} --config /dev/stdin"),
+        format!("timeout 20 {program} --config <(cat {path})"),
+        format!("cat {path} | timeout 20 {program} --config /dev/stdin"),
         format!("{program} --config {}", scene.authority.dir().display()),
         format!("cat {path} | {program} check --config /dev/stdin"),
     ] {

@@ -12,12 +12,12 @@ use crate::proxy::tls::scratch::MAX_READ_BYTES;
 /// What is read for a sink of which nothing is known, or that has had to be waited for.
 const CAREFUL_READ_BYTES: usize = 64 * 1024;
 
-/// The trust from which on reads are large: half a MiB more taken whole than waited for, which is
-/// more than a slow device's socket buffer.
-const TRUSTED: u8 = 8;
+/// Score at which reads grow: 1.5 MiB written without blocking. That is more than the kernel takes for a
+/// peer that never reads: `KERNEL_UNSENT_BYTES` of `socket.rs` and the peer's first window.
+const TRUSTED: u8 = 24;
 
 /// No trust grows above this, or it would take long to lose.
-const MOST_TRUST: u8 = 16;
+const MOST_TRUST: u8 = 32;
 
 /// How much is read at a time in one direction.
 #[derive(Debug, Default)]
