@@ -254,7 +254,7 @@ impl Hello {
         let extensions = &parsed.extensions;
         match rules::server_name(extensions) {
             Ok(Name::Dns(name)) => {
-                self.server_name = Some(name.to_lowercase_owned().as_ref().into())
+                self.server_name = Some(name.to_lowercase_owned().as_ref().into());
             }
             Ok(Name::Ip(name)) => self.odd_name = Some(escaped(name)),
             Ok(Name::Other(name)) => {

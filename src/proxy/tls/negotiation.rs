@@ -117,7 +117,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
             && !self.scope.can_open()
     }
 
-    /// Whether the client's certificates were rejected because none of ours fits.
+    /// Whether none of our certificates fits what the client can verify.
     pub(crate) const fn no_certificate_fits(&self) -> bool {
         self.scope.no_certificate_fits
     }
