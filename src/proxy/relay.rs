@@ -80,6 +80,10 @@ pub(crate) enum Leg {
 ///
 /// Not an `async fn`, which would keep its arguments beside what it makes of them: this future is
 /// most of what an idle device costs.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "a struct of them would be kept in the future as well"
+)]
 pub(crate) fn relay<'a, C, B, R>(
     client: &'a mut TlsStream<C>,
     backend: &'a mut B,

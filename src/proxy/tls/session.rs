@@ -124,6 +124,7 @@ impl Allowances {
 }
 
 /// Milliseconds since the first call. They start again after 49 days: differences count.
+#[expect(clippy::cast_possible_truncation, reason = "differences count, however often it wraps")]
 fn clock() -> u32 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed().as_millis() as u32
