@@ -281,6 +281,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Greeted<Io> {
         if let Some(unfinished) = unfinished {
             return Err(unfinished.refuse(&mut negotiation, &hello).await);
         }
+        if !negotiation.peer_certificates().is_empty() {
+            // What has been verified, and what is below, is not one turn of the worker.
+            tokio::task::yield_now().await;
+        }
         let believed = still_believed(&negotiation, snapshot);
         let alpn = negotiation.state().alpn_protocol().map(Box::from);
         let negotiated = negotiated(&negotiation, |cipher| {
