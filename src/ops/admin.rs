@@ -34,7 +34,7 @@ use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 use self::aside::Aside;
-use self::clients::Clients;
+use self::clients::{Clients, Turn};
 use self::status::Status;
 use super::metrics::{Metrics, ReloadOutcome};
 use super::sessions::Sessions;
@@ -76,10 +76,10 @@ pub(crate) async fn serve(listener: TcpListener, admin: Arc<Admin>, max_connecti
         match listener.accept().await {
             Ok((tcp, _)) => {
                 let place = clients.place().await;
-                let (admin, clients) = (Arc::clone(&admin), Arc::clone(&clients));
-                tokio::spawn(place.serve(tcp, move |request| {
-                    let (admin, clients) = (Arc::clone(&admin), Arc::clone(&clients));
-                    async move { admin.answer(&request, &clients).await }
+                let admin = Arc::clone(&admin);
+                tokio::spawn(place.serve(tcp, move |request, turn| {
+                    let admin = Arc::clone(&admin);
+                    async move { admin.answer(&request, &turn).await }
                 }));
             }
             Err(error) => {
@@ -93,11 +93,7 @@ pub(crate) async fn serve(listener: TcpListener, admin: Arc<Admin>, max_connecti
 }
 
 impl Admin {
-    async fn answer(
-        &self,
-        request: &Request<Incoming>,
-        clients: &Clients,
-    ) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: &Request<Incoming>, turn: &Turn) -> Response<Full<Bytes>> {
         let reads = [Method::GET, Method::HEAD].contains(request.method());
         let posts = *request.method() == Method::POST;
         match request.uri().path() {
@@ -113,8 +109,8 @@ impl Admin {
                 text(StatusCode::ACCEPTED, "draining\n")
             }
             // Nothing above takes a moment: probes and a drain are answered whatever else is asked.
-            path => match clients.work() {
-                Some(_leave) => self.work(path, request).await,
+            path => match turn.work().await {
+                Some(_turn) => self.work(path, request).await,
                 None => text(StatusCode::SERVICE_UNAVAILABLE, "too many requests at a time\n"),
             },
         }

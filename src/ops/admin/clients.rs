@@ -2,8 +2,9 @@
 //!
 //! **Promises.** A probe gets in whatever the others do: past [`Clients::new`]'s limit, the next
 //! connection takes the place of one that has not sent a whole request, or else of an idle one, or else
-//! of one that does not read its answer, of each kind the oldest. A request whose answer is being made is
-//! never cut for another; three quarters of the places at the most may have such, probes apart. Slow
+//! of one that does not read its answer, or else of one that waits for its answer to be made, of each kind
+//! the oldest. A request whose answer is being made is never cut for another; there are [`MAX_ANSWERS`] of
+//! these at a time, probes apart. Slow
 //! clients have [`HEAD_TIMEOUT`] for a request's head and [`ANSWER_TIMEOUT`] for its answer, whether they
 //! read or not. A connection that is kept is announced [`IDLE_TIMEOUT`] with each answer.
 //!
@@ -27,13 +28,19 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// How long a client may take for a request's head: from accept, or from its first byte.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long an answer may take, from the request's head to its last byte. A reload goes on without it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a request may wait for its turn, before it is refused.
+const TURN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many answers are made at a time, or wait for the thread that makes them.
+const MAX_ANSWERS: usize = 8;
 
 /// How long a connection may wait for the next request: longer than Prometheus' default interval.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
@@ -72,6 +79,22 @@ pub(super) struct Place {
     _permit: OwnedSemaphorePermit,
 }
 
+/// The turn of a request whose answer takes a moment to be made.
+pub(super) struct Turn {
+    work: Arc<Semaphore>,
+    client: Arc<Client>,
+}
+
+impl Turn {
+    /// Waits for it, if not for too long. Until then the connection may have to give way.
+    pub(super) async fn work(&self) -> Option<OwnedSemaphorePermit> {
+        let turn = timeout(TURN_TIMEOUT, Arc::clone(&self.work).acquire_owned()).await;
+        let turn = turn.ok()?.ok()?;
+        self.client.is_at(Activity::Answering);
+        Some(turn)
+    }
+}
+
 /// What a connection is at, and since when.
 struct Client {
     at: Mutex<(Activity, Instant)>,
@@ -87,6 +110,8 @@ enum Activity {
     Idle,
     /// Its answer is being written.
     Writing,
+    /// Its answer waits for its turn to be made.
+    Waiting,
     /// Its answer is being made.
     Answering,
 }
@@ -97,7 +122,7 @@ impl Clients {
         Arc::new(Self {
             max,
             places: Arc::new(Semaphore::new(max)),
-            work: Arc::new(Semaphore::new((max * 3 / 4).max(1))),
+            work: Arc::new(Semaphore::new(MAX_ANSWERS.min(max.saturating_sub(1)).max(1))),
             listed: Mutex::default(),
         })
     }
@@ -115,11 +140,6 @@ impl Clients {
                 sleep(PLACE_PAUSE).await;
             }
         }
-    }
-
-    /// Leave to make an answer that takes a moment, if not too many are being made.
-    pub(super) fn work(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.work).try_acquire_owned().ok()
     }
 
     /// Ends a connection that is not having its answer made; false if there is none.
@@ -159,14 +179,16 @@ impl Drop for Place {
 
 impl Place {
     /// Answers requests by `answer` until the client ends, has had its time, or gives way.
-    pub(super) async fn serve<Io, F>(self, io: Io, answer: impl Fn(Request<Incoming>) -> F)
+    pub(super) async fn serve<Io, F>(self, io: Io, answer: impl Fn(Request<Incoming>, Turn) -> F)
     where
         Io: AsyncRead + AsyncWrite + Unpin,
         F: Future<Output = Response<Full<Bytes>>>,
     {
         let service = service_fn(|request| {
-            self.client.is_at(Activity::Answering);
-            let answering = answer(request);
+            self.client.is_at(Activity::Waiting);
+            let turn =
+                Turn { work: Arc::clone(&self.clients.work), client: Arc::clone(&self.client) };
+            let answering = answer(request, turn);
             async {
                 let mut response = answering.await;
                 self.announce(&mut response);
@@ -219,8 +241,9 @@ impl Client {
 
     fn is_at(&self, activity: Activity) {
         let mut at = self.at();
-        // The time for an answer is for making and writing it.
-        if (at.0, activity) == (Activity::Answering, Activity::Writing) {
+        // The time for an answer is for its turn, for making and for writing it.
+        let in_answer = |activity| activity >= Activity::Writing;
+        if in_answer(at.0) && in_answer(activity) {
             at.0 = activity;
         } else if at.0 != activity {
             *at = (activity, Instant::now());
@@ -261,7 +284,7 @@ impl Client {
             + match activity {
                 Activity::Asking => HEAD_TIMEOUT,
                 Activity::Idle => IDLE_TIMEOUT,
-                Activity::Answering | Activity::Writing => ANSWER_TIMEOUT,
+                Activity::Writing | Activity::Waiting | Activity::Answering => ANSWER_TIMEOUT,
             }
     }
 }
@@ -334,7 +357,7 @@ mod tests {
     /// A client whose requests are answered by so many bytes.
     async fn client(clients: &Arc<Clients>, bytes: usize) -> (DuplexStream, JoinHandle<()>) {
         let (client, ours) = duplex(1024);
-        let answer = move |_| std::future::ready(Response::new(Full::from(vec![b'x'; bytes])));
+        let answer = move |_, _| std::future::ready(Response::new(Full::from(vec![b'x'; bytes])));
         let place = clients.place().await;
         (client, tokio::spawn(async move { place.serve(ours, answer).await }))
     }
@@ -367,7 +390,7 @@ mod tests {
         let (mut client, ours) = duplex(1024);
         client.write_all(REQUEST).await.unwrap();
         let place = clients.place().await;
-        let served = tokio::spawn(place.serve(ours, async |_| std::future::pending().await));
+        let served = tokio::spawn(place.serve(ours, async |_, _| std::future::pending().await));
         assert_eq!(ends_after(served).await, ANSWER_TIMEOUT);
     }
 
@@ -413,7 +436,10 @@ mod tests {
         let (mut asked, ours) = duplex(1024);
         asked.write_all(REQUEST).await.unwrap();
         let place = clients.place().await;
-        let made = tokio::spawn(place.serve(ours, async |_| std::future::pending().await));
+        let made = tokio::spawn(place.serve(ours, async |_, turn: Turn| {
+            let _turn = turn.work().await;
+            std::future::pending().await
+        }));
         sleep(Duration::from_millis(1)).await;
         for ends in [silent_served, half_served, idle_served, unread_served] {
             assert!(clients.one_gives_way());
@@ -437,7 +463,7 @@ mod tests {
         let clients = Clients::new(4);
         let (mut client, ours) = duplex(1024);
         let place = clients.place().await;
-        let answer = async |_| {
+        let answer = async |_, _| {
             sleep(Duration::from_secs(1)).await;
             Response::new(Full::from(vec![b'x'; 8192]))
         };
