@@ -3,7 +3,7 @@
 //! A program without libtest, which cargo starts after the others, since its name is behind theirs.
 //! `support/skips.rs` has the rest.
 
-#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "its output is what it is for")]
+#![expect(clippy::print_stdout, reason = "its output is what it is for")]
 
 #[path = "support/skips.rs"]
 mod skips;
