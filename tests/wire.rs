@@ -100,10 +100,13 @@ async fn suites_that_nobody_should_use_are_refused_with_handshake_failure() {
 const TLS_1_2: [u8; 2] = [0xc0, 0x2b];
 const TLS_1_3: [u8; 2] = [0x13, 0x01];
 
+/// An extension: its number, and its content.
+type Extension<'a> = (u16, &'a [u8]);
+
 /// Extensions that every client has: the group X25519, and ECDSA with SHA-256.
-const GROUPS: (u16, &[u8]) = (10, &[0, 2, 0, 29]);
-const SCHEMES: (u16, &[u8]) = (13, &[0, 2, 4, 3]);
-const VERSIONS: (u16, &[u8]) = (43, &[2, 3, 4]);
+const GROUPS: Extension<'static> = (10, &[0, 2, 0, 29]);
+const SCHEMES: Extension<'static> = (13, &[0, 2, 4, 3]);
+const VERSIONS: Extension<'static> = (43, &[2, 3, 4]);
 
 #[tokio::test]
 async fn a_fallback_from_tls_1_3_is_refused_with_inappropriate_fallback() {
@@ -115,7 +118,7 @@ async fn a_fallback_from_tls_1_3_is_refused_with_inappropriate_fallback() {
 #[tokio::test]
 async fn a_hello_that_renegotiates_nothing_is_refused_with_handshake_failure() {
     // RFC 5746 section 3.6.
-    let info: (u16, &[u8]) = (0xff01, &[1, 7]);
+    let info: Extension<'_> = (0xff01, &[1, 7]);
     let hello = extended_hello([3, 3], &[TLS_1_2], &[GROUPS, SCHEMES, info]);
     sending(&hello, alert(40), Reason::ClientTlsError).await;
 }
@@ -135,7 +138,7 @@ async fn a_hello_that_lacks_an_extension_of_tls_1_3_is_refused_with_missing_exte
 
 #[tokio::test]
 async fn extensions_that_the_rfcs_forbid_are_refused_by_their_alerts() {
-    let forbidden: [(&[(u16, &[u8])], u8); 8] = [
+    let forbidden: [(&[Extension<'_>], u8); 8] = [
         (&[(0xaaaa, &[]), (0xaaaa, &[])], 47),
         // RFC 6066 sections 3 and 4: an empty list, a name with a NUL, a length that does not exist.
         (&[(0, &[0, 0])], 50),
@@ -172,7 +175,7 @@ async fn a_hello_longer_than_its_limit_is_refused_and_not_taken_for_one_without_
     listener.limits.max_hello_bytes = 4096;
     let proxy = Proxy::with(listener);
     let hello = |bytes| {
-        let padding: (u16, &[u8]) = (21, &vec![0; bytes]);
+        let padding: Extension<'_> = (21, &vec![0; bytes]);
         extended_hello([3, 3], &[[0, 0x2f]], &[GROUPS, SCHEMES, padding])
     };
     assert_eq!(answer_to(proxy.address, &hello(4500)).await, alert(50));
@@ -215,7 +218,7 @@ async fn half_sent_hellos_beyond_the_ceiling_end_and_devices_get_in() {
     let mut config = config(listener(backend.config(), &authority.server()));
     config.process.max_handshake_bytes = 1 << 20;
     let proxy = Proxy::on(config, None);
-    let padding: (u16, &[u8]) = (21, &vec![0; 60_000]);
+    let padding: Extension<'_> = (21, &vec![0; 60_000]);
     let hello = extended_hello([3, 3], &[TLS_1_2], &[GROUPS, SCHEMES, padding]);
     let mut held = Vec::new();
     for _ in 0..40 {

@@ -27,7 +27,7 @@ pub fn hello(suites: &[u16], extensions: &[Extension]) -> Vec<u8> {
     body.extend([9; 32]);
     body.extend(vector(2, &numbers(suites)));
     body.extend([1, 0]);
-    let extensions: Vec<u8> = extensions.iter().flat_map(|one| extension(one)).collect();
+    let extensions: Vec<u8> = extensions.iter().flat_map(extension).collect();
     body.extend(vector(2, &extensions));
     message(1, &body)
 }

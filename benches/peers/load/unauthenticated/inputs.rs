@@ -51,16 +51,16 @@ inputs! {
 
     ORDINARY = false, What::Bytes(|| vec![records(&ordinary(), RECORD_BYTES)]);
     PADDED = false, What::Bytes(|| vec![records(&padded(), RECORD_BYTES)]);
-    SUITES = false, What::Bytes(|| whole(hello::hello(&many(30_000), &hello::with(&[]))));
+    SUITES = false, What::Bytes(|| whole(&hello::hello(&many(30_000), &hello::with(&[]))));
     GROUPS = false, What::Bytes(|| list(10));
     SCHEMES = false, What::Bytes(|| list(13));
     PROTOCOLS = false, What::Bytes(|| of_hello(16, &[1, b'x'].repeat(30_000)));
     SHARES = false, What::Bytes(|| of_hello(51, &shares()));
     EXTENSIONS = false, What::Bytes(|| {
         let unknown: Vec<_> = (0..15_000).map(|n| (0x4000 + n, Vec::new())).collect();
-        whole(hello::hello(hello::SUITES, &hello::with(&unknown)))
+        whole(&hello::hello(hello::SUITES, &hello::with(&unknown)))
     });
-    PSKS = false, What::Bytes(|| whole(psks(1300)));
+    PSKS = false, What::Bytes(|| whole(&psks(1300)));
     RETRY = false, What::Bytes(|| of_hello(51, &[]));
     RECORDS_OF_ONE_BYTE = false, What::Bytes(|| vec![records(&with_padding(2000), 1)]);
     SEGMENTS_OF_ONE_BYTE = false, What::Bytes(|| {
@@ -191,7 +191,7 @@ fn padded() -> Vec<u8> {
 
 /// One with this extension.
 fn of_hello(number: u16, list: &[u8]) -> Vec<Vec<u8>> {
-    whole(hello::hello(hello::SUITES, &hello::with(&[(number, vector(2, list))])))
+    whole(&hello::hello(hello::SUITES, &hello::with(&[(number, vector(2, list))])))
 }
 
 /// One with 30,000 entries of two bytes in this list, the useful ones last.
@@ -200,8 +200,8 @@ fn list(number: u16) -> Vec<Vec<u8>> {
     of_hello(number, &numbers(&[many(30_000), useful.to_vec()].concat()))
 }
 
-fn whole(message: Vec<u8>) -> Vec<Vec<u8>> {
-    vec![records(&message, RECORD_BYTES)]
+fn whole(message: &[u8]) -> Vec<Vec<u8>> {
+    vec![records(message, RECORD_BYTES)]
 }
 
 /// So many numbers that stand for nothing, and what is useful of suites behind them.
