@@ -357,14 +357,11 @@ impl Unfinished {
         Io: AsyncRead + AsyncWrite + Unpin,
     {
         match self {
-            Self::Tls(_) if negotiation.no_certificate_fits() => {
-                let error = PeerIncompatible::NoSignatureSchemesInCommon.into();
-                negotiation.queue_last_words(&error);
-                negotiation.close().await;
-                error.into()
-            }
             Self::Tls(error) => {
-                let error = sharpened(error, hello.best_suite);
+                let error = match negotiation.no_certificate_fits() {
+                    Some(why) => why.into(),
+                    None => sharpened(error, hello.best_suite),
+                };
                 negotiation.queue_last_words(&error);
                 negotiation.close().await;
                 error.into()

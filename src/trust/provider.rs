@@ -28,8 +28,8 @@ use tokio_rustls::rustls::crypto::cipher::{
 use tokio_rustls::rustls::crypto::tls13::OkmBlock;
 use tokio_rustls::rustls::{
     AlertDescription, CipherSuite, CipherSuiteCommon, ConnectionTrafficSecrets, ContentType, Error,
-    HandshakeType, InvalidMessage, KeyLog, ProtocolVersion, SupportedCipherSuite, Tls12CipherSuite,
-    Tls13CipherSuite,
+    HandshakeType, InvalidMessage, KeyLog, PeerIncompatible, ProtocolVersion, SupportedCipherSuite,
+    Tls12CipherSuite, Tls13CipherSuite,
 };
 
 use self::transcript::{Disguise, TranscriptHash};
@@ -102,8 +102,8 @@ pub(crate) struct HandshakeScope {
     pub(crate) version: Option<ProtocolVersion>,
     /// The ClientHello differs from the one that the client sent.
     pub(crate) disguise: Option<Disguise>,
-    /// The resolver has found no certificate that the client can use.
-    pub(crate) no_certificate_fits: bool,
+    /// Why the resolver has found no certificate that the client can use.
+    pub(crate) no_certificate_fits: Option<PeerIncompatible>,
     sealer: Option<Arc<Mutex<Sealer>>>,
     opener: Option<Arc<Mutex<Box<dyn MessageDecrypter>>>>,
     has_sealed: bool,

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{
-    NamedGroup, ProtocolVersion, SignatureAlgorithm, SignatureScheme, SupportedCipherSuite,
+    NamedGroup, PeerIncompatible, ProtocolVersion, SignatureAlgorithm, SignatureScheme,
+    SupportedCipherSuite,
 };
 
 use super::provider::{HandshakeScope, PROVIDER};
@@ -80,6 +81,15 @@ impl Resolver {
         let usable = |c: &Certificate| c.suits(schemes) && fits(c.key_kind());
         let chosen = self.choose(name.as_deref(), usable, |_| true);
         chosen.map_or(KeyKind::Other, Certificate::key_kind)
+    }
+
+    /// Why no certificate serves a client.
+    fn misfit(&self, client: &Usable) -> PeerIncompatible {
+        let has_suite = self.certificates.iter().any(|c| c.has_suite(client));
+        match has_suite {
+            true => PeerIncompatible::NoSignatureSchemesInCommon,
+            false => PeerIncompatible::NoCipherSuitesInCommon,
+        }
     }
 
     /// Of the certificates that are usable and fit the name as well as another, a preferred one goes first.
@@ -156,9 +166,13 @@ impl Certificate {
 
     /// Whether the client can verify the key's signature.
     fn serves(&self, client: &Usable) -> bool {
+        self.suits(&client.schemes) && self.has_suite(client)
+    }
+
+    /// Whether a suite of the client's and ours is for the key.
+    fn has_suite(&self, client: &Usable) -> bool {
         let algorithm = self.key.key.algorithm();
-        self.suits(&client.schemes)
-            && client.algorithms.as_ref().is_none_or(|known| known.contains(&algorithm))
+        client.algorithms.as_ref().is_none_or(|known| known.contains(&algorithm))
     }
 
     /// Whether the client has the curve of the key.
@@ -189,7 +203,8 @@ impl ResolvesServerCert for Resolver {
         // all the same where there is no other: it refuses what it cannot verify.
         let chosen = self.choose(name.as_deref(), |c| c.serves(&client), |c| c.has_curve(&client));
         if chosen.is_none() {
-            HandshakeScope::with_entered(|scope| scope.no_certificate_fits = true);
+            let why = self.misfit(&client);
+            HandshakeScope::with_entered(|scope| scope.no_certificate_fits = Some(why));
         }
         chosen.map(|c| Arc::clone(&c.key))
     }

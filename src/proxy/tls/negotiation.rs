@@ -117,9 +117,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
             && !self.scope.can_open()
     }
 
-    /// Whether none of our certificates fits what the client can verify.
-    pub(crate) const fn no_certificate_fits(&self) -> bool {
-        self.scope.no_certificate_fits
+    /// Why none of our certificates fits the client, if none does.
+    pub(crate) fn no_certificate_fits(&self) -> Option<PeerIncompatible> {
+        self.scope.no_certificate_fits.clone()
     }
 
     /// How much early data may still come between two ClientHellos.
@@ -368,9 +368,13 @@ fn plaintext_alert(
 ) -> Option<AlertDescription> {
     match (version, error) {
         // RFC 5246 section 7.2.2: no acceptable set of parameters.
-        (_, Error::PeerIncompatible(PeerIncompatible::NoSignatureSchemesInCommon)) => {
-            Some(AlertDescription::HandshakeFailure)
-        }
+        (
+            _,
+            Error::PeerIncompatible(
+                PeerIncompatible::NoSignatureSchemesInCommon
+                | PeerIncompatible::NoCipherSuitesInCommon,
+            ),
+        ) => Some(AlertDescription::HandshakeFailure),
         // RFC 5246 section 7.4.6; certificate_required came with TLS 1.3.
         (Some(ProtocolVersion::TLSv1_2), Error::NoCertificatesPresented) => {
             Some(AlertDescription::HandshakeFailure)
