@@ -114,7 +114,7 @@ impl Demo {
             Err(error) => tracing::error!(%error, "the echo server cannot start"),
         }
         for (_, listen) in &app.listeners {
-            // Whoever has read enough of it, such as `head`, wants the demo all the same.
+            // A reader that has read enough, such as `head`, wants the demo all the same.
             let _unread = cli::print(format!("{}\n", instructions(*listen, app.admin, &self.dir)));
         }
     }

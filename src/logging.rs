@@ -175,7 +175,7 @@ impl<W: Write> Batches<W> {
                 Ok(0) => break,
                 Ok(more) => written += more,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Whoever shares standard error has made it non-blocking: its reader is slow, not gone.
+                // Another process that shares standard error has made it non-blocking: its reader is slow, not gone.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => pause(),
                 Err(_) => break,
             }

@@ -50,7 +50,7 @@ pub enum Kind {
     Reloads,
     /// Everybody comes back at once.
     Storm,
-    /// What clients cost that have not proven who they are.
+    /// The cost of clients that are not authenticated.
     Unauthenticated(&'static Input),
 }
 
@@ -86,7 +86,7 @@ pub const LOADS: &[Load] = &[
     load("storm", Kind::Storm, RSA),
 ];
 
-/// What clients may send that have not proven who they are, with `--unauthenticated`: for their memory
+/// Inputs of clients that are not authenticated, with `--unauthenticated`: for their memory
 /// while they are held, then for their CPU.
 pub const UNAUTHENTICATED: &[Load] = &[
     unauthenticated("nothing", inputs::SILENT, CLIENT_AUTH),

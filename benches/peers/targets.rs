@@ -110,13 +110,12 @@ pub fn floors(report: &Report) -> Table {
     judge(FLOORS, report)
 }
 
-/// What CI holds of the cost of a client that has not proven who it is, as a multiple of what it costs the
+/// The bound that CI holds on the cost of an unauthenticated client, as a multiple of its cost in the
 /// better of two peers. The aim is 2; lists of maximal length reach it, and one round on a busy machine
 /// is 20 % off.
 const MOST_UNAUTHENTICATED: f64 = 2.5;
 
-/// What a client may cost that has not proven who it is, but for what a clock or an allocator cannot
-/// tell apart.
+/// Bounds on the cost of an unauthenticated client, plus what a clock or an allocator cannot resolve.
 pub fn unauthenticated(report: &Report) -> Table {
     let mut table = Table::new();
     for load in UNAUTHENTICATED {

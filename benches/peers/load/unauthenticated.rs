@@ -1,4 +1,4 @@
-//! What a client costs that has not proven who it is, by what it sends: CPU and memory for each
+//! The cost of a client that is not authenticated, by its input: CPU and memory for each
 //! connection, and CPU for what it has sent.
 //!
 //! **Promises.** A connection counts as one, whether the proxy has refused it or not. CPU is
@@ -32,11 +32,11 @@ const CONNECTIONS: usize = 160;
 const AT_A_TIME: usize = 16;
 /// Connections that are held while memory is measured.
 const HELD: usize = 300;
-/// How long connections come before anything is measured.
+/// The warm-up: connections come, and nothing is measured.
 const WARM_UP: Duration = Duration::from_millis(200);
 /// The end of what is measured, however much one connection costs.
 const AT_MOST: Duration = Duration::from_secs(3);
-/// How long a proxy is listened to that says nothing.
+/// The longest wait for a proxy that sends nothing.
 const SILENCE: Duration = Duration::from_millis(40);
 
 /// A connection after its input was sent.

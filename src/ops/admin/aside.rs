@@ -29,7 +29,7 @@ impl Aside {
         let (sender, work) = channel::<Box<dyn FnOnce() + Send>>();
         thread::Builder::new().name("admin".to_owned()).spawn(move || {
             for work in work {
-                // It fails if the work panics: the panic is logged, and whoever asked is told.
+                // It fails if the work panics: the panic is logged, and the caller gets an error.
                 let _panicked = catch_unwind(AssertUnwindSafe(work));
             }
         })?;

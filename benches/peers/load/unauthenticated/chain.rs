@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ED25519};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
-/// How the subjects and issuers of a junk chain are named.
+/// The scheme by which subjects and issuers of a junk chain are named.
 #[derive(Clone, Copy, Debug)]
 pub enum Names {
     /// Three generations, each of which may have been issued by any of the next: a search for a

@@ -6,7 +6,7 @@ pub type Extension = (u16, Vec<u8>);
 /// A plain handshake record holds no more: RFC 8446 section 5.1.
 pub const RECORD_BYTES: usize = 16 * 1024;
 
-/// What a device offers that speaks TLS 1.3 and 1.2.
+/// The suites of a device with TLS 1.3 and 1.2.
 pub const SUITES: &[u16] = &[0x1301, 0xc02b, 0xc02f];
 /// The same for TLS 1.2 alone.
 pub const OLD_SUITES: &[u16] = &[0xc02b, 0xc02f];

@@ -1,4 +1,4 @@
-//! What an unauthenticated client may send, of each kind one that costs as much as its kind can.
+//! Inputs of an unauthenticated client: for each kind, one of maximal cost.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::peer::Site;
 /// One kind of input.
 #[derive(Debug)]
 pub struct Input {
-    /// Whether connections are held, for their memory; otherwise their CPU is measured.
+    /// True for connections that are held, for their memory; otherwise their CPU is measured.
     pub holds: bool,
     what: What,
 }
@@ -103,7 +103,7 @@ pub enum Act {
     Handshake { connector: TlsConnector, bytes: usize, then: Then },
 }
 
-/// What follows a handshake.
+/// The records behind a handshake.
 #[derive(Clone, Copy)]
 pub enum Then {
     Nothing,
