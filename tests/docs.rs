@@ -32,9 +32,9 @@ const RUN_ELSEWHERE: &[(&str, &str)] = &[
     ("CONTRIBUTING.md", "they are the steps of .ci/run"),
     ("docs/configuration.md", "tests/process.rs has both commands, writing elsewhere"),
     ("docs/performance.md", "they measure for an hour; .ci/run measures a part of it"),
-    ("docs/image.md", "deploy/checks/image.sh builds and runs it; Docker and the scanners are not"),
-    ("docs/kubernetes.md", "deploy/checks/kubernetes.py; a cluster is not"),
-    ("docs/systemd.md", "deploy/checks/package.sh, in a Debian of its own; certbot is not"),
+    ("docs/image.md", "tests/deploy/image.sh builds and runs it; Docker and the scanners are not"),
+    ("docs/kubernetes.md", "tests/deploy/kubernetes.py; a cluster is not"),
+    ("docs/systemd.md", "tests/deploy/package.sh, in a Debian of its own; certbot is not"),
     ("examples/modbus/README.md", "tests/examples.rs"),
     ("examples/mqtt/README.md", "tests/examples.rs"),
 ];

@@ -1,6 +1,6 @@
 //! Is systemd told the truth, and are its sockets used?
 //!
-//! The real binary, with a socket of ours in the place of systemd's. `deploy/checks/package.sh` does
+//! The real binary, with a socket of ours in the place of systemd's. `tests/deploy/package.sh` does
 //! it with the real one.
 
 use std::collections::BTreeMap;

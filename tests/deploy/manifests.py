@@ -19,8 +19,8 @@ import kubernetes_validate.utils
 import yaml
 
 CHECKS = Path(__file__).resolve().parent
-DEPLOY = CHECKS.parent
-ROOT = DEPLOY.parent
+ROOT = CHECKS.parent.parent
+DEPLOY = ROOT / "deploy"
 
 LABEL = "tlsidecar/sidecar"
 ADMIN_PORT = 9901

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The steps of deploy/checks/package.sh, in namespaces that it has made. Its argument is the root of a Debian
+"""The steps of tests/deploy/package.sh, in namespaces that it has made. Its argument is the root of a Debian
 with /root/first.deb, second.deb and third.deb, which is changed."""
 
 import contextlib

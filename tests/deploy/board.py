@@ -3,16 +3,16 @@
 
 The dashboard is described here once: what each panel asks, in which unit, and what its answer means.
 Grafana's JSON repeats itself so much that nobody reads it; this is what is read and changed.
-deploy/checks/dashboards.py holds that the JSON is what this program writes.
+tests/deploy/dashboards.py holds that the JSON is what this program writes.
 
-    deploy/grafana/dashboards.py
+    tests/deploy/board.py
 """
 
 import json
 import os
 import sys
 
-PLACE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "dashboards")
+PLACE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../deploy/grafana/dashboards")
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 

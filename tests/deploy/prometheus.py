@@ -10,9 +10,9 @@ devices get through and fail in every way (load.py).
 - The curl lines of docs/runbooks work.
 - The compose file's certificates can be made, and its configuration is good.
 
-    deploy/checks/prometheus.py [--seconds N] [--draw FILE]
+    tests/deploy/prometheus.py [--seconds N] [--draw FILE]
 
---draw draws the panels (deploy/grafana/draw.py), for which a run should be longer.
+--draw draws the panels (tests/deploy/draw.py), for which a run should be longer.
 Needs prometheus and openssl of Debian, curl and jq; promql-parser, PyYAML and cryptography for Python; and a built
 tlsidecar: $TLSIDECAR, or the one in target/.
 """
@@ -244,7 +244,7 @@ def load_was_mixed(prometheus):
         return {labels[label] for labels, value in prometheus.now(f"sum by ({label}) (tlsidecar_{metric}) > 0")}
 
     reasons = seen("connections_closed_total", "reason")
-    for reason in sorted(set(module("dashboards").FAILED) - NOT_BROUGHT_ABOUT - reasons):
+    for reason in sorted(set(module("board").FAILED) - NOT_BROUGHT_ABOUT - reasons):
         problem(f"no connection ended as {reason}")
     for (metric, label), values in WANTED.items():
         for value in sorted(values - seen(metric, label)):
@@ -253,7 +253,7 @@ def load_was_mixed(prometheus):
 
 
 def module(name):
-    spec = importlib.util.spec_from_file_location(name, os.path.join(ROOT, f"deploy/grafana/{name}.py"))
+    spec = importlib.util.spec_from_file_location(name, os.path.join(ROOT, f"tests/deploy/{name}.py"))
     program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)
     return program

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Writes the rules as a PrometheusRule, for the Prometheus operator: deploy/kubernetes' component prometheus-operator.
 
-    deploy/prometheus/prometheusrule.py
+    tests/deploy/prometheusrule.py
 
-deploy/checks/kubernetes.py holds that the file is what this program writes. Needs PyYAML.
+tests/deploy/kubernetes.py holds that the file is what this program writes. Needs PyYAML.
 """
 
 import os
@@ -11,10 +11,10 @@ import sys
 
 import yaml
 
-PLACE = os.path.dirname(os.path.abspath(__file__))
+PLACE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../deploy/prometheus")
 WRITTEN = os.path.join(os.path.dirname(PLACE), "kubernetes/components/prometheus-operator/rules/prometheusrule.yaml")
 HEAD = """\
-# deploy/prometheus/rules, in which there are comments. Written by deploy/prometheus/prometheusrule.py: change it there.
+# deploy/prometheus/rules, in which there are comments. Written by tests/deploy/prometheusrule.py: change it there.
 # yamllint disable rule:line-length
 """
 

@@ -26,7 +26,7 @@ from manifests import (
 )
 
 KUBERNETES = DEPLOY / "kubernetes"
-TESTS = CHECKS / "kubernetes"
+TESTS = CHECKS / "fixtures"
 COMPONENTS = KUBERNETES / "components"
 
 # Each build, the first Kubernetes that it is for, and whether its sidecar is a native one; none where it has none.
@@ -53,7 +53,7 @@ def kustomize(directory):
 
 
 def short(directory):
-    return str(directory.relative_to(DEPLOY))
+    return str(directory.relative_to(ROOT))
 
 
 built = {}
@@ -190,11 +190,11 @@ def custom_resources():
 
 def monitoring():
     """Rules are those of deploy/prometheus, the dashboard that of deploy/grafana, wherever they are built."""
-    spec = importlib.util.spec_from_file_location("prometheusrule", DEPLOY / "prometheus/prometheusrule.py")
+    spec = importlib.util.spec_from_file_location("prometheusrule", CHECKS / "prometheusrule.py")
     writer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(writer)
     written = COMPONENTS / "prometheus-operator/rules/prometheusrule.yaml"
-    require(written.read_text() == writer.text(), "prometheusrule.yaml is old: run deploy/prometheus/prometheusrule.py")
+    require(written.read_text() == writer.text(), "prometheusrule.yaml is old: run tests/deploy/prometheusrule.py")
     dashboard = (DEPLOY / "grafana/dashboards/tlsidecar.json").read_text()
     found = 0
     for directory, things in built.items():

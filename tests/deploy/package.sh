@@ -83,7 +83,7 @@ check() {
     install -m 644 "$second" "$work/$suite/root/second.deb"
     install -m 644 "$work/third.deb" "$work/$suite/root/third.deb"
     exec timeout --kill-after=10 "$longest" unshare --net --mount --ipc --uts \
-        python3 deploy/checks/package/inside.py "$work/$suite"
+        python3 tests/deploy/package/inside.py "$work/$suite"
 }
 
 for suite in "${suites[@]}"; do

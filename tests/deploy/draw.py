@@ -1,7 +1,7 @@
 """Draws a dashboard's panels from what its queries answer, in the dashboard's order, into one picture.
 
 This is not Grafana, and does not look like it: it shows that each panel has something to tell, and what.
-deploy/checks/prometheus.py --draw FILE calls it, with the answers of its own Prometheus. Needs matplotlib.
+tests/deploy/prometheus.py --draw FILE calls it, with the answers of its own Prometheus. Needs matplotlib.
 """
 
 import datetime

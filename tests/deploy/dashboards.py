@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks the dashboard, its provisioning and the compose file, without Grafana and without Docker.
 
-- The JSON is what deploy/grafana/dashboards.py writes.
+- The JSON is what tests/deploy/board.py writes.
 - The rules of Grafana's dashboard-linter, done again: variables, title, description and unit of every
   panel, the data source as a variable everywhere, PromQL that parses, $__rate_interval, counters only
   within rate and the like, not editable.
@@ -70,7 +70,7 @@ def load_dashboard():
     with open(path, encoding="utf-8") as file:
         text = file.read()
     if text != program.text():
-        problem("dashboards/tlsidecar.json is not what deploy/grafana/dashboards.py writes: run that")
+        problem("dashboards/tlsidecar.json is not what tests/deploy/board.py writes: run that")
     others = set(os.listdir(os.path.dirname(path))) - {"tlsidecar.json"}
     if others:
         problem(f"nothing checks {sorted(others)}")
@@ -79,7 +79,7 @@ def load_dashboard():
 
 def module():
     sys.dont_write_bytecode = True
-    spec = importlib.util.spec_from_file_location("board", os.path.join(GRAFANA, "dashboards.py"))
+    spec = importlib.util.spec_from_file_location("board", os.path.join(ROOT, "tests/deploy/board.py"))
     program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)
     return program

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 units=(deploy/systemd/*.service deploy/systemd/*.socket)
-scripts=(deploy/systemd/*.sh deploy/debian/*.sh deploy/debian/{postinst,prerm,postrm} deploy/checks/*.sh deploy/checks/package/*.sh)
+scripts=(deploy/systemd/*.sh deploy/debian/*.sh deploy/debian/{postinst,prerm,postrm} tests/deploy/*.sh tests/deploy/package/*.sh)
 threshold=15 # 1.5
 
 work=$(mktemp -d)
