@@ -18,8 +18,14 @@ struct Page {
 }
 
 /// The pages that a reader follows one after the other, each on what the ones before have left.
-const IN_ORDER: [&str; 4] =
-    [FIRST_HOUR, "docs/certificates.md", "docs/devices.md", "docs/probe.md"];
+const IN_ORDER: [&str; 6] = [
+    FIRST_HOUR,
+    "docs/certificates.md",
+    "docs/acme.md",
+    "docs/devices.md",
+    "docs/device-failures.md",
+    "docs/probe.md",
+];
 
 /// The steps that start what the first hour's last step stops: the broker and the sidecar.
 const STARTS: [&str; 2] = ["2.", "4."];
@@ -31,10 +37,11 @@ const RUN_ELSEWHERE: &[(&str, &str)] = &[
     ("README.md", "the demo is a step of .ci/run, and tests/demo.rs types what it says"),
     ("CONTRIBUTING.md", "they are the steps of .ci/run"),
     ("docs/configuration.md", "tests/process.rs has both commands, writing elsewhere"),
-    ("docs/performance.md", "they measure for an hour; .ci/run measures a part of it"),
-    ("docs/image.md", "tests/deploy/image.sh builds and runs it; Docker and the scanners are not"),
-    ("docs/kubernetes.md", "tests/deploy/kubernetes.py; a cluster is not"),
-    ("docs/systemd.md", "tests/deploy/package.sh, in a Debian of its own; certbot is not"),
+    ("docs/performance-method.md", "they measure for an hour; .ci/run measures a part of it"),
+    ("docs/image.md", "deploy/checks/image.sh builds and runs it; Docker and the scanners are not"),
+    ("docs/kubernetes.md", "deploy/checks/kubernetes.py; a cluster is not"),
+    ("docs/kubernetes-reference.md", "deploy/checks/helm.py; a cluster is not"),
+    ("docs/systemd.md", "deploy/checks/package.sh, in a Debian of its own; certbot is not"),
     ("examples/modbus/README.md", "tests/examples.rs"),
     ("examples/mqtt/README.md", "tests/examples.rs"),
 ];
@@ -62,7 +69,9 @@ fn follow(page: &Page) {
 const FOLLOWED: &[&str] = &[
     FIRST_HOUR,
     "docs/certificates.md",
+    "docs/acme.md",
     "docs/devices.md",
+    "docs/device-failures.md",
     "docs/probe.md",
     "certs/README.md",
     "examples/README.md",

@@ -935,7 +935,7 @@ fn every_reason_is_documented_and_nothing_else() {
 #[test]
 fn every_problem_of_the_probe_is_documented_and_nothing_else() {
     let page = read("docs/probe.md");
-    let table = page.split("## What it finds").nth(1).unwrap().split("\n## ").next().unwrap();
+    let table = page.split("## Problems").nth(1).unwrap().split("\n## ").next().unwrap();
     let problems: BTreeSet<_> = Kind::ALL.iter().map(ToString::to_string).collect();
     assert_eq!(first_column(table), problems);
 }
@@ -1065,8 +1065,8 @@ fn every_key_of_the_access_log_is_documented_and_nothing_else() {
         .map(|(key, _)| key.to_owned())
         .collect();
     assert!(keys.len() > 10);
-    let page = read("docs/operations.md");
-    let log = page.split("## The log").nth(1).unwrap().split("\n## ").next().unwrap();
+    let page = read("docs/log.md");
+    let log = page.split("## Access log").nth(1).unwrap().split("\n## ").next().unwrap();
     assert_eq!(first_column(log), keys);
 }
 
