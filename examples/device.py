@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""A device, the careful way: it verifies who it talks to.
+"""A device that verifies the sidecar's certificate, as new devices should.
 
-It connects, says "Hello, server!", and prints up to 1024 bytes of answer.
+It connects, sends "Hello, server!", and prints up to 1024 bytes of the answer.
 """
 
 import argparse
@@ -9,11 +9,11 @@ import socket
 import ssl
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--host", default="localhost", help="where the sidecar listens")
+parser.add_argument("--host", default="localhost", help="the sidecar's address")
 parser.add_argument("--port", type=int, default=8883)
 parser.add_argument("--ca", default="certs/dev/ca.crt", help="the CA that the device trusts")
-parser.add_argument("--cert", help="the device's own certificate, if the sidecar asks for one")
-parser.add_argument("--key", help="its key")
+parser.add_argument("--cert", help="the device's certificate, if the sidecar requires one")
+parser.add_argument("--key", help="the key of --cert")
 args = parser.parse_args()
 
 context = ssl.create_default_context(cafile=args.ca)

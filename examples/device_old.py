@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""A device of the old kind: no SNI, no verification, TLS 1.2 at the most.
+"""An old device: no SNI, no verification, at most TLS 1.2.
 
-This is what ssl.wrap_socket(sock) did before Python 3.12 took it away, and what much firmware in
-the field still does. It connects, says "Hello, server!", and prints up to 1024 bytes of answer.
+ssl.wrap_socket(sock) behaved like this before Python 3.12 removed it, and much firmware in the field
+still does. It connects, sends "Hello, server!", and prints up to 1024 bytes of the answer.
 
-It does not know who it talks to. Write new devices like device.py.
+It does not authenticate the server. Write new devices like device.py.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import socket
 import ssl
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--host", default="127.0.0.1", help="where the sidecar listens")
+parser.add_argument("--host", default="127.0.0.1", help="the sidecar's address")
 parser.add_argument("--port", type=int, default=8883)
 args = parser.parse_args()
 

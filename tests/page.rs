@@ -228,7 +228,7 @@ async fn a_browser_shows_failures_certificates_and_whom_they_concern_as_text() {
     assert_eq!(page.console, "", "nothing is refused by the policy, nothing fails");
     let row = part(&page, "reason-client_tls_not_tls", "tr");
     assert!(row.ends_with("test 3 3 3 3 3"), "{row}");
-    assert!(row.contains("What to do: Is the device set to speak TLS"), "{row}");
+    assert!(row.contains("What to do: Check that the device is configured for TLS"), "{row}");
     assert!(part(&page, "reason-backend_refused", "tr").ends_with("test 3 3 3 3 3"));
     let certificates = part(&page, "certificates", "tbody");
     let left = (2_840_140_800 - status(&proxy)["now"].as_i64().unwrap()) / 86_400;

@@ -1150,3 +1150,17 @@ fn links_in_the_documents_lead_somewhere() {
     }
     assert!(checked > 40 && places > 8, "{checked} links, {places} of them to a heading");
 }
+
+/// The address that the README clones is a placeholder: a publisher replaces it in one place.
+#[test]
+fn the_placeholder_of_the_clone_address_stands_once() {
+    // In two parts, because this file is searched too.
+    let placeholder = ["https://git.", "invalid/"].concat();
+    let times = |file: &PathBuf| {
+        let bytes = fs::read(root().join(file)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).matches(&placeholder).count()
+    };
+    let found: Vec<_> =
+        all_files("").into_iter().map(|f| (times(&f), f)).filter(|(n, _)| *n > 0).collect();
+    assert_eq!(found, [(1, PathBuf::from("README.md"))]);
+}

@@ -1,7 +1,7 @@
-/* A device on mbedTLS, as small devices have it: TLS 1.2, a CA in flash, a certificate of its own.
+/* A small device on mbedTLS: TLS 1.2, a CA in flash, a client certificate.
  *
- * It makes the calls that ESP-IDF's esp-tls makes for its user, so that what it sees of the sidecar
- * is what an ESP32 sees. It connects, says the first packet of MQTT, and prints the answer's length.
+ * It makes the same calls as ESP-IDF's esp-tls, so the sidecar treats it as it treats an ESP32. It
+ * connects, sends an MQTT CONNECT packet, and prints the length of the answer.
  *
  *     cc -Wall -Wextra -o device device.c -lmbedtls -lmbedx509 -lmbedcrypto
  *     ./device HOST PORT CA [CERTIFICATE KEY]
@@ -17,12 +17,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* MQTT 3.1.1: CONNECT with a clean session, a keepalive of 60 s and no name. */
+/* MQTT 3.1.1: CONNECT with a clean session, a keepalive of 60 s and an empty client identifier. */
 static const unsigned char CONNECT[] = {0x10, 12, 0, 4, 'M', 'Q', 'T', 'T', 4, 2, 0, 60, 0, 0};
 
 static mbedtls_ssl_context ssl;
 
-/* Says what failed as firmware logs it, by number, and in words. */
+/* Prints a failure by number, as firmware logs it, and in words, and exits. */
 static void expect(const char *what, int result) {
     char words[128];
     if (result >= 0) {
@@ -77,7 +77,7 @@ int main(int argc, char **argv) {
         expect("config", mbedtls_ssl_conf_own_cert(&config, &own, &key));
     }
     expect("setup", mbedtls_ssl_setup(&ssl, &config));
-    /* The name for SNI, and the one that the certificate has to have. */
+    /* Name for SNI, which the server certificate also has to contain. */
     expect("name", mbedtls_ssl_set_hostname(&ssl, argv[1]));
 
     expect("connect", mbedtls_net_connect(&socket, argv[1], argv[2], MBEDTLS_NET_PROTO_TCP));

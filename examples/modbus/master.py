@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The device: a Modbus master with TLS and a certificate of its own (Modbus/TCP Security).
+"""The device: a Modbus master with TLS and a client certificate (Modbus/TCP Security).
 
-It reads the temperature and the set point, raises the set point by a degree, and reads it again.
+It reads the temperature and the set point, raises the set point by one degree, and reads it again.
 """
 
 import argparse
@@ -12,14 +12,14 @@ import sys
 from pymodbus.client import AsyncModbusTlsClient
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--host", default="localhost", help="where the sidecar listens")
+parser.add_argument("--host", default="localhost", help="the sidecar's address")
 parser.add_argument("--port", type=int, default=8802)
 parser.add_argument("--ca", default="certs/ca.crt", help="the CA that the master trusts")
-parser.add_argument("--cert", help="the master's own certificate")
-parser.add_argument("--key", help="its key")
+parser.add_argument("--cert", help="the master's certificate")
+parser.add_argument("--key", help="the key of --cert")
 args = parser.parse_args()
 
-# pymodbus's own context verifies nothing that this one does not; this one also knows which CA.
+# This context verifies at least as much as pymodbus's default context, and trusts only this CA.
 context = ssl.create_default_context(cafile=args.ca)
 if args.cert:
     context.load_cert_chain(args.cert, args.key)

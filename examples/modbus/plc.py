@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The legacy server: a PLC that speaks Modbus/TCP, in plain, and knows nothing of TLS.
+"""The legacy server: a PLC that speaks Modbus/TCP in plain text, without TLS.
 
-pymodbus's own server, unchanged, on the port that its users take where 502 needs root. Holding
-registers 0 and 1 are a temperature and a set point, in tenths of a degree.
+It is pymodbus's server, unchanged, on port 5020, because 502 needs root. Holding registers 0 and 1
+are a temperature and a set point, in tenths of a degree.
 """
 
 from pymodbus.server import StartTcpServer

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""A device on paho-mqtt: it says a temperature, and hears what it is told.
+"""A device on paho-mqtt: it publishes a temperature and receives a command.
 
-It subscribes to its own commands, publishes a reading and a command to itself, prints the command as
-it comes back, and ends.
+It subscribes to its commands, publishes a reading and a command to itself, prints the command that it
+receives, and exits.
 """
 
 import argparse
@@ -12,17 +12,17 @@ import sys
 import paho.mqtt.client as mqtt
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--host", default="localhost", help="where the sidecar listens")
+parser.add_argument("--host", default="localhost", help="the sidecar's address")
 parser.add_argument("--port", type=int, default=8883)
 parser.add_argument("--ca", default="certs/ca.crt", help="the CA that the device trusts")
-parser.add_argument("--cert", help="the device's own certificate")
-parser.add_argument("--key", help="its key")
+parser.add_argument("--cert", help="the device's certificate")
+parser.add_argument("--key", help="the key of --cert")
 args = parser.parse_args()
 
 
 def connected(client, _data, _flags, reason, _properties):
     if reason.is_failure:
-        sys.exit(f"the broker refuses: {reason}")
+        sys.exit(f"the broker refused the connection: {reason}")
     client.subscribe("plant/device-1/command", qos=1)
 
 
@@ -31,14 +31,14 @@ def subscribed(client, _data, _message, _reasons, _properties):
     client.publish("plant/device-1/command", "blink", qos=1)
 
 
-def heard(client, _data, message):
+def received(client, _data, message):
     print(f"{message.topic}: {message.payload.decode()}")
     client.disconnect()
 
 
 def disconnected(_client, _data, _flags, reason, _properties):
     if reason.is_failure:
-        sys.exit(f"the connection has ended: {reason}")
+        sys.exit(f"the connection ended: {reason}")
 
 
 context = ssl.create_default_context(cafile=args.ca)
@@ -47,7 +47,7 @@ if args.cert:
 client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="device-1")
 client.on_connect = connected
 client.on_subscribe = subscribed
-client.on_message = heard
+client.on_message = received
 client.on_disconnect = disconnected
 client.tls_set_context(context)
 client.connect(args.host, args.port, keepalive=60)

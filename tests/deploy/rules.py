@@ -30,7 +30,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 PROMETHEUS = os.path.join(ROOT, "deploy/prometheus")
 RUNBOOKS = os.path.join(ROOT, "docs/runbooks")
 PLACEHOLDER = "https://runbooks.invalid/tlsidecar/"
-SECTIONS = ["What it means", "Look first", "Likely causes", "Mend it", "When to ignore it"]
+SECTIONS = ["Meaning", "Check first", "Likely causes", "Remedies", "When to ignore it"]
 COMPARISONS = {"==", "!=", ">", "<", ">=", "<="}
 # Those of Prometheus itself, and of every process.
 NOT_OURS = {"up"}
