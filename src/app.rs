@@ -3,7 +3,7 @@
 //! **Promises.** Nothing is bound before everything that can be checked has been; nothing accepts
 //! before everything is bound. The addresses that are returned are the real ones, also for port 0.
 //!
-//! **Not here.** Flags, signals and exit codes (`cli.rs`, `main.rs`).
+//! **Not here.** Flags, signals and exit codes (`commands/flags.rs`, `main.rs`).
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,24 +12,25 @@ use std::time::SystemTime;
 
 use tokio::net::TcpListener;
 
+use crate::blocking::Aside;
 use crate::config::file::Source;
 use crate::config::{self, Config, Tcp};
+use crate::control::admin::status::Status;
+use crate::control::admin::{self, Admin};
+use crate::control::sockets::{Passed, PassedError};
+use crate::lifecycle::Shutdown;
 use crate::logging;
-use crate::ops::admin::aside::Aside;
-use crate::ops::admin::status::Status;
-use crate::ops::admin::{self, Admin};
-use crate::ops::metrics::{MaterialKind, Metrics};
-use crate::ops::sessions::Sessions;
-use crate::ops::shutdown::Shutdown;
-use crate::ops::systemd::sockets::{Passed, PassedError};
+use crate::metrics::Metrics;
 use crate::proxy::admission::{self, Admission};
+use crate::proxy::backend::lookup;
 use crate::proxy::listener::Listener;
-use crate::proxy::lookup;
 use crate::proxy::socket;
+use crate::reload::{self, ProcessWide, Target};
+use crate::sessions::Sessions;
+use crate::terms::labels::MaterialKind;
 use crate::text::one_line;
 use crate::trust::certs::parts::Material;
 use crate::trust::certs::{self, Loaded};
-use crate::trust::reload::{self, ProcessWide, Target};
 use crate::trust::snapshot::Current;
 
 /// A running proxy. It goes on after this is dropped, until the runtime ends.

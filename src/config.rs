@@ -4,7 +4,7 @@
 //! **Promises.** A value of these types is usable as it stands: no `Option` that must be `Some`,
 //! no string still to be parsed, no relative path whose base was lost.
 //!
-//! **Not here.** The file format and its problems ([`mod@file`]), the command line (`cli.rs`), what is
+//! **Not here.** The file format and its problems ([`mod@file`]), the command line (`commands/flags.rs`), what is
 //! inside the files named here (`trust/certs.rs`).
 
 pub mod file;

@@ -5,8 +5,8 @@
 //!  device ──▶│ listener ─▶ admission ─▶ handshake ─▶ route ─▶ backend ─▶ relay │──▶ legacy server
 //!   (TLS)    │             one Record, from accept to close                  │   (plain TCP, Unix)
 //!            └──────┬────────────────────────┬───────────────────────┬───────┘
-//!            trust: certificates,      ops: metrics,           config: what
-//!            CAs, CRLs, reload         admin port, drain       it runs on
+//!            trust: certificates,      control: admin port,    metrics, sessions,
+//!            CAs, CRLs; reload         systemd; lifecycle      config, terms
 //! ```
 //!
 //! The walk of a connection is `proxy/connection.rs`: start reading there. The library exists so
@@ -15,21 +15,29 @@
 //!
 //! **Not here.** Signals and exit codes: the process is `main.rs`.
 
-pub mod cli;
-pub mod demo;
-pub mod probe;
+pub mod commands;
 
 pub mod app;
-pub mod logging;
 pub mod runtime;
 
 pub mod proxy;
 
+pub mod control;
+pub mod sessions;
+
+pub mod reload;
+
+pub mod metrics;
+
 pub mod trust;
 
-pub mod ops;
+pub mod lifecycle;
 
 pub mod config;
 
+pub mod terms;
+
+mod blocking;
+pub mod logging;
 mod regular_file;
 pub mod text;

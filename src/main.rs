@@ -2,14 +2,14 @@
 //!
 //! Exit codes: 0 stopped in order; 1 could not start, or the drain had to force connections; 2 bad
 //! flags (clap), or a variable of the environment that makes no sense; 78 bad configuration (`EX_CONFIG` of sysexits.h). `tlsidecar probe` has 3 as well
-//! (`probe.rs`).
+//! (`commands/probe.rs`).
 //!
 //! **Promises.** Signals are obeyed from before the first socket is bound. The log is written to its
 //! end before the process ends. A start that fails says so on standard error whatever the log's filter
 //! is, and an output that nobody reads changes no exit code. No key is loaded before core dumps are off.
 //!
-//! **Not here.** Binding and wiring (`app.rs`), what the flags are (`cli.rs`), the pace of a stop
-//! (`ops/shutdown.rs`).
+//! **Not here.** Binding and wiring (`app.rs`), what the flags are (`commands/flags.rs`), the pace of a stop
+//! (`lifecycle.rs`).
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -18,18 +18,20 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use tlsidecar::app::{self, App, StartError};
-use tlsidecar::cli::{self, Cli, Command, Run, pages};
+use tlsidecar::commands::admin_client::{self, Drained as Followed};
+use tlsidecar::commands::flags::{self, Cli, Command, Run};
+use tlsidecar::commands::pages;
+use tlsidecar::commands::{demo, probe};
 use tlsidecar::config::Config;
 use tlsidecar::config::file::{self, Source};
-use tlsidecar::ops::ask::{self, Drained as Followed};
-use tlsidecar::ops::core_dumps;
-use tlsidecar::ops::shutdown::Drained;
-use tlsidecar::ops::signals::{Request, Signals};
-use tlsidecar::ops::systemd::Systemd;
-use tlsidecar::ops::systemd::sockets::Passed;
+use tlsidecar::control::core_dumps;
+use tlsidecar::control::sockets::Passed;
+use tlsidecar::control::systemd::Systemd;
+use tlsidecar::lifecycle::Drained;
+use tlsidecar::lifecycle::signals::{Request, Signals};
+use tlsidecar::logging;
 use tlsidecar::runtime::{self, RuntimeError};
 use tlsidecar::text::Shown;
-use tlsidecar::{demo, logging, probe};
 
 /// It gives back what a burst has taken (docs/performance.md); `.cargo/config.toml` has its settings.
 #[global_allocator]
@@ -69,7 +71,7 @@ fn run(args: &Run) -> ExitCode {
     }
 }
 
-fn run_demo(args: &cli::Demo) -> ExitCode {
+fn run_demo(args: &flags::Demo) -> ExitCode {
     match demo::prepare(args) {
         Ok((config, demo)) => live(config, None, |app| demo.start(app)),
         Err(error) => failed(&error, FAILED),
@@ -97,7 +99,7 @@ fn check(path: &Path) -> ExitCode {
     }
 }
 
-fn run_probe(args: &cli::probe::Probe) -> ExitCode {
+fn run_probe(args: &flags::probe::Probe) -> ExitCode {
     match runtime::of_a_command() {
         Ok(runtime) => ExitCode::from(runtime.block_on(probe::run(args))),
         Err(error) => failed(&error, FAILED),
@@ -107,11 +109,11 @@ fn run_probe(args: &cli::probe::Probe) -> ExitCode {
 /// Begins a drain, and follows it if that is asked for.
 fn drain(admin: SocketAddr, wait: bool, limit: Option<Duration>) -> ExitCode {
     let drained = async {
-        ask::drain(admin).await?;
+        admin_client::drain(admin).await?;
         if !wait {
             return Ok::<_, Box<dyn Error>>(ExitCode::SUCCESS);
         }
-        let following = ask::follow(admin, |now| say(&now.to_string()));
+        let following = admin_client::follow(admin, |now| say(&now.to_string()));
         let followed = match limit {
             Some(limit) => tokio::time::timeout(limit, following).await,
             None => Ok(following.await),
@@ -137,7 +139,7 @@ fn drain(admin: SocketAddr, wait: bool, limit: Option<Duration>) -> ExitCode {
 
 /// Prints a line. A reader that has gone, or a full disk, is no reason to stop: the exit code answers too.
 fn say(line: &str) {
-    let _unread = cli::print(format!("{line}\n"));
+    let _unread = flags::print(format!("{line}\n"));
 }
 
 /// Runs a proxy until it is told to stop; `started` is called when it accepts.
@@ -176,7 +178,7 @@ fn live(config: Config, source: Option<Source>, started: impl FnOnce(&App)) -> E
                 tracing::error!("{line}");
             } else {
                 // The filter is not about this: without a reason nobody could mend it.
-                cli::complain(&line);
+                flags::complain(&line);
             }
         }
         ExitCode::from(match error {
@@ -226,6 +228,6 @@ async fn until_stopped(app: App, mut signals: Signals, systemd: &Systemd) -> Exi
 }
 
 fn failed(error: &dyn Error, code: u8) -> ExitCode {
-    cli::complain(error);
+    flags::complain(error);
     ExitCode::from(code)
 }

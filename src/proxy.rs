@@ -1,6 +1,6 @@
 //! One connection's life. The modules stand in walking order.
 //!
-//! **Not here.** Which certificates are shown and believed (`trust/`), how the process stops (`ops/`).
+//! **Not here.** Which certificates are shown and believed (`trust/`), how the process stops (`lifecycle.rs`).
 
 pub(crate) mod listener;
 
@@ -12,15 +12,13 @@ pub(crate) mod handshake;
 mod handshake_memory;
 mod tls;
 
-mod backend;
-pub(crate) mod lookup;
+pub(crate) mod backend;
 mod route;
 
 mod close;
 mod relay;
-mod unsent;
+mod write_buffer;
 
-pub mod reason;
 mod record;
 pub(crate) mod socket;
 

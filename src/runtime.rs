@@ -4,7 +4,7 @@
 //! a number of threads is an error that names it. A process that cannot have all the threads that it
 //! needs does not start, and says so. A command needs no thread but its own.
 //!
-//! **Not here.** Threads that block: `trust/reload.rs`, `proxy/lookup.rs`, `ops/admin/aside.rs`.
+//! **Not here.** Threads that block: `reload.rs`, `proxy/backend/lookup.rs`, `blocking.rs`.
 
 use std::ffi::OsString;
 use std::io;

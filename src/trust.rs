@@ -5,8 +5,6 @@
 pub(crate) mod certs;
 pub(crate) mod snapshot;
 
-pub mod reload;
-
 pub(crate) mod digest;
 pub(crate) mod files;
 pub(crate) mod identity;

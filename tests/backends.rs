@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 use tlsidecar::config::{BackendAddress, NamePattern, Route, Timeouts};
-use tlsidecar::proxy::reason::Reason;
+use tlsidecar::terms::reason::Reason;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 

@@ -9,7 +9,7 @@ use rcgen::{
     date_time_ymd,
 };
 use tlsidecar::config::{CertificateFiles, ClientAuth, ClientTrust, Listener};
-use tlsidecar::proxy::reason::Reason;
+use tlsidecar::terms::reason::Reason;
 use tokio_rustls::rustls::AlertDescription;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use rcgen::ExtendedKeyUsagePurpose;
 use tlsidecar::app;
 use tlsidecar::config::{ClientAuth, ClientTrust, Config, Listener};
-use tlsidecar::ops::metrics::ReloadOutcome;
-use tlsidecar::proxy::reason::Reason;
+use tlsidecar::terms::labels::ReloadOutcome;
+use tlsidecar::terms::reason::Reason;
 
 use crate::support::certs::{Wish, replace};
 use crate::support::proxy::listener;

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use tlsidecar::config::{Listener, Timeouts};
-use tlsidecar::proxy::reason::Reason;
+use tlsidecar::terms::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

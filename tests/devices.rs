@@ -5,7 +5,7 @@ use std::process::Command;
 
 use rcgen::ExtendedKeyUsagePurpose;
 use tlsidecar::config::{CertificateFiles, ClientAuth, ClientTrust, TlsVersion};
-use tlsidecar::proxy::reason::Reason;
+use tlsidecar::terms::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 

@@ -6,8 +6,8 @@ use std::process::{Child, ChildStdout};
 use std::time::Duration;
 
 use tlsidecar::config::{Config, Shutdown};
-use tlsidecar::ops::shutdown::{Drained, Phase};
-use tlsidecar::proxy::reason::Reason;
+use tlsidecar::lifecycle::{Drained, Phase};
+use tlsidecar::terms::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, date_time_ymd};
 use tlsidecar::config::{BackendAddress, ClientAuth, ClientTrust, Config, Listener};
-use tlsidecar::proxy::reason::Reason;
+use tlsidecar::terms::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::version::{TLS12, TLS13};

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use tlsidecar::config::BackendAddress;
-use tlsidecar::ops::metrics::ReloadOutcome;
+use tlsidecar::terms::labels::ReloadOutcome;
 
 use crate::support::backend::free;
 use crate::support::certs::Wish;

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use tlsidecar::config::{
     BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Config, Listener,
 };
-use tlsidecar::proxy::reason::Reason;
+use tlsidecar::terms::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, interval};
@@ -311,7 +311,9 @@ async fn problems(status: Value) -> Vec<String> {
             let Ok(read) = tcp.read(&mut request).await else { return };
             let request = String::from_utf8_lossy(&request[..read]).into_owned();
             let (kind, body) = match request.split(' ').nth(1) {
-                Some("/") => ("text/html", include_str!("../src/ops/admin/page.html").to_owned()),
+                Some("/") => {
+                    ("text/html", include_str!("../src/control/admin/page.html").to_owned())
+                }
                 Some("/status") => ("application/json", told.to_string()),
                 _ => ("application/json", json!({ "entries": [], "since": null }).to_string()),
             };

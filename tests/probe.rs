@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tlsidecar::config::{
     BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Listener, TlsVersion,
 };
-use tlsidecar::proxy::reason::Reason;
+use tlsidecar::terms::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;

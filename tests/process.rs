@@ -7,9 +7,9 @@ use std::process::{Command, Output};
 
 use clap::CommandFactory;
 use tlsidecar::app::{self, StartError};
-use tlsidecar::cli::Cli;
+use tlsidecar::commands::flags::Cli;
 use tlsidecar::config::Config;
-use tlsidecar::proxy::reason::Reason;
+use tlsidecar::terms::reason::Reason;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 

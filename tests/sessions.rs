@@ -3,7 +3,7 @@
 use rcgen::{CertificateParams, DnType, DnValue, ExtendedKeyUsagePurpose, SanType, date_time_ymd};
 use serde_json::{Value, json};
 use tlsidecar::config::{ClientAuth, ClientTrust};
-use tlsidecar::proxy::reason::Reason;
+use tlsidecar::terms::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::certs::Wish;

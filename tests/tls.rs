@@ -1,7 +1,7 @@
 //! Which certificate, version, suite and protocol does a device get?
 
 use tlsidecar::config::{CertificateFiles, TlsVersion};
-use tlsidecar::proxy::reason::Reason;
+use tlsidecar::terms::reason::Reason;
 use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use tokio_rustls::rustls::pki_types::CertificateDer;

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use tlsidecar::proxy::reason::Reason;
+use tlsidecar::terms::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

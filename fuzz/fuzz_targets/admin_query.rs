@@ -6,5 +6,5 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    tlsidecar::ops::admin::fuzz::query(text);
+    tlsidecar::control::admin::fuzz::query(text);
 });

@@ -5,8 +5,10 @@
 //! looked up again, and what it leads to by now is tried. What is connected is somebody else's socket.
 //! What we lack ourselves is not the backend's fault.
 //!
-//! **Not here.** Which backend (`route.rs`), the look-up of its name (`lookup.rs`). Nothing here is
+//! **Not here.** Which backend (`route.rs`), the look-up of its name (`proxy/backend/lookup.rs`). Nothing here is
 //! remembered: a backend that comes back is found by the next connection.
+
+pub(crate) mod lookup;
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,10 +21,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::lookup::{self, Found, LookupError};
-use super::reason::Reason;
+use self::lookup::{Found, LookupError};
 use super::socket::{self, Interest, Shortage};
 use crate::config::{BackendAddress, Tcp};
+use crate::terms::reason::Reason;
 use crate::text::Shown;
 
 /// How long to wait for room in the backlog of a Unix socket, which unlike TCP's does not wait.

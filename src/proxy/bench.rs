@@ -22,9 +22,9 @@ use super::relay::{self, Bounds};
 use super::tls::scratch::{self, HANDSHAKE_READ_BYTES};
 use super::tls::{Received, TlsStream};
 use crate::config::{self, BackendAddress, CertificateFiles, ClientAuth, Listener, Timeouts};
-use crate::ops::metrics::Metrics;
-use crate::ops::sessions;
-use crate::ops::shutdown::Shutdown;
+use crate::lifecycle::Shutdown;
+use crate::metrics::Metrics;
+use crate::sessions;
 use crate::trust::certs;
 use crate::trust::snapshot::Snapshot;
 

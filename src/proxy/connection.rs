@@ -20,14 +20,14 @@ use tokio::net::TcpStream;
 use super::admission::Evicted;
 use super::backend::{self, BackendStream, ConnectError};
 use super::handshake::{self, Client, HandshakeError};
-use super::reason::Reason;
 use super::record::Record;
 use super::relay::{self, Bounds, Leg, RelayError};
 use super::route::{self, NoRoute};
 use super::socket;
 use super::tls::TlsStream;
 use crate::config;
-use crate::ops::shutdown::Force;
+use crate::lifecycle::Force;
+use crate::terms::reason::Reason;
 use crate::trust::snapshot::Snapshot;
 
 /// Serves an accepted socket to its end.

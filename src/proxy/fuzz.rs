@@ -7,7 +7,7 @@
 //! is refused by a return value: a panic is a finding.
 //!
 //! **Not here.** The targets and what they hold: `fuzz/`. The configuration, which is public, and the
-//! admin port (`ops/admin/fuzz.rs`).
+//! admin port (`control/admin/fuzz.rs`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,9 +21,9 @@ use super::handshake_memory::Share;
 use super::hello::{self, Between};
 use super::relay::{self, Bounds};
 use crate::config::{BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Listener};
-use crate::ops::metrics::Metrics;
-use crate::ops::sessions::Session;
-use crate::ops::shutdown::Shutdown;
+use crate::lifecycle::Shutdown;
+use crate::metrics::Metrics;
+use crate::sessions::Session;
 use crate::trust::certs;
 use crate::trust::snapshot::Snapshot;
 

@@ -29,14 +29,14 @@ use super::close;
 use super::handshake_memory::{Exceeded, Share};
 use super::hello::message::records;
 use super::hello::{self, Between, Hello, HelloError, HelloFault};
-use super::reason::Reason;
 use super::record::{Fault, Negotiated, Offer};
 use super::socket;
 use super::tls::{Negotiation, Opening, ReceiveError, TlsStream, plaintext_alert};
 use crate::config::{self, TlsVersion};
-use crate::ops::metrics::{Incompatible, SuiteKind};
-use crate::ops::sessions::Identity;
+use crate::terms::labels::{Incompatible, SuiteKind};
+use crate::terms::reason::Reason;
 use crate::trust::certs::verifier::ChainError;
+use crate::trust::identity::Identity;
 use crate::trust::provider::transcript::Disguise;
 use crate::trust::snapshot::Snapshot;
 

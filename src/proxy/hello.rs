@@ -35,7 +35,7 @@ use self::offer::Offered;
 use self::rules::Name;
 use super::handshake_memory::Share;
 use super::tls::scratch;
-use crate::ops::metrics::{OfferedVersion, SuiteKind};
+use crate::terms::labels::{OfferedVersion, SuiteKind};
 
 /// How much is read at a time: what an ordinary ClientHello fits in, so that little of what comes
 /// behind one is held with it.

@@ -18,14 +18,15 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::admission::{Admission, Admitted, Source};
+use super::backend::lookup::{self, Kept};
 use super::connection;
-use super::lookup::{self, Kept};
 use super::record::Record;
 use super::socket;
 use crate::config;
-use crate::ops::metrics::{AcceptError, ListenerMetrics};
-use crate::ops::sessions::Sessions;
-use crate::ops::shutdown::Shutdown;
+use crate::lifecycle::Shutdown;
+use crate::metrics::ListenerMetrics;
+use crate::sessions::Sessions;
+use crate::terms::labels::AcceptError;
 use crate::trust::snapshot::Snapshot;
 
 /// The first pause after an accept that failed for want of resources; it doubles up to

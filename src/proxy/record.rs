@@ -6,7 +6,7 @@
 //! accepted = active + closed always holds. A peer cannot make the line long: what is said of an
 //! error, which may quote a client's certificate, is cut after [`MAX_ERROR_CHARS`].
 //!
-//! **Not here.** What the reasons mean (`reason.rs`), what the metrics are called (`metrics.rs`).
+//! **Not here.** What the reasons mean (`terms/reason.rs`), what the metrics are called (`metrics.rs`).
 
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
@@ -17,14 +17,16 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::admission::{Admitted, Newcomer, Source};
-use super::reason::{Reason, Side};
 use crate::config::BackendAddress;
-use crate::ops::metrics::{
-    Alert, Cipher, ClientCertificate, ConnectResult, Direction, Group, Handshake, HandshakeKind,
-    Incompatible, KeyKind, ListenerMetrics, OfferedVersion, SuiteKind,
+use crate::metrics::{Handshake, ListenerMetrics};
+use crate::sessions::top::By;
+use crate::sessions::{Session, Sessions, Tls};
+use crate::terms::labels::{
+    Alert, Cipher, ClientCertificate, ConnectResult, Direction, Group, HandshakeKind, Incompatible,
+    KeyKind, OfferedVersion, SuiteKind,
 };
-use crate::ops::sessions::{Identity, Session, Sessions, Tls};
-use crate::ops::top::By;
+use crate::terms::reason::{Reason, Side};
+use crate::trust::identity::Identity;
 
 /// How far a connection came.
 #[derive(Clone, Copy, Debug)]

@@ -36,10 +36,10 @@ use self::read_size::ReadSize;
 use super::socket::{self, Interest};
 use super::tls::scratch::{self, MAX_READ_BYTES, Scratch};
 use super::tls::{HELD_BYTES_TRAFFIC, ReceiveError, Received, SendError, TlsStream};
-use super::unsent::Unsent;
-use crate::ops::metrics::Direction;
-use crate::ops::sessions::Session;
-use crate::ops::shutdown::Force;
+use super::write_buffer::Unsent;
+use crate::lifecycle::Force;
+use crate::sessions::Session;
+use crate::terms::labels::Direction;
 
 /// Reads in one direction before the thread may do something else: at most 1 MiB.
 const ROUNDS: usize = 4;

@@ -4,8 +4,8 @@
 //!
 //! **Not here.** How a pattern matches a name (`config.rs`), dialling (`backend.rs`).
 
-use super::reason::Reason;
 use crate::config::{BackendAddress, Listener, Route};
+use crate::terms::reason::Reason;
 
 /// No route takes the connection and the listener has no backend of its own.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -12,9 +12,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::reason::Reason;
 use crate::config::Tcp;
-use crate::ops::metrics::AcceptError;
+use crate::terms::labels::AcceptError;
+use crate::terms::reason::Reason;
 
 /// Probes before a silent peer is given up.
 const KEEPALIVE_PROBES: u32 = 4;

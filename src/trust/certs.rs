@@ -43,7 +43,7 @@ use super::snapshot::{ServerConfigs, Snapshot};
 use super::tickets::Resumption;
 use super::x509::{Malformed, Moment};
 use crate::config::{self, CertificateFiles, ClientAuth, TlsVersion};
-use crate::ops::metrics::ReloadObject;
+use crate::terms::labels::ReloadObject;
 use crate::text::Shown;
 
 /// A snapshot to put in force, and what its operator should know of it.

@@ -11,13 +11,21 @@
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use super::x509;
-use crate::ops::sessions::Identity;
 
 /// More names than this are not kept.
 const MAX_NAMES: usize = 8;
 
 /// A longer name is cut. URIs of devices (SPIFFE's, RFC 8141's) have some hundred characters.
 const MAX_NAME_CHARS: usize = 256;
+
+/// The names and the end of a verified client certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The names, best first: URIs, DNS names, the common name. The first is the identity.
+    pub(crate) names: Box<[Box<str>]>,
+    /// In Unix time.
+    pub(crate) not_after: i64,
+}
 
 /// The identity in a certificate that has been verified.
 pub(crate) fn of(leaf: &CertificateDer<'_>) -> Identity {

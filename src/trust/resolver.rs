@@ -18,7 +18,7 @@ use tokio_rustls::rustls::{
 };
 
 use super::provider::{HandshakeScope, PROVIDER};
-use crate::ops::metrics::KeyKind;
+use crate::terms::labels::KeyKind;
 
 /// The curve of an ECDSA key, by the one scheme that rustls signs with it.
 const CURVES: [(SignatureScheme, NamedGroup); 3] = [

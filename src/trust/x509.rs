@@ -27,7 +27,7 @@ use x509_parser::prelude::{
 
 use self::names::CanonicalName;
 use super::digest::sha256;
-use crate::ops::metrics::KeyKind;
+use crate::terms::labels::KeyKind;
 use crate::text::one_line;
 
 /// What cannot be read as X.509.

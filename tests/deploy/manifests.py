@@ -24,7 +24,7 @@ DEPLOY = ROOT / "deploy"
 
 LABEL = "tlsidecar/sidecar"
 ADMIN_PORT = 9901
-# What a drain may take after delay and drain_timeout: FORCE_TIMEOUT in src/ops/shutdown.rs.
+# What a drain may take after delay and drain_timeout: FORCE_TIMEOUT in src/lifecycle.rs.
 FORCE_SECONDS = 2
 WORKLOADS = ("Deployment", "StatefulSet")
 

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use tlsidecar::app::{self, App};
 use tlsidecar::config::file::Source;
 use tlsidecar::config::{Admin, BackendAddress, ClientAuth, Config, Listener};
-use tlsidecar::ops::metrics::ReloadOutcome;
-use tlsidecar::proxy::reason::Reason;
+use tlsidecar::terms::labels::ReloadOutcome;
+use tlsidecar::terms::reason::Reason;
 
 use super::certs::Pair;
 use super::eventually;

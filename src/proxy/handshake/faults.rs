@@ -4,7 +4,7 @@
 
 use tokio_rustls::rustls::{AlertDescription, PeerIncompatible};
 
-use crate::ops::metrics::{Alert, Incompatible};
+use crate::terms::labels::{Alert, Incompatible};
 
 /// A client's alert: those are told apart that devices are known to have.
 pub(super) const fn alert(description: AlertDescription) -> Alert {

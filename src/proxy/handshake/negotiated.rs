@@ -5,9 +5,9 @@
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::rustls::{self, CipherSuite, NamedGroup};
 
-use crate::ops::metrics::{Cipher, Group, HandshakeKind, KeyKind};
 use crate::proxy::record::Negotiated;
 use crate::proxy::tls::Negotiation;
+use crate::terms::labels::{Cipher, Group, HandshakeKind, KeyKind};
 use crate::trust::identity;
 
 /// What a handshake that is over has agreed on; `key` tells what our certificate's is with a suite.

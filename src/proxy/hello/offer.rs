@@ -8,7 +8,7 @@
 use tokio_rustls::rustls::CipherSuite;
 
 use super::client_hello::Rest;
-use crate::ops::metrics::{OfferedVersion, SuiteKind};
+use crate::terms::labels::{OfferedVersion, SuiteKind};
 
 /// The extension that has the versions since TLS 1.3: RFC 8446 section 4.2.1.
 const SUPPORTED_VERSIONS: u16 = 43;

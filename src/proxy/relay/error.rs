@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio_rustls::rustls;
 
-use crate::proxy::reason::Reason;
 use crate::proxy::socket;
 use crate::proxy::tls::SealError;
+use crate::terms::reason::Reason;
 
 /// Why a relay ended, other than in order.
 #[derive(Debug, thiserror::Error)]

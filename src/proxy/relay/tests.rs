@@ -20,11 +20,11 @@ use tokio_rustls::rustls::{
 };
 
 use super::*;
-use crate::ops::metrics::Metrics;
-use crate::ops::shutdown::Shutdown;
+use crate::lifecycle::Shutdown;
+use crate::metrics::Metrics;
 use crate::proxy::handshake;
 use crate::proxy::handshake_memory::Share;
-use crate::proxy::reason::Reason;
+use crate::terms::reason::Reason;
 use crate::trust::snapshot::Snapshot;
 use crate::trust::testing::snapshot_and_client;
 

@@ -33,7 +33,7 @@ use super::stream::{ReceiveError, TlsStream};
 use super::{HELD_BYTES_HANDSHAKE, alert};
 use crate::proxy::close;
 use crate::proxy::socket;
-use crate::proxy::unsent::Unsent;
+use crate::proxy::write_buffer::Unsent;
 use crate::trust::provider::HandshakeScope;
 use crate::trust::provider::transcript::Disguise;
 

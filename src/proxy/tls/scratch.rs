@@ -4,7 +4,7 @@
 //! whatever was left by another, and so reads back only what it wrote.
 //!
 //! **Not here.** What outlives a poll: a session's partial record (`tls/stream.rs`), bytes unsent
-//! (`unsent.rs`).
+//! (`proxy/write_buffer.rs`).
 
 use std::cell::RefCell;
 use std::ops::Range;

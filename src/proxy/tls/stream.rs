@@ -19,7 +19,7 @@ use super::scratch::Scratch;
 use super::session::{SealError, Session};
 use crate::proxy::close;
 use crate::proxy::socket;
-use crate::proxy::unsent::Unsent;
+use crate::proxy::write_buffer::Unsent;
 
 /// The client's side of a connection.
 pub(crate) struct TlsStream<Io> {

@@ -15,7 +15,7 @@ use super::Findings;
 use super::chain::Chain;
 use super::pem::Ignored;
 use crate::config::CertificateFiles;
-use crate::ops::metrics::MaterialKind;
+use crate::terms::labels::MaterialKind;
 use crate::trust::digest::Digest;
 use crate::trust::files::{Files, ReadError};
 use crate::trust::revocation::Crl;

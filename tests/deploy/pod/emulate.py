@@ -35,7 +35,7 @@ from containers import (  # noqa: E402
 )
 
 POD = "10.88.0.7"
-# What a forced connection may take for its last words, whatever the scale: src/ops/shutdown.rs.
+# What a forced connection may take for its last words, whatever the scale: src/lifecycle.rs.
 LAST_WORDS = 2.0
 DEVICES = 4
 BY_THE_DEVICE = {"ok", "client_truncated", "client_reset"}

@@ -1,0 +1,503 @@
+//! Puts in force what has changed on disk, or keeps what is.
+//!
+//! **Promises.** Certificates, keys, CAs, CRLs and the configuration file are read again when they
+//! change, on request, and every [`POLL_INTERVAL`] where change events do not come. A candidate is
+//! swapped in whole or not at all. A bad file keeps what it held, and holds up no other: it is logged
+//! once, counted, and seen in a gauge until a good one arrives. One listener's bad certificate keeps no
+//! other listener from its good one. Connections that are open are never touched. What cannot take
+//! effect in a running process is told again by every reload until a restart.
+//!
+//! It works on a thread of its own: reading and checking a large CRL would hold up a data path.
+//!
+//! **Not here.** What makes a candidate good (`certs.rs`).
+
+mod announce;
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{oneshot, watch as latest};
+
+pub(crate) use self::announce::announce;
+use self::announce::{announce_changes, note_swapped};
+use self::watch::Watcher;
+use crate::config::file::{ConfigError, Source};
+use crate::config::{self, Config};
+use crate::metrics::{ListenerMetrics, Metrics, Objects};
+use crate::terms::labels::{ReloadObject, ReloadOutcome};
+use crate::text::{Shown, one_line};
+use crate::trust::certs::{self, CertError, Reloaded};
+use crate::trust::snapshot::Current;
+
+/// How often the files are looked at where events do not come (some network and overlay file
+/// systems), and a candidate that was not valid yet is tried again.
+const POLL_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How long it must be quiet before the files are read: most tools write several in a row.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// How long to wait for quiet at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// Failures of a listener that are listed; the others are counted.
+const MAX_TOLD: usize = 100;
+
+/// One listener, as far as a reload is concerned.
+pub(crate) struct Target {
+    pub(crate) current: Arc<Current>,
+    pub(crate) metrics: Arc<ListenerMetrics>,
+}
+
+/// How an attempt to reload ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The worst that happened: a failure, or else a swap, or else nothing.
+    pub outcome: ReloadOutcome,
+    /// What could not be loaded, each in a sentence.
+    pub failures: Vec<String>,
+    /// What of the configuration waits for a restart, each in a sentence.
+    pub waiting: Vec<String>,
+}
+
+/// Puts in force what of a configuration belongs to no listener: `[shutdown]`,
+/// `process.max_handshake_bytes` and `log.filter`.
+pub(crate) type ProcessWide = Box<dyn Fn(&Config) + Send>;
+
+/// How the files are, as of the last look at them.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    pub(crate) report: Report,
+    /// When they were last found good.
+    pub(crate) last_success: SystemTime,
+    /// When something new was last put in force; none since the start.
+    pub(crate) last_swap: Option<SystemTime>,
+}
+
+/// Asks for reloads. The reloading ends when the last handle is dropped.
+#[derive(Clone)]
+pub struct Handle {
+    events: Arc<StopOnDrop>,
+    standing: latest::Receiver<Standing>,
+}
+
+struct StopOnDrop(Sender<Event>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        // It fails only if the thread has ended already.
+        let _ended = self.0.send(Event::Stop);
+    }
+}
+
+enum Event {
+    FilesChanged,
+    Request(oneshot::Sender<Report>),
+    Stop,
+}
+
+impl Handle {
+    /// Reloads now and tells how it went; none if the process is ending.
+    pub async fn reload(&self) -> Option<Report> {
+        let (answer, report) = oneshot::channel();
+        self.events.0.send(Event::Request(answer)).ok()?;
+        report.await.ok()
+    }
+
+    /// How the files are, as of the last look at them.
+    pub(crate) fn standing(&self) -> Standing {
+        self.standing.borrow().clone()
+    }
+}
+
+/// Starts reloading, on its own thread: `config` is in force, and came from `source` if from a
+/// file; `process_wide` is called when the part of it has changed that is not for listeners.
+///
+/// # Errors
+/// If the system has no thread to give.
+pub(crate) fn start(
+    targets: Vec<Target>,
+    config: Config,
+    source: Option<Source>,
+    process_wide: ProcessWide,
+    metrics: Arc<Metrics>,
+) -> std::io::Result<Handle> {
+    let (sender, events) = channel();
+    let changed = sender.clone();
+    let watcher = Watcher::new(move || {
+        // It fails only if the thread has ended already.
+        let _ended = changed.send(Event::FilesChanged);
+    });
+    let watcher = watcher
+        .inspect_err(|error| {
+            tracing::warn!(%error, "files cannot be watched: they are looked at once a minute");
+        })
+        .ok();
+    metrics.looked_at(ReloadOutcome::Unchanged, SystemTime::now());
+    let reloader = Reloader::new(targets, config, source, process_wide, metrics);
+    let standing = reloader.standing.subscribe();
+    let thread = std::thread::Builder::new().name("reload".to_owned());
+    thread.spawn(move || reloader.run(&events, watcher, POLL_INTERVAL))?;
+    Ok(Handle { events: Arc::new(StopOnDrop(sender)), standing })
+}
+
+struct Reloader {
+    targets: Vec<Target>,
+    /// What the process was started with: some of it holds until it ends.
+    started: Config,
+    /// The last configuration that was good.
+    config: Config,
+    source: Option<Source>,
+    process_wide: ProcessWide,
+    metrics: Arc<Metrics>,
+    standing: latest::Sender<Standing>,
+}
+
+impl Reloader {
+    fn new(
+        targets: Vec<Target>,
+        config: Config,
+        source: Option<Source>,
+        process_wide: ProcessWide,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            targets,
+            started: config.clone(),
+            config,
+            source,
+            process_wide,
+            metrics,
+            standing: latest::Sender::new(Standing {
+                report: Report {
+                    outcome: ReloadOutcome::Unchanged,
+                    failures: Vec::new(),
+                    waiting: Vec::new(),
+                },
+                last_success: SystemTime::now(),
+                last_swap: None,
+            }),
+        }
+    }
+
+    fn run(mut self, events: &Receiver<Event>, mut watcher: Option<Watcher>, poll: Duration) {
+        let mut next_poll = Instant::now() + poll;
+        loop {
+            // What is newly watched may have changed before it was, so it is looked at once more.
+            if watcher.as_mut().is_some_and(|watcher| watcher.watch(&self.files())) {
+                self.attempt(Trigger::Poll);
+                continue;
+            }
+            let wait = next_poll.saturating_duration_since(Instant::now());
+            match events.recv_timeout(wait) {
+                Ok(Event::FilesChanged) => match settle(events) {
+                    Some(waiting) => self.attempt(Trigger::Change).answer(waiting),
+                    None => return,
+                },
+                Ok(Event::Request(waiting)) => self.attempt(Trigger::Request).answer([waiting]),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.attempt(Trigger::Poll);
+                    next_poll = Instant::now() + poll;
+                }
+                Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Everything that is read.
+    fn files(&self) -> Vec<PathBuf> {
+        let listeners = self.targets.iter().map(|target| target.current.load());
+        let named = listeners.flat_map(|snapshot| {
+            certs::named_files(&snapshot.listener.tls).map(Path::to_owned).collect::<Vec<_>>()
+        });
+        let wanted = self.config.listeners.iter().flat_map(|l| certs::named_files(&l.tls));
+        let file = self.source.iter().map(|source| source.path.clone());
+        named.chain(wanted.map(Path::to_owned)).chain(file).collect()
+    }
+
+    fn attempt(&mut self, trigger: Trigger) -> Report {
+        let mut failures = Vec::new();
+        let mut swapped = false;
+        let mut objects = Objects::default();
+        match self.reload_config() {
+            Ok(false) => {}
+            Ok(true) => {
+                swapped = true;
+                objects.note(ReloadObject::Config, ReloadOutcome::Swapped);
+            }
+            // A bad configuration is no reason to let a certificate expire.
+            Err(error) => {
+                failures.extend(error.lines());
+                objects.note(ReloadObject::Config, ReloadOutcome::Failed);
+            }
+        }
+        for target in &self.targets {
+            let (new, failed) = reload_target(target, &self.config, &mut objects);
+            swapped |= new;
+            failures.extend(failed);
+        }
+        failures.extend(self.failures_of_new_listeners(&mut objects));
+        let outcome = match (failures.is_empty(), swapped) {
+            (false, _) => ReloadOutcome::Failed,
+            (true, true) => ReloadOutcome::Swapped,
+            (true, false) => ReloadOutcome::Unchanged,
+        };
+        let report = Report { outcome, failures, waiting: self.waiting_for_restart() };
+        let now = SystemTime::now();
+        self.tell(trigger, &report, objects, now);
+        self.standing.send_modify(|standing| {
+            standing.report.clone_from(&report);
+            if outcome != ReloadOutcome::Failed {
+                standing.last_success = now;
+            }
+            if swapped {
+                standing.last_swap = Some(now);
+            }
+        });
+        report
+    }
+
+    /// Logs and counts an attempt, but for a poll that found what was known.
+    fn tell(&self, trigger: Trigger, report: &Report, objects: Objects, now: SystemTime) {
+        let Report { outcome, failures, waiting } = report;
+        let known = {
+            let before = &self.standing.borrow().report;
+            before.failures == *failures && before.waiting == *waiting
+        };
+        if trigger == Trigger::Poll && *outcome != ReloadOutcome::Swapped && known {
+            self.metrics.looked_at(*outcome, now);
+            return;
+        }
+        self.metrics.reloaded(*outcome, objects, now);
+        for failure in failures {
+            tracing::error!("reload failed, what was in force stays: {failure}");
+        }
+        for what in waiting {
+            tracing::warn!("{what}");
+        }
+        // What was swapped in has its own lines.
+        if *outcome == ReloadOutcome::Unchanged && waiting.is_empty() {
+            tracing::info!("reload: the files are those in force");
+        }
+    }
+
+    /// Reads the configuration file again and puts in force what of it belongs to no listener;
+    /// whether there was anything new of that.
+    fn reload_config(&mut self) -> Result<bool, ConfigError> {
+        let Some(source) = &self.source else {
+            return Ok(false);
+        };
+        let new = source.reload()?;
+        let old = std::mem::replace(&mut self.config, new);
+        let mut changed = Vec::new();
+        if old.process.max_handshake_bytes != self.config.process.max_handshake_bytes {
+            changed.push("process.max_handshake_bytes");
+        }
+        if old.shutdown != self.config.shutdown {
+            changed.push("[shutdown]");
+        }
+        if old.log.filter != self.config.log.filter {
+            changed.push("log.filter");
+        }
+        if changed.is_empty() {
+            return Ok(false);
+        }
+        (self.process_wide)(&self.config);
+        tracing::info!(changed = changed.join(", "), "configuration in force");
+        Ok(true)
+    }
+
+    /// What is wrong with listeners that wait for a restart, which would fail because of it.
+    fn failures_of_new_listeners(&self, objects: &mut Objects) -> Vec<String> {
+        let running = |name: &str| self.started.listeners.iter().any(|l| l.name == name);
+        let new = self.config.listeners.iter().filter(|listener| !running(&listener.name));
+        new.flat_map(|listener| match certs::load(listener, SystemTime::now()) {
+            Ok(_) => Vec::new(),
+            Err(errors) => failed(listener, &errors, objects),
+        })
+        .collect()
+    }
+
+    /// How what runs and what is wanted differ, as far as a running process cannot take it up.
+    fn waiting_for_restart(&self) -> Vec<String> {
+        let Some(source) = &self.source else {
+            return Vec::new();
+        };
+        let differences = needs_restart(&self.started, &self.config).into_iter();
+        let file = Shown(&source.path);
+        differences.map(|what| format!("{file}: {what}; a restart puts it in force")).collect()
+    }
+}
+
+/// Waits until the files have been quiet for a while. Returns the requests that came meanwhile;
+/// none if the reloading is to end.
+fn settle(events: &Receiver<Event>) -> Option<Vec<oneshot::Sender<Report>>> {
+    let until = Instant::now() + LONGEST_WAIT;
+    let mut waiting = Vec::new();
+    while Instant::now() < until {
+        match events.recv_timeout(QUIET) {
+            Ok(Event::FilesChanged) => {}
+            Ok(Event::Request(answer)) => waiting.push(answer),
+            Ok(Event::Stop) => return None,
+            Err(_) => break,
+        }
+    }
+    Some(waiting)
+}
+
+/// Loads one listener again and puts it in force if it is new; whether it was, and what failed.
+fn reload_target(target: &Target, config: &Config, objects: &mut Objects) -> (bool, Vec<String>) {
+    let previous = target.current.load();
+    let running = &previous.listener.name;
+    let wanted = config.listeners.iter().find(|listener| listener.name == *running);
+    let wanted = wanted.cloned().map_or_else(
+        || previous.listener.clone(),
+        // The socket stays where it is.
+        |wanted| config::Listener { listen: previous.listener.listen, ..wanted },
+    );
+    let Reloaded { loaded, errors } = certs::reload(&wanted, &previous, SystemTime::now());
+    let failed = failed(&wanted, &errors, objects);
+    let Some((snapshot, warnings)) = loaded else { return (false, failed) };
+    note_swapped(&previous, &snapshot, objects);
+    announce_changes(&previous.listener, &snapshot.listener);
+    announce(&snapshot, &warnings, &target.metrics);
+    target.current.store(snapshot);
+    (true, failed)
+}
+
+/// Notes what of a listener could not be loaded, and tells why.
+fn failed(listener: &config::Listener, errors: &[CertError], objects: &mut Objects) -> Vec<String> {
+    for error in errors {
+        objects.note(error.object(&listener.tls), ReloadOutcome::Failed);
+    }
+    let name = &listener.name;
+    let tell = |error| one_line(&format!("listener {name:?}: {error}")).into_owned();
+    let more = errors.len().saturating_sub(MAX_TOLD);
+    let more = (more > 0).then(|| format!("listener {name:?}: and {more} more"));
+    errors.iter().take(MAX_TOLD).map(tell).chain(more).collect()
+}
+
+/// What of `wanted` cannot take effect in a process that was started with `started`.
+fn needs_restart(started: &Config, wanted: &Config) -> Vec<String> {
+    let mut what = Vec::new();
+    if started.admin != wanted.admin {
+        what.push("admin.listen has changed".to_owned());
+    }
+    if started.log.format != wanted.log.format {
+        what.push("log.format has changed".to_owned());
+    }
+    if started.process.dumpable != wanted.process.dumpable {
+        what.push("process.dumpable has changed".to_owned());
+    }
+    for listener in &started.listeners {
+        let name = &listener.name;
+        match wanted.listeners.iter().find(|wanted| wanted.name == *name) {
+            None => what.push(format!("listener {name:?} is gone")),
+            Some(wanted) if wanted.listen != listener.listen => {
+                what.push(format!("listener {name:?} has another address"));
+            }
+            Some(_) => {}
+        }
+    }
+    for listener in &wanted.listeners {
+        let name = &listener.name;
+        if started.listeners.iter().all(|started| started.name != *name) {
+            what.push(format!("listener {name:?} is new"));
+        }
+    }
+    what
+}
+
+/// What made us look.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trigger {
+    Change,
+    Request,
+    Poll,
+}
+
+impl Report {
+    fn answer(self, waiting: impl IntoIterator<Item = oneshot::Sender<Self>>) {
+        for answer in waiting {
+            // It fails if whoever asked has not waited.
+            let _gone = answer.send(self.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::testing::{certificate, listener};
+
+    #[test]
+    fn what_needs_a_restart_is_named_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let listeners = ["stays", "moves", "goes"]
+            .map(|name| config::Listener { name: name.to_owned(), ..listener(dir.path()) });
+        let started = Config { listeners: listeners.to_vec(), ..Config::of(listener(dir.path())) };
+        let mut wanted = started.clone();
+        wanted.shutdown.delay = Duration::from_secs(1);
+        wanted.log.filter = crate::logging::Filter::parse("debug").unwrap();
+        wanted.listeners[0].limits.max_connections = Some(17);
+        assert_eq!(needs_restart(&started, &wanted), Vec::<String>::new());
+        wanted.admin.listen.set_port(1);
+        wanted.log.format = crate::logging::Format::Json;
+        wanted.process.dumpable = true;
+        wanted.listeners[1].listen.set_port(1);
+        "comes".clone_into(&mut wanted.listeners[2].name);
+        let expected = [
+            "admin.listen has changed",
+            "log.format has changed",
+            "process.dumpable has changed",
+            "listener \"moves\" has another address",
+            "listener \"goes\" is gone",
+            "listener \"comes\" is new",
+        ];
+        assert_eq!(needs_restart(&started, &wanted), expected);
+    }
+
+    #[test]
+    fn where_events_do_not_come_the_poll_finds_the_change_and_tells_a_failure_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = listener(dir.path());
+        let (snapshot, _) = certs::load(&listener, SystemTime::now()).unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let current = Arc::new(Current::new(snapshot));
+        let (before, watched) = (current.load().files, Arc::clone(&current));
+        let target = Target { current, metrics: metrics.listener("test") };
+        let (sender, events) = channel();
+        let polling = std::thread::spawn({
+            let metrics = Arc::clone(&metrics);
+            let config = Config::of(listener.clone());
+            let reloader = Reloader::new(vec![target], config, None, Box::new(|_| {}), metrics);
+            move || reloader.run(&events, None, Duration::from_millis(20))
+        });
+        let metric = |series: &str| {
+            let text = String::from_utf8(metrics.render().unwrap().0).unwrap();
+            let line = text.lines().find_map(|line| line.strip_prefix(series));
+            line.unwrap().trim().parse::<f64>().unwrap()
+        };
+        let wait_until = |what: &str, condition: &dyn Fn() -> bool| {
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while !condition() {
+                assert!(Instant::now() < deadline, "{what}");
+                std::thread::yield_now();
+            }
+        };
+        std::fs::write(&listener.tls.certificates[0].cert, "rubbish").unwrap();
+        wait_until("it fails", &|| metric("tlsidecar_reload_failing") > 0.5);
+        let looked_at = || metric("tlsidecar_reload_last_success_timestamp_seconds");
+        let good = looked_at();
+        certificate(dir.path());
+        wait_until("it is well again", &|| metric("tlsidecar_reload_failing") < 0.5);
+        wait_until("it is found", &|| watched.load().files != before);
+        wait_until("it is looked at again and again", &|| looked_at() > good + 0.1);
+        let failed = metric("tlsidecar_reloads_total{outcome=\"failed\"}");
+        assert!(failed < 2.5, "the rubbish, and perhaps a new certificate without its key yet");
+        sender.send(Event::Stop).unwrap();
+        polling.join().unwrap();
+    }
+}

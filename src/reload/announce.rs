@@ -1,0 +1,113 @@
+//! Tells what has come in force: in the log and in the metrics.
+//!
+//! **Not here.** Putting it in force (`reload.rs`), what the metrics are called (`metrics/`).
+
+use std::path::PathBuf;
+
+use crate::config;
+use crate::metrics::{
+    CaInForce, CertificateInForce, CrlInForce, ListenerMetrics, MaterialInForce, Objects, Told,
+};
+use crate::terms::labels::{MaterialKind, ReloadObject, ReloadOutcome};
+use crate::text::Shown;
+use crate::trust::certs::Warning;
+use crate::trust::certs::parts::Material;
+use crate::trust::snapshot::{ServerCertificate, Snapshot};
+use crate::trust::x509::{self, Facts, Moment};
+
+/// Tells of a snapshot that comes in force.
+pub(crate) fn announce(snapshot: &Snapshot, warnings: &[Warning], metrics: &ListenerMetrics) {
+    let listener = &snapshot.listener.name;
+    for warning in warnings {
+        tracing::warn!(listener, "{warning}");
+    }
+    for certificate in &snapshot.certificates {
+        let (cert, not_after) = (&certificate.label, certificate.facts.not_after);
+        let certificates = certificate.chain_length;
+        tracing::info!(listener, cert, %not_after, certificates, "certificate in force");
+    }
+    for Material { file, kind, count } in snapshot.parts.material() {
+        let file = Shown(&file);
+        match kind {
+            // They have their own line.
+            MaterialKind::Certificate | MaterialKind::Key => {}
+            MaterialKind::ClientCa => {
+                let pinned = snapshot.trusted.pinned;
+                tracing::info!(listener, %file, count, pinned, "client CAs active");
+            }
+            MaterialKind::Crl => tracing::info!(listener, %file, count, "CRLs active"),
+        }
+    }
+    metrics.set_backends(snapshot.listener.backends().map(ToString::to_string));
+    metrics.in_force().tell(in_force(snapshot));
+}
+
+/// Until when what is in force is good.
+fn in_force(snapshot: &Snapshot) -> Told {
+    let certificate = |c: &ServerCertificate| CertificateInForce {
+        cert: c.label.clone(),
+        serial: c.facts.serial.clone(),
+        sha256: x509::fingerprint(&c.leaf, ""),
+        issuer: c.facts.issuer_text.clone(),
+        key: c.facts.key.as_str(),
+        not_before: c.facts.not_before.timestamp(),
+        not_after: c.facts.not_after.timestamp(),
+    };
+    let ca = |facts: &Facts| CaInForce {
+        ca: facts.subject_text.clone(),
+        not_before: facts.not_before.timestamp(),
+        not_after: facts.not_after.timestamp(),
+    };
+    let crl = |(file, due): &(PathBuf, Moment)| CrlInForce {
+        crl: Shown(file).to_string(),
+        next_update: due.timestamp(),
+    };
+    let material = |m: &Material| MaterialInForce {
+        file: Shown(&m.file).to_string(),
+        kind: m.kind,
+        count: m.count,
+    };
+    Told {
+        certificates: snapshot.certificates.iter().map(certificate).collect(),
+        cas: snapshot.trusted.cas.iter().map(ca).collect(),
+        crls: snapshot.trusted.crls.iter().map(crl).collect(),
+        material: snapshot.parts.material().iter().map(material).collect(),
+    }
+}
+
+/// Tells which parts of a listener's configuration have changed.
+pub(super) fn announce_changes(old: &config::Listener, new: &config::Listener) {
+    let changed = changes(old, new);
+    if !changed.is_empty() {
+        let (listener, changed) = (&new.name, changed.join(", "));
+        tracing::info!(listener, changed, "configuration in force");
+    }
+}
+
+/// The parts of a listener's configuration that differ, under their names in the file.
+fn changes(old: &config::Listener, new: &config::Listener) -> Vec<&'static str> {
+    // Neither the name nor the address can differ: they are what makes it the same listener.
+    let config::Listener { name: _, listen: _, backend, tls, routes, timeouts, limits, tcp } = old;
+    let parts = [
+        ("backend", *backend != new.backend),
+        ("tls", *tls != new.tls),
+        ("route", *routes != new.routes),
+        ("timeouts", *timeouts != new.timeouts),
+        ("limits", *limits != new.limits),
+        ("tcp", *tcp != new.tcp),
+    ];
+    parts.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
+}
+
+/// Notes which objects differ between what was in force and what is now.
+pub(super) fn note_swapped(old: &Snapshot, new: &Snapshot, objects: &mut Objects) {
+    let differs = [
+        (ReloadObject::Config, old.listener != new.listener),
+        (ReloadObject::Certificate, old.files.certificates != new.files.certificates),
+        (ReloadObject::ClientCa, old.files.client_ca != new.files.client_ca),
+        (ReloadObject::Crl, old.files.crls != new.files.crls),
+    ];
+    for (object, _) in differs.iter().filter(|(_, differs)| *differs) {
+        objects.note(*object, ReloadOutcome::Swapped);
+    }
+}

@@ -1,0 +1,305 @@
+//! Live sessions, as the operator sees them: who is connected, since when, how much, how silent.
+//!
+//! **Promises.** A session is listed from the moment its relay begins until it ends, whatever way.
+//! Its counters are moved by its own task alone, without a lock; the table is locked in parts, for the
+//! moment in which a session comes, goes, or is read.
+//!
+//! **Not here.** Connections in their handshake: they are counted (`metrics.rs`), not listed. Who is
+//! asked for (`admin/views.rs`), who stands out (`sessions/top.rs`).
+
+pub(crate) mod top;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use self::top::Top;
+use crate::metrics::{BackendMetrics, Census, ListenerMetrics};
+use crate::terms::labels::{Age, Cipher, Direction, Expiry, HandshakeKind, Silence};
+use crate::trust::identity::Identity;
+
+/// Parts of the table, each with a lock of its own.
+const PARTS: usize = 64;
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+/// What is known of one connection, from accept to its end.
+pub(crate) struct Session {
+    pub(crate) metrics: Arc<ListenerMetrics>,
+    /// A number within this process.
+    pub(crate) id: u64,
+    pub(crate) peer: SocketAddr,
+    pub(crate) opened: Instant,
+    /// The name that the client asked for.
+    pub(crate) server_name: Option<Box<str>>,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) identity: Option<Box<Identity>>,
+    pub(crate) backend: Option<Arc<BackendMetrics>>,
+    /// How long the backend took.
+    pub(crate) connect: Option<Duration>,
+    counted: Counted,
+}
+
+/// What a handshake agreed on.
+pub(crate) struct Tls {
+    pub(crate) cipher: Cipher,
+    pub(crate) kind: HandshakeKind,
+    /// One of the listener's own protocols.
+    pub(crate) alpn: Option<Box<str>>,
+    /// From accept to its end.
+    pub(crate) took: Duration,
+}
+
+/// What changes while a session lives; written by its own task alone.
+#[derive(Default)]
+struct Counted {
+    to_backend: AtomicU64,
+    to_client: AtomicU64,
+    /// When the last byte moved, in milliseconds since it was opened.
+    last_byte: AtomicU64,
+    buffered: AtomicU32,
+}
+
+/// The live sessions of a process.
+pub(crate) struct Sessions {
+    parts: Box<[Mutex<Part>]>,
+    /// Who stands out, of these and of those that have been.
+    pub(crate) top: Top,
+}
+
+/// By their ids.
+type Part = HashMap<u64, Arc<Session>>;
+
+impl Session {
+    /// A connection that was accepted just now.
+    pub(crate) fn new(metrics: Arc<ListenerMetrics>, id: u64, peer: SocketAddr) -> Self {
+        Self {
+            metrics,
+            id,
+            peer,
+            opened: Instant::now(),
+            server_name: None,
+            tls: None,
+            identity: None,
+            backend: None,
+            connect: None,
+            counted: Counted::default(),
+        }
+    }
+
+    /// How old it is.
+    pub(crate) fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
+    /// How long ago its last byte was relayed, or it was opened.
+    pub(crate) fn silence(&self) -> Duration {
+        let last = Duration::from_millis(self.counted.last_byte.load(Ordering::Relaxed));
+        self.age().saturating_sub(last)
+    }
+
+    /// Plaintext bytes relayed.
+    pub(crate) fn bytes(&self, direction: Direction) -> u64 {
+        self.counter(direction).load(Ordering::Relaxed)
+    }
+
+    /// Counts plaintext bytes.
+    pub(crate) fn relayed(&self, direction: Direction, bytes: u64) {
+        self.metrics.relayed(direction, bytes);
+        let counter = self.counter(direction);
+        // Nobody else writes it.
+        counter.store(counter.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
+    }
+
+    /// A byte has moved, at `now`.
+    pub(crate) fn touched(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.opened).as_millis();
+        let since = u64::try_from(since).unwrap_or(u64::MAX);
+        self.counted.last_byte.store(since, Ordering::Relaxed);
+    }
+
+    /// So many bytes are held now.
+    pub(crate) fn holds(&self, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.counted.buffered.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Who it is, if it has shown a certificate.
+    pub(crate) fn identity(&self) -> Option<&str> {
+        self.identity.as_ref()?.names.first().map(AsRef::as_ref)
+    }
+
+    const fn counter(&self, direction: Direction) -> &AtomicU64 {
+        match direction {
+            Direction::ToBackend => &self.counted.to_backend,
+            Direction::ToClient => &self.counted.to_client,
+        }
+    }
+
+    fn count_into(&self, census: &mut Census, now: i64) {
+        census.ages[age(self.age()) as usize] += 1;
+        census.silences[silence(self.silence()) as usize] += 1;
+        let not_after = self.identity.as_ref().map(|identity| identity.not_after);
+        census.expiries[expiry(not_after, now) as usize] += 1;
+        census.buffered_bytes += u64::from(self.counted.buffered.load(Ordering::Relaxed));
+    }
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { parts: (0..PARTS).map(|_| Mutex::default()).collect(), top: Top::default() }
+    }
+}
+
+impl Sessions {
+    /// Lists a session.
+    pub(crate) fn add(&self, session: Arc<Session>) {
+        self.part(session.id).insert(session.id, session);
+    }
+
+    /// Lists it no more.
+    pub(crate) fn remove(&self, id: u64) {
+        let mut part = self.part(id);
+        part.remove(&id);
+        // What thousands have left is given back.
+        if part.len() < part.capacity() / 4 {
+            part.shrink_to_fit();
+        }
+    }
+
+    /// The sessions that are `wanted`, in no order.
+    pub(crate) fn matching(&self, wanted: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
+        let mut matching = Vec::new();
+        for part in &self.parts {
+            // The lock is held for as long as they are copied, however long it takes to choose.
+            let all: Vec<_> = lock(part).values().cloned().collect();
+            matching.extend(all.into_iter().filter(|session| wanted(session)));
+        }
+        matching
+    }
+
+    /// Brings the metrics of `listeners` up to date.
+    pub(crate) fn take_census(&self, listeners: &[Arc<ListenerMetrics>]) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        let mut censuses = vec![Census::default(); listeners.len()];
+        for part in &self.parts {
+            for session in lock(part).values() {
+                let place = listeners.iter().position(|l| Arc::ptr_eq(l, &session.metrics));
+                if let Some(place) = place {
+                    session.count_into(&mut censuses[place], now);
+                }
+            }
+        }
+        for (listener, census) in listeners.iter().zip(&censuses) {
+            listener.set_census(census);
+        }
+    }
+
+    fn part(&self, id: u64) -> MutexGuard<'_, Part> {
+        #[expect(clippy::cast_possible_truncation, reason = "only its last bits count")]
+        let place = id as usize % self.parts.len();
+        lock(&self.parts[place])
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing is done under the lock that could panic half-way.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const fn age(age: Duration) -> Age {
+    match age.as_secs() {
+        s if s < MINUTE => Age::UnderMinute,
+        s if s < HOUR => Age::UnderHour,
+        s if s < DAY => Age::UnderDay,
+        s if s < 7 * DAY => Age::UnderWeek,
+        _ => Age::OverWeek,
+    }
+}
+
+const fn silence(silence: Duration) -> Silence {
+    match silence.as_secs() {
+        s if s < MINUTE => Silence::UnderMinute,
+        s if s < 10 * MINUTE => Silence::UnderTenMinutes,
+        s if s < HOUR => Silence::UnderHour,
+        s if s < DAY => Silence::UnderDay,
+        _ => Silence::OverDay,
+    }
+}
+
+/// When a client's certificate expires; its last second counts (RFC 5280 section 4.1.2.5).
+const fn expiry(not_after: Option<i64>, now: i64) -> Expiry {
+    const DAY: i64 = 24 * 60 * 60;
+    let Some(not_after) = not_after else { return Expiry::None };
+    match not_after.saturating_sub(now) {
+        ..0 => Expiry::Expired,
+        left if left < DAY => Expiry::WithinDay,
+        left if left < 7 * DAY => Expiry::WithinWeek,
+        left if left < 30 * DAY => Expiry::WithinMonth,
+        left if left < 90 * DAY => Expiry::WithinQuarter,
+        _ => Expiry::Later,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_good_to_its_last_second() {
+        let now = 1_000_000;
+        let of = |left: i64| expiry(Some(now + left), now);
+        assert_eq!(expiry(None, now), Expiry::None);
+        assert_eq!(
+            [-1, 0, 86_399, 86_400].map(of),
+            [Expiry::Expired, Expiry::WithinDay, Expiry::WithinDay, Expiry::WithinWeek]
+        );
+        assert_eq!(of(30 * 86_400), Expiry::WithinQuarter);
+        assert_eq!(of(i64::MAX - now), Expiry::Later);
+    }
+
+    #[test]
+    fn a_session_is_silent_since_its_last_byte() {
+        let metrics = super::super::metrics::Metrics::new().listener("a");
+        let mut session = Session::new(metrics, 1, SocketAddr::from(([192, 0, 2, 1], 1)));
+        let hour = Duration::from_secs(HOUR);
+        session.opened = Instant::now().checked_sub(2 * hour).unwrap();
+        let census = |session: &Session| {
+            let mut census = Census::default();
+            session.count_into(&mut census, 0);
+            (census.ages[Age::UnderDay as usize], census.silences)
+        };
+        assert_eq!(silence(session.silence()), Silence::UnderDay);
+        assert_eq!(census(&session), (1, [0, 0, 0, 1, 0]), "opened, and nothing came");
+        session.touched(Instant::now().checked_sub(hour / 2).unwrap());
+        assert_eq!(census(&session), (1, [0, 0, 1, 0, 0]));
+        session.touched(Instant::now());
+        assert_eq!(census(&session), (1, [1, 0, 0, 0, 0]));
+    }
+
+    #[test]
+    fn ages_and_silences_fall_between_their_bounds() {
+        let of = |seconds| age(Duration::from_secs(seconds));
+        assert_eq!(
+            [0, 59, 60, 86_399, 86_400].map(of),
+            [Age::UnderMinute, Age::UnderMinute, Age::UnderHour, Age::UnderDay, Age::UnderWeek]
+        );
+        assert_eq!(of(7 * DAY), Age::OverWeek);
+        let of = |seconds| silence(Duration::from_secs(seconds));
+        assert_eq!(
+            [59, 60, 600, 3600, 86_400].map(of),
+            [
+                Silence::UnderMinute,
+                Silence::UnderTenMinutes,
+                Silence::UnderHour,
+                Silence::UnderDay,
+                Silence::OverDay
+            ]
+        );
+    }
+}
