@@ -38,6 +38,7 @@ pub mod config;
 pub mod terms;
 
 mod blocking;
+mod lock;
 pub mod logging;
 mod regular_file;
 pub mod text;

@@ -16,7 +16,7 @@ mod names;
 mod process;
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use prometheus::{Encoder, Registry, TextEncoder};
@@ -32,6 +32,7 @@ use self::names::Names;
 pub(crate) use self::process::Objects;
 use self::process::ProcessMetrics;
 use crate::lifecycle::Phase;
+use crate::lock::Lock;
 use crate::terms::labels::ReloadOutcome;
 
 /// Brings up to date what is counted elsewhere.
@@ -43,7 +44,7 @@ pub struct Metrics {
     families: Families,
     names: Names,
     process: ProcessMetrics,
-    refreshes: Mutex<Vec<Refresh>>,
+    refreshes: Lock<Vec<Refresh>>,
 }
 
 impl Metrics {
@@ -54,7 +55,7 @@ impl Metrics {
         let families = Families::register(&Maker(&registry));
         let names = Names::register(&Maker(&registry));
         let process = ProcessMetrics::register(&registry);
-        Self { registry, families, names, process, refreshes: Mutex::default() }
+        Self { registry, families, names, process, refreshes: Lock::default() }
     }
 
     /// The metrics of the listener `name`, all of them there from now on.
@@ -65,7 +66,7 @@ impl Metrics {
 
     /// Has `refresh` run before every scrape.
     pub(crate) fn refresh_by(&self, refresh: impl Fn(&Self) + Send + Sync + 'static) {
-        self.refreshes.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(refresh));
+        self.refreshes.lock().push(Box::new(refresh));
     }
 
     /// Counts a reload and remembers whether the last one was good.
@@ -111,7 +112,7 @@ impl Metrics {
 
     /// Brings up to date what is counted elsewhere, as before every scrape.
     pub(crate) fn refresh(&self) {
-        for refresh in &*self.refreshes.lock().unwrap_or_else(PoisonError::into_inner) {
+        for refresh in &*self.refreshes.lock() {
             refresh(self);
         }
     }

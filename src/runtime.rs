@@ -8,11 +8,13 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar};
 use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
+
+use crate::lock::{Lock, unpoisoned};
 
 /// How many threads work for connections. tokio has a variable of this name too, and panics at what it
 /// does not understand.
@@ -65,17 +67,17 @@ pub fn of_a_proxy() -> Result<Runtime, RuntimeError> {
     let short = |cause| RuntimeError::Threads { wanted, cause };
     // tokio panics, or goes on without, where the system has not as many to give.
     can_start(wanted).map_err(short)?;
-    let begun = Arc::new((Mutex::new(0), Condvar::new()));
+    let begun = Arc::new((Lock::new(0), Condvar::new()));
     let beginning = Arc::clone(&begun);
     let mut builder = Builder::new_multi_thread();
     builder.enable_all().thread_name("worker").worker_threads(workers).on_thread_start(move || {
-        *beginning.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        *beginning.0.lock() += 1;
         beginning.1.notify_one();
     });
     let runtime = builder.event_interval(TURNS_BETWEEN_POLLS).build()?;
-    let count = begun.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let count = begun.0.lock();
     let waiting = begun.1.wait_timeout_while(count, START_TIMEOUT, |count| *count < workers);
-    if waiting.unwrap_or_else(PoisonError::into_inner).1.timed_out() {
+    if unpoisoned(waiting).1.timed_out() {
         // Those that have not begun never will.
         runtime.shutdown_background();
         return Err(short(io::ErrorKind::WouldBlock.into()));
@@ -103,13 +105,13 @@ fn workers(variable: Option<OsString>) -> Result<usize, RuntimeError> {
 
 /// Has so many threads at a time, and ends them.
 fn can_start(threads: usize) -> io::Result<()> {
-    let gate = Mutex::new(());
+    let gate = Lock::new(());
     let gate = &gate;
     thread::scope(|scope| {
-        let closed = gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let closed = gate.lock();
         let started: io::Result<Vec<_>> = (0..threads)
             .map(|_| {
-                let wait = move || drop(gate.lock().unwrap_or_else(PoisonError::into_inner));
+                let wait = move || drop(gate.lock());
                 thread::Builder::new().spawn_scoped(scope, wait)
             })
             .collect();

@@ -12,10 +12,11 @@ pub(crate) mod top;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use self::top::Top;
+use crate::lock::Lock;
 use crate::metrics::{BackendMetrics, Census, ListenerMetrics};
 use crate::terms::labels::{Age, Cipher, Direction, Expiry, HandshakeKind, Silence};
 use crate::trust::identity::Identity;
@@ -66,7 +67,7 @@ struct Counted {
 
 /// The live sessions of a process.
 pub(crate) struct Sessions {
-    parts: Box<[Mutex<Part>]>,
+    parts: Box<[Lock<Part>]>,
     /// Who stands out, of these and of those that have been.
     pub(crate) top: Top,
 }
@@ -151,7 +152,7 @@ impl Session {
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { parts: (0..PARTS).map(|_| Mutex::default()).collect(), top: Top::default() }
+        Self { parts: (0..PARTS).map(|_| Lock::default()).collect(), top: Top::default() }
     }
 }
 
@@ -176,7 +177,7 @@ impl Sessions {
         let mut matching = Vec::new();
         for part in &self.parts {
             // The lock is held for as long as they are copied, however long it takes to choose.
-            let all: Vec<_> = lock(part).values().cloned().collect();
+            let all: Vec<_> = part.lock().values().cloned().collect();
             matching.extend(all.into_iter().filter(|session| wanted(session)));
         }
         matching
@@ -188,7 +189,7 @@ impl Sessions {
         let now = i64::try_from(now).unwrap_or(i64::MAX);
         let mut censuses = vec![Census::default(); listeners.len()];
         for part in &self.parts {
-            for session in lock(part).values() {
+            for session in part.lock().values() {
                 let place = listeners.iter().position(|l| Arc::ptr_eq(l, &session.metrics));
                 if let Some(place) = place {
                     session.count_into(&mut censuses[place], now);
@@ -203,13 +204,8 @@ impl Sessions {
     fn part(&self, id: u64) -> MutexGuard<'_, Part> {
         #[expect(clippy::cast_possible_truncation, reason = "only its last bits count")]
         let place = id as usize % self.parts.len();
-        lock(&self.parts[place])
+        self.parts[place].lock()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing is done under the lock that could panic half-way.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 const fn age(age: Duration) -> Age {

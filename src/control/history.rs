@@ -8,11 +8,12 @@
 //! **Not here.** What is counted (`metrics.rs`), who is shown it (`admin/status.rs`).
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::lock::Lock;
 use crate::metrics::{Counted, ListenerMetrics};
 use crate::terms::reason::Reason;
 
@@ -25,7 +26,7 @@ const SAMPLES: usize = 90;
 /// The recent past of some listeners.
 pub(crate) struct History {
     pub(crate) listeners: Vec<Arc<ListenerMetrics>>,
-    past: Mutex<Past>,
+    past: Lock<Past>,
 }
 
 struct Past {
@@ -58,7 +59,7 @@ impl History {
     /// Of these listeners, from now on.
     pub(crate) fn new(listeners: Vec<Arc<ListenerMetrics>>) -> Self {
         let counted = listeners.iter().map(|listener| listener.counted()).collect();
-        let past = Mutex::new(Past { counted, samples: VecDeque::new() });
+        let past = Lock::new(Past { counted, samples: VecDeque::new() });
         Self { listeners, past }
     }
 
@@ -102,8 +103,7 @@ impl History {
     }
 
     fn past(&self) -> MutexGuard<'_, Past> {
-        // Nothing is done under the lock that could panic half-way.
-        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+        self.past.lock()
     }
 }
 

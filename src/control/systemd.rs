@@ -15,7 +15,7 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{self, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -25,6 +25,7 @@ use tokio::sync::{self, mpsc, oneshot};
 use tokio::time::{interval, sleep, timeout};
 
 use crate::lifecycle::{Phase, Shutdown};
+use crate::lock::Lock;
 use crate::reload::{self, Report};
 
 /// Messages that wait for the service manager to read. It reads at once, or is in trouble itself.
@@ -52,7 +53,7 @@ pub struct Systemd {
     listeners: usize,
     shutdown: Shutdown,
     /// Whether the process is going to end, rather than to stay after its drain.
-    stopping: Arc<Mutex<bool>>,
+    stopping: Arc<Lock<bool>>,
     /// One reload at a time, so that the READY of one does not end another's RELOADING.
     reloading: Arc<sync::Mutex<()>>,
 }
@@ -110,7 +111,7 @@ impl Systemd {
     /// Tells that the process drains and is going to end.
     pub fn stopping(&self) {
         let longer = NotifyState::ExtendTimeoutUsec(DRAIN_EXTENSION_USEC);
-        let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stopping = self.stopping.lock();
         *stopping = true;
         self.tell(&[NotifyState::Stopping, longer]);
     }
@@ -128,12 +129,12 @@ impl Systemd {
     }
 
     fn is_stopping(&self) -> bool {
-        *self.stopping.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.stopping.lock()
     }
 
     /// A reload that is over when the stop begins would tell that we are ready.
     fn tell_unless_stopping(&self, states: &[NotifyState<'_>]) {
-        let stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        let stopping = self.stopping.lock();
         if !*stopping {
             self.tell(states);
         }

@@ -7,11 +7,12 @@
 //! **Not here.** How long connecting takes, which is the listener's (`listener.rs`).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 
 use prometheus::{IntCounterVec, IntGaugeVec};
 
+use crate::lock::Lock;
 use crate::terms::closed_set::ClosedSet;
 use crate::terms::labels::ConnectResult;
 
@@ -21,7 +22,7 @@ pub(super) struct Backends {
     connects: IntCounterVec,
     up: IntGaugeVec,
     /// By their addresses, as the configuration has them.
-    in_force: RwLock<HashMap<String, Arc<BackendMetrics>>>,
+    in_force: Lock<HashMap<String, Arc<BackendMetrics>>>,
 }
 
 /// What is counted of one backend of a listener.
@@ -39,20 +40,19 @@ impl Backends {
             listener: listener.to_owned(),
             connects: connects.clone(),
             up: up.clone(),
-            in_force: RwLock::default(),
+            in_force: Lock::default(),
         }
     }
 
     /// The metrics of the backend at `address`.
     pub(super) fn get(&self, address: &str) -> Arc<BackendMetrics> {
-        let known =
-            self.in_force.read().unwrap_or_else(PoisonError::into_inner).get(address).cloned();
+        let known = self.in_force.lock().get(address).cloned();
         known.unwrap_or_else(|| Arc::new(BackendMetrics::new(address)))
     }
 
     /// All of them, by their addresses.
     pub(super) fn all(&self) -> Vec<Arc<BackendMetrics>> {
-        let in_force = self.in_force.read().unwrap_or_else(PoisonError::into_inner);
+        let in_force = self.in_force.lock();
         let mut all: Vec<_> = in_force.values().cloned().collect();
         all.sort_unstable_by(|a, b| a.address.cmp(&b.address));
         all
@@ -60,7 +60,7 @@ impl Backends {
 
     /// Leaves those that have these addresses, and begins those that are new.
     pub(super) fn replace(&self, addresses: impl Iterator<Item = String>) {
-        let mut in_force = self.in_force.write().unwrap_or_else(PoisonError::into_inner);
+        let mut in_force = self.in_force.lock();
         let mut before = std::mem::take(&mut *in_force);
         for address in addresses {
             // The configuration may name one twice.
@@ -84,7 +84,7 @@ impl Backends {
     /// Brings their series up to date.
     pub(super) fn tell(&self) {
         // Alone, since it adds what is missing.
-        let in_force = self.in_force.write().unwrap_or_else(PoisonError::into_inner);
+        let in_force = self.in_force.lock();
         for (address, backend) in &*in_force {
             for &result in ConnectResult::ALL {
                 let labels = &[&self.listener, address.as_str(), result.as_str()];

@@ -5,12 +5,11 @@
 //!
 //! **Not here.** Where the facts come from (`trust/x509.rs`).
 
-use std::sync::{Mutex, PoisonError};
-
 use prometheus::GaugeVec;
 use prometheus::core::Collector;
 
 use super::family::Maker;
+use crate::lock::Lock;
 use crate::terms::labels::MaterialKind;
 
 /// CAs of a listener that are told.
@@ -73,7 +72,7 @@ pub(super) struct InForceFamilies {
 pub(crate) struct InForce {
     listener: String,
     families: InForceFamilies,
-    told: Mutex<Told>,
+    told: Lock<Told>,
 }
 
 /// What is told of a listener.
@@ -133,14 +132,14 @@ impl InForceFamilies {
     }
 
     pub(super) fn of(&self, listener: &str) -> InForce {
-        InForce { listener: listener.to_owned(), families: self.clone(), told: Mutex::default() }
+        InForce { listener: listener.to_owned(), families: self.clone(), told: Lock::default() }
     }
 }
 
 impl InForce {
     /// What was last told.
     pub(crate) fn told(&self) -> Told {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.told.lock().clone()
     }
 
     /// Replaces what is told; of the CAs those stay that expire first.
@@ -151,7 +150,7 @@ impl InForce {
         self.tell_cas(&told.cas);
         self.tell_crls(&told.crls);
         self.set_material(&told.material);
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
+        *self.told.lock() = told;
     }
 
     fn tell_certificates(&self, certificates: &[CertificateInForce]) {

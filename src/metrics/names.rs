@@ -6,12 +6,13 @@
 //! **Not here.** Who looks names up (`proxy/backend/lookup.rs`).
 
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::{GaugeVec, IntGaugeVec};
 
 use super::family::Maker;
+
+use crate::lock::Lock;
 
 /// What is known of the name of a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +31,7 @@ pub(crate) struct NameStatus {
 pub(super) struct Names {
     age: GaugeVec,
     failing: IntGaugeVec,
-    told: Mutex<Vec<NameStatus>>,
+    told: Lock<Vec<NameStatus>>,
 }
 
 impl Names {
@@ -46,13 +47,13 @@ impl Names {
                 "1 while the name of a backend cannot be resolved, and its last addresses are used.",
                 &["name"],
             ),
-            told: Mutex::default(),
+            told: Lock::default(),
         }
     }
 
     /// Replaces what is told.
     pub(super) fn tell(&self, names: Vec<NameStatus>) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told.lock();
         for gone in told.iter().filter(|old| names.iter().all(|new| new.name != old.name)) {
             // It fails only if it has never been told.
             let _untold = self.age.remove_label_values(&[&gone.name]);
@@ -69,6 +70,6 @@ impl Names {
 
     /// What was told last.
     pub(super) fn told(&self) -> Vec<NameStatus> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.told.lock().clone()
     }
 }

@@ -13,7 +13,7 @@ mod pending;
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use tokio::sync::Notify;
 use tokio::time::sleep_until;
@@ -22,6 +22,7 @@ pub(crate) use self::pending::Source;
 use self::pending::{Pending, Room, Scope, Stage};
 use super::handshake_memory::{HandshakeMemory, Share};
 use crate::config;
+use crate::lock::Lock;
 
 /// What the connections of one listener take their places from.
 #[derive(Clone, Debug)]
@@ -39,7 +40,7 @@ struct Shared {
 pub(crate) struct Process {
     places: Places,
     limit: usize,
-    pending: Mutex<Pending>,
+    pending: Lock<Pending>,
     /// There is one more that could make room.
     listed: Notify,
     memory: Arc<HandshakeMemory>,
@@ -53,7 +54,7 @@ impl Process {
     /// A process that has so many places.
     pub(crate) fn new(limit: usize) -> Self {
         let memory = Arc::new(HandshakeMemory::new(usize::MAX));
-        let (pending, listed) = (Mutex::default(), Notify::new());
+        let (pending, listed) = (Lock::default(), Notify::new());
         Self { places: Places::default(), limit, pending, listed, memory }
     }
 
@@ -64,7 +65,7 @@ impl Process {
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
         // Nothing is done under the lock that could panic half-way.
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pending.lock()
     }
 }
 
@@ -170,7 +171,7 @@ impl Drop for Admitted {
 impl Admitted {
     /// The connection, which comes from `source`, as it is until its handshake is complete.
     pub(crate) fn newcomer(&self, source: Source) -> Newcomer {
-        let (shared, id) = (Arc::clone(&self.0), Mutex::new(None));
+        let (shared, id) = (Arc::clone(&self.0), Lock::new(None));
         Newcomer { shared, source, heard: AtomicBool::new(false), id }
     }
 }
@@ -182,7 +183,7 @@ pub(crate) struct Newcomer {
     source: Source,
     heard: AtomicBool,
     /// Its number, from when it is listed.
-    id: Mutex<Option<u64>>,
+    id: Lock<Option<u64>>,
 }
 
 /// The connection has had to make room for another before its handshake was complete.
@@ -243,7 +244,7 @@ impl Newcomer {
     }
 
     fn id(&self) -> MutexGuard<'_, Option<u64>> {
-        self.id.lock().unwrap_or_else(PoisonError::into_inner)
+        self.id.lock()
     }
 }
 

@@ -12,9 +12,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use tokio::sync::Notify;
+
+use crate::lock::Lock;
 
 /// What each handshake may hold without being listed: a ClientHello with a post-quantum key share and a
 /// ticket, or a chain of two certificates.
@@ -24,7 +26,7 @@ const FREE_BYTES: usize = 4 * 1024;
 #[derive(Debug)]
 pub(crate) struct HandshakeMemory {
     ceiling: AtomicUsize,
-    listed: Mutex<Listed>,
+    listed: Lock<Listed>,
 }
 
 #[derive(Debug, Default)]
@@ -40,7 +42,7 @@ struct Listed {
 pub(crate) struct Share {
     memory: Arc<HandshakeMemory>,
     /// How it is listed, if it is.
-    entry: Mutex<Option<(usize, u64)>>,
+    entry: Lock<Option<(usize, u64)>>,
     ended: Arc<Notify>,
 }
 
@@ -59,7 +61,7 @@ pub(crate) struct Exceeded;
 impl HandshakeMemory {
     /// Memory of at most `ceiling` bytes.
     pub(crate) fn new(ceiling: usize) -> Self {
-        Self { ceiling: AtomicUsize::new(ceiling), listed: Mutex::default() }
+        Self { ceiling: AtomicUsize::new(ceiling), listed: Lock::default() }
     }
 
     /// Changes the ceiling, for what is held from now on.
@@ -69,19 +71,18 @@ impl HandshakeMemory {
 
     /// The share of a handshake that begins.
     pub(crate) fn share(self: &Arc<Self>) -> Share {
-        Share { memory: Arc::clone(self), entry: Mutex::default(), ended: Arc::default() }
+        Share { memory: Arc::clone(self), entry: Lock::default(), ended: Arc::default() }
     }
 
     fn listed(&self) -> MutexGuard<'_, Listed> {
-        // Nothing is done under the lock that could panic half-way.
-        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.listed.lock()
     }
 }
 
 impl Share {
     /// The handshake holds so many bytes now.
     pub(crate) fn set(&self, bytes: usize) {
-        let mut entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entry = self.entry.lock();
         let held = if bytes > FREE_BYTES { bytes } else { 0 };
         if entry.map_or(0, |(listed, _)| listed) == held {
             return;

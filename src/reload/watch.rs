@@ -16,10 +16,11 @@ use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::lock::Lock;
 use crate::text::Shown;
 use notify::event::{AccessKind, AccessMode};
 use notify::{
@@ -47,7 +48,7 @@ pub(super) struct Watcher {
     /// Those of them that cannot be watched, and were warned of.
     unwatched: BTreeSet<PathBuf>,
     /// What events are about; shared with the thread that gets them.
-    points: Arc<Mutex<BTreeSet<PathBuf>>>,
+    points: Arc<Lock<BTreeSet<PathBuf>>>,
 }
 
 impl Watcher {
@@ -56,14 +57,12 @@ impl Watcher {
     /// # Errors
     /// If the system has no more watchers to give (`fs.inotify.max_user_instances`).
     pub(super) fn new(changed: impl Fn() + Send + 'static) -> notify::Result<Self> {
-        let points = Arc::new(Mutex::new(BTreeSet::new()));
+        let points = Arc::new(Lock::new(BTreeSet::new()));
         let watched = Arc::clone(&points);
         let mut joined = Instant::now();
         let on_event = move |event: notify::Result<Event>| {
             let matters = match event {
-                Ok(event) => {
-                    is_change(&event, &watched.lock().unwrap_or_else(PoisonError::into_inner))
-                }
+                Ok(event) => is_change(&event, &watched.lock()),
                 // The queue overflowed: anything may have changed.
                 Err(_) => true,
             };
@@ -105,7 +104,7 @@ impl Watcher {
         }
         self.unwatched.retain(|directory| directories.contains(directory));
         self.directories = directories;
-        let mut watched = self.points.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watched = self.points.lock();
         let moved = *watched != points;
         *watched = points;
         moved

@@ -10,10 +10,10 @@
 //! **Not here.** Who asks (`admin/views.rs`), what a failure is (`Reason::is_failure`).
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Session;
+use crate::lock::Lock;
 use crate::terms::closed_set::closed_set;
 use crate::terms::labels::Direction;
 use crate::terms::reason::Reason;
@@ -49,7 +49,7 @@ closed_set! {
 /// The tables, one for each pair of [`By`] and [`What`].
 #[derive(Default)]
 pub(crate) struct Top {
-    tables: [[Mutex<Hours>; What::ALL.len()]; By::ALL.len()],
+    tables: [[Lock<Hours>; What::ALL.len()]; By::ALL.len()],
 }
 
 /// Who counts most, and how sure that is.
@@ -85,18 +85,18 @@ impl Top {
 
     /// Who counts most now.
     pub(crate) fn standing(&self, by: By, what: What) -> Standing {
-        let mut hours = self.table(by, what).lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hours = self.table(by, what).lock();
         hours.turn(Beginning::now());
         hours.standing()
     }
 
     fn count(&self, by: By, what: What, name: &str, amount: u64) {
-        let mut hours = self.table(by, what).lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hours = self.table(by, what).lock();
         hours.turn(Beginning::now());
         hours.present.count(name, amount);
     }
 
-    const fn table(&self, by: By, what: What) -> &Mutex<Hours> {
+    const fn table(&self, by: By, what: What) -> &Lock<Hours> {
         &self.tables[by as usize][what as usize]
     }
 }

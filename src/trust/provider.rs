@@ -16,7 +16,7 @@ pub(crate) mod transcript;
 
 use std::cell::RefCell;
 use std::mem;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
 
 use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
@@ -33,6 +33,8 @@ use tokio_rustls::rustls::{
 };
 
 use self::transcript::{Disguise, TranscriptHash};
+
+use crate::lock::Lock;
 
 /// aws-lc-rs, with AES-128-GCM before AES-256-GCM. Most clients put the other first by habit, and
 /// with SHA-384 it costs a tenth of a handshake more, on small devices a good deal more. RFC 8446
@@ -104,8 +106,8 @@ pub(crate) struct HandshakeScope {
     pub(crate) disguise: Option<Disguise>,
     /// Why the resolver has found no certificate that the client can use.
     pub(crate) no_certificate_fits: Option<PeerIncompatible>,
-    sealer: Option<Arc<Mutex<Sealer>>>,
-    opener: Option<Arc<Mutex<Box<dyn MessageDecrypter>>>>,
+    sealer: Option<Arc<Lock<Sealer>>>,
+    opener: Option<Arc<Lock<Box<dyn MessageDecrypter>>>>,
     has_sealed: bool,
     client_secret: Option<OkmBlock>,
     server_secret: Option<OkmBlock>,
@@ -155,7 +157,7 @@ impl HandshakeScope {
 
     /// Seals a fatal alert as our next record.
     pub(crate) fn seal_alert(&self, description: AlertDescription) -> Option<Vec<u8>> {
-        let mut sealer = self.sealer.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sealer = self.sealer.as_ref()?.lock();
         let alert = [2, u8::from(description)];
         let message = OutboundPlainMessage {
             typ: ContentType::Alert,
@@ -172,7 +174,7 @@ impl HandshakeScope {
         let Some(opener) = &self.opener else { return false };
         let version = ProtocolVersion::TLSv1_2;
         let record = InboundOpaqueMessage::new(ContentType::ApplicationData, version, payload);
-        opener.lock().unwrap_or_else(PoisonError::into_inner).decrypt(record, 0).is_ok()
+        opener.lock().decrypt(record, 0).is_ok()
     }
 }
 
@@ -213,7 +215,7 @@ impl Sealer {
 }
 
 /// rustls's share of a cipher for our records.
-struct SharedSealer(Arc<Mutex<Sealer>>);
+struct SharedSealer(Arc<Lock<Sealer>>);
 
 impl MessageEncrypter for SharedSealer {
     fn encrypt(
@@ -222,11 +224,11 @@ impl MessageEncrypter for SharedSealer {
         sequence: u64,
     ) -> Result<OutboundOpaqueMessage, Error> {
         HandshakeScope::with_entered(|scope| scope.has_sealed = true);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).encrypt(message, sequence)
+        self.0.lock().encrypt(message, sequence)
     }
 
     fn encrypted_payload_len(&self, length: usize) -> usize {
-        let sealer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sealer = self.0.lock();
         sealer.cipher.encrypted_payload_len(length)
     }
 }
@@ -235,7 +237,7 @@ impl MessageEncrypter for SharedSealer {
 /// message (RFC 8446 section 5.1), and a type that does not exist. A Finished of the wrong length, which
 /// rustls takes for a wrong one, cannot be decoded.
 struct SharedOpener {
-    cipher: Arc<Mutex<Box<dyn MessageDecrypter>>>,
+    cipher: Arc<Lock<Box<dyn MessageDecrypter>>>,
     messages: Messages,
     /// None in TLS 1.2, where rustls checks it.
     finished_bytes: Option<usize>,
@@ -285,7 +287,7 @@ impl MessageDecrypter for SharedOpener {
         record: InboundOpaqueMessage<'a>,
         sequence: u64,
     ) -> Result<InboundPlainMessage<'a>, Error> {
-        let mut cipher = self.cipher.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cipher = self.cipher.lock();
         let opened = cipher.decrypt(record, sequence)?;
         if let (ContentType::Handshake, Some(bytes)) = (opened.typ, self.finished_bytes)
             && !self.messages.have_finished_of(bytes, opened.payload)
@@ -307,7 +309,7 @@ fn share_sealer(cipher: Box<dyn MessageEncrypter>) -> Box<dyn MessageEncrypter> 
     let mut cipher = Some(cipher);
     let shared = HandshakeScope::with_entered(|scope| {
         let cipher = cipher.take()?;
-        let sealer = Arc::new(Mutex::new(Sealer { cipher, next: 0 }));
+        let sealer = Arc::new(Lock::new(Sealer { cipher, next: 0 }));
         scope.sealer = Some(Arc::clone(&sealer));
         Some(Box::new(SharedSealer(sealer)) as Box<dyn MessageEncrypter>)
     });
@@ -320,7 +322,7 @@ fn share_opener(
 ) -> Box<dyn MessageDecrypter> {
     let mut cipher = Some(cipher);
     let shared = HandshakeScope::with_entered(|scope| {
-        let cipher = Arc::new(Mutex::new(cipher.take()?));
+        let cipher = Arc::new(Lock::new(cipher.take()?));
         scope.opener = Some(Arc::clone(&cipher));
         let messages = Messages::default();
         let opener = SharedOpener { cipher, messages, finished_bytes };

@@ -20,7 +20,7 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use tokio_rustls::rustls::CertificateError;
 use tokio_rustls::rustls::crypto::WebPkiSupportedAlgorithms;
@@ -32,6 +32,7 @@ use super::x509::Malformed;
 use super::x509::crl::{self, CrlFacts, SignatureFault, Unusable};
 use super::x509::link::Link;
 use super::x509::names::CanonicalName;
+use crate::lock::Lock;
 use crate::text::Shown;
 
 /// Keys that come with devices and that a CRL is verified with. An intermediate CA has one, or two while
@@ -60,7 +61,7 @@ pub(crate) struct Crl {
     revoked: Serials,
     /// The digest of the key that signed it, once that is known.
     signer: OnceLock<KeyDigest>,
-    unverified: Mutex<Unverified>,
+    unverified: Lock<Unverified>,
 }
 
 type KeyDigest = [u8; 32];
@@ -161,7 +162,7 @@ impl Crl {
             facts,
             revoked,
             signer: OnceLock::new(),
-            unverified: Mutex::new(unverified),
+            unverified: Lock::new(unverified),
         })
     }
 
@@ -180,7 +181,7 @@ impl Crl {
         if let Some(signer) = self.signer.get() {
             return known(signer);
         }
-        let mut unverified = self.unverified.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unverified = self.unverified.lock();
         if let Some(signer) = self.signer.get() {
             return known(signer);
         }

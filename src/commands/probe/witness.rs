@@ -6,7 +6,7 @@
 //! **Not here.** What to think of the certificates (`verdict.rs`).
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use tokio::sync::Notify;
 use tokio_rustls::rustls::client::danger::{
@@ -25,6 +25,8 @@ use tokio_rustls::rustls::{
     DigitallySignedStruct, DistinguishedName, Error, NamedGroup, SignatureScheme,
 };
 
+use crate::lock::Lock;
+
 /// Sessions that are kept to be resumed.
 const SESSIONS: usize = 8;
 
@@ -34,7 +36,7 @@ pub(super) struct Witness {
     algorithms: WebPkiSupportedAlgorithms,
     /// What is shown if it is asked for.
     certificate: Option<Arc<CertifiedKey>>,
-    seen: Mutex<Seen>,
+    seen: Lock<Seen>,
     sessions: ClientSessionMemoryCache,
     ticketed: AtomicBool,
     /// Told of each ticket.
@@ -67,7 +69,7 @@ impl Witness {
         Self {
             algorithms,
             certificate,
-            seen: Mutex::default(),
+            seen: Lock::default(),
             sessions: ClientSessionMemoryCache::new(SESSIONS),
             ticketed: AtomicBool::new(false),
             ticket: Notify::new(),
@@ -90,7 +92,7 @@ impl Witness {
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock()
     }
 }
 

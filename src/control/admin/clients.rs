@@ -15,7 +15,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -29,6 +29,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::lock::Lock;
 
 /// How long a client may take for a request's head: from accept, or from its first byte.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,7 +64,7 @@ pub(super) struct Clients {
     places: Arc<Semaphore>,
     /// For requests that are no probes.
     work: Arc<Semaphore>,
-    listed: Mutex<Listed>,
+    listed: Lock<Listed>,
 }
 
 #[derive(Default)]
@@ -97,7 +99,7 @@ impl Turn {
 
 /// What a connection is at, and since when.
 struct Client {
-    at: Mutex<(Activity, Instant)>,
+    at: Lock<(Activity, Instant)>,
     gives_way: Notify,
 }
 
@@ -123,7 +125,7 @@ impl Clients {
             max,
             places: Arc::new(Semaphore::new(max)),
             work: Arc::new(Semaphore::new(MAX_ANSWERS.min(max.saturating_sub(1)).max(1))),
-            listed: Mutex::default(),
+            listed: Lock::default(),
         })
     }
 
@@ -167,7 +169,7 @@ impl Clients {
     }
 
     fn listed(&self) -> MutexGuard<'_, Listed> {
-        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.listed.lock()
     }
 }
 
@@ -232,11 +234,11 @@ impl Place {
 
 impl Client {
     fn new() -> Self {
-        Self { at: Mutex::new((Activity::Asking, Instant::now())), gives_way: Notify::new() }
+        Self { at: Lock::new((Activity::Asking, Instant::now())), gives_way: Notify::new() }
     }
 
     fn at(&self) -> MutexGuard<'_, (Activity, Instant)> {
-        self.at.lock().unwrap_or_else(PoisonError::into_inner)
+        self.at.lock()
     }
 
     fn is_at(&self, activity: Activity) {

@@ -6,9 +6,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
 use tokio_rustls::rustls::server::StoresServerSessions;
+
+use crate::lock::Lock;
 
 /// Sessions at most.
 const MAX_SESSIONS: usize = 1024;
@@ -18,7 +20,7 @@ const MAX_BYTES: usize = 1 << 20;
 
 /// Sessions by their IDs.
 #[derive(Default)]
-pub(super) struct RememberedSessions(Mutex<Sessions>);
+pub(super) struct RememberedSessions(Lock<Sessions>);
 
 #[derive(Default)]
 struct Sessions {
@@ -64,7 +66,7 @@ impl RememberedSessions {
     }
 
     fn lock(&self) -> MutexGuard<'_, Sessions> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -10,12 +10,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::lock::{Lock, unpoisoned};
 use crate::metrics::NameStatus;
 
 /// When a name is looked up again.
@@ -54,7 +55,7 @@ pub(super) static TABLE: Table = Table::new(PACE, resolve, start);
 
 /// The names that are looked up.
 pub(super) struct Table {
-    inner: Mutex<Inner>,
+    inner: Lock<Inner>,
     work: Condvar,
     pace: Pace,
     resolve: Resolve,
@@ -170,7 +171,7 @@ impl std::fmt::Debug for Asked {
 impl Table {
     const fn new(pace: Pace, resolve: Resolve, start: Start) -> Self {
         let inner = Inner { names: BTreeMap::new(), threads: 0, idle: 0, shortage: None };
-        Self { inner: Mutex::new(inner), work: Condvar::new(), pace, resolve, start }
+        Self { inner: Lock::new(inner), work: Condvar::new(), pace, resolve, start }
     }
 
     /// Asks for a name, which is looked up now if it never was with success.
@@ -300,14 +301,13 @@ impl Table {
     fn wait<'a>(&self, mut inner: MutexGuard<'a, Inner>, wait: Duration) -> MutexGuard<'a, Inner> {
         inner.idle += 1;
         let waited = self.work.wait_timeout(inner, wait);
-        let (mut inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let (mut inner, _) = unpoisoned(waited);
         inner.idle -= 1;
         inner
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        // Nothing is done under the lock that could panic half-way.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 }
 
