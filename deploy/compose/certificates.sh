@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes a CA and a server's certificate in the directory $1, unless they are there.
+# Creates a CA and a server certificate in the directory $1, unless they exist.
 set -eu
 cd "$1"
 if [ -e tls.crt ]; then exit 0; fi
@@ -13,9 +13,9 @@ printf '%s\n' "subjectAltName=DNS:mosquitto,DNS:localhost,IP:127.0.0.1" "extende
     "basicConstraints=CA:FALSE" "keyUsage=digitalSignature" >tls.ext
 openssl x509 -req -in tls.csr -CA ca.crt -CAkey ca.key -set_serial "0x$(openssl rand -hex 16)" -days 90 \
     -extfile tls.ext -out tls.new 2>/dev/null
-# The CA's key has done what it was for: whoever mounts the certificates needs none.
+# The CA's key is no longer needed, and the containers that mount the certificates must not have it.
 rm -f tls.csr tls.ext ca.key
-# The user of tlsidecar's image; elsewhere the keys stay with whoever made them.
+# User of tlsidecar's image. Outside of a container the owner of the keys stays unchanged.
 if [ "$(id -u)" = 0 ] && [ -z "${KEEP_OWNER:-}" ]; then chown 65532:65532 tls.key; fi
-# Last, for it says that all is there.
+# Written last: this file marks the others as complete.
 mv tls.new tls.crt

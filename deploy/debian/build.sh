@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Builds the Debian package and prints its path. Needs cargo-deb. With arguments, such as
-# `--deb-version 1.2.3`, they go to cargo-deb.
+# Builds the Debian package and prints its path. Needs cargo-deb. Arguments, such as
+# `--deb-version 1.2.3`, are passed to cargo-deb.
 #
-# The man pages and completions come from the binary itself; where it cannot run, because it was built for
-# another machine, TLSIDECAR_BIN names one that can.
+# The binary generates the man pages and completions. If it cannot run, because it was built for another
+# machine, set TLSIDECAR_BIN to one that can.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 cargo build --release --locked --quiet
 binary=${TLSIDECAR_BIN:-target/release/tlsidecar}
 
-# Where [package.metadata.deb] in Cargo.toml takes them from.
+# Source directory in [package.metadata.deb] of Cargo.toml.
 made=target/debian-made
 rm -rf "$made"
 mkdir -p "$made/man" "$made/completions"

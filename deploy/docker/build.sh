@@ -1,35 +1,35 @@
 #!/bin/sh
-# Builds the image's binary: `deploy/docker/build.sh OUT` makes the directory OUT and in it
+# Builds the image's binary: `deploy/docker/build.sh OUT` creates the directory OUT with
 #   tlsidecar            static, position independent, with the list of its crates inside (cargo-auditable)
-#   tlsidecar.cdx.json   what is linked in besides them: the C library, the compiler's runtime, Rust's own library
-# The same source, compiler and C library give the same bytes, in whatever directory: no path of the
-# machine gets in. docs/image.md tells how to compare.
+#   tlsidecar.cdx.json   the other linked parts: the C library, the compiler's runtime, Rust's own library
+# The same source, compiler and C library give the same bytes in any directory: the binary contains no path of
+# the build machine. docs/image.md describes the comparison.
 # Needs: cargo (the version in Cargo.toml), a C compiler, make, the static C library (Debian: libc6-dev).
 set -eu
-out=${1:?where to}
+out=${1:?output directory}
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cargo_home=${CARGO_HOME:-$HOME/.cargo}
 AUDITABLE_VERSION=0.7.7
 
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
-# From here, so that cargo reads .cargo/config.toml: the settings of jemalloc and AWS-LC are there.
+# cargo reads .cargo/config.toml in the current directory: it has the settings of jemalloc and AWS-LC.
 cd "$root"
 target_dir=${CARGO_TARGET_DIR:-$root/target}
 
-# Does nothing where this very version is installed. Before any flag of the build is set: without a target named,
-# `-C target-feature=+crt-static` would apply to its procedural macros as well, which cannot be static.
+# Does nothing if this version is installed. It runs before the flags of the build are set: without an explicit
+# target, `-C target-feature=+crt-static` would also apply to procedural macros, which cannot be static.
 env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u CARGO_BUILD_RUSTFLAGS -u CARGO_BUILD_TARGET \
     cargo install --quiet --locked --root "$cargo_home" "cargo-auditable@$AUDITABLE_VERSION"
 
-# With a target named, what is built for the machine itself (build scripts, macros) stays dynamic.
+# With an explicit target, code for the build machine (build scripts, macros) stays dynamic.
 machine=$(uname -m)
 target=$machine-unknown-linux-gnu
 variable=CARGO_TARGET_$(printf '%s' "$target" | tr 'a-z-' 'A-Z_')_RUSTFLAGS
-# These would take the place of what is said here.
+# These variables would override the flags below.
 unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS
-# Later ones go first where several match: the target's directory may be within the source's. Where the
-# toolchain has Rust's own sources, the compiler would name the place that they are in.
+# If several prefixes match, the last one applies: the target directory may be inside the source directory. If
+# the toolchain contains Rust's sources, the compiler would otherwise record their path.
 rust_sources=$(rustc --print sysroot)/lib/rustlib/src/rust
 rust_commit=$(rustc -vV | sed -n 's/^commit-hash: //p')
 export "$variable=-C target-feature=+crt-static --remap-path-prefix=$rust_sources=/rustc/$rust_commit \
@@ -37,14 +37,14 @@ export "$variable=-C target-feature=+crt-static --remap-path-prefix=$rust_source
 map="-ffile-prefix-map=$cargo_home=/cargo -ffile-prefix-map=$root=/src -ffile-prefix-map=$target_dir=/target"
 export CFLAGS="$map"
 
-# As `cargo auditable build`, but that it is known to cargo by its name and not by its path: cargo makes the
-# path of what wraps the compiler a part of our crate's symbols, and so of the order of things in the binary.
+# Like `cargo auditable build`, but cargo gets the wrapper by name and not by path: cargo hashes the wrapper's
+# path into the crate's symbols, which changes the order of the binary's contents.
 export PATH="$cargo_home/bin:$PATH"
 CARGO="env" cargo-auditable auditable RUSTC_WORKSPACE_WRAPPER=cargo-auditable \
     cargo build --locked --profile image --target "$target" --target-dir "$target_dir"
 cp "$target_dir/$target/image/tlsidecar" "$out/tlsidecar"
 
-# What no list of crates knows of: the parts that are linked in from the system and from the toolchain.
+# Linked parts that are not crates: from the system and from the toolchain.
 # In a package URL's version a "+" is written "%2B".
 source_of() { dpkg-query -W -f '${source:Version}' "$1"; }
 url() { printf 'pkg:%s@%s' "$1" "$(printf '%s' "$2" | sed 's/+/%2B/g')"; }

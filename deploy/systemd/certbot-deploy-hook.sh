@@ -1,16 +1,16 @@
 #!/bin/sh
-# For /etc/letsencrypt/renewal-hooks/deploy/: copies a renewed certificate to where tlsidecar may read it.
-# certbot's own directories are for root alone. There is nothing to reload: tlsidecar watches the files.
+# For /etc/letsencrypt/renewal-hooks/deploy/: installs a renewed certificate in a directory that tlsidecar can read.
+# Only root can read certbot's directories. No reload is needed: tlsidecar watches the files.
 set -eu
 
-# The certificate that is for tlsidecar; hooks run for all of them.
+# Name of tlsidecar's certificate; certbot runs hooks for all certificates.
 : "${TLSIDECAR_CERT_NAME:=tlsidecar}"
 : "${TLSIDECAR_CERT_DIR:=/etc/tlsidecar}"
 
 if [ "$(basename "$RENEWED_LINEAGE")" != "$TLSIDECAR_CERT_NAME" ]; then exit 0; fi
 
-# Each whole or not at all. Between the two, the key and the certificate do not belong together: that
-# moment is refused, and the next is taken up.
+# Each file is replaced atomically. Between the two renames the key does not match the certificate: tlsidecar
+# rejects this state, and loads the next one.
 put() {
     install -o root -g tlsidecar -m 0640 "$RENEWED_LINEAGE/$1" "$TLSIDECAR_CERT_DIR/.$2.new"
     mv -f "$TLSIDECAR_CERT_DIR/.$2.new" "$TLSIDECAR_CERT_DIR/$2"

@@ -1,9 +1,9 @@
 {{/*
-What stands beside the Deployment: each is a whole object, or nothing where it is switched off. Each takes
-the root context; the last one also the Deployment's name.
+Objects beside the Deployment. Each template gives a complete object, or nothing if it is disabled. Each takes
+the root context; the last one also takes the Deployment's name.
 */}}
 
-{{/* The text of tlsidecar.toml. */}}
+{{/* Content of tlsidecar.toml. */}}
 {{- define "tlsidecar.config" -}}
 {{- $config := required "tlsidecar.config is required: the listeners of tlsidecar.toml" .Values.tlsidecar.config -}}
 {{- if regexMatch "(?m)^\\s*(\\[\\s*[\"']?shutdown[\"']?\\s*\\]|[\"']?shutdown[\"']?\\s*[.=])" $config -}}
@@ -17,8 +17,8 @@ drain_timeout = "{{ .Values.tlsidecar.drain.timeoutSeconds }}s"
 {{- end -}}
 
 {{/*
-The ConfigMap. No checksum of it belongs into the Pod's annotations: each change would restart every Pod, and
-disconnect every device, for what tlsidecar takes up while it runs.
+The ConfigMap. Do not add its checksum to the Pod's annotations: each change would restart every Pod and disconnect
+every device, although tlsidecar reloads the file.
 */}}
 {{- define "tlsidecar.configMap" -}}
 apiVersion: v1
@@ -30,7 +30,7 @@ data:
     {{- include "tlsidecar.config" . | nindent 4 }}
 {{- end -}}
 
-{{/* Shuts every port but those of the listeners, and the admin port to the monitoring namespace. */}}
+{{/* Closes every port except those of the listeners, and the admin port for the monitoring namespace. */}}
 {{- define "tlsidecar.networkPolicy" -}}
 {{- with .Values.tlsidecar.networkPolicy -}}
 {{- if .enabled -}}
@@ -64,7 +64,7 @@ spec:
 {{- end }}
 {{- end -}}
 
-{{/* Keeps the draining of nodes from taking more Pods than that at a time. */}}
+{{/* Limits the number of Pods that draining of nodes removes at a time. */}}
 {{- define "tlsidecar.podDisruptionBudget" -}}
 {{- with .Values.tlsidecar.podDisruptionBudget -}}
 {{- if .enabled -}}
@@ -104,12 +104,12 @@ spec:
       scrapeTimeout: {{ .scrapeTimeout }}
       honorLabels: false
       relabelings:
-        # For agents that do not know portNumber, and would scrape every port. An operator before 0.79
-        # has no such field, and the API server refuses the object.
+        # For agents that do not support portNumber and would scrape every port. An operator before 0.79
+        # lacks this field, and the API server rejects the object.
         - sourceLabels: [__meta_kubernetes_pod_container_port_number]
           regex: "9901"
           action: keep
-        # A release is a job, whose instances the rules add up.
+        # One job per release: the rules sum the instances of a job.
         - replacement: {{ printf "%s/tlsidecar-%s" $.Release.Namespace $.Release.Name }}
           targetLabel: job
 {{- end }}
@@ -151,7 +151,7 @@ spec:
           value: 2
           periodSeconds: 60
     scaleDown:
-      # Every Pod that goes disconnects its devices.
+      # Every removed Pod disconnects its devices.
       stabilizationWindowSeconds: 1800
       policies:
         - type: Pods

@@ -1,30 +1,30 @@
 {{/*
-What goes into the Pod. Each takes the root context. The numbers of the drain are worked out here, so that
-they always fit together: docs/kubernetes.md, "The drain".
+Parts of the Pod. Each template takes the root context. The durations of the drain are computed here, so that
+they are always consistent: docs/kubernetes-reference.md, "The drain".
 */}}
 
-{{/* The name of everything that is made. */}}
+{{/* Name of all created objects. */}}
 {{- define "tlsidecar.name" -}}
 {{- printf "%s-tlsidecar" (.Release.Name | trunc 53 | trimSuffix "-") -}}
 {{- end -}}
 
-{{/* Labels for the Pod template; the other templates find the Pods by them. */}}
+{{/* Labels for the Pod template. The other templates select the Pods by them. */}}
 {{- define "tlsidecar.podLabels" -}}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 tlsidecar/sidecar: "true"
 {{- end -}}
 
-{{/* How long a drain takes at the most: 2 s are for the last words of those who are forced, 3 s to spare. */}}
+{{/* Maximum duration of a drain, including 2 s for the close_notify of forced connections and 3 s of reserve. */}}
 {{- define "tlsidecar.drainSeconds" -}}
 {{- add .Values.tlsidecar.drain.delaySeconds .Values.tlsidecar.drain.timeoutSeconds 5 -}}
 {{- end -}}
 
-{{/* For the Pod's spec. */}}
+{{/* Value for the Pod's spec. */}}
 {{- define "tlsidecar.terminationGracePeriodSeconds" -}}
 {{- add (include "tlsidecar.drainSeconds" . | int) .Values.tlsidecar.drain.backendStopSeconds 10 -}}
 {{- end -}}
 
-{{/* The `lifecycle` of the backend's container, which has to outlive the drain. */}}
+{{/* `lifecycle` for the backend's container, which has to run until the drain is complete. */}}
 {{- define "tlsidecar.backendLifecycle" -}}
 {{- $seconds := include "tlsidecar.drainSeconds" . -}}
 {{- if and (eq .Values.tlsidecar.drain.backendHook "sleep") (semverCompare "<1.30.0-0" .Capabilities.KubeVersion.Version) -}}
@@ -40,7 +40,7 @@ preStop:
 {{- end }}
 {{- end -}}
 
-{{/* The `securityContext` of the Pod. */}}
+{{/* `securityContext` for the Pod. */}}
 {{- define "tlsidecar.podSecurityContext" -}}
 {{- with .Values.tlsidecar.fsGroup -}}
 fsGroup: {{ . | int64 }}
@@ -48,21 +48,21 @@ fsGroupChangePolicy: OnRootMismatch
 {{- end }}
 {{- end -}}
 
-{{/* For `initContainers`: the sidecar, if it is a native one. Put it before your own. */}}
+{{/* For `initContainers`: the native sidecar. Put it before your own init containers. */}}
 {{- define "tlsidecar.initContainers" -}}
 {{- if eq .Values.tlsidecar.mode "native" }}
 {{- include "tlsidecar.container" . }}
 {{- end }}
 {{- end -}}
 
-{{/* For `containers`: the sidecar, if it is a classic one. Put it after your own. */}}
+{{/* For `containers`: the classic sidecar. Put it after your own containers. */}}
 {{- define "tlsidecar.containers" -}}
 {{- if eq .Values.tlsidecar.mode "classic" }}
 {{- include "tlsidecar.container" . }}
 {{- end }}
 {{- end -}}
 
-{{/* The container, as an item of a list. */}}
+{{/* The container, as a list item. */}}
 {{- define "tlsidecar.container" -}}
 {{- if and (eq .Values.tlsidecar.mode "native") (semverCompare "<1.29.0-0" .Capabilities.KubeVersion.Version) -}}
 {{- fail "tlsidecar.mode native needs Kubernetes 1.29 or later: set it to classic" -}}
@@ -75,7 +75,7 @@ fsGroupChangePolicy: OnRootMismatch
   restartPolicy: Always
   {{- end }}
   command: ["/tlsidecar"]
-  # On all addresses, because kubelet and Prometheus come from outside the Pod.
+  # On all addresses, because the kubelet and Prometheus connect from outside the Pod.
   args: ["--config", "/etc/tlsidecar/config/tlsidecar.toml", "--admin", "0.0.0.0:9901"]
   env:
     - name: TOKIO_WORKER_THREADS
@@ -89,7 +89,7 @@ fsGroupChangePolicy: OnRootMismatch
     - name: admin
       containerPort: 9901
       protocol: TCP
-  # The backend starts once this has succeeded, so it must not need the backend: it does not.
+  # The backend starts after this probe has succeeded. The probe does not depend on the backend.
   startupProbe:
     httpGet:
       path: /startupz
@@ -104,7 +104,7 @@ fsGroupChangePolicy: OnRootMismatch
     periodSeconds: 5
     timeoutSeconds: 3
     failureThreshold: 3
-  # Slow to give up: a restart disconnects every device.
+  # A high threshold, because a restart disconnects every device.
   livenessProbe:
     httpGet:
       path: /livez
@@ -115,7 +115,7 @@ fsGroupChangePolicy: OnRootMismatch
     terminationGracePeriodSeconds: 10
   lifecycle:
     preStop:
-      # Begins the drain and returns at once.
+      # Starts the drain and returns at once.
       exec:
         command: ["/tlsidecar", "drain"]
   resources:
@@ -131,7 +131,7 @@ fsGroupChangePolicy: OnRootMismatch
     seccompProfile:
       type: RuntimeDefault
   volumeMounts:
-    # Whole directories: what is mounted by subPath is never renewed.
+    # Whole directories, because subPath mounts are never updated.
     - name: tlsidecar-config
       mountPath: /etc/tlsidecar/config
       readOnly: true
@@ -144,7 +144,7 @@ fsGroupChangePolicy: OnRootMismatch
 {{- end }}
 {{- end -}}
 
-{{/* For `volumes`. */}}
+{{/* Items for `volumes`. */}}
 {{- define "tlsidecar.volumes" -}}
 - name: tlsidecar-config
   configMap:
@@ -152,13 +152,13 @@ fsGroupChangePolicy: OnRootMismatch
 - name: tlsidecar-tls
   secret:
     secretName: {{ .Values.tlsidecar.tlsSecret }}
-    # Without an fsGroup readable for all, but mounted into the sidecar's container alone.
+    # Without an fsGroup, readable by everybody, but mounted only into the sidecar's container.
     defaultMode: {{ if .Values.tlsidecar.fsGroup }}0440{{ else }}0444{{ end }}
 - name: tlsidecar-client-ca
   secret:
     secretName: {{ .Values.tlsidecar.clientCaSecret }}
     optional: true
-    # The certificates alone: in a Secret of cert-manager the CA's key lies beside them.
+    # Only the certificates: a Secret of cert-manager also contains the CA's key.
     items:
       - key: ca.crt
         path: ca.crt
