@@ -25,7 +25,7 @@ use crate::proxy::admission::{self, Admission};
 use crate::proxy::backend::lookup;
 use crate::proxy::listener::Listener;
 use crate::proxy::socket;
-use crate::reload::{self, ProcessWide, Target};
+use crate::reload::{self, ProcessWide, ReloadTarget};
 use crate::sessions::Sessions;
 use crate::terms::labels::MaterialKind;
 use crate::text::one_line;
@@ -171,7 +171,7 @@ pub fn start_on(config: Config, source: Option<Source>, passed: Passed) -> Resul
         listeners.push((snapshot.listener.name.clone(), address));
         let (names, resolving) = lookup::keep(snapshot.listener.backends());
         resolving.map_err(system("start a thread to resolve names"))?;
-        let target = Target { current: Arc::new(Current::new(snapshot)), metrics };
+        let target = ReloadTarget { current: Arc::new(Current::new(snapshot)), metrics };
         accepting.push(Listener {
             socket,
             snapshots: target.current.subscribe(),
@@ -267,7 +267,12 @@ fn process_wide(
 }
 
 /// Has brought up to date before each scrape what is counted elsewhere.
-fn refresh(metrics: &Metrics, shutdown: &Shutdown, sessions: &Arc<Sessions>, targets: &[Target]) {
+fn refresh(
+    metrics: &Metrics,
+    shutdown: &Shutdown,
+    sessions: &Arc<Sessions>,
+    targets: &[ReloadTarget],
+) {
     let (shutdown, sessions) = (shutdown.clone(), Arc::clone(sessions));
     let listeners: Vec<_> = targets.iter().map(|target| Arc::clone(&target.metrics)).collect();
     let runtime = tokio::runtime::Handle::current().metrics();

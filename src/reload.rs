@@ -46,14 +46,14 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const MAX_TOLD: usize = 100;
 
 /// One listener, as far as a reload is concerned.
-pub(crate) struct Target {
+pub(crate) struct ReloadTarget {
     pub(crate) current: Arc<Current>,
     pub(crate) metrics: Arc<ListenerMetrics>,
 }
 
 /// How an attempt to reload ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
+pub struct ReloadReport {
     /// The worst that happened: a failure, or else a swap, or else nothing.
     pub outcome: ReloadOutcome,
     /// What could not be loaded, each in a sentence.
@@ -68,8 +68,8 @@ pub(crate) type ProcessWide = Box<dyn Fn(&Config) + Send>;
 
 /// How the files are, as of the last look at them.
 #[derive(Clone, Debug)]
-pub(crate) struct Standing {
-    pub(crate) report: Report,
+pub(crate) struct ReloadStatus {
+    pub(crate) report: ReloadReport,
     /// When they were last found good.
     pub(crate) last_success: SystemTime,
     /// When something new was last put in force; none since the start.
@@ -80,7 +80,7 @@ pub(crate) struct Standing {
 #[derive(Clone)]
 pub struct Handle {
     events: Arc<StopOnDrop>,
-    standing: latest::Receiver<Standing>,
+    status: latest::Receiver<ReloadStatus>,
 }
 
 struct StopOnDrop(Sender<Event>);
@@ -94,21 +94,21 @@ impl Drop for StopOnDrop {
 
 enum Event {
     FilesChanged,
-    Request(oneshot::Sender<Report>),
+    Request(oneshot::Sender<ReloadReport>),
     Stop,
 }
 
 impl Handle {
     /// Reloads now and tells how it went; none if the process is ending.
-    pub async fn reload(&self) -> Option<Report> {
+    pub async fn reload(&self) -> Option<ReloadReport> {
         let (answer, report) = oneshot::channel();
         self.events.0.send(Event::Request(answer)).ok()?;
         report.await.ok()
     }
 
     /// How the files are, as of the last look at them.
-    pub(crate) fn standing(&self) -> Standing {
-        self.standing.borrow().clone()
+    pub(crate) fn status(&self) -> ReloadStatus {
+        self.status.borrow().clone()
     }
 }
 
@@ -118,7 +118,7 @@ impl Handle {
 /// # Errors
 /// If the system has no thread to give.
 pub(crate) fn start(
-    targets: Vec<Target>,
+    targets: Vec<ReloadTarget>,
     config: Config,
     source: Option<Source>,
     process_wide: ProcessWide,
@@ -137,14 +137,14 @@ pub(crate) fn start(
         .ok();
     metrics.looked_at(ReloadOutcome::Unchanged, SystemTime::now());
     let reloader = Reloader::new(targets, config, source, process_wide, metrics);
-    let standing = reloader.standing.subscribe();
+    let status = reloader.status.subscribe();
     let thread = std::thread::Builder::new().name("reload".to_owned());
     thread.spawn(move || reloader.run(&events, watcher, POLL_INTERVAL))?;
-    Ok(Handle { events: Arc::new(StopOnDrop(sender)), standing })
+    Ok(Handle { events: Arc::new(StopOnDrop(sender)), status })
 }
 
 struct Reloader {
-    targets: Vec<Target>,
+    targets: Vec<ReloadTarget>,
     /// What the process was started with: some of it holds until it ends.
     started: Config,
     /// The last configuration that was good.
@@ -152,12 +152,12 @@ struct Reloader {
     source: Option<Source>,
     process_wide: ProcessWide,
     metrics: Arc<Metrics>,
-    standing: latest::Sender<Standing>,
+    status: latest::Sender<ReloadStatus>,
 }
 
 impl Reloader {
     fn new(
-        targets: Vec<Target>,
+        targets: Vec<ReloadTarget>,
         config: Config,
         source: Option<Source>,
         process_wide: ProcessWide,
@@ -170,8 +170,8 @@ impl Reloader {
             source,
             process_wide,
             metrics,
-            standing: latest::Sender::new(Standing {
-                report: Report {
+            status: latest::Sender::new(ReloadStatus {
+                report: ReloadReport {
                     outcome: ReloadOutcome::Unchanged,
                     failures: Vec::new(),
                     waiting: Vec::new(),
@@ -217,7 +217,7 @@ impl Reloader {
         named.chain(wanted.map(Path::to_owned)).chain(file).collect()
     }
 
-    fn attempt(&mut self, trigger: Trigger) -> Report {
+    fn attempt(&mut self, trigger: Trigger) -> ReloadReport {
         let mut failures = Vec::new();
         let mut swapped = false;
         let mut objects = Objects::default();
@@ -244,26 +244,26 @@ impl Reloader {
             (true, true) => ReloadOutcome::Swapped,
             (true, false) => ReloadOutcome::Unchanged,
         };
-        let report = Report { outcome, failures, waiting: self.waiting_for_restart() };
+        let report = ReloadReport { outcome, failures, waiting: self.waiting_for_restart() };
         let now = SystemTime::now();
         self.tell(trigger, &report, objects, now);
-        self.standing.send_modify(|standing| {
-            standing.report.clone_from(&report);
+        self.status.send_modify(|status| {
+            status.report.clone_from(&report);
             if outcome != ReloadOutcome::Failed {
-                standing.last_success = now;
+                status.last_success = now;
             }
             if swapped {
-                standing.last_swap = Some(now);
+                status.last_swap = Some(now);
             }
         });
         report
     }
 
     /// Logs and counts an attempt, but for a poll that found what was known.
-    fn tell(&self, trigger: Trigger, report: &Report, objects: Objects, now: SystemTime) {
-        let Report { outcome, failures, waiting } = report;
+    fn tell(&self, trigger: Trigger, report: &ReloadReport, objects: Objects, now: SystemTime) {
+        let ReloadReport { outcome, failures, waiting } = report;
         let known = {
-            let before = &self.standing.borrow().report;
+            let before = &self.status.borrow().report;
             before.failures == *failures && before.waiting == *waiting
         };
         if trigger == Trigger::Poll && *outcome != ReloadOutcome::Swapped && known {
@@ -333,7 +333,7 @@ impl Reloader {
 
 /// Waits until the files have been quiet for a while. Returns the requests that came meanwhile;
 /// none if the reloading is to end.
-fn settle(events: &Receiver<Event>) -> Option<Vec<oneshot::Sender<Report>>> {
+fn settle(events: &Receiver<Event>) -> Option<Vec<oneshot::Sender<ReloadReport>>> {
     let until = Instant::now() + LONGEST_WAIT;
     let mut waiting = Vec::new();
     while Instant::now() < until {
@@ -348,7 +348,11 @@ fn settle(events: &Receiver<Event>) -> Option<Vec<oneshot::Sender<Report>>> {
 }
 
 /// Loads one listener again and puts it in force if it is new; whether it was, and what failed.
-fn reload_target(target: &Target, config: &Config, objects: &mut Objects) -> (bool, Vec<String>) {
+fn reload_target(
+    target: &ReloadTarget,
+    config: &Config,
+    objects: &mut Objects,
+) -> (bool, Vec<String>) {
     let previous = target.current.load();
     let running = &previous.listener.name;
     let wanted = config.listeners.iter().find(|listener| listener.name == *running);
@@ -418,7 +422,7 @@ enum Trigger {
     Poll,
 }
 
-impl Report {
+impl ReloadReport {
     fn answer(self, waiting: impl IntoIterator<Item = oneshot::Sender<Self>>) {
         for answer in waiting {
             // It fails if whoever asked has not waited.
@@ -467,7 +471,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new());
         let current = Arc::new(Current::new(snapshot));
         let (before, watched) = (current.load().files, Arc::clone(&current));
-        let target = Target { current, metrics: metrics.listener("test") };
+        let target = ReloadTarget { current, metrics: metrics.listener("test") };
         let (sender, events) = channel();
         let polling = std::thread::spawn({
             let metrics = Arc::clone(&metrics);

@@ -148,7 +148,7 @@ impl Admin {
     /// How it all is.
     async fn status(&self) -> Response<Full<Bytes>> {
         let (status, metrics) = (Arc::clone(&self.status), Arc::clone(&self.metrics));
-        let (shutdown, files) = (self.shutdown.clone(), self.reload.standing());
+        let (shutdown, files) = (self.shutdown.clone(), self.reload.status());
         let told = self.aside.run(move || {
             metrics.refresh();
             status.tell(&shutdown, &files, &metrics.names())

@@ -26,7 +26,7 @@ use tokio::time::{interval, sleep, timeout};
 
 use crate::lifecycle::{Phase, Shutdown};
 use crate::lock::Lock;
-use crate::reload::{self, Report};
+use crate::reload::{self, ReloadReport};
 
 /// Messages that wait for the service manager to read. It reads at once, or is in trouble itself.
 const WAITING_MESSAGES: usize = 64;
@@ -155,8 +155,8 @@ impl Systemd {
         }
     }
 
-    fn reloaded(&self, report: &Report) -> String {
-        let Report { outcome, failures, waiting } = report;
+    fn reloaded(&self, report: &ReloadReport) -> String {
+        let ReloadReport { outcome, failures, waiting } = report;
         let mut status = format!("{}; last reload by signal: {outcome}", self.what_it_does());
         for detail in failures.iter().chain(waiting) {
             status.push_str("; ");

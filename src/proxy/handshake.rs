@@ -37,7 +37,7 @@ use crate::terms::labels::{Incompatible, SuiteKind};
 use crate::terms::reason::Reason;
 use crate::trust::certs::verifier::ChainError;
 use crate::trust::identity::Identity;
-use crate::trust::provider::transcript::Disguise;
+use crate::trust::provider::Disguise;
 use crate::trust::snapshot::Snapshot;
 
 /// A client after its handshake.
@@ -304,7 +304,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Greeted<Io> {
 
 fn server_config(hello: &Hello, snapshot: &Snapshot) -> Arc<ServerConfig> {
     let configs = &snapshot.server_configs;
-    Arc::clone(if hello.prefers_chacha20 { &configs.clients } else { &configs.ours })
+    Arc::clone(if hello.prefers_chacha20 { &configs.client_order } else { &configs.server_order })
 }
 
 /// What rustls gets of a ClientHello, whose message is freed.

@@ -13,7 +13,7 @@ use crate::text::Shown;
 use crate::trust::certs::Warning;
 use crate::trust::certs::parts::Material;
 use crate::trust::snapshot::{ServerCertificate, Snapshot};
-use crate::trust::x509::{self, Facts, Moment};
+use crate::trust::x509::{self, CertInfo, Timestamp};
 
 /// Tells of a snapshot that comes in force.
 pub(crate) fn announce(snapshot: &Snapshot, warnings: &[Warning], metrics: &ListenerMetrics) {
@@ -22,7 +22,7 @@ pub(crate) fn announce(snapshot: &Snapshot, warnings: &[Warning], metrics: &List
         tracing::warn!(listener, "{warning}");
     }
     for certificate in &snapshot.certificates {
-        let (cert, not_after) = (&certificate.label, certificate.facts.not_after);
+        let (cert, not_after) = (&certificate.label, certificate.info.not_after);
         let certificates = certificate.chain_length;
         tracing::info!(listener, cert, %not_after, certificates, "certificate in force");
     }
@@ -46,19 +46,19 @@ pub(crate) fn announce(snapshot: &Snapshot, warnings: &[Warning], metrics: &List
 fn in_force(snapshot: &Snapshot) -> Told {
     let certificate = |c: &ServerCertificate| CertificateInForce {
         cert: c.label.clone(),
-        serial: c.facts.serial.clone(),
+        serial: c.info.serial.clone(),
         sha256: x509::fingerprint(&c.leaf, ""),
-        issuer: c.facts.issuer_text.clone(),
-        key: c.facts.key.as_str(),
-        not_before: c.facts.not_before.timestamp(),
-        not_after: c.facts.not_after.timestamp(),
+        issuer: c.info.issuer_text.clone(),
+        key: c.info.key.as_str(),
+        not_before: c.info.not_before.timestamp(),
+        not_after: c.info.not_after.timestamp(),
     };
-    let ca = |facts: &Facts| CaInForce {
-        ca: facts.subject_text.clone(),
-        not_before: facts.not_before.timestamp(),
-        not_after: facts.not_after.timestamp(),
+    let ca = |info: &CertInfo| CaInForce {
+        ca: info.subject_text.clone(),
+        not_before: info.not_before.timestamp(),
+        not_after: info.not_after.timestamp(),
     };
-    let crl = |(file, due): &(PathBuf, Moment)| CrlInForce {
+    let crl = |(file, due): &(PathBuf, Timestamp)| CrlInForce {
         crl: Shown(file).to_string(),
         next_update: due.timestamp(),
     };

@@ -35,13 +35,12 @@ use self::pem::{Ignored, PemError};
 use self::verifier::ClientVerifier;
 use super::digest::Digest;
 use super::files::{self, Files, MAX_CA_BYTES, MAX_CHAIN_BYTES, MAX_CRL_BYTES, ReadError};
-use super::provider::transcript::TranscriptVerifier;
 use super::provider::{PROVIDER, SecretsToScope};
-use super::resolver::{Certificate, Resolver};
-use super::revocation::Unused;
+use super::resolver::{NamedCertificate, Resolver};
+use super::revocation::UnusedCrl;
 use super::snapshot::{ServerConfigs, Snapshot};
 use super::tickets::Resumption;
-use super::x509::{Malformed, Moment};
+use super::x509::{Malformed, Timestamp};
 use crate::config::{self, CertificateFiles, ClientAuth, TlsVersion};
 use crate::terms::labels::ReloadObject;
 use crate::text::Shown;
@@ -55,9 +54,9 @@ pub(crate) enum Warning {
     #[error("{} can be read by every user of this machine: chmod o= it", Shown(.0))]
     KeyOpenToAll(PathBuf),
     #[error("{} expired on {not_after}", Shown(file))]
-    Expired { file: PathBuf, not_after: Moment },
+    Expired { file: PathBuf, not_after: Timestamp },
     #[error("{} is not valid before {not_before}", Shown(file))]
-    NotYetValid { file: PathBuf, not_before: Moment },
+    NotYetValid { file: PathBuf, not_before: Timestamp },
     #[error(
         "{} line {line}: a version 1 certificate: it cannot name its hosts in a subjectAltName, and \
          many clients refuse it",
@@ -86,9 +85,9 @@ pub(crate) enum Warning {
         "{} line {line}: the CRL was due for an update on {next_update}; it stays active",
         Shown(file)
     )]
-    CrlStale { file: PathBuf, line: usize, next_update: Moment },
+    CrlStale { file: PathBuf, line: usize, next_update: Timestamp },
     #[error("{}", crl_unused(.0))]
-    CrlUnused(Unused),
+    CrlUnused(UnusedCrl),
     #[error("{}", pinned(file, cas, devices))]
     Pinned { file: PathBuf, cas: Vec<String>, devices: Vec<String> },
     #[error(
@@ -100,7 +99,7 @@ pub(crate) enum Warning {
     CaWithoutCrl { file: PathBuf, ca: String },
 }
 
-fn crl_unused(Unused { file, line, issuer_text, why, .. }: &Unused) -> String {
+fn crl_unused(UnusedCrl { file, line, issuer_text, why, .. }: &UnusedCrl) -> String {
     format!("{} line {line}: the CRL of {issuer_text:?} is not used: {why}", Shown(file))
 }
 
@@ -157,15 +156,15 @@ pub(crate) enum CertError {
     #[error("the key {} does not belong to the certificate {}", Shown(key), Shown(cert))]
     Mismatch { cert: PathBuf, key: PathBuf },
     #[error("{} expired on {not_after}", Shown(file))]
-    Expired { file: PathBuf, not_after: Moment },
+    Expired { file: PathBuf, not_after: Timestamp },
     #[error("{} is not valid before {not_before}", Shown(file))]
-    NotYetValid { file: PathBuf, not_before: Moment },
+    NotYetValid { file: PathBuf, not_before: Timestamp },
     #[error("{} line {line}: this CA certificate is not well-formed", Shown(file))]
     Ca { file: PathBuf, line: usize },
     #[error("the client CAs and CRLs cannot be used: {0}")]
     Verifier(#[from] VerifierBuilderError),
     #[error("{}: it is the last one of a CA; the one that is active is kept", crl_unused(.0))]
-    CrlLost(Unused),
+    CrlLost(UnusedCrl),
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
 }
@@ -314,8 +313,10 @@ fn snapshot(
     let policy = policy(tls, &parts);
     let chains = || parts.chains.iter().map(|(_, chain)| chain);
     let certificates = chains().map(Chain::shown).collect();
-    let named = chains()
-        .map(|chain| Certificate { names: chain.facts.names.clone(), key: Arc::clone(&chain.key) });
+    let named = chains().map(|chain| NamedCertificate {
+        names: chain.info.names.clone(),
+        key: Arc::clone(&chain.key),
+    });
     let resolver = Arc::new(Resolver::new(named.collect()));
     let Clients { verifier, trusted } = clients;
     let believed = verifier.as_ref().map(|verifier| verifier.trusted());
@@ -357,7 +358,7 @@ fn policy(tls: &config::Tls, parts: &Parts) -> Digest {
         ClientAuth::Required(_) => b"required",
     };
     let chains = parts.chains.iter().map(|(_, chain)| chain);
-    let mut names: Vec<_> = chains.flat_map(|chain| &chain.facts.names).collect();
+    let mut names: Vec<_> = chains.flat_map(|chain| &chain.info.names).collect();
     names.sort_unstable();
     names.dedup();
     let mut policy = vec![mode];
@@ -380,14 +381,14 @@ fn server_configs(
     let verifier = verifier.unwrap_or_else(WebPkiClientVerifier::no_client_auth);
     let mut config = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_protocol_versions(versions)?
-        .with_client_cert_verifier(Arc::new(TranscriptVerifier(verifier)))
+        .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::clone(resolver) as Arc<_>);
     config.alpn_protocols.clone_from(&tls.alpn);
     // For our own record layer (`proxy/tls/session.rs`): they do not leave the process.
     config.enable_secret_extraction = true;
     config.key_log = Arc::new(SecretsToScope);
     resumption.install(&mut config, tls.tickets);
-    let clients = Arc::new(config.clone());
+    let client_order = Arc::new(config.clone());
     config.ignore_client_order = true;
-    Ok(ServerConfigs { ours: Arc::new(config), clients })
+    Ok(ServerConfigs { server_order: Arc::new(config), client_order })
 }

@@ -30,13 +30,13 @@ pub(crate) struct Identity {
 /// The identity in a certificate that has been verified.
 pub(crate) fn of(leaf: &CertificateDer<'_>) -> Identity {
     // What rustls has verified can be read; if not, there is a client without a name.
-    let Ok(facts) = x509::client_facts(leaf) else {
+    let Ok(info) = x509::client_cert_info(leaf) else {
         return Identity { names: Box::default(), not_after: i64::MAX };
     };
-    let names = facts.names.iter().filter(|name| !name.is_empty());
+    let names = info.names.iter().filter(|name| !name.is_empty());
     Identity {
         names: names.take(MAX_NAMES).map(|name| bounded(name)).collect(),
-        not_after: facts.not_after.timestamp(),
+        not_after: info.not_after.timestamp(),
     }
 }
 

@@ -1,21 +1,20 @@
-//! rustls's cryptography, with the record ciphers of a handshake in reach of the code that drives it.
+//! The cryptography of rustls, with the ciphers of a handshake shared with the code that drives it.
 //!
 //! rustls keeps the ciphers of a handshake to itself. Without them, a record that rustls rejects
-//! without an alert cannot be answered by one once records are encrypted, and early data that is
-//! rejected cannot be told from the client's next flight. So each cipher suite wraps the factory of
-//! its ciphers: while a [`HandshakeScope`] is entered, the ciphers that rustls makes are shared with it.
+//! without an alert cannot be answered with one once records are encrypted, and rejected early data
+//! cannot be distinguished from the client's next flight. Each cipher suite therefore wraps its cipher
+//! factory: while a [`HandshakeScope`] is entered, the ciphers that rustls makes are shared with it.
 //!
-//! **Promises.** The ciphers, keys and hashes are rustls's and AWS-LC's. Outside of a scope (sessions,
-//! `probe`) the wrapped suites return the original ciphers. A nonce is used once: an alert that is
-//! sealed here takes the next sequence number of the cipher.
+//! **Promises.** The ciphers, keys and hashes are those of rustls and AWS-LC. Outside of a scope (sessions,
+//! `probe`) the wrapped suites return the original ciphers.
 //!
-//! **Not here.** Which record gets which alert (`proxy/tls/`), the transcript's hash
-//! (`provider/transcript.rs`).
+//! **Not here.** The choice of the alert for a record (`proxy/tls/`), the transcript's hash
+//! (`provider/transcript.rs`), the shared data (`provider/scope.rs`).
 
+mod disguise;
+mod scope;
 pub(crate) mod transcript;
 
-use std::cell::RefCell;
-use std::mem;
 use std::sync::{Arc, LazyLock};
 
 use tokio_rustls::rustls::crypto::CryptoProvider;
@@ -25,20 +24,20 @@ use tokio_rustls::rustls::crypto::cipher::{
     MessageEncrypter, OutboundOpaqueMessage, OutboundPlainMessage, Tls12AeadAlgorithm,
     Tls13AeadAlgorithm, UnsupportedOperationError,
 };
-use tokio_rustls::rustls::crypto::tls13::OkmBlock;
 use tokio_rustls::rustls::{
-    AlertDescription, CipherSuite, CipherSuiteCommon, ConnectionTrafficSecrets, ContentType, Error,
-    HandshakeType, InvalidMessage, KeyLog, PeerIncompatible, ProtocolVersion, SupportedCipherSuite,
-    Tls12CipherSuite, Tls13CipherSuite,
+    CipherSuite, CipherSuiteCommon, ConnectionTrafficSecrets, ContentType, Error, HandshakeType,
+    InvalidMessage, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite,
 };
 
-use self::transcript::{Disguise, TranscriptHash};
-
+pub(crate) use self::disguise::Disguise;
+use self::scope::HandshakeSealer;
+pub(crate) use self::scope::{HandshakeScope, SecretsToScope, TrafficSecrets};
+use self::transcript::TranscriptHash;
 use crate::lock::Lock;
 
-/// aws-lc-rs, with AES-128-GCM before AES-256-GCM. Most clients put the other first by habit, and
-/// with SHA-384 it costs a tenth of a handshake more, on small devices a good deal more. RFC 8446
-/// section 9.1 makes AES-128-GCM the one that everybody has.
+/// aws-lc-rs with AES-128-GCM before AES-256-GCM. Most clients prefer AES-256 by default, and
+/// with SHA-384 it costs a tenth of a handshake more, and considerably more on small devices. RFC 8446
+/// section 9.1 requires every implementation to have AES-128-GCM.
 pub(crate) static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     let mut provider = default_provider();
     let aes_128_first = |suite: &SupportedCipherSuite| match suite.suite() {
@@ -47,14 +46,14 @@ pub(crate) static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
         | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => 0,
         _ => 1,
     };
-    // Stable: the rest stays in rustls's order.
+    // The sort is stable: the other suites stay in rustls's order.
     provider.cipher_suites.sort_by_key(aes_128_first);
     provider.cipher_suites.iter_mut().for_each(|suite| *suite = shared(*suite));
     Arc::new(provider)
 });
 
-/// The suite with factories that share their ciphers with the current scope. It is made once for
-/// the life of the process: rustls takes suites by static references.
+/// Returns the suite with factories that share their ciphers with the entered scope. It is leaked, once for
+/// the life of the process, because rustls takes suites by static references.
 fn shared(suite: SupportedCipherSuite) -> SupportedCipherSuite {
     match suite {
         SupportedCipherSuite::Tls13(suite) => {
@@ -88,134 +87,8 @@ fn hashed(common: &CipherSuiteCommon) -> CipherSuiteCommon {
     }
 }
 
-/// Labels of rustls's `KeyLog`: draft-ietf-tls-keylogfile.
-const CLIENT_SECRET: &str = "CLIENT_TRAFFIC_SECRET_0";
-const SERVER_SECRET: &str = "SERVER_TRAFFIC_SECRET_0";
-
-thread_local! {
-    /// The scope that is entered on this thread.
-    static ENTERED: RefCell<Option<HandshakeScope>> = const { RefCell::new(None) };
-}
-
-/// What rustls's parts of one handshake know of each other, and share with the code that drives it.
-#[derive(Default)]
-pub(crate) struct HandshakeScope {
-    /// The version that the ClientHello leads to.
-    pub(crate) version: Option<ProtocolVersion>,
-    /// The ClientHello differs from the one that the client sent.
-    pub(crate) disguise: Option<Disguise>,
-    /// Why the resolver has found no certificate that the client can use.
-    pub(crate) no_certificate_fits: Option<PeerIncompatible>,
-    sealer: Option<Arc<Lock<Sealer>>>,
-    opener: Option<Arc<Lock<Box<dyn MessageDecrypter>>>>,
-    has_sealed: bool,
-    client_secret: Option<OkmBlock>,
-    server_secret: Option<OkmBlock>,
-}
-
-/// The secrets of TLS 1.3 that the keys of a session are made from: RFC 8446 section 7.1.
-pub(crate) struct TrafficSecrets {
-    pub(crate) client: OkmBlock,
-    pub(crate) server: OkmBlock,
-}
-
-impl HandshakeScope {
-    /// Runs `work`, in which rustls takes a step of this handshake.
-    pub(crate) fn enter<R>(&mut self, work: impl FnOnce() -> R) -> R {
-        /// Leaves also by a panic.
-        struct Leave<'a>(&'a mut HandshakeScope);
-        impl Drop for Leave<'_> {
-            fn drop(&mut self) {
-                *self.0 = ENTERED.take().unwrap_or_default();
-            }
-        }
-        ENTERED.replace(Some(mem::take(self)));
-        let _leave = Leave(self);
-        work()
-    }
-
-    /// Gives `look` the scope that is entered on this thread, if one is.
-    pub(crate) fn with_entered<R>(look: impl FnOnce(&mut Self) -> R) -> Option<R> {
-        ENTERED.with_borrow_mut(|entered| entered.as_mut().map(look))
-    }
-
-    /// Returns the secrets of the session that the handshake was for; none before TLS 1.3.
-    pub(crate) fn take_traffic_secrets(&mut self) -> Option<TrafficSecrets> {
-        let (client, server) = (self.client_secret.take(), self.server_secret.take());
-        client.zip(server).map(|(client, server)| TrafficSecrets { client, server })
-    }
-
-    /// Whether our records are encrypted.
-    pub(crate) const fn is_sealing(&self) -> bool {
-        self.has_sealed
-    }
-
-    /// Whether the keys for the client's records are known.
-    pub(crate) const fn can_open(&self) -> bool {
-        self.opener.is_some()
-    }
-
-    /// Seals a fatal alert as our next record.
-    pub(crate) fn seal_alert(&self, description: AlertDescription) -> Option<Vec<u8>> {
-        let mut sealer = self.sealer.as_ref()?.lock();
-        let alert = [2, u8::from(description)];
-        let message = OutboundPlainMessage {
-            typ: ContentType::Alert,
-            version: ProtocolVersion::TLSv1_2,
-            payload: alert[..].into(),
-        };
-        let next = sealer.next;
-        sealer.encrypt(message, next).ok().map(OutboundOpaqueMessage::encode)
-    }
-
-    /// Whether `payload`, a copy of an application_data record, is the first that the client has
-    /// sealed with its handshake keys.
-    pub(crate) fn opens_first(&self, payload: &mut [u8]) -> bool {
-        let Some(opener) = &self.opener else { return false };
-        let version = ProtocolVersion::TLSv1_2;
-        let record = InboundOpaqueMessage::new(ContentType::ApplicationData, version, payload);
-        opener.lock().decrypt(record, 0).is_ok()
-    }
-}
-
-/// Shares the secrets of a session with the scope in which they are made. Nothing is written.
-#[derive(Debug)]
-pub(crate) struct SecretsToScope;
-
-impl KeyLog for SecretsToScope {
-    fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
-        HandshakeScope::with_entered(|scope| match label {
-            CLIENT_SECRET => scope.client_secret = Some(OkmBlock::new(secret)),
-            SERVER_SECRET => scope.server_secret = Some(OkmBlock::new(secret)),
-            _ => {}
-        });
-    }
-
-    fn will_log(&self, label: &str) -> bool {
-        [CLIENT_SECRET, SERVER_SECRET].contains(&label)
-    }
-}
-
-/// A cipher for our records.
-struct Sealer {
-    cipher: Box<dyn MessageEncrypter>,
-    /// The sequence number of the next record.
-    next: u64,
-}
-
-impl Sealer {
-    fn encrypt(
-        &mut self,
-        message: OutboundPlainMessage<'_>,
-        sequence: u64,
-    ) -> Result<OutboundOpaqueMessage, Error> {
-        self.next = sequence + 1;
-        self.cipher.encrypt(message, sequence)
-    }
-}
-
-/// rustls's share of a cipher for our records.
-struct SharedSealer(Arc<Lock<Sealer>>);
+/// A cipher for our records that rustls shares with the scope.
+struct SharedSealer(Arc<Lock<HandshakeSealer>>);
 
 impl MessageEncrypter for SharedSealer {
     fn encrypt(
@@ -233,9 +106,9 @@ impl MessageEncrypter for SharedSealer {
     }
 }
 
-/// rustls's share of a cipher for the client's records. It rejects what rustls passes over: an empty
-/// message (RFC 8446 section 5.1), and a type that does not exist. A Finished of the wrong length, which
-/// rustls takes for a wrong one, cannot be decoded.
+/// A cipher for the client's records that rustls shares with the scope. It rejects records that rustls
+/// ignores: an empty message (RFC 8446 section 5.1) and an unknown type. A Finished of the wrong length
+/// is a decoding error here; rustls would treat it as a Finished with the wrong content.
 struct SharedOpener {
     cipher: Arc<Lock<Box<dyn MessageDecrypter>>>,
     messages: Messages,
@@ -243,18 +116,18 @@ struct SharedOpener {
     finished_bytes: Option<usize>,
 }
 
-/// Where handshake messages begin in the plaintext of records.
+/// A parser that finds the starts of handshake messages in the plaintext of records.
 #[derive(Default)]
 struct Messages {
     /// The type and length of a message: RFC 8446 section 4.
     header: [u8; 4],
     have: usize,
-    /// How much of the message is still to come.
+    /// Bytes of the message that have not arrived yet.
     left: usize,
 }
 
 impl Messages {
-    /// Whether no Finished begins in `bytes`, or one of so many bytes.
+    /// Returns false if a Finished begins in `bytes` whose length is not `finished_bytes`.
     fn have_finished_of(&mut self, finished_bytes: usize, mut bytes: &[u8]) -> bool {
         while let [byte, rest @ ..] = bytes {
             if self.left > 0 {
@@ -309,11 +182,11 @@ fn share_sealer(cipher: Box<dyn MessageEncrypter>) -> Box<dyn MessageEncrypter> 
     let mut cipher = Some(cipher);
     let shared = HandshakeScope::with_entered(|scope| {
         let cipher = cipher.take()?;
-        let sealer = Arc::new(Lock::new(Sealer { cipher, next: 0 }));
+        let sealer = Arc::new(Lock::new(HandshakeSealer { cipher, next: 0 }));
         scope.sealer = Some(Arc::clone(&sealer));
         Some(Box::new(SharedSealer(sealer)) as Box<dyn MessageEncrypter>)
     });
-    shared.flatten().or(cipher).expect("it was shared or it is still here")
+    shared.flatten().or(cipher).expect("the cipher was shared, or is still here")
 }
 
 fn share_opener(
@@ -328,10 +201,10 @@ fn share_opener(
         let opener = SharedOpener { cipher, messages, finished_bytes };
         Some(Box::new(opener) as Box<dyn MessageDecrypter>)
     });
-    shared.flatten().or(cipher).expect("it was shared or it is still here")
+    shared.flatten().or(cipher).expect("the cipher was shared, or is still here")
 }
 
-/// A factory of ciphers for TLS 1.3.
+/// A cipher factory for TLS 1.3.
 struct SharedTls13 {
     ciphers: &'static dyn Tls13AeadAlgorithm,
     /// The length of a Finished: RFC 8446 section 4.4.4.
@@ -364,7 +237,7 @@ impl Tls13AeadAlgorithm for SharedTls13 {
     }
 }
 
-/// A factory of ciphers for TLS 1.2.
+/// A cipher factory for TLS 1.2.
 struct SharedTls12(&'static dyn Tls12AeadAlgorithm);
 
 impl Tls12AeadAlgorithm for SharedTls12 {

@@ -49,12 +49,12 @@ const RSA_PKCS1: [SignatureScheme; 4] = [
 /// The certificates of one listener, best first.
 #[derive(Debug)]
 pub(crate) struct Resolver {
-    certificates: Vec<Certificate>,
+    certificates: Vec<NamedCertificate>,
     default_names: Vec<String>,
 }
 
 #[derive(Debug)]
-pub(crate) struct Certificate {
+pub(crate) struct NamedCertificate {
     /// Lower-case DNS names, wildcards as they stand.
     pub(crate) names: Vec<String>,
     pub(crate) key: Arc<CertifiedKey>,
@@ -62,7 +62,7 @@ pub(crate) struct Certificate {
 
 impl Resolver {
     /// Takes the certificates in the order of the configuration; the first is the default.
-    pub(crate) fn new(mut certificates: Vec<Certificate>) -> Self {
+    pub(crate) fn new(mut certificates: Vec<NamedCertificate>) -> Self {
         let default_names = certificates.first().map(|c| c.names.clone()).unwrap_or_default();
         // Stable: among keys of one kind the configuration's order stays.
         certificates.sort_by_key(|c| c.key.key.algorithm() == SignatureAlgorithm::RSA);
@@ -78,9 +78,9 @@ impl Resolver {
         fits: impl Fn(KeyKind) -> bool,
     ) -> KeyKind {
         let name = name.map(str::to_ascii_lowercase);
-        let usable = |c: &Certificate| c.suits(schemes) && fits(c.key_kind());
+        let usable = |c: &NamedCertificate| c.suits(schemes) && fits(c.key_kind());
         let chosen = self.choose(name.as_deref(), usable, |_| true);
-        chosen.map_or(KeyKind::Other, Certificate::key_kind)
+        chosen.map_or(KeyKind::Other, NamedCertificate::key_kind)
     }
 
     /// Why no certificate serves a client.
@@ -96,12 +96,12 @@ impl Resolver {
     fn choose(
         &self,
         name: Option<&str>,
-        is_usable: impl Fn(&Certificate) -> bool,
-        is_preferred: impl Fn(&Certificate) -> bool,
-    ) -> Option<&Certificate> {
+        is_usable: impl Fn(&NamedCertificate) -> bool,
+        is_preferred: impl Fn(&NamedCertificate) -> bool,
+    ) -> Option<&NamedCertificate> {
         let wildcard =
             name.and_then(|n| n.split_once('.')).map(|(_, parent)| format!("*.{parent}"));
-        let first = |fits_name: &dyn Fn(&Certificate) -> bool| {
+        let first = |fits_name: &dyn Fn(&NamedCertificate) -> bool| {
             let usable = || self.certificates.iter().filter(|c| fits_name(c) && is_usable(c));
             usable().find(|c| is_preferred(c)).or_else(|| usable().next())
         };
@@ -159,7 +159,7 @@ impl Usable {
     }
 }
 
-impl Certificate {
+impl NamedCertificate {
     fn suits(&self, schemes: &[SignatureScheme]) -> bool {
         self.key.key.choose_scheme(schemes).is_some()
     }

@@ -29,7 +29,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListD
 use self::serials::Serials;
 use super::digest::sha256;
 use super::x509::Malformed;
-use super::x509::crl::{self, CrlFacts, SignatureFault, Unusable};
+use super::x509::crl::{self, CrlInfo, SignatureFault, Unusable};
 use super::x509::link::Link;
 use super::x509::names::CanonicalName;
 use crate::lock::Lock;
@@ -57,7 +57,7 @@ pub(crate) struct Crl {
     pub(crate) file: PathBuf,
     /// The line of the file on which it begins.
     pub(crate) line: usize,
-    pub(crate) facts: CrlFacts,
+    pub(crate) info: CrlInfo,
     revoked: Serials,
     /// The digest of the key that signed it, once that is known.
     signer: OnceLock<KeyDigest>,
@@ -93,18 +93,18 @@ pub(crate) struct Issuer {
 
 /// A CRL that is not used, or not yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Unused {
+pub(crate) struct UnusedCrl {
     pub(crate) file: PathBuf,
     pub(crate) line: usize,
     pub(crate) issuer: CanonicalName,
     /// For people.
     pub(crate) issuer_text: String,
-    pub(crate) why: Why,
+    pub(crate) why: UnusedReason,
 }
 
-/// Why a CRL is not used.
+/// UnusedReason a CRL is not used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Why {
+pub(crate) enum UnusedReason {
     Unusable(Unusable),
     /// A newer one of the same issuer, key and scope is there.
     Superseded {
@@ -123,7 +123,7 @@ pub(crate) enum Why {
     NoCa,
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for UnusedReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Unusable(why) => return why.fmt(f),
@@ -153,13 +153,13 @@ impl Crl {
         der: CertificateRevocationListDer<'static>,
     ) -> Result<Self, Malformed> {
         let mut revoked = Serials::default();
-        let facts = crl::read(&der, |serial| revoked.push(serial))?;
+        let info = crl::read(&der, |serial| revoked.push(serial))?;
         revoked.sort();
         let unverified = Unverified { der: Some(der), ..Unverified::default() };
         Ok(Self {
             file: file.to_owned(),
             line,
-            facts,
+            info,
             revoked,
             signer: OnceLock::new(),
             unverified: Lock::new(unverified),
@@ -208,7 +208,7 @@ impl Crl {
     }
 
     fn is_newer_than(&self, other: &Self) -> bool {
-        let (a, b) = (&self.facts, &other.facts);
+        let (a, b) = (&self.info, &other.info);
         match (&a.number, &b.number) {
             // Big-endian without leading zeros: the longer is the greater.
             (Some(x), Some(y)) if x != y => (x.len(), x) > (y.len(), y),
@@ -218,13 +218,13 @@ impl Crl {
 
     /// Sorts the CRLs of one issuer, the newest last.
     fn age(&self) -> impl Ord {
-        let number = self.facts.number.as_deref().unwrap_or_default();
-        (number.len(), number, self.facts.this_update)
+        let number = self.info.number.as_deref().unwrap_or_default();
+        (number.len(), number, self.info.this_update)
     }
 
-    fn unused(&self, why: Why) -> Unused {
-        let CrlFacts { issuer, issuer_text, .. } = &self.facts;
-        Unused {
+    fn unused(&self, why: UnusedReason) -> UnusedCrl {
+        let CrlInfo { issuer, issuer_text, .. } = &self.info;
+        UnusedCrl {
             file: self.file.clone(),
             line: self.line,
             issuer: issuer.clone(),
@@ -257,20 +257,22 @@ impl Revocation {
         crls: impl IntoIterator<Item = Arc<Crl>>,
         cas: &[Issuer],
         algorithms: WebPkiSupportedAlgorithms,
-    ) -> (Self, Vec<Unused>) {
+    ) -> (Self, Vec<UnusedCrl>) {
         let mut issuers: HashMap<CanonicalName, Vec<Arc<Crl>>> = HashMap::new();
         let mut unused = Vec::new();
         for crl in crls {
             match placed(&crl, cas, algorithms) {
                 Ok(()) => {}
                 // Another CA with that name may come with a device.
-                Err(why @ (Why::NoCa | Why::OtherKey)) => unused.push(crl.unused(why)),
+                Err(why @ (UnusedReason::NoCa | UnusedReason::OtherKey)) => {
+                    unused.push(crl.unused(why))
+                }
                 Err(why) => {
                     unused.push(crl.unused(why));
                     continue;
                 }
             }
-            issuers.entry(crl.facts.issuer.clone()).or_default().push(crl);
+            issuers.entry(crl.info.issuer.clone()).or_default().push(crl);
         }
         for crls in issuers.values_mut() {
             keep_newest(crls, &mut unused);
@@ -308,20 +310,20 @@ impl Revocation {
             };
         }
         let status = |two: &[Link<'_>]| self.status(&two[0], &two[1]);
-        let worst = links.windows(2).map(status).max().unwrap_or(Status::Good);
+        let worst = links.windows(2).map(status).max().unwrap_or(RevocationStatus::Good);
         match worst {
-            Status::Good => Ok(()),
-            Status::Unknown => Err(CertificateError::UnknownRevocationStatus),
-            Status::Revoked => Err(CertificateError::Revoked),
+            RevocationStatus::Good => Ok(()),
+            RevocationStatus::Unknown => Err(CertificateError::UnknownRevocationStatus),
+            RevocationStatus::Revoked => Err(CertificateError::Revoked),
         }
     }
 
-    fn status(&self, certificate: &Link<'_>, issuer: &Link<'_>) -> Status {
-        let mut status = Status::Unknown;
+    fn status(&self, certificate: &Link<'_>, issuer: &Link<'_>) -> RevocationStatus {
+        let mut status = RevocationStatus::Unknown;
         // The newest of a scope alone counts, and they are in that order.
         let mut seen: Vec<&[u8]> = Vec::new();
         for crl in self.issuers.get(&certificate.issuer()).into_iter().flatten() {
-            let scope = &crl.facts.scope;
+            let scope = &crl.info.scope;
             let counts = !seen.contains(&&scope.encoded[..])
                 && certificate.is_in(scope)
                 && issuer.signs_crls()
@@ -330,9 +332,9 @@ impl Revocation {
                 continue;
             }
             if crl.revoked.contains(certificate.serial()) {
-                return Status::Revoked;
+                return RevocationStatus::Revoked;
             }
-            status = Status::Good;
+            status = RevocationStatus::Good;
             seen.push(&scope.encoded);
         }
         status
@@ -346,27 +348,31 @@ impl Revocation {
 
 /// Of a certificate, the worst last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Status {
+enum RevocationStatus {
     Good,
     Unknown,
     Revoked,
 }
 
 /// Finds the CA of the bundle that signed a CRL.
-fn placed(crl: &Crl, cas: &[Issuer], algorithms: WebPkiSupportedAlgorithms) -> Result<(), Why> {
-    if let Some(unusable) = &crl.facts.unusable {
-        return Err(Why::Unusable(unusable.clone()));
+fn placed(
+    crl: &Crl,
+    cas: &[Issuer],
+    algorithms: WebPkiSupportedAlgorithms,
+) -> Result<(), UnusedReason> {
+    if let Some(unusable) = &crl.info.unusable {
+        return Err(UnusedReason::Unusable(unusable.clone()));
     }
-    let named = cas.iter().filter(|ca| ca.subject == crl.facts.issuer);
-    let mut why = Why::NoCa;
+    let named = cas.iter().filter(|ca| ca.subject == crl.info.issuer);
+    let mut why = UnusedReason::NoCa;
     for ca in named {
-        let is_meant = crl.facts.key_id.is_some() && crl.facts.key_id == ca.key_id;
+        let is_meant = crl.info.key_id.is_some() && crl.info.key_id == ca.key_id;
         why = match crl.verify(&ca.key, KeyFrom::Bundle, algorithms) {
             Ok(()) if ca.signs_crls => return Ok(()),
-            Ok(()) => return Err(Why::KeyUsage),
-            Err(SignatureFault::Unsupported) if is_meant => Why::Algorithm,
-            Err(SignatureFault::Wrong) if is_meant => Why::BadSignature,
-            Err(_) if why == Why::NoCa => Why::OtherKey,
+            Ok(()) => return Err(UnusedReason::KeyUsage),
+            Err(SignatureFault::Unsupported) if is_meant => UnusedReason::Algorithm,
+            Err(SignatureFault::Wrong) if is_meant => UnusedReason::BadSignature,
+            Err(_) if why == UnusedReason::NoCa => UnusedReason::OtherKey,
             Err(_) => why,
         };
     }
@@ -376,7 +382,7 @@ fn placed(crl: &Crl, cas: &[Issuer], algorithms: WebPkiSupportedAlgorithms) -> R
 
 /// Sorts the CRLs of one name, the newest first, and drops those that a newer one with the same signer
 /// and scope supersedes.
-fn keep_newest(crls: &mut Vec<Arc<Crl>>, unused: &mut Vec<Unused>) {
+fn keep_newest(crls: &mut Vec<Arc<Crl>>, unused: &mut Vec<UnusedCrl>) {
     let mut newest: BTreeMap<(KeyDigest, Vec<u8>), Arc<Crl>> = BTreeMap::new();
     let mut waiting = Vec::new();
     for crl in crls.drain(..) {
@@ -384,7 +390,7 @@ fn keep_newest(crls: &mut Vec<Arc<Crl>>, unused: &mut Vec<Unused>) {
             waiting.push(crl);
             continue;
         };
-        let place = (*signer, crl.facts.scope.encoded.clone());
+        let place = (*signer, crl.info.scope.encoded.clone());
         let (kept, older) = match newest.remove(&place) {
             Some(other) if other.is_newer_than(&crl) => (other, Some(crl)),
             // Of two that are equally new the last one counts: it has been appended.
@@ -393,7 +399,7 @@ fn keep_newest(crls: &mut Vec<Arc<Crl>>, unused: &mut Vec<Unused>) {
         };
         if let Some(older) = older {
             let (file, line) = (kept.file.clone(), kept.line);
-            unused.push(older.unused(Why::Superseded { file, line }));
+            unused.push(older.unused(UnusedReason::Superseded { file, line }));
         }
         newest.insert(place, kept);
     }

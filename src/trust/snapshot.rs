@@ -19,7 +19,7 @@ use super::certs::verifier::ClientVerifier;
 use super::digest::Digest;
 use super::resolver::Resolver;
 use super::tickets::Resumption;
-use super::x509::{Facts, Moment};
+use super::x509::{CertInfo, Timestamp};
 use crate::config;
 
 /// What a listener runs on.
@@ -54,19 +54,19 @@ pub(crate) struct FileDigests {
 #[derive(Default)]
 pub(crate) struct Trusted {
     /// Of pinned devices as well.
-    pub(crate) cas: Vec<Facts>,
+    pub(crate) cas: Vec<CertInfo>,
     /// How many of these are pinned devices.
     pub(crate) pinned: usize,
     /// Each file, and the earliest date in it on which a new CRL is due.
-    pub(crate) crls: Vec<(PathBuf, Moment)>,
+    pub(crate) crls: Vec<(PathBuf, Timestamp)>,
 }
 
 /// rustls's configuration, in two orders of preference among cipher suites.
 pub(crate) struct ServerConfigs {
     /// Ours: AES-128 first.
-    pub(crate) ours: Arc<ServerConfig>,
+    pub(crate) server_order: Arc<ServerConfig>,
     /// The client's, for one that has no hardware for AES.
-    pub(crate) clients: Arc<ServerConfig>,
+    pub(crate) client_order: Arc<ServerConfig>,
 }
 
 /// A certificate that devices are shown.
@@ -75,7 +75,7 @@ pub(crate) struct ServerCertificate {
     /// The file that it came from: its metric label.
     pub(crate) label: String,
     pub(crate) leaf: CertificateDer<'static>,
-    pub(crate) facts: Facts,
+    pub(crate) info: CertInfo,
     /// Certificates that are sent: this one and those of its issuers.
     pub(crate) chain_length: usize,
 }

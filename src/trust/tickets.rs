@@ -32,21 +32,21 @@ const MAX_STATE_BYTES: usize = 16 << 10;
 /// A state up to here is taken as it is: one of a device whose chain has no more than it needs.
 const USUAL_STATE_BYTES: usize = 2 << 10;
 
-/// One policy's means to resume.
+/// One policy's store to resume.
 #[derive(Clone)]
 pub(crate) struct Resumption {
     policy: Digest,
-    means: Option<Means>,
+    store: Option<TicketStore>,
 }
 
 #[derive(Clone)]
-struct Means {
+struct TicketStore {
     ticketer: Arc<dyn ProducesTickets>,
     remembered: Arc<SlimSessions>,
 }
 
 impl Resumption {
-    /// The means for a policy: those of `previous`, if its policy was the same, or else new ones.
+    /// The store for a policy: those of `previous`, if its policy was the same, or else new ones.
     ///
     /// # Errors
     /// If there is no randomness for new keys.
@@ -57,32 +57,32 @@ impl Resumption {
         previous: Option<&Self>,
     ) -> Result<Self, Error> {
         if !enabled {
-            return Ok(Self { policy, means: None });
+            return Ok(Self { policy, store: None });
         }
-        let kept = previous.filter(|p| p.policy == policy).and_then(|p| p.means.clone());
-        let means = match kept {
-            Some(means) => means,
+        let kept = previous.filter(|p| p.policy == policy).and_then(|p| p.store.clone());
+        let store = match kept {
+            Some(store) => store,
             // rustls's own: AES-256-CBC with HMAC-SHA-256, a new key every 6 h, two in use.
             None => {
                 let inner = Ticketer::new()?;
                 let slim = Slim { clients };
                 let sessions = SlimSessions { slim: slim.clone(), inner: Default::default() };
-                Means {
+                TicketStore {
                     ticketer: Arc::new(SlimTickets { slim, inner }),
                     remembered: Arc::new(sessions),
                 }
             }
         };
-        Ok(Self { policy, means: Some(means) })
+        Ok(Self { policy, store: Some(store) })
     }
 
-    /// Makes `config` resume by these means, and hand out `tickets` at each TLS 1.3 handshake.
+    /// Makes `config` resume by these store, and hand out `tickets` at each TLS 1.3 handshake.
     pub(crate) fn install(&self, config: &mut ServerConfig, tickets: u8) {
         config.send_tls13_tickets = usize::from(tickets);
-        match &self.means {
-            Some(means) => {
-                config.ticketer = Arc::clone(&means.ticketer);
-                config.session_storage = Arc::clone(&means.remembered) as Arc<_>;
+        match &self.store {
+            Some(store) => {
+                config.ticketer = Arc::clone(&store.ticketer);
+                config.session_storage = Arc::clone(&store.remembered) as Arc<_>;
             }
             None => config.session_storage = Arc::new(NoServerSessionStorage {}),
         }

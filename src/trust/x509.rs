@@ -37,7 +37,7 @@ pub(crate) struct Malformed(String);
 
 /// What we need to know of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Facts {
+pub(crate) struct CertInfo {
     /// Lower-case DNS names of the SAN, wildcards as they stand; without any, the subject's CN.
     pub(crate) names: Vec<String>,
     /// Encoded, to compare.
@@ -49,15 +49,15 @@ pub(crate) struct Facts {
     /// In hexadecimal, as openssl prints it.
     pub(crate) serial: String,
     pub(crate) key: KeyKind,
-    pub(crate) not_before: Moment,
-    pub(crate) not_after: Moment,
+    pub(crate) not_before: Timestamp,
+    pub(crate) not_after: Timestamp,
 }
 
 /// A time as X.509 has it, to the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Moment(ASN1Time);
+pub(crate) struct Timestamp(ASN1Time);
 
-impl Moment {
+impl Timestamp {
     /// The moment so many seconds after 1970 began; the last one that X.509 can write for later ones.
     pub(crate) fn from_unix(seconds: u64) -> Self {
         const LAST: i64 = 253_402_300_799;
@@ -87,7 +87,7 @@ fn unix_seconds(time: SystemTime) -> i64 {
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
-impl std::fmt::Display for Moment {
+impl std::fmt::Display for Timestamp {
     /// As in RFC 3339, in UTC.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Some certificates have an offset, though RFC 5280 section 4.1.2.5 forbids it.
@@ -100,11 +100,11 @@ impl std::fmt::Display for Moment {
     }
 }
 
-/// Reads the facts of a certificate.
+/// Reads the info of a certificate.
 ///
 /// # Errors
 /// If it is not X.509.
-pub(crate) fn facts(der: &CertificateDer<'_>) -> Result<Facts, Malformed> {
+pub(crate) fn cert_info(der: &CertificateDer<'_>) -> Result<CertInfo, Malformed> {
     let certificate = parse(der)?;
     let mut names: Vec<_> = sans(&certificate)
         .filter_map(|name| match name {
@@ -116,31 +116,31 @@ pub(crate) fn facts(der: &CertificateDer<'_>) -> Result<Facts, Malformed> {
         let common_names = certificate.subject().iter_common_name();
         names.extend(common_names.filter_map(text).map(|name| name.to_ascii_lowercase()));
     }
-    Ok(Facts {
+    Ok(CertInfo {
         names,
         subject: certificate.subject().as_raw().to_vec(),
         subject_text: one_line(&certificate.subject().to_string()).into_owned(),
         issuer_text: one_line(&certificate.issuer().to_string()).into_owned(),
         serial: serial(certificate.raw_serial()),
         key: key_kind(&certificate),
-        not_before: Moment(certificate.validity().not_before),
-        not_after: Moment(certificate.validity().not_after),
+        not_before: Timestamp(certificate.validity().not_before),
+        not_after: Timestamp(certificate.validity().not_after),
     })
 }
 
 /// What we need to know of a client's certificate.
-pub(crate) struct ClientFacts {
+pub(crate) struct ClientCertInfo {
     /// The URIs of the SAN, then its DNS names, then the subject's common names; as they stand. Where
     /// there are none of these, the subject's serialNumber: IEEE 802.1AR names devices by it.
     pub(crate) names: Vec<String>,
-    pub(crate) not_after: Moment,
+    pub(crate) not_after: Timestamp,
 }
 
 /// Reads what we need to know of a client's certificate.
 ///
 /// # Errors
 /// If it is not X.509.
-pub(crate) fn client_facts(der: &CertificateDer<'_>) -> Result<ClientFacts, Malformed> {
+pub(crate) fn client_cert_info(der: &CertificateDer<'_>) -> Result<ClientCertInfo, Malformed> {
     let certificate = parse(der)?;
     let sans: Vec<_> = sans(&certificate).collect();
     let uris = sans.iter().filter_map(|name| match name {
@@ -158,7 +158,7 @@ pub(crate) fn client_facts(der: &CertificateDer<'_>) -> Result<ClientFacts, Malf
         let serial_numbers = certificate.subject().iter_by_oid(&OID_X509_SERIALNUMBER);
         names.extend(serial_numbers.filter_map(text));
     }
-    Ok(ClientFacts { names, not_after: Moment(certificate.validity().not_after) })
+    Ok(ClientCertInfo { names, not_after: Timestamp(certificate.validity().not_after) })
 }
 
 /// The text of a part of a name.
@@ -250,13 +250,13 @@ mod tests {
 
     #[test]
     fn a_moment_is_printed_as_in_rfc_3339() {
-        let moment = Moment(ASN1Time::from_timestamp(1_830_297_600).unwrap());
+        let moment = Timestamp(ASN1Time::from_timestamp(1_830_297_600).unwrap());
         assert_eq!(moment.to_string(), "2028-01-01T00:00:00Z");
     }
 
     #[test]
     fn a_validity_holds_in_its_first_and_in_its_last_second() {
-        let moment = Moment(ASN1Time::from_timestamp(1_000).unwrap());
+        let moment = Timestamp(ASN1Time::from_timestamp(1_000).unwrap());
         let at = |milliseconds| UNIX_EPOCH + Duration::from_millis(milliseconds);
         let begun = [999_999, 1_000_000, 1_000_999].map(|now| moment.has_begun(at(now)));
         assert_eq!(begun, [false, true, true]);

@@ -18,7 +18,7 @@ use super::problem::{ISSUE_ANEW, Kind, Problem};
 use crate::trust::x509::certificate::Certificate;
 use crate::trust::x509::details::{self, Details};
 use crate::trust::x509::path::{self, Anchor, Anchors};
-use crate::trust::x509::{self, Moment};
+use crate::trust::x509::{self, Timestamp};
 
 /// What to think of a chain.
 #[derive(Debug, Default)]
@@ -248,7 +248,7 @@ fn best<'a>(
 }
 
 /// Whole days until a moment, negative once it has passed.
-pub(super) fn days_left(until: Moment, now: SystemTime) -> i64 {
+pub(super) fn days_left(until: Timestamp, now: SystemTime) -> i64 {
     const DAY: i64 = 24 * 60 * 60;
     let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     (until.timestamp() - i64::try_from(seconds).unwrap_or(i64::MAX)).div_euclid(DAY)

@@ -17,7 +17,7 @@ use crate::lifecycle::Shutdown;
 use crate::metrics::{
     BackendMetrics, CaInForce, CertificateInForce, CrlInForce, ListenerMetrics, NameStatus,
 };
-use crate::reload::Standing;
+use crate::reload::ReloadStatus;
 use crate::terms::labels::{ConnectResult, ReloadOutcome};
 use crate::terms::reason::Reason;
 
@@ -40,7 +40,7 @@ impl Status {
     pub(super) fn tell(
         &self,
         shutdown: &Shutdown,
-        files: &Standing,
+        files: &ReloadStatus,
         names: &[NameStatus],
     ) -> Value {
         let listeners = self.history.listeners.iter().zip(&self.addresses);
@@ -184,7 +184,7 @@ fn name(name: &NameStatus) -> Value {
     })
 }
 
-fn reload(files: &Standing) -> Value {
+fn reload(files: &ReloadStatus) -> Value {
     json!({
         "failing": files.report.outcome == ReloadOutcome::Failed,
         "last_success": unix_seconds(files.last_success),

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use tokio_rustls::rustls::pki_types::UnixTime;
 use tokio_rustls::rustls::{AlertDescription, CertificateError, OtherError, PeerIncompatible};
 
-use crate::trust::x509::Moment;
+use crate::trust::x509::Timestamp;
 use crate::trust::x509::signature::algorithm_name;
 
 /// What a client and we do not have in common.
@@ -39,7 +39,7 @@ pub(crate) fn incompatible(what: &PeerIncompatible) -> Cow<'static, str> {
 /// Why a client's certificate is refused.
 pub(super) fn certificate(error: &CertificateError) -> Cow<'static, str> {
     use CertificateError as E;
-    let date = |time: &UnixTime| Moment::from_unix(time.as_secs());
+    let date = |time: &UnixTime| Timestamp::from_unix(time.as_secs());
     Cow::Borrowed(match error {
         E::ExpiredContext { not_after, .. } => {
             return format!("it, or a CA's of its chain, expired on {}", date(not_after)).into();

@@ -34,8 +34,8 @@ use super::{HELD_BYTES_HANDSHAKE, alert};
 use crate::proxy::close;
 use crate::proxy::socket;
 use crate::proxy::write_buffer::Unsent;
+use crate::trust::provider::Disguise;
 use crate::trust::provider::HandshakeScope;
-use crate::trust::provider::transcript::Disguise;
 
 /// What a record may cost and have another follow it at once: less than any signature that AWS-LC
 /// makes or verifies, on any machine.

@@ -16,7 +16,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::sign::{CertifiedKey, SigningKey};
 use zeroize::Zeroize;
 
-use super::pem::{self, Found, Ignored};
+use super::pem::{self, FoundSections, Ignored};
 use super::{CertError, Findings, Warning};
 use crate::config::CertificateFiles;
 use crate::text::Shown;
@@ -24,13 +24,13 @@ use crate::trust::digest::Digest;
 use crate::trust::files::{Files, ReadError};
 use crate::trust::snapshot::ServerCertificate;
 use crate::trust::x509::link::Link;
-use crate::trust::x509::{self, Facts};
+use crate::trust::x509::{self, CertInfo};
 
 /// A certificate chain with its key, checked to be one.
 #[derive(Clone)]
 pub(crate) struct Chain {
     pub(super) files: CertificateFiles,
-    pub(super) facts: Facts,
+    pub(super) info: CertInfo,
     pub(super) key: Arc<CertifiedKey>,
     /// Whether there are other certificates in the file, and none of them issued the first.
     lost_issuer: bool,
@@ -47,7 +47,7 @@ impl Chain {
     ) -> Option<Self> {
         let certificates = findings.take(pem::certificates(&pair.cert, files));
         let signer = findings.take(signer(&pair.key, files));
-        let (Found { items, ignored }, (signer, ignored_keys)) = (certificates?, signer?);
+        let (FoundSections { items, ignored }, (signer, ignored_keys)) = (certificates?, signer?);
         let ignored = ignored.into_iter().chain(ignored_keys);
         findings.warnings.extend(ignored.map(Warning::Ignored));
         if files.is_open_to_all(&pair.key) {
@@ -55,10 +55,10 @@ impl Chain {
         }
         let chain = ordered(pair, items, &*signer, findings);
         let (chain, lost_issuer) = findings.take(chain)?;
-        let facts = findings.take(facts(&pair.cert, &chain[0]))?;
+        let info = findings.take(info(&pair.cert, &chain[0]))?;
         let chain = chain.into_iter().map(|(_, certificate)| certificate).collect();
         let key = Arc::new(CertifiedKey::new(chain, signer));
-        Some(Self { files: pair.clone(), facts, key, lost_issuer })
+        Some(Self { files: pair.clone(), info, key, lost_issuer })
     }
 
     /// The digest of its files, by which a change is known.
@@ -87,7 +87,7 @@ impl Chain {
         findings: &mut Findings,
     ) {
         let file = self.files.cert.clone();
-        let Facts { not_before, not_after, .. } = self.facts;
+        let CertInfo { not_before, not_after, .. } = self.info;
         let leaf = &self.key.cert[0];
         let nothing_better =
             active.is_none_or(|active| active.iter().any(|active| active.leaf == *leaf));
@@ -108,7 +108,7 @@ impl Chain {
         ServerCertificate {
             label: Shown(&self.files.cert).to_string(),
             leaf: self.key.cert[0].clone(),
-            facts: self.facts.clone(),
+            info: self.info.clone(),
             chain_length: self.key.cert.len(),
         }
     }
@@ -143,7 +143,7 @@ fn ordered(
     for (line, certificate) in rest {
         let known = chain.iter().any(|(_, known)| *known == certificate);
         lost_issuer |= !known && chain.len() == 1 && !is_self_issued(&chain[0].1);
-        let subject = x509::facts(&certificate).map(|facts| facts.subject_text);
+        let subject = x509::cert_info(&certificate).map(|info| info.subject_text);
         let (file, subject) = (file.clone(), subject.unwrap_or_default());
         findings.warnings.push(match known {
             true => Warning::ChainDuplicate { file, line, subject },
@@ -189,7 +189,7 @@ pub(crate) fn signer(
     file: &Path,
     files: &Files,
 ) -> Result<(Arc<dyn SigningKey>, Vec<Ignored>), CertError> {
-    let Found { items, ignored } = pem::private_key(file, files)?;
+    let FoundSections { items, ignored } = pem::private_key(file, files)?;
     let unusable = |line| CertError::Key { file: file.to_owned(), line };
     let (line, mut private) = items.into_iter().next().ok_or_else(|| unusable(1))?;
     let signer = any_supported_type(&private);
@@ -198,8 +198,8 @@ pub(crate) fn signer(
     Ok((signer.map_err(|_| unusable(line))?, ignored))
 }
 
-fn facts(file: &Path, (line, certificate): &Numbered) -> Result<Facts, CertError> {
-    x509::facts(certificate).map_err(|cause| CertError::X509 {
+fn info(file: &Path, (line, certificate): &Numbered) -> Result<CertInfo, CertError> {
+    x509::cert_info(certificate).map_err(|cause| CertError::X509 {
         file: file.to_owned(),
         line: *line,
         cause,

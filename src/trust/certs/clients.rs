@@ -14,16 +14,16 @@ use std::time::SystemTime;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use super::parts::{FilePart, Parts};
-use super::pem::{self, Found};
+use super::pem::{self, FoundSections};
 use super::verifier::{ChainLimits, ClientVerifier, TrustedClients};
 use super::{CertError, Findings, Warning};
 use crate::config::{self, ClientAuth, ClientTrust};
 use crate::trust::files::Files;
 use crate::trust::provider::PROVIDER;
-use crate::trust::revocation::{Crl, Issuer, Revocation, Why};
+use crate::trust::revocation::{Crl, Issuer, Revocation, UnusedReason};
 use crate::trust::snapshot::{Snapshot, Trusted};
 use crate::trust::x509::path::Anchor;
-use crate::trust::x509::{self, Facts};
+use crate::trust::x509::{self, CertInfo};
 
 /// Whom a listener believes; nobody by default.
 #[derive(Default)]
@@ -67,7 +67,7 @@ impl Clients {
             verifier.revocation = Some(revocation);
         }
         parts.ca = Some(ca);
-        let trusted = Trusted { cas: cas.facts, pinned: cas.devices.len(), crls: due_dates };
+        let trusted = Trusted { cas: cas.info, pinned: cas.devices.len(), crls: due_dates };
         Some(Self { verifier: Some(Arc::new(verifier)), trusted })
     }
 }
@@ -75,7 +75,7 @@ impl Clients {
 /// The certificates of a bundle.
 struct Cas {
     trusted: TrustedClients,
-    facts: Vec<Facts>,
+    info: Vec<CertInfo>,
     /// The CAs among them, as far as they sign CRLs.
     issuers: Vec<Issuer>,
     /// The names of these CAs, for people.
@@ -94,7 +94,7 @@ fn load_ca(
     let mut own = Findings::default();
     let found = own.take(pem::certificates(file, files));
     let digest = own.take(FilePart::<()>::digest(file, files));
-    let part = found.zip(digest).map(|(Found { items, ignored }, digest)| {
+    let part = found.zip(digest).map(|(FoundSections { items, ignored }, digest)| {
         let part = FilePart { file: file.to_owned(), digest, items, ignored };
         let _tried = Cas::new(&part, &mut own);
         own.warnings.clear();
@@ -108,7 +108,7 @@ impl Cas {
     fn new(part: &FilePart<CertificateDer<'static>>, findings: &mut Findings) -> Self {
         let mut cas = Self {
             trusted: TrustedClients::new(PROVIDER.signature_verification_algorithms),
-            facts: Vec::new(),
+            info: Vec::new(),
             issuers: Vec::new(),
             names: Vec::new(),
             devices: Vec::new(),
@@ -117,13 +117,13 @@ impl Cas {
         findings.warnings.extend(part.ignored.iter().cloned().map(Warning::Ignored));
         for (line, der) in &part.items {
             let read =
-                Anchor::new(der).and_then(|ca| Ok((ca, Issuer::read(der)?, x509::facts(der)?)));
+                Anchor::new(der).and_then(|ca| Ok((ca, Issuer::read(der)?, x509::cert_info(der)?)));
             let malformed = |cause| CertError::X509 { file: file.clone(), line: *line, cause };
-            let Some((anchor, issuer, facts)) = findings.take(read.map_err(malformed)) else {
+            let Some((anchor, issuer, info)) = findings.take(read.map_err(malformed)) else {
                 continue;
             };
-            let (file, name) = (file.clone(), facts.subject_text.clone());
-            cas.facts.push(facts);
+            let (file, name) = (file.clone(), info.subject_text.clone());
+            cas.info.push(info);
             let Some(anchor) = anchor else {
                 cas.devices.push(name);
                 cas.trusted.add_pinned(der.clone());
@@ -158,7 +158,7 @@ fn load_crls(
     let part = match (kept, digest) {
         (Some(kept), Some(digest)) if kept.digest == digest => Some(kept.clone()),
         (_, Some(digest)) => own.take(pem::revocation_lists(file, files)).map(|found| {
-            let Found { items, ignored } = found;
+            let FoundSections { items, ignored } = found;
             let read = |(line, crl)| {
                 let crl = Crl::read(file, line, crl);
                 let malformed = |cause| CertError::X509 { file: file.to_owned(), line, cause };
@@ -193,7 +193,7 @@ fn revocation(
         let lost: Vec<_> = cas.iter().filter(lost).collect();
         let at_fault = unused.iter().filter(|unused| {
             let is_lost = |ca: &&Issuer| ca.subject == unused.issuer;
-            !matches!(unused.why, Why::Superseded { .. }) && lost.iter().any(is_lost)
+            !matches!(unused.why, UnusedReason::Superseded { .. }) && lost.iter().any(is_lost)
         });
         let at_fault: Vec<_> = at_fault.cloned().collect();
         for unused in at_fault.iter().cloned() {
@@ -232,11 +232,11 @@ fn due(
     revocation: &Revocation,
     now: SystemTime,
     findings: &mut Findings,
-) -> Vec<(PathBuf, x509::Moment)> {
-    let mut due: BTreeMap<PathBuf, x509::Moment> = BTreeMap::new();
+) -> Vec<(PathBuf, x509::Timestamp)> {
+    let mut due: BTreeMap<PathBuf, x509::Timestamp> = BTreeMap::new();
     for crl in revocation.crls() {
         let file = crl.file.clone();
-        let Some(next_update) = crl.facts.next_update else { continue };
+        let Some(next_update) = crl.info.next_update else { continue };
         if next_update.has_passed(now) {
             let line = crl.line;
             findings.warnings.push(Warning::CrlStale { file: file.clone(), line, next_update });

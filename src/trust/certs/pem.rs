@@ -18,12 +18,12 @@ use tokio_rustls::rustls::pki_types::{
 };
 use zeroize::Zeroizing;
 
-use self::sections::{Fault, Section, sections};
+use self::sections::{PemFault, Section, sections};
 use crate::text::Shown;
 use crate::trust::files::{Files, ReadError};
 
 /// What a file holds, each with the line on which it begins.
-pub(crate) struct Found<T> {
+pub(crate) struct FoundSections<T> {
     pub(crate) items: Vec<(usize, T)>,
     pub(crate) ignored: Vec<Ignored>,
 }
@@ -54,7 +54,7 @@ pub(crate) enum PemError {
     )]
     EncryptedKey { file: PathBuf, line: usize },
     #[error("{} line {}: {}", Shown(file), fault.line, fault.what)]
-    Malformed { file: PathBuf, fault: Fault },
+    Malformed { file: PathBuf, fault: PemFault },
     #[error("{} line {line}: the section is not base64", Shown(file))]
     NotBase64 { file: PathBuf, line: usize },
     #[error(
@@ -81,7 +81,7 @@ impl PemError {
 
 /// What a section holds, by its label.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum SectionKind {
     /// With the label that OpenSSL wrote before 1998, or today's.
     Certificate,
     Crl,
@@ -94,7 +94,7 @@ enum Kind {
     Unknown(&'static str),
 }
 
-impl Kind {
+impl SectionKind {
     fn of(section: &Section<'_>) -> Self {
         match section.label {
             "CERTIFICATE" | "X509 CERTIFICATE" => Self::Certificate,
@@ -158,8 +158,8 @@ impl Kind {
 pub(crate) fn certificates(
     file: &Path,
     files: &Files,
-) -> Result<Found<CertificateDer<'static>>, PemError> {
-    load(file, files, Kind::Certificate, |item| match item {
+) -> Result<FoundSections<CertificateDer<'static>>, PemError> {
+    load(file, files, SectionKind::Certificate, |item| match item {
         Item::X509Certificate(certificate) => Some(certificate),
         _ => None,
     })
@@ -169,8 +169,8 @@ pub(crate) fn certificates(
 pub(super) fn revocation_lists(
     file: &Path,
     files: &Files,
-) -> Result<Found<CertificateRevocationListDer<'static>>, PemError> {
-    load(file, files, Kind::Crl, |item| match item {
+) -> Result<FoundSections<CertificateRevocationListDer<'static>>, PemError> {
+    load(file, files, SectionKind::Crl, |item| match item {
         Item::Crl(crl) => Some(crl),
         _ => None,
     })
@@ -180,8 +180,8 @@ pub(super) fn revocation_lists(
 pub(crate) fn private_key(
     file: &Path,
     files: &Files,
-) -> Result<Found<PrivateKeyDer<'static>>, PemError> {
-    load(file, files, Kind::Key, |item| match item {
+) -> Result<FoundSections<PrivateKeyDer<'static>>, PemError> {
+    load(file, files, SectionKind::Key, |item| match item {
         Item::Pkcs1Key(key) => Some(PrivateKeyDer::from(key)),
         Item::Pkcs8Key(key) => Some(key.into()),
         Item::Sec1Key(key) => Some(key.into()),
@@ -193,21 +193,21 @@ pub(crate) fn private_key(
 fn load<T>(
     file: &Path,
     files: &Files,
-    wanted: Kind,
+    wanted: SectionKind,
     take: impl Fn(Item) -> Option<T>,
-) -> Result<Found<T>, PemError> {
+) -> Result<FoundSections<T>, PemError> {
     let bytes = files.bytes(file)?;
     let file = file.to_owned();
     check_encoding(&file, bytes, wanted)?;
     let sections = sections(bytes);
     let sections = sections.map_err(|fault| PemError::Malformed { file: file.clone(), fault })?;
-    let mut found = Found { items: Vec::new(), ignored: Vec::new() };
+    let mut found = FoundSections { items: Vec::new(), ignored: Vec::new() };
     let mut encrypted = None;
     for section in &sections {
-        let (line, kind) = (section.line, Kind::of(section));
-        let enough = wanted == Kind::Key && !found.items.is_empty();
+        let (line, kind) = (section.line, SectionKind::of(section));
+        let enough = wanted == SectionKind::Key && !found.items.is_empty();
         match kind {
-            Kind::Unknown(hint) => {
+            SectionKind::Unknown(hint) => {
                 let label = section.label.chars().take(40).collect();
                 return Err(PemError::Unknown { file, line, label, hint });
             }
@@ -215,7 +215,7 @@ fn load<T>(
                 Some(item) => found.items.push((line, item)),
                 None => return Err(PemError::NotBase64 { file, line }),
             },
-            Kind::EncryptedKey if wanted == Kind::Key && encrypted.is_none() => {
+            SectionKind::EncryptedKey if wanted == SectionKind::Key && encrypted.is_none() => {
                 encrypted = Some(line);
             }
             _ if kind.goes_with(wanted) => {}
@@ -230,7 +230,7 @@ fn load<T>(
 }
 
 /// Refuses what is no PEM by its first bytes.
-fn check_encoding(file: &Path, bytes: &[u8], wanted: Kind) -> Result<(), PemError> {
+fn check_encoding(file: &Path, bytes: &[u8], wanted: SectionKind) -> Result<(), PemError> {
     let file = file.to_owned();
     match bytes {
         // A SEQUENCE, as every certificate, key and CRL is: with a long length, or a short one that fits.

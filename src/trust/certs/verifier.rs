@@ -21,6 +21,7 @@ use tokio_rustls::rustls::{
     SignatureScheme,
 };
 
+use crate::trust::provider::transcript;
 use crate::trust::revocation::Revocation;
 use crate::trust::x509::certificate::Certificate;
 use crate::trust::x509::path::{self, Anchor, Anchors};
@@ -227,7 +228,8 @@ impl ClientCertVerifier for ClientVerifier {
         let (_, algorithms) =
             fitting.ok_or(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)?;
         let certificate = Certificate::parse(cert).map_err(|_| CertificateError::BadEncoding)?;
-        certificate.key().verify(message, signature.signature(), algorithms)?;
+        let message = transcript::as_sent(message);
+        certificate.key().verify(&message, signature.signature(), algorithms)?;
         Ok(HandshakeSignatureValid::assertion())
     }
 

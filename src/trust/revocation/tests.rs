@@ -98,7 +98,11 @@ impl Ca {
     }
 
     /// The state of the certificate with the serial number 7, and what is not used of the CRLs.
-    fn status(&self, wishes: &[Wish], leaf: IsCa) -> (Result<(), CertificateError>, Vec<Why>) {
+    fn status(
+        &self,
+        wishes: &[Wish],
+        leaf: IsCa,
+    ) -> (Result<(), CertificateError>, Vec<UnusedReason>) {
         let crls = wishes.iter().map(|wish| self.crl(wish));
         let crls = crls.map(|crl| Arc::new(Crl::read(Path::new("crl"), 1, crl).unwrap()));
         let (certificate, ca) = (self.issues(7, leaf), self.certificate());
@@ -140,11 +144,11 @@ fn what_is_no_complete_list_of_its_issuers_certificates_does_not_count_and_is_to
         (list(vec![extension(99, true, &[5, 0])]), Unusable::Extension("2.5.29.99".to_owned())),
     ];
     for (wish, unusable) in cases {
-        let told = vec![Why::Unusable(unusable)];
+        let told = vec![UnusedReason::Unusable(unusable)];
         assert_eq!(ca().status(&[wish], IsCa::NoCa), (UNKNOWN, told));
     }
     let entries = vec![entry(8, &[extension(29, true, &[SEQUENCE, 0])])];
-    let told = vec![Why::Unusable(Unusable::EntryExtension("2.5.29.29".to_owned()))];
+    let told = vec![UnusedReason::Unusable(Unusable::EntryExtension("2.5.29.29".to_owned()))];
     let wish = Wish { entries, ..Wish::default() };
     assert_eq!(ca().status(&[wish], IsCa::NoCa), (UNKNOWN, told));
 }
@@ -177,7 +181,7 @@ fn an_entry_that_takes_an_earlier_one_back_does_not_revoke() {
 fn a_ca_whose_key_usage_lacks_it_signs_no_crl() {
     let ca = Ca::new(vec![KeyUsagePurpose::KeyCertSign]);
     let wish = || Wish { extensions: vec![number(1)], ..Wish::default() };
-    assert_eq!(ca.status(&[wish()], IsCa::NoCa), (UNKNOWN, vec![Why::KeyUsage]));
+    assert_eq!(ca.status(&[wish()], IsCa::NoCa), (UNKNOWN, vec![UnusedReason::KeyUsage]));
 }
 
 #[test]
@@ -187,7 +191,8 @@ fn numbers_say_which_is_newer_whatever_their_length() {
         entries: vec![entry(serial, &[])],
         ..Wish::default()
     };
-    let told = |result: (Result<(), CertificateError>, Vec<Why>)| (result.0, result.1.len());
+    let told =
+        |result: (Result<(), CertificateError>, Vec<UnusedReason>)| (result.0, result.1.len());
     let (small, large) = (|serial| crl(&[0x7f], serial), |serial| crl(&[1, 0], serial));
     assert_eq!(told(ca().status(&[large(7), small(8)], IsCa::NoCa)), (REVOKED, 1));
     assert_eq!(told(ca().status(&[small(7), large(8)], IsCa::NoCa)), (Ok(()), 1));

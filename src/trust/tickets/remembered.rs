@@ -1,4 +1,4 @@
-//! Sessions that are remembered for devices without tickets.
+//! SessionTable that are remembered for devices without tickets.
 //!
 //! **Promises.** Their count and their bytes are bounded: the oldest give way.
 //!
@@ -12,31 +12,31 @@ use tokio_rustls::rustls::server::StoresServerSessions;
 
 use crate::lock::Lock;
 
-/// Sessions at most.
+/// SessionTable at most.
 const MAX_SESSIONS: usize = 1024;
 
 /// Bytes of all of them at most. One of a device with a certificate takes some 700.
 const MAX_BYTES: usize = 1 << 20;
 
-/// Sessions by their IDs.
+/// SessionTable by their IDs.
 #[derive(Default)]
-pub(super) struct RememberedSessions(Lock<Sessions>);
+pub(super) struct RememberedSessions(Lock<SessionTable>);
 
 #[derive(Default)]
-struct Sessions {
-    by_id: HashMap<Vec<u8>, Session>,
+struct SessionTable {
+    by_id: HashMap<Vec<u8>, RememberedSession>,
     /// Each session's number and ID, the oldest first; also of some that have been taken since.
     order: VecDeque<(u64, Vec<u8>)>,
     next: u64,
     bytes: usize,
 }
 
-struct Session {
+struct RememberedSession {
     number: u64,
     state: Vec<u8>,
 }
 
-impl Sessions {
+impl SessionTable {
     fn remove(&mut self, id: &[u8]) -> Option<Vec<u8>> {
         let session = self.by_id.remove(id)?;
         self.bytes -= id.len() + session.state.len();
@@ -48,7 +48,7 @@ impl Sessions {
         self.bytes += id.len() + state.len();
         self.next += 1;
         self.order.push_back((self.next, id.clone()));
-        self.by_id.insert(id, Session { number: self.next, state });
+        self.by_id.insert(id, RememberedSession { number: self.next, state });
         while self.order.len() > MAX_SESSIONS || self.bytes > MAX_BYTES {
             let Some((number, oldest)) = self.order.pop_front() else { break };
             if self.by_id.get(&oldest).is_some_and(|session| session.number == number) {
@@ -65,7 +65,7 @@ impl RememberedSessions {
         self.lock().bytes
     }
 
-    fn lock(&self) -> MutexGuard<'_, Sessions> {
+    fn lock(&self) -> MutexGuard<'_, SessionTable> {
         self.0.lock()
     }
 }

@@ -43,7 +43,7 @@ async fn remembered(junk: Vec<CertificateDer<'static>>) -> (usize, Option<Handsh
     let trust = ClientTrust { ca: dir.path().join("ca"), crls: Vec::new() };
     listener.tls.client_auth = ClientAuth::Required(trust);
     let (snapshot, _) = certs::load(&listener, SystemTime::now()).unwrap();
-    let acceptor = TlsAcceptor::from(snapshot.server_configs.ours.clone());
+    let acceptor = TlsAcceptor::from(snapshot.server_configs.server_order.clone());
 
     let mut roots = RootCertStore::empty();
     roots.add(snapshot.certificates[0].leaf.clone()).unwrap();
@@ -68,8 +68,8 @@ async fn remembered(junk: Vec<CertificateDer<'static>>) -> (usize, Option<Handsh
         server.read_exact(&mut [0]).await.unwrap();
         kind = server.get_ref().1.handshake_kind();
     }
-    let means = snapshot.resumption.means.as_ref().unwrap();
-    (means.remembered.inner.bytes(), kind)
+    let store = snapshot.resumption.store.as_ref().unwrap();
+    (store.remembered.inner.bytes(), kind)
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use x509_parser::prelude::{
 
 use super::names::CanonicalName;
 use super::signature::{PublicKey, Signed};
-use super::{Malformed, Moment};
+use super::{Malformed, Timestamp};
 
 /// A certificate, with what a certification path needs of it.
 #[derive(Debug)]
@@ -27,12 +27,12 @@ pub(crate) struct Certificate<'a> {
     pub(super) issuer: CanonicalName,
     pub(super) key: PublicKey<'a>,
     pub(super) signed: Signed<'a>,
-    pub(super) extensions: Extensions<'a>,
+    pub(super) extensions: CertExtensions<'a>,
 }
 
 /// The extensions that decide what a certificate may do; none of version 1 has any.
 #[derive(Debug, Default)]
-pub(super) struct Extensions<'a> {
+pub(super) struct CertExtensions<'a> {
     /// RFC 5280 section 4.2.1.9.
     pub(super) basic: Option<Basic>,
     /// The bits of RFC 5280 section 4.2.1.3.
@@ -92,7 +92,7 @@ impl<'a> Certificate<'a> {
             subject: CanonicalName::of(parsed.subject()),
             issuer: CanonicalName::of(parsed.issuer()),
             key: PublicKey::parse(parsed.tbs_certificate.subject_pki.raw)?,
-            extensions: Extensions::read(parsed.extensions())?,
+            extensions: CertExtensions::read(parsed.extensions())?,
             signed,
             parsed,
         })
@@ -137,12 +137,12 @@ impl<'a> Certificate<'a> {
     /// Checks that it is valid at this time.
     pub(super) fn check_validity(&self, now: UnixTime) -> Result<(), CertificateError> {
         let validity = self.parsed.validity();
-        let unix = |moment: Moment| {
+        let unix = |moment: Timestamp| {
             let seconds = u64::try_from(moment.timestamp()).unwrap_or(0);
             UnixTime::since_unix_epoch(Duration::from_secs(seconds))
         };
         let (not_before, not_after) =
-            (unix(Moment(validity.not_before)), unix(Moment(validity.not_after)));
+            (unix(Timestamp(validity.not_before)), unix(Timestamp(validity.not_after)));
         if now < not_before {
             return Err(CertificateError::NotValidYetContext { time: now, not_before });
         }
@@ -174,7 +174,7 @@ impl<'a> Certificate<'a> {
     }
 }
 
-impl<'a> Extensions<'a> {
+impl<'a> CertExtensions<'a> {
     fn read(all: &[X509Extension<'a>]) -> Result<Self, Malformed> {
         let mut read = Self::default();
         for extension in all {

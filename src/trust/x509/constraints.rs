@@ -1,4 +1,4 @@
-//! Name constraints: RFC 5280 section 4.2.1.10, as OpenSSL applies them (`v3_ncons.c`).
+//! ConstrainedName constraints: RFC 5280 section 4.2.1.10, as OpenSSL applies them (`v3_ncons.c`).
 //!
 //! **Promises.** A name of a kind that is constrained and not understood here is refused. Where a
 //! certificate has no DNS name in its SAN, its common names count as DNS names if they look like
@@ -28,7 +28,7 @@ pub(super) fn are_kept(
     certificate: &Certificate<'_>,
     is_leaf: bool,
 ) -> bool {
-    let names = Names::of(certificate, is_leaf);
+    let names = ConstrainedNames::of(certificate, is_leaf);
     let permitted = constraints.permitted_subtrees.as_deref().unwrap_or_default();
     let excluded = constraints.excluded_subtrees.as_deref().unwrap_or_default();
     let comparisons = names.0.len().saturating_mul(permitted.len() + excluded.len());
@@ -37,10 +37,10 @@ pub(super) fn are_kept(
 }
 
 /// The names of a certificate that constraints apply to.
-struct Names<'a>(Vec<Name<'a>>);
+struct ConstrainedNames<'a>(Vec<ConstrainedName<'a>>);
 
 /// A name, of one kind of GeneralName.
-enum Name<'a> {
+enum ConstrainedName<'a> {
     Dns(&'a str),
     DnsText(String),
     Email(&'a str),
@@ -49,12 +49,12 @@ enum Name<'a> {
     Ip(&'a [u8]),
     Directory(CanonicalName),
     /// A kind that cannot be compared.
-    Opaque(Kind),
+    Opaque(NameKind),
 }
 
 /// The kinds of GeneralName.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum NameKind {
     Other,
     Email,
     Dns,
@@ -66,31 +66,31 @@ enum Kind {
     Registered,
 }
 
-impl<'a> Names<'a> {
+impl<'a> ConstrainedNames<'a> {
     fn of(certificate: &'a Certificate<'_>, is_leaf: bool) -> Self {
-        let mut names: Vec<_> = sans(&certificate.parsed).map(Name::of).collect();
-        let has_dns = names.iter().any(|name| name.kind() == Kind::Dns);
+        let mut names: Vec<_> = sans(&certificate.parsed).map(ConstrainedName::of).collect();
+        let has_dns = names.iter().any(|name| name.kind() == NameKind::Dns);
         let subject = certificate.parsed.subject();
         if !certificate.subject.is_empty() {
-            names.push(Name::Directory(certificate.subject.clone()));
+            names.push(ConstrainedName::Directory(certificate.subject.clone()));
         }
         for attribute in subject.iter_attributes() {
             let Some(text) = names::text(attribute.attr_value()) else { continue };
             if attribute.attr_type().to_id_string() == EMAIL_ADDRESS {
-                names.push(Name::EmailText(text.into_owned()));
+                names.push(ConstrainedName::EmailText(text.into_owned()));
             }
         }
         if is_leaf && !has_dns {
             let common_names = subject.iter_common_name();
             let texts = common_names.filter_map(|name| names::text(name.attr_value()));
             let dns = texts.filter(|text| looks_like_dns(text));
-            names.extend(dns.map(|text| Name::DnsText(text.into_owned())));
+            names.extend(dns.map(|text| ConstrainedName::DnsText(text.into_owned())));
         }
         Self(names)
     }
 }
 
-impl<'a> Name<'a> {
+impl<'a> ConstrainedName<'a> {
     fn of(name: &'a GeneralName<'_>) -> Self {
         match name {
             GeneralName::DNSName(name) => Self::Dns(name),
@@ -102,13 +102,13 @@ impl<'a> Name<'a> {
         }
     }
 
-    const fn kind(&self) -> Kind {
+    const fn kind(&self) -> NameKind {
         match self {
-            Self::Dns(_) | Self::DnsText(_) => Kind::Dns,
-            Self::Email(_) | Self::EmailText(_) => Kind::Email,
-            Self::Uri(_) => Kind::Uri,
-            Self::Ip(_) => Kind::Ip,
-            Self::Directory(_) => Kind::Directory,
+            Self::Dns(_) | Self::DnsText(_) => NameKind::Dns,
+            Self::Email(_) | Self::EmailText(_) => NameKind::Email,
+            Self::Uri(_) => NameKind::Uri,
+            Self::Ip(_) => NameKind::Ip,
+            Self::Directory(_) => NameKind::Directory,
             Self::Opaque(kind) => *kind,
         }
     }
@@ -131,40 +131,40 @@ impl<'a> Name<'a> {
 }
 
 /// The kind of a GeneralName, also of one that cannot be read.
-fn kind(name: &GeneralName<'_>) -> Kind {
+fn kind(name: &GeneralName<'_>) -> NameKind {
     match name {
-        GeneralName::OtherName(..) => Kind::Other,
-        GeneralName::RFC822Name(_) => Kind::Email,
-        GeneralName::DNSName(_) => Kind::Dns,
-        GeneralName::X400Address(_) => Kind::X400,
-        GeneralName::DirectoryName(_) => Kind::Directory,
-        GeneralName::EDIPartyName(_) => Kind::EdiParty,
-        GeneralName::URI(_) => Kind::Uri,
-        GeneralName::IPAddress(_) => Kind::Ip,
-        GeneralName::RegisteredID(_) => Kind::Registered,
+        GeneralName::OtherName(..) => NameKind::Other,
+        GeneralName::RFC822Name(_) => NameKind::Email,
+        GeneralName::DNSName(_) => NameKind::Dns,
+        GeneralName::X400Address(_) => NameKind::X400,
+        GeneralName::DirectoryName(_) => NameKind::Directory,
+        GeneralName::EDIPartyName(_) => NameKind::EdiParty,
+        GeneralName::URI(_) => NameKind::Uri,
+        GeneralName::IPAddress(_) => NameKind::Ip,
+        GeneralName::RegisteredID(_) => NameKind::Registered,
         GeneralName::Invalid(tag, _) => match tag.0 {
-            1 => Kind::Email,
-            2 => Kind::Dns,
-            3 => Kind::X400,
-            4 => Kind::Directory,
-            5 => Kind::EdiParty,
-            6 => Kind::Uri,
-            7 => Kind::Ip,
-            8 => Kind::Registered,
-            _ => Kind::Other,
+            1 => NameKind::Email,
+            2 => NameKind::Dns,
+            3 => NameKind::X400,
+            4 => NameKind::Directory,
+            5 => NameKind::EdiParty,
+            6 => NameKind::Uri,
+            7 => NameKind::Ip,
+            8 => NameKind::Registered,
+            _ => NameKind::Other,
         },
     }
 }
 
 /// Where there are permitted subtrees of a name's kind, it is in one of them. A comparison that
 /// cannot be made permits nothing.
-fn is_permitted(name: &Name<'_>, permitted: &[GeneralSubtree<'_>]) -> bool {
+fn is_permitted(name: &ConstrainedName<'_>, permitted: &[GeneralSubtree<'_>]) -> bool {
     let mut own_kind = permitted.iter().filter(|tree| kind(&tree.base) == name.kind()).peekable();
     own_kind.peek().is_none() || own_kind.any(|tree| name.is_in(&tree.base) == Some(true))
 }
 
 /// A comparison that cannot be made excludes.
-fn is_in_any(name: &Name<'_>, excluded: &[GeneralSubtree<'_>]) -> bool {
+fn is_in_any(name: &ConstrainedName<'_>, excluded: &[GeneralSubtree<'_>]) -> bool {
     let mut own_kind = excluded.iter().filter(|tree| kind(&tree.base) == name.kind());
     own_kind.any(|tree| name.is_in(&tree.base) != Some(false))
 }

@@ -23,7 +23,7 @@ use x509_parser::prelude::{ASN1Time, FromDer, GeneralName, X509Certificate, X509
 use x509_parser::revocation_list::RevokedCertificate;
 
 use super::names::CanonicalName;
-use super::{Malformed, Moment};
+use super::{Malformed, Timestamp};
 use crate::text::one_line;
 
 /// The CRL reason `removeFromCRL`, RFC 5280 section 5.3.1.
@@ -31,7 +31,7 @@ const REMOVE_FROM_CRL: u8 = 8;
 
 /// What a CRL states about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct CrlFacts {
+pub(crate) struct CrlInfo {
     pub(crate) issuer: CanonicalName,
     /// For people.
     pub(crate) issuer_text: String,
@@ -39,26 +39,26 @@ pub(crate) struct CrlFacts {
     pub(crate) key_id: Option<Vec<u8>>,
     /// cRLNumber, big-endian without leading zeros.
     pub(crate) number: Option<Vec<u8>>,
-    pub(crate) this_update: Moment,
-    pub(crate) next_update: Option<Moment>,
-    pub(crate) scope: Scope,
+    pub(crate) this_update: Timestamp,
+    pub(crate) next_update: Option<Timestamp>,
+    pub(crate) scope: CrlScope,
     /// Why it must not decide the status of a certificate.
     pub(crate) unusable: Option<Unusable>,
 }
 
 /// The certificates that a CRL is about: RFC 5280 section 5.2.5.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Scope {
+pub(crate) struct CrlScope {
     /// The extension as it stands; empty for a CRL about all of its issuer's certificates. Two CRLs
     /// supersede each other if it is the same.
     pub(crate) encoded: Vec<u8>,
-    only: Only,
+    only: CrlSubjects,
     /// The CRL is about certificates that name one of these distribution points.
     points: Option<Vec<Vec<u8>>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Only {
+enum CrlSubjects {
     #[default]
     All,
     Users,
@@ -119,7 +119,7 @@ pub(crate) enum SignatureFault {
 ///
 /// # Errors
 /// If it is not a CRL from its first byte to its last.
-pub(crate) fn read(der: &[u8], mut revoked: impl FnMut(&[u8])) -> Result<CrlFacts, Malformed> {
+pub(crate) fn read(der: &[u8], mut revoked: impl FnMut(&[u8])) -> Result<CrlInfo, Malformed> {
     let SignedCrl { message, .. } = split(der)?;
     let (i, _) = optional(content(message, Tag::Sequence)?.1, Tag::Integer)?;
     let (i, _algorithm) = content(i, Tag::Sequence)?;
@@ -127,22 +127,22 @@ pub(crate) fn read(der: &[u8], mut revoked: impl FnMut(&[u8])) -> Result<CrlFact
     let (i, this_update) = ASN1Time::from_der(i).map_err(|_| malformed("thisUpdate is no time"))?;
     let (i, next_update) = next_update(i)?;
     let (i, entries) = optional(i, Tag::Sequence)?;
-    let mut facts = CrlFacts {
+    let mut info = CrlInfo {
         issuer: CanonicalName::of(&issuer),
         issuer_text: one_line(&issuer.to_string()).into_owned(),
         key_id: None,
         number: None,
-        this_update: Moment(this_update),
+        this_update: Timestamp(this_update),
         next_update,
-        scope: Scope::default(),
+        scope: CrlScope::default(),
         unusable: None,
     };
-    read_extensions(i, &mut facts)?;
+    read_extensions(i, &mut info)?;
     let mut rest = entries.unwrap_or_default();
     while !rest.is_empty() {
-        rest = read_entry(rest, &mut facts, &mut revoked)?;
+        rest = read_entry(rest, &mut info, &mut revoked)?;
     }
-    Ok(facts)
+    Ok(info)
 }
 
 /// The parts that the signature of a CRL is about.
@@ -178,14 +178,14 @@ impl SignedCrl<'_> {
     }
 }
 
-impl Scope {
+impl CrlScope {
     /// Whether the CRL is about a certificate of its issuer.
     pub(super) fn covers(&self, certificate: &X509Certificate<'_>) -> bool {
         let is_ca = certificate.is_ca();
         let kind = match self.only {
-            Only::All => true,
-            Only::Users => !is_ca,
-            Only::Cas => is_ca,
+            CrlSubjects::All => true,
+            CrlSubjects::Users => !is_ca,
+            CrlSubjects::Cas => is_ca,
         };
         kind && self.points.as_ref().is_none_or(|points| {
             certificate_points(certificate).iter().any(|point| points.contains(point))
@@ -217,16 +217,16 @@ fn split(der: &[u8]) -> Result<SignedCrl<'_>, Malformed> {
     Ok(SignedCrl { message, algorithm, signature })
 }
 
-fn next_update(i: &[u8]) -> Result<(&[u8], Option<Moment>), Malformed> {
+fn next_update(i: &[u8]) -> Result<(&[u8], Option<Timestamp>), Malformed> {
     let is_time = |tag| matches!(tag, Tag::UtcTime | Tag::GeneralizedTime);
     if i.is_empty() || !is_time(any(i)?.1.tag()) {
         return Ok((i, None));
     }
     let (i, time) = ASN1Time::from_der(i).map_err(|_| malformed("nextUpdate is no time"))?;
-    Ok((i, Some(Moment(time))))
+    Ok((i, Some(Timestamp(time))))
 }
 
-fn read_extensions(rest: &[u8], facts: &mut CrlFacts) -> Result<(), Malformed> {
+fn read_extensions(rest: &[u8], info: &mut CrlInfo) -> Result<(), Malformed> {
     if rest.is_empty() {
         return Ok(());
     }
@@ -241,47 +241,47 @@ fn read_extensions(rest: &[u8], facts: &mut CrlFacts) -> Result<(), Malformed> {
     while !extensions.is_empty() {
         let (after, extension) = X509Extension::from_der(extensions)
             .map_err(|_| malformed("an extension is not well-formed"))?;
-        read_extension(&extension, facts)?;
+        read_extension(&extension, info)?;
         extensions = after;
     }
     Ok(())
 }
 
-fn read_extension(extension: &X509Extension<'_>, facts: &mut CrlFacts) -> Result<(), Malformed> {
+fn read_extension(extension: &X509Extension<'_>, info: &mut CrlInfo) -> Result<(), Malformed> {
     let oid = &extension.oid;
     match extension.parsed_extension() {
-        ParsedExtension::CRLNumber(number) => facts.number = Some(number.to_bytes_be()),
+        ParsedExtension::CRLNumber(number) => info.number = Some(number.to_bytes_be()),
         ParsedExtension::AuthorityKeyIdentifier(key) => {
-            facts.key_id = key.key_identifier.as_ref().map(|id| id.0.to_vec());
+            info.key_id = key.key_identifier.as_ref().map(|id| id.0.to_vec());
         }
         ParsedExtension::IssuingDistributionPoint(point) => {
-            extension.value.clone_into(&mut facts.scope.encoded);
-            read_scope(point, facts);
+            extension.value.clone_into(&mut info.scope.encoded);
+            read_scope(point, info);
         }
-        _ if *oid == OID_X509_EXT_DELTA_CRL_INDICATOR => facts.unusable = Some(Unusable::Delta),
+        _ if *oid == OID_X509_EXT_DELTA_CRL_INDICATOR => info.unusable = Some(Unusable::Delta),
         _ if *oid == OID_X509_EXT_ISSUER_DISTRIBUTION_POINT => {
-            facts.unusable = Some(Unusable::Scope);
+            info.unusable = Some(Unusable::Scope);
         }
         _ if *oid == OID_X509_EXT_CRL_NUMBER => return Err(malformed("its cRLNumber is none")),
         // Without it the key is found by trying.
         _ if *oid == OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER => {}
         _ if extension.critical => {
             let unknown = Unusable::Extension(oid.to_id_string());
-            facts.unusable.get_or_insert(unknown);
+            info.unusable.get_or_insert(unknown);
         }
         _ => {}
     }
     Ok(())
 }
 
-fn read_scope(point: &IssuingDistributionPoint<'_>, facts: &mut CrlFacts) {
-    let scope = &mut facts.scope;
+fn read_scope(point: &IssuingDistributionPoint<'_>, info: &mut CrlInfo) {
+    let scope = &mut info.scope;
     scope.only = match (point.only_contains_user_certs, point.only_contains_ca_certs) {
-        (false, false) => Only::All,
-        (true, false) => Only::Users,
-        (false, true) => Only::Cas,
+        (false, false) => CrlSubjects::All,
+        (true, false) => CrlSubjects::Users,
+        (false, true) => CrlSubjects::Cas,
         (true, true) => {
-            facts.unusable = Some(Unusable::Scope);
+            info.unusable = Some(Unusable::Scope);
             return;
         }
     };
@@ -290,7 +290,7 @@ fn read_scope(point: &IssuingDistributionPoint<'_>, facts: &mut CrlFacts) {
             scope.points = Some(names.iter().filter_map(point_name).collect());
         }
         Some(DistributionPointName::NameRelativeToCRLIssuer(_)) => {
-            facts.unusable = Some(Unusable::Scope);
+            info.unusable = Some(Unusable::Scope);
         }
         None => {}
     }
@@ -299,10 +299,12 @@ fn read_scope(point: &IssuingDistributionPoint<'_>, facts: &mut CrlFacts) {
         () if point.only_contains_attribute_certs => Unusable::AttributeCertificates,
         () if point.only_some_reasons.is_some() => Unusable::SomeReasons,
         // RFC 5280 section 5.2.5: it is never empty. What was in it was passed over.
-        () if point.distribution_point.is_none() && scope.only == Only::All => Unusable::Scope,
+        () if point.distribution_point.is_none() && scope.only == CrlSubjects::All => {
+            Unusable::Scope
+        }
         () => return,
     };
-    facts.unusable = Some(unusable);
+    info.unusable = Some(unusable);
 }
 
 /// A distribution point in bytes to compare; none for the forms that no CA uses.
@@ -330,7 +332,7 @@ fn certificate_points(certificate: &X509Certificate<'_>) -> Vec<Vec<u8>> {
 /// Reads the entry that `i` begins with, and returns what follows it.
 fn read_entry<'a>(
     i: &'a [u8],
-    facts: &mut CrlFacts,
+    info: &mut CrlInfo,
     revoked: &mut impl FnMut(&[u8]),
 ) -> Result<&'a [u8], Malformed> {
     let (rest, entry) = content(i, Tag::Sequence)?;
@@ -350,7 +352,7 @@ fn read_entry<'a>(
             || extension.oid == OID_X509_EXT_INVALIDITY_DATE;
         if extension.critical && !known {
             let unknown = Unusable::EntryExtension(extension.oid.to_id_string());
-            facts.unusable.get_or_insert(unknown);
+            info.unusable.get_or_insert(unknown);
         }
     }
     // It takes an entry of an earlier list back. OpenSSL reads it so in complete CRLs as well.

@@ -11,7 +11,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::{SubjectPublicKeyInfo, X509Name};
 
-use super::{Malformed, Moment, fingerprint, malformed, parse, sans, serial};
+use super::{Malformed, Timestamp, fingerprint, malformed, parse, sans, serial};
 
 /// What a certificate says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +27,8 @@ pub(crate) struct Details {
     pub(crate) serial: String,
     /// Of the whole certificate, in hexadecimal with colons, as openssl prints it.
     pub(crate) sha256: String,
-    pub(crate) not_before: Moment,
-    pub(crate) not_after: Moment,
+    pub(crate) not_before: Timestamp,
+    pub(crate) not_after: Timestamp,
 }
 
 /// Reads what a certificate says.
@@ -44,8 +44,8 @@ pub(crate) fn details(der: &CertificateDer<'_>) -> Result<Details, Malformed> {
         key: key(certificate.public_key()),
         serial: serial(certificate.raw_serial()),
         sha256: fingerprint(der, ":"),
-        not_before: Moment(certificate.validity().not_before),
-        not_after: Moment(certificate.validity().not_after),
+        not_before: Timestamp(certificate.validity().not_before),
+        not_after: Timestamp(certificate.validity().not_after),
     })
 }
 

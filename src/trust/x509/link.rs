@@ -5,7 +5,7 @@
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{KeyUsage, ParsedExtension, X509Certificate};
 
-use super::crl::Scope;
+use super::crl::CrlScope;
 use super::names::CanonicalName;
 use super::{Malformed, parse};
 
@@ -63,7 +63,7 @@ impl<'a> Link<'a> {
     }
 
     /// Whether a CRL of its issuer with this scope is about it.
-    pub(crate) fn is_in(&self, scope: &Scope) -> bool {
+    pub(crate) fn is_in(&self, scope: &CrlScope) -> bool {
         scope.covers(&self.0)
     }
 }

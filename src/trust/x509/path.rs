@@ -127,7 +127,7 @@ impl Anchors {
 /// A certification path: the device's certificate first, each one issued by the next, and the CA that
 /// has issued the last.
 #[derive(Debug)]
-pub(crate) struct Path<'a> {
+pub(crate) struct CertificationPath<'a> {
     /// Places in what was sent, the device's own, 0, first.
     pub(crate) places: Vec<usize>,
     pub(crate) anchor: &'a Anchor,
@@ -142,7 +142,7 @@ pub(crate) fn find<'a>(
     anchors: &'a Anchors,
     algorithms: &Algorithms,
     now: UnixTime,
-) -> Result<Path<'a>, CertificateError> {
+) -> Result<CertificationPath<'a>, CertificateError> {
     let mut search = Search {
         sent,
         anchors,
@@ -150,7 +150,7 @@ pub(crate) fn find<'a>(
         now,
         hops: hops(sent, anchors),
         failures_left: 2 * anchors.most_of_a_name + SPARE_SIGNATURES,
-        issuers: sent.iter().map(|_| Issuer::Unknown).collect(),
+        issuers: sent.iter().map(|_| FoundIssuer::Unknown).collect(),
         failure: CertificateError::UnknownIssuer,
     };
     let path = if search.reach(0) { search.path() } else { None };
@@ -178,7 +178,7 @@ fn hops(sent: &[Certificate<'_>], anchors: &Anchors) -> Vec<Option<usize>> {
 }
 
 /// Who has issued a certificate, as far as is known.
-enum Issuer<'a> {
+enum FoundIssuer<'a> {
     Unknown,
     /// It is being looked for, or there is none.
     None,
@@ -194,7 +194,7 @@ struct Search<'s, 'a> {
     hops: Vec<Option<usize>>,
     /// Signature checks that may still fail.
     failures_left: usize,
-    issuers: Vec<Issuer<'a>>,
+    issuers: Vec<FoundIssuer<'a>>,
     failure: CertificateError,
 }
 
@@ -202,21 +202,21 @@ impl<'a> Search<'_, 'a> {
     /// Whether the certificate at this place has a path; its issuer is then known, and so on up.
     fn reach(&mut self, at: usize) -> bool {
         match self.issuers[at] {
-            Issuer::Unknown => {}
-            Issuer::None => return false,
-            Issuer::Anchor(_) | Issuer::Sent(_) => return true,
+            FoundIssuer::Unknown => {}
+            FoundIssuer::None => return false,
+            FoundIssuer::Anchor(_) | FoundIssuer::Sent(_) => return true,
         }
-        self.issuers[at] = Issuer::None;
+        self.issuers[at] = FoundIssuer::None;
         for anchor in self.anchors_of(at) {
             if self.is_signed_by(at, &anchor.key) {
-                self.issuers[at] = Issuer::Anchor(anchor);
+                self.issuers[at] = FoundIssuer::Anchor(anchor);
                 return true;
             }
         }
         for issuer in self.issuers_of(at) {
             // From the CA downwards: a key that is not trusted is not worth a check.
             if self.reach(issuer) && self.is_signed_by(at, &self.sent[issuer].key) {
-                self.issuers[at] = Issuer::Sent(issuer);
+                self.issuers[at] = FoundIssuer::Sent(issuer);
                 return true;
             }
         }
@@ -271,13 +271,13 @@ impl<'a> Search<'_, 'a> {
     }
 
     /// The path of the first certificate, which [`Self::reach`] has found.
-    fn path(&self) -> Option<Path<'a>> {
+    fn path(&self) -> Option<CertificationPath<'a>> {
         let mut places = vec![0];
         loop {
             match self.issuers[*places.last()?] {
-                Issuer::Sent(issuer) => places.push(issuer),
-                Issuer::Anchor(anchor) => return Some(Path { places, anchor }),
-                Issuer::Unknown | Issuer::None => return None,
+                FoundIssuer::Sent(issuer) => places.push(issuer),
+                FoundIssuer::Anchor(anchor) => return Some(CertificationPath { places, anchor }),
+                FoundIssuer::Unknown | FoundIssuer::None => return None,
             }
         }
     }
@@ -307,7 +307,7 @@ impl From<PathError> for CertificateError {
     }
 }
 
-impl Path<'_> {
+impl CertificationPath<'_> {
     /// Checks everything that the certificates of the path say, at this time: validity, purpose,
     /// critical extensions, path length, name constraints; those of the CA as well, but for its
     /// validity (a CA that has expired in the night still knows its devices).

@@ -5,15 +5,15 @@
 //! part that lost its boundary, is a fault with its line: programs that skip it load less than the file
 //! was made to hold.
 //!
-//! **Not here.** What sections hold, and which are wanted (`pem.rs`).
+//! **Not here.** PemFaultKind sections hold, and which are wanted (`pem.rs`).
 
 /// A section, from its BEGIN to its END.
 pub(super) struct Section<'a> {
     /// The line of its BEGIN, from 1.
     pub(super) line: usize,
-    /// What it says that it holds, such as `CERTIFICATE`.
+    /// PemFaultKind it says that it holds, such as `CERTIFICATE`.
     pub(super) label: &'a str,
-    /// What is between its boundaries.
+    /// PemFaultKind is between its boundaries.
     pub(super) body: &'a [u8],
     /// All of it.
     pub(super) whole: &'a [u8],
@@ -21,17 +21,17 @@ pub(super) struct Section<'a> {
     pub(super) encrypted: bool,
 }
 
-/// What is wrong with a file, and where.
+/// PemFaultKind is wrong with a file, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fault {
+pub(crate) struct PemFault {
     /// From 1.
     pub(crate) line: usize,
-    pub(crate) what: What,
+    pub(crate) what: PemFaultKind,
 }
 
-/// What is wrong with a file. No text quotes it: it can be a key.
+/// PemFaultKind is wrong with a file. No text quotes it: it can be a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum What {
+pub(crate) enum PemFaultKind {
     #[error("a BEGIN or END shares the line with something else, such as the END before it")]
     BoundaryNotAlone,
     #[error("a BEGIN or END is damaged: it has five hyphens on either side and capital letters")]
@@ -66,13 +66,13 @@ const LINE_OF_BASE64: usize = 48;
 ///
 /// # Errors
 /// The first fault.
-pub(super) fn sections(file: &[u8]) -> Result<Vec<Section<'_>>, Fault> {
+pub(super) fn sections(file: &[u8]) -> Result<Vec<Section<'_>>, PemFault> {
     let mut sections = Vec::new();
     let mut open: Option<Open<'_>> = None;
     let mut last = 0;
-    for Line { number, start, end, text } in lines(file) {
+    for PemLine { number, start, end, text } in lines(file) {
         last = number;
-        let fault = |what| Fault { line: number, what };
+        let fault = |what| PemFault { line: number, what };
         let boundary = boundary(text).map_err(fault)?;
         open = match (open.take(), boundary) {
             (None, Boundary::None) => {
@@ -82,18 +82,22 @@ pub(super) fn sections(file: &[u8]) -> Result<Vec<Section<'_>>, Fault> {
             (None, Boundary::Begin(label)) => {
                 Some(Open { line: number, label, start, body: end, encrypted: false })
             }
-            (None, Boundary::End(_)) => return Err(fault(What::EndAlone)),
-            (Some(section), Boundary::Begin(_)) => return Err(fault(What::NoEnd(section.line))),
+            (None, Boundary::End(_)) => return Err(fault(PemFaultKind::EndAlone)),
+            (Some(section), Boundary::Begin(_)) => {
+                return Err(fault(PemFaultKind::NoEnd(section.line)));
+            }
             (Some(section), Boundary::End(label)) if label == section.label => {
                 sections.push(section.closed(file, start, end)?);
                 None
             }
-            (Some(section), Boundary::End(_)) => return Err(fault(What::OtherEnd(section.line))),
+            (Some(section), Boundary::End(_)) => {
+                return Err(fault(PemFaultKind::OtherEnd(section.line)));
+            }
             (Some(section), Boundary::None) => Some(section.inside(text).map_err(fault)?),
         };
     }
     match open {
-        Some(section) => Err(Fault { line: last, what: What::CutShort(section.line) }),
+        Some(section) => Err(PemFault { line: last, what: PemFaultKind::CutShort(section.line) }),
         None => Ok(sections),
     }
 }
@@ -108,31 +112,31 @@ struct Open<'a> {
 }
 
 impl<'a> Open<'a> {
-    fn closed(self, file: &'a [u8], start: usize, end: usize) -> Result<Section<'a>, Fault> {
+    fn closed(self, file: &'a [u8], start: usize, end: usize) -> Result<Section<'a>, PemFault> {
         let Self { line, label, encrypted, .. } = self;
         let (body, whole) = (&file[self.body..start], &file[self.start..end]);
         if body.trim_ascii().is_empty() {
-            return Err(Fault { line, what: What::Empty });
+            return Err(PemFault { line, what: PemFaultKind::Empty });
         }
         Ok(Section { line, label, body, whole, encrypted })
     }
 
     /// Takes a line of its inside.
-    fn inside(mut self, text: &[u8]) -> Result<Self, What> {
+    fn inside(mut self, text: &[u8]) -> Result<Self, PemFaultKind> {
         let encapsulated = text.contains(&b':');
         if encapsulated && text.starts_with(b"Proc-Type:") && text.ends_with(b"ENCRYPTED") {
             self.encrypted = true;
         } else if encapsulated && self.encrypted {
             // Such as `DEK-Info`.
         } else if !text.iter().copied().all(is_base64) {
-            return Err(What::NotBase64(self.line));
+            return Err(PemFaultKind::NotBase64(self.line));
         }
         Ok(self)
     }
 }
 
 /// A line of a file: with `\n`, with `\r\n` as on Windows, or with `\r` as long ago.
-struct Line<'a> {
+struct PemLine<'a> {
     number: usize,
     start: usize,
     /// Where the next one begins.
@@ -141,7 +145,7 @@ struct Line<'a> {
     text: &'a [u8],
 }
 
-fn lines(file: &[u8]) -> impl Iterator<Item = Line<'_>> {
+fn lines(file: &[u8]) -> impl Iterator<Item = PemLine<'_>> {
     let (mut at, mut number) = (0, 0);
     std::iter::from_fn(move || {
         let rest = file.get(at..).filter(|rest| !rest.is_empty())?;
@@ -155,7 +159,7 @@ fn lines(file: &[u8]) -> impl Iterator<Item = Line<'_>> {
             start += BYTE_ORDER_MARK.len();
         }
         (at, number) = (end, number + 1);
-        Some(Line { number, start, end, text: text.trim_ascii_end() })
+        Some(PemLine { number, start, end, text: text.trim_ascii_end() })
     })
 }
 
@@ -165,7 +169,7 @@ enum Boundary<'a> {
     None,
 }
 
-fn boundary(text: &[u8]) -> Result<Boundary<'_>, What> {
+fn boundary(text: &[u8]) -> Result<Boundary<'_>, PemFaultKind> {
     // Nearly all lines are base64, and a CRL can have half a million of them.
     if !text.contains(&b'-') {
         return Ok(Boundary::None);
@@ -180,10 +184,10 @@ fn boundary(text: &[u8]) -> Result<Boundary<'_>, What> {
     if let Some(label) = label(END) {
         return Ok(Boundary::End(label));
     }
-    // What somebody has turned into a comment is no boundary.
+    // PemFaultKind somebody has turned into a comment is no boundary.
     let commented_out = text.trim_ascii_start().starts_with(b"#");
     match text.windows(HYPHENS.len()).any(|window| window == HYPHENS) {
-        true if !commented_out && names_a_boundary(text) => Err(What::BoundaryNotAlone),
+        true if !commented_out && names_a_boundary(text) => Err(PemFaultKind::BoundaryNotAlone),
         _ => Ok(Boundary::None),
     }
 }
@@ -200,7 +204,7 @@ fn names_a_boundary(text: &[u8]) -> bool {
 }
 
 /// Checks a line outside of every section. Certificates often stand below some words about them.
-fn outside(text: &[u8]) -> Result<(), What> {
+fn outside(text: &[u8]) -> Result<(), PemFaultKind> {
     let comment = text.trim_ascii();
     if comment.starts_with(b"#") {
         return Ok(());
@@ -209,7 +213,7 @@ fn outside(text: &[u8]) -> Result<(), What> {
     let dashes = ["--", "\u{2013}", "\u{2014}", "\u{2212}"].map(str::as_bytes);
     let dashed = |dash: &[u8]| comment.starts_with(dash) || comment.ends_with(dash);
     if names_a_boundary(comment) && dashes.into_iter().any(dashed) {
-        return Err(What::BoundaryDamaged);
+        return Err(PemFaultKind::BoundaryDamaged);
     }
     let has = |class: fn(&u8) -> bool| comment.iter().any(class);
     // Hexadecimal digits, of a fingerprint, are in one case; what underlines a heading has no letters.
@@ -217,7 +221,7 @@ fn outside(text: &[u8]) -> Result<(), What> {
     // Words have spaces between them.
     let one_word = comment.iter().all(|&byte| is_base64(byte) && !byte.is_ascii_whitespace());
     match comment.len() >= LINE_OF_BASE64 && mixed && one_word {
-        true => Err(What::Stray),
+        true => Err(PemFaultKind::Stray),
         false => Ok(()),
     }
 }
@@ -232,12 +236,12 @@ mod tests {
 
     const ONE: &str = "-----BEGIN CERTIFICATE-----\nTUlJ\n-----END CERTIFICATE-----";
 
-    fn labels(text: &str) -> Result<Vec<(usize, &str)>, Fault> {
+    fn labels(text: &str) -> Result<Vec<(usize, &str)>, PemFault> {
         let sections = sections(text.as_bytes())?;
         Ok(sections.iter().map(|section| (section.line, section.label)).collect())
     }
 
-    fn fault(text: &str) -> (usize, What) {
+    fn fault(text: &str) -> (usize, PemFaultKind) {
         let fault = labels(text).unwrap_err();
         (fault.line, fault.what)
     }
@@ -260,19 +264,19 @@ mod tests {
 
     #[test]
     fn a_boundary_that_is_not_alone_or_is_damaged_is_a_fault_with_its_line() {
-        assert_eq!(fault(&format!("{ONE}{ONE}\n")), (3, What::BoundaryNotAlone));
-        assert_eq!(fault(&format!("text {ONE}\n")), (1, What::BoundaryNotAlone));
+        assert_eq!(fault(&format!("{ONE}{ONE}\n")), (3, PemFaultKind::BoundaryNotAlone));
+        assert_eq!(fault(&format!("text {ONE}\n")), (1, PemFaultKind::BoundaryNotAlone));
         let indented = fault(&format!("\n {ONE}"));
-        assert_eq!(indented, (2, What::BoundaryNotAlone));
+        assert_eq!(indented, (2, PemFaultKind::BoundaryNotAlone));
         let joined = ONE.replace("TUlJ\n", "TUlJ");
-        assert_eq!(fault(&joined), (2, What::BoundaryNotAlone));
+        assert_eq!(fault(&joined), (2, PemFaultKind::BoundaryNotAlone));
         let damages = ["----BEGIN CERTIFICATE-----", "-----BEGIN CERTIFICATE----"];
         for damaged in damages {
             let text = ONE.replace("-----BEGIN CERTIFICATE-----", damaged);
             assert_eq!(fault(&text).0, 1, "{text}");
         }
         let dashes = ONE.replace("-----", "\u{2013}\u{2013}\u{2013}");
-        assert_eq!(fault(&dashes), (1, What::BoundaryDamaged));
+        assert_eq!(fault(&dashes), (1, PemFaultKind::BoundaryDamaged));
         assert_eq!(fault(&ONE.to_lowercase()).0, 1);
     }
 
@@ -280,16 +284,16 @@ mod tests {
     fn what_was_lost_between_sections_is_a_fault_with_its_line() {
         let body = "MIIBszCCAVmgAwIBAgIUQx7Yk2J0b3JlbSBpcHN1bSBkb2xvciBzaXQgYW1ldCBjb25z";
         let (begin, end) = ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");
-        assert_eq!(fault(&format!("{body}\n{end}")), (1, What::Stray));
-        assert_eq!(fault(&format!("{ONE}\n{end}")), (4, What::EndAlone));
-        assert_eq!(fault(&format!("{begin}\n{body}\n{ONE}")), (3, What::NoEnd(1)));
-        assert_eq!(fault(&format!("{ONE}\n{begin}\n{body}\n")), (5, What::CutShort(4)));
+        assert_eq!(fault(&format!("{body}\n{end}")), (1, PemFaultKind::Stray));
+        assert_eq!(fault(&format!("{ONE}\n{end}")), (4, PemFaultKind::EndAlone));
+        assert_eq!(fault(&format!("{begin}\n{body}\n{ONE}")), (3, PemFaultKind::NoEnd(1)));
+        assert_eq!(fault(&format!("{ONE}\n{begin}\n{body}\n")), (5, PemFaultKind::CutShort(4)));
         assert_eq!(
             fault(&format!("{begin}\n{body}\n-----END X509 CRL-----")),
-            (3, What::OtherEnd(1))
+            (3, PemFaultKind::OtherEnd(1))
         );
-        assert_eq!(fault(&format!("{begin}\n\n{end}")), (1, What::Empty));
-        assert_eq!(fault(&format!("{begin}\n{body}\n%\n{end}")), (3, What::NotBase64(1)));
+        assert_eq!(fault(&format!("{begin}\n\n{end}")), (1, PemFaultKind::Empty));
+        assert_eq!(fault(&format!("{begin}\n{body}\n%\n{end}")), (3, PemFaultKind::NotBase64(1)));
     }
 
     #[test]
