@@ -83,6 +83,25 @@ async fn a_chain_of_forty_kilobytes_in_hundreds_of_records_is_believed() {
 }
 
 #[tokio::test]
+async fn an_empty_certificate_is_refused() {
+    let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
+    let backend = Backend::echo().await;
+    let (mut chain, key) = devices.issue("device", &wish()).load();
+    chain.push(Vec::new().into());
+    // RFC 5246 section 7.4.2; in TLS 1.3 the alert is rustls's, sealed by then.
+    let alerts = [AlertDescription::DecodeError, AlertDescription::CertificateUnknown];
+    for (version, alert) in [&TLS12, &TLS13].into_iter().zip(alerts) {
+        for chain in [chain.clone(), chain[1..].to_vec()] {
+            let proxy = Proxy::with(trusting(&backend, &servers, trust(&devices)));
+            let device = Device::speaking(&servers, version);
+            let device = device.showing_in_records_of(16_384, chain, &key);
+            assert_eq!(device.refused_with(proxy.address).await, alert);
+            proxy.ends_with(Reason::ClientCertRejected).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn without_a_certificate_a_device_is_refused() {
     let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
     let backend = Backend::echo().await;

@@ -198,7 +198,7 @@ fn certificate_reason(error: &CertificateError) -> Reason {
             ChainError::TooManyCertificates { .. } | ChainError::TooManyBytes { .. } => {
                 Reason::ClientCertChainTooLarge
             }
-            ChainError::Version1 => Reason::ClientCertRejected,
+            ChainError::Version1 | ChainError::Empty => Reason::ClientCertRejected,
         },
         // rustls's list is open: an unknown status, a bad signature, a wrong purpose, and so on.
         _ => Reason::ClientCertRejected,

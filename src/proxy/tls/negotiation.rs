@@ -34,6 +34,7 @@ use super::{HELD_BYTES_HANDSHAKE, alert};
 use crate::proxy::close;
 use crate::proxy::socket;
 use crate::proxy::write_buffer::Unsent;
+use crate::trust::certs::verifier::ChainError;
 use crate::trust::provider::Disguise;
 use crate::trust::provider::HandshakeScope;
 
@@ -378,6 +379,12 @@ fn plaintext_alert(
         // RFC 5246 section 7.4.6; certificate_required came with TLS 1.3.
         (Some(ProtocolVersion::TLSv1_2), Error::NoCertificatesPresented) => {
             Some(AlertDescription::HandshakeFailure)
+        }
+        // RFC 5246 section 7.4.2: `opaque ASN.1Cert<1..2^24-1>`.
+        (_, Error::InvalidCertificate(error))
+            if ChainError::within(error) == Some(ChainError::Empty) =>
+        {
+            Some(AlertDescription::DecodeError)
         }
         // RFC 7627 section 5.3.
         (_, Error::PeerMisbehaved(PeerMisbehaved::ResumptionAttemptedWithVariedEms)) => {

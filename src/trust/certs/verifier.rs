@@ -25,6 +25,7 @@ use crate::trust::provider::transcript;
 use crate::trust::revocation::Revocation;
 use crate::trust::x509::certificate::Certificate;
 use crate::trust::x509::path::{self, Anchor, Anchors};
+use crate::trust::x509::signature::{Algorithms, PublicKey};
 
 /// What a listener demands of client certificates.
 #[derive(Debug)]
@@ -62,6 +63,8 @@ pub(crate) enum ChainError {
     TooManyBytes { sent: usize, max: usize },
     #[error("the device's certificate is of X.509 version 1, and allow_v1 is false")]
     Version1,
+    #[error("a certificate without a byte was sent")]
+    Empty,
 }
 
 impl ChainError {
@@ -153,6 +156,10 @@ impl ChainLimits {
         if sent > max {
             return Err(ChainError::TooManyCertificates { sent, max });
         }
+        // RFC 5246 section 7.4.2, RFC 8446 section 4.4.2: a certificate has one byte at least.
+        if leaf.is_empty() || rest.iter().any(|certificate| certificate.is_empty()) {
+            return Err(ChainError::Empty);
+        }
         let bytes = leaf.len() + rest.iter().map(|certificate| certificate.len()).sum::<usize>();
         if bytes > self.max_bytes {
             return Err(ChainError::TooManyBytes { sent: bytes, max: self.max_bytes });
@@ -222,12 +229,10 @@ impl ClientCertVerifier for ClientVerifier {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        // RFC 5246 section 7.4.1.4.1: a scheme of TLS 1.2 does not fix the curve.
-        let mut schemes = self.trusted.algorithms.mapping.iter();
-        let fitting = schemes.find(|(scheme, _)| *scheme == signature.scheme);
-        let (_, algorithms) =
-            fitting.ok_or(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)?;
         let certificate = Certificate::parse(cert).map_err(|_| CertificateError::BadEncoding)?;
+        // RFC 5246 section 7.4.1.4.1: a scheme of TLS 1.2 does not fix the curve.
+        let algorithms = algorithms_of(&self.trusted.algorithms, signature.scheme);
+        fit(algorithms, certificate.key())?;
         let message = transcript::as_sent(message);
         certificate.key().verify(&message, signature.signature(), algorithms)?;
         Ok(HandshakeSignatureValid::assertion())
@@ -241,11 +246,57 @@ impl ClientCertVerifier for ClientVerifier {
     ) -> Result<HandshakeSignatureValid, Error> {
         // By its key: rustls cannot read a certificate of version 1.
         let certificate = Certificate::parse(cert).map_err(|_| CertificateError::BadEncoding)?;
+        // RFC 8446 section 4.2.3: it does in TLS 1.3, and the first algorithm is the one of this curve.
+        let algorithms = algorithms_of(&self.trusted.algorithms, signature.scheme);
+        fit(algorithms.get(..1).unwrap_or_default(), certificate.key())?;
         let key = SubjectPublicKeyInfoDer::from(certificate.key_der());
         verify_tls13_signature_with_raw_key(message, &key, signature, &self.trusted.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.trusted.algorithms.supported_schemes()
+    }
+}
+
+/// The algorithms of a signature scheme; none where it was not offered.
+fn algorithms_of(all: &WebPkiSupportedAlgorithms, scheme: SignatureScheme) -> &'static Algorithms {
+    let found = all.mapping.iter().find(|(offered, _)| *offered == scheme);
+    found.map_or(&[], |(_, algorithms)| algorithms)
+}
+
+/// Checks that one of a scheme's algorithms is for keys of this kind.
+///
+/// # Errors
+/// If none is: an illegal_parameter (RFC 8446 section 4.4.3), and not a wrong signature.
+fn fit(algorithms: &Algorithms, key: &PublicKey<'_>) -> Result<(), PeerMisbehaved> {
+    let fits = key.is_for_any(algorithms);
+    fits.then_some(()).ok_or(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{KeyPair, PublicKeyData};
+
+    use super::*;
+
+    #[test]
+    fn a_scheme_for_keys_of_another_kind_is_an_illegal_parameter() {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let info = key.subject_public_key_info();
+        let key = PublicKey::parse(&info).unwrap();
+        let supported = tokio_rustls::rustls::crypto::aws_lc_rs::default_provider()
+            .signature_verification_algorithms;
+        let of = |scheme| algorithms_of(&supported, scheme);
+        let (p256, p384) = (
+            of(SignatureScheme::ECDSA_NISTP256_SHA256),
+            of(SignatureScheme::ECDSA_NISTP384_SHA384),
+        );
+        assert_eq!(fit(&p256[..1], &key), Ok(()));
+        // In TLS 1.2 the curve is free, in TLS 1.3 it is not.
+        assert_eq!(fit(p384, &key), Ok(()));
+        let misbehaved = Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme);
+        assert_eq!(fit(&p384[..1], &key), misbehaved);
+        assert_eq!(fit(of(SignatureScheme::ED25519), &key), misbehaved);
+        assert_eq!(fit(of(SignatureScheme::Unknown(7)), &key), misbehaved);
     }
 }

@@ -87,7 +87,7 @@ impl<'a> Signed<'a> {
 
 impl<'a> PublicKey<'a> {
     /// Reads a SubjectPublicKeyInfo: RFC 5280 section 4.1.2.7.
-    pub(super) fn parse(info: &'a [u8]) -> Result<Self, Malformed> {
+    pub(crate) fn parse(info: &'a [u8]) -> Result<Self, Malformed> {
         let (_, whole) = any(info)?;
         let (rest, algorithm) = any(whole)?;
         Ok(Self { algorithm: algorithm.into(), key: last_bits(rest)? })
@@ -109,6 +109,11 @@ impl<'a> PublicKey<'a> {
                 .map_err(|_| CertificateError::BadSignature),
             None => Err(self.unfit(&[])),
         }
+    }
+
+    /// Whether one of the algorithms is for such a key.
+    pub(crate) fn is_for_any(&self, algorithms: &Algorithms) -> bool {
+        algorithms.iter().any(|a| *a.public_key_alg_id() == *self.algorithm)
     }
 
     /// The same key, without what it was read from.
