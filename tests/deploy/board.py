@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
-"""Writes dashboards/tlsidecar.json, the dashboard for Grafana.
+"""Generates dashboards/tlsidecar.json, the dashboard for Grafana.
 
-The dashboard is described here once: what each panel asks, in which unit, and what its answer means.
-Grafana's JSON repeats itself so much that nobody reads it; this is what is read and changed.
-tests/deploy/dashboards.py holds that the JSON is what this program writes.
+This file is the source: the queries, units and descriptions of all panels. Grafana's JSON is too repetitive to be
+read or changed by hand. tests/deploy/dashboards.py checks that the JSON is the output of this program.
 
     tests/deploy/board.py
 """
@@ -16,86 +15,86 @@ PLACE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../deploy/g
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
-# Where the runbooks are kept: a hidden variable of the dashboard, to be set in one place.
+# Address of the runbooks: a hidden variable of the dashboard, so that it is set in one place.
 RUNBOOKS = "https://runbooks.invalid/tlsidecar"
 
-# What picks the series. A Linux host has neither namespace nor pod: these, and instance and
-# listener, become ".*" for "All", which a label that is not there matches too. "All" jobs are those
-# that have a tlsidecar, by name: otherwise `up` and process_... would be those of every program.
+# Label matchers of the variables. A Linux host has neither namespace nor pod: for "All" these, instance and listener
+# become ".*", which also matches a missing label. For "All", job is the list of tlsidecar's jobs: otherwise `up` and
+# process_... would include every program.
 INSTANCE = 'job=~"$job", namespace=~"$namespace", pod=~"$pod", instance=~"$instance"'
 LISTENER = INSTANCE + ', listener=~"$listener"'
-# Who it is, in a legend. In Kubernetes the pod's name and its address, on a host the address.
+# Name of an instance in a legend: in Kubernetes the Pod's name and its address, on a host the address.
 WHO = "{{pod}} {{instance}}"
 
-# Why a device did not get through, in few words and with the first thing to look at. docs/reasons.md
-# has more of each; a check holds that none of its reasons is missing here or below.
+# Short meaning of each failure reason, with the first thing to check. docs/reasons.md has the details; a check ensures
+# that every reason is here or below.
 FAILED = {
-    "client_tls_timeout": "Device fell silent in the handshake: network or power, or this machine is busy",
-    "client_tls_memory": "Handshakes in progress held as much memory as they may, and this one most",
-    "client_evicted": "Limit of connections reached: it made room before its handshake was complete",
-    "client_tls_eof": "Device hung up in the handshake: often it rejects our certificate without a word",
-    "client_tls_not_tls": "Not TLS at all: plain HTTP or MQTT on this port, or a scanner",
-    "client_tls_alert": "Device rejected us: see what devices say, below",
-    "client_tls_incompatible": "No version, suite, group or signature in common: see what was refused",
-    "client_tls_error": "Broken TLS: one device, its firmware; many, something on the way changes bytes",
-    "client_cert_missing": "Device showed no certificate, and has to",
+    "client_tls_timeout": "Device stopped during the handshake: network, power, or this machine is busy",
+    "client_tls_memory": "Handshakes in progress reached their memory limit, and this one held most",
+    "client_evicted": "Limit of connections reached: evicted before its handshake was complete",
+    "client_tls_eof": "Device closed during the handshake: often it rejects the certificate without an alert",
+    "client_tls_not_tls": "Not TLS: plain HTTP or MQTT on this port, or a scanner",
+    "client_tls_alert": "Device rejected the server: see the alerts of devices, below",
+    "client_tls_incompatible": "No version, suite, group or signature in common: see the refused parameters",
+    "client_tls_error": "Invalid TLS: one device: firmware; many: something on the path changes bytes",
+    "client_cert_missing": "Device sent no certificate, but one is required",
     "client_cert_expired": "Device's certificate has expired: renew it",
     "client_cert_not_yet_valid": "Device's certificate is not valid yet: clock of the CA or of this machine",
-    "client_cert_unknown_ca": "Device's certificate is of a CA that is not in client_ca",
+    "client_cert_unknown_ca": "Device's certificate is from a CA that is not in client_ca",
     "client_cert_revoked": "Device's certificate is revoked",
-    "client_cert_chain_too_large": "Device sent more certificates than the listener takes",
-    "client_cert_rejected": "Device's certificate was refused for another cause: see the log",
-    "no_route": "No route for the name that the device asked for",
+    "client_cert_chain_too_large": "Device sent more certificates than the listener accepts",
+    "client_cert_rejected": "Device's certificate was rejected for another cause: see the log",
+    "no_route": "No route for the server name that the device sent",
     "backend_refused": "Legacy server refused the connection: is it up?",
     "backend_timeout": "Legacy server did not answer in time",
-    "backend_unreachable": "No way to the legacy server: address, DNS or Unix socket",
+    "backend_unreachable": "Legacy server unreachable: address, DNS or Unix socket",
     "backend_error": "Connection to the legacy server failed: see the log",
-    "proxy_fd_limit": "No file descriptor left towards the legacy server: raise the limit",
+    "proxy_fd_limit": "No file descriptor left for the legacy server: raise the limit",
     "proxy_thread_limit": "No thread left to resolve the legacy server's name: raise the limit",
     "proxy_memory_limit": "The kernel has no memory for another socket",
-    "internal": "A fault of tlsidecar's own: please report it",
+    "internal": "A fault in tlsidecar: please report it",
 }
-# How sessions end, by who ends them.
+# Reasons of ended sessions, by the side that ended them.
 ENDED = {
     "in order": ["ok"],
     "the device": ["client_reset", "client_lost", "client_truncated", "client_record_truncated"],
     "the backend": ["backend_reset", "backend_lost"],
     "tlsidecar": ["idle_timeout", "half_close_timeout", "max_age", "keys_exhausted", "drain_deadline"],
 }
-# Neither: a health check.
+# Health checks: neither failures nor sessions.
 IGNORED = ["client_probe"]
 
-# What a device means by its alert.
+# Meaning of each alert of a device.
 ALERTS = {
-    "unknown_ca": "It does not know the CA of our certificate",
-    "bad_certificate": "It finds our certificate bad: often a wrong name or a broken chain",
-    "certificate_expired": "It finds our certificate expired: or its clock is wrong",
-    "certificate_unknown": "It does not take our certificate and does not say why",
-    "certificate_revoked": "It finds our certificate revoked",
-    "unsupported_certificate": "It cannot use our kind of certificate: an RSA one beside may help",
-    "handshake_failure": "It cannot go on with what we chose",
-    "protocol_version": "It wants another TLS version",
-    "insufficient_security": "It wants stronger ciphers",
-    "illegal_parameter": "It finds a value of ours illegal",
-    "decode_error": "It cannot read what we send: its buffers may be too small",
-    "decrypt_error": "A signature or a Finished does not verify for it",
-    "bad_record_mac": "Bytes were changed on the way",
-    "unexpected_message": "It did not expect what we sent",
-    "access_denied": "It denies us access",
-    "unrecognized_name": "It does not know the name",
-    "no_application_protocol": "It wants another ALPN protocol",
-    "internal_error": "It has a fault of its own: often out of memory",
-    "user_canceled": "It gave up",
+    "unknown_ca": "It does not know the CA of the server certificate",
+    "bad_certificate": "It considers the certificate invalid: often a wrong name or chain",
+    "certificate_expired": "It considers the certificate expired, or its clock is wrong",
+    "certificate_unknown": "It rejects the certificate without a specific cause",
+    "certificate_revoked": "It considers the certificate revoked",
+    "unsupported_certificate": "It does not support this key type: an RSA certificate in addition may help",
+    "handshake_failure": "It cannot continue with the selected parameters",
+    "protocol_version": "It requires another TLS version",
+    "insufficient_security": "It requires stronger ciphers",
+    "illegal_parameter": "It considers a value illegal",
+    "decode_error": "It cannot decode a message: its buffers may be too small",
+    "decrypt_error": "It cannot verify a signature or a Finished message",
+    "bad_record_mac": "Bytes were changed on the path",
+    "unexpected_message": "It did not expect the message",
+    "access_denied": "It denies access",
+    "unrecognized_name": "It does not know the server name",
+    "no_application_protocol": "It requires another ALPN protocol",
+    "internal_error": "It has an internal error: often out of memory",
+    "user_canceled": "It aborted the handshake",
     "other": "Another alert: see the log",
 }
 
 
 def dashboard():
-    """The whole of it, in the order in which it is read."""
+    """Returns the dashboard, in reading order."""
     return {
         "uid": "tlsidecar",
         "title": "tlsidecar",
-        "description": "Why can devices not connect? And everything else about TLS before a legacy server.",
+        "description": "Failures of devices, and the state of TLS in front of a legacy server.",
         "tags": ["tlsidecar"],
         "schemaVersion": 39,
         "version": 1,
@@ -105,7 +104,7 @@ def dashboard():
         "time": {"from": "now-3h", "to": "now"},
         "refresh": "30s",
         "fiscalYearStartMonth": 0,
-        "links": [link("Runbooks", "${runbooks}", "What to do about each alert")],
+        "links": [link("Runbooks", "${runbooks}", "Remedies for each alert")],
         "annotations": {"list": annotations()},
         "templating": {"list": variables()},
         "panels": laid_out(
@@ -130,7 +129,7 @@ def why():
     return [
         stat(
             "Instances", 3,
-            "How many instances answer Prometheus, and how many do not.",
+            "Instances that answer Prometheus, and instances that do not.",
             "short",
             [(f"sum(up{{{INSTANCE}}})", "up"), (f"count(up{{{INSTANCE}}}) - sum(up{{{INSTANCE}}})", "down")],
             steps=GOOD,
@@ -139,14 +138,14 @@ def why():
         ),
         stat(
             "Devices connected", 3,
-            "Connections open now, those in their handshake included.",
+            "Open connections, including those in their handshake.",
             "short",
             [(f"sum(tlsidecar_connections_active{{{LISTENER}}})", "connected")],
             steps=NEUTRAL, graph=True, runbook="TlsidecarMassDisconnect",
         ),
         stat(
             "Handshakes that succeed", 3,
-            "Of the handshakes in the time range, the share that was completed. Health checks do not count.",
+            "Share of completed handshakes in the time range, without health checks.",
             "percentunit",
             [(
                 f"sum(increase(tlsidecar_handshakes_total{{{LISTENER}}}[$__range])) / "
@@ -159,7 +158,7 @@ def why():
         ),
         stat(
             "Next certificate to expire", 3,
-            "Days until the first of our certificates expires.",
+            "Days until the first server certificate expires.",
             "suffix: days",
             [(f"(min(tlsidecar_certificate_not_after_timestamp_seconds{{{LISTENER}}}) - time()) / 86400", "days")],
             steps=[("red", None), ("orange", 7), ("green", 21)],
@@ -167,7 +166,7 @@ def why():
         ),
         stat(
             "Last reload", 3,
-            "Whether certificates and configuration could be loaded when they last changed, on all instances.",
+            "Result of the last reload of certificates and configuration, over all instances.",
             "none",
             [(f"max(tlsidecar_reload_failing{{{INSTANCE}}})", "last reload")],
             steps=ALARM_FROM_1, mappings=[values({"0": "good", "1": "FAILED"})],
@@ -175,66 +174,65 @@ def why():
         ),
         stat(
             "Backends down", 3,
-            "Legacy servers that did not take the last connection. Each sidecar has its own; one that "
-            "nobody has dialled yet is not counted.",
+            "Legacy servers that did not accept the last connection. Each sidecar counts its own; a server "
+            "without an attempt is not counted.",
             "short",
             [(f"sum(1 - tlsidecar_backend_up{{{LISTENER}}})", "down")],
             steps=ALARM_FROM_1, runbook="TlsidecarBackendDown",
         ),
         stat(
             "Listeners at their limit", 3,
-            "Listeners that have all the connections that they may have. More devices have to wait.",
+            "Listeners with the maximum number of connections. More devices have to wait.",
             "short",
             [(f"sum(tlsidecar_connections_at_limit{{{LISTENER}}})", "at the limit")],
             steps=ALARM_FROM_1, runbook="TlsidecarConnectionsAtLimit",
         ),
         stat(
             "Draining", 3,
-            "Instances that take no new devices, since they are to stop.",
+            "Instances that accept no new devices, because they are being stopped.",
             "short",
             [(f'sum(tlsidecar_phase{{{INSTANCE}, phase=~"draining|closing|drained"}})', "draining")],
             steps=[("green", None), ("yellow", 1)], runbook="TlsidecarDrainStuck",
         ),
         explained(
-            "Devices that did not get through", 14, 9,
-            "Connections in the time range that ended before any data could pass, by reason, with the "
-            "first thing to look at. Empty: everybody got through.",
+            "Failed connections by reason", 14, 9,
+            "Connections in the time range that ended before any data was relayed, by reason, with the "
+            "first thing to check. Empty: no connection failed.",
             failed, "reason", FAILED,
-            columns=("Reason", "What it means", "Connections"), widths=(380, 110),
+            columns=("Reason", "Meaning", "Connections"), widths=(380, 110),
             runbook="TlsidecarHandshakeErrorsHigh",
         ),
         series(
-            "Failures by reason", 10, 9,
-            "The same over time: connections a minute that ended before any data could pass.",
+            "Failures a minute", 10, 9,
+            "The same over time: connections a minute that ended before any data was relayed.",
             "cpm",
             [(f"60 * sum by (reason) (rate({failed}[$__rate_interval])) > 0", "{{reason}}")],
             stack=True, bars=True, runbook="TlsidecarHandshakeErrorsHigh",
         ),
         explained(
-            "What devices say when they reject us", 8, 7,
-            "Fatal alerts that devices sent in handshakes, in the time range. Right after a new "
-            "certificate, the first lines are the first sign that devices do not take it.",
+            "Alerts of devices that reject the server", 8, 7,
+            "Fatal alerts that devices sent in handshakes, in the time range. After a change of the "
+            "certificate, they are the first sign that devices reject it.",
             f"tlsidecar_client_alerts_total{{{LISTENER}}}", "alert", ALERTS,
-            columns=("Alert", "What the device means", "Times"), widths=(220, 70),
+            columns=("Alert", "Meaning", "Times"), widths=(220, 70),
             runbook="TlsidecarDevicesRejectCertificate",
         ),
         bars(
-            "What was offered and refused", 8, 7,
-            "Handshakes in the time range without anything in common: what was missing, and the best "
-            "kind of suite that such devices offered.",
+            "Incompatible handshakes", 8, 7,
+            "Handshakes in the time range without a common parameter: the missing parameter, and the best "
+            "kind of suite that these devices offered.",
             "short",
             [
                 (f"sum by (what) (round(increase(tlsidecar_handshake_incompatible_total{{{LISTENER}}}[$__range]))) > 0",
                  "no common {{what}}"),
                 (f"sum by (best) (round(increase(tlsidecar_refused_suites_total{{{LISTENER}}}[$__range]))) > 0",
-                 "offered at best: {{best}}"),
+                 "best offer: {{best}}"),
             ],
             runbook="TlsidecarHandshakeErrorsHigh",
         ),
         table(
             "Alerts", 8, 7,
-            "What Prometheus' rules find wrong now: firing, or pending until it has lasted long enough. "
-            "A click leads to what to do.",
+            "Firing and pending alerts of Prometheus. A click opens the runbook.",
             "none",
             ['sum by (alertname, severity, alertstate, listener) '
              '(ALERTS{alertname=~"Tlsidecar.+", job=~"$job", namespace=~"$namespace"})'],
@@ -253,7 +251,7 @@ def rate_errors_duration():
     return [
         series(
             "Connections a minute", 8, 8,
-            "Accepted, handshakes completed, and handshakes that failed. Accepted without the others: "
+            "Accepted connections, completed handshakes, and failed handshakes. Accepted without the others: "
             "health checks, or handshakes that have not ended.",
             "cpm",
             [
@@ -267,7 +265,7 @@ def rate_errors_duration():
         ),
         series(
             "Connections and their limit", 8, 8,
-            "Open connections of each listener, and how many it may have.",
+            "Open connections of each listener, and its limit.",
             "short",
             [
                 (f"sum by (listener) (tlsidecar_connections_active{{{LISTENER}}})", "{{listener}}"),
@@ -279,14 +277,14 @@ def rate_errors_duration():
         ),
         series(
             "Bytes a second", 8, 8,
-            "Plaintext that was relayed: from devices to the backend, and back.",
+            "Relayed plaintext: from devices to the backend, and back.",
             "Bps",
             [(f"sum by (direction) (rate(tlsidecar_bytes_total{{{LISTENER}}}[$__rate_interval]))", "{{direction}}")],
         ),
         series(
             "Handshake duration", 8, 8,
-            "From accept to the end of completed handshakes, the device's own time included: one half, "
-            "nine of ten, and 99 of a hundred were faster.",
+            "From accept to the end of completed handshakes, including the device's part: 50, 90 and 99 % "
+            "of the handshakes were faster.",
             "s",
             [(f"histogram_quantile({q}, sum by (le) (rate({duration}[$__rate_interval])))", name)
              for q, name in (("0.5", "p50"), ("0.9", "p90"), ("0.99", "p99"))],
@@ -294,15 +292,15 @@ def rate_errors_duration():
         ),
         heatmap(
             "Handshake durations", 8, 8,
-            "The same as a distribution. Two bands are two kinds of devices, or full and resumed handshakes.",
+            "The same as a distribution. Two bands mean two kinds of devices, or full and resumed handshakes.",
             [(f"sum by (le) (increase({duration}[$__rate_interval]))", "{{le}}")],
             runbook="TlsidecarHandshakeSlow",
         ),
         series(
             "Where handshakes spend their time", 8, 8,
-            "The average of a handshake: waiting for its turn here (wait), waiting for the device "
-            "(client), in TLS itself (crypto). Much of the first or the last: this machine is busy. "
-            "Much of the second: the devices or their network.",
+            "Average parts of a handshake: waiting for a worker thread (wait), waiting for the device "
+            "(client), computing TLS (crypto). High wait or crypto: this machine is busy. "
+            "High client: the devices or their network are slow.",
             "s",
             [(f"sum by (part) (rate(tlsidecar_handshake_part_seconds_sum{{{LISTENER}}}[$__rate_interval])) / "
               f"sum by (part) (rate(tlsidecar_handshake_part_seconds_count{{{LISTENER}}}[$__rate_interval]))",
@@ -311,15 +309,15 @@ def rate_errors_duration():
         ),
         heatmap(
             "Connection durations", 12, 8,
-            "How long connections had lasted when they ended. Many short ones: devices come and go, "
-            "and each time pay for a handshake.",
+            "Duration of ended connections. Many short ones: devices reconnect often, and each time need "
+            "a handshake.",
             [(f"sum by (le) (increase(tlsidecar_connection_duration_seconds_bucket{{{LISTENER}}}[$__rate_interval]))",
               "{{le}}")],
             runbook="TlsidecarReconnectStorm",
         ),
         series(
             "Connections that could not be accepted", 12, 8,
-            "A minute, by cause: no file descriptors, no memory, the client was gone already.",
+            "A minute, by cause: no file descriptors, no memory, the client had already closed.",
             "cpm",
             [(f"60 * sum by (kind) (rate(tlsidecar_accept_errors_total{{{LISTENER}}}[$__rate_interval]))", "{{kind}}")],
             runbook="TlsidecarAcceptErrors",
@@ -337,33 +335,32 @@ def tls_health():
         )
 
     return [
-        by("TLS failures", "Handshakes a minute that failed, by reason.",
+        by("TLS failures", "Failed handshakes a minute, by reason.",
            "tlsidecar_connections_closed_total", "reason",
            selector=LISTENER + ', reason=~"client_tls_.+|client_cert_.+"', runbook="TlsidecarHandshakeErrorsHigh"),
         by("Alerts that devices sent", "Fatal alerts a minute in handshakes.",
            "tlsidecar_client_alerts_total", "alert", runbook="TlsidecarDevicesRejectCertificate"),
-        by("Full and resumed", "Handshakes a minute. full_retry: the device's first key share was of no "
-           "use, which costs a round trip. Few resumed ones: devices do not keep their tickets.",
+        by("Full and resumed", "Handshakes a minute. full_retry: the device's first key share was not "
+           "supported, which costs a round trip. Few resumed ones: devices do not keep their tickets.",
            "tlsidecar_handshakes_total", "kind"),
         by("Versions and suites in use", "Handshakes a minute.",
            "tlsidecar_handshakes_total", "version, cipher", "{{version}} {{cipher}}"),
-        by("Highest version offered", "By devices, a minute, whether or not the handshake succeeded. "
+        by("Highest version offered", "ClientHellos a minute, also of failed handshakes. "
            "1.1 and older cannot connect.", "tlsidecar_client_hellos_total", "version"),
-        by("Key exchange", "Groups of completed handshakes, a minute. none: resumed without one.",
+        by("Key exchange", "Groups of completed handshakes, a minute. none: resumed without a key exchange.",
            "tlsidecar_handshake_groups_total", "group"),
-        by("Nothing in common", "Handshakes a minute that failed for want of a common version, suite, "
-           "group, signature scheme or protocol.", "tlsidecar_handshake_incompatible_total", "what",
+        by("Nothing in common", "Handshakes a minute without a common version, suite, group, signature "
+           "scheme or protocol.", "tlsidecar_handshake_incompatible_total", "what",
            runbook="TlsidecarHandshakeErrorsHigh"),
-        by("Best suite of refused devices", "What devices without a common suite could have done at best.",
+        by("Best suite of refused devices", "Best suite that devices without a common suite offered.",
            "tlsidecar_refused_suites_total", "best"),
-        by("Our certificates in use", "Kinds of key that full handshakes were served with, a minute.",
+        by("Server certificates in use", "Key types of the server certificates in full handshakes, a minute.",
            "tlsidecar_handshake_certificates_total", "key"),
         by("Devices' certificates", "Completed handshakes a minute with a verified certificate, and without one.",
            "tlsidecar_handshake_clients_total", "certificate", width=12),
         series(
-            "Handshaking now", 12, 8,
-            "Handshakes in progress. A level that rises and stays: devices that fall silent, or a machine "
-            "that does not keep up.",
+            "Handshakes in progress", 12, 8,
+            "A lasting increase: devices that stop during the handshake, or a machine without enough CPU.",
             "short",
             [(f"sum by (listener) (tlsidecar_handshakes_in_progress{{{LISTENER}}})", "{{listener}}")],
             runbook="TlsidecarHandshakeSlow",
@@ -379,9 +376,9 @@ def certificates():
     each = "by (listener, cert, serial, sha256, issuer, key)"
     return [
         table(
-            "Certificates in force", 24, 6,
-            "What devices are served, one line for each fingerprint. Two lines for one file: instances "
-            "serve different certificates; the count tells how many serve which.",
+            "Active certificates", 24, 6,
+            "Served certificates, one line per fingerprint. Two lines for one file: instances serve "
+            "different certificates; Instances is the number of instances for each.",
             "none",
             [
                 f"min {each} (({not_after} - time()) / 86400 * {info})",
@@ -389,7 +386,7 @@ def certificates():
                 f"count {each} (tlsidecar_certificate_info{{{LISTENER}}})",
             ],
             columns={
-                "listener": "Listener", "cert": "File", "Value #A": "Days left", "Value #B": "Life left",
+                "listener": "Listener", "cert": "File", "Value #A": "Days left", "Value #B": "Lifetime left",
                 "Value #C": "Instances", "key": "Key", "issuer": "Issuer", "serial": "Serial", "sha256": "SHA-256",
             },
             overrides=[
@@ -404,7 +401,7 @@ def certificates():
         ),
         table(
             "CAs of devices' certificates", 12, 5,
-            "By which devices' certificates are checked; of each listener the eight that end first.",
+            "CAs in client_ca; of each listener the eight that expire first.",
             "none",
             [f"(min by (listener, ca) (tlsidecar_client_ca_not_after_timestamp_seconds{{{LISTENER}}}) - time()) / 86400"],
             columns={"listener": "Listener", "ca": "CA", "Value": "Days left"},
@@ -414,7 +411,7 @@ def certificates():
         ),
         table(
             "Revocation lists", 12, 5,
-            "Days until a list should have been replaced. A list past that stays in force.",
+            "Days until nextUpdate of a list. A list past it stays active.",
             "none",
             [f"(min by (listener, crl) (tlsidecar_crl_next_update_timestamp_seconds{{{LISTENER}}}) - time()) / 86400"],
             columns={"listener": "Listener", "crl": "File", "Value": "Days left"},
@@ -423,16 +420,16 @@ def certificates():
             sort=("Days left", False), runbook="TlsidecarCrlStale",
         ),
         series(
-            "Life left", 8, 8,
-            "The share of each certificate's life that is left, of the worst instance. Renewal makes a "
-            "saw's teeth; a line that goes on falling past a third has missed it.",
+            "Lifetime left", 8, 8,
+            "Remaining share of each certificate's lifetime, lowest instance. Renewals form a saw-tooth "
+            "line; a line that falls below a third has missed its renewal.",
             "percentunit",
             [(f"min by (listener, cert) (({not_after} - time()) / ({not_after} - {not_before}))", "{{listener}} {{cert}}")],
             below_zero=True, runbook="TlsidecarCertificateRenewalOverdue",
         ),
         series(
             "Reloads", 8, 8,
-            "How often something was loaded again, by what it was and how it went.",
+            "Reloads by object and result.",
             "short",
             [(f'sum by (object, outcome) (increase(tlsidecar_reload_objects_total{{{INSTANCE}, outcome!="unchanged"}}'
               f"[$__rate_interval]))", "{{object}} {{outcome}}")],
@@ -442,8 +439,8 @@ def certificates():
         ),
         series(
             "When connected devices' certificates expire", 8, 8,
-            "Open sessions by how soon the device's own certificate expires. Who is in a near band cannot "
-            "connect again after that.",
+            "Open sessions by the expiry of the device's certificate. After the expiry the device cannot "
+            "reconnect.",
             "short",
             [(f"sum by (expires) (tlsidecar_sessions_by_certificate_expiry{{{LISTENER}}})", "{{expires}}")],
             stack=True, runbook="TlsidecarDeviceCertificatesExpiring",
@@ -463,14 +460,14 @@ def backends():
     return [
         timeline(
             "Backends", 8, 8,
-            "Whether the last connection to the legacy server came about.",
+            "Result of the last connection to the legacy server.",
             [(f"min by (listener, backend, pod, instance) (tlsidecar_backend_up{{{LISTENER}}})",
               "{{listener}} {{backend}} {{pod}}")],
             {"0": ("down", "red"), "1": ("up", "green")}, runbook="TlsidecarBackendDown",
         ),
         series(
             "Connects to backends", 8, 8,
-            "A minute, by how they went.",
+            "A minute, by result.",
             "cpm",
             [(f"60 * sum by (backend, result) (rate(tlsidecar_backend_connects_total{{{LISTENER}}}[$__rate_interval]))",
               "{{backend}} {{result}}")],
@@ -478,28 +475,28 @@ def backends():
         ),
         series(
             "Time to connect", 8, 8,
-            "From the look-up of the backend's name to an open connection.",
+            "From the lookup of the backend's name to an open connection.",
             "s",
             [(f"histogram_quantile({q}, sum by (le) (rate({connect}[$__rate_interval])))", name)
              for q, name in (("0.5", "p50"), ("0.99", "p99"))],
             runbook="TlsidecarBackendConnectErrors",
         ),
         series(
-            "Who ended the sessions", 8, 8,
-            "Sessions a minute that ended: in order, by a reset or silence of one side, or by a bound of ours.",
+            "Ended sessions by side", 8, 8,
+            "Ended sessions a minute: in order, by a reset or the loss of one side, or by a limit of tlsidecar.",
             "cpm", ended, stack=True, runbook="TlsidecarMassDisconnect",
         ),
         series(
             "Sessions by age", 8, 8,
-            "How long the open sessions have lasted.",
+            "Age of the open sessions.",
             "short",
             [(f"sum by (age) (tlsidecar_sessions_by_age{{{LISTENER}}})", "{{age}}")],
             stack=True, runbook="TlsidecarReconnectStorm",
         ),
         series(
             "Sessions by silence", 8, 8,
-            "How long ago the last byte passed, in either direction. Devices that should report each "
-            "minute and are in a later band hang.",
+            "Time since the last byte in either direction. A device that should report each minute and is "
+            "in a later band is stuck.",
             "short",
             [(f"sum by (silence) (tlsidecar_sessions_by_silence{{{LISTENER}}})", "{{silence}}")],
             stack=True,
@@ -510,20 +507,20 @@ def backends():
 def resources():
     return [
         series(
-            "Processor", 8, 8, "Cores that each instance uses.", "short",
+            "CPU", 8, 8, "Cores that each instance uses.", "short",
             [(f"rate(process_cpu_seconds_total{{{INSTANCE}}}[$__rate_interval])", WHO)],
             runbook="TlsidecarRuntimeBusy",
         ),
         series(
             "Worker threads busy", 8, 8,
-            "The share of time for which the worker threads were at work. Near 100 %, handshakes wait.",
+            "Busy share of the worker threads. Near 100 %, handshakes wait.",
             "percentunit",
             [(f"rate(tlsidecar_runtime_busy_seconds_total{{{INSTANCE}}}[$__rate_interval]) / "
               f"tlsidecar_runtime_workers{{{INSTANCE}}}", WHO)],
             runbook="TlsidecarRuntimeBusy",
         ),
         series(
-            "File descriptors", 8, 8, "Open ones, as a share of those allowed. A connection takes two.", "percentunit",
+            "File descriptors", 8, 8, "Open descriptors as a share of the limit. A connection needs two.", "percentunit",
             [(f"process_open_fds{{{INSTANCE}}} / process_max_fds{{{INSTANCE}}}", WHO)],
             runbook="TlsidecarFdsHigh",
         ),
@@ -532,26 +529,26 @@ def resources():
             [(f"process_resident_memory_bytes{{{INSTANCE}}}", WHO)],
         ),
         series(
-            "Memory for each connection", 8, 8,
-            "Resident memory divided by open connections. With few connections the program itself is most of it.",
+            "Memory per connection", 8, 8,
+            "Resident memory divided by open connections. With few connections most of it is the program.",
             "bytes",
             [(f"process_resident_memory_bytes{{{INSTANCE}}} / on (job, namespace, instance) "
               f"(sum by (job, namespace, instance) (tlsidecar_connections_active{{{INSTANCE}}}) > 0)", "{{instance}}")],
         ),
         series(
-            "Held for slow peers", 8, 8,
-            "What connections hold because a device or a backend does not take it, and unfinished records.",
+            "Buffered for slow peers", 8, 8,
+            "Bytes that connections hold because a device or a backend does not read them, and incomplete records.",
             "bytes",
             [(f"sum by (listener) (tlsidecar_buffered_bytes{{{LISTENER}}})", "{{listener}}")],
         ),
         series(
             "Log lines lost", 12, 8,
-            "A minute, since whoever reads standard error did not keep up.", "cpm",
+            "A minute, because the reader of standard error is too slow.", "cpm",
             [(f"60 * rate(tlsidecar_log_lines_dropped_total{{{INSTANCE}}}[$__rate_interval])", WHO)],
             runbook="TlsidecarLogLinesDropped",
         ),
         series(
-            "Uptime", 12, 8, "Since each instance started. A saw with fine teeth is a crash loop.", "s",
+            "Uptime", 12, 8, "Time since the start of each instance. A fine saw-tooth line is a crash loop.", "s",
             [(f"time() - process_start_time_seconds{{{INSTANCE}}}", WHO)],
             runbook="TlsidecarRestarting",
         ),
@@ -564,8 +561,8 @@ def lifecycle():
     return [
         timeline(
             "Phase", 12, 8,
-            "What each instance is doing. Draining: no new devices, those that are there may end by "
-            "themselves. Closing: the rest is being closed.",
+            "Phase of each instance. Draining: still accepting, not ready. Closing: the listeners are closed, "
+            "and connections may end by themselves until they are forced.",
             [(" + ".join(f'{n} * sum by (pod, instance) (tlsidecar_phase{{{INSTANCE}, phase="{phase}"}})'
                          for n, phase in enumerate(phases)), WHO)],
             {str(n): (phase, colours[n]) for n, phase in enumerate(phases)},
@@ -573,15 +570,15 @@ def lifecycle():
         ),
         series(
             "Time left to drain", 12, 8,
-            "Until connections that are still there are closed by force. No line: no drain. Below zero: "
-            "over.", "s",
+            "Time until the remaining connections are forced. No line: no drain. Below zero: past the "
+            "deadline.", "s",
             [(f"(tlsidecar_drain_started_timestamp_seconds{{{INSTANCE}}} > 0) + "
               f"tlsidecar_drain_timeout_seconds{{{INSTANCE}}} - time()", WHO)],
             below_zero=True, runbook="TlsidecarDrainStuck",
         ),
         series(
             "Devices on each instance", 12, 8,
-            "How devices move from one instance to others in a rollout.", "short",
+            "Movement of devices between instances in a rollout.", "short",
             [(f"sum by (pod, instance) (tlsidecar_connections_active{{{LISTENER}}})", WHO)],
             stack=True, runbook="TlsidecarMassDisconnect",
         ),
@@ -641,17 +638,17 @@ def annotations():
 
     return [
         events("Reloads", "blue", f'increase(tlsidecar_reloads_total{{{INSTANCE}, outcome="swapped"}}[$__rate_interval]) > 0',
-               "Something new is in force"),
+               "Something new is active"),
         events("Failed reloads", "red",
                f'increase(tlsidecar_reloads_total{{{INSTANCE}, outcome="failed"}}[$__rate_interval]) > 0',
                "A reload failed"),
         events("Restarts", "purple", f"changes(process_start_time_seconds{{{INSTANCE}}}[$__rate_interval]) > 0",
-               "Started again"),
+               "Restarted"),
     ]
 
 
 def laid_out(rows):
-    """Puts the panels of each row side by side, 24 columns wide, and numbers them."""
+    """Places the panels of each row side by side, 24 columns wide, and numbers them."""
     result, y, number = [], 0, 1
     for title, panels in rows:
         result.append({
@@ -706,7 +703,7 @@ def series(title, width, height, description, unit, queries, stack=False, bars=F
         "stacking": {"group": "A", "mode": "normal" if stack else "none"},
         "scaleDistribution": {"type": "log", "log": 10} if log else {"type": "linear"},
     })
-    # From zero, so that a flat line looks flat; a logarithm has none.
+    # From zero, so that a flat line looks flat. A logarithmic axis has no zero.
     if not log and not below_zero:
         panel["fieldConfig"]["defaults"]["min"] = 0
     panel["fieldConfig"]["overrides"] = list(overrides)
@@ -739,7 +736,7 @@ def table(title, width, height, description, unit, queries, columns, overrides=(
     panel = base("table", title, width, height, description, unit, runbook)
     panel["targets"] = targets([(query, "") for query in queries], instant=True, shape="table")
     panel["fieldConfig"]["defaults"]["custom"] = {"align": "auto", "cellOptions": {"type": "auto"}, "inspect": False}
-    # Overrides find a column by its own name, before it is renamed below: so they are given by the new one.
+    # Grafana matches overrides after the renaming below, so they use the new names.
     panel["fieldConfig"]["overrides"] = [
         {"matcher": {"id": "byName", "options": columns.get(o["matcher"]["options"], o["matcher"]["options"])},
          "properties": o["properties"]}
@@ -762,7 +759,7 @@ def table(title, width, height, description, unit, queries, columns, overrides=(
 
 
 def explained(title, width, height, description, counter, label, meanings, columns, widths, runbook):
-    """What a counter has counted in the time range, most first, with the meaning of each value of a label."""
+    """A table of a counter's increase in the time range, highest first, with the meaning of each label value."""
     name, meaning, count = columns
     return table(
         title, width, height, description, "short",
