@@ -26,7 +26,7 @@ const OTHER_THREADS: usize = 6;
 
 /// Connections that a thread works for before it asks the kernel who is ready next; tokio has 61. With
 /// fewer, those who ask often have another turn before those who wait have had theirs: it makes the
-/// p99 of messages on 1,000 connections a third longer (docs/performance.md).
+/// p99 of messages on 1,000 connections a third longer (docs/performance-rationale.md).
 const TURNS_BETWEEN_POLLS: u32 = 256;
 
 /// How long workers may take to begin.

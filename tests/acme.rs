@@ -2,7 +2,7 @@
 //!
 //! The server is pebble, which looks for the answer to its challenge over HTTP as a public one does;
 //! the client is lego. It writes where tlsidecar reads: what is renewed is taken up as it comes.
-//! The way over a hook and another directory is in docs/certificates.md, whose commands are run too.
+//! The way over a hook and another directory is in docs/acme.md, whose commands are run too.
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;

@@ -245,7 +245,7 @@ async fn peers_that_do_not_read_cost_a_bounded_amount_of_memory() {
     let more = stuffed(&device, &sidecar, DEVICES).await;
     let each = (resident(sidecar.pid()).saturating_sub(before)) / DEVICES;
     eprintln!("{each} bytes for each pair of peers that do not read");
-    // What a relay may hold of peers that have never read (docs/operations.md), and what a session is.
+    // What a relay may hold of peers that have never read (docs/limits.md), and what a session is.
     assert!(each < (169 + 16) * 1024, "{each} bytes a connection");
     let held = sidecar.count("tlsidecar_buffered_bytes{listener=\"test\"}") as usize;
     assert!(held / (DEVICES + 4) < 169 * 1024, "{held} bytes are held");

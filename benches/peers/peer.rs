@@ -2,7 +2,7 @@
 //!
 //! All have two workers, TLS 1.2 and 1.3, tickets on, the same certificates and the same backend,
 //! and log nothing; tlsidecar alone runs on its shipped defaults, and so logs each connection.
-//! docs/performance.md says what was set and why.
+//! docs/performance-method.md has the settings and their reasons.
 //!
 //! **Not here.** What is measured (the loads).
 

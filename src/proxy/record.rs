@@ -284,7 +284,7 @@ const fn connect_result(reason: Reason) -> Option<ConnectResult> {
     }
 }
 
-/// Writes the access-log line. Its keys are public: docs/operations.md lists them.
+/// Writes the access-log line. Its keys are public: docs/log.md lists them.
 macro_rules! access {
     ($level:expr, $record:expr, $reason:expr, $error:expr) => {{
         let session = &$record.session;

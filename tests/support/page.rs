@@ -6,7 +6,7 @@
 //! the terminals beside says. A comment above a fence of commands says what else is to be known:
 //!
 //! - `<!-- not run: why -->`: it is not typed.
-//! - `<!-- in a terminal of its own -->`: it goes on while the rest is typed.
+//! - `<!-- in a separate terminal -->`: it goes on while the rest is typed.
 //! - `<!-- fails -->`: its last command fails, as the page says.
 //! - `<!-- after a moment -->`: it only looks, and is typed again until it says what is expected.
 
@@ -35,7 +35,7 @@ pub(crate) enum How {
     Succeeds,
     /// The last command fails.
     Fails,
-    /// In a terminal of its own, until the page is over.
+    /// In a separate terminal, until the page is over.
     Beside,
     /// Again and again.
     AfterAMoment,
@@ -94,7 +94,7 @@ fn how(at: &str, remark: &str) -> How {
     };
     match remark {
         "fails" => How::Fails,
-        "in a terminal of its own" => How::Beside,
+        "in a separate terminal" => How::Beside,
         "after a moment" => How::AfterAMoment,
         _ if remark.strip_prefix("not run: ").is_some_and(|why| why.len() > 10) => How::NotRun,
         _ => panic!("{at}: nobody knows what to do about {remark:?}"),

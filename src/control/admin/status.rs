@@ -1,6 +1,6 @@
 //! `GET /status`: how it all is, in one answer, for the page and for scripts.
 //!
-//! **Promises.** Its keys are public: added to, never renamed (docs/operations.md). Instants are in Unix
+//! **Promises.** Its keys are public: added to, never renamed (docs/admin-api.md). Instants are in Unix
 //! time, in whole seconds. Its size follows from the configuration, not from how many devices there are.
 //!
 //! **Not here.** What is counted (`metrics.rs`, `control/history.rs`), the page (`page.rs`), who is connected

@@ -285,7 +285,7 @@ def start(debian):
     # Where we may not raise the limit, neither may this systemd.
     assert files == min(524288, resource.getrlimit(resource.RLIMIT_NOFILE)[1]) or files == 524288, limits
     assert re.search(r"Max core file size +0 +0 ", limits), limits
-    # Set aside: 160 for the process itself, and two of the listener (docs/operations.md).
+    # Set aside: 160 for the process itself, and two of the listener (docs/limits.md).
     assert metric('tlsidecar_connections_limit{listener="mqtt"}') == (files - 162) // 2
 
 

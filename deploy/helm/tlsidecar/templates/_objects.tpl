@@ -7,7 +7,7 @@ the root context; the last one also takes the Deployment's name.
 {{- define "tlsidecar.config" -}}
 {{- $config := required "tlsidecar.config is required: the listeners of tlsidecar.toml" .Values.tlsidecar.config -}}
 {{- if regexMatch "(?m)^\\s*(\\[\\s*[\"']?shutdown[\"']?\\s*\\]|[\"']?shutdown[\"']?\\s*[.=])" $config -}}
-{{- fail "tlsidecar.config must not set [shutdown]: it is made from tlsidecar.drain" -}}
+{{- fail "tlsidecar.config must not set [shutdown]: it is computed from tlsidecar.drain" -}}
 {{- end -}}
 [shutdown]
 delay = "{{ .Values.tlsidecar.drain.delaySeconds }}s"
