@@ -120,7 +120,7 @@ pub fn check(config: &Config) -> Result<Checked, StartError> {
     let files = files.collect();
     let capacity = socket::capacity(config.listeners.len());
     let told = loaded.iter().flat_map(|(snapshot, warnings)| {
-        let config::Listener { name, limits, .. } = &snapshot.listener;
+        let config::ListenerConfig { name, limits, .. } = &snapshot.listener;
         let excess = admission::excess(*limits, capacity.connections);
         let excess = excess.map(|excess| format!("listener {name:?}: {excess}"));
         warnings.iter().map(|warning| shown(&warning.to_string())).chain(excess)
@@ -297,7 +297,7 @@ fn bind_all(config: &Config, passed: Passed) -> Result<(Vec<Bound>, Bound), Star
     let wanted: Vec<_> = wanted.chain([("admin", config.admin.listen)]).collect();
     let mut passed = passed.assign(&wanted).map_err(StartError::Passed)?;
     let admin = passed.pop().flatten();
-    let bind_listener = |(listener, passed): (&config::Listener, _)| {
+    let bind_listener = |(listener, passed): (&config::ListenerConfig, _)| {
         bind(&format!("listener {:?}", listener.name), listener.listen, listener.tcp, passed)
     };
     let sockets = config.listeners.iter().zip(passed).map(bind_listener);

@@ -21,26 +21,26 @@ use crate::text::Shown;
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The admin port.
-    pub admin: Admin,
+    pub admin: AdminConfig,
     /// What is logged, and how.
-    pub log: Log,
+    pub log: LogConfig,
     /// What the process may do and take.
-    pub process: Process,
+    pub process: ProcessConfig,
     /// How a stop is paced.
-    pub shutdown: Shutdown,
+    pub shutdown: ShutdownConfig,
     /// At least one; names and addresses are distinct.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<ListenerConfig>,
 }
 
 impl Config {
     /// A configuration with one listener, and the defaults for everything else.
     #[must_use]
-    pub fn of(listener: Listener) -> Self {
+    pub fn of(listener: ListenerConfig) -> Self {
         Self {
-            admin: Admin::default(),
-            log: Log::default(),
-            process: Process::default(),
-            shutdown: Shutdown::default(),
+            admin: AdminConfig::default(),
+            log: LogConfig::default(),
+            process: ProcessConfig::default(),
+            shutdown: ShutdownConfig::default(),
             listeners: vec![listener],
         }
     }
@@ -48,12 +48,12 @@ impl Config {
 
 /// The admin port: metrics, probes, reload, drain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admin {
+pub struct AdminConfig {
     /// Where it listens. Loopback by default: whoever reaches it can drain us.
     pub listen: SocketAddr,
 }
 
-impl Default for Admin {
+impl Default for AdminConfig {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([127, 0, 0, 1], 9901)) }
     }
@@ -61,7 +61,7 @@ impl Default for Admin {
 
 /// What is logged, and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Log {
+pub struct LogConfig {
     /// Text for people or JSON for collectors.
     pub format: Format,
     /// Levels by target.
@@ -70,14 +70,14 @@ pub struct Log {
 
 /// What the process may do and take, over all listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Process {
+pub struct ProcessConfig {
     /// Whether a crash may write a core file, and a debugger of the same user may attach.
     pub dumpable: bool,
     /// What handshakes in progress may hold together of what their clients have sent, each beyond 4 KiB.
     pub max_handshake_bytes: usize,
 }
 
-impl Default for Process {
+impl Default for ProcessConfig {
     fn default() -> Self {
         Self { dumpable: false, max_handshake_bytes: 64 * 1024 * 1024 }
     }
@@ -85,14 +85,14 @@ impl Default for Process {
 
 /// How a stop is paced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shutdown {
+pub struct ShutdownConfig {
     /// How long we still accept after `/readyz` has turned to 503, so that load balancers notice.
     pub delay: Duration,
     /// How long connections may take to end by themselves once the listeners are closed.
     pub drain_timeout: Duration,
 }
 
-impl Default for Shutdown {
+impl Default for ShutdownConfig {
     fn default() -> Self {
         Self { delay: Duration::ZERO, drain_timeout: Duration::from_secs(25) }
     }
@@ -100,7 +100,7 @@ impl Default for Shutdown {
 
 /// One listener: where devices come in, who we are to them, and where their bytes go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listener {
+pub struct ListenerConfig {
     /// Names it in metrics and logs: 1 to 64 of `A-Z a-z 0-9 _ . -`.
     pub name: String,
     /// The address that devices connect to.
@@ -108,7 +108,7 @@ pub struct Listener {
     /// Where connections go that no route takes. None only where there are routes.
     pub backend: Option<BackendAddress>,
     /// The listener's TLS.
-    pub tls: Tls,
+    pub tls: TlsConfig,
     /// Tried in order; the first match wins.
     pub routes: Vec<Route>,
     /// The bounds on every wait.
@@ -119,7 +119,7 @@ pub struct Listener {
     pub tcp: Tcp,
 }
 
-impl Listener {
+impl ListenerConfig {
     /// A listener with one certificate and one backend, and the defaults for everything else.
     #[must_use]
     pub fn new(
@@ -133,7 +133,7 @@ impl Listener {
             name: name.to_owned(),
             listen,
             backend: Some(backend),
-            tls: Tls {
+            tls: TlsConfig {
                 certificates: vec![certificate],
                 min_version: TlsVersion::Tls12,
                 client_auth,
@@ -168,7 +168,7 @@ pub(crate) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 
 /// The TLS of one listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
+pub struct TlsConfig {
     /// At least one. The first is the default, for devices that send no name or an unknown one.
     pub certificates: Vec<CertificateFiles>,
     /// The lowest version that is accepted.

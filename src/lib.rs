@@ -42,3 +42,4 @@ mod lock;
 pub mod logging;
 mod regular_file;
 pub mod text;
+mod time;

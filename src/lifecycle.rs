@@ -49,7 +49,7 @@ pub struct Shutdown {
 
 struct Inner {
     /// A reload can set other ones.
-    times: watch::Sender<config::Shutdown>,
+    times: watch::Sender<config::ShutdownConfig>,
     phase: watch::Sender<Phase>,
     outcome: watch::Sender<Option<Drained>>,
     drain: CancellationToken,
@@ -103,7 +103,7 @@ impl Shutdown {
     }
 
     /// Sets the times of a drain that has not begun yet.
-    pub(crate) fn set_times(&self, times: config::Shutdown) {
+    pub(crate) fn set_times(&self, times: config::ShutdownConfig) {
         self.inner.times.send_replace(times);
     }
 

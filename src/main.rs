@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use tlsidecar::app::{self, App, StartError};
-use tlsidecar::commands::admin_client::{self, Drained as Followed};
+use tlsidecar::commands::admin_client::{self, DrainOutcome as Followed};
 use tlsidecar::commands::flags::{self, Cli, Command, Run};
 use tlsidecar::commands::pages;
 use tlsidecar::commands::{demo, probe};
@@ -71,7 +71,7 @@ fn run(args: &Run) -> ExitCode {
     }
 }
 
-fn run_demo(args: &flags::Demo) -> ExitCode {
+fn run_demo(args: &flags::DemoArgs) -> ExitCode {
     match demo::prepare(args) {
         Ok((config, demo)) => live(config, None, |app| demo.start(app)),
         Err(error) => failed(&error, FAILED),

@@ -359,7 +359,7 @@ fn reload_target(
     let wanted = wanted.cloned().map_or_else(
         || previous.listener.clone(),
         // The socket stays where it is.
-        |wanted| config::Listener { listen: previous.listener.listen, ..wanted },
+        |wanted| config::ListenerConfig { listen: previous.listener.listen, ..wanted },
     );
     let Reloaded { loaded, errors } = certs::reload(&wanted, &previous, SystemTime::now());
     let failed = failed(&wanted, &errors, objects);
@@ -372,7 +372,11 @@ fn reload_target(
 }
 
 /// Notes what of a listener could not be loaded, and tells why.
-fn failed(listener: &config::Listener, errors: &[CertError], objects: &mut Objects) -> Vec<String> {
+fn failed(
+    listener: &config::ListenerConfig,
+    errors: &[CertError],
+    objects: &mut Objects,
+) -> Vec<String> {
     for error in errors {
         objects.note(error.object(&listener.tls), ReloadOutcome::Failed);
     }
@@ -440,7 +444,7 @@ mod tests {
     fn what_needs_a_restart_is_named_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let listeners = ["stays", "moves", "goes"]
-            .map(|name| config::Listener { name: name.to_owned(), ..listener(dir.path()) });
+            .map(|name| config::ListenerConfig { name: name.to_owned(), ..listener(dir.path()) });
         let started = Config { listeners: listeners.to_vec(), ..Config::of(listener(dir.path())) };
         let mut wanted = started.clone();
         wanted.shutdown.delay = Duration::from_secs(1);

@@ -13,12 +13,13 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use self::top::Top;
 use crate::lock::Lock;
 use crate::metrics::{BackendMetrics, Census, ListenerMetrics};
 use crate::terms::labels::{Age, Cipher, Direction, Expiry, HandshakeKind, Silence};
+use crate::time::unix_seconds;
 use crate::trust::identity::Identity;
 
 /// Parts of the table, each with a lock of its own.
@@ -185,8 +186,7 @@ impl Sessions {
 
     /// Brings the metrics of `listeners` up to date.
     pub(crate) fn take_census(&self, listeners: &[Arc<ListenerMetrics>]) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        let now = unix_seconds(SystemTime::now());
         let mut censuses = vec![Census::default(); listeners.len()];
         for part in &self.parts {
             for session in part.lock().values() {

@@ -8,7 +8,7 @@ use rcgen::{
     CertificateParams, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     date_time_ymd,
 };
-use tlsidecar::config::{CertificateFiles, ClientAuth, ClientTrust, Listener};
+use tlsidecar::config::{CertificateFiles, ClientAuth, ClientTrust, ListenerConfig};
 use tlsidecar::terms::reason::Reason;
 use tokio_rustls::rustls::AlertDescription;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
@@ -27,7 +27,7 @@ fn wish() -> Wish<'static> {
 }
 
 /// A listener that trusts this bundle.
-fn trusting(backend: &Backend, servers: &Authority, ca: PathBuf) -> Listener {
+fn trusting(backend: &Backend, servers: &Authority, ca: PathBuf) -> ListenerConfig {
     let mut listener = listener(backend.config(), &servers.server());
     listener.tls.client_auth = ClientAuth::Required(ClientTrust { ca, crls: Vec::new() });
     listener
@@ -40,7 +40,7 @@ fn devices(servers: &Authority, pair: &Pair) -> [Device; 2] {
     })
 }
 
-async fn is_let_in(listener: &Listener, servers: &Authority, pair: &Pair) {
+async fn is_let_in(listener: &ListenerConfig, servers: &Authority, pair: &Pair) {
     let proxy = Proxy::with(listener.clone());
     for device in devices(servers, pair) {
         device.echo(proxy.address).await.unwrap();
@@ -48,7 +48,7 @@ async fn is_let_in(listener: &Listener, servers: &Authority, pair: &Pair) {
 }
 
 async fn is_refused(
-    listener: &Listener,
+    listener: &ListenerConfig,
     servers: &Authority,
     pair: &Pair,
     alert: AlertDescription,

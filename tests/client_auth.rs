@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, date_time_ymd};
-use tlsidecar::config::{ClientAuth, ClientTrust, Listener};
+use tlsidecar::config::{ClientAuth, ClientTrust, ListenerConfig};
 use tlsidecar::terms::reason::Reason;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
@@ -14,7 +14,7 @@ use crate::support::proxy::listener;
 use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
 
 /// A listener of `servers` that trusts `devices`, with CRLs perhaps.
-fn trusting(backend: &Backend, servers: &Authority, trust: ClientTrust) -> Listener {
+fn trusting(backend: &Backend, servers: &Authority, trust: ClientTrust) -> ListenerConfig {
     let mut listener = listener(backend.config(), &servers.server());
     listener.tls.client_auth = ClientAuth::Required(trust);
     listener
@@ -31,7 +31,7 @@ fn wish() -> Wish<'static> {
 
 /// Each version's device that shows `pair` is refused with these alerts and this reason.
 async fn is_refused(
-    listener: &Listener,
+    listener: &ListenerConfig,
     servers: &Authority,
     pair: Option<&Pair>,
     alerts: [AlertDescription; 2],

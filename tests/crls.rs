@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use rcgen::ExtendedKeyUsagePurpose;
 use tlsidecar::app;
-use tlsidecar::config::{ClientAuth, ClientTrust, Config, Listener};
+use tlsidecar::config::{ClientAuth, ClientTrust, Config, ListenerConfig};
 use tlsidecar::terms::labels::ReloadOutcome;
 use tlsidecar::terms::reason::Reason;
 
@@ -16,7 +16,7 @@ use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
 struct Scene {
     servers: Authority,
     server: Pair,
-    listener: Listener,
+    listener: ListenerConfig,
     _backend: Backend,
 }
 

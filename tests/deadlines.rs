@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use tlsidecar::config::{Listener, Timeouts};
+use tlsidecar::config::{ListenerConfig, Timeouts};
 use tlsidecar::terms::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -18,7 +18,7 @@ use crate::support::{Authority, Backend, Device, Proxy};
 async fn proxy(timeouts: Timeouts) -> (Authority, Backend, Proxy) {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
-    let listener = Listener { timeouts, ..listener(backend.config(), &authority.server()) };
+    let listener = ListenerConfig { timeouts, ..listener(backend.config(), &authority.server()) };
     let proxy = Proxy::with(listener);
     (authority, backend, proxy)
 }
@@ -100,7 +100,7 @@ async fn flood<W: AsyncWriteExt + Unpin>(to: &mut W) {
 }
 
 /// A listener whose kernel gives up on a peer that takes no byte for a second.
-fn impatient(backend: &Backend, authority: &Authority) -> Listener {
+fn impatient(backend: &Backend, authority: &Authority) -> ListenerConfig {
     let mut listener = listener(backend.config(), &authority.server());
     listener.tcp.user_timeout = Some(Duration::from_secs(1));
     listener

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::{Child, ChildStdout};
 use std::time::Duration;
 
-use tlsidecar::config::{Config, Shutdown};
+use tlsidecar::config::{Config, ShutdownConfig};
 use tlsidecar::lifecycle::{Drained, Phase};
 use tlsidecar::terms::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,7 +26,7 @@ async fn draining(delay: Duration, drain_timeout: Duration) -> (Device, Backend,
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let config = Config {
-        shutdown: Shutdown { delay, drain_timeout },
+        shutdown: ShutdownConfig { delay, drain_timeout },
         ..config(listener(backend.config(), &authority.server()))
     };
     (Device::new(&authority), backend, Proxy::on(config, None))

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use rcgen::ExtendedKeyUsagePurpose;
 use tlsidecar::app::{self, Checked, StartError};
-use tlsidecar::config::{CertificateFiles, ClientAuth, ClientTrust, Config, Listener};
+use tlsidecar::config::{CertificateFiles, ClientAuth, ClientTrust, Config, ListenerConfig};
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
@@ -20,7 +20,7 @@ use crate::support::{Authority, Backend};
 /// A listener whose files are about to be written.
 struct Scene {
     authority: Authority,
-    listener: Listener,
+    listener: ListenerConfig,
     _backend: Backend,
 }
 

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, date_time_ymd};
-use tlsidecar::config::{BackendAddress, ClientAuth, ClientTrust, Config, Listener};
+use tlsidecar::config::{BackendAddress, ClientAuth, ClientTrust, Config, ListenerConfig};
 use tlsidecar::terms::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::rustls::crypto::aws_lc_rs;
@@ -44,7 +44,7 @@ fn wanting_certificates(
     backend: &Backend,
     servers: &Authority,
     devices: &Authority,
-) -> (Listener, Device) {
+) -> (ListenerConfig, Device) {
     let mut listener = listener(backend.config(), &servers.server());
     let trust = ClientTrust { ca: devices.ca(), crls: vec![devices.crl("devices.crl", &[7])] };
     listener.tls.client_auth = ClientAuth::Required(trust);
@@ -345,7 +345,7 @@ async fn a_process_with_three_listeners_has_fewer_than_a_thousand_series() {
     let backend = Backend::echo().await;
     let (listener, device) = wanting_certificates(&backend, &servers, &devices);
     let three = ["one", "two", "three"];
-    let listeners = three.map(|name| Listener { name: name.to_owned(), ..listener.clone() });
+    let listeners = three.map(|name| ListenerConfig { name: name.to_owned(), ..listener.clone() });
     let config = Config { listeners: listeners.to_vec(), ..config(listener) };
     let proxy = Proxy::on(config, None);
     for (_, address) in proxy.app.listeners.clone() {

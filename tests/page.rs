@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, date_time_ymd};
 use serde_json::{Map, Value, json};
 use tlsidecar::config::{
-    BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Config, Listener,
+    BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Config, ListenerConfig,
 };
 use tlsidecar::terms::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -56,9 +56,9 @@ fn recent(status: &Value, listener: usize, what: &str) -> u64 {
 }
 
 /// A listener that wants certificates of `devices`.
-fn strict(name: &str, backend: BackendAddress, pair: &Pair, devices: &Authority) -> Listener {
+fn strict(name: &str, backend: BackendAddress, pair: &Pair, devices: &Authority) -> ListenerConfig {
     let trust = ClientTrust { ca: devices.ca(), crls: vec![devices.crl("devices.crl", &[7])] };
-    let mut listener = Listener { name: name.to_owned(), ..listener(backend, pair) };
+    let mut listener = ListenerConfig { name: name.to_owned(), ..listener(backend, pair) };
     listener.tls.client_auth = ClientAuth::Required(trust);
     listener
 }
@@ -425,7 +425,7 @@ impl Plant {
             placed(&servers.sign(name, &params), dir, name)
         };
         let mqtt = listener(backends[0].config(), &pair("mqtt", 20, 70));
-        let mut mqtt = Listener { name: "mqtt".to_owned(), ..mqtt };
+        let mut mqtt = ListenerConfig { name: "mqtt".to_owned(), ..mqtt };
         let trust = ClientTrust { ca: devices.ca(), crls: Vec::new() };
         mqtt.tls.client_auth = ClientAuth::Optional(trust);
         mqtt.limits.max_connections = Some(2000);
@@ -437,7 +437,7 @@ impl Plant {
             fs::copy(devices.dir().join("devices.crl"), &trust.crls[0]).unwrap();
         }
         let historian = listener(down, &pair("historian", 84, 6));
-        let historian = Listener { name: "historian".to_owned(), ..historian };
+        let historian = ListenerConfig { name: "historian".to_owned(), ..historian };
         let whole = config(mqtt.clone());
         let proxy = Proxy::on(Config { listeners: vec![mqtt, modbus, historian], ..whole }, None);
         Self { servers, devices, proxy, _backends: backends, held: Vec::new() }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rcgen::{CertificateParams, DnType, SanType, date_time_ymd};
 use serde_json::{Value, json};
 use tlsidecar::config::{
-    BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Listener, TlsVersion,
+    BackendAddress, CertificateFiles, ClientAuth, ClientTrust, ListenerConfig, TlsVersion,
 };
 use tlsidecar::terms::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -66,7 +66,7 @@ impl Scene {
         Self::with(&Wish::default(), |_, _| {}).await
     }
 
-    async fn with(wish: &Wish<'_>, change: impl FnOnce(&mut Listener, &Authority)) -> Self {
+    async fn with(wish: &Wish<'_>, change: impl FnOnce(&mut ListenerConfig, &Authority)) -> Self {
         let authority = Authority::new("ca");
         let backend = Backend::echo().await;
         let mut listener = listener(backend.config(), &authority.issue("server", wish));
@@ -254,7 +254,7 @@ async fn without_tickets_there_is_nothing_to_resume() {
     }
 }
 
-fn required(listener: &mut Listener, authority: &Authority) {
+fn required(listener: &mut ListenerConfig, authority: &Authority) {
     let trust = ClientTrust { ca: authority.ca(), crls: Vec::new() };
     listener.tls.client_auth = ClientAuth::Required(trust);
 }

@@ -127,7 +127,7 @@ impl fmt::Display for Progress {
 
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Drained {
+pub enum DrainOutcome {
     /// So many connections had to be forced.
     Forced(u64),
     /// The process ended before it could be asked again.
@@ -141,7 +141,7 @@ pub enum Drained {
 pub async fn follow(
     address: SocketAddr,
     mut tell: impl FnMut(&Progress),
-) -> Result<Drained, AskError> {
+) -> Result<DrainOutcome, AskError> {
     let mut told = None;
     let mut begun = false;
     let mut failed = false;
@@ -162,7 +162,7 @@ pub async fn follow(
                 continue;
             }
             (Err(AskError::Unreachable { .. }), _) | (_, Err(AskError::Unreachable { .. })) => {
-                return Ok(Drained::Gone);
+                return Ok(DrainOutcome::Gone);
             }
             (Err(error), _) | (_, Err(error)) => return Err(error),
         };
@@ -170,10 +170,10 @@ pub async fn follow(
         begun |= ["draining", "closing", "drained"].contains(&phase.as_str());
         let forced = sum(&metrics, "tlsidecar_connections_closed_total{", "drain_deadline");
         match phase.as_str() {
-            "drained" => return Ok(Drained::Forced(forced)),
+            "drained" => return Ok(DrainOutcome::Forced(forced)),
             // Another process by now.
             "starting" | "running" if begun || looks > LOOKS_UNTIL_BEGUN => {
-                return Ok(Drained::Gone);
+                return Ok(DrainOutcome::Gone);
             }
             _ => {}
         }

@@ -15,7 +15,7 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{self, Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -26,9 +26,12 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::flags;
 use crate::app::App;
-use crate::config::{Admin, BackendAddress, CertificateFiles, ClientAuth, Config, Listener};
+use crate::config::{
+    AdminConfig, BackendAddress, CertificateFiles, ClientAuth, Config, ListenerConfig,
+};
 use crate::regular_file;
 use crate::text::Shown;
+use crate::time::unix_seconds;
 
 /// The files of a demo's directory: who issues, who the sidecar is, who a device is.
 const CA: [&str; 2] = ["ca.crt", "ca.key"];
@@ -73,15 +76,15 @@ pub enum DemoError {
 ///
 /// # Errors
 /// If a certificate cannot be made or written, or nothing can be bound.
-pub fn prepare(args: &flags::Demo) -> Result<(Config, Demo), DemoError> {
+pub fn prepare(args: &flags::DemoArgs) -> Result<(Config, Demo), DemoError> {
     let dir = path::absolute(&args.dir).map_err(failed("find the directory", &args.dir))?;
     make_certificates(&dir)?;
     let (echo, backend) = bind_echo()
         .map_err(|cause| DemoError::Io { what: "bind the echo server".to_owned(), cause })?;
     let backend = BackendAddress::Tcp { host: backend.ip().to_string(), port: backend.port() };
     let pair = CertificateFiles { cert: dir.join("server.crt"), key: dir.join("server.key") };
-    let listener = Listener::new("demo", args.listen, backend, pair, ClientAuth::None);
-    let config = Config { admin: Admin { listen: args.admin }, ..Config::of(listener) };
+    let listener = ListenerConfig::new("demo", args.listen, backend, pair, ClientAuth::None);
+    let config = Config { admin: AdminConfig { listen: args.admin }, ..Config::of(listener) };
     Ok((config, Demo { echo, dir }))
 }
 
@@ -246,8 +249,8 @@ fn issue(
 }
 
 fn this_year() -> i32 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i32::try_from(1970 + since_1970.as_secs() / (365 * 24 * 3600 + 6 * 3600)).unwrap_or(1970)
+    i32::try_from(1970 + unix_seconds(SystemTime::now()) / (365 * 24 * 3600 + 6 * 3600))
+        .unwrap_or(1970)
 }
 
 /// Writes a whole file or nothing: a demo that is running may read at any moment.

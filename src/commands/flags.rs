@@ -23,7 +23,7 @@ use clap_complete::Shell;
 use self::probe::Probe;
 use crate::config::file::{ConfigError, Overrides, Source};
 use crate::config::{
-    Admin, BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Config, Listener,
+    AdminConfig, BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Config, ListenerConfig,
 };
 use crate::logging::Filter;
 
@@ -117,7 +117,7 @@ pub enum Command {
     /// Ask the running sidecar to drain, and return at once: for a container's preStop hook.
     Drain {
         /// The admin port of the running sidecar.
-        #[arg(long, env = "TLSIDECAR_ADMIN", value_name = "ADDR", value_parser = address, default_value_t = Admin::default().listen)]
+        #[arg(long, env = "TLSIDECAR_ADMIN", value_name = "ADDR", value_parser = address, default_value_t = AdminConfig::default().listen)]
         admin: SocketAddr,
         /// Stay until it is drained, and say how many connections are left.
         #[arg(long)]
@@ -127,7 +127,7 @@ pub enum Command {
         timeout: Option<Duration>,
     },
     /// Try it out: make development certificates, start an echo server and a sidecar before it.
-    Demo(Demo),
+    Demo(DemoArgs),
     /// Print a shell's completions.
     Completions {
         /// The shell.
@@ -144,7 +144,7 @@ pub enum Command {
 
 /// Where the demo listens.
 #[derive(Debug, Args)]
-pub struct Demo {
+pub struct DemoArgs {
     /// Where the development certificates are made.
     #[arg(long, value_name = "DIR", default_value = "certs/dev")]
     pub dir: PathBuf,
@@ -152,7 +152,7 @@ pub struct Demo {
     #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:8883")]
     pub listen: SocketAddr,
     /// The admin port.
-    #[arg(long, value_name = "ADDR", value_parser = address, default_value_t = Admin::default().listen)]
+    #[arg(long, value_name = "ADDR", value_parser = address, default_value_t = AdminConfig::default().listen)]
     pub admin: SocketAddr,
     /// Only make a new server certificate; a demo that is running takes it up.
     #[arg(long)]
@@ -212,7 +212,7 @@ impl Run {
     }
 
     /// The listener of the flags.
-    fn listener(&self) -> Listener {
+    fn listener(&self) -> ListenerConfig {
         let client_auth = match self.client_ca.clone() {
             Some(ca) => ClientAuth::Required(ClientTrust { ca, crls: Vec::new() }),
             None => ClientAuth::None,
@@ -224,7 +224,7 @@ impl Run {
         };
         let listen = self.listen.expect(complete);
         let backend = self.backend.clone().expect(complete);
-        Listener::new("default", listen, backend, pair, client_auth)
+        ListenerConfig::new("default", listen, backend, pair, client_auth)
     }
 }
 

@@ -12,31 +12,31 @@
 //! reading of files and certificates and the names of alerts.
 
 mod attempt;
+mod capturing_verifier;
+mod client_profile;
 mod dial;
 mod failure;
 mod json;
-mod offer;
 mod printable;
 pub mod problem;
+mod recording_io;
 mod report;
-mod tap;
 mod verdict;
-mod witness;
 
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio_rustls::rustls::HandshakeKind;
 
-use self::attempt::{Attempt, How};
-use self::failure::{Client, Failure};
-use self::offer::{Offer, OfferError};
-use self::problem::{Kind, Problem};
-use self::report::{Accepts, Report, Resumption};
+use self::attempt::{Attempt, AttemptOptions};
+use self::client_profile::{ClientProfile, ProfileError};
+use self::failure::{ClientContext, Failure};
+use self::problem::{Problem, ProblemKind};
+use self::report::{ProbeReport, ResumptionReport, VersionSupport};
 use super::admin_client::{self, Health};
 use super::flags;
-use super::flags::probe::{Format, Probe, Target};
+use super::flags::probe::{Probe, ProbeTarget, ReportFormat};
 use crate::config::TlsVersion;
 
 const GOOD: u8 = 0;
@@ -53,8 +53,8 @@ pub async fn run(args: &Probe) -> u8 {
     match probe(args, target).await {
         Ok(report) => {
             let written = flags::print(match args.format {
-                Format::Text => report.to_string(),
-                Format::Json => json::render(&report),
+                ReportFormat::Text => report.to_string(),
+                ReportFormat::Json => json::render(&report),
             });
             if let Err(error) = written {
                 flags::complain(format_args!("cannot write the report: {error}"));
@@ -65,8 +65,8 @@ pub async fn run(args: &Probe) -> u8 {
         Err(error) => {
             flags::complain(&error);
             match error {
-                OfferError::Name { .. } => BAD_FLAGS,
-                OfferError::Files(_) | OfferError::Tls(_) => BAD_FILES,
+                ProfileError::Name { .. } => BAD_FLAGS,
+                ProfileError::Files(_) | ProfileError::Tls(_) => BAD_FILES,
             }
         }
     }
@@ -75,7 +75,7 @@ pub async fn run(args: &Probe) -> u8 {
 fn code(problems: &[Problem]) -> u8 {
     match problems {
         [] => GOOD,
-        all if all.iter().all(|p| p.kind == Kind::CertificateExpiresSoon) => EXPIRES_SOON,
+        all if all.iter().all(|p| p.kind == ProblemKind::CertificateExpiresSoon) => EXPIRES_SOON,
         _ => PROBLEM,
     }
 }
@@ -101,10 +101,10 @@ async fn health(args: &Probe) -> u8 {
 
 /// The walk of a probe: files, name, connect, handshake, judgement; then resumption and the other
 /// version, each by a connection of its own.
-async fn probe(args: &Probe, target: &Target) -> Result<Report, OfferError> {
-    let offer = Offer::load(args, target)?;
+async fn probe(args: &Probe, target: &ProbeTarget) -> Result<ProbeReport, ProfileError> {
+    let profile = ClientProfile::load(args, target)?;
     let now = SystemTime::now();
-    let mut report = Report::new(target, &offer, args);
+    let mut report = ProbeReport::new(target, &profile, args);
     step("looking up the name", &target.host);
     let addresses = match dial::resolve(target, args.timeout).await {
         Ok(addresses) => addresses,
@@ -118,33 +118,33 @@ async fn probe(args: &Probe, target: &Target) -> Result<Report, OfferError> {
         return Ok(report);
     };
     step("handshake with", address);
-    let (config, witness) = offer.config(args.tls)?;
-    let how = How {
+    let (config, verifier) = profile.config(args.tls)?;
+    let options = AttemptOptions {
         config: &config,
-        witness: &witness,
-        name: &offer.name,
+        verifier: &verifier,
+        name: &profile.name,
         patience: args.timeout,
         distance,
     };
-    let first = attempt::attempt(&how, tcp).await;
-    let verdict = verdict::judge(&first.seen.chain, &offer, args.min_days, now);
+    let first = attempt::attempt(&options, tcp).await;
+    let verdict = verdict::judge(&first.seen.chain, &profile, args.min_days, now);
     report.take(&first, verdict, now);
     if args.once || first.failure.is_some() {
         return Ok(report);
     }
     if let Some(agreed) = &first.agreed {
-        report.versions.push((agreed.version, Accepts::Yes));
+        report.versions.push((agreed.version, VersionSupport::Yes));
         step("resuming with", address);
-        report.resumption = resumption(&how, address).await;
+        report.resumption = resumption(&options, address).await;
         if args.tls.is_none() {
             let other = match agreed.version {
                 TlsVersion::Tls13 => TlsVersion::Tls12,
                 TlsVersion::Tls12 => TlsVersion::Tls13,
             };
             step("offering another version to", address);
-            let (config, witness) = offer.config(Some(other))?;
-            let how = How { config: &config, witness: &witness, ..how };
-            report.versions.push((other, accepts(&how, address).await));
+            let (config, verifier) = profile.config(Some(other))?;
+            let options = AttemptOptions { config: &config, verifier: &verifier, ..options };
+            report.versions.push((other, accepts(&options, address).await));
         }
     }
     Ok(report)
@@ -158,46 +158,41 @@ fn step(doing: &str, what: impl std::fmt::Display) {
 }
 
 /// Another attempt at the address that the first one went to.
-async fn again(how: &How<'_>, address: SocketAddr) -> Result<Attempt, Problem> {
-    let (mut tried, tcp) = dial::connect(&[address], how.patience).await;
+async fn again(options: &AttemptOptions<'_>, address: SocketAddr) -> Result<Attempt, Problem> {
+    let (mut tried, tcp) = dial::connect(&[address], options.patience).await;
     match (tcp, tried.pop().map(|tried| tried.outcome)) {
-        (Some(tcp), _) => Ok(attempt::attempt(how, tcp).await),
+        (Some(tcp), _) => Ok(attempt::attempt(options, tcp).await),
         (None, Some(Err(problem))) => Err(problem),
-        (None, _) => Err(Problem::new(Kind::Unreachable, "no connection", "")),
+        (None, _) => Err(Problem::new(ProblemKind::Unreachable, "no connection", "")),
     }
 }
 
-async fn resumption(how: &How<'_>, address: SocketAddr) -> Resumption {
-    if !how.witness.is_ticketed() {
-        return Resumption::NoTicket;
+async fn resumption(options: &AttemptOptions<'_>, address: SocketAddr) -> ResumptionReport {
+    if !options.verifier.is_ticketed() {
+        return ResumptionReport::NoTicket;
     }
-    let attempt = match again(how, address).await {
+    let attempt = match again(options, address).await {
         Ok(attempt) => attempt,
-        Err(problem) => return Resumption::Failed(problem.says),
+        Err(problem) => return ResumptionReport::Failed(problem.says),
     };
     match (attempt.failure, attempt.agreed) {
-        (Some(failure), _) => Resumption::Failed(said(&failure)),
+        (Some(failure), _) => ResumptionReport::Failed(said(&failure)),
         (None, Some(agreed)) if agreed.kind == HandshakeKind::Resumed => {
-            Resumption::Works(agreed.took)
+            ResumptionReport::Works(agreed.took)
         }
-        (None, _) => Resumption::Declined,
+        (None, _) => ResumptionReport::Declined,
     }
 }
 
-async fn accepts(how: &How<'_>, address: SocketAddr) -> Accepts {
-    match again(how, address).await {
-        Ok(Attempt { failure: None, .. }) => Accepts::Yes,
-        Ok(Attempt { failure: Some(failure), .. }) if failure.is_of_version() => Accepts::No,
-        Ok(Attempt { failure: Some(failure), .. }) => Accepts::Unclear(said(&failure)),
-        Err(problem) => Accepts::Unclear(problem.says),
+async fn accepts(options: &AttemptOptions<'_>, address: SocketAddr) -> VersionSupport {
+    match again(options, address).await {
+        Ok(Attempt { failure: None, .. }) => VersionSupport::Yes,
+        Ok(Attempt { failure: Some(failure), .. }) if failure.is_of_version() => VersionSupport::No,
+        Ok(Attempt { failure: Some(failure), .. }) => VersionSupport::Unclear(said(&failure)),
+        Err(problem) => VersionSupport::Unclear(problem.says),
     }
 }
 
 fn said(failure: &Failure) -> String {
-    failure.problem(Client::default()).says
-}
-
-/// A time as people read it.
-fn milliseconds(time: Duration) -> f64 {
-    (time.as_secs_f64() * 10_000.0).round() / 10.0
+    failure.problem(ClientContext::default()).says
 }

@@ -20,12 +20,12 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 
 use self::problem::Problems;
-pub use self::problem::{ConfigError, Problem};
+pub use self::problem::{ConfigError, ConfigProblem};
 use self::sections::{CertificateSection, Document, ListenerSection, RouteSection, TlsSection};
 use self::text::{AuthChoice, Text};
 use super::{
-    Admin, CertificateFiles, ClientAuth, ClientTrust, Config, DEFAULT_CHAIN_BYTES,
-    DEFAULT_CHAIN_CERTIFICATES, Listener, Route, Tls, TlsVersion, overlap,
+    AdminConfig, CertificateFiles, ClientAuth, ClientTrust, Config, DEFAULT_CHAIN_BYTES,
+    DEFAULT_CHAIN_CERTIFICATES, ListenerConfig, Route, TlsConfig, TlsVersion, overlap,
 };
 use crate::logging::Filter;
 use crate::regular_file;
@@ -145,8 +145,10 @@ impl Document {
         if self.listener.is_empty() && !problems.refused("listener") {
             problems.file("no listener: at least one [[listener]] is needed");
         }
-        let admin =
-            self.admin.listen.map_or_else(Admin::default, |l| Admin { listen: l.into_inner().0 });
+        let admin = self
+            .admin
+            .listen
+            .map_or_else(AdminConfig::default, |l| AdminConfig { listen: l.into_inner().0 });
         let admin_in_force = match source.overrides.admin {
             Some(address) => ("--admin", address),
             None => ("admin.listen", admin.listen),
@@ -239,7 +241,7 @@ fn into_listener(
     section: Spanned<ListenerSection>,
     key: &str,
     problems: &mut Problems<'_>,
-) -> Option<Listener> {
+) -> Option<ListenerConfig> {
     let span = section.span();
     let section = section.into_inner();
     let has_routes = !section.route.is_empty();
@@ -263,7 +265,7 @@ fn into_listener(
         problems.missing(&span, key, "backend", allowed);
     }
     let tls = tls.and_then(|tls| into_tls(tls, &format!("{key}.tls"), problems));
-    Some(Listener {
+    Some(ListenerConfig {
         name: name?.into_inner().0.into(),
         listen: listen?.into_inner().0,
         backend: section.backend.map(|b| b.0),
@@ -291,7 +293,11 @@ fn into_route(
     })
 }
 
-fn into_tls(section: Spanned<TlsSection>, key: &str, problems: &mut Problems<'_>) -> Option<Tls> {
+fn into_tls(
+    section: Spanned<TlsSection>,
+    key: &str,
+    problems: &mut Problems<'_>,
+) -> Option<TlsConfig> {
     let span = section.span();
     let section = section.into_inner();
     if section.certificates.is_empty() {
@@ -315,7 +321,7 @@ fn into_tls(section: Spanned<TlsSection>, key: &str, problems: &mut Problems<'_>
         .enumerate()
         .map(|(i, crl)| problems.named_file(crl, &format!("{key}.crls[{i}]")))
         .collect();
-    Some(Tls {
+    Some(TlsConfig {
         certificates,
         min_version: section.min_version.map_or(TlsVersion::Tls12, |version| version.0),
         client_auth: into_client_auth(section.client_auth.as_ref(), client_ca, crls, key, problems),

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::Format;
+use super::format::Format;
 use crate::text;
 
 /// Escapes what draws, and passes the line on.

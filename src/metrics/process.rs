@@ -5,7 +5,7 @@
 //!
 //! **Not here.** Who sets them: `reload.rs`, and `app.rs` before each scrape.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 #[cfg(target_os = "linux")]
 use prometheus::process_collector::ProcessCollector;
@@ -153,5 +153,5 @@ impl ProcessMetrics {
 }
 
 fn unix_seconds(time: SystemTime) -> f64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
+    crate::time::since_epoch(time).as_secs_f64()
 }

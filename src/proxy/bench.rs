@@ -21,7 +21,7 @@ use super::hello::{self, Between};
 use super::relay::{self, Bounds};
 use super::tls::scratch::{self, HANDSHAKE_READ_BYTES};
 use super::tls::{Received, TlsStream};
-use crate::config::{self, BackendAddress, CertificateFiles, ClientAuth, Listener, Timeouts};
+use crate::config::{self, BackendAddress, CertificateFiles, ClientAuth, ListenerConfig, Timeouts};
 use crate::lifecycle::Shutdown;
 use crate::metrics::Metrics;
 use crate::sessions;
@@ -48,7 +48,7 @@ impl Server {
         let pair = CertificateFiles { cert: cert.to_owned(), key: key.to_owned() };
         let backend = BackendAddress::parse("127.0.0.1:1").expect("it is an address");
         let address = ([127, 0, 0, 1], 0).into();
-        let listener = Listener::new("bench", address, backend, pair, ClientAuth::None);
+        let listener = ListenerConfig::new("bench", address, backend, pair, ClientAuth::None);
         let loaded = certs::load(&listener, SystemTime::now());
         let (snapshot, _warnings) = loaded.expect("the certificate can be used");
         Self { snapshot, metrics: Arc::new(Metrics::new()), shutdown: Shutdown::new() }

@@ -116,7 +116,7 @@ async fn open(
 
 /// Chooses the backend and dials it.
 async fn reach(
-    listener: &config::Listener,
+    listener: &config::ListenerConfig,
     client: &Client<TcpStream>,
     record: &mut Record,
 ) -> Result<BackendStream, End> {

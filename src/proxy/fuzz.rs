@@ -20,7 +20,7 @@ use super::handshake;
 use super::handshake_memory::Share;
 use super::hello::{self, Between};
 use super::relay::{self, Bounds};
-use crate::config::{BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Listener};
+use crate::config::{BackendAddress, CertificateFiles, ClientAuth, ClientTrust, ListenerConfig};
 use crate::lifecycle::Shutdown;
 use crate::metrics::Metrics;
 use crate::sessions::Session;
@@ -92,9 +92,9 @@ pub fn load(files: &[PathBuf; 4]) -> Result<(), Vec<String>> {
     loaded.map(|_| ()).map_err(reported)
 }
 
-fn listener([cert, key, ca, crl]: &[PathBuf; 4]) -> Listener {
+fn listener([cert, key, ca, crl]: &[PathBuf; 4]) -> ListenerConfig {
     let pair = CertificateFiles { cert: cert.clone(), key: key.clone() };
     let backend = BackendAddress::parse("127.0.0.1:1").expect("it is an address");
     let clients = ClientAuth::Optional(ClientTrust { ca: ca.clone(), crls: vec![crl.clone()] });
-    Listener::new("fuzz", ([127, 0, 0, 1], 0).into(), backend, pair, clients)
+    ListenerConfig::new("fuzz", ([127, 0, 0, 1], 0).into(), backend, pair, clients)
 }

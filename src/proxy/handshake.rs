@@ -219,7 +219,7 @@ pub(crate) struct Greeted<Io> {
 /// Why it is no ClientHello. The client has been told by then, and its socket is closed.
 pub(crate) async fn greet<Io: AsyncRead + AsyncWrite + Unpin>(
     mut io: Io,
-    listener: &config::Listener,
+    listener: &config::ListenerConfig,
     memory: Share,
 ) -> Result<Greeted<Io>, HandshakeError> {
     let limits = hello::Limits {

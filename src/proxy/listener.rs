@@ -104,7 +104,7 @@ impl Listener {
 
     /// Applies what a snapshot has for the listening socket and for all connections together.
     fn apply(&self, snapshot: &Snapshot, applied: &mut Applied) {
-        let config::Listener { limits, tcp, .. } = snapshot.listener;
+        let config::ListenerConfig { limits, tcp, .. } = snapshot.listener;
         let listener = self.metrics.name();
         if applied.limits != Some(limits) {
             applied.limits = Some(limits);

@@ -4,7 +4,7 @@
 //!
 //! **Not here.** How a pattern matches a name (`config.rs`), dialling (`backend.rs`).
 
-use crate::config::{BackendAddress, Listener, Route};
+use crate::config::{BackendAddress, ListenerConfig, Route};
 use crate::terms::reason::Reason;
 
 /// No route takes the connection and the listener has no backend of its own.
@@ -24,7 +24,7 @@ impl NoRoute {
 /// # Errors
 /// If there is neither.
 pub(crate) fn pick<'a>(
-    listener: &'a Listener,
+    listener: &'a ListenerConfig,
     server_name: Option<&str>,
     alpn: Option<&[u8]>,
 ) -> Result<&'a BackendAddress, NoRoute> {
@@ -43,11 +43,11 @@ mod tests {
     use super::*;
     use crate::config::{CertificateFiles, ClientAuth, NamePattern};
 
-    fn listener(backend: Option<&str>, routes: &[(&[&str], &[&str], &str)]) -> Listener {
+    fn listener(backend: Option<&str>, routes: &[(&[&str], &[&str], &str)]) -> ListenerConfig {
         let address = |text| BackendAddress::parse(text).unwrap();
         let pair = CertificateFiles { cert: "crt".into(), key: "key".into() };
         let listen = ([127, 0, 0, 1], 0).into();
-        Listener {
+        ListenerConfig {
             backend: backend.map(address),
             routes: routes
                 .iter()
@@ -57,12 +57,12 @@ mod tests {
                     backend: address(backend),
                 })
                 .collect(),
-            ..Listener::new("test", listen, address("unused:1"), pair, ClientAuth::None)
+            ..ListenerConfig::new("test", listen, address("unused:1"), pair, ClientAuth::None)
         }
     }
 
     fn picked(
-        listener: &Listener,
+        listener: &ListenerConfig,
         name: Option<&str>,
         alpn: Option<&str>,
     ) -> Result<String, NoRoute> {

@@ -76,7 +76,7 @@ fn in_force(snapshot: &Snapshot) -> Told {
 }
 
 /// Tells which parts of a listener's configuration have changed.
-pub(super) fn announce_changes(old: &config::Listener, new: &config::Listener) {
+pub(super) fn announce_changes(old: &config::ListenerConfig, new: &config::ListenerConfig) {
     let changed = changes(old, new);
     if !changed.is_empty() {
         let (listener, changed) = (&new.name, changed.join(", "));
@@ -85,9 +85,10 @@ pub(super) fn announce_changes(old: &config::Listener, new: &config::Listener) {
 }
 
 /// The parts of a listener's configuration that differ, under their names in the file.
-fn changes(old: &config::Listener, new: &config::Listener) -> Vec<&'static str> {
+fn changes(old: &config::ListenerConfig, new: &config::ListenerConfig) -> Vec<&'static str> {
     // Neither the name nor the address can differ: they are what makes it the same listener.
-    let config::Listener { name: _, listen: _, backend, tls, routes, timeouts, limits, tcp } = old;
+    let config::ListenerConfig { name: _, listen: _, backend, tls, routes, timeouts, limits, tcp } =
+        old;
     let parts = [
         ("backend", *backend != new.backend),
         ("tls", *tls != new.tls),

@@ -171,7 +171,7 @@ pub(crate) enum CertError {
 
 impl CertError {
     /// What of a listener's TLS it keeps from being loaded.
-    pub(crate) fn object(&self, tls: &config::Tls) -> ReloadObject {
+    pub(crate) fn object(&self, tls: &config::TlsConfig) -> ReloadObject {
         let file = match self {
             Self::Read(error) => &error.file,
             Self::Pem(error) => error.file(),
@@ -198,7 +198,10 @@ impl CertError {
 ///
 /// # Errors
 /// Everything that is wrong with its files.
-pub(crate) fn load(listener: &config::Listener, now: SystemTime) -> Result<Loaded, Vec<CertError>> {
+pub(crate) fn load(
+    listener: &config::ListenerConfig,
+    now: SystemTime,
+) -> Result<Loaded, Vec<CertError>> {
     let Reloaded { loaded, errors } = build(listener, None, now)?;
     loaded.ok_or(errors)
 }
@@ -206,7 +209,7 @@ pub(crate) fn load(listener: &config::Listener, now: SystemTime) -> Result<Loade
 /// Builds the snapshot that is to replace `previous`; none if neither the configuration nor a file
 /// that is good has changed. A file that is not good keeps what it held. It blocks on the disk.
 pub(crate) fn reload(
-    listener: &config::Listener,
+    listener: &config::ListenerConfig,
     previous: &Snapshot,
     now: SystemTime,
 ) -> Reloaded {
@@ -252,7 +255,7 @@ impl Findings {
 
 /// Builds a snapshot, or finds that it would be `previous` again.
 fn build(
-    listener: &config::Listener,
+    listener: &config::ListenerConfig,
     previous: Option<&Snapshot>,
     now: SystemTime,
 ) -> Result<Reloaded, Vec<CertError>> {
@@ -304,7 +307,7 @@ fn load_chain(
 
 /// Joins the parts of a snapshot, each of which is good.
 fn snapshot(
-    listener: &config::Listener,
+    listener: &config::ListenerConfig,
     parts: Parts,
     clients: Clients,
     previous: Option<&Snapshot>,
@@ -337,12 +340,12 @@ fn snapshot(
 }
 
 /// Every file that a listener's TLS is built from.
-pub(crate) fn named_files(tls: &config::Tls) -> impl Iterator<Item = &Path> {
+pub(crate) fn named_files(tls: &config::TlsConfig) -> impl Iterator<Item = &Path> {
     bounded_files(tls).map(|(file, _)| file)
 }
 
 /// The same, each with the bytes that it has at most.
-fn bounded_files(tls: &config::Tls) -> impl Iterator<Item = (&Path, u64)> {
+fn bounded_files(tls: &config::TlsConfig) -> impl Iterator<Item = (&Path, u64)> {
     let pairs = tls.certificates.iter().flat_map(|pair| [&pair.cert, &pair.key]);
     let trust = || tls.client_auth.trust().into_iter();
     let crls = trust().flat_map(|trust| &trust.crls).map(|crl| (crl.as_path(), MAX_CRL_BYTES));
@@ -351,7 +354,7 @@ fn bounded_files(tls: &config::Tls) -> impl Iterator<Item = (&Path, u64)> {
 }
 
 /// Who is believed, and who we are: what a ticket must not outlive.
-fn policy(tls: &config::Tls, parts: &Parts) -> Digest {
+fn policy(tls: &config::TlsConfig, parts: &Parts) -> Digest {
     let mode: &[u8] = match tls.client_auth {
         ClientAuth::None => b"none",
         ClientAuth::Optional(_) => b"optional",
@@ -368,7 +371,7 @@ fn policy(tls: &config::Tls, parts: &Parts) -> Digest {
 }
 
 fn server_configs(
-    tls: &config::Tls,
+    tls: &config::TlsConfig,
     resolver: &Arc<Resolver>,
     client_verifier: Option<Arc<ClientVerifier>>,
     resumption: &Resumption,

@@ -25,7 +25,7 @@ use crate::config;
 /// What a listener runs on.
 pub(crate) struct Snapshot {
     /// The configuration that it was built from.
-    pub(crate) listener: config::Listener,
+    pub(crate) listener: config::ListenerConfig,
     /// Of every file that it was built from.
     pub(crate) files: FileDigests,
     pub(crate) server_configs: ServerConfigs,

@@ -14,7 +14,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::certs;
 use super::snapshot::Snapshot;
-use crate::config::{BackendAddress, CertificateFiles, ClientAuth, Listener};
+use crate::config::{BackendAddress, CertificateFiles, ClientAuth, ListenerConfig};
 
 /// Writes a new certificate for localhost and its key, and returns the certificate.
 pub(crate) fn certificate(dir: &Path) -> CertificateDer<'static> {
@@ -25,11 +25,11 @@ pub(crate) fn certificate(dir: &Path) -> CertificateDer<'static> {
 }
 
 /// A listener with such a certificate.
-pub(crate) fn listener(dir: &Path) -> Listener {
+pub(crate) fn listener(dir: &Path) -> ListenerConfig {
     certificate(dir);
     let pair = CertificateFiles { cert: dir.join("crt"), key: dir.join("key") };
     let backend = BackendAddress::parse("127.0.0.1:1").unwrap();
-    Listener::new("test", ([127, 0, 0, 1], 0).into(), backend, pair, ClientAuth::None)
+    ListenerConfig::new("test", ([127, 0, 0, 1], 0).into(), backend, pair, ClientAuth::None)
 }
 
 /// A snapshot of such a listener, and a client that trusts it.

@@ -13,7 +13,7 @@ pub(crate) mod path;
 pub(crate) mod signature;
 
 use std::borrow::Cow;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use x509_parser::error::X509Error;
@@ -29,6 +29,7 @@ use self::names::CanonicalName;
 use super::digest::sha256;
 use crate::terms::labels::KeyKind;
 use crate::text::one_line;
+use crate::time::unix_seconds;
 
 /// What cannot be read as X.509.
 #[derive(Debug, thiserror::Error)]
@@ -80,11 +81,6 @@ impl Timestamp {
     pub(crate) fn has_passed(self, now: SystemTime) -> bool {
         self.timestamp() < unix_seconds(now)
     }
-}
-
-fn unix_seconds(time: SystemTime) -> i64 {
-    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-    i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
 impl std::fmt::Display for Timestamp {
@@ -246,6 +242,8 @@ fn malformed(error: nom::Err<X509Error>) -> Malformed {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
 
     #[test]

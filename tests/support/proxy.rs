@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use tlsidecar::app::{self, App};
 use tlsidecar::config::file::Source;
-use tlsidecar::config::{Admin, BackendAddress, ClientAuth, Config, Listener};
+use tlsidecar::config::{AdminConfig, BackendAddress, ClientAuth, Config, ListenerConfig};
 use tlsidecar::terms::labels::ReloadOutcome;
 use tlsidecar::terms::reason::Reason;
 
@@ -25,7 +25,7 @@ impl Proxy {
     }
 
     /// Starts one with this listener.
-    pub(crate) fn with(listener: Listener) -> Self {
+    pub(crate) fn with(listener: ListenerConfig) -> Self {
         Self::on(config(listener), None)
     }
 
@@ -150,13 +150,13 @@ pub(crate) fn closed_series(reason: Reason) -> String {
 }
 
 /// A listener on a free port.
-pub(crate) fn listener(backend: BackendAddress, pair: &Pair) -> Listener {
+pub(crate) fn listener(backend: BackendAddress, pair: &Pair) -> ListenerConfig {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    Listener::new("test", listen, backend, pair.files.clone(), ClientAuth::None)
+    ListenerConfig::new("test", listen, backend, pair.files.clone(), ClientAuth::None)
 }
 
 /// A configuration with this listener, everything else on free ports and by default.
-pub(crate) fn config(listener: Listener) -> Config {
-    let admin = Admin { listen: SocketAddr::from(([127, 0, 0, 1], 0)) };
+pub(crate) fn config(listener: ListenerConfig) -> Config {
+    let admin = AdminConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)) };
     Config { admin, ..Config::of(listener) }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-use tlsidecar::commands::probe::problem::Kind;
+use tlsidecar::commands::probe::problem::ProblemKind;
 use tlsidecar::config::file;
 use tlsidecar::metrics::Metrics;
 use tlsidecar::terms::reason::Reason;
@@ -33,7 +33,7 @@ fn every_reason_is_documented_and_nothing_else() {
 fn every_problem_of_the_probe_is_documented_and_nothing_else() {
     let page = read("docs/probe.md");
     let table = page.split("## Problems").nth(1).unwrap().split("\n## ").next().unwrap();
-    let problems: BTreeSet<_> = Kind::ALL.iter().map(ToString::to_string).collect();
+    let problems: BTreeSet<_> = ProblemKind::ALL.iter().map(ToString::to_string).collect();
     assert_eq!(first_column(table), problems);
 }
 

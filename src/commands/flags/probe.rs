@@ -12,7 +12,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
 use super::{address, duration};
-use crate::config::{Admin, BackendAddress, TlsVersion};
+use crate::config::{AdminConfig, BackendAddress, TlsVersion};
 
 /// What to probe, and how.
 #[derive(Clone, Debug, Args)]
@@ -23,7 +23,7 @@ use crate::config::{Admin, BackendAddress, TlsVersion};
 pub struct Probe {
     /// Where a device would connect: a name or an IP address, and a port, such as localhost:8883.
     #[arg(value_name = "HOST:PORT", value_parser = target, required_unless_present = "health", conflicts_with = "health")]
-    pub target: Option<Target>,
+    pub target: Option<ProbeTarget>,
     /// Whose certificates are believed, a bundle in PEM. Without it the chain is shown, not verified.
     #[arg(long, value_name = "FILE", conflicts_with = "health")]
     pub ca: Option<PathBuf>,
@@ -55,8 +55,8 @@ pub struct Probe {
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s")]
     pub timeout: Duration,
     /// For people, or for programs.
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Text, conflicts_with = "health")]
-    pub format: Format,
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = ReportFormat::Text, conflicts_with = "health")]
+    pub format: ReportFormat,
     /// Ask the admin port instead whether the process turns: the health command of a container.
     #[arg(long, group = "health")]
     pub live: bool,
@@ -67,13 +67,13 @@ pub struct Probe {
     #[arg(long, group = "health")]
     pub ready: bool,
     /// The admin port for --live, --started and --ready.
-    #[arg(long, env = "TLSIDECAR_ADMIN", value_name = "ADDR", value_parser = address, default_value_t = Admin::default().listen)]
+    #[arg(long, env = "TLSIDECAR_ADMIN", value_name = "ADDR", value_parser = address, default_value_t = AdminConfig::default().listen)]
     pub admin: SocketAddr,
 }
 
 /// How a report is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub enum ReportFormat {
     /// For people.
     Text,
     /// For programs.
@@ -82,23 +82,23 @@ pub enum Format {
 
 /// Where a device would connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct ProbeTarget {
     /// An IP address without brackets, or a DNS name.
     pub host: String,
     /// 1 to 65535.
     pub port: u16,
 }
 
-impl std::fmt::Display for Target {
+impl std::fmt::Display for ProbeTarget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         BackendAddress::Tcp { host: self.host.clone(), port: self.port }.fmt(f)
     }
 }
 
-fn target(text: &str) -> Result<Target, String> {
+fn target(text: &str) -> Result<ProbeTarget, String> {
     match BackendAddress::parse(text) {
         Some(BackendAddress::Tcp { host, port }) if !text.starts_with("tcp://") => {
-            Ok(Target { host, port })
+            Ok(ProbeTarget { host, port })
         }
         _ => Err("expected host:port, such as localhost:8883 or [::1]:8883".to_owned()),
     }

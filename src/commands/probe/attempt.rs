@@ -22,9 +22,9 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
 
+use super::capturing_verifier::{CapturingVerifier, Seen};
 use super::failure::Failure;
-use super::tap::Tap;
-use super::witness::{Seen, Witness};
+use super::recording_io::RecordingIo;
 use crate::config::TlsVersion;
 
 /// How long a server may take to say something after the handshake, where it owes us a word.
@@ -69,9 +69,9 @@ pub(super) struct Agreed {
 }
 
 /// How an attempt is made.
-pub(super) struct How<'a> {
+pub(super) struct AttemptOptions<'a> {
     pub(super) config: &'a Arc<ClientConfig>,
-    pub(super) witness: &'a Witness,
+    pub(super) verifier: &'a CapturingVerifier,
     pub(super) name: &'a ServerName<'static>,
     /// For the handshake.
     pub(super) patience: Duration,
@@ -80,12 +80,13 @@ pub(super) struct How<'a> {
 }
 
 /// Makes one attempt over a connected socket.
-pub(super) async fn attempt(how: &How<'_>, tcp: TcpStream) -> Attempt {
-    let connector = TlsConnector::from(Arc::clone(how.config));
-    let mut tap = Tap::new(tcp);
+pub(super) async fn attempt(options: &AttemptOptions<'_>, tcp: TcpStream) -> Attempt {
+    let connector = TlsConnector::from(Arc::clone(options.config));
+    let mut socket = RecordingIo::new(tcp);
     let start = Instant::now();
     // By reference, so that what was heard is there also after a timeout.
-    let shaken = timeout(how.patience, connector.connect(how.name.clone(), &mut tap)).await;
+    let shaken =
+        timeout(options.patience, connector.connect(options.name.clone(), &mut socket)).await;
     let took = start.elapsed();
     let mut attempt = Attempt {
         agreed: None,
@@ -98,12 +99,14 @@ pub(super) async fn attempt(how: &How<'_>, tcp: TcpStream) -> Attempt {
     match shaken {
         Ok(Ok(mut stream)) => {
             attempt.agreed = agreed(&stream, took);
-            follow(how, &mut stream, &mut attempt).await;
+            follow(options, &mut stream, &mut attempt).await;
         }
-        Ok(Err(error)) => attempt.failure = Some(Failure::of(error, &tap.said, &tap.heard)),
-        Err(_) => attempt.failure = Some(Failure::silence(how.patience, &tap.said, &tap.heard)),
+        Ok(Err(error)) => attempt.failure = Some(Failure::of(error, &socket.said, &socket.heard)),
+        Err(_) => {
+            attempt.failure = Some(Failure::silence(options.patience, &socket.said, &socket.heard))
+        }
     }
-    attempt.seen = how.witness.take_seen();
+    attempt.seen = options.verifier.take_seen();
     attempt
 }
 
@@ -128,15 +131,19 @@ fn suite(rustls: &str) -> String {
 }
 
 /// Listens for a moment, then ends in order.
-async fn follow(how: &How<'_>, stream: &mut TlsStream<&mut Tap<TcpStream>>, attempt: &mut Attempt) {
+async fn follow(
+    options: &AttemptOptions<'_>,
+    stream: &mut TlsStream<&mut RecordingIo<TcpStream>>,
+    attempt: &mut Attempt,
+) {
     let took = attempt.agreed.as_ref().map_or(Duration::ZERO, |agreed| agreed.took);
-    let near = (how.distance * 8).min(how.patience);
-    let far = (how.distance.max(took) * 8).min(how.patience);
+    let near = (options.distance * 8).min(options.patience);
+    let far = (options.distance.max(took) * 8).min(options.patience);
     let is_13 = attempt.agreed.as_ref().is_some_and(|a| a.version == TlsVersion::Tls13);
     attempt.content = !is_13;
     let resumed = attempt.agreed.as_ref().is_some_and(|a| a.kind == HandshakeKind::Resumed);
     let start = Instant::now();
-    let owed = is_13 && !resumed && !how.witness.is_ticketed();
+    let owed = is_13 && !resumed && !options.verifier.is_ticketed();
     let mut deadline = start + if owed { far.max(LISTEN) } else { near.max(GREETING) };
     let mut ticketed = !owed;
     let mut buffer = [0; HEARD_BYTES];
@@ -156,7 +163,7 @@ async fn follow(how: &How<'_>, stream: &mut TlsStream<&mut Tap<TcpStream>>, atte
                 Ok(Err(error)) => return attempt.failure = Some(Failure::after(&error)),
                 Err(_) => break,
             },
-            () = how.witness.ticket.notified(), if !ticketed => {
+            () = options.verifier.ticket.notified(), if !ticketed => {
                 ticketed = true;
                 attempt.content = true;
                 deadline = deadline.min(Instant::now() + GREETING.max(near));

@@ -15,8 +15,8 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use super::printable;
-use super::problem::{Kind, Problem};
-use crate::commands::flags::probe::Target;
+use super::problem::{Problem, ProblemKind};
+use crate::commands::flags::probe::ProbeTarget;
 
 /// How many addresses of a name are tried.
 const MAX_ADDRESSES: usize = 16;
@@ -34,7 +34,7 @@ pub(super) struct Tried {
 /// # Errors
 /// Why it leads nowhere.
 pub(super) async fn resolve(
-    target: &Target,
+    target: &ProbeTarget,
     patience: Duration,
 ) -> Result<Vec<SocketAddr>, Problem> {
     if let Ok(ip) = target.host.parse::<IpAddr>() {
@@ -43,7 +43,7 @@ pub(super) async fn resolve(
     let failed = |why: String| {
         let says = format!("the name {} does not resolve: {why}", target.host);
         Problem::new(
-            Kind::NameUnresolved,
+            ProblemKind::NameUnresolved,
             says,
             "Is it spelled right? Does this machine's DNS know it?",
         )
@@ -68,7 +68,7 @@ pub(super) async fn resolve(
 }
 
 /// Looks a name up on a thread that is not waited for: its name server may hang.
-async fn look_up(target: &Target) -> io::Result<Vec<SocketAddr>> {
+async fn look_up(target: &ProbeTarget) -> io::Result<Vec<SocketAddr>> {
     let (found, looked_up) = oneshot::channel();
     let name = (target.host.clone(), target.port);
     thread::Builder::new().name("lookup".to_owned()).spawn(move || {
@@ -100,7 +100,7 @@ pub(super) async fn connect(
             }
             Ok(Err(error)) => problem(address, &error),
             Err(_) => Problem::new(
-                Kind::ConnectTimeout,
+                ProblemKind::ConnectTimeout,
                 format!("{address} did not answer within {share:.1?}"),
                 "A firewall may drop the packets, or the machine is down or has another address.",
             ),
@@ -113,12 +113,12 @@ pub(super) async fn connect(
 fn problem(address: SocketAddr, error: &io::Error) -> Problem {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => Problem::new(
-            Kind::Refused,
+            ProblemKind::Refused,
             format!("{address} refuses the connection: nobody listens there"),
             "Is it running, and on this address and port? A sidecar that drains has closed its port.",
         ),
         _ => Problem::new(
-            Kind::Unreachable,
+            ProblemKind::Unreachable,
             format!("there is no way to {address}: {error}"),
             "Look at the address, the route and the firewall.",
         ),

@@ -1,6 +1,6 @@
 //! Why a handshake failed, from the client's side, in words.
 //!
-//! **Promises.** Each failure is one [`Kind`] of problem, says what was seen, and what to look at.
+//! **Promises.** Each failure is one [`ProblemKind`] of problem, says what was seen, and what to look at.
 //!
 //! **Not here.** What is wrong with certificates (`verdict.rs`).
 
@@ -12,7 +12,7 @@ use tokio_rustls::rustls::{
 };
 
 use super::printable;
-use super::problem::{ISSUE_ANEW, Kind, Problem};
+use super::problem::{ISSUE_ANEW, Problem, ProblemKind};
 use crate::proxy::handshake::words;
 
 /// Why a handshake failed.
@@ -44,7 +44,7 @@ pub(super) enum Failure {
 
 /// What the client has done, as far as a failure means another thing by it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Client {
+pub(super) struct ClientContext {
     /// The server has asked for a certificate and got none.
     pub(super) unshown: bool,
     /// It offers all the versions that it has.
@@ -117,7 +117,7 @@ impl Failure {
     }
 
     /// Whether it tells that the server refuses the client's certificate, or that there was none.
-    pub(super) fn is_of_certificate(&self, client: Client) -> bool {
+    pub(super) fn is_of_certificate(&self, client: ClientContext) -> bool {
         use AlertDescription as A;
         match self {
             Self::Alert(A::HandshakeFailure) => client.unshown,
@@ -137,37 +137,37 @@ impl Failure {
     }
 
     /// The failure in words.
-    pub(super) fn problem(&self, client: Client) -> Problem {
+    pub(super) fn problem(&self, client: ClientContext) -> Problem {
         match self {
             Self::Silence { patience, heard: false } => Problem::new(
-                Kind::HandshakeTimeout,
+                ProblemKind::HandshakeTimeout,
                 format!("connected, but the server said nothing within {patience:?}"),
                 "It waits for something else than TLS, hangs, or its backlog is full: a sidecar at \
                  its limit of connections leaves new ones waiting.",
             ),
             Self::Silence { patience, heard: true } => Problem::new(
-                Kind::HandshakeTimeout,
+                ProblemKind::HandshakeTimeout,
                 format!("the handshake began, and was not over within {patience:?}"),
                 "The machine is busy, or something on the way drops large packets: look at the MTU.",
             ),
-            Self::Closed { heard } => Problem::new(Kind::Closed, closed(*heard), CLOSED),
+            Self::Closed { heard } => Problem::new(ProblemKind::Closed, closed(*heard), CLOSED),
             Self::Io(error) if error.kind() == io::ErrorKind::ConnectionReset => Problem::new(
-                Kind::Reset,
+                ProblemKind::Reset,
                 "the server reset the connection during the handshake",
                 CLOSED,
             ),
             Self::Io(error) => {
-                Problem::new(Kind::Reset, format!("the connection failed: {error}"), CLOSED)
+                Problem::new(ProblemKind::Reset, format!("the connection failed: {error}"), CLOSED)
             }
             Self::Ended => Problem::new(
-                Kind::ClosedAfterHandshake,
+                ProblemKind::ClosedAfterHandshake,
                 "the server ended the connection right after the handshake",
                 "Is the legacy server behind it up, and is there a route for this name and protocol? \
                  The sidecar's log has the reason.",
             ),
             Self::NotTls(heard) => not_tls(heard),
             Self::Echo => Problem::new(
-                Kind::NotTls,
+                ProblemKind::NotTls,
                 "not TLS: what we say comes back, as from an echo server",
                 "This is a plain port, perhaps the legacy server's own.",
             ),
@@ -178,18 +178,18 @@ impl Failure {
             {
                 let says = printable::text(&error.to_string());
                 Problem::new(
-                    Kind::CertificateRejected,
+                    ProblemKind::CertificateRejected,
                     format!("the certificate cannot be used in a handshake: {says}"),
                     ISSUE_ANEW,
                 )
             }
             Self::TooLarge => Problem::new(
-                Kind::TlsError,
+                ProblemKind::TlsError,
                 "the server's certificates are larger than 64 KiB, which TLS libraries refuse",
                 "Fewer names in the certificate, or fewer certificates in the server's file.",
             ),
             Self::Tls(error) => Problem::new(
-                Kind::TlsError,
+                ProblemKind::TlsError,
                 format!("the server's TLS is at fault: {}", printable::text(&error.to_string())),
                 "Something on the way may change the bytes; or the server's TLS is faulty, or its key \
                  does not belong to its certificate.",
@@ -229,13 +229,13 @@ fn not_tls(heard: &[u8]) -> Problem {
         _ => "",
     };
     Problem::new(
-        Kind::NotTls,
+        ProblemKind::NotTls,
         format!("not TLS{looks_like}: the server said \"{}\"", printable::bytes(heard)),
         "Is this the port for TLS, and not the legacy server's own?",
     )
 }
 
-fn incompatible(what: &PeerIncompatible, client: Client) -> Problem {
+fn incompatible(what: &PeerIncompatible, client: ClientContext) -> Problem {
     use PeerIncompatible as P;
     let says = match what {
         P::ServerDoesNotSupportTls12Or13 => {
@@ -255,20 +255,20 @@ fn incompatible(what: &PeerIncompatible, client: Client) -> Problem {
     } else {
         "Update the server's TLS, or offer another version with --tls."
     };
-    Problem::new(Kind::Incompatible, says, advice)
+    Problem::new(ProblemKind::Incompatible, says, advice)
 }
 
-fn alert(alert: AlertDescription, client: Client) -> Problem {
+fn alert(alert: AlertDescription, client: ClientContext) -> Problem {
     let name = words::alert(alert);
     let (means, advice) = meaning(alert, client);
     let says = format!("the server sent the fatal alert {name}: {means}");
-    let problem = Problem::new(Kind::Alert, says, advice);
+    let problem = Problem::new(ProblemKind::Alert, says, advice);
     Problem { alert: Some(name.into_owned()), ..problem }
 }
 
 /// What an alert of a server means to a client (RFC 8446 section 6.2, RFC 5246 section 7.2.2), and what
 /// to do.
-fn meaning(alert: AlertDescription, client: Client) -> (&'static str, &'static str) {
+fn meaning(alert: AlertDescription, client: ClientContext) -> (&'static str, &'static str) {
     use AlertDescription as A;
     const SHOW: &str = "Show one with --cert and --key.";
     match alert {

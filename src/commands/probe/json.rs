@@ -7,17 +7,20 @@
 use serde_json::{Value, json};
 
 use super::dial::Tried;
-use super::milliseconds;
+use super::printable::milliseconds;
 use super::problem::Problem;
-use super::report::{Accepts, Certificate, ClientCertificate, Report, Resumption, Session};
+use super::report::{
+    CertificateReport, ClientAuthReport, HandshakeReport, ProbeReport, ResumptionReport,
+    VersionSupport,
+};
 
 /// The report as one JSON object, indented.
-pub(super) fn render(report: &Report) -> String {
+pub(super) fn render(report: &ProbeReport) -> String {
     let versions = report.versions.iter().map(|(version, accepts)| {
         let accepts = match accepts {
-            Accepts::Yes => json!({ "accepted": true }),
-            Accepts::No => json!({ "accepted": false }),
-            Accepts::Unclear(why) => json!({ "accepted": null, "error": why }),
+            VersionSupport::Yes => json!({ "accepted": true }),
+            VersionSupport::No => json!({ "accepted": false }),
+            VersionSupport::Unclear(why) => json!({ "accepted": null, "error": why }),
         };
         (version.to_string(), accepts)
     });
@@ -62,7 +65,7 @@ fn tried(tried: &Tried) -> Value {
     json!({ "address": tried.address.to_string(), "connect_ms": took, "problem": problem })
 }
 
-fn session(session: &Session) -> Value {
+fn session(session: &HandshakeReport) -> Value {
     json!({
         "version": session.version.to_string(),
         "cipher": session.suite,
@@ -73,11 +76,11 @@ fn session(session: &Session) -> Value {
     })
 }
 
-fn client_certificate(certificate: &ClientCertificate) -> Value {
+fn client_certificate(certificate: &ClientAuthReport) -> Value {
     match certificate {
-        ClientCertificate::Unknown => Value::Null,
-        ClientCertificate::NotAsked => json!({ "asked": false }),
-        ClientCertificate::Asked { authorities, shown, content } => json!({
+        ClientAuthReport::Unknown => Value::Null,
+        ClientAuthReport::NotAsked => json!({ "asked": false }),
+        ClientAuthReport::Asked { authorities, shown, content } => json!({
             "asked": true,
             "authorities": authorities,
             "shown": shown,
@@ -86,7 +89,7 @@ fn client_certificate(certificate: &ClientCertificate) -> Value {
     }
 }
 
-fn certificate(certificate: &Certificate) -> Value {
+fn certificate(certificate: &CertificateReport) -> Value {
     match &certificate.details {
         Ok(details) => json!({
             "subject": details.subject,
@@ -103,14 +106,14 @@ fn certificate(certificate: &Certificate) -> Value {
     }
 }
 
-fn resumption(resumption: &Resumption) -> Value {
+fn resumption(resumption: &ResumptionReport) -> Value {
     match resumption {
-        Resumption::NotTried => Value::Null,
-        Resumption::NoTicket => json!({ "works": false, "ticket": false }),
-        Resumption::Declined => json!({ "works": false, "ticket": true }),
-        Resumption::Works(took) => {
+        ResumptionReport::NotTried => Value::Null,
+        ResumptionReport::NoTicket => json!({ "works": false, "ticket": false }),
+        ResumptionReport::Declined => json!({ "works": false, "ticket": true }),
+        ResumptionReport::Works(took) => {
             json!({ "works": true, "ticket": true, "handshake_ms": milliseconds(*took) })
         }
-        Resumption::Failed(why) => json!({ "works": null, "ticket": true, "error": why }),
+        ResumptionReport::Failed(why) => json!({ "works": null, "ticket": true, "error": why }),
     }
 }

@@ -7,8 +7,13 @@
 //!
 //! **Not here.** What is said about it (`report.rs`).
 
+use std::time::Duration;
+
 /// How much of one text is shown.
 const LONGEST: usize = 256;
+
+/// Names, certificates, or names of CAs that a list shows.
+pub(super) const MOST: usize = 32;
 
 /// A text as it may be shown.
 pub(super) fn text(peers: &str) -> String {
@@ -52,6 +57,20 @@ fn is_right_to_left(c: char) -> bool {
             | '\u{10800}'..='\u{10fff}'
             | '\u{1e800}'..='\u{1efff}'
     )
+}
+
+/// Joins texts that are printable already, and counts those past the first [`MOST`].
+pub(super) fn list(texts: &[String]) -> String {
+    let shown: Vec<_> = texts.iter().take(MOST).map(String::as_str).collect();
+    match texts.len().saturating_sub(MOST) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+/// Milliseconds, rounded to a tenth.
+pub(super) fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 10_000.0).round() / 10.0
 }
 
 /// Bytes as they may be shown: what is text as text, the rest escaped.

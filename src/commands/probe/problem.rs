@@ -13,7 +13,7 @@ pub(super) const ISSUE_ANEW: &str =
 /// One problem.
 #[derive(Clone, Debug)]
 pub(super) struct Problem {
-    pub(super) kind: Kind,
+    pub(super) kind: ProblemKind,
     /// What was seen.
     pub(super) says: String,
     /// What to look at.
@@ -23,14 +23,14 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    pub(super) fn new(kind: Kind, says: impl Into<String>, advice: &'static str) -> Self {
+    pub(super) fn new(kind: ProblemKind, says: impl Into<String>, advice: &'static str) -> Self {
         Self { kind, says: says.into(), advice, alert: None }
     }
 }
 
 /// The closed set of problems that a probe finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ProblemKind {
     /// The name does not lead to an address.
     NameUnresolved,
     /// Nobody listens.
@@ -73,7 +73,7 @@ pub enum Kind {
     CertificateRejected,
 }
 
-impl Kind {
+impl ProblemKind {
     /// All of them.
     pub const ALL: &[Self] = &[
         Self::NameUnresolved,
@@ -99,7 +99,7 @@ impl Kind {
     ];
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ProblemKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NameUnresolved => "name_unresolved",

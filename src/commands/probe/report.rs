@@ -9,23 +9,19 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use super::attempt::Attempt;
+use super::client_profile::ClientProfile;
 use super::dial::Tried;
-use super::failure::Client;
-use super::milliseconds;
-use super::offer::Offer;
-use super::printable;
-use super::problem::{Kind, Problem};
+use super::failure::ClientContext;
+use super::printable::{self, MOST, list, milliseconds};
+use super::problem::{Problem, ProblemKind};
 use super::verdict::{self, Verdict};
-use crate::commands::flags::probe::{Probe, Target};
+use crate::commands::flags::probe::{Probe, ProbeTarget};
 use crate::config::TlsVersion;
 use crate::trust::x509::details::{self, Details};
 
-/// How many names, certificates, or names of CAs are shown.
-const MOST: usize = 32;
-
 /// What a probe has found.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(super) struct ProbeReport {
     pub(super) target: String,
     /// The name that the certificate is compared with, and whether it was sent.
     pub(super) name: String,
@@ -33,25 +29,25 @@ pub(super) struct Report {
     /// What is offered by ALPN.
     pub(super) alpn_offered: Vec<String>,
     pub(super) tried: Vec<Tried>,
-    pub(super) session: Option<Session>,
+    pub(super) session: Option<HandshakeReport>,
     /// Whether the server answered our goodbye; none if it was not said.
     pub(super) goodbye_answered: Option<bool>,
-    pub(super) client_certificate: ClientCertificate,
-    pub(super) certificates: Vec<Certificate>,
+    pub(super) client_certificate: ClientAuthReport,
+    pub(super) certificates: Vec<CertificateReport>,
     /// How many certificates there were, shown or not.
     pub(super) chain_length: usize,
     pub(super) name_matches: Option<bool>,
     pub(super) verified: Option<bool>,
     pub(super) order: Option<String>,
-    pub(super) resumption: Resumption,
-    pub(super) versions: Vec<(TlsVersion, Accepts)>,
+    pub(super) resumption: ResumptionReport,
+    pub(super) versions: Vec<(TlsVersion, VersionSupport)>,
     pub(super) problems: Vec<Problem>,
     offers_all: bool,
 }
 
 /// What the first handshake agreed on.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct HandshakeReport {
     pub(super) version: TlsVersion,
     pub(super) suite: String,
     pub(super) group: Option<String>,
@@ -64,7 +60,7 @@ pub(super) struct Session {
 
 /// What the server wants of clients.
 #[derive(Debug)]
-pub(super) enum ClientCertificate {
+pub(super) enum ClientAuthReport {
     /// The handshake did not come so far.
     Unknown,
     NotAsked,
@@ -80,14 +76,14 @@ pub(super) enum ClientCertificate {
 
 /// A certificate of the chain, printable.
 #[derive(Debug)]
-pub(super) struct Certificate {
+pub(super) struct CertificateReport {
     pub(super) details: Result<Details, String>,
     pub(super) days_left: Option<i64>,
 }
 
 /// Whether a second connection can do with less.
 #[derive(Debug)]
-pub(super) enum Resumption {
+pub(super) enum ResumptionReport {
     NotTried,
     /// The server gave nothing to resume with.
     NoTicket,
@@ -99,30 +95,30 @@ pub(super) enum Resumption {
 
 /// Whether a version is accepted.
 #[derive(Debug)]
-pub(super) enum Accepts {
+pub(super) enum VersionSupport {
     Yes,
     No,
     /// The attempt failed for another cause.
     Unclear(String),
 }
 
-impl Report {
-    pub(super) fn new(target: &Target, offer: &Offer, args: &Probe) -> Self {
+impl ProbeReport {
+    pub(super) fn new(target: &ProbeTarget, profile: &ClientProfile, args: &Probe) -> Self {
         Self {
             target: target.to_string(),
-            name: offer.name.to_str().into_owned(),
-            sends_name: offer.sends_name,
+            name: profile.name.to_str().into_owned(),
+            sends_name: profile.sends_name,
             alpn_offered: args.alpn.iter().map(|protocol| printable::text(protocol)).collect(),
             tried: Vec::new(),
             session: None,
             goodbye_answered: None,
-            client_certificate: ClientCertificate::Unknown,
+            client_certificate: ClientAuthReport::Unknown,
             certificates: Vec::new(),
             chain_length: 0,
             name_matches: None,
             verified: None,
             order: None,
-            resumption: Resumption::NotTried,
+            resumption: ResumptionReport::NotTried,
             versions: Vec::new(),
             problems: Vec::new(),
             offers_all: args.tls.is_none(),
@@ -149,7 +145,7 @@ impl Report {
 
     /// Takes what the first handshake has shown.
     pub(super) fn take(&mut self, attempt: &Attempt, verdict: Verdict, now: SystemTime) {
-        self.session = attempt.agreed.as_ref().map(|agreed| Session {
+        self.session = attempt.agreed.as_ref().map(|agreed| HandshakeReport {
             version: agreed.version,
             suite: agreed.suite.clone(),
             group: agreed.group.clone(),
@@ -161,9 +157,9 @@ impl Report {
         let request = attempt.seen.request.as_ref();
         let failure = attempt.failure.as_ref();
         let unshown = request.is_some_and(|request| !request.shown);
-        let client = Client { unshown, offers_all: self.offers_all };
+        let client = ClientContext { unshown, offers_all: self.offers_all };
         self.client_certificate = match request {
-            Some(request) => ClientCertificate::Asked {
+            Some(request) => ClientAuthReport::Asked {
                 authorities: request.authorities.iter().map(|der| authority(der)).collect(),
                 shown: request.shown,
                 content: match failure {
@@ -171,15 +167,15 @@ impl Report {
                     _ => attempt.content.then_some(true),
                 },
             },
-            None if attempt.agreed.is_some() => ClientCertificate::NotAsked,
-            None => ClientCertificate::Unknown,
+            None if attempt.agreed.is_some() => ClientAuthReport::NotAsked,
+            None => ClientAuthReport::Unknown,
         };
         self.problems.extend(failure.map(|failure| failure.problem(client)));
         if let (Some(request), None, false) = (request, failure, attempt.content) {
             self.problems.push(unanswered(request.shown));
         }
         self.chain_length = verdict.certificates.len();
-        let certificate = |details: Result<Details, String>| Certificate {
+        let certificate = |details: Result<Details, String>| CertificateReport {
             days_left: details.as_ref().ok().map(|d| verdict::days_left(d.not_after, now)),
             details: details.map(printable_details),
         };
@@ -201,7 +197,7 @@ fn unanswered(shown: bool) -> Problem {
         "got none, and did not say whether that will do"
     };
     Problem::new(
-        Kind::ClientCertificateUnanswered,
+        ProblemKind::ClientCertificateUnanswered,
         format!("the server asked for a client certificate, {what}: a device may be refused"),
         "The server's log says whether it let us in. Something on the way may hold its answer up, or \
          it or the legacy server hangs: try a longer --timeout.",
@@ -224,16 +220,7 @@ fn printable_details(details: Details) -> Details {
     }
 }
 
-/// A list in words, the first of it if it is long. What is in it has been made printable, or is here.
-pub(super) fn some(texts: &[String]) -> String {
-    let shown: Vec<_> = texts.iter().take(MOST).map(String::as_str).collect();
-    match texts.len().saturating_sub(MOST) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
-}
-
-impl fmt::Display for Report {
+impl fmt::Display for ProbeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.target)?;
         self.connection(f)?;
@@ -261,7 +248,7 @@ fn line(f: &mut fmt::Formatter<'_>, key: &str, value: impl fmt::Display) -> fmt:
     writeln!(f, "  {key:<12}{value}")
 }
 
-impl Report {
+impl ProbeReport {
     fn connection(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Tried { address, outcome } in &self.tried {
             match outcome {
@@ -283,9 +270,9 @@ impl Report {
             session.write(f, &self.alpn_offered)?;
         }
         match &self.client_certificate {
-            ClientCertificate::Unknown => {}
-            ClientCertificate::NotAsked => line(f, "client cert", "not asked for")?,
-            ClientCertificate::Asked { authorities, shown, content } => {
+            ClientAuthReport::Unknown => {}
+            ClientAuthReport::NotAsked => line(f, "client cert", "not asked for")?,
+            ClientAuthReport::Asked { authorities, shown, content } => {
                 let shown = if *shown { "shown" } else { "none shown" };
                 let content = match content {
                     Some(true) => "accepted",
@@ -295,7 +282,7 @@ impl Report {
                 line(f, "client cert", format!("asked for; {shown}, {content}"))?;
                 match authorities.as_slice() {
                     [] => line(f, "", "of any CA: the server names none"),
-                    some => line(f, "", format!("of these CAs: {}", self::some(some))),
+                    some => line(f, "", format!("of these CAs: {}", list(some))),
                 }?;
             }
         }
@@ -304,21 +291,21 @@ impl Report {
             line(f, "goodbye", format!("no answer to the goodbye: {perhaps}"))?;
         }
         match &self.resumption {
-            Resumption::NotTried => {}
-            Resumption::NoTicket => line(f, "resumption", "no: the server gives no ticket")?,
-            Resumption::Declined => {
+            ResumptionReport::NotTried => {}
+            ResumptionReport::NoTicket => line(f, "resumption", "no: the server gives no ticket")?,
+            ResumptionReport::Declined => {
                 line(f, "resumption", "no: the server gives a ticket, and does not take it")?;
             }
-            Resumption::Works(took) => {
+            ResumptionReport::Works(took) => {
                 line(f, "resumption", format!("works, in {} ms", milliseconds(*took)))?;
             }
-            Resumption::Failed(why) => line(f, "resumption", format!("failed: {why}"))?,
+            ResumptionReport::Failed(why) => line(f, "resumption", format!("failed: {why}"))?,
         }
         for (version, accepts) in &self.versions {
             let accepts = match accepts {
-                Accepts::Yes => "accepted".to_owned(),
-                Accepts::No => "not accepted".to_owned(),
-                Accepts::Unclear(why) => format!("unclear: {why}"),
+                VersionSupport::Yes => "accepted".to_owned(),
+                VersionSupport::No => "not accepted".to_owned(),
+                VersionSupport::Unclear(why) => format!("unclear: {why}"),
             };
             line(f, &format!("TLS {version}"), accepts)?;
         }
@@ -340,7 +327,7 @@ impl Report {
     }
 }
 
-impl Session {
+impl HandshakeReport {
     fn write(&self, f: &mut fmt::Formatter<'_>, offered: &[String]) -> fmt::Result {
         let Self { version, suite, group, alpn, took, greeting } = self;
         let group = group.as_deref().unwrap_or("no key exchange");
@@ -349,7 +336,7 @@ impl Session {
         match (alpn, offered) {
             (Some(alpn), _) => line(f, "ALPN", alpn),
             (None, []) => Ok(()),
-            (None, offered) => line(f, "ALPN", format!("none chosen of {}", some(offered))),
+            (None, offered) => line(f, "ALPN", format!("none chosen of {}", list(offered))),
         }?;
         match greeting {
             Some(greeting) => line(f, "greeting", format!("\"{greeting}\"")),
@@ -358,7 +345,7 @@ impl Session {
     }
 }
 
-impl fmt::Display for Certificate {
+impl fmt::Display for CertificateReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let details = match &self.details {
             Ok(details) => details,
@@ -367,7 +354,7 @@ impl fmt::Display for Certificate {
         line(f, "subject", &details.subject)?;
         line(f, "issuer", &details.issuer)?;
         if !details.names.is_empty() {
-            line(f, "names", some(&details.names))?;
+            line(f, "names", list(&details.names))?;
         }
         line(f, "key", &details.key)?;
         line(f, "serial", &details.serial)?;

@@ -3,7 +3,7 @@
 //! **Promises.** What is wrong is one problem each: the name, the validity, the issuer. Times are looked
 //! at also where nobody says whom to believe.
 //!
-//! **Not here.** How the chain was got (`witness.rs`).
+//! **Not here.** How the chain was got (`capturing_verifier.rs`).
 
 use std::time::SystemTime;
 
@@ -12,9 +12,10 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{self, CertificateError, RootCertStore};
 
-use super::offer::Offer;
+use super::client_profile::ClientProfile;
 use super::printable;
-use super::problem::{ISSUE_ANEW, Kind, Problem};
+use super::problem::{ISSUE_ANEW, Problem, ProblemKind};
+use crate::time::unix_seconds;
 use crate::trust::x509::certificate::Certificate;
 use crate::trust::x509::details::{self, Details};
 use crate::trust::x509::path::{self, Anchor, Anchors};
@@ -37,7 +38,7 @@ pub(super) struct Verdict {
 /// Judges a chain.
 pub(super) fn judge(
     chain: &[CertificateDer<'static>],
-    offer: &Offer,
+    profile: &ClientProfile,
     min_days: Option<u32>,
     now: SystemTime,
 ) -> Verdict {
@@ -51,10 +52,10 @@ pub(super) fn judge(
     let mut anchor = None;
     match ParsedCertificate::try_from(leaf) {
         Ok(parsed) => {
-            verdict.judge_name(&parsed, &offer.name);
-            if let Some(roots) = &offer.roots {
-                anchor = match intermediates(chain, offer) {
-                    Ok(rest) => verdict.judge_trust(&parsed, &rest, roots, offer, now),
+            verdict.judge_name(&parsed, &profile.name);
+            if let Some(roots) = &profile.roots {
+                anchor = match intermediates(chain, profile) {
+                    Ok(rest) => verdict.judge_trust(&parsed, &rest, roots, profile, now),
                     Err(error) => {
                         verdict.verified = Some(false);
                         verdict.problems.push(rejected(&error.into()));
@@ -64,7 +65,7 @@ pub(super) fn judge(
             }
         }
         Err(error) => {
-            verdict.verified = offer.roots.is_some().then_some(false);
+            verdict.verified = profile.roots.is_some().then_some(false);
             verdict.problems.push(rejected(&error));
         }
     }
@@ -72,7 +73,7 @@ pub(super) fn judge(
     if let (Err(says), false) = (&order, believed) {
         let advice =
             "The file should hold the server's own certificate first, then each one's issuer.";
-        verdict.problems.push(Problem::new(Kind::ChainOutOfOrder, says.clone(), advice));
+        verdict.problems.push(Problem::new(ProblemKind::ChainOutOfOrder, says.clone(), advice));
     }
     verdict.order = Some(order.unwrap_or_else(|says| says));
     verdict.judge_times(believed, min_days, now);
@@ -87,17 +88,17 @@ pub(super) fn judge(
 /// certificates that share a name it would try every order, which takes it longer than the probe may.
 fn intermediates(
     chain: &[CertificateDer<'static>],
-    offer: &Offer,
+    profile: &ClientProfile,
 ) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     let mut anchors = Anchors::default();
     // A server's own self-signed certificate is trusted as well.
-    offer.cas.iter().flat_map(Anchor::of_any).for_each(|anchor| anchors.add(anchor));
+    profile.cas.iter().flat_map(Anchor::of_any).for_each(|anchor| anchors.add(anchor));
     let read = chain.iter().filter_map(|der| Some((der, Certificate::parse(der).ok()?)));
     let (ders, sent): (Vec<_>, Vec<_>) = read.unzip();
     if ders.first() != chain.first().as_ref() {
         return Err(CertificateError::BadEncoding);
     }
-    let algorithms = offer.provider.signature_verification_algorithms.all;
+    let algorithms = profile.provider.signature_verification_algorithms.all;
     let path = path::find(&sent, &anchors, algorithms, UnixTime::now())?;
     Ok(path.places[1..].iter().map(|&place| ders[place].clone()).collect())
 }
@@ -110,14 +111,14 @@ impl Verdict {
             let names = match self.certificates.first() {
                 Some(Ok(details)) if !details.names.is_empty() => {
                     let names: Vec<_> = details.names.iter().map(|n| printable::text(n)).collect();
-                    format!("it is for {}", super::report::some(&names))
+                    format!("it is for {}", printable::list(&names))
                 }
                 _ => "it has no names (a common name alone does not count)".to_owned(),
             };
             let says = format!("the certificate is not for {}: {names}", name.to_str());
             let advice = "Devices that verify will refuse it. Is this the name that they use (--name)? \
                           Without SNI a server shows its default certificate.";
-            self.problems.push(Problem::new(Kind::NameMismatch, says, advice));
+            self.problems.push(Problem::new(ProblemKind::NameMismatch, says, advice));
         }
     }
 
@@ -127,10 +128,10 @@ impl Verdict {
         leaf: &ParsedCertificate<'_>,
         rest: &[CertificateDer<'static>],
         roots: &RootCertStore,
-        offer: &'a Offer,
+        profile: &'a ClientProfile,
         now: SystemTime,
     ) -> Option<(&'a CertificateDer<'static>, Details)> {
-        let algorithms = offer.provider.signature_verification_algorithms.all;
+        let algorithms = profile.provider.signature_verification_algorithms.all;
         let verify = |roots: &_, at| {
             verify_server_cert_signed_by_trust_anchor(leaf, roots, rest, at, algorithms)
         };
@@ -150,7 +151,7 @@ impl Verdict {
                     let mut alone = RootCertStore::empty();
                     alone.add((*ca).clone()).is_ok() && verify(&alone, at).is_ok()
                 };
-                best(offer.cas.iter().filter(leads_to), now)
+                best(profile.cas.iter().filter(leads_to), now)
             }
             Err(error) => {
                 if !is_of_time(&error) {
@@ -195,7 +196,7 @@ impl Verdict {
     ) {
         let which = format!("the CA of --ca, {},", printable::text(&ca.subject));
         let Some(mut problem) = of_times(&which, ca, min_days, now) else { return };
-        if problem.kind != Kind::CertificateExpiresSoon {
+        if problem.kind != ProblemKind::CertificateExpiresSoon {
             self.verified = Some(false);
             problem.advice = "Devices refuse it that verify as OpenSSL does, and others do not. They \
                               need a CA that is valid now; look at this machine's clock.";
@@ -207,8 +208,8 @@ impl Verdict {
 }
 
 /// Whether what is wrong with the times of a certificate of the chain is told.
-fn counts(i: usize, believed: bool, kind: Kind) -> bool {
-    i == 0 || !believed || kind == Kind::CertificateExpiresSoon
+fn counts(i: usize, believed: bool, kind: ProblemKind) -> bool {
+    i == 0 || !believed || kind == ProblemKind::CertificateExpiresSoon
 }
 
 /// What is wrong with the times of a certificate.
@@ -222,13 +223,13 @@ fn of_times(
     let days = days_left(*not_after, now);
     let (kind, says, advice) = if not_after.has_passed(now) {
         let says = format!("{which} ended on {not_after}");
-        (Kind::CertificateExpired, says, "Renew it, and look at this machine's clock.")
+        (ProblemKind::CertificateExpired, says, "Renew it, and look at this machine's clock.")
     } else if !not_before.has_begun(now) {
         let says = format!("{which} begins on {not_before}");
-        (Kind::CertificateNotYetValid, says, "The clock of the CA or of this machine.")
+        (ProblemKind::CertificateNotYetValid, says, "The clock of the CA or of this machine.")
     } else if min_days.is_some_and(|least| days < i64::from(least)) {
         let says = format!("{which} ends on {not_after}, in {days} day(s)");
-        (Kind::CertificateExpiresSoon, says, "Renew it.")
+        (ProblemKind::CertificateExpiresSoon, says, "Renew it.")
     } else {
         return None;
     };
@@ -250,8 +251,7 @@ fn best<'a>(
 /// Whole days until a moment, negative once it has passed.
 pub(super) fn days_left(until: Timestamp, now: SystemTime) -> i64 {
     const DAY: i64 = 24 * 60 * 60;
-    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    (until.timestamp() - i64::try_from(seconds).unwrap_or(i64::MAX)).div_euclid(DAY)
+    (until.timestamp() - unix_seconds(now)).div_euclid(DAY)
 }
 
 /// How the certificates hang together: an error if one did not issue the one before it.
@@ -289,17 +289,17 @@ fn rejected(error: &rustls::Error) -> Problem {
     use CertificateError as E;
     match error {
         rustls::Error::InvalidCertificate(E::UnknownIssuer) => Problem::new(
-            Kind::UnknownCa,
+            ProblemKind::UnknownCa,
             "the chain does not lead to a CA of --ca",
             "Is it the CA's file? Does the server send its intermediates? Was the CA made anew?",
         ),
         rustls::Error::InvalidCertificate(E::BadSignature) => Problem::new(
-            Kind::CertificateRejected,
+            ProblemKind::CertificateRejected,
             "a certificate's signature is not its issuer's, as of a CA that was made anew under its old name",
             "Give devices the new CA, or the server a certificate of the old one.",
         ),
         other => Problem::new(
-            Kind::CertificateRejected,
+            ProblemKind::CertificateRejected,
             format!("the certificate is refused: {}", printable::text(&other.to_string())),
             ISSUE_ANEW,
         ),

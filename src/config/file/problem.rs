@@ -31,14 +31,14 @@ pub struct ConfigError {
     /// The file, as it was given.
     pub file: PathBuf,
     /// At least one and at most a hundred, sorted by place.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<ConfigProblem>,
     /// How many there are beside those that are listed.
     pub more: usize,
 }
 
 /// One thing that is wrong with a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct ConfigProblem {
     /// Line and column, both from 1. None: the file as a whole.
     pub place: Option<(usize, usize)>,
     /// The key, such as `listener[0].timeouts.idle`. Empty: the file as a whole.
@@ -50,7 +50,7 @@ pub struct Problem {
 impl ConfigError {
     pub(super) fn unreadable(file: &Path, error: &std::io::Error) -> Self {
         let message = format!("cannot read the configuration: {error}");
-        let problem = Problem { place: None, key: String::new(), message };
+        let problem = ConfigProblem { place: None, key: String::new(), message };
         Self { file: file.to_owned(), problems: vec![problem], more: 0 }
     }
 
@@ -59,7 +59,7 @@ impl ConfigError {
     pub fn lines(&self) -> impl Iterator<Item = String> {
         let file = Shown(&self.file);
         let more = (self.more > 0).then(|| format!("{file}: and {} more", self.more));
-        let line = |problem: &Problem| {
+        let line = |problem: &ConfigProblem| {
             let file = Shown(&self.file);
             let place = problem.place.map(|(line, column)| format!("{line}:{column}:"));
             let key = Some(&problem.key).filter(|key| !key.is_empty());
@@ -83,7 +83,7 @@ impl fmt::Display for ConfigError {
 pub(super) struct Problems<'a> {
     text: &'a str,
     file: &'a Path,
-    found: Vec<Found>,
+    found: Vec<FoundProblem>,
     /// Keys whose values were refused and taken out of the document.
     refused: BTreeSet<String>,
     /// The files that are named, each with the place and the key of its name.
@@ -91,7 +91,7 @@ pub(super) struct Problems<'a> {
 }
 
 /// A problem whose line has not been counted yet.
-struct Found {
+struct FoundProblem {
     /// None: the file as a whole.
     offset: Option<usize>,
     key: String,
@@ -124,13 +124,13 @@ impl<'a> Problems<'a> {
     /// Notes a problem of the file as a whole.
     pub(super) fn file(&mut self, message: &str) {
         let (key, message) = (String::new(), message.to_owned());
-        self.found.push(Found { offset: None, key, message });
+        self.found.push(FoundProblem { offset: None, key, message });
     }
 
     /// Notes a problem with the value of `key`, which stands at `span`.
     pub(super) fn at(&mut self, span: Range<usize>, key: &str, message: &str) {
         let (key, message) = (key.to_owned(), message.to_owned());
-        self.found.push(Found { offset: Some(span.start), key, message });
+        self.found.push(FoundProblem { offset: Some(span.start), key, message });
     }
 
     /// Whether the value of `key` was refused, and so does not count as missing.
@@ -278,9 +278,9 @@ impl<'a> Problems<'a> {
 }
 
 /// Counts the lines and columns of problems that are sorted by place, in one pass.
-fn placed(text: &str, found: Vec<Found>) -> Vec<Problem> {
+fn placed(text: &str, found: Vec<FoundProblem>) -> Vec<ConfigProblem> {
     let (mut at, mut line, mut column) = (0, 1, 1);
-    let place = |Found { offset, key, message }| {
+    let place = |FoundProblem { offset, key, message }| {
         let place = offset.map(|offset| {
             let offset = text.floor_char_boundary(offset).max(at);
             for c in text[at..offset].chars() {
@@ -289,7 +289,7 @@ fn placed(text: &str, found: Vec<Found>) -> Vec<Problem> {
             at = offset;
             (line, column)
         });
-        Problem { place, key, message }
+        ConfigProblem { place, key, message }
     };
     found.into_iter().map(place).collect()
 }

@@ -14,7 +14,8 @@ use super::text::{
     SomeDuration, Text, Whole,
 };
 use crate::config::{
-    BackendAddress, Limits, Log, NamePattern, Process, Shutdown, Tcp, Timeouts, TlsVersion,
+    BackendAddress, Limits, LogConfig, NamePattern, ProcessConfig, ShutdownConfig, Tcp, Timeouts,
+    TlsVersion,
 };
 use crate::logging::{Filter, Format};
 
@@ -140,7 +141,7 @@ pub(super) struct TcpSection {
     pub(super) user_timeout: Option<Text<AnyDuration>>,
 }
 
-impl From<LogSection> for Log {
+impl From<LogSection> for LogConfig {
     fn from(section: LogSection) -> Self {
         Self {
             format: section.format.map_or_else(Format::default, |f| f.0),
@@ -149,7 +150,7 @@ impl From<LogSection> for Log {
     }
 }
 
-impl From<ProcessSection> for Process {
+impl From<ProcessSection> for ProcessConfig {
     fn from(section: ProcessSection) -> Self {
         let default = Self::default();
         Self {
@@ -161,7 +162,7 @@ impl From<ProcessSection> for Process {
     }
 }
 
-impl From<ShutdownSection> for Shutdown {
+impl From<ShutdownSection> for ShutdownConfig {
     fn from(section: ShutdownSection) -> Self {
         let default = Self::default();
         Self {

@@ -8,7 +8,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
 
@@ -20,6 +20,7 @@ use crate::metrics::{
 use crate::reload::ReloadStatus;
 use crate::terms::labels::{ConnectResult, ReloadOutcome};
 use crate::terms::reason::Reason;
+use crate::time::unix_seconds;
 
 /// What the process is known by for its whole life, and its recent past.
 pub(crate) struct Status {
@@ -192,8 +193,4 @@ fn reload(files: &ReloadStatus) -> Value {
         "failures": files.report.failures,
         "waiting": files.report.waiting,
     })
-}
-
-fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

@@ -6,7 +6,6 @@
 //! **Not here.** What may be asked for (`query.rs`), the table itself (`sessions.rs`, `sessions/top.rs`).
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -14,6 +13,7 @@ use super::query::{Ranking, Wanted};
 use crate::sessions::top::{By, Standing, What};
 use crate::sessions::{Session, Sessions};
 use crate::terms::labels::Direction;
+use crate::time::unix_seconds;
 
 /// The sessions that a query asks for, oldest first.
 ///
@@ -89,8 +89,4 @@ fn add(live: &[Arc<Session>], by: By, standing: &mut Standing) {
             standing.add(name, bytes);
         }
     }
-}
-
-fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

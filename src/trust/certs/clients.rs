@@ -35,7 +35,7 @@ pub(super) struct Clients {
 impl Clients {
     /// Loads them into `parts`; none if there can be no snapshot without what is wrong.
     pub(super) fn load(
-        tls: &config::Tls,
+        tls: &config::TlsConfig,
         trust: &ClientTrust,
         files: &Files,
         (previous, now): (Option<&Snapshot>, SystemTime),

@@ -15,7 +15,7 @@ const FIRST_BYTES: usize = 128;
 
 /// A socket, tapped.
 #[derive(Debug)]
-pub(super) struct Tap<Io> {
+pub(super) struct RecordingIo<Io> {
     io: Io,
     /// The first bytes from the server.
     pub(super) heard: Vec<u8>,
@@ -23,7 +23,7 @@ pub(super) struct Tap<Io> {
     pub(super) said: Vec<u8>,
 }
 
-impl<Io> Tap<Io> {
+impl<Io> RecordingIo<Io> {
     pub(super) fn new(io: Io) -> Self {
         Self { io, heard: Vec::new(), said: Vec::new() }
     }
@@ -34,7 +34,7 @@ fn keep(first: &mut Vec<u8>, more: &[u8]) {
     first.extend_from_slice(&more[..more.len().min(room)]);
 }
 
-impl<Io: AsyncRead + Unpin> AsyncRead for Tap<Io> {
+impl<Io: AsyncRead + Unpin> AsyncRead for RecordingIo<Io> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -48,7 +48,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Tap<Io> {
     }
 }
 
-impl<Io: AsyncWrite + Unpin> AsyncWrite for Tap<Io> {
+impl<Io: AsyncWrite + Unpin> AsyncWrite for RecordingIo<Io> {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -32,7 +32,7 @@ const SESSIONS: usize = 8;
 
 /// What was seen in a handshake.
 #[derive(Debug)]
-pub(super) struct Witness {
+pub(super) struct CapturingVerifier {
     algorithms: WebPkiSupportedAlgorithms,
     /// What is shown if it is asked for.
     certificate: Option<Arc<CertifiedKey>>,
@@ -49,19 +49,19 @@ pub(super) struct Seen {
     /// The certificates that the server showed, in its order.
     pub(super) chain: Vec<CertificateDer<'static>>,
     /// How the server asked for a client certificate, if it did.
-    pub(super) request: Option<Request>,
+    pub(super) request: Option<CertificateRequest>,
 }
 
 /// How a server asked for a client certificate.
 #[derive(Clone, Debug)]
-pub(super) struct Request {
+pub(super) struct CertificateRequest {
     /// The names of the CAs that it accepts, encoded.
     pub(super) authorities: Vec<Vec<u8>>,
     /// Whether a certificate was shown: one was there, and its key signs by an accepted scheme.
     pub(super) shown: bool,
 }
 
-impl Witness {
+impl CapturingVerifier {
     pub(super) fn new(
         algorithms: WebPkiSupportedAlgorithms,
         certificate: Option<Arc<CertifiedKey>>,
@@ -96,7 +96,7 @@ impl Witness {
     }
 }
 
-impl ServerCertVerifier for Witness {
+impl ServerCertVerifier for CapturingVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -137,7 +137,7 @@ impl ServerCertVerifier for Witness {
     }
 }
 
-impl ResolvesClientCert for Witness {
+impl ResolvesClientCert for CapturingVerifier {
     fn resolve(
         &self,
         authorities: &[&[u8]],
@@ -146,7 +146,7 @@ impl ResolvesClientCert for Witness {
         let signs = |certified: &&Arc<CertifiedKey>| certified.key.choose_scheme(schemes).is_some();
         let shown = self.certificate.as_ref().filter(signs).map(Arc::clone);
         let authorities = authorities.iter().map(|name| name.to_vec()).collect();
-        self.lock().request = Some(Request { authorities, shown: shown.is_some() });
+        self.lock().request = Some(CertificateRequest { authorities, shown: shown.is_some() });
         shown
     }
 
@@ -155,7 +155,7 @@ impl ResolvesClientCert for Witness {
     }
 }
 
-impl ClientSessionStore for Witness {
+impl ClientSessionStore for CapturingVerifier {
     fn set_kx_hint(&self, server: ServerName<'static>, group: NamedGroup) {
         self.sessions.set_kx_hint(server, group);
     }

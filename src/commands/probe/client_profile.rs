@@ -14,14 +14,14 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, InvalidDnsNameError, Serve
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, ClientConfig, InconsistentKeys, RootCertStore, version};
 
-use super::witness::Witness;
-use crate::commands::flags::probe::{Probe, Target};
+use super::capturing_verifier::CapturingVerifier;
+use crate::commands::flags::probe::{Probe, ProbeTarget};
 use crate::config::TlsVersion;
 use crate::trust::certs::{self, CertError, pem};
 use crate::trust::files::{self, Files};
 
 /// What a device brings along.
-pub(super) struct Offer {
+pub(super) struct ClientProfile {
     pub(super) provider: Arc<CryptoProvider>,
     /// Whom it believes; none if the chain is not to be verified.
     pub(super) roots: Option<RootCertStore>,
@@ -37,7 +37,7 @@ pub(super) struct Offer {
 
 /// Why a probe cannot begin.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum OfferError {
+pub(super) enum ProfileError {
     #[error(transparent)]
     Files(#[from] CertError),
     #[error("{name:?} is not a name that can be asked for: {cause}")]
@@ -46,9 +46,9 @@ pub(super) enum OfferError {
     Tls(#[from] rustls::Error),
 }
 
-impl Offer {
+impl ClientProfile {
     /// Loads what the flags name. It blocks on the disk.
-    pub(super) fn load(args: &Probe, target: &Target) -> Result<Self, OfferError> {
+    pub(super) fn load(args: &Probe, target: &ProbeTarget) -> Result<Self, ProfileError> {
         let bounds =
             [files::MAX_CA_BYTES, files::MAX_CHAIN_BYTES, files::MAX_CHAIN_BYTES].into_iter();
         let named = [&args.ca, &args.cert, &args.key].into_iter().zip(bounds);
@@ -56,7 +56,7 @@ impl Offer {
         let files = files::read(named).map_err(CertError::from)?;
         let name = args.name.as_ref().unwrap_or(&target.host);
         let name = ServerName::try_from(name.clone())
-            .map_err(|cause| OfferError::Name { name: name.clone(), cause })?;
+            .map_err(|cause| ProfileError::Name { name: name.clone(), cause })?;
         let certificate = match (&args.cert, &args.key) {
             (Some(cert), Some(key)) => Some(Arc::new(certified(cert, key, &files)?)),
             _ => None,
@@ -80,23 +80,23 @@ impl Offer {
     pub(super) fn config(
         &self,
         version: Option<TlsVersion>,
-    ) -> Result<(Arc<ClientConfig>, Arc<Witness>), OfferError> {
+    ) -> Result<(Arc<ClientConfig>, Arc<CapturingVerifier>), ProfileError> {
         let versions: &[_] = match version {
             None => &[&version::TLS13, &version::TLS12],
             Some(TlsVersion::Tls12) => &[&version::TLS12],
             Some(TlsVersion::Tls13) => &[&version::TLS13],
         };
         let algorithms = self.provider.signature_verification_algorithms;
-        let witness = Arc::new(Witness::new(algorithms, self.certificate.clone()));
+        let verifier = Arc::new(CapturingVerifier::new(algorithms, self.certificate.clone()));
         let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(versions)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::clone(&witness) as _)
-            .with_client_cert_resolver(Arc::clone(&witness) as _);
+            .with_custom_certificate_verifier(Arc::clone(&verifier) as _)
+            .with_client_cert_resolver(Arc::clone(&verifier) as _);
         config.alpn_protocols.clone_from(&self.alpn);
         config.enable_sni = self.sends_name;
-        config.resumption = Resumption::store(Arc::clone(&witness) as _);
-        Ok((Arc::new(config), witness))
+        config.resumption = Resumption::store(Arc::clone(&verifier) as _);
+        Ok((Arc::new(config), verifier))
     }
 }
 
