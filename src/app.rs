@@ -28,6 +28,7 @@ use crate::proxy::socket;
 use crate::reload::{self, ProcessWide, ReloadTarget};
 use crate::sessions::Sessions;
 use crate::terms::labels::MaterialKind;
+use crate::terms::reason::Reason;
 use crate::text::one_line;
 use crate::trust::certs::parts::Material;
 use crate::trust::certs::{self, Loaded};
@@ -157,8 +158,9 @@ pub fn start_on(config: Config, source: Option<Source>, passed: Passed) -> Resul
     let capacity = socket::capacity(config.listeners.len());
 
     let metrics = Arc::new(Metrics::new());
-    let shutdown = Shutdown::new();
     let sessions = Arc::new(Sessions::default());
+    let forced = Arc::clone(&sessions);
+    let shutdown = Shutdown::new(move || forced.stop(|_| true, Reason::DrainDeadline));
     let places = Arc::new(admission::Process::new(capacity.connections));
     let process_wide = process_wide(&shutdown, &metrics, &places);
     process_wide(&config);

@@ -9,7 +9,6 @@
 
 pub mod signals;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -54,21 +53,16 @@ struct Inner {
     outcome: watch::Sender<Option<Drained>>,
     drain: CancellationToken,
     stop_accepting: CancellationToken,
-    force: Force,
+    /// Ends the waits of the drain.
+    force: CancellationToken,
+    /// Stops every session that is left.
+    stop_sessions: Box<dyn Fn() + Send + Sync>,
     drain_started: OnceLock<SystemTime>,
     /// How many connections were left when the rest was forced.
     left: OnceLock<usize>,
     /// Waited for before the connections: a loop that is just accepting adds one more.
     listeners: TaskTracker,
     connections: TaskTracker,
-}
-
-/// Tells connections to end at once.
-#[derive(Clone)]
-pub(crate) struct Force {
-    token: CancellationToken,
-    /// The same, to be asked on every wake-up: the token would take a lock.
-    forced: Arc<AtomicBool>,
 }
 
 /// How a drain ended.
@@ -81,11 +75,10 @@ pub enum Drained {
 }
 
 impl Shutdown {
-    /// Nothing has been asked for yet; until they are set, the times are the default ones.
+    /// Creates the stop of a process that is starting, with default times. `stop_sessions` orders every session
+    /// that is left to stop; it is called once or twice.
     #[must_use]
-    pub(crate) fn new() -> Self {
-        let force =
-            Force { token: CancellationToken::new(), forced: Arc::new(AtomicBool::new(false)) };
+    pub(crate) fn new(stop_sessions: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
             inner: Arc::new(Inner {
                 times: watch::Sender::default(),
@@ -93,7 +86,8 @@ impl Shutdown {
                 outcome: watch::Sender::new(None),
                 drain: CancellationToken::new(),
                 stop_accepting: CancellationToken::new(),
-                force,
+                force: CancellationToken::new(),
+                stop_sessions: Box::new(stop_sessions),
                 drain_started: OnceLock::new(),
                 left: OnceLock::new(),
                 listeners: TaskTracker::new(),
@@ -122,7 +116,8 @@ impl Shutdown {
     fn force_the_rest(&self) -> usize {
         // Counted before: of those that end at once, the drain would find none.
         let left = *self.inner.left.get_or_init(|| self.inner.connections.len());
-        self.inner.force.force();
+        self.inner.force.cancel();
+        (self.inner.stop_sessions)();
         left
     }
 
@@ -168,11 +163,6 @@ impl Shutdown {
         &self.inner.stop_accepting
     }
 
-    /// What connections listen to.
-    pub(crate) fn forced(&self) -> Force {
-        self.inner.force.clone()
-    }
-
     /// The accept loops.
     pub(crate) fn listeners(&self) -> &TaskTracker {
         &self.inner.listeners
@@ -203,14 +193,14 @@ impl Shutdown {
         phase.send_replace(Phase::Draining);
         let (connected, delay) = (connections.len(), times.delay.as_secs_f64());
         tracing::info!(connections = connected, delay = %format_args!("{delay}s"), "draining");
-        force.token.run_until_cancelled(sleep(times.delay)).await;
+        force.run_until_cancelled(sleep(times.delay)).await;
         phase.send_replace(Phase::Closing);
         stop_accepting.cancel();
         listeners.close();
         listeners.wait().await;
         connections.close();
         let ending = timeout(times.drain_timeout, connections.wait());
-        let _ended_late_or_forced = force.token.run_until_cancelled(ending).await;
+        let _ended_late_or_forced = force.run_until_cancelled(ending).await;
         let left = self.force_the_rest();
         if timeout(FORCE_TIMEOUT, connections.wait()).await.is_err() {
             tracing::error!(connections = connections.len(), "connections did not end when forced");
@@ -222,38 +212,17 @@ impl Shutdown {
     }
 }
 
-impl Force {
-    fn force(&self) {
-        self.forced.store(true, Ordering::Release);
-        self.token.cancel();
-    }
-
-    /// Whether to end at once.
-    pub(crate) fn is_forced(&self) -> bool {
-        self.forced.load(Ordering::Acquire)
-    }
-
-    /// Completes when connections are to end at once.
-    pub(crate) async fn forced(&self) {
-        self.token.cancelled().await;
-    }
-
-    /// Runs `work`, unless forced before it is done.
-    pub(crate) async fn or<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        self.token.run_until_cancelled(work).await
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[tokio::test]
     async fn a_connection_that_ends_as_soon_as_it_is_forced_counts_as_forced() {
-        let shutdown = Shutdown::new();
-        let force = shutdown.forced();
-        shutdown.connections().spawn(async move { force.forced().await });
-        // As by a second signal, before the drain gets to look.
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let shutdown = Shutdown::new(move || stop.cancel());
+        shutdown.connections().spawn(stopped.cancelled_owned());
+        // As by a second signal, before the drain counts.
         shutdown.force();
         eventually_ended(&shutdown).await;
         shutdown.run().await;

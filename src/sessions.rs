@@ -1,67 +1,71 @@
-//! Live sessions, as the operator sees them: who is connected, since when, how much, how silent.
+//! Live sessions, as an operator sees them: peer, identity, age, bytes, silence; and their stop orders.
 //!
-//! **Promises.** A session is listed from the moment its relay begins until it ends, whatever way.
-//! Its counters are moved by its own task alone, without a lock; the table is locked in parts, for the
-//! moment in which a session comes, goes, or is read.
+//! **Promises.** A session is listed from accept until its record is closed, however it ends. It is *established*
+//! from the start of its relay; only established sessions are shown to operators and counted in metrics. Only the
+//! connection's own task updates its counters, without a lock. The table is locked in parts, and only while a
+//! session is added, removed or copied.
 //!
-//! **Not here.** Connections in their handshake: they are counted (`metrics.rs`), not listed. Who is
-//! asked for (`admin/views.rs`), who stands out (`sessions/top.rs`).
+//! **Not here.** Queries (`control/admin/query.rs`), rankings (`sessions/top.rs`).
 
+pub(crate) mod stop;
 pub(crate) mod top;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use self::stop::StopOrder;
 use self::top::Top;
 use crate::lock::Lock;
 use crate::metrics::{BackendMetrics, Census, ListenerMetrics};
 use crate::terms::labels::{Age, Cipher, Direction, Expiry, HandshakeKind, Silence};
+use crate::terms::reason::Reason;
 use crate::time::unix_seconds;
 use crate::trust::identity::Identity;
 
-/// Parts of the table, each with a lock of its own.
+/// Parts of the table, each with its own lock.
 const PARTS: usize = 64;
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
-/// What is known of one connection, from accept to its end.
+/// One connection, from accept to its end. Facts that become known later are set once.
 pub(crate) struct Session {
     pub(crate) metrics: Arc<ListenerMetrics>,
-    /// A number within this process.
+    /// A number that is unique within this process.
     pub(crate) id: u64,
     pub(crate) peer: SocketAddr,
     pub(crate) opened: Instant,
-    /// The name that the client asked for.
-    pub(crate) server_name: Option<Box<str>>,
-    pub(crate) tls: Option<Tls>,
-    pub(crate) identity: Option<Box<Identity>>,
-    pub(crate) backend: Option<Arc<BackendMetrics>>,
-    /// How long the backend took.
-    pub(crate) connect: Option<Duration>,
-    counted: Counted,
+    /// The server name (SNI) of the ClientHello.
+    pub(crate) server_name: OnceLock<Box<str>>,
+    pub(crate) tls: OnceLock<Tls>,
+    pub(crate) identity: OnceLock<Box<Identity>>,
+    pub(crate) backend: OnceLock<Arc<BackendMetrics>>,
+    /// Time until the backend was connected. Set when the relay begins.
+    pub(crate) connect: OnceLock<Duration>,
+    stop: StopOrder,
+    counted: Counters,
 }
 
-/// What a handshake agreed on.
+/// Result of a completed handshake.
 pub(crate) struct Tls {
     pub(crate) cipher: Cipher,
     pub(crate) kind: HandshakeKind,
-    /// One of the listener's own protocols.
+    /// One of the protocols in the listener's configuration.
     pub(crate) alpn: Option<Box<str>>,
-    /// From accept to its end.
+    /// Time from accept to the end of the handshake.
     pub(crate) took: Duration,
 }
 
-/// What changes while a session lives; written by its own task alone.
+/// Counters of a session, written only by its own task.
 #[derive(Default)]
-struct Counted {
+struct Counters {
     to_backend: AtomicU64,
     to_client: AtomicU64,
-    /// When the last byte moved, in milliseconds since it was opened.
+    /// Time of the last relayed byte, in milliseconds since accept.
     last_byte: AtomicU64,
     buffered: AtomicU32,
 }
@@ -69,36 +73,52 @@ struct Counted {
 /// The live sessions of a process.
 pub(crate) struct Sessions {
     parts: Box<[Lock<Part>]>,
-    /// Who stands out, of these and of those that have been.
+    /// Rankings over live and ended sessions.
     pub(crate) top: Top,
 }
 
-/// By their ids.
+/// Sessions by id.
 type Part = HashMap<u64, Arc<Session>>;
 
 impl Session {
-    /// A connection that was accepted just now.
+    /// Creates the session of a connection that was just accepted.
     pub(crate) fn new(metrics: Arc<ListenerMetrics>, id: u64, peer: SocketAddr) -> Self {
         Self {
             metrics,
             id,
             peer,
             opened: Instant::now(),
-            server_name: None,
-            tls: None,
-            identity: None,
-            backend: None,
-            connect: None,
-            counted: Counted::default(),
+            server_name: OnceLock::new(),
+            tls: OnceLock::new(),
+            identity: OnceLock::new(),
+            backend: OnceLock::new(),
+            connect: OnceLock::new(),
+            stop: StopOrder::default(),
+            counted: Counters::default(),
         }
     }
 
-    /// How old it is.
+    /// Whether its relay has begun.
+    pub(crate) fn is_established(&self) -> bool {
+        self.connect.get().is_some()
+    }
+
+    /// Orders the session to stop. Idempotent: the first reason wins.
+    pub(crate) fn stop(&self, reason: Reason) {
+        self.stop.give(reason);
+    }
+
+    /// The order that ends the session.
+    pub(crate) const fn stop_order(&self) -> &StopOrder {
+        &self.stop
+    }
+
+    /// Time since accept.
     pub(crate) fn age(&self) -> Duration {
         self.opened.elapsed()
     }
 
-    /// How long ago its last byte was relayed, or it was opened.
+    /// Time since the last relayed byte, or since accept if there was none.
     pub(crate) fn silence(&self) -> Duration {
         let last = Duration::from_millis(self.counted.last_byte.load(Ordering::Relaxed));
         self.age().saturating_sub(last)
@@ -109,30 +129,30 @@ impl Session {
         self.counter(direction).load(Ordering::Relaxed)
     }
 
-    /// Counts plaintext bytes.
+    /// Adds plaintext bytes to the counters of the session and its listener.
     pub(crate) fn relayed(&self, direction: Direction, bytes: u64) {
         self.metrics.relayed(direction, bytes);
         let counter = self.counter(direction);
-        // Nobody else writes it.
+        // A load and a store suffice: no other task writes it.
         counter.store(counter.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
     }
 
-    /// A byte has moved, at `now`.
-    pub(crate) fn touched(&self, now: Instant) {
+    /// Records that a byte was relayed at `now`.
+    pub(crate) fn on_activity(&self, now: Instant) {
         let since = now.saturating_duration_since(self.opened).as_millis();
         let since = u64::try_from(since).unwrap_or(u64::MAX);
         self.counted.last_byte.store(since, Ordering::Relaxed);
     }
 
-    /// So many bytes are held now.
-    pub(crate) fn holds(&self, bytes: usize) {
+    /// Sets how many bytes the connection buffers now.
+    pub(crate) fn set_buffered(&self, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.counted.buffered.store(bytes, Ordering::Relaxed);
     }
 
-    /// Who it is, if it has shown a certificate.
+    /// The first name of the client's verified certificate, if it sent one.
     pub(crate) fn identity(&self) -> Option<&str> {
-        self.identity.as_ref()?.names.first().map(AsRef::as_ref)
+        self.identity.get()?.names.first().map(AsRef::as_ref)
     }
 
     const fn counter(&self, direction: Direction) -> &AtomicU64 {
@@ -145,7 +165,7 @@ impl Session {
     fn count_into(&self, census: &mut Census, now: i64) {
         census.ages[age(self.age()) as usize] += 1;
         census.silences[silence(self.silence()) as usize] += 1;
-        let not_after = self.identity.as_ref().map(|identity| identity.not_after);
+        let not_after = self.identity.get().map(|identity| identity.not_after);
         census.expiries[expiry(not_after, now) as usize] += 1;
         census.buffered_bytes += u64::from(self.counted.buffered.load(Ordering::Relaxed));
     }
@@ -158,38 +178,45 @@ impl Default for Sessions {
 }
 
 impl Sessions {
-    /// Lists a session.
+    /// Adds a session to the list.
     pub(crate) fn add(&self, session: Arc<Session>) {
         self.part(session.id).insert(session.id, session);
     }
 
-    /// Lists it no more.
+    /// Removes a session from the list.
     pub(crate) fn remove(&self, id: u64) {
         let mut part = self.part(id);
         part.remove(&id);
-        // What thousands have left is given back.
+        // The table shrinks after a peak.
         if part.len() < part.capacity() / 4 {
             part.shrink_to_fit();
         }
     }
 
-    /// The sessions that are `wanted`, in no order.
+    /// Returns the sessions for which `wanted` holds, in no order.
     pub(crate) fn matching(&self, wanted: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
         let mut matching = Vec::new();
         for part in &self.parts {
-            // The lock is held for as long as they are copied, however long it takes to choose.
+            // The lock is held only for the copy, however long `wanted` takes.
             let all: Vec<_> = part.lock().values().cloned().collect();
             matching.extend(all.into_iter().filter(|session| wanted(session)));
         }
         matching
     }
 
-    /// Brings the metrics of `listeners` up to date.
+    /// Orders every session for which `wanted` holds to stop.
+    pub(crate) fn stop(&self, wanted: impl Fn(&Session) -> bool, reason: Reason) {
+        for session in self.matching(wanted) {
+            session.stop(reason);
+        }
+    }
+
+    /// Updates the session metrics of `listeners`.
     pub(crate) fn take_census(&self, listeners: &[Arc<ListenerMetrics>]) {
         let now = unix_seconds(SystemTime::now());
         let mut censuses = vec![Census::default(); listeners.len()];
         for part in &self.parts {
-            for session in part.lock().values() {
+            for session in part.lock().values().filter(|session| session.is_established()) {
                 let place = listeners.iter().position(|l| Arc::ptr_eq(l, &session.metrics));
                 if let Some(place) = place {
                     session.count_into(&mut censuses[place], now);
@@ -202,7 +229,7 @@ impl Sessions {
     }
 
     fn part(&self, id: u64) -> MutexGuard<'_, Part> {
-        #[expect(clippy::cast_possible_truncation, reason = "only its last bits count")]
+        #[expect(clippy::cast_possible_truncation, reason = "the last bits select the part")]
         let place = id as usize % self.parts.len();
         self.parts[place].lock()
     }
@@ -228,7 +255,7 @@ const fn silence(silence: Duration) -> Silence {
     }
 }
 
-/// When a client's certificate expires; its last second counts (RFC 5280 section 4.1.2.5).
+/// The expiry class of a client certificate. Its last second is valid (RFC 5280 section 4.1.2.5).
 const fn expiry(not_after: Option<i64>, now: i64) -> Expiry {
     const DAY: i64 = 24 * 60 * 60;
     let Some(not_after) = not_after else { return Expiry::None };
@@ -272,9 +299,9 @@ mod tests {
         };
         assert_eq!(silence(session.silence()), Silence::UnderDay);
         assert_eq!(census(&session), (1, [0, 0, 0, 1, 0]), "opened, and nothing came");
-        session.touched(Instant::now().checked_sub(hour / 2).unwrap());
+        session.on_activity(Instant::now().checked_sub(hour / 2).unwrap());
         assert_eq!(census(&session), (1, [0, 0, 1, 0, 0]));
-        session.touched(Instant::now());
+        session.on_activity(Instant::now());
         assert_eq!(census(&session), (1, [1, 0, 0, 0, 0]));
     }
 

@@ -22,7 +22,6 @@ use super::relay::{self, Bounds};
 use super::tls::scratch::{self, HANDSHAKE_READ_BYTES};
 use super::tls::{Received, TlsStream};
 use crate::config::{self, BackendAddress, CertificateFiles, ClientAuth, ListenerConfig, Timeouts};
-use crate::lifecycle::Shutdown;
 use crate::metrics::Metrics;
 use crate::sessions;
 use crate::trust::certs;
@@ -32,7 +31,6 @@ use crate::trust::snapshot::Snapshot;
 pub struct Server {
     snapshot: Snapshot,
     metrics: Arc<Metrics>,
-    shutdown: Shutdown,
 }
 
 /// A client after its handshake.
@@ -51,7 +49,7 @@ impl Server {
         let listener = ListenerConfig::new("bench", address, backend, pair, ClientAuth::None);
         let loaded = certs::load(&listener, SystemTime::now());
         let (snapshot, _warnings) = loaded.expect("the certificate can be used");
-        Self { snapshot, metrics: Arc::new(Metrics::new()), shutdown: Shutdown::new() }
+        Self { snapshot, metrics: Arc::new(Metrics::new()) }
     }
 
     /// Takes a client through its handshake.
@@ -80,12 +78,11 @@ impl Server {
         let peer = ([127, 0, 0, 1], 1).into();
         let session = sessions::Session::new(self.metrics.listener("bench"), 1, peer);
         let bounds = Bounds::of(&self.snapshot.listener.timeouts);
-        let force = self.shutdown.forced();
         async move {
             let stream = &mut client.0;
             let backend = &mut backend;
             let never = |_: (&C, _), _: (&B, _)| false;
-            let relay = relay::relay(stream, backend, Vec::new(), &session, bounds, &force, never);
+            let relay = relay::relay(stream, backend, Vec::new(), &session, bounds, never);
             relay.await.result.expect("nothing disturbs it");
         }
     }

@@ -21,12 +21,12 @@ use super::admission::Evicted;
 use super::backend::{self, BackendStream, ConnectError};
 use super::handshake::{self, Client, HandshakeError};
 use super::record::Record;
-use super::relay::{self, Bounds, Leg, RelayError};
+use super::relay::{self, Bounds, RelayError, Side};
 use super::route::{self, NoRoute};
 use super::socket;
 use super::tls::TlsStream;
 use crate::config;
-use crate::lifecycle::Force;
+use crate::sessions::stop::Stopped;
 use crate::terms::reason::Reason;
 use crate::trust::snapshot::Snapshot;
 
@@ -38,42 +38,35 @@ use crate::trust::snapshot::Snapshot;
 pub(crate) fn serve(
     tcp: TcpStream,
     snapshot: Arc<Snapshot>,
-    force: Force,
     mut record: Box<Record>,
 ) -> impl Future<Output = ()> {
     async move {
-        match walk(tcp, snapshot, &force, &mut record).await {
+        match walk(tcp, snapshot, &mut record).await {
             Ok(()) => record.close(Reason::Ok, None),
             Err(end) => record.close(end.reason(), Some(&end)),
         }
     }
 }
 
-async fn walk(
-    tcp: TcpStream,
-    snapshot: Arc<Snapshot>,
-    force: &Force,
-    record: &mut Record,
-) -> Result<(), End> {
-    // The bounds are small and stay; the snapshot is large and is let go before the relay.
+async fn walk(tcp: TcpStream, snapshot: Arc<Snapshot>, record: &mut Record) -> Result<(), End> {
+    // The bounds are small and are kept. The snapshot is large and is released before the relay.
     let bounds = Bounds::of(&snapshot.listener.timeouts);
+    let session = Arc::clone(record.session());
     let opening = Box::pin(open(tcp, snapshot, record));
-    let (mut client, early, mut backend) = force.or(opening).await.ok_or(End::Forced)??;
+    let (mut client, early, mut backend) = session.stop_order().or(opening).await??;
 
-    let session = record.session();
     let is_ready = backend::either_is_ready;
-    let relay = relay::relay(&mut client, &mut backend, early, session, bounds, force, is_ready);
+    let relay = relay::relay(&mut client, &mut backend, early, &session, bounds, is_ready);
     let ended = relay.await;
 
     match ended.reset {
-        Some(Leg::Backend) => backend.reset_on_close(),
-        Some(Leg::Client) => socket::reset_on_close(client.io()),
+        Some(Side::Backend) => backend.reset_on_close(),
+        Some(Side::Client) => socket::reset_on_close(client.io()),
         None => {}
     }
     drop(backend);
-    if ended.reset != Some(Leg::Client) {
-        // Boxed, as is the opening: a future has room for the largest of its phases, and the relay
-        // should be that.
+    if ended.reset != Some(Side::Client) {
+        // Boxed, like the opening: a future has room for its largest phase, which should be the relay.
         Box::pin(client.close()).await;
     }
     Ok(ended.result?)
@@ -94,7 +87,7 @@ async fn open(
         let handshake = pin!(async {
             let greeted = handshake::greet(tcp, listener, newcomer.memory()).await?;
             newcomer.heard();
-            record.greeted(&greeted.offer());
+            record.on_client_hello(&greeted.offer());
             let mut accepted = greeted.accept(&snapshot).await;
             if let Err(error) = &mut accepted {
                 record.refused(error.fault(), error.take_identity());
@@ -103,19 +96,19 @@ async fn open(
         });
         newcomer.or_evicted(handshake).await??
     };
-    record.handshaken(client.negotiated.take());
+    record.on_handshake(client.negotiated.take());
 
-    match reach(listener, &client, record).await {
+    match connect_backend(listener, &client, record).await {
         Ok(backend) => Ok((client.stream, client.early, backend)),
         Err(end) => {
-            client.dismiss().await;
+            client.close_gracefully().await;
             Err(end)
         }
     }
 }
 
 /// Chooses the backend and dials it.
-async fn reach(
+async fn connect_backend(
     listener: &config::ListenerConfig,
     client: &Client<TcpStream>,
     record: &mut Record,
@@ -142,8 +135,8 @@ enum End {
     Relay(#[from] RelayError),
     #[error(transparent)]
     Evicted(#[from] Evicted),
-    #[error("forced by the end of the drain")]
-    Forced,
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
 }
 
 impl End {
@@ -155,7 +148,7 @@ impl End {
             Self::Connect(error) => error.reason(),
             Self::Relay(error) => error.reason(),
             Self::Evicted(Evicted) => Reason::ClientEvicted,
-            Self::Forced => Reason::DrainDeadline,
+            Self::Stopped(Stopped(reason)) => *reason,
         }
     }
 }
@@ -171,7 +164,7 @@ mod tests {
     const LARGEST_FUTURE: usize = 896;
 
     /// The size of what `serve` returns; no socket is needed for that.
-    fn returned_size<A, B, C, D, Returned>(_serve: impl Fn(A, B, C, D) -> Returned) -> usize {
+    fn returned_size<A, B, C, Returned>(_serve: impl Fn(A, B, C) -> Returned) -> usize {
         size_of::<Returned>()
     }
 

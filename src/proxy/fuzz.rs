@@ -21,7 +21,6 @@ use super::handshake_memory::Share;
 use super::hello::{self, Between};
 use super::relay::{self, Bounds};
 use crate::config::{BackendAddress, CertificateFiles, ClientAuth, ClientTrust, ListenerConfig};
-use crate::lifecycle::Shutdown;
 use crate::metrics::Metrics;
 use crate::sessions::Session;
 use crate::trust::certs;
@@ -31,7 +30,6 @@ use crate::trust::snapshot::Snapshot;
 pub struct Server {
     snapshot: Snapshot,
     metrics: Arc<Metrics>,
-    shutdown: Shutdown,
 }
 
 impl Server {
@@ -44,7 +42,7 @@ impl Server {
         let files = ["server.crt", "server.key", "ca.crt", "devices.crl"].map(|f| dir.join(f));
         let loaded = certs::load(&listener(&files), SystemTime::now());
         let (snapshot, _warnings) = loaded.expect("the files can be used");
-        Self { snapshot, metrics: Arc::new(Metrics::new()), shutdown: Shutdown::new() }
+        Self { snapshot, metrics: Arc::new(Metrics::new()) }
     }
 
     /// Reads a ClientHello, and returns the server name that is seen in it; none if the hello is
@@ -74,10 +72,9 @@ impl Server {
         let peer = ([127, 0, 0, 1], 1).into();
         let session = Session::new(self.metrics.listener("fuzz"), 1, peer);
         let bounds = Bounds::of(&listener.timeouts);
-        let force = self.shutdown.forced();
         let (stream, backend, early) = (&mut stream, &mut backend, client.early);
         let never = |_: (&C, _), _: (&B, _)| false;
-        let relay = relay::relay(stream, backend, early, &session, bounds, &force, never);
+        let relay = relay::relay(stream, backend, early, &session, bounds, never);
         let _ended = relay.await;
     }
 }

@@ -55,7 +55,7 @@ pub(crate) struct Client<Io> {
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Client<Io> {
     /// Ends the session of a client that has nowhere to go.
-    pub(crate) async fn dismiss(mut self) {
+    pub(crate) async fn close_gracefully(mut self) {
         self.stream.queue_close_notify();
         self.stream.close().await;
     }

@@ -178,8 +178,7 @@ impl Listener {
     fn start(&self, tcp: TcpStream, peer: SocketAddr, snapshot: Arc<Snapshot>, admitted: Admitted) {
         let (metrics, sessions) = (Arc::clone(&self.metrics), Arc::clone(&self.sessions));
         let record = Box::new(Record::open(metrics, sessions, peer, admitted));
-        let force = self.shutdown.forced();
-        let serving = connection::serve(tcp, snapshot, force, record);
+        let serving = connection::serve(tcp, snapshot, record);
         self.shutdown.connections().spawn(serving);
     }
 

@@ -10,8 +10,8 @@
 
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tracing::Level;
@@ -25,7 +25,7 @@ use crate::terms::labels::{
     Alert, Cipher, ClientCertificate, ConnectResult, Direction, Group, HandshakeKind, Incompatible,
     KeyKind, OfferedVersion, SuiteKind,
 };
-use crate::terms::reason::{Reason, Side};
+use crate::terms::reason::{Origin, Reason};
 use crate::trust::identity::Identity;
 
 /// How far a connection came.
@@ -60,8 +60,7 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// The record of a connection.
 pub(crate) struct Record {
-    /// What is known. Nobody else has it before the relay begins; from then on it is listed, and
-    /// stays as it is but for its counters.
+    /// Facts and counters of the connection. Listed from accept to the end of the record.
     session: Arc<Session>,
     sessions: Arc<Sessions>,
     phase: Phase,
@@ -118,8 +117,10 @@ impl Record {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         sessions.top.connected(By::Peer, &peer.ip().to_string());
+        let session = Arc::new(Session::new(metrics, id, peer));
+        sessions.add(Arc::clone(&session));
         Self {
-            session: Arc::new(Session::new(metrics, id, peer)),
+            session,
             sessions,
             phase: Phase::Handshake,
             wait: Duration::ZERO,
@@ -127,11 +128,6 @@ impl Record {
             closed: false,
             admitted,
         }
-    }
-
-    /// What is still being learned: only before the relay begins.
-    fn learning(&mut self) -> &mut Session {
-        Arc::get_mut(&mut self.session).expect("it is listed once everything is known")
     }
 
     /// The connection as it is until its handshake is complete.
@@ -145,15 +141,15 @@ impl Record {
     }
 
     /// The client has said its ClientHello.
-    pub(crate) fn greeted(&mut self, offer: &Offer<'_>) {
+    pub(crate) fn on_client_hello(&mut self, offer: &Offer<'_>) {
         self.session.metrics.greeted(offer.version);
         self.best_suite = offer.best_suite;
-        self.learning().server_name = offer.server_name.map(Box::from);
+        set(&self.session.server_name, offer.server_name.map(Box::from));
     }
 
     /// The handshake has failed, and more is known than its reason.
     pub(crate) fn refused(&mut self, fault: Option<Fault>, identity: Option<Box<Identity>>) {
-        self.learning().identity = identity;
+        set(&self.session.identity, identity);
         match fault {
             Some(Fault::Alert(alert)) => self.session.metrics.alerted(alert),
             Some(Fault::Incompatible(what)) => self.session.metrics.refused(what, self.best_suite),
@@ -162,7 +158,7 @@ impl Record {
     }
 
     /// The handshake is over.
-    pub(crate) fn handshaken(&mut self, negotiated: Option<Negotiated>) {
+    pub(crate) fn on_handshake(&mut self, negotiated: Option<Negotiated>) {
         self.phase = Phase::Route;
         self.session.metrics.handshake_ended();
         let Some(negotiated) = negotiated else { return };
@@ -178,15 +174,14 @@ impl Record {
         if let Some(name) = identity.as_ref().and_then(|identity| identity.names.first()) {
             self.sessions.top.connected(By::Identity, name);
         }
-        let session = self.learning();
-        session.tls = Some(Tls { cipher, kind, alpn, took });
-        session.identity = identity;
+        set(&self.session.tls, Some(Tls { cipher, kind, alpn, took }));
+        set(&self.session.identity, identity);
     }
 
     /// The backend is known.
     pub(crate) fn routed(&mut self, backend: &BackendAddress) {
         let backend = self.session.metrics.backend(&backend.to_string());
-        self.learning().backend = Some(backend);
+        set(&self.session.backend, Some(backend));
         self.phase = Phase::Connect;
     }
 
@@ -194,19 +189,18 @@ impl Record {
     pub(crate) fn connected(&mut self, took: Duration) {
         self.session.metrics.connected(took);
         self.dialled(ConnectResult::Ok);
-        self.learning().connect = Some(took);
+        set(&self.session.connect, Some(took));
         self.phase = Phase::Relay;
-        self.sessions.add(Arc::clone(&self.session));
     }
 
     fn dialled(&self, result: ConnectResult) {
-        if let Some(backend) = &self.session.backend {
+        if let Some(backend) = self.session.backend.get() {
             backend.dialled(result);
         }
     }
 
-    /// Where the relay counts.
-    pub(crate) fn session(&self) -> &Session {
+    /// The session, which the relay counts through.
+    pub(crate) const fn session(&self) -> &Arc<Session> {
         &self.session
     }
 
@@ -219,24 +213,34 @@ impl Record {
         self.closed = true;
         match self.phase {
             Phase::Handshake => self.session.metrics.handshake_ended(),
-            Phase::Route => {}
+            Phase::Route | Phase::Relay => {}
             Phase::Connect => {
                 if let Some(result) = connect_result(reason) {
                     self.dialled(result);
                 }
             }
-            Phase::Relay => self.sessions.remove(self.session.id),
         }
-        self.session.metrics.closed(reason, self.session.age());
-        self.sessions.top.ended(&self.session, reason);
+        let session = &self.session;
+        self.sessions.remove(session.id);
+        session.metrics.closed(reason, session.age());
+        let bytes = session.bytes(Direction::ToBackend) + session.bytes(Direction::ToClient);
+        self.sessions.top.ended(session.peer.ip(), session.identity(), bytes, reason);
         // tracing ties a level to a call site, so there is one for each.
-        match reason.side() {
-            Side::Internal => access!(Level::ERROR, self, reason, error),
-            Side::Backend | Side::Machine => access!(Level::WARN, self, reason, error),
+        match reason.origin() {
+            Origin::Internal => access!(Level::ERROR, self, reason, error),
+            Origin::Backend | Origin::Machine => access!(Level::WARN, self, reason, error),
             // Health checks come every few seconds, for ever.
             _ if reason == Reason::ClientProbe => access!(Level::DEBUG, self, reason, error),
-            Side::Client | Side::Proxy => access!(Level::INFO, self, reason, error),
+            Origin::Client | Origin::Proxy => access!(Level::INFO, self, reason, error),
         }
+    }
+}
+
+/// Sets a fact of a session, if it is known.
+fn set<T>(fact: &OnceLock<T>, value: Option<T>) {
+    if let Some(value) = value {
+        // Each phase sets its own facts, once.
+        let _set_before = fact.set(value);
     }
 }
 
@@ -288,7 +292,7 @@ const fn connect_result(reason: Reason) -> Option<ConnectResult> {
 macro_rules! access {
     ($level:expr, $record:expr, $reason:expr, $error:expr) => {{
         let session = &$record.session;
-        let tls = session.tls.as_ref();
+        let tls = session.tls.get();
         tracing::event!(
             target: "access",
             $level,
@@ -298,14 +302,14 @@ macro_rules! access {
             reason = $reason.as_str(),
             phase = $record.phase.as_str(),
             identity = session.identity(),
-            sni = session.server_name.as_deref(),
+            sni = session.server_name.get().map(|name| &**name),
             alpn = tls.and_then(|tls| tls.alpn.as_deref()),
             tls = tls.map(|tls| tls.cipher.version()),
             cipher = tls.map(|tls| tls.cipher.as_str()),
             handshake = tls.map(|tls| tls.kind.as_str()),
             handshake_ms = tls.map(|tls| milliseconds(tls.took)),
-            backend = session.backend.as_ref().map(|backend| backend.address()),
-            connect_ms = session.connect.map(milliseconds),
+            backend = session.backend.get().map(|backend| backend.address()),
+            connect_ms = session.connect.get().copied().map(milliseconds),
             bytes_to_backend = session.bytes(Direction::ToBackend),
             bytes_to_client = session.bytes(Direction::ToClient),
             duration_ms = milliseconds(session.age()),

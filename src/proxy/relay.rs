@@ -37,9 +37,10 @@ use super::socket::{self, Interest};
 use super::tls::scratch::{self, MAX_READ_BYTES, Scratch};
 use super::tls::{HELD_BYTES_TRAFFIC, ReceiveError, Received, SendError, TlsStream};
 use super::write_buffer::Unsent;
-use crate::lifecycle::Force;
 use crate::sessions::Session;
+use crate::sessions::stop::Stopped;
 use crate::terms::labels::Direction;
+use crate::terms::reason::Reason;
 
 /// Reads in one direction before the thread may do something else: at most 1 MiB.
 const ROUNDS: usize = 4;
@@ -62,12 +63,12 @@ const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 pub(crate) struct Ended {
     pub(crate) result: Result<(), RelayError>,
     /// The side that must be told by a reset that its stream was cut, since the other's was.
-    pub(crate) reset: Option<Leg>,
+    pub(crate) reset: Option<Side>,
 }
 
 /// One of a connection's two sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Leg {
+pub(crate) enum Side {
     Client,
     Backend,
 }
@@ -80,17 +81,12 @@ pub(crate) enum Leg {
 ///
 /// Not an `async fn`, which would keep its arguments beside what it makes of them: this future is
 /// most of what an idle device costs.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "a struct of them would be kept in the future as well"
-)]
 pub(crate) fn relay<'a, C, B, R>(
     client: &'a mut TlsStream<C>,
     backend: &'a mut B,
     early: Vec<u8>,
     session: &'a Session,
     bounds: Bounds,
-    force: &'a Force,
     is_ready: R,
 ) -> impl Future<Output = Ended>
 where
@@ -116,16 +112,15 @@ where
     };
     async move {
         let mut timer = pin!(sleep_until(Instant::now() + NEVER));
-        let mut forced = pin!(force.forced());
-        // Polled once, to be woken by it. Whether it has come is asked of the flag, without a lock.
-        let mut listening = false;
+        let mut registered = false;
         poll_fn(|cx| {
-            if !std::mem::replace(&mut listening, true) {
-                let _not_yet = forced.as_mut().poll(cx);
+            // Once: registering takes a lock, and a task keeps its waker.
+            if !std::mem::replace(&mut registered, true) {
+                relay.session.stop_order().register(cx.waker());
             }
-            if force.is_forced() {
-                // Before anything else, so that the reason is never a random error of the teardown.
-                return Poll::Ready(relay.stopped(RelayError::Forced));
+            // First, so that the reason is never an error that the stop itself has caused.
+            if let Some(stopped) = relay.session.stop_order().given() {
+                return Poll::Ready(relay.stopped(RelayError::Stopped(stopped)));
             }
             relay.poll(cx, timer.as_mut(), &is_ready)
         })
@@ -183,8 +178,8 @@ where
         let now = Instant::now();
         if std::mem::take(&mut self.moved) || queued != self.queued() {
             self.last_progress = now;
-            self.session.touched(now.into_std());
-            self.session.holds(self.held());
+            self.session.on_activity(now.into_std());
+            self.session.set_buffered(self.held());
         } else if flows != (self.to_backend, self.to_client) {
             // However long it was silent before: the other side has yet to answer the end.
             self.last_progress = now;
@@ -228,7 +223,7 @@ where
                         Poll::Ready(received) => self.received(received, cx, scratch)?,
                     },
                 },
-                Flow::Forgetting => match self.poll_client(cx, scratch) {
+                Flow::Discarding => match self.poll_client(cx, scratch) {
                     Poll::Pending => return Ok(()),
                     Poll::Ready(Ok(Received::Some)) => {}
                     Poll::Ready(_) => self.to_backend = Flow::Done,
@@ -318,7 +313,7 @@ where
                     Poll::Ready(Ok(())) => self.to_client = Flow::Done,
                     Poll::Ready(Err(error)) => self.client_takes_no_more(error),
                 },
-                Flow::Forgetting => match self.poll_backend(cx, scratch) {
+                Flow::Discarding => match self.poll_backend(cx, scratch) {
                     Poll::Pending => return Ok(()),
                     Poll::Ready(Ok(1..)) => {}
                     Poll::Ready(_) => self.to_client = Flow::Done,
@@ -374,7 +369,7 @@ where
         self.backend_cut = socket::cut(&error);
         self.failure.get_or_insert_with(|| RelayError::Backend(error).into());
         self.unsent = Unsent::default();
-        self.to_backend = Flow::Forgetting;
+        self.to_backend = Flow::Discarding;
     }
 
     /// The client refuses bytes. What it has said may still be unread: a device that reports and
@@ -382,7 +377,7 @@ where
     fn client_takes_no_more(&mut self, error: io::Error) {
         self.failure.get_or_insert_with(|| RelayError::Client(error).into());
         self.client.forget_queued();
-        self.to_client = Flow::Forgetting;
+        self.to_client = Flow::Discarding;
     }
 
     /// Reads once from the client: the scratch has what was opened.
@@ -438,8 +433,8 @@ where
     /// Whether the kernel has what the relay waits for, and tokio has yet to report it.
     fn can_go_on(&self, is_ready: &impl Fn((&C, Interest), (&B, Interest)) -> bool) -> bool {
         let (to_backend, to_client) = (self.to_backend, self.to_client);
-        let backend_is_stuck = to_backend != Flow::Forgetting && !self.unsent.is_empty();
-        let client_is_stuck = to_client != Flow::Forgetting && self.client.queued() > 0;
+        let backend_is_stuck = to_backend != Flow::Discarding && !self.unsent.is_empty();
+        let client_is_stuck = to_client != Flow::Discarding && self.client.queued() > 0;
         let client =
             Interest { read: to_backend.is_read() && !backend_is_stuck, write: client_is_stuck };
         let backend =
@@ -453,7 +448,9 @@ where
         let half_close = self.bounds.half_close.filter(|_| half_closed);
         let after = |quiet: Duration| self.last_progress + quiet;
         let bounds = [
-            self.bounds.too_old.map(|deadline| (deadline, RelayError::TooOld)),
+            self.bounds
+                .too_old
+                .map(|deadline| (deadline, RelayError::Stopped(Stopped(Reason::MaxAge)))),
             half_close.map(|quiet| (after(quiet), RelayError::HalfClosed(quiet))),
             self.bounds.idle.map(|quiet| (after(quiet), RelayError::Idle(quiet))),
         ];
@@ -465,33 +462,36 @@ where
         Ended { result: self.failure.take().map_or(Ok(()), |error| Err(*error)), reset: None }
     }
 
-    /// We end what could have gone on.
+    /// Ends a relay that could have continued.
     fn stopped(&mut self, error: RelayError) -> Ended {
+        if let RelayError::Stopped(Stopped(reason)) = error {
+            // The relay itself gives the order for the maximum age.
+            self.session.stop(reason);
+        }
         if self.to_client == Flow::Open {
             self.client.queue_close_notify();
         }
         // What the backend has not got of the client's stream is lost: its part is no whole.
         let is_part = !self.unsent.is_empty() || self.client.partial() > 0;
-        let reset = is_part.then_some(Leg::Backend);
+        let reset = is_part.then_some(Side::Backend);
         Ended { result: Err(error), reset }
     }
 
     /// One side's stream was cut. The other must not take its part for the whole.
     fn cut(&mut self, error: RelayError) -> Ended {
         let reset = match &error {
-            RelayError::Client(_) | RelayError::MidRecord => Some(Leg::Backend),
+            RelayError::Client(_) | RelayError::MidRecord => Some(Side::Backend),
             RelayError::Tls(error) => {
                 self.client.queue_last_words(error);
-                Some(Leg::Backend)
+                Some(Side::Backend)
             }
             // What the backend said last is missing. A close_notify would tell the client that it
             // is not.
-            RelayError::Backend(_) | RelayError::Seal(_) => Some(Leg::Client),
+            RelayError::Backend(_) | RelayError::Seal(_) => Some(Side::Client),
             RelayError::Truncated
             | RelayError::Idle(_)
             | RelayError::HalfClosed(_)
-            | RelayError::TooOld
-            | RelayError::Forced => None,
+            | RelayError::Stopped(_) => None,
         };
         Ended { result: Err(error), reset }
     }

@@ -10,12 +10,11 @@
 //! **Not here.** Who asks (`admin/views.rs`), what a failure is (`Reason::is_failure`).
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::Session;
 use crate::lock::Lock;
 use crate::terms::closed_set::closed_set;
-use crate::terms::labels::Direction;
 use crate::terms::reason::Reason;
 
 /// Names that a table holds: a hundred bytes or so each.
@@ -68,11 +67,10 @@ impl Top {
         self.count(by, What::Connections, name, 1);
     }
 
-    /// A connection has ended.
-    pub(crate) fn ended(&self, session: &Session, reason: Reason) {
-        let bytes = session.bytes(Direction::ToBackend) + session.bytes(Direction::ToClient);
-        let peer = session.peer.ip().to_string();
-        let names = [(By::Peer, Some(peer.as_str())), (By::Identity, session.identity())];
+    /// Counts a connection that ended after `bytes` in both directions.
+    pub(crate) fn ended(&self, peer: IpAddr, identity: Option<&str>, bytes: u64, reason: Reason) {
+        let peer = peer.to_string();
+        let names = [(By::Peer, Some(peer.as_str())), (By::Identity, identity)];
         for (by, name) in names.into_iter().filter_map(|(by, name)| Some((by, name?))) {
             if reason.is_failure() {
                 self.count(by, What::Failures, name, 1);

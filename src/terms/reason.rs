@@ -100,7 +100,7 @@ closed_set! {
 
 /// Who caused a connection's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+pub enum Origin {
     /// The device.
     Client,
     /// The legacy server.
@@ -118,16 +118,16 @@ impl Reason {
     /// order, a limit or a stop of ours, a health check, or a device that ends without a goodbye.
     #[must_use]
     pub const fn is_failure(self) -> bool {
-        match self.side() {
-            Side::Client => !matches!(self, Self::ClientProbe | Self::ClientTruncated),
-            Side::Backend | Side::Machine | Side::Internal => true,
-            Side::Proxy => false,
+        match self.origin() {
+            Origin::Client => !matches!(self, Self::ClientProbe | Self::ClientTruncated),
+            Origin::Backend | Origin::Machine | Origin::Internal => true,
+            Origin::Proxy => false,
         }
     }
 
     /// Who caused this end; it decides the level of the access-log line.
     #[must_use]
-    pub const fn side(self) -> Side {
+    pub const fn origin(self) -> Origin {
         match self {
             Self::ClientProbe
             | Self::ClientTlsTimeout
@@ -149,21 +149,21 @@ impl Reason {
             | Self::ClientReset
             | Self::ClientLost
             | Self::ClientTruncated
-            | Self::ClientRecordTruncated => Side::Client,
+            | Self::ClientRecordTruncated => Origin::Client,
             Self::BackendRefused
             | Self::BackendTimeout
             | Self::BackendUnreachable
             | Self::BackendError
             | Self::BackendReset
-            | Self::BackendLost => Side::Backend,
+            | Self::BackendLost => Origin::Backend,
             Self::Ok
             | Self::IdleTimeout
             | Self::HalfCloseTimeout
             | Self::MaxAge
             | Self::KeysExhausted
-            | Self::DrainDeadline => Side::Proxy,
-            Self::ProxyFdLimit | Self::ProxyThreadLimit | Self::ProxyMemoryLimit => Side::Machine,
-            Self::Internal => Side::Internal,
+            | Self::DrainDeadline => Origin::Proxy,
+            Self::ProxyFdLimit | Self::ProxyThreadLimit | Self::ProxyMemoryLimit => Origin::Machine,
+            Self::Internal => Origin::Internal,
         }
     }
 }
@@ -182,15 +182,15 @@ mod tests {
     }
 
     #[test]
-    fn a_label_that_names_a_side_is_counted_for_that_side() {
+    fn a_label_that_names_an_origin_is_counted_for_that_origin() {
         for reason in Reason::ALL {
             let by_name = match reason.as_str() {
-                l if l.starts_with("client_") => Side::Client,
-                l if l.starts_with("backend_") => Side::Backend,
-                l if l.starts_with("proxy_") => Side::Machine,
+                l if l.starts_with("client_") => Origin::Client,
+                l if l.starts_with("backend_") => Origin::Backend,
+                l if l.starts_with("proxy_") => Origin::Machine,
                 _ => continue,
             };
-            assert_eq!(reason.side(), by_name, "{reason}");
+            assert_eq!(reason.origin(), by_name, "{reason}");
         }
     }
 }

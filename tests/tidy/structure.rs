@@ -146,7 +146,7 @@ fn the_walk_fits_on_a_screen() {
             _ => None,
         })
         .collect();
-    assert_eq!(names, ["serve", "walk", "open", "reach"]);
+    assert_eq!(names, ["serve", "walk", "open", "connect_backend"]);
     let text = read("src/proxy/connection.rs");
     let walk = text.split("async fn walk").nth(1).unwrap().split("\n/// Why a walk ended").next();
     let lines = walk.unwrap().lines().filter(|l| !l.trim().is_empty()).count();

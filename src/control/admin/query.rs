@@ -77,7 +77,7 @@ impl Wanted {
     /// Whether a session is one of them.
     pub(super) fn includes(&self, session: &Session) -> bool {
         let listener = self.listener.as_deref().is_none_or(|name| name == session.metrics.name());
-        let names = || session.identity.iter().flat_map(|identity| &identity.names);
+        let names = || session.identity.get().into_iter().flat_map(|identity| &identity.names);
         let identity =
             self.identity.as_deref().is_none_or(|wanted| names().any(|name| fits(wanted, name)));
         let peer = self.peer.as_ref().is_none_or(|peer| match peer {
@@ -85,9 +85,14 @@ impl Wanted {
             Peer::Just(address) => *address == session.peer,
         });
         let server_name = self.server_name.as_deref().is_none_or(|wanted| {
-            session.server_name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(wanted))
+            session.server_name.get().is_some_and(|name| name.eq_ignore_ascii_case(wanted))
         });
-        session.id > self.after && listener && identity && peer && server_name
+        session.is_established()
+            && session.id > self.after
+            && listener
+            && identity
+            && peer
+            && server_name
     }
 
     pub(super) fn limit(&self) -> usize {

@@ -31,8 +31,8 @@ pub(super) fn sessions(sessions: &Sessions, query: &str) -> Result<Value, String
 }
 
 fn told(session: &Session) -> Value {
-    let tls = session.tls.as_ref();
-    let identity = session.identity.as_ref();
+    let tls = session.tls.get();
+    let identity = session.identity.get();
     json!({
         "id": session.id,
         "listener": session.metrics.name(),
@@ -40,12 +40,12 @@ fn told(session: &Session) -> Value {
         "identity": session.identity(),
         "names": identity.map(|identity| &identity.names[..]).unwrap_or_default(),
         "certificate_not_after": identity.map(|identity| identity.not_after),
-        "sni": session.server_name,
+        "sni": session.server_name.get(),
         "alpn": tls.and_then(|tls| tls.alpn.as_deref()),
         "tls": tls.map(|tls| tls.cipher.version()),
         "cipher": tls.map(|tls| tls.cipher.as_str()),
         "handshake": tls.map(|tls| tls.kind.as_str()),
-        "backend": session.backend.as_ref().map(|backend| backend.address()),
+        "backend": session.backend.get().map(|backend| backend.address()),
         "age_seconds": session.age().as_secs(),
         "idle_seconds": session.silence().as_secs(),
         "bytes_to_backend": session.bytes(Direction::ToBackend),

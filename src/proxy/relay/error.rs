@@ -9,6 +9,7 @@ use tokio_rustls::rustls;
 
 use crate::proxy::socket;
 use crate::proxy::tls::SealError;
+use crate::sessions::stop::Stopped;
 use crate::terms::reason::Reason;
 
 /// Why a relay ended, other than in order.
@@ -28,10 +29,8 @@ pub(crate) enum RelayError {
     Idle(Duration),
     #[error("no byte within {0:?} of one side's end")]
     HalfClosed(Duration),
-    #[error("the connection has reached its maximum age")]
-    TooOld,
-    #[error("forced by the end of the drain")]
-    Forced,
+    #[error(transparent)]
+    Stopped(Stopped),
     #[error(transparent)]
     Seal(SealError),
 }
@@ -46,8 +45,7 @@ impl RelayError {
             | Self::Client(_)
             | Self::Tls(_)
             | Self::Backend(_)
-            | Self::TooOld
-            | Self::Forced
+            | Self::Stopped(_)
             | Self::Seal(_) => false,
         }
     }
@@ -65,8 +63,7 @@ impl RelayError {
             Self::Backend(_) => Reason::BackendReset,
             Self::Idle(_) => Reason::IdleTimeout,
             Self::HalfClosed(_) => Reason::HalfCloseTimeout,
-            Self::TooOld => Reason::MaxAge,
-            Self::Forced => Reason::DrainDeadline,
+            Self::Stopped(Stopped(reason)) => *reason,
             Self::Seal(SealError::KeysExhausted) => Reason::KeysExhausted,
             Self::Seal(SealError::Misuse(_)) => Reason::Internal,
         }

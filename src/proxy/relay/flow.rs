@@ -11,7 +11,7 @@ pub(super) enum Flow {
     Ending,
     /// Its sink is gone. What its source still says is read and forgotten: a source that is stuck
     /// in writing could not read what the other direction has for it.
-    Forgetting,
+    Discarding,
     /// The end has been passed on, or there is nobody to take it.
     Done,
 }
@@ -19,11 +19,11 @@ pub(super) enum Flow {
 impl Flow {
     /// Whether nothing more will come of it, so that it does not hold up the relay's end.
     pub(super) const fn is_over(self) -> bool {
-        matches!(self, Self::Forgetting | Self::Done)
+        matches!(self, Self::Discarding | Self::Done)
     }
 
     /// Whether its source is still read.
     pub(super) const fn is_read(self) -> bool {
-        matches!(self, Self::Open | Self::Forgetting)
+        matches!(self, Self::Open | Self::Discarding)
     }
 }

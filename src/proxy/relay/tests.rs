@@ -20,7 +20,6 @@ use tokio_rustls::rustls::{
 };
 
 use super::*;
-use crate::lifecycle::Shutdown;
 use crate::metrics::Metrics;
 use crate::proxy::handshake;
 use crate::proxy::handshake_memory::Share;
@@ -100,7 +99,7 @@ struct Line {
     backend_is: Arc<Mutex<Peer>>,
     /// What the kernel answers, the last first, when it is asked what waits; no, behind these.
     kernel: Arc<Mutex<Vec<bool>>>,
-    shutdown: Shutdown,
+    session: Arc<Session>,
     metrics: Arc<Metrics>,
     ended: tokio::task::JoinHandle<Ended>,
 }
@@ -127,11 +126,10 @@ impl Line {
         let (device_is, backend_is) = (Arc::default(), Arc::default());
         let client = Pipe { inner: ours, peer: Arc::clone(&device_is) };
         let mut server = Pipe { inner: backend_end, peer: Arc::clone(&backend_is) };
-        let shutdown = Shutdown::new();
-        let force = shutdown.forced();
         let metrics = Arc::new(Metrics::new());
         let peer = ([127, 0, 0, 1], 1).into();
-        let session = Session::new(metrics.listener("test"), 1, peer);
+        let session = Arc::new(Session::new(metrics.listener("test"), 1, peer));
+        let relayed = Arc::clone(&session);
         let kernel = Arc::<Mutex<Vec<bool>>>::default();
         let ready = Arc::clone(&kernel);
         let (begin, begun) = tokio::sync::oneshot::channel();
@@ -145,8 +143,8 @@ impl Line {
             let is_ready = move |_: (&Pipe, Interest), _: (&Pipe, Interest)| {
                 ready.lock().unwrap().pop().unwrap_or(false)
             };
-            let ended = relay(stream, &mut server, early, &session, bounds, &force, is_ready).await;
-            if ended.reset != Some(Leg::Client) {
+            let ended = relay(stream, &mut server, early, &relayed, bounds, is_ready).await;
+            if ended.reset != Some(Side::Client) {
                 client.stream.close().await;
             }
             ended
@@ -157,10 +155,10 @@ impl Line {
         if capacity > 512 {
             begun.await.unwrap();
         }
-        Self { device, device_is, backend, backend_is, kernel, shutdown, metrics, ended }
+        Self { device, device_is, backend, backend_is, kernel, session, metrics, ended }
     }
 
-    async fn ended_with(self) -> (Option<Reason>, Option<Leg>) {
+    async fn ended_with(self) -> (Option<Reason>, Option<Side>) {
         let ended = self.ended.await.unwrap();
         (ended.result.err().map(|error| error.reason()), ended.reset)
     }
@@ -225,7 +223,7 @@ async fn a_client_that_was_cut_is_passed_on_as_a_reset_also_if_a_write_has_notic
     *line.device_is.lock().unwrap() = Peer::Reset;
     line.backend.write_all(b"half way").await.unwrap();
     assert!(read_all(&mut line.backend).await.len() > 1024);
-    assert_eq!(line.ended_with().await, (Some(Reason::ClientReset), Some(Leg::Backend)));
+    assert_eq!(line.ended_with().await, (Some(Reason::ClientReset), Some(Side::Backend)));
 }
 
 #[tokio::test]
@@ -239,7 +237,7 @@ async fn a_backend_that_was_cut_is_passed_on_as_a_reset_also_if_a_write_has_noti
     assert_eq!(&answer, b"half an ans");
     // No close_notify: rustls tells it (0 bytes) from a bare end (an error).
     assert!(line.device.read(&mut [0; 1]).await.is_err());
-    assert_eq!(line.ended_with().await, (Some(Reason::BackendReset), Some(Leg::Client)));
+    assert_eq!(line.ended_with().await, (Some(Reason::BackendReset), Some(Side::Client)));
 }
 
 #[tokio::test]

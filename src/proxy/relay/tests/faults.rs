@@ -13,7 +13,7 @@ async fn a_forged_record_ends_the_connection_with_an_alert_and_resets_the_backen
     // bad_record_mac, RFC 8446 section 5.2.
     assert!(error.to_string().contains("BadRecordMac"), "{error}");
     drop(line.device.get_mut().0.shutdown().await);
-    assert_eq!(line.ended_with().await, (Some(Reason::ClientTlsError), Some(Leg::Backend)));
+    assert_eq!(line.ended_with().await, (Some(Reason::ClientTlsError), Some(Side::Backend)));
 }
 
 #[tokio::test]
@@ -28,7 +28,7 @@ async fn what_came_before_a_forged_record_in_the_same_segment_is_delivered() {
     assert!(error.to_string().contains("BadRecordMac"), "{error}");
     drop(line.device.get_mut().0.shutdown().await);
     assert_eq!(read_all(&mut line.backend).await, b"report");
-    assert_eq!(line.ended_with().await, (Some(Reason::ClientTlsError), Some(Leg::Backend)));
+    assert_eq!(line.ended_with().await, (Some(Reason::ClientTlsError), Some(Side::Backend)));
 }
 
 #[tokio::test]
@@ -69,7 +69,7 @@ async fn a_session_that_is_over_stays_so_if_its_client_resets() {
         tokio::task::yield_now().await;
     }
     assert_eq!(read_all(&mut line.backend).await.len(), 1499);
-    assert_eq!(line.ended_with().await, (Some(Reason::ClientTlsError), Some(Leg::Backend)));
+    assert_eq!(line.ended_with().await, (Some(Reason::ClientTlsError), Some(Side::Backend)));
 }
 
 #[tokio::test]
@@ -89,7 +89,7 @@ async fn a_device_that_was_cut_before_it_has_taken_its_tickets_is_passed_on_as_a
     line.device.write_all(b"half a re").await.unwrap();
     *line.device_is.lock().unwrap() = Peer::Reset;
     assert_eq!(read_all(&mut line.backend).await, b"half a re");
-    assert_eq!(line.ended_with().await, (Some(Reason::ClientReset), Some(Leg::Backend)));
+    assert_eq!(line.ended_with().await, (Some(Reason::ClientReset), Some(Side::Backend)));
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn an_endless_record_is_not_collected_for_ever() {
     line.device.get_mut().0.write_all(&[23, 3, 3, 0x7f, 0xff]).await.unwrap();
     line.device.get_mut().0.write_all(&[0; 40_000]).await.unwrap();
     drop(line.device.get_mut().0.shutdown().await);
-    assert_eq!(line.ended_with().await, (Some(Reason::ClientTlsError), Some(Leg::Backend)));
+    assert_eq!(line.ended_with().await, (Some(Reason::ClientTlsError), Some(Side::Backend)));
 }
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn an_end_of_tcp_in_the_middle_of_a_record_resets_the_backend() {
         tcp.shutdown().await.unwrap();
         // What came whole is delivered.
         assert_eq!(read_all(&mut line.backend).await, b"whole");
-        let expected = (Some(Reason::ClientRecordTruncated), Some(Leg::Backend));
+        let expected = (Some(Reason::ClientRecordTruncated), Some(Side::Backend));
         assert_eq!(line.ended_with().await, expected, "{half:?}");
     }
 }
@@ -125,7 +125,7 @@ async fn an_end_of_tcp_in_the_middle_of_a_record_resets_the_backend_also_after_i
     let tcp = &mut line.device.get_mut().0;
     tcp.write_all(&[23, 3, 3, 0]).await.unwrap();
     tcp.shutdown().await.unwrap();
-    let expected = (Some(Reason::ClientRecordTruncated), Some(Leg::Backend));
+    let expected = (Some(Reason::ClientRecordTruncated), Some(Side::Backend));
     assert_eq!(line.ended_with().await, expected);
 }
 
@@ -178,5 +178,5 @@ async fn a_key_that_may_seal_no_more_ends_the_connection_without_a_close_notify(
     // What could not be sealed is missing: rustls tells a bare end (an error) from a close_notify.
     assert!(line.device.read(&mut [0; 1]).await.is_err());
     assert_eq!(counted(&line.metrics, Direction::ToClient), 3);
-    assert_eq!(line.ended_with().await, (Some(Reason::KeysExhausted), Some(Leg::Client)));
+    assert_eq!(line.ended_with().await, (Some(Reason::KeysExhausted), Some(Side::Client)));
 }

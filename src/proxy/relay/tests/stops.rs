@@ -144,7 +144,7 @@ async fn without_bounds_a_silent_connection_lives_for_years() {
 #[tokio::test]
 async fn a_forced_connection_says_close_notify() {
     let mut line = Line::new(1024, UNBOUNDED).await;
-    line.shutdown.force();
+    line.session.stop(Reason::DrainDeadline);
     assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
     drop(line.device.shutdown().await);
     assert_eq!(line.ended_with().await, (Some(Reason::DrainDeadline), None));
@@ -157,10 +157,10 @@ async fn a_relay_that_is_stopped_in_the_middle_of_a_record_resets_the_backend() 
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
-    line.shutdown.force();
+    line.session.stop(Reason::DrainDeadline);
     assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
     drop(line.device);
-    assert_eq!(line.ended.await.unwrap().reset, Some(Leg::Backend));
+    assert_eq!(line.ended.await.unwrap().reset, Some(Side::Backend));
 }
 
 #[tokio::test]
@@ -168,13 +168,13 @@ async fn a_relay_that_is_stopped_with_bytes_for_the_backend_undelivered_resets_i
     let mut line = Line::new(1024, UNBOUNDED).await;
     let stuck = tokio::time::timeout(SOON, line.device.write_all(&[1; 100_000]));
     assert!(stuck.await.is_err());
-    line.shutdown.force();
+    line.session.stop(Reason::DrainDeadline);
     // The device is told in order.
     assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
     let got = read_all(&mut line.backend).await.len();
     assert_eq!(counted(&line.metrics, Direction::ToBackend), got);
     drop(line.device);
     let ended = line.ended.await.unwrap();
-    assert_eq!(ended.reset, Some(Leg::Backend));
+    assert_eq!(ended.reset, Some(Side::Backend));
     assert_eq!(ended.result.unwrap_err().reason(), Reason::DrainDeadline);
 }
