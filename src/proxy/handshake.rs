@@ -281,12 +281,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Greeted<Io> {
         if let Some(unfinished) = unfinished {
             return Err(unfinished.refuse(&mut negotiation, &hello).await);
         }
-        if !negotiation.peer_certificates().is_empty() {
+        if negotiation.peer_certificates().is_some() {
             // What has been verified, and what is below, is not one turn of the worker.
             tokio::task::yield_now().await;
         }
         let believed = still_believed(&negotiation, snapshot);
-        let alpn = negotiation.state().alpn_protocol().map(Box::from);
+        let alpn = negotiation.alpn().map(Box::from);
         let negotiated = negotiated(&negotiation, |cipher| {
             let name = hello.server_name.as_deref();
             snapshot.resolver.key_kind(name, &hello.schemes, |key| cipher.goes_with(key))
@@ -392,7 +392,7 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
             negotiation.resume().map_err(Unfinished::Tls)?;
         }
         let flushed = negotiation.flush().await;
-        if !negotiation.state().is_handshaking() {
+        if !negotiation.is_handshaking() {
             // A device that reports and leaves at once may be gone before it has taken its tickets.
             // What it said counts, and the relay's own flush finds that it is gone.
             return Ok(());
@@ -447,9 +447,9 @@ fn still_believed<Io: AsyncRead + AsyncWrite + Unpin>(
     client: &Negotiation<Io>,
     snapshot: &Snapshot,
 ) -> Result<(), CertificateError> {
-    let resumed = client.state().handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+    let resumed = client.kind() == Some(rustls::HandshakeKind::Resumed);
     match (&snapshot.client_verifier, client.peer_certificates()) {
-        (Some(verifier), [leaf, rest @ ..]) if resumed => {
+        (Some(verifier), Some((leaf, rest))) if resumed => {
             verifier.verify(leaf, rest, UnixTime::now())
         }
         _ => Ok(()),

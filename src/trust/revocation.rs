@@ -23,7 +23,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use tokio_rustls::rustls::CertificateError;
-use tokio_rustls::rustls::crypto::WebPkiSupportedAlgorithms;
 use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 
 use self::serials::Serials;
@@ -32,6 +31,7 @@ use super::x509::Malformed;
 use super::x509::crl::{self, CrlInfo, SignatureFault, Unusable};
 use super::x509::link::Link;
 use super::x509::names::CanonicalName;
+use super::x509::signature::Algorithms;
 use crate::lock::Lock;
 use crate::text::Shown;
 
@@ -41,7 +41,7 @@ const MAX_KEYS_TRIED: usize = 16;
 
 /// The CRLs of a listener.
 pub(crate) struct Revocation {
-    algorithms: WebPkiSupportedAlgorithms,
+    algorithms: &'static Algorithms,
     /// By issuer, the newest first.
     issuers: HashMap<CanonicalName, Vec<Arc<Crl>>>,
 }
@@ -171,7 +171,7 @@ impl Crl {
         &self,
         key: &[u8],
         from: KeyFrom,
-        algorithms: WebPkiSupportedAlgorithms,
+        algorithms: &'static Algorithms,
     ) -> Result<(), SignatureFault> {
         let digest = sha256(key);
         let known = |signer: &KeyDigest| match *signer == digest {
@@ -196,7 +196,7 @@ impl Crl {
         }
         let Some(der) = &unverified.der else { return Err(SignatureFault::Wrong) };
         let signed = crl::signed(der).map_err(|_| SignatureFault::Wrong)?;
-        let verified = signed.verify(key, algorithms.all);
+        let verified = signed.verify(key, algorithms);
         match verified {
             Ok(()) => {
                 *unverified = Unverified::default();
@@ -256,7 +256,7 @@ impl Revocation {
     pub(crate) fn new(
         crls: impl IntoIterator<Item = Arc<Crl>>,
         cas: &[Issuer],
-        algorithms: WebPkiSupportedAlgorithms,
+        algorithms: &'static Algorithms,
     ) -> (Self, Vec<UnusedCrl>) {
         let mut issuers: HashMap<CanonicalName, Vec<Arc<Crl>>> = HashMap::new();
         let mut unused = Vec::new();
@@ -355,11 +355,7 @@ enum RevocationStatus {
 }
 
 /// Finds the CA of the bundle that signed a CRL.
-fn placed(
-    crl: &Crl,
-    cas: &[Issuer],
-    algorithms: WebPkiSupportedAlgorithms,
-) -> Result<(), UnusedReason> {
+fn placed(crl: &Crl, cas: &[Issuer], algorithms: &'static Algorithms) -> Result<(), UnusedReason> {
     if let Some(unusable) = &crl.info.unusable {
         return Err(UnusedReason::Unusable(unusable.clone()));
     }

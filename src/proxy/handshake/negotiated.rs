@@ -15,20 +15,19 @@ pub(super) fn negotiated<Io: AsyncRead + AsyncWrite + Unpin>(
     negotiation: &Negotiation<Io>,
     key: impl FnOnce(Cipher) -> KeyKind,
 ) -> Option<Negotiated> {
-    let state = negotiation.state();
-    let kind = match state.handshake_kind()? {
+    let kind = match negotiation.kind()? {
         rustls::HandshakeKind::Full => HandshakeKind::Full,
         rustls::HandshakeKind::FullWithHelloRetryRequest => HandshakeKind::FullRetry,
         rustls::HandshakeKind::Resumed => HandshakeKind::Resumed,
     };
-    let cipher = cipher(state.negotiated_cipher_suite()?.suite())?;
+    let cipher = cipher(negotiation.suite()?)?;
     Some(Negotiated {
         cipher,
         kind,
-        group: state.negotiated_key_exchange_group().map_or(Group::None, |g| group(g.name())),
+        group: negotiation.group().map_or(Group::None, group),
         key: if kind == HandshakeKind::Resumed { KeyKind::None } else { key(cipher) },
-        alpn: state.alpn_protocol().map(|alpn| String::from_utf8_lossy(alpn).into()),
-        identity: negotiation.peer_certificates().first().map(|leaf| identity::of(leaf).into()),
+        alpn: negotiation.alpn().map(|alpn| String::from_utf8_lossy(alpn).into()),
+        identity: negotiation.peer_certificates().map(|(leaf, _)| identity::of(leaf).into()),
         crypto: negotiation.crypto(),
     })
 }

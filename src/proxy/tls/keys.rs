@@ -1,13 +1,15 @@
-//! The two keys of a session: what opens and what seals its records, and how the next ones are made.
+//! The keys of a session: one opens its records, one seals them, and the next keys replace both.
 //!
-//! **Promises.** A sequence number is used once with a key. The ciphers, how they make nonces and
-//! additional data, and HKDF are rustls's: secrets go from one part of it to another, and are zeroed
-//! there.
+//! **Promises.** A sequence number is used once with a key. The ciphers, their nonces and additional data,
+//! and HKDF are rustls's. Secrets go from one part of rustls to another, which zeroes them.
 //!
-//! The next keys of TLS 1.3 are made here, since rustls's `KernelConnection`, which makes them too,
-//! keeps all certificates that the client has sent for as long as it lives: up to 64 KiB.
+//! `KernelConnection` of rustls derives the next keys of TLS 1.3 as well. It is not used: it keeps all
+//! certificates that the client has sent, up to 64 KiB, for its whole life.
 //!
-//! **Not here.** When a key is used up or renewed (`session.rs`).
+//! This file and `negotiation.rs` are the only ones of `proxy/` that name rustls's connections, ciphers
+//! and records. `docs/dependencies.md` states what the next rustls changes there.
+//!
+//! **Not here.** When a key is used up or replaced (`session.rs`).
 
 use tokio_rustls::rustls::crypto::cipher::{
     AeadKey, InboundOpaqueMessage, InboundPlainMessage, Iv, MessageDecrypter, MessageEncrypter,
@@ -15,6 +17,7 @@ use tokio_rustls::rustls::crypto::cipher::{
 };
 use tokio_rustls::rustls::crypto::tls13::OkmBlock;
 use tokio_rustls::rustls::internal::{derive_traffic_iv, derive_traffic_key};
+use tokio_rustls::rustls::server::UnbufferedServerConnection;
 use tokio_rustls::rustls::{
     ConnectionTrafficSecrets, ContentType, Error, ProtocolVersion, SupportedCipherSuite,
     Tls13CipherSuite,
@@ -22,21 +25,73 @@ use tokio_rustls::rustls::{
 
 use crate::trust::provider::TrafficSecrets;
 
-/// A secret and the sequence number that it starts with, as rustls hands them out.
+/// A secret and the sequence number that it starts with, as rustls returns them.
 pub(super) type Secret = (u64, ConnectionTrafficSecrets);
 
-/// What the next keys of a session of TLS 1.3 are made from.
+/// A record as the client has sent it.
+pub(super) struct SealedRecord<'a> {
+    pub(super) kind: ContentType,
+    pub(super) version: ProtocolVersion,
+    pub(super) payload: &'a mut [u8],
+}
+
+/// The content of a record, in the place of its ciphertext.
+pub(super) struct OpenedRecord<'a> {
+    pub(super) kind: ContentType,
+    pub(super) payload: &'a [u8],
+}
+
+/// The keys that a handshake has agreed on.
+pub(super) struct Keys {
+    pub(super) opener: Opener,
+    pub(super) sealer: Sealer,
+    /// Records that one key may seal at most.
+    pub(super) max_sealed: u64,
+    /// The source of the next keys; none before TLS 1.3.
+    pub(super) next: Option<Box<NextKeys>>,
+}
+
+impl Keys {
+    /// Takes the keys of a handshake that is over and has nothing more to send. The next keys of TLS 1.3
+    /// are derived from `secrets`.
+    ///
+    /// # Errors
+    /// If the handshake is not over, or rustls does not return its secrets: a fault of ours.
+    pub(super) fn of(
+        handshake: UnbufferedServerConnection,
+        secrets: Option<TrafficSecrets>,
+    ) -> Result<Self, Error> {
+        let (keys, kernel) = handshake.dangerous_into_kernel_connection()?;
+        let suite = kernel.negotiated_cipher_suite();
+        Ok(Self {
+            opener: Opener::new(suite, keys.rx)?,
+            sealer: Sealer::new(suite, keys.tx)?,
+            max_sealed: confidentiality_limit(suite),
+            next: NextKeys::new(suite, secrets)?.map(Box::new),
+        })
+    }
+}
+
+/// Records that one key may seal at most: RFC 8446 section 5.5.
+fn confidentiality_limit(suite: SupportedCipherSuite) -> u64 {
+    match suite {
+        SupportedCipherSuite::Tls13(suite) => suite.common.confidentiality_limit,
+        SupportedCipherSuite::Tls12(suite) => suite.common.confidentiality_limit,
+    }
+}
+
+/// The secrets of TLS 1.3 that the next keys of a session are derived from.
 pub(super) struct NextKeys {
     suite: &'static Tls13CipherSuite,
     secrets: TrafficSecrets,
 }
 
 impl NextKeys {
-    /// Those of a session with this suite and these secrets; none before TLS 1.3.
+    /// Returns the source of the next keys of a session; none before TLS 1.3.
     ///
     /// # Errors
-    /// If it has no secrets: a fault of ours.
-    pub(super) fn new(
+    /// If a session of TLS 1.3 has no secrets: a fault of ours.
+    fn new(
         suite: SupportedCipherSuite,
         secrets: Option<TrafficSecrets>,
     ) -> Result<Option<Self>, Error> {
@@ -51,13 +106,13 @@ impl NextKeys {
         }
     }
 
-    /// The client's next key.
+    /// Derives the client's next key.
     pub(super) fn opener(&mut self) -> Result<Opener, Error> {
         let secret = next(self.suite, &mut self.secrets.client)?;
         Opener::new(SupportedCipherSuite::Tls13(self.suite), secret)
     }
 
-    /// Our next key.
+    /// Derives our next key.
     pub(super) fn sealer(&mut self) -> Result<Sealer, Error> {
         let secret = next(self.suite, &mut self.secrets.server)?;
         Sealer::new(SupportedCipherSuite::Tls13(self.suite), secret)
@@ -77,7 +132,8 @@ fn next(suite: &Tls13CipherSuite, secret: &mut OkmBlock) -> Result<Secret, Error
     let key = derive_traffic_key(expander.as_ref(), suite.aead_alg);
     let iv = derive_traffic_iv(expander.as_ref());
     let extracted = suite.aead_alg.extract_keys(key, iv);
-    let keys = extracted.map_err(|_| Error::General("keys cannot be had".to_owned()))?;
+    let keys =
+        extracted.map_err(|_| Error::General("the provider does not return keys".to_owned()))?;
     Ok((0, keys))
 }
 
@@ -102,13 +158,13 @@ impl Opener {
     }
 
     /// Opens the next record in place.
-    pub(super) fn open<'a>(
-        &mut self,
-        record: InboundOpaqueMessage<'a>,
-    ) -> Result<InboundPlainMessage<'a>, Error> {
-        let opened = self.decrypter.decrypt(record, self.sequence)?;
+    pub(super) fn open<'a>(&mut self, record: SealedRecord<'a>) -> Result<OpenedRecord<'a>, Error> {
+        let SealedRecord { kind, version, payload } = record;
+        let record = InboundOpaqueMessage::new(kind, version, payload);
+        let InboundPlainMessage { typ, payload, .. } =
+            self.decrypter.decrypt(record, self.sequence)?;
         self.sequence += 1;
-        Ok(opened)
+        Ok(OpenedRecord { kind: typ, payload })
     }
 }
 
@@ -131,16 +187,16 @@ impl Sealer {
             }
         };
         let mut sealer = Self { encrypter, sequence: 0 };
-        // The handshake has sealed a few already: its Finished, its tickets. AWS-LC's key takes the
-        // first nonce that it sees for the first of all, and refuses what does not follow on it
-        // (`aead_aes_gcm_tls13_seal_scatter`): so it sees them. What it makes of them goes nowhere.
+        // The handshake has sealed a few records already: its Finished, its tickets. AWS-LC's key takes
+        // the first nonce that it sees for the first of all, and refuses a nonce that does not follow
+        // (`aead_aes_gcm_tls13_seal_scatter`). So it seals as many records here, which are dropped.
         while sealer.sequence < sequence {
-            let _goes_nowhere = sealer.seal(ContentType::Alert, &[])?;
+            let _dropped = sealer.seal(ContentType::Alert, &[])?;
         }
         Ok(sealer)
     }
 
-    /// How many records the key has sealed.
+    /// Returns the count of records that the key has sealed.
     pub(super) const fn used(&self) -> u64 {
         self.sequence
     }
@@ -162,7 +218,7 @@ fn parts(secret: ConnectionTrafficSecrets) -> Result<(AeadKey, Iv), Error> {
         Secrets::Aes128Gcm { key, iv }
         | Secrets::Aes256Gcm { key, iv }
         | Secrets::Chacha20Poly1305 { key, iv } => Ok((key, iv)),
-        // rustls's list is open; these are all that its provider has.
-        _ => Err(Error::General("a cipher that is not known here".to_owned())),
+        // rustls's list is open. Its provider has no other ciphers.
+        _ => Err(Error::General("an unknown cipher".to_owned())),
     }
 }

@@ -20,13 +20,14 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::server::UnbufferedServerConnection;
 use tokio_rustls::rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use tokio_rustls::rustls::{
-    AlertDescription, CommonState, Error, HandshakeKind, InvalidMessage, PeerIncompatible,
-    PeerMisbehaved, ProtocolVersion, ServerConfig,
+    AlertDescription, CipherSuite, Error, HandshakeKind, InvalidMessage, NamedGroup,
+    PeerIncompatible, PeerMisbehaved, ProtocolVersion, ServerConfig,
 };
 
 use self::early_data::EarlyData;
 pub(crate) use self::early_data::early_data_bytes;
 use self::record::{Protection, whole_record};
+use super::keys::Keys;
 use super::scratch::{self, HANDSHAKE_READ_BYTES};
 use super::session::Session;
 use super::stream::{ReceiveError, TlsStream};
@@ -153,14 +154,37 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
         self.feed(&mut held)
     }
 
-    /// What has been negotiated.
-    pub(crate) fn state(&self) -> &CommonState {
-        &self.rustls
+    /// Returns whether flights are still to come.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.rustls.is_handshaking()
     }
 
-    /// The client's verified chain, leaf first; empty if it has shown none.
-    pub(crate) fn peer_certificates(&self) -> &[CertificateDer<'static>] {
-        self.rustls.peer_certificates().unwrap_or_default()
+    /// Returns the kind of the handshake, once rustls has chosen it.
+    pub(crate) fn kind(&self) -> Option<HandshakeKind> {
+        self.rustls.handshake_kind()
+    }
+
+    /// Returns the cipher suite, once rustls has chosen it.
+    pub(crate) fn suite(&self) -> Option<CipherSuite> {
+        self.rustls.negotiated_cipher_suite().map(|suite| suite.suite())
+    }
+
+    /// Returns the group of the key exchange; none if there was no key exchange.
+    pub(crate) fn group(&self) -> Option<NamedGroup> {
+        self.rustls.negotiated_key_exchange_group().map(|group| group.name())
+    }
+
+    /// Returns the protocol that ALPN has agreed on.
+    pub(crate) fn alpn(&self) -> Option<&[u8]> {
+        self.rustls.alpn_protocol()
+    }
+
+    /// Returns the client's verified certificate and the others that it has sent; none if it has sent
+    /// none.
+    pub(crate) fn peer_certificates(
+        &self,
+    ) -> Option<(&CertificateDer<'static>, &[CertificateDer<'static>])> {
+        self.rustls.peer_certificates()?.split_first()
     }
 
     /// How long TLS itself has taken up to now: signatures and key exchange above all.
@@ -345,8 +369,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
     /// # Errors
     /// If it is not over: a fault of ours.
     pub(crate) fn into_stream(mut self) -> Result<(TlsStream<Io>, Vec<u8>), Error> {
-        let session = Session::new(self.rustls, self.scope.take_traffic_secrets())?;
-        let mut stream = TlsStream::new(self.io, session, self.unsent, self.cut);
+        let keys = Keys::of(self.rustls, self.scope.take_traffic_secrets())?;
+        let mut stream = TlsStream::new(self.io, Session::new(keys), self.unsent, self.cut);
         let early = stream.feed(self.held);
         Ok((stream, early))
     }

@@ -13,16 +13,13 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use tokio::time::Instant;
-use tokio_rustls::rustls::crypto::cipher::{InboundOpaqueMessage, InboundPlainMessage};
-use tokio_rustls::rustls::server::UnbufferedServerConnection;
 use tokio_rustls::rustls::{
     AlertDescription, ContentType, Error, HandshakeType, InvalidMessage, PeerMisbehaved,
-    ProtocolVersion, SupportedCipherSuite,
+    ProtocolVersion,
 };
 
 use super::alert;
-use super::keys::{NextKeys, Opener, Sealer};
-use crate::trust::provider::TrafficSecrets;
+use super::keys::{Keys, NextKeys, OpenedRecord, Opener, SealedRecord, Sealer};
 
 /// What stands before each record: its type, a version, its length. RFC 8446 section 5.1.
 const HEADER_BYTES: usize = 5;
@@ -54,9 +51,9 @@ const FATAL: u8 = 2;
 pub(crate) struct Session {
     opener: Opener,
     sealer: Sealer,
-    /// How many records one key may seal.
+    /// Records that one key may seal at most.
     max_sealed: u64,
-    /// Makes the next keys of TLS 1.3; TLS 1.2 has none.
+    /// The source of the next keys of TLS 1.3; TLS 1.2 has none.
     tls13: Option<Box<NextKeys>>,
     message: PartialMessage,
     allowances: Allowances,
@@ -131,28 +128,20 @@ fn clock() -> u32 {
 }
 
 impl Session {
-    /// Takes over from a handshake that is over and has nothing more to say; `next`: the secrets that
-    /// the next keys of TLS 1.3 are made from.
-    ///
-    /// # Errors
-    /// If it is not, or its secrets may not be had: a fault of ours.
-    pub(super) fn new(
-        handshake: UnbufferedServerConnection,
-        next: Option<TrafficSecrets>,
-    ) -> Result<Self, Error> {
-        let (secrets, kernel) = handshake.dangerous_into_kernel_connection()?;
-        let suite = kernel.negotiated_cipher_suite();
-        Ok(Self {
-            opener: Opener::new(suite, secrets.rx)?,
-            sealer: Sealer::new(suite, secrets.tx)?,
-            max_sealed: confidentiality_limit(suite),
-            tls13: NextKeys::new(suite, next)?.map(Box::new),
+    /// Returns a session with the keys of a handshake.
+    pub(super) fn new(keys: Keys) -> Self {
+        let Keys { opener, sealer, max_sealed, next } = keys;
+        Self {
+            opener,
+            sealer,
+            max_sealed,
+            tls13: next,
             message: PartialMessage::default(),
             allowances: Allowances { since: clock(), ..Allowances::FULL },
             key_update_due: false,
             peer_closed: false,
             ended: false,
-        })
+        }
     }
 
     /// Whether the peer has ended its stream by a close_notify.
@@ -181,13 +170,13 @@ impl Session {
                 return Ok(incoming.len() - at);
             };
             at += HEADER_BYTES + record.payload.len();
-            if self.tls13.is_some() && record.typ != ContentType::ApplicationData {
+            if self.tls13.is_some() && record.kind != ContentType::ApplicationData {
                 // TLS 1.3 seals the type as well, and says this outside: RFC 8446 section 5.2.
-                return Err(inappropriate(record.typ));
+                return Err(inappropriate(record.kind));
             }
             let opened = self.opener.open(record)?;
             self.process(&opened, reply)?;
-            if opened.typ == ContentType::ApplicationData && !opened.payload.is_empty() {
+            if opened.kind == ContentType::ApplicationData && !opened.payload.is_empty() {
                 let from = opened.payload.as_ptr().addr() - start;
                 let more = from..from + opened.payload.len();
                 join(incoming, plain, more);
@@ -202,18 +191,14 @@ impl Session {
     }
 
     /// Obeys a record; its data is the caller's.
-    fn process(
-        &mut self,
-        record: &InboundPlainMessage<'_>,
-        reply: &mut Vec<u8>,
-    ) -> Result<(), Error> {
-        if self.message.have > 0 && record.typ != ContentType::Handshake {
+    fn process(&mut self, record: &OpenedRecord<'_>, reply: &mut Vec<u8>) -> Result<(), Error> {
+        if self.message.have > 0 && record.kind != ContentType::Handshake {
             return Err(PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into());
         }
         if record.payload.is_empty() {
             // RFC 8446 section 5.4, RFC 5246 section 6.2.1.
-            if record.typ != ContentType::ApplicationData {
-                return Err(inappropriate(record.typ));
+            if record.kind != ContentType::ApplicationData {
+                return Err(inappropriate(record.kind));
             }
             self.allowances.refill_by_time();
             return spend(
@@ -222,7 +207,7 @@ impl Session {
             );
         }
         self.allowances.empty_records = Allowances::FULL.empty_records;
-        match record.typ {
+        match record.kind {
             ContentType::ApplicationData => {
                 self.allowances.refill_at(self.allowances.since);
                 Ok(())
@@ -449,7 +434,7 @@ fn join(incoming: &mut [u8], plain: &mut Range<usize>, more: Range<usize>) {
 fn next_record(
     bytes: &mut [u8],
     max_sealed_bytes: usize,
-) -> Result<Option<InboundOpaqueMessage<'_>>, Error> {
+) -> Result<Option<SealedRecord<'_>>, Error> {
     let Some(&[kind, major, minor, high, low]) = bytes.first_chunk::<HEADER_BYTES>() else {
         return Ok(None);
     };
@@ -473,7 +458,7 @@ fn next_record(
         return Ok(None);
     };
     let version = ProtocolVersion::from(u16::from_be_bytes([major, minor]));
-    Ok(Some(InboundOpaqueMessage::new(kind, version, payload)))
+    Ok(Some(SealedRecord { kind, version, payload }))
 }
 
 fn inappropriate(got_type: ContentType) -> Error {
@@ -485,14 +470,6 @@ fn inappropriate(got_type: ContentType) -> Error {
 fn spend(left: &mut u8, out_of_it: PeerMisbehaved) -> Result<(), Error> {
     *left = left.checked_sub(1).ok_or(out_of_it)?;
     Ok(())
-}
-
-/// How many records one key may seal.
-fn confidentiality_limit(suite: SupportedCipherSuite) -> u64 {
-    match suite {
-        SupportedCipherSuite::Tls13(suite) => suite.common.confidentiality_limit,
-        SupportedCipherSuite::Tls12(suite) => suite.common.confidentiality_limit,
-    }
 }
 
 #[cfg(test)]

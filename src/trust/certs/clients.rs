@@ -181,7 +181,7 @@ fn revocation(
     parts: &mut Parts,
     findings: &mut Findings,
 ) -> Option<Revocation> {
-    let algorithms = PROVIDER.signature_verification_algorithms;
+    let algorithms = PROVIDER.signature_verification_algorithms.all;
     let new = |parts: &Parts| {
         let crls = parts.crls.iter().flat_map(|part| &part.items).map(|(_, crl)| Arc::clone(crl));
         Revocation::new(crls, cas, algorithms)

@@ -106,7 +106,7 @@ impl Ca {
         let crls = wishes.iter().map(|wish| self.crl(wish));
         let crls = crls.map(|crl| Arc::new(Crl::read(Path::new("crl"), 1, crl).unwrap()));
         let (certificate, ca) = (self.issues(7, leaf), self.certificate());
-        let algorithms = default_provider().signature_verification_algorithms;
+        let algorithms = default_provider().signature_verification_algorithms.all;
         let (revocation, unused) = Revocation::new(crls, &[Issuer::read(&ca).unwrap()], algorithms);
         let unused = unused.into_iter().map(|unused| unused.why).collect();
         (revocation.check(&[&certificate, &ca]), unused)

@@ -102,7 +102,7 @@ impl Client {
         self.io.read_exact(&mut record[5..]).await.unwrap();
         let record = next_record(&mut record, MAX_SEALED_BYTES_TLS12).unwrap().unwrap();
         let opened = self.opener.open(record).unwrap();
-        (opened.typ, opened.payload.to_vec())
+        (opened.kind, opened.payload.to_vec())
     }
 }
 

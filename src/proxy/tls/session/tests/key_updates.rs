@@ -168,8 +168,8 @@ async fn two_key_updates_have_one_answer() {
 }
 
 /// Has `session` process a record, as if it had been opened.
-fn process(session: &mut Session, typ: ContentType, payload: &[u8]) -> Result<(), Error> {
-    let record = InboundPlainMessage { typ, version: ProtocolVersion::TLSv1_2, payload };
+fn process(session: &mut Session, kind: ContentType, payload: &[u8]) -> Result<(), Error> {
+    let record = OpenedRecord { kind, payload };
     session.process(&record, &mut Vec::new())
 }
 
