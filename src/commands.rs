@@ -1,9 +1,14 @@
-//! The commands of the program, and their flags.
+//! The commands of the program, one file each, and their flags.
 //!
-//! **Not here.** Which flags lead to which command and exit code (`main.rs`).
+//! **Not here.** The choice of the command (`main.rs`).
 
-pub mod admin_client;
+mod admin_client;
+pub mod check;
 pub mod demo;
+pub mod drain;
+pub mod exit;
 pub mod flags;
+mod output;
 pub mod pages;
 pub mod probe;
+pub mod run;

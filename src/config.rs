@@ -1,39 +1,41 @@
-//! What the program runs on: validated types, the same whether they came from a file, from flags
-//! or from a test.
+//! The configuration: validated types, the same for a file, for flags and for tests.
 //!
-//! **Promises.** A value of these types is usable as it stands: no `Option` that must be `Some`,
-//! no string still to be parsed, no relative path whose base was lost.
+//! **Promises.** A value of these types can be used without further checks: no `Option` that must be
+//! `Some`, no string that must still be parsed, no relative path without its base.
 //!
-//! **Not here.** The file format and its problems ([`mod@file`]), the command line (`commands/flags.rs`), what is
-//! inside the files named here (`trust/certs.rs`).
+//! **Not here.** The file format and its problems ([`mod@file`]), the command line (`commands/flags.rs`), the
+//! contents of the files named here (`trust/certs.rs`).
 
 pub mod file;
+pub(crate) mod values;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::logging::{Filter, Format};
 use crate::text::Shown;
+use crate::value::{InvalidValue, Value};
 
-/// Everything that one process runs on.
+/// The configuration of a process.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The admin port.
     pub admin: AdminConfig,
-    /// What is logged, and how.
+    /// The format and the filter of the log.
     pub log: LogConfig,
-    /// What the process may do and take.
+    /// The permissions and limits of the process.
     pub process: ProcessConfig,
-    /// How a stop is paced.
+    /// The times of a drain.
     pub shutdown: ShutdownConfig,
-    /// At least one; names and addresses are distinct.
+    /// The listeners: at least one, with distinct names and addresses.
     pub listeners: Vec<ListenerConfig>,
 }
 
 impl Config {
-    /// A configuration with one listener, and the defaults for everything else.
+    /// Returns a configuration with one listener, and the defaults for everything else.
     #[must_use]
     pub fn of(listener: ListenerConfig) -> Self {
         Self {
@@ -49,7 +51,7 @@ impl Config {
 /// The admin port: metrics, probes, reload, drain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminConfig {
-    /// Where it listens. Loopback by default: whoever reaches it can drain us.
+    /// The address of the port. Loopback by default, because every client of the port can start a drain.
     pub listen: SocketAddr,
 }
 
@@ -59,21 +61,21 @@ impl Default for AdminConfig {
     }
 }
 
-/// What is logged, and how.
+/// The format and the filter of the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogConfig {
-    /// Text for people or JSON for collectors.
+    /// Text for people, or JSON for collectors.
     pub format: Format,
-    /// Levels by target.
+    /// The levels by target.
     pub filter: Filter,
 }
 
-/// What the process may do and take, over all listeners.
+/// The permissions and limits of the process, over all listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessConfig {
-    /// Whether a crash may write a core file, and a debugger of the same user may attach.
+    /// Allows core dumps, and debuggers of the same user.
     pub dumpable: bool,
-    /// What handshakes in progress may hold together of what their clients have sent, each beyond 4 KiB.
+    /// The memory limit for the bytes that the clients of all handshakes in progress have sent, beyond 4 KiB each.
     pub max_handshake_bytes: usize,
 }
 
@@ -83,12 +85,13 @@ impl Default for ProcessConfig {
     }
 }
 
-/// How a stop is paced.
+/// The times of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShutdownConfig {
-    /// How long we still accept after `/readyz` has turned to 503, so that load balancers notice.
+    /// The time for which connections are still accepted after `/readyz` has changed to 503, so that load
+    /// balancers notice.
     pub delay: Duration,
-    /// How long connections may take to end by themselves once the listeners are closed.
+    /// The time for connections to end once the listeners are closed.
     pub drain_timeout: Duration,
 }
 
@@ -98,29 +101,29 @@ impl Default for ShutdownConfig {
     }
 }
 
-/// One listener: where devices come in, who we are to them, and where their bytes go.
+/// A listener: its address, its TLS, and its backends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerConfig {
-    /// Names it in metrics and logs: 1 to 64 of `A-Z a-z 0-9 _ . -`.
+    /// The name in metrics and logs: 1 to 64 of `A-Z a-z 0-9 _ . -`.
     pub name: String,
     /// The address that devices connect to.
     pub listen: SocketAddr,
-    /// Where connections go that no route takes. None only where there are routes.
+    /// The backend of connections that match no route. None only if there are routes.
     pub backend: Option<BackendAddress>,
-    /// The listener's TLS.
+    /// The TLS of the listener.
     pub tls: TlsConfig,
-    /// Tried in order; the first match wins.
+    /// The routes. The first match applies.
     pub routes: Vec<Route>,
-    /// The bounds on every wait.
+    /// The time limits of connections.
     pub timeouts: Timeouts,
-    /// The bounds on how many.
+    /// The limits of connections and of what they send.
     pub limits: Limits,
-    /// Options of the TCP sockets, towards clients and backends alike.
+    /// The options of TCP sockets to clients and to backends.
     pub tcp: Tcp,
 }
 
 impl ListenerConfig {
-    /// A listener with one certificate and one backend, and the defaults for everything else.
+    /// Returns a listener with one certificate and one backend, and the defaults for everything else.
     #[must_use]
     pub fn new(
         name: &str,
@@ -150,55 +153,55 @@ impl ListenerConfig {
         }
     }
 
-    /// Every backend that a connection may go to, those of the routes first; some perhaps twice.
+    /// Returns every backend of the listener, those of the routes first. The same backend can occur twice.
     pub fn backends(&self) -> impl Iterator<Item = &BackendAddress> {
         self.routes.iter().map(|route| &route.backend).chain(&self.backend)
     }
 }
 
-/// Whether two addresses cannot both be listened on: the same one twice, or one beside all of its
-/// kind, with the same port. Port 0 stands for any free one.
+/// Returns true if two addresses cannot be bound at the same time: they have the same port, and are equal or one
+/// of them is a wildcard address. Port 0 stands for any free port.
 pub(crate) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    // "[::]" takes IPv4 as well, see `proxy/socket.rs`.
+    // "[::]" accepts IPv4 too (`proxy/socket.rs`).
     let covers =
         |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
     let (a, b) = (one.ip(), other.ip());
     one.port() == other.port() && one.port() != 0 && (a == b || covers(a, b) || covers(b, a))
 }
 
-/// The TLS of one listener.
+/// The TLS of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsConfig {
-    /// At least one. The first is the default, for devices that send no name or an unknown one.
+    /// The certificates: at least one. The first one is for devices that send no SNI or an unknown one.
     pub certificates: Vec<CertificateFiles>,
-    /// The lowest version that is accepted.
+    /// The lowest TLS version that is accepted.
     pub min_version: TlsVersion,
-    /// Whether devices show certificates, and which are believed.
+    /// The verification of client certificates.
     pub client_auth: ClientAuth,
-    /// Protocols accepted by ALPN, in order of preference. Empty: ALPN is ignored.
+    /// The accepted ALPN protocols, in order of preference. Empty: ALPN is ignored.
     pub alpn: Vec<Vec<u8>>,
-    /// TLS 1.3 tickets sent after each handshake, 0 to 4. With 0 there is no resumption at all.
+    /// The number of TLS 1.3 tickets per handshake, 0 to 4. 0 disables resumption in all TLS versions.
     pub tickets: u8,
-    /// Certificates that a client may send, its own included.
+    /// The limit of certificates that a client may send.
     pub max_chain_certificates: usize,
-    /// Bytes of all certificates that a client may send.
+    /// The limit of bytes of all certificates that a client may send.
     pub max_chain_bytes: usize,
-    /// Whether a client's own certificate may be of X.509 version 1.
+    /// Accepts client certificates of X.509 version 1.
     pub allow_v1: bool,
 }
 
-/// A device sends its own and an intermediate or two; HAProxy and nginx take up to 100 or so.
+/// A device sends its certificate and one or two intermediates. HAProxy and nginx accept about 100.
 pub(crate) const DEFAULT_CHAIN_CERTIFICATES: usize = 10;
 
-/// As many bytes as rustls takes of a Certificate message.
+/// The limit of rustls for a Certificate message.
 pub(crate) const DEFAULT_CHAIN_BYTES: usize = 64 * 1024;
 
 /// A certificate chain and its key, as two PEM files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {
-    /// The chain, leaf first.
+    /// The chain, with the end-entity certificate first.
     pub cert: PathBuf,
-    /// The leaf's private key: PKCS#8, PKCS#1 or SEC1, not encrypted.
+    /// The private key of the end-entity certificate: PKCS#8, PKCS#1 or SEC1, not encrypted.
     pub key: PathBuf,
 }
 
@@ -207,8 +210,25 @@ pub struct CertificateFiles {
 pub enum TlsVersion {
     /// TLS 1.2 and 1.3.
     Tls12,
-    /// TLS 1.3 alone.
+    /// TLS 1.3 only.
     Tls13,
+}
+
+impl Value for TlsVersion {
+    // A TOML number would be a mistake that is hard to see.
+    const EXPECTED: &'static str = "\"1.2\" or \"1.3\", in quotation marks";
+}
+
+impl FromStr for TlsVersion {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        match text {
+            "1.2" => Ok(Self::Tls12),
+            "1.3" => Ok(Self::Tls13),
+            _ => Err(InvalidValue::of::<Self>()),
+        }
+    }
 }
 
 impl fmt::Display for TlsVersion {
@@ -220,19 +240,19 @@ impl fmt::Display for TlsVersion {
     }
 }
 
-/// Whether devices show certificates.
+/// The verification of client certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientAuth {
-    /// They are not asked.
+    /// No certificate is requested.
     None,
-    /// They are asked; one that is sent must be good.
+    /// A certificate is requested, and must be valid if the client sends it.
     Optional(ClientTrust),
-    /// They must send a good one.
+    /// Clients must send a valid certificate.
     Required(ClientTrust),
 }
 
 impl ClientAuth {
-    /// The files that decide which client certificates are believed, if any are asked for.
+    /// Returns the files that client certificates are verified with. None if no certificate is requested.
     #[must_use]
     pub const fn trust(&self) -> Option<&ClientTrust> {
         match self {
@@ -242,44 +262,32 @@ impl ClientAuth {
     }
 }
 
-/// Which client certificates are believed.
+/// The files that client certificates are verified with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientTrust {
     /// A PEM bundle of CA certificates.
     pub ca: PathBuf,
-    /// CRLs in PEM. Empty: no revocation is checked.
+    /// CRLs in PEM. Empty: revocation is not checked.
     pub crls: Vec<PathBuf>,
 }
 
-/// One rule of the routing table.
+/// A route: its conditions and its backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Server names it takes. Empty: any, and none.
+    /// The SNI names that match. Empty: any name, or none.
     pub sni: Vec<NamePattern>,
-    /// Negotiated ALPN protocols it takes. Empty: any, and none.
+    /// The negotiated ALPN protocols that match. Empty: any protocol, or none.
     pub alpn: Vec<Vec<u8>>,
-    /// Where it leads.
+    /// The backend.
     pub backend: BackendAddress,
 }
 
-/// A DNS name, or `*.` and a DNS name to match exactly one label more. Lower case.
+/// A DNS name, or `*.` and a DNS name, which matches exactly one more label. Lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamePattern(String);
 
 impl NamePattern {
-    /// Parses a pattern; none if it is not one.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let name = text.strip_prefix("*.").unwrap_or(text);
-        let label = |l: &str| {
-            !l.is_empty()
-                && l.len() <= 63
-                && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-        };
-        (text.len() <= 255 && name.split('.').all(label)).then(|| Self(text.to_ascii_lowercase()))
-    }
-
-    /// Whether `name` fits, whatever its case.
+    /// Returns true if `name` matches, without regard to case.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
         match self.0.strip_prefix("*.") {
@@ -291,12 +299,33 @@ impl NamePattern {
     }
 }
 
-/// Where a legacy server listens.
+impl Value for NamePattern {
+    const EXPECTED: &'static str = "a DNS name, or \"*.\" and a DNS name to match one more label";
+}
+
+impl FromStr for NamePattern {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let name = text.strip_prefix("*.").unwrap_or(text);
+        match text.len() <= 255 && name.split('.').all(is_label) {
+            true => Ok(Self(text.to_ascii_lowercase())),
+            false => Err(InvalidValue::of::<Self>()),
+        }
+    }
+}
+
+fn is_label(label: &str) -> bool {
+    (1..=63).contains(&label.len())
+        && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
+/// The address of a legacy server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackendAddress {
-    /// A host, by address or by a name that is resolved at each connect, and a port.
+    /// A host and a port. A name is resolved again for each connect.
     Tcp {
-        /// An IP address without brackets, or a DNS name, absolute with a dot at its end.
+        /// An IP address without brackets, or a DNS name. A dot at its end makes the name absolute.
         host: String,
         /// 1 to 65535.
         port: u16,
@@ -305,36 +334,39 @@ pub enum BackendAddress {
     Unix(PathBuf),
 }
 
-impl BackendAddress {
-    /// Parses `host:port`, `tcp://host:port` or `unix:/path`; none if it is none of them.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            // `sun_path` holds 108 bytes with its NUL, see unix(7).
-            return (1..108).contains(&path.len()).then(|| Self::Unix(PathBuf::from(path)));
-        }
-        let text = text.strip_prefix("tcp://").unwrap_or(text);
-        let (host, port) = text.rsplit_once(':')?;
-        let port = port.parse().ok().filter(|&port| port != 0)?;
-        let host = match host.strip_prefix('[') {
-            Some(v6) => {
-                let v6 = v6.strip_suffix(']')?;
-                v6.parse::<std::net::Ipv6Addr>().ok()?;
-                v6
-            }
-            None => {
-                // With its last dot a name is absolute: resolv.conf's search list is not tried.
-                let name = host.strip_suffix('.').unwrap_or(host);
-                NamePattern::parse(name).filter(|_| !name.starts_with('*'))?;
-                // A dot after an IPv4 address is no name that a resolver knows.
-                if name != host && name.parse::<IpAddr>().is_ok() {
-                    return None;
-                }
-                host
-            }
+impl Value for BackendAddress {
+    const EXPECTED: &'static str = "\"host:port\", \"tcp://host:port\" or \"unix:/path\"";
+}
+
+impl FromStr for BackendAddress {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let address = match text.strip_prefix("unix:") {
+            // `sun_path` holds 108 bytes with its NUL (unix(7)).
+            Some(path) => (1..108).contains(&path.len()).then(|| Self::Unix(PathBuf::from(path))),
+            None => tcp_backend(text.strip_prefix("tcp://").unwrap_or(text)),
         };
-        Some(Self::Tcp { host: host.to_owned(), port })
+        address.ok_or(InvalidValue::of::<Self>())
     }
+}
+
+fn tcp_backend(text: &str) -> Option<BackendAddress> {
+    let (host, port) = text.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|&port| port != 0)?;
+    let host = match host.strip_prefix('[') {
+        Some(v6) => v6.strip_suffix(']').filter(|v6| v6.parse::<Ipv6Addr>().is_ok())?,
+        None => Some(host).filter(|host| is_host(host))?,
+    };
+    Some(BackendAddress::Tcp { host: host.to_owned(), port })
+}
+
+fn is_host(host: &str) -> bool {
+    // With a dot at its end a name is absolute: the search list of resolv.conf does not apply.
+    let name = host.strip_suffix('.').unwrap_or(host);
+    // A resolver does not know an IPv4 address that ends in a dot.
+    let is_dotted_address = name != host && name.parse::<IpAddr>().is_ok();
+    name.len() <= 255 && name.split('.').all(is_label) && !is_dotted_address
 }
 
 impl fmt::Display for BackendAddress {
@@ -347,20 +379,20 @@ impl fmt::Display for BackendAddress {
     }
 }
 
-/// The bounds on every wait of a connection.
+/// The time limits of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From the ClientHello's first byte to its last.
+    /// From the first byte of the ClientHello to the last.
     pub hello: Duration,
     /// From accept to the end of the handshake.
     pub handshake: Duration,
-    /// From the look-up of the backend's name to an open socket, over all of its addresses.
+    /// From the lookup of the backend's name to a connected socket, over all of its addresses.
     pub connect: Duration,
-    /// How long no byte may move in either direction. None: for ever.
+    /// The time without a byte in either direction. None: no limit.
     pub idle: Option<Duration>,
-    /// The same from the end of one side's stream on. None: as `idle`.
+    /// The same after one side has closed its direction. None: as `idle`.
     pub half_close: Option<Duration>,
-    /// How old a connection may grow, less a random part of up to a tenth. None: any age.
+    /// The age of a connection, less a random part of up to a tenth. None: no limit.
     pub max_age: Option<Duration>,
 }
 
@@ -377,13 +409,12 @@ impl Default for Timeouts {
     }
 }
 
-/// The bounds on how many.
+/// The limits of connections and of what they send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections of this listener at one time. None: what the process's limit on file
-    /// descriptors carries.
+    /// Connections of this listener at a time. None: as many as the process's limit of file descriptors allows.
     pub max_connections: Option<usize>,
-    /// The longest ClientHello, 512 B to 64 KiB, which is where rustls stops.
+    /// The longest ClientHello, from 512 B to 64 KiB, the limit of rustls.
     pub max_hello_bytes: usize,
 }
 
@@ -393,17 +424,16 @@ impl Default for Limits {
     }
 }
 
-/// Options of the TCP sockets.
+/// The options of TCP sockets.
 ///
-/// A peer that vanishes without a word (NAT entry gone, battery empty) is noticed after about
-/// `keepalive` plus four probes at a quarter of it when nothing is being sent, and after
-/// `user_timeout` when something is.
+/// A peer that vanishes (expired NAT entry, empty battery) is detected after `keepalive` and four probes at a
+/// quarter of that interval if no data is in flight, and after `user_timeout` otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tcp {
-    /// Silence before the first keepalive probe (`TCP_KEEPIDLE`). None: no probes.
+    /// The idle time before the first keepalive probe (`TCP_KEEPIDLE`). None: no probes.
     pub keepalive: Option<Duration>,
-    /// How long sent data may stay unacknowledged, or the peer's window shut, before the kernel
-    /// gives up (`TCP_USER_TIMEOUT`). None: the kernel's own retry count, about 15 minutes.
+    /// The time for which data may stay unacknowledged, or the peer's window closed, before the kernel closes the
+    /// connection (`TCP_USER_TIMEOUT`). None: the kernel's default, about 15 minutes.
     pub user_timeout: Option<Duration>,
 }
 
@@ -422,13 +452,14 @@ mod tests {
 
     #[test]
     fn a_backend_is_a_host_and_port_or_a_unix_socket() {
+        let parse = |text: &str| text.parse::<BackendAddress>().ok();
         let tcp = |host: &str, port| Some(BackendAddress::Tcp { host: host.to_owned(), port });
-        assert_eq!(BackendAddress::parse("127.0.0.1:1883"), tcp("127.0.0.1", 1883));
-        assert_eq!(BackendAddress::parse("tcp://broker.plant:1883"), tcp("broker.plant", 1883));
-        assert_eq!(BackendAddress::parse("broker.plant.:1883"), tcp("broker.plant.", 1883));
-        assert_eq!(BackendAddress::parse("[::1]:1883"), tcp("::1", 1883));
+        assert_eq!(parse("127.0.0.1:1883"), tcp("127.0.0.1", 1883));
+        assert_eq!(parse("tcp://broker.plant:1883"), tcp("broker.plant", 1883));
+        assert_eq!(parse("broker.plant.:1883"), tcp("broker.plant.", 1883));
+        assert_eq!(parse("[::1]:1883"), tcp("::1", 1883));
         assert_eq!(
-            BackendAddress::parse("unix:/run/plant.sock"),
+            parse("unix:/run/plant.sock"),
             Some(BackendAddress::Unix("/run/plant.sock".into()))
         );
         for bad in [
@@ -445,14 +476,14 @@ mod tests {
             "broker..:1883",
             "127.0.0.1.:1883",
         ] {
-            assert_eq!(BackendAddress::parse(bad), None, "{bad:?}");
+            assert_eq!(parse(bad), None, "{bad:?}");
         }
     }
 
     #[test]
     fn a_backend_is_printed_as_it_is_written() {
         for text in ["127.0.0.1:1883", "broker.plant:1883", "[::1]:1883", "unix:/run/plant.sock"] {
-            assert_eq!(BackendAddress::parse(text).unwrap().to_string(), text);
+            assert_eq!(text.parse::<BackendAddress>().unwrap().to_string(), text);
         }
     }
 
@@ -475,14 +506,14 @@ mod tests {
 
     #[test]
     fn a_wildcard_stands_for_exactly_one_label() {
-        let pattern = NamePattern::parse("*.Plant.example").unwrap();
+        let pattern = "*.Plant.example".parse::<NamePattern>().unwrap();
         assert!(pattern.matches("a.plant.example"));
         assert!(pattern.matches("A.PLANT.EXAMPLE"));
         assert!(!pattern.matches("plant.example"));
         assert!(!pattern.matches("a.b.plant.example"));
         assert!(!pattern.matches(".plant.example"));
         for bad in ["", "*", "*.", "a..b", "a.*.b", "a b"] {
-            assert_eq!(NamePattern::parse(bad), None, "{bad:?}");
+            assert!(bad.parse::<NamePattern>().is_err(), "{bad:?}");
         }
     }
 }

@@ -9,11 +9,10 @@
 //!            CAs, CRLs; reload         systemd; lifecycle      config, terms
 //! ```
 //!
-//! The walk of a connection is `proxy/connection.rs`: start reading there. The library exists so
-//! that tests can start the whole proxy in their own process; its interface is [`app::start`], what
-//! that needs and what it returns.
+//! Start reading at `proxy/connection.rs`, the walk of a connection. The library exists so that tests can start the
+//! whole proxy in their own process. Its interface is [`app::start`] with its arguments and its result.
 //!
-//! **Not here.** Signals and exit codes: the process is `main.rs`.
+//! **Not here.** The choice of the command (`main.rs`).
 
 pub mod commands;
 
@@ -43,3 +42,4 @@ pub mod logging;
 mod regular_file;
 pub mod text;
 mod time;
+mod value;

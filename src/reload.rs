@@ -448,7 +448,7 @@ mod tests {
         let started = Config { listeners: listeners.to_vec(), ..Config::of(listener(dir.path())) };
         let mut wanted = started.clone();
         wanted.shutdown.delay = Duration::from_secs(1);
-        wanted.log.filter = crate::logging::Filter::parse("debug").unwrap();
+        wanted.log.filter = "debug".parse::<crate::logging::Filter>().unwrap();
         wanted.listeners[0].limits.max_connections = Some(17);
         assert_eq!(needs_restart(&started, &wanted), Vec::<String>::new());
         wanted.admin.listen.set_port(1);

@@ -18,7 +18,7 @@ use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, Proxy, Sidecar};
 
 fn address(text: &str) -> BackendAddress {
-    BackendAddress::parse(text).unwrap()
+    text.parse::<BackendAddress>().unwrap()
 }
 
 /// A device behind a backend that is not there sees an end in order, for this reason.
@@ -143,7 +143,7 @@ async fn the_name_and_the_protocol_decide_the_backend() {
     listener.tls.alpn = vec![b"modbus".to_vec()];
     listener.routes = vec![
         Route {
-            sni: vec![NamePattern::parse("*.local.host").unwrap()],
+            sni: vec!["*.local.host".parse::<NamePattern>().unwrap()],
             alpn: Vec::new(),
             backend: named.config(),
         },
@@ -171,7 +171,7 @@ async fn a_device_that_no_route_takes_is_dismissed_in_order() {
     let backend = Backend::echo().await;
     let mut listener = listener(backend.config(), &authority.server());
     listener.routes = vec![Route {
-        sni: vec![NamePattern::parse("elsewhere").unwrap()],
+        sni: vec!["elsewhere".parse::<NamePattern>().unwrap()],
         alpn: Vec::new(),
         backend: backend.config(),
     }];

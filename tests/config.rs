@@ -1,4 +1,4 @@
-//! Are all problems of a configuration reported at once?
+//! Tests of the configuration file: defaults, keys, and the report of all problems together.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use tlsidecar::config::file::{self, ConfigError};
 use tlsidecar::config::{BackendAddress, ClientAuth, Config, TlsVersion};
 use tlsidecar::logging::Format;
 
-/// A directory with the files that the texts here name.
+/// Returns a directory with the files that the configurations in this file name.
 fn dir() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for name in ["tls.crt", "tls.key", "ca.crt", "devices.crl"] {
@@ -23,7 +23,7 @@ fn parse(text: &str) -> Result<Config, ConfigError> {
     file::parse(text, &dir.path().join("tlsidecar.toml"))
 }
 
-/// The shortest configuration that is good.
+/// The shortest valid configuration.
 const GOOD: &str = r#"
 [[listener]]
 name = "mqtt"
@@ -33,7 +33,7 @@ tls.certificates = [{ cert = "tls.crt", key = "tls.key" }]
 "#;
 
 #[test]
-fn what_is_not_said_has_the_documented_default() {
+fn absent_keys_have_the_documented_defaults() {
     let config = parse(GOOD).unwrap();
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9901");
     assert_eq!(config.log.format, Format::Text);
@@ -59,7 +59,7 @@ fn what_is_not_said_has_the_documented_default() {
 }
 
 #[test]
-fn every_key_can_be_said() {
+fn every_key_can_be_set() {
     let text = r#"
 [admin]
 listen = "[::1]:9902"
@@ -111,8 +111,8 @@ backend = "tcp://broker:1883"
     assert_eq!((tls.max_chain_certificates, tls.max_chain_bytes), (4, 16 << 10));
     assert!(!tls.allow_v1);
     assert_eq!((listener.tcp.keepalive, listener.tcp.user_timeout), (None, None));
-    assert_eq!(listener.backend, BackendAddress::parse("unix:/run/broker.sock"));
-    assert_eq!(listener.routes[0].backend, BackendAddress::parse("broker:1883").unwrap());
+    assert_eq!(listener.backend, "unix:/run/broker.sock".parse().ok());
+    assert_eq!(listener.routes[0].backend, "broker:1883".parse::<BackendAddress>().unwrap());
     assert!(matches!(&listener.tls.client_auth, ClientAuth::Optional(t) if t.crls.len() == 1));
     assert_eq!(config.log.format, Format::Json);
 }
@@ -124,8 +124,8 @@ fn relative_paths_are_relative_to_the_file() {
     assert_eq!(config.listeners[0].tls.certificates[0].cert, dir.path().join("tls.crt"));
 }
 
-/// One problem, with its place, its key, and these words in its message.
-fn is_refused(text: &str, place: (usize, usize), key: &str, words: &[&str]) {
+/// Asserts that `text` has one problem, with this place, this key, and these words in its message.
+fn assert_problem(text: &str, place: (usize, usize), key: &str, words: &[&str]) {
     let error = parse(text).unwrap_err();
     let [problem] = &error.problems[..] else { panic!("one problem, not {error}") };
     assert_eq!((problem.place, problem.key.as_str()), (Some(place), key), "{error}");
@@ -135,14 +135,14 @@ fn is_refused(text: &str, place: (usize, usize), key: &str, words: &[&str]) {
 }
 
 #[test]
-fn each_bad_value_is_told_with_its_place_and_what_is_allowed() {
+fn each_invalid_value_is_reported_with_its_place_and_the_allowed_values() {
     let listener = |line: &str| format!("{GOOD}{line}\n");
     let section = |line: &str| format!("{line}\n{GOOD}");
     let before = GOOD.lines().count() + 1;
     let place = (before, 1);
-    // Unknown keys are found by their name, bad values by the value.
-    is_refused(&section("colour = 1"), (1, 1), "colour", &["admin", "listener"]);
-    is_refused(&listener("colour = 1"), place, "listener[0].colour", &["timeouts", "backend"]);
+    // The place of an unknown key is its name, the place of an invalid value is the value.
+    assert_problem(&section("colour = 1"), (1, 1), "colour", &["admin", "listener"]);
+    assert_problem(&listener("colour = 1"), place, "listener[0].colour", &["timeouts", "backend"]);
     let after = |key: &str| (before, key.len() + 4);
     for (key, value, words) in [
         ("timeouts.idle", "\"5 parsecs\"", &["5 parsecs", "365d"][..]),
@@ -165,7 +165,7 @@ fn each_bad_value_is_told_with_its_place_and_what_is_allowed() {
         ("tcp.keepalive", "true", &["true", "duration"]),
         ("tcp", "1", &["[listener.tcp]"]),
     ] {
-        is_refused(
+        assert_problem(
             &listener(&format!("{key} = {value}")),
             after(key),
             &format!("listener[0].{key}"),
@@ -180,7 +180,7 @@ fn each_bad_value_is_told_with_its_place_and_what_is_allowed() {
         ("shutdown", "delay", "\"soon\"", &["soon"]),
     ] {
         let text = format!("[{section_of}]\n{key} = {value}\n{GOOD}");
-        is_refused(&text, (2, key.len() + 4), &format!("{section_of}.{key}"), words);
+        assert_problem(&text, (2, key.len() + 4), &format!("{section_of}.{key}"), words);
     }
 }
 
@@ -188,11 +188,11 @@ fn each_bad_value_is_told_with_its_place_and_what_is_allowed() {
 fn a_mistyped_key_of_a_pair_is_one_problem() {
     let text = GOOD.replace("{ cert =", "{ crt =");
     let key = "listener[0].tls.certificates[0].crt";
-    is_refused(&text, (6, 23), key, &["`crt`", "`cert` or `key`"]);
+    assert_problem(&text, (6, 23), key, &["`crt`", "`cert` or `key`"]);
 }
 
 #[test]
-fn what_is_missing_is_told_with_what_is_wanted() {
+fn a_missing_key_is_reported_with_the_expected_value() {
     let error = parse("[[listener]]\n").unwrap_err();
     let keys: Vec<_> = error.problems.iter().map(|p| p.key.as_str()).collect();
     assert_eq!(
@@ -205,9 +205,9 @@ fn what_is_missing_is_told_with_what_is_wanted() {
 }
 
 #[test]
-fn files_that_cannot_be_read_are_told_with_their_place() {
+fn unreadable_files_are_reported_with_the_place_of_their_names() {
     let text = GOOD.replace("tls.crt", "nowhere.crt");
-    is_refused(
+    assert_problem(
         &text,
         (6, 30),
         "listener[0].tls.certificates[0].cert",
@@ -223,29 +223,29 @@ fn names_and_addresses_must_be_distinct() {
     let keys: Vec<_> = error.problems.iter().map(|p| p.key.as_str()).collect();
     assert_eq!(keys, ["listener[1].name", "listener[1].listen"], "{error}");
     let text = format!("[admin]\nlisten = \"0.0.0.0:8883\"\n{GOOD}");
-    is_refused(&text, (6, 10), "listener[0].listen", &["0.0.0.0:8883", "admin.listen"]);
+    assert_problem(&text, (6, 10), "listener[0].listen", &["0.0.0.0:8883", "admin.listen"]);
 }
 
 #[test]
-fn a_listener_on_the_default_admin_port_or_beside_all_addresses_is_refused() {
+fn a_listener_that_overlaps_the_admin_port_or_a_wildcard_address_is_an_error() {
     let text = GOOD.replace("0.0.0.0:8883", "127.0.0.1:9901");
-    is_refused(&text, (4, 10), "listener[0].listen", &["127.0.0.1:9901", "admin.listen"]);
+    assert_problem(&text, (4, 10), "listener[0].listen", &["127.0.0.1:9901", "admin.listen"]);
     let text = GOOD.replace("0.0.0.0:8883", "0.0.0.0:9901");
-    is_refused(&text, (4, 10), "listener[0].listen", &["0.0.0.0:9901", "127.0.0.1:9901"]);
+    assert_problem(&text, (4, 10), "listener[0].listen", &["0.0.0.0:9901", "127.0.0.1:9901"]);
     let text = format!("[admin]\nlisten = \"127.0.0.1:9902\"\n{text}");
     assert!(parse(&text).is_ok());
 }
 
 #[test]
-fn a_ca_that_nobody_asks_about_and_an_asking_without_a_ca_are_refused() {
+fn client_ca_and_client_auth_are_an_error_without_each_other() {
     let text = format!("{GOOD}tls.client_ca = \"ca.crt\"\n");
-    is_refused(&text, (7, 17), "listener[0].tls.client_ca", &["client_auth"]);
+    assert_problem(&text, (7, 17), "listener[0].tls.client_ca", &["client_auth"]);
     let text = format!("{GOOD}tls.client_auth = \"required\"\n");
-    is_refused(&text, (7, 19), "listener[0].tls.client_ca", &["missing"]);
+    assert_problem(&text, (7, 19), "listener[0].tls.client_ca", &["missing"]);
 }
 
 #[test]
-fn all_problems_are_told_in_one_go_and_in_order() {
+fn all_problems_are_reported_together_and_in_order() {
     let text = r#"colour = "red"
 [admin]
 listen = "localhost"
@@ -265,13 +265,13 @@ hello = "0s"
     let error = parse(text).unwrap_err();
     let lines: Vec<_> = error.problems.iter().map(|p| p.place.unwrap().0).collect();
     assert_eq!(lines, [1, 3, 5, 7, 9, 11, 11, 12, 12, 14, 15], "{error}");
-    // One line each, as compilers have it.
+    // One line each, in the format of compilers.
     assert_eq!(error.to_string().lines().count(), lines.len());
     assert!(error.to_string().lines().all(|line| line.contains("tlsidecar.toml:")));
 }
 
 #[test]
-fn of_thousands_of_mistakes_a_hundred_are_listed_and_the_others_counted() {
+fn of_thousands_of_problems_a_hundred_are_listed_and_the_others_counted() {
     let unknown: String = (0..2000).map(|i| format!("k{i} = 1\n")).collect();
     let error = parse(&format!("{GOOD}{unknown}")).unwrap_err();
     assert_eq!((error.problems.len(), error.more), (100, 1900));
@@ -287,7 +287,7 @@ fn of_thousands_of_mistakes_a_hundred_are_listed_and_the_others_counted() {
 }
 
 #[test]
-fn all_errors_of_syntax_are_told_in_one_go() {
+fn all_syntax_errors_are_reported_together() {
     let error = parse("a = \nb = \"ok\"\nc = [1,\n").unwrap_err();
     assert!(error.problems.len() >= 2, "{error}");
 }

@@ -229,7 +229,7 @@ async fn the_command_that_waits_tells_how_many_are_left_until_none_is() {
 async fn the_command_that_waits_ends_with_1_if_connections_had_to_be_forced() {
     let (device, _backend, proxy) = draining(Duration::ZERO, Duration::from_millis(500)).await;
     let _open = device.echo(proxy.address).await.unwrap();
-    let waiting = Waiting::start(proxy.app.admin, &[]).until("1 connection(s) had to be").await;
+    let waiting = Waiting::start(proxy.app.admin, &[]).until("1 connection(s) were forced").await;
     assert_eq!(waiting.code(), Some(1));
 }
 
@@ -238,7 +238,7 @@ async fn the_command_that_waits_gives_up_in_time_and_the_drain_goes_on() {
     let (device, _backend, proxy) = draining(Duration::ZERO, LONG).await;
     let mut open = device.echo(proxy.address).await.unwrap();
     let waiting =
-        Waiting::start(proxy.app.admin, &["--timeout", "700ms"]).until("not drained").await;
+        Waiting::start(proxy.app.admin, &["--timeout", "700ms"]).until("did not end in time").await;
     assert_eq!(waiting.code(), Some(1));
     say_and_hear(&mut open, b"still here").await.unwrap();
     drop(open);

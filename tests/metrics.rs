@@ -201,7 +201,7 @@ async fn sessions_are_counted_by_age_silence_and_their_certificates_expiry() {
 async fn what_a_backend_does_not_take_is_told_while_it_is_held() {
     let authority = Authority::new("ca");
     let stuck = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = BackendAddress::parse(&stuck.local_addr().unwrap().to_string()).unwrap();
+    let address = stuck.local_addr().unwrap().to_string().parse::<BackendAddress>().unwrap();
     let proxy = Proxy::start(address, &authority.server());
     let mut session = Device::new(&authority).connect(proxy.address).await.unwrap();
     let (mut backend, _) = stuck.accept().await.unwrap();
@@ -226,7 +226,7 @@ async fn attempts_to_reach_a_backend_are_counted_by_their_result() {
     let authority = Authority::new("ca");
     let down = silent_port();
     let address = down.local_addr().unwrap();
-    let backend = BackendAddress::parse(&address.to_string()).unwrap();
+    let backend = address.to_string().parse::<BackendAddress>().unwrap();
     let proxy = Proxy::start(backend, &authority.server());
     let up = format!("tlsidecar_backend_up{{backend=\"{address}\",listener=\"test\"}}");
     assert!(metric::<u64>(&proxy.text(), &up).is_none(), "nobody knows yet");

@@ -47,7 +47,7 @@ async fn a_hundred_clients_lose_nothing_over_a_certificate_swap() {
     let authority = Authority::new("ca");
     let (_broker, backend) = broker(authority.dir()).await;
     let pair = authority.server();
-    let backend = BackendAddress::parse(&backend.to_string()).unwrap();
+    let backend = backend.to_string().parse::<BackendAddress>().unwrap();
     let proxy = Proxy::start(backend, &pair);
     let active = || usize::try_from(proxy.active()).unwrap();
 

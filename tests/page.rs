@@ -68,7 +68,7 @@ async fn the_status_is_what_the_counters_say() {
     let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
     let (backend, down) = (Backend::echo().await, nobody());
     let pair = servers.server();
-    let down = BackendAddress::parse(&down.to_string()).unwrap();
+    let down = down.to_string().parse::<BackendAddress>().unwrap();
     let strict = strict("strict", down.clone(), &pair, &devices);
     let first = config(listener(backend.config(), &pair));
     let listeners = vec![first.listeners[0].clone(), strict];
@@ -205,7 +205,7 @@ async fn a_browser_shows_failures_certificates_and_whom_they_concern_as_text() {
         return;
     }
     let (servers, devices) = (Authority::new(HOSTILE), Authority::new("devices"));
-    let down = BackendAddress::parse(&nobody().to_string()).unwrap();
+    let down = nobody().to_string().parse::<BackendAddress>().unwrap();
     let pair = servers.server();
     let mut strict = strict("test", down.clone(), &pair, &devices);
     strict.name = "test".to_owned();
@@ -415,7 +415,7 @@ impl Plant {
         let (servers, devices) =
             (Authority::new("Plant 7 Server CA"), Authority::new("Plant 7 Device CA"));
         let backends = [Backend::echo().await, Backend::echo().await];
-        let down = BackendAddress::parse(&nobody().to_string()).unwrap();
+        let down = nobody().to_string().parse::<BackendAddress>().unwrap();
         let pair = |name: &str, past: u64, left: u64| {
             let days = |n: u64| Duration::from_secs(n * 86_400);
             let today = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();

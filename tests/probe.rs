@@ -1,4 +1,4 @@
-//! Does a probe say what a device would see, and what a health command has to say?
+//! Tests of `tlsidecar probe`: its report, and its health checks.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -28,7 +28,7 @@ use crate::support::proxy::listener;
 use crate::support::wait::{PATIENCE, within};
 use crate::support::{Authority, Backend, Pair, Proxy, eventually};
 
-/// Runs the binary; returns its code and what it wrote to standard output, and to standard error.
+/// Runs the binary. Returns its exit code, standard output and standard error.
 async fn run(arguments: &[&str]) -> (i32, String, String) {
     let mut command = binary();
     command.args(arguments);
@@ -38,7 +38,7 @@ async fn run(arguments: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-/// Probes an address with these flags; returns the code and the report.
+/// Probes an address with these flags. Returns the exit code and the report.
 async fn probe(address: SocketAddr, flags: &[&str]) -> (i32, Value) {
     let target = format!("localhost:{}", address.port());
     let arguments = [&["probe", &target, "--format", "json"], flags].concat();
@@ -47,13 +47,13 @@ async fn probe(address: SocketAddr, flags: &[&str]) -> (i32, Value) {
     (code, report)
 }
 
-/// The labels of the problems that a report tells.
+/// Returns the labels of the problems in a report.
 fn problems(report: &Value) -> Vec<&str> {
     let problems = report["problems"].as_array().unwrap().iter();
     problems.map(|problem| problem["problem"].as_str().unwrap()).collect()
 }
 
-/// A certificate authority, an echo server, and a proxy before it.
+/// A CA, an echo server, and a proxy in front of it.
 struct Scene {
     authority: Authority,
     _backend: Backend,
@@ -85,7 +85,7 @@ fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A TLS server with this chain and key, whether they belong together or not.
+/// Starts a TLS server with this chain and key, which need not match.
 async fn server(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'static>) -> Backend {
     let key = sign::any_supported_type(key).unwrap();
     let shown = SingleCertAndKey::from(CertifiedKey::new(chain, key));
@@ -108,7 +108,7 @@ async fn server(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'static
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_good_listener_is_told_whole_and_its_connections_end_in_order() {
+async fn the_report_of_a_good_listener_is_complete_and_the_connections_are_closed_in_order() {
     let scene = Scene::new().await;
     let (code, report) = scene.probe(&["--ca", &scene.ca]).await;
     assert_eq!((code, problems(&report)), (0, vec![]), "{report:#}");
@@ -132,7 +132,7 @@ async fn a_good_listener_is_told_whole_and_its_connections_end_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_is_told_as_openssl_tells_it() {
+async fn a_certificate_is_reported_as_openssl_prints_it() {
     let wish = Wish { serial: 0x00ab_cdef, ..Wish::default() };
     let scene = Scene::with(&wish, |_, _| {}).await;
     let (_, report) = scene.probe(&["--once"]).await;
@@ -154,8 +154,8 @@ async fn a_certificate_is_told_as_openssl_tells_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_report_in_the_documents_has_the_lines_that_a_report_has() {
-    // What stands before the values.
+async fn the_report_in_the_documents_has_the_lines_of_a_real_one() {
+    // The labels in front of the values.
     let keys = |report: &str| {
         let lines = report.lines().filter(|line| line.starts_with("  "));
         lines.map(|line| line[2..14].trim().to_owned()).collect::<Vec<_>>()
@@ -170,9 +170,9 @@ async fn the_report_in_the_documents_has_the_lines_that_a_report_has() {
     assert!(keys(&text).len() > 10 && text.ends_with("\ngood\n"), "{text}");
 }
 
-/// What programs rely on.
+/// Programs rely on the keys.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_report_has_the_same_keys_whatever_was_found() {
+async fn all_reports_have_the_same_keys() {
     let scene = Scene::new().await;
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     let (_, good) = scene.probe(&[]).await;
@@ -224,7 +224,7 @@ async fn once_is_one_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_that_is_not_accepted_is_told() {
+async fn an_unsupported_version_is_reported() {
     let scene = Scene::with(&Wish::default(), |l, _| l.tls.min_version = TlsVersion::Tls13).await;
     let (code, report) = scene.probe(&[]).await;
     assert_eq!((code, &report["versions"]["1.2"]["accepted"]), (0, &json!(false)));
@@ -235,7 +235,7 @@ async fn a_version_that_is_not_accepted_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn either_version_can_be_asked_for_and_resumes() {
+async fn both_versions_can_be_selected_and_resume() {
     let scene = Scene::new().await;
     for version in ["1.2", "1.3"] {
         let (code, report) = scene.probe(&["--tls", version]).await;
@@ -246,7 +246,7 @@ async fn either_version_can_be_asked_for_and_resumes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_tickets_there_is_nothing_to_resume() {
+async fn without_tickets_there_is_no_resumption() {
     let scene = Scene::with(&Wish::default(), |l, _| l.tls.tickets = 0).await;
     for version in ["1.2", "1.3"] {
         let (code, report) = scene.probe(&["--tls", version]).await;
@@ -259,28 +259,28 @@ fn required(listener: &mut ListenerConfig, authority: &Authority) {
     listener.tls.client_auth = ClientAuth::Required(trust);
 }
 
-/// In TLS 1.3 the handshake is over for the client before it is refused.
+/// In TLS 1.3 the handshake is complete for the client before the server rejects it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_certificate_that_is_required_is_told_in_either_version() {
+async fn a_required_client_certificate_is_reported_in_both_versions() {
     let scene = Scene::with(&Wish::default(), required).await;
     for (version, alert) in [("1.2", "handshake_failure"), ("1.3", "certificate_required")] {
         let (code, report) = scene.probe(&["--tls", version, "--ca", &scene.ca]).await;
         assert_eq!((code, problems(&report)), (1, vec!["alert"]), "{version} {report:#}");
         assert_eq!(report["problems"][0]["alert"], alert, "{version}");
-        // In TLS 1.2 the alert itself does not say what it is about.
+        // In TLS 1.2 the alert does not name the cause.
         let advice = report["problems"][0]["advice"].as_str().unwrap();
         assert!(advice.contains("--cert"), "{version} {advice}");
         let certificate = &report["client_certificate"];
         assert_eq!((&certificate["asked"], &certificate["shown"]), (&json!(true), &json!(false)));
         assert_eq!(certificate["accepted"], false);
-        // What the server showed before is told all the same.
+        // The certificate of the server is reported nevertheless.
         assert_eq!(report["chain"]["verified"], true, "{version}");
     }
     scene.proxy.end_with(Reason::ClientCertMissing, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_certificate_is_shown_and_accepted_or_not() {
+async fn a_client_certificate_is_sent_and_accepted_or_rejected() {
     let scene = Scene::with(&Wish::default(), required).await;
     let stranger = Authority::new("stranger");
     let good = scene.authority.issue("device", &client_wish());
@@ -309,7 +309,7 @@ fn client_wish() -> Wish<'static> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn alpn_is_offered_and_what_was_chosen_is_told() {
+async fn alpn_is_offered_and_the_selected_protocol_is_reported() {
     let scene = Scene::with(&Wish::default(), |l, _| l.tls.alpn = vec![b"mqtt".to_vec()]).await;
     let (code, report) = scene.probe(&["--alpn", "x,mqtt"]).await;
     assert_eq!((code, &report["handshake"]["alpn"]), (0, &json!("mqtt")));
@@ -319,7 +319,7 @@ async fn alpn_is_offered_and_what_was_chosen_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_name_decides_what_is_shown_and_compared() {
+async fn the_name_selects_the_certificate_and_is_compared_with_it() {
     let scene = Scene::with(&Wish::default(), |listener, authority| {
         let wish = Wish { names: &["other.example"], ..Wish::default() };
         listener.tls.certificates.push(authority.issue("other", &wish).files);
@@ -331,7 +331,7 @@ async fn the_name_decides_what_is_shown_and_compared() {
         (code, subject(&report), &report["sni"]),
         (0, json!("CN=other.example"), &json!(true))
     );
-    // Unsent, the name gets the default certificate, and is still what the device expects.
+    // Without SNI the server sends the default certificate, which must still contain the name.
     let (code, report) = scene.probe(&["--once", "--name", "other.example", "--no-sni"]).await;
     assert_eq!((code, subject(&report), &report["sni"]), (1, json!("CN=localhost"), &json!(false)));
     assert_eq!(problems(&report), ["name_mismatch"]);
@@ -341,12 +341,12 @@ async fn the_name_decides_what_is_shown_and_compared() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ca_that_did_not_issue_it_is_told() {
+async fn a_ca_that_did_not_issue_the_certificate_is_reported() {
     let scene = Scene::new().await;
     let stranger = Authority::new("stranger");
     let (code, report) = scene.probe(&["--once", "--ca", path(&stranger.ca())]).await;
     assert_eq!((code, problems(&report)), (1, vec!["unknown_ca"]));
-    // One of the same name, made anew.
+    // A new CA with the same name.
     let again = Authority::new("ca");
     let (code, report) = scene.probe(&["--once", "--ca", path(&again.ca())]).await;
     assert_eq!((code, problems(&report)), (1, vec!["certificate_rejected"]), "{report:#}");
@@ -354,7 +354,7 @@ async fn a_ca_that_did_not_issue_it_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn times_are_told_with_and_without_a_ca_beside_what_else_is_wrong() {
+async fn dates_are_reported_with_and_without_a_ca_and_next_to_other_problems() {
     for (years, label) in
         [((2020, 2022), "certificate_expired"), ((2059, 2060), "certificate_not_yet_valid")]
     {
@@ -373,21 +373,21 @@ async fn times_are_told_with_and_without_a_ca_beside_what_else_is_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_ends_soon_is_a_code_of_its_own() {
+async fn a_certificate_that_ends_soon_has_a_separate_exit_code() {
     let scene = Scene::new().await;
     let (code, report) = scene.probe(&["--once", "--min-days", "30000"]).await;
     assert_eq!((code, problems(&report)), (3, vec!["certificate_expires_soon"]));
     let (code, _) = scene.probe(&["--once", "--min-days", "7"]).await;
     assert_eq!(code, 0);
-    // Beside anything else it is a failure like any other.
+    // Together with another problem, the exit code is that of a failure.
     let flags = ["--once", "--min-days", "30000", "--name", "other.example"];
     let (code, report) = scene.probe(&flags).await;
     assert_eq!((code, problems(&report).len()), (1, 2));
 }
 
-/// rustls does not mind, and OpenSSL does: `openssl s_client` ends with error 10 at depth 1.
+/// rustls accepts the chain, and OpenSSL does not: `openssl s_client` fails with error 10 at depth 1.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_times_of_the_ca_count_as_well() {
+async fn the_dates_of_the_ca_are_checked_too() {
     let scene = Scene::new().await;
     for (years, label) in
         [((2020, 2022), "certificate_expired"), ((2059, 2060), "certificate_not_yet_valid")]
@@ -396,7 +396,7 @@ async fn the_times_of_the_ca_count_as_well() {
         let (code, report) = scene.probe(&["--once", "--ca", path(&ca)]).await;
         assert_eq!((code, problems(&report)), (1, vec![label]), "{report:#}");
         assert_eq!(report["chain"]["verified"], false);
-        // One that was made anew for the same key, beside it, is enough.
+        // A second certificate for the same CA key is enough.
         let both = scene.authority.dir().join("both.crt");
         let old = std::fs::read_to_string(&ca).unwrap();
         std::fs::write(&both, old + scene.authority.pem()).unwrap();
@@ -411,7 +411,7 @@ async fn the_times_of_the_ca_count_as_well() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ca_that_is_sent_along_is_told_once() {
+async fn a_ca_that_the_server_sends_is_reported_once() {
     let authority = Authority::new("ca");
     let (mut chain, key) = authority.server().load();
     chain.push(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap());
@@ -423,7 +423,7 @@ async fn a_ca_that_is_sent_along_is_told_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn how_a_chain_hangs_together_is_told() {
+async fn the_order_of_a_chain_is_reported() {
     let root = Authority::new("root");
     let below = root.intermediate("below");
     let pair = below.issue("server", &Wish::default());
@@ -438,19 +438,19 @@ async fn how_a_chain_hangs_together_is_told() {
     let strange = server([chain.clone(), other].concat(), &key).await;
     let (code, report) = probe(strange.address, &["--once"]).await;
     assert_eq!((code, problems(&report)), (1, vec!["chain_out_of_order"]));
-    // Who verifies it finds a way all the same.
+    // The chain can be verified nevertheless.
     let (code, report) = probe(strange.address, &["--once", "--ca", &ca]).await;
     assert_eq!((code, problems(&report)), (0, vec![]), "{report:#}");
 
-    // Without its intermediate it leads nowhere.
+    // Without its intermediate it leads to no CA.
     let short = server(chain[..1].to_vec(), &key).await;
     let (code, report) = probe(short.address, &["--once", "--ca", &ca]).await;
     assert_eq!((code, problems(&report)), (1, vec!["unknown_ca"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn certificates_that_could_all_have_issued_one_another_do_not_hold_up_a_probe() {
-    // Each of three names may have issued the next, dozens of times, and the last one nobody.
+async fn certificates_with_many_possible_paths_do_not_delay_a_probe() {
+    // Dozens of certificates for each of three names may have issued the next one, and none issued the last.
     let layers: Vec<_> = ["x", "y", "z", "nobody"].map(Authority::new).into();
     let (chain, key) = layers[0].server().load();
     let heap = (0..100).map(|i| layers[i % 3 + 1].certify_ca(["x", "y", "z"][i % 3]));
@@ -463,7 +463,7 @@ async fn certificates_that_could_all_have_issued_one_another_do_not_hold_up_a_pr
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_the_key_of_its_certificate_is_not_believed() {
+async fn a_server_without_the_key_of_its_certificate_is_rejected() {
     let authority = Authority::new("ca");
     let (chain, _) = authority.server().load();
     let (_, other) = authority.issue("other", &Wish::default()).load();
@@ -475,11 +475,11 @@ async fn a_server_without_the_key_of_its_certificate_is_not_believed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_and_nothing_are_told() {
+async fn an_unknown_name_and_a_closed_port_are_reported() {
     let (code, report) = probe(nobody(), &[]).await;
     assert_eq!((code, problems(&report)), (1, vec!["refused"]));
     assert_eq!(report["addresses"][0]["problem"], "refused");
-    // Nobody was told a name, nobody showed a chain, nobody was said goodbye to.
+    // No name was sent, no chain came, and no close_notify was sent.
     for unknown in [&report["sni"], &report["chain"]["order"], &report["goodbye_answered"]] {
         assert!(unknown.is_null(), "{report:#}");
     }
@@ -494,7 +494,7 @@ async fn nobody_and_nothing_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_tls_is_told_with_what_was_heard_and_moves_no_cursor() {
+async fn an_answer_that_is_not_tls_is_reported_and_escaped() {
     let echo = Backend::echo().await;
     let (code, report) = probe(echo.address, &[]).await;
     assert_eq!((code, problems(&report)), (1, vec!["not_tls"]));
@@ -519,13 +519,13 @@ async fn what_is_not_tls_is_told_with_what_was_heard_and_moves_no_cursor() {
     assert_eq!((code, problems(&report)), (1, vec!["closed"]));
 }
 
-/// Whether a text has nothing but lines of what can be seen.
+/// Returns true if a text consists of lines of visible characters.
 fn is_harmless(text: &str) -> bool {
     text.chars().all(|c| c == '\n' || !c.is_control()) && !text.contains('\u{202e}')
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_with_hostile_names_moves_no_cursor() {
+async fn hostile_names_in_a_certificate_are_escaped() {
     let authority = Authority::new("ca");
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name.push(DnType::CommonName, "\u{1b}[2J\u{202e}\u{9b}31m\r\nfalse line");
@@ -544,10 +544,10 @@ async fn a_certificate_with_hostile_names_moves_no_cursor() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_legacy_server_that_speaks_first_is_heard() {
+async fn the_greeting_of_a_legacy_server_is_reported() {
     let authority = Authority::new("ca");
     let backend = Backend::serving(|mut tcp| async move {
-        // It takes its time, as servers do that look up who calls.
+        // The greeting is delayed, as by a server that looks up the name of its client.
         tokio::time::sleep(Duration::from_millis(20)).await;
         tcp.write_all(b"220 plant\x1b[2J ready\r\n").await.unwrap();
         let _gone = tcp.read(&mut [0; 1]).await;
@@ -561,13 +561,13 @@ async fn a_legacy_server_that_speaks_first_is_heard() {
         if (code, greeting) == (0, &json!(r"220 plant\x1b[2J ready\r\n")) {
             return;
         }
-        // On a machine that is busy it may come after the probe has left.
+        // On a busy machine the greeting may come after the end of the probe.
         assert!(greeting.is_null() && Instant::now() < deadline, "{report:#}");
     }
 }
 
-/// A way to `server` on which a client's second flight arrives only together with its goodbye.
-async fn slow_way_to(server: SocketAddr) -> Backend {
+/// Starts a relay to `server` that delays the client's second flight until its close_notify.
+async fn slow_relay_to(server: SocketAddr) -> Backend {
     const GOODBYE: [u8; 5] = [23, 3, 3, 0, 19];
     Backend::serving(move |mut client| async move {
         let mut server = TcpStream::connect(server).await.unwrap();
@@ -578,7 +578,7 @@ async fn slow_way_to(server: SocketAddr) -> Backend {
             let read = from_client.read(&mut hello).await.unwrap();
             to_server.write_all(&hello[..read]).await.unwrap();
             let mut flight = Vec::new();
-            // A sealed close_notify is 2 bytes, the kind and a tag of 16 bytes.
+            // An encrypted close_notify has 2 bytes, the content type and a tag of 16 bytes.
             while flight.len() < 24 || flight[flight.len() - 24..][..5] != GOODBYE {
                 assert_ne!(from_client.read_buf(&mut flight).await.unwrap(), 0);
             }
@@ -591,16 +591,16 @@ async fn slow_way_to(server: SocketAddr) -> Backend {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_that_comes_late_is_heard_behind_the_goodbye() {
+async fn a_late_rejection_is_read_after_the_close_notify() {
     let scene = Scene::with(&Wish::default(), required).await;
-    let way = slow_way_to(scene.proxy.address).await;
+    let way = slow_relay_to(scene.proxy.address).await;
     let (code, report) = probe(way.address, &["--tls", "1.3"]).await;
     assert_eq!((code, problems(&report)), (1, vec!["alert"]), "{report:#}");
     assert_eq!(report["problems"][0]["alert"], "certificate_required");
 }
 
-/// A way to `server` by a proxy that is near, from where it is far: each message takes so long.
-async fn far_way_to(server: SocketAddr, far: Duration) -> Backend {
+/// Starts a near relay to a far `server`: each message takes the time `far`.
+async fn far_relay_to(server: SocketAddr, far: Duration) -> Backend {
     async fn pump<R, W>(mut from: R, mut to: W, far: Duration)
     where
         R: AsyncReadExt + Unpin,
@@ -624,20 +624,20 @@ async fn far_way_to(server: SocketAddr, far: Duration) -> Backend {
     .await
 }
 
-/// The connect is quick, and tells nothing of how far it is.
+/// The connect is fast, and does not show the distance.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_that_comes_from_far_behind_a_proxy_is_waited_for() {
+async fn a_rejection_from_far_behind_a_proxy_is_read() {
     let scene = Scene::with(&Wish::default(), required).await;
-    let way = far_way_to(scene.proxy.address, Duration::from_millis(550)).await;
+    let way = far_relay_to(scene.proxy.address, Duration::from_millis(550)).await;
     let (code, report) = probe(way.address, &["--once"]).await;
     assert_eq!((code, problems(&report)), (1, vec!["alert"]), "{report:#}");
     assert_eq!(report["problems"][0]["alert"], "certificate_required");
     assert_eq!(report["client_certificate"]["accepted"], false);
 }
 
-/// A way to `server` on which a client's first flight arrives, and nothing after it. It ends with the
-/// client, or stays.
-async fn half_way_to(server: SocketAddr, stays: bool) -> Backend {
+/// Starts a relay to `server` that forwards only the first flight of a client. It closes with the client, or stays
+/// open.
+async fn half_relay_to(server: SocketAddr, stays: bool) -> Backend {
     Backend::serving(move |mut client| async move {
         let mut server = TcpStream::connect(server).await.unwrap();
         let (mut from_client, mut to_client) = client.split();
@@ -660,20 +660,20 @@ async fn half_way_to(server: SocketAddr, stays: bool) -> Backend {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_does_not_say_whether_a_certificate_will_do_is_not_good() {
+async fn a_server_that_neither_accepts_nor_rejects_a_certificate_is_a_problem() {
     let scene = Scene::with(&Wish::default(), required).await;
     let device = scene.authority.issue("device", &client_wish());
     let (cert, key) = (path(&device.files.cert), path(&device.files.key));
     for (shown, stays) in [(vec![], true), (vec!["--cert", cert, "--key", key], false)] {
-        let way = half_way_to(scene.proxy.address, stays).await;
+        let way = half_relay_to(scene.proxy.address, stays).await;
         let flags = [&["--once", "--tls", "1.3", "--timeout", "1s"], &shown[..]].concat();
         let (code, report) = probe(way.address, &flags).await;
         let told = (code, problems(&report));
         assert_eq!(told, (1, vec!["client_certificate_unanswered"]), "{report:#}");
         assert_eq!(report["client_certificate"]["accepted"], Value::Null);
-        // An end alone is an answer to the goodbye, and none about the certificate.
+        // A closed connection answers close_notify, and does not show that the certificate is accepted.
         assert_eq!(report["goodbye_answered"], !stays);
-        // In TLS 1.2 the handshake itself does not come to its end, and that says nothing of it.
+        // In TLS 1.2 the handshake does not complete, which does not show a rejection.
         let flags = [&["--once", "--tls", "1.2", "--timeout", "1s"], &shown[..]].concat();
         let (code, report) = probe(way.address, &flags).await;
         assert_eq!((code, problems(&report)), (1, vec!["handshake_timeout"]), "{report:#}");
@@ -683,24 +683,24 @@ async fn a_server_that_does_not_say_whether_a_certificate_will_do_is_not_good() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_legacy_server_that_does_not_answer_the_goodbye_is_told_and_no_failure() {
+async fn a_legacy_server_that_does_not_answer_the_close_is_reported_and_no_failure() {
     let authority = Authority::new("ca");
-    // The kernel takes connections, and nobody ever looks at them.
+    // The kernel accepts connections, and no program does.
     let hanging = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let backend = BackendAddress::parse(&hanging.local_addr().unwrap().to_string()).unwrap();
+    let backend = hanging.local_addr().unwrap().to_string().parse::<BackendAddress>().unwrap();
     let proxy = Proxy::start(backend, &authority.server());
     let (code, report) = probe(proxy.address, &["--once"]).await;
     assert_eq!((code, problems(&report)), (0, vec![]), "{report:#}");
     assert_eq!(report["goodbye_answered"], false);
     let target = format!("localhost:{}", proxy.address.port());
     let (code, text, _) = run(&["probe", &target, "--once"]).await;
-    assert!(code == 0 && text.contains("\n  goodbye "), "{text}");
+    assert!(code == 0 && text.contains("\n  close "), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_legacy_server_that_is_down_is_told() {
+async fn a_stopped_legacy_server_is_reported() {
     let authority = Authority::new("ca");
-    let nobody = BackendAddress::parse(&nobody().to_string()).unwrap();
+    let nobody = nobody().to_string().parse::<BackendAddress>().unwrap();
     let proxy = Proxy::start(nobody, &authority.server());
     for version in ["1.2", "1.3"] {
         let (code, report) = probe(proxy.address, &["--tls", version]).await;
@@ -710,7 +710,7 @@ async fn a_legacy_server_that_is_down_is_told() {
     proxy.end_with(Reason::BackendRefused, 2).await;
 }
 
-/// A real `openssl s_server`, ended on drop.
+/// An `openssl s_server`, stopped on drop.
 struct Openssl {
     child: Child,
     address: SocketAddr,
@@ -722,7 +722,7 @@ impl Openssl {
         let mut command = Command::new("openssl");
         command.args(["s_server", "-quiet", "-accept", &address.to_string()]);
         command.arg("-cert").arg(&pair.files.cert).arg("-key").arg(&pair.files.key).args(flags);
-        // It ends a connection when there is nothing more to read: so it gets a pipe that stays open.
+        // It closes a connection at the end of its input, so its input is a pipe that stays open.
         let [null, pipe] = [Stdio::null, Stdio::piped];
         let child = command.stdin(pipe()).stdout(null()).stderr(null()).spawn().unwrap();
         let server = Self { child, address };
@@ -733,14 +733,14 @@ impl Openssl {
 
 impl Drop for Openssl {
     fn drop(&mut self) {
-        // It fails if the process has ended already.
+        // Fails if the process has ended already.
         let _ended = self.child.kill();
         let _ended = self.child.wait();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn openssl_with_rsa_and_tls_1_2_alone_is_told() {
+async fn openssl_with_rsa_and_tls_1_2_only_is_reported() {
     let authority = Authority::new("ca");
     let rsa = authority.issue("rsa", &Wish { rsa: true, ..Wish::default() });
     let server = Openssl::start(&rsa, &["-tls1_2"]).await;
@@ -756,7 +756,7 @@ async fn openssl_with_rsa_and_tls_1_2_alone_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn openssl_that_requires_a_certificate_tells_its_cas() {
+async fn openssl_that_requires_a_certificate_names_its_cas() {
     let authority = Authority::new("ca");
     let ca = authority.ca().display().to_string();
     let pair = authority.server();
@@ -775,11 +775,11 @@ async fn openssl_that_requires_a_certificate_tells_its_cas() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_older_than_tls_1_2_is_told_as_such() {
+async fn a_server_without_tls_1_2_is_reported() {
     let authority = Authority::new("ca");
     let rsa = authority.issue("rsa", &Wish { rsa: true, ..Wish::default() });
     let server = Openssl::start(&rsa, &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]).await;
-    // What is advised: another version, as long as there is one.
+    // The advice is another version, if there is one.
     for (flags, another) in [(&[][..], false), (&["--tls", "1.3"], true)] {
         let (code, report) = probe(server.address, flags).await;
         assert_eq!((code, problems(&report)), (1, vec!["alert"]), "{report:#}");
@@ -790,14 +790,14 @@ async fn a_server_that_is_older_than_tls_1_2_is_told_as_such() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn certificates_that_are_too_large_are_no_fault_of_the_way() {
+async fn certificates_that_are_too_large_are_not_blamed_on_the_path() {
     let (chain, key) = Authority::new("ca").server().load();
     let server = server(vec![chain[0].clone(); 300], &key).await;
     let (code, report) = probe(server.address, &[]).await;
     assert_eq!((code, problems(&report)), (1, vec!["tls_error"]), "{report:#}");
     assert!(report["problems"][0]["says"].as_str().unwrap().contains("64 KiB"), "{report:#}");
 
-    // What never was a ServerHello is something else, whatever length it claims.
+    // A message that is not a ServerHello is another problem, whatever its length.
     for (kind, length) in [(2, 0xff), (0x77, 0)] {
         let garbage = Backend::serving(move |mut tcp| async move {
             let _hello = tcp.read(&mut [0; 4096]).await;
@@ -814,9 +814,9 @@ async fn certificates_that_are_too_large_are_no_fault_of_the_way() {
     }
 }
 
-/// Old plants have them: `openssl x509 -req` makes version 1 unless told otherwise.
+/// Old plants have them: `openssl x509 -req` issues version 1 by default.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_of_version_1_is_told_and_shown() {
+async fn a_certificate_of_version_1_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let script = "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout k \
                   -out r -subj /CN=localhost && openssl x509 -req -in r -signkey k -out c -days 9";
@@ -834,7 +834,7 @@ async fn a_certificate_of_version_1_is_told_and_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_cannot_be_used_end_with_78_and_flags_that_make_no_sense_with_2() {
+async fn unusable_files_exit_with_78_and_invalid_flags_with_2() {
     let authority = Authority::new("ca");
     let (one, other) = (authority.server(), authority.issue("other", &Wish::default()));
     let (cert, key) = (path(&one.files.cert), path(&other.files.key));
@@ -869,14 +869,14 @@ async fn files_that_cannot_be_used_end_with_78_and_flags_that_make_no_sense_with
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn as_a_health_command_it_asks_the_admin_port() {
+async fn a_health_check_uses_the_admin_port() {
     let scene = Scene::new().await;
     let admin = scene.proxy.app.admin.to_string();
     for what in ["--live", "--started", "--ready"] {
         let (code, text, errors) = run(&["probe", what, "--admin", &admin]).await;
         assert_eq!((code, text.is_empty(), errors.as_str()), (0, false, ""), "{what}");
     }
-    // Who listens on all addresses is reached by loopback.
+    // A wildcard address is reached by loopback.
     let all = format!("0.0.0.0:{}", scene.proxy.app.admin.port());
     assert_eq!(run(&["probe", "--live", "--admin", &all]).await.0, 0);
     scene.proxy.app.shutdown.drain();
@@ -888,7 +888,7 @@ async fn as_a_health_command_it_asks_the_admin_port() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_report_that_cannot_be_written_is_no_success() {
+async fn a_report_that_cannot_be_written_is_a_failure() {
     let scene = Scene::new().await;
     let target = format!("localhost:{}", scene.proxy.address.port());
     for flags in [vec![], vec!["--min-days", "30000"]] {
@@ -902,7 +902,7 @@ async fn a_report_that_cannot_be_written_is_no_success() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_environment_says_to_a_run_is_nothing_to_a_probe() {
+async fn a_probe_ignores_the_environment_of_a_run() {
     let scene = Scene::new().await;
     let target = format!("localhost:{}", scene.proxy.address.port());
     let admin = scene.proxy.app.admin.to_string();
@@ -922,7 +922,7 @@ async fn what_the_environment_says_to_a_run_is_nothing_to_a_probe() {
             assert_eq!(output.status.code(), Some(0), "{name}={value} {output:?}");
         }
     }
-    // Where it is used it counts.
+    // A health check uses TLSIDECAR_ADMIN.
     let mut command = binary();
     command.args(["probe", "--live"]).env("TLSIDECAR_ADMIN", &admin);
     let ran = tokio::task::spawn_blocking(move || command.status());
@@ -930,7 +930,7 @@ async fn what_the_environment_says_to_a_run_is_nothing_to_a_probe() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_health_command_does_not_wait_for_ever() {
+async fn a_health_check_has_a_time_limit() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     for admin in [silent.local_addr().unwrap(), nobody()] {
         let arguments = ["probe", "--live", "--admin", &admin.to_string(), "--timeout", "200ms"];

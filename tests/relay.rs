@@ -469,7 +469,7 @@ async fn unix_line() -> (Proxy, Session, UnixStream) {
     let authority = Authority::new("ca");
     let path = authority.dir().join("backend.sock");
     let unix = UnixListener::bind(&path).unwrap();
-    let backend = BackendAddress::parse(&format!("unix:{}", path.display())).unwrap();
+    let backend = format!("unix:{}", path.display()).parse::<BackendAddress>().unwrap();
     let proxy = Proxy::with(listener(backend, &authority.server()));
     let device = Device::new(&authority).connect(proxy.address).await.unwrap();
     let (backend, _) = within("the backend is dialled", unix.accept()).await.unwrap();

@@ -1,11 +1,11 @@
-//! Asks the admin port of a running sidecar, from the command line: how it is, and to drain.
+//! A client of the admin port: health, drain, and the progress of a drain.
 //!
-//! **Promises.** No request takes longer than [`PATIENCE`], or than it is given, and no answer more
-//! memory than [`MAX_ANSWER_BYTES`].
+//! **Promises.** A request ends within its timeout ([`REQUEST_TIMEOUT`] by default) and reads at most
+//! [`MAX_ANSWER_BYTES`].
 //!
-//! **Not here.** Who answers (`admin.rs`), and exit codes (`main.rs`).
+//! **Not here.** The admin port itself (`control/admin.rs`), exit codes (`exit.rs`).
 
-use std::fmt;
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -15,181 +15,152 @@ use hyper::body::Bytes;
 use hyper::header::HOST;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Deserialize;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-/// How long one request may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::terms::reason::Reason;
 
-/// The longest answer that is read. The metrics of a process with many listeners are the longest.
+/// The time limit for one request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest answer that is read. `/status` grows with the number of listeners.
 const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
 
-/// How many looks may pass until a drain that was accepted can be seen.
-const LOOKS_UNTIL_BEGUN: u32 = 50;
-
-/// The pause between two looks at a drain.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
-
-/// Why a running sidecar could not be asked.
+/// A failed request to the admin port.
 #[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    /// Nobody answers there.
-    #[error("cannot reach the admin port {address}: {cause}")]
+pub(super) enum AdminError {
+    /// The connection failed.
+    #[error("cannot connect to the admin port {address}: {cause}")]
     Unreachable {
-        /// The address that was tried.
+        /// The admin port.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the system.
         cause: io::Error,
     },
-    /// What answers there does not speak HTTP, or answers without an end.
-    #[error("{address} did not answer as an admin port: {cause}")]
+    /// The answer is not HTTP, has no end, or is not what the admin port sends.
+    #[error("{address} does not answer as an admin port: {cause}")]
     Protocol {
-        /// The address that was tried.
+        /// The admin port.
         address: SocketAddr,
-        /// What HTTP says.
+        /// The error of the HTTP or JSON parser.
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// It does not answer in time.
-    #[error("the admin port {address} did not answer within {patience:?}")]
-    Silent {
-        /// The address that was tried.
+    /// There was no answer in time.
+    #[error("the admin port {address} did not answer within {limit:?}")]
+    TimedOut {
+        /// The admin port.
         address: SocketAddr,
-        /// For how long.
-        patience: Duration,
+        /// The time limit of the request.
+        limit: Duration,
     },
-    /// What answers there will not do what was asked.
-    #[error("{address} answered {status}")]
+    /// The answer has another status than success.
+    #[error("the admin port {address} answered {status}")]
     Refused {
-        /// The address that was tried.
+        /// The admin port.
         address: SocketAddr,
         /// The status of the answer.
         status: StatusCode,
     },
 }
 
-/// What the admin port can be asked about how it is.
+/// A health check of the admin port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Health {
-    /// Does the process turn?
+pub(super) enum Health {
+    /// The runtime makes progress.
     Live,
-    /// Is the start over?
+    /// The start is complete.
     Started,
-    /// Is it ready for connections?
+    /// The process accepts connections and does not drain.
     Ready,
 }
 
-/// Asks the sidecar whose admin port is `address` how it is; returns the phase if it is well.
+/// Makes a health check at the admin port `address`. Returns the text of the answer.
 ///
 /// # Errors
-/// If it is not, or does not answer within `patience`.
-pub async fn health(
+/// The check failed, or there was no answer within `limit`.
+pub(super) async fn health(
     address: SocketAddr,
-    what: Health,
-    patience: Duration,
-) -> Result<String, AskError> {
-    let path = match what {
+    check: Health,
+    limit: Duration,
+) -> Result<String, AdminError> {
+    let path = match check {
         Health::Live => "/livez",
         Health::Started => "/startupz",
         Health::Ready => "/readyz",
     };
-    let answer = ask(address, Method::GET, path, patience).await?;
+    let answer = request(address, Method::GET, path, limit).await?;
     match answer.status {
         StatusCode::OK => Ok(answer.text.trim().to_owned()),
-        status => Err(AskError::Refused { address, status }),
+        status => Err(AdminError::Refused { address, status }),
     }
 }
 
-/// Asks the sidecar whose admin port is `address` to drain, and returns as soon as it has begun.
+/// Starts a drain through the admin port `address`, and returns once it was accepted.
 ///
 /// # Errors
-/// If it does not.
-pub async fn drain(address: SocketAddr) -> Result<(), AskError> {
-    match ask(address, Method::POST, "/drain", PATIENCE).await?.status {
+/// The port does not answer, or answers with an error.
+pub(super) async fn drain(address: SocketAddr) -> Result<(), AdminError> {
+    match request(address, Method::POST, "/drain", REQUEST_TIMEOUT).await?.status {
         StatusCode::ACCEPTED => Ok(()),
-        status => Err(AskError::Refused { address, status }),
+        status => Err(AdminError::Refused { address, status }),
     }
 }
 
-/// How far a drain is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// `draining`, `closing` or `drained`.
-    pub phase: String,
-    /// Connections that are open.
-    pub open: u64,
+/// The part of `GET /status` that shows the progress of a drain.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct DrainStatus {
+    /// The phase of the process, such as `closing`.
+    pub(super) phase: String,
+    listeners: Vec<ListenerCounts>,
 }
 
-impl fmt::Display for Progress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} connection(s) left", self.phase, self.open)
+/// The connections of a listener in `GET /status`.
+#[derive(Clone, Debug, Deserialize)]
+struct ListenerCounts {
+    active: u64,
+    /// By reason; reasons with a count of 0 are absent.
+    closed: HashMap<String, u64>,
+}
+
+impl DrainStatus {
+    /// Returns true from the start of the drain on.
+    pub(super) fn has_begun(&self) -> bool {
+        ["draining", "closing", "drained"].contains(&self.phase.as_str())
+    }
+
+    /// Returns true once all connections are closed.
+    pub(super) fn is_drained(&self) -> bool {
+        self.phase == "drained"
+    }
+
+    /// Returns the number of open connections.
+    pub(super) fn open(&self) -> u64 {
+        self.listeners.iter().map(|listener| listener.active).sum()
+    }
+
+    /// Returns the number of connections that were forced at the deadline of the drain.
+    pub(super) fn forced(&self) -> u64 {
+        let reason = Reason::DrainDeadline.to_string();
+        self.listeners.iter().filter_map(|listener| listener.closed.get(&reason)).sum()
     }
 }
 
-/// How a drain ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DrainOutcome {
-    /// So many connections had to be forced.
-    Forced(u64),
-    /// The process ended before it could be asked again.
-    Gone,
-}
-
-/// Follows a drain that [`drain`] has begun until it is over, and tells of every change.
+/// Reads the progress of a drain from the admin port at `address`. Returns none while the port is busy with
+/// other requests.
 ///
 /// # Errors
-/// If what answers there is no longer that sidecar.
-pub async fn follow(
-    address: SocketAddr,
-    mut tell: impl FnMut(&Progress),
-) -> Result<DrainOutcome, AskError> {
-    let mut told = None;
-    let mut begun = false;
-    let mut failed = false;
-    let mut looks = 0;
-    loop {
-        looks += 1;
-        let answers = (
-            ask(address, Method::GET, "/readyz", PATIENCE).await,
-            ask(address, Method::GET, "/metrics", PATIENCE).await,
-        );
-        let (phase, metrics) = match answers {
-            (Ok(phase), Ok(metrics)) => (phase.text.trim().to_owned(), metrics.text),
-            // It may have ended in the middle of its answer; then the next look finds nobody.
-            (Err(AskError::Protocol { .. }), _) | (_, Err(AskError::Protocol { .. }))
-                if !failed =>
-            {
-                failed = true;
-                continue;
-            }
-            (Err(AskError::Unreachable { .. }), _) | (_, Err(AskError::Unreachable { .. })) => {
-                return Ok(DrainOutcome::Gone);
-            }
-            (Err(error), _) | (_, Err(error)) => return Err(error),
-        };
-        failed = false;
-        begun |= ["draining", "closing", "drained"].contains(&phase.as_str());
-        let forced = sum(&metrics, "tlsidecar_connections_closed_total{", "drain_deadline");
-        match phase.as_str() {
-            "drained" => return Ok(DrainOutcome::Forced(forced)),
-            // Another process by now.
-            "starting" | "running" if begun || looks > LOOKS_UNTIL_BEGUN => {
-                return Ok(DrainOutcome::Gone);
-            }
-            _ => {}
+/// The port does not answer, or answers with an error.
+pub(super) async fn drain_status(address: SocketAddr) -> Result<Option<DrainStatus>, AdminError> {
+    let answer = request(address, Method::GET, "/status", REQUEST_TIMEOUT).await?;
+    match answer.status {
+        StatusCode::OK => {
+            let parsed = serde_json::from_str(&answer.text);
+            parsed.map(Some).map_err(|cause| AdminError::Protocol { address, cause: cause.into() })
         }
-        let now = Progress { phase, open: sum(&metrics, "tlsidecar_connections_active{", "") };
-        if begun && told.as_ref() != Some(&now) {
-            tell(&now);
-            told = Some(now);
-        }
-        sleep(LOOK_INTERVAL).await;
+        StatusCode::SERVICE_UNAVAILABLE => Ok(None),
+        status => Err(AdminError::Refused { address, status }),
     }
-}
-
-/// The sum of a metric over the children whose labels hold `label`.
-fn sum(metrics: &str, name: &str, label: &str) -> u64 {
-    let children = metrics.lines().filter(|line| line.starts_with(name) && line.contains(label));
-    children.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
 }
 
 struct Answer {
@@ -197,18 +168,18 @@ struct Answer {
     text: String,
 }
 
-async fn ask(
+async fn request(
     address: SocketAddr,
     method: Method,
     path: &'static str,
-    patience: Duration,
-) -> Result<Answer, AskError> {
-    let asked = timeout(patience, exchange(reachable(address), method, path));
-    asked.await.unwrap_or(Err(AskError::Silent { address, patience }))
+    limit: Duration,
+) -> Result<Answer, AdminError> {
+    let answered = timeout(limit, exchange(connectable(address), method, path)).await;
+    answered.unwrap_or(Err(AdminError::TimedOut { address, limit }))
 }
 
-/// Whoever listens on all addresses is reached by loopback.
-fn reachable(address: SocketAddr) -> SocketAddr {
+/// Returns the loopback address in place of an address such as `0.0.0.0`, which can be bound and not connected to.
+fn connectable(address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
         IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),
@@ -220,10 +191,10 @@ async fn exchange(
     address: SocketAddr,
     method: Method,
     path: &'static str,
-) -> Result<Answer, AskError> {
-    let unreachable = |cause| AskError::Unreachable { address, cause };
+) -> Result<Answer, AdminError> {
+    let unreachable = |cause| AdminError::Unreachable { address, cause };
     let tcp = TcpStream::connect(address).await.map_err(unreachable)?;
-    let protocol = |cause: hyper::Error| AskError::Protocol { address, cause: Box::from(cause) };
+    let protocol = |cause: hyper::Error| AdminError::Protocol { address, cause: Box::from(cause) };
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.map_err(protocol)?;
     let request = Request::builder()
@@ -232,20 +203,20 @@ async fn exchange(
         .header(HOST, address.to_string())
         .body(Empty::<Bytes>::new())
         .expect("the parts are constants and an address");
-    let asking = async {
+    let answering = async {
         let answer = sender.send_request(request).await.map_err(protocol)?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
-        let body = body.map_err(|cause| AskError::Protocol { address, cause })?;
+        let body = body.map_err(|cause| AdminError::Protocol { address, cause })?;
         Ok(Answer { status, text: String::from_utf8_lossy(&body.to_bytes()).into_owned() })
     };
-    // The connection has to be driven, and ends only after the answer: its own end is of no interest.
-    let mut asking = std::pin::pin!(asking);
+    // hyper makes progress only while `connection` is polled. It can end after the answer.
+    let mut answering = std::pin::pin!(answering);
     tokio::select! {
-        answer = &mut asking => return answer,
+        answer = &mut answering => return answer,
         ended = connection => ended.map_err(protocol)?,
     }
-    asking.await
+    answering.await
 }
 
 #[cfg(test)]
@@ -253,9 +224,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sum_is_over_the_children_with_the_label_alone() {
-        let text =
-            "a{x=\"1\",reason=\"ok\"} 2\na{x=\"2\",reason=\"ok\"} 3\na{reason=\"bad\"} 7\nab 9\n";
-        assert_eq!([sum(text, "a{", "ok"), sum(text, "a{", ""), sum(text, "b{", "")], [5, 12, 0]);
+    fn the_progress_of_a_drain_is_the_sum_over_the_listeners() {
+        let text = r#"{"phase": "closing", "listeners": [
+            {"name": "a", "active": 2, "closed": {"ok": 7, "drain_deadline": 3}},
+            {"name": "b", "active": 1, "closed": {}}]}"#;
+        let status: DrainStatus = serde_json::from_str(text).unwrap();
+        assert!(status.has_begun() && !status.is_drained());
+        assert_eq!((status.open(), status.forced()), (3, 3));
     }
 }

@@ -1,13 +1,9 @@
-//! `tlsidecar demo`: everything that is needed to see it work, on one machine.
+//! `tlsidecar demo`: runs a proxy with development certificates and an echo server as its backend.
 //!
-//! It makes a development CA with a server's and a device's certificate, starts an echo server in
-//! the place of the legacy server, and says what to type.
+//! **Promises.** The demo listens on loopback by default. Only their owner can read the private keys.
+//! Existing certificates are kept. The commands that the demo prints work in every directory.
 //!
-//! **Promises.** It listens on loopback unless told otherwise. Keys are readable by their owner
-//! alone. Certificates that are there already are kept. The commands that it prints work from
-//! wherever they are typed.
-//!
-//! **Not here.** The proxy itself: the demo runs the same one.
+//! **Not here.** The proxy (`run.rs`).
 
 use std::env;
 use std::fs::{self, OpenOptions};
@@ -24,7 +20,10 @@ use rcgen::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::flags;
+use super::exit::Exit;
+use super::flags::DemoArgs;
+use super::output::{fail, print_line};
+use super::run::run_proxy;
 use crate::app::App;
 use crate::config::{
     AdminConfig, BackendAddress, CertificateFiles, ClientAuth, Config, ListenerConfig,
@@ -33,54 +32,53 @@ use crate::regular_file;
 use crate::text::Shown;
 use crate::time::unix_seconds;
 
-/// The files of a demo's directory: who issues, who the sidecar is, who a device is.
+/// The files in the directory of a demo, certificate and key each.
 const CA: [&str; 2] = ["ca.crt", "ca.key"];
 const SERVER: [&str; 2] = ["server.crt", "server.key"];
 const DEVICE: [&str; 2] = ["device.crt", "device.key"];
 
-/// The demo's stand-in for a legacy server, and what it has to say.
-pub struct Demo {
+/// The parts of a demo that start once the proxy runs: the echo server and the instructions.
+struct Demo {
     echo: StdTcpListener,
     dir: PathBuf,
 }
 
-/// Why the demo cannot be prepared.
+/// A failed preparation of the demo.
 #[derive(Debug, thiserror::Error)]
-pub enum DemoError {
-    /// A file, a directory or the echo server's socket.
-    #[error("cannot {what}: {cause}")]
-    Io {
-        /// What was tried.
-        what: String,
-        /// What the system says.
-        cause: io::Error,
-    },
-    /// Other files are there, and have been made by a CA that is not there whole.
-    #[error("{} lacks {missing}: delete the directory, and the demo makes a new one", Shown(dir))]
-    HalfMade {
-        /// The directory.
-        dir: PathBuf,
-        /// The files that are missing.
-        missing: String,
-    },
-    /// There is nothing that could issue a new certificate.
-    #[error("there is no {} to renew with: run the demo first, without --renew", Shown(.0))]
+enum DemoError {
+    /// A file, a directory or the socket of the echo server.
+    #[error("cannot {action}: {cause}")]
+    Io { action: String, cause: io::Error },
+    /// There are certificates, and the CA that issued them is incomplete.
+    #[error("{} lacks {missing}: delete the directory; the demo then creates it again", Shown(dir))]
+    Incomplete { dir: PathBuf, missing: String },
+    /// There is no CA that could issue a new certificate.
+    #[error("{} does not exist: run the demo first, without --renew", Shown(.0))]
     NoCa(PathBuf),
-    /// A certificate.
-    #[error("cannot make certificates: {0}")]
+    /// A certificate could not be issued.
+    #[error("cannot create certificates: {0}")]
     Certificates(#[from] rcgen::Error),
 }
 
-/// Makes the certificates that are missing, binds the echo server, and returns the configuration to
-/// run on.
-///
-/// # Errors
-/// If a certificate cannot be made or written, or nothing can be bound.
-pub fn prepare(args: &flags::DemoArgs) -> Result<(Config, Demo), DemoError> {
+/// Runs the demo until it is stopped or, with `--renew`, issues a new server certificate.
+#[must_use]
+pub fn run(args: &DemoArgs) -> Exit {
+    if args.renew {
+        let renewed = renew(&args.dir);
+        return renewed.map_or_else(|error| fail(error, Exit::Failed), |()| Exit::Success);
+    }
+    match prepare(args) {
+        Ok((config, demo)) => run_proxy(config, None, |app| demo.start(app)),
+        Err(error) => fail(error, Exit::Failed),
+    }
+}
+
+/// Creates the missing certificates, binds the echo server, and returns the configuration of the proxy.
+fn prepare(args: &DemoArgs) -> Result<(Config, Demo), DemoError> {
     let dir = path::absolute(&args.dir).map_err(failed("find the directory", &args.dir))?;
     make_certificates(&dir)?;
     let (echo, backend) = bind_echo()
-        .map_err(|cause| DemoError::Io { what: "bind the echo server".to_owned(), cause })?;
+        .map_err(|cause| DemoError::Io { action: "bind the echo server".to_owned(), cause })?;
     let backend = BackendAddress::Tcp { host: backend.ip().to_string(), port: backend.port() };
     let pair = CertificateFiles { cert: dir.join("server.crt"), key: dir.join("server.key") };
     let listener = ListenerConfig::new("demo", args.listen, backend, pair, ClientAuth::None);
@@ -95,11 +93,8 @@ fn bind_echo() -> io::Result<(StdTcpListener, SocketAddr)> {
     Ok((echo, address))
 }
 
-/// Issues a new server certificate from the CA in `dir`; a running demo takes it up by itself.
-///
-/// # Errors
-/// If there is no CA, or the certificate cannot be written.
-pub fn renew(dir: &Path) -> Result<(), DemoError> {
+/// Issues a new server certificate from the CA in `dir`. A running demo reloads it without a request.
+fn renew(dir: &Path) -> Result<(), DemoError> {
     let ca_key = dir.join("ca.key");
     if !ca_key.exists() {
         return Err(DemoError::NoCa(ca_key));
@@ -108,8 +103,8 @@ pub fn renew(dir: &Path) -> Result<(), DemoError> {
 }
 
 impl Demo {
-    /// Starts the echo server and says what to type. Call it within a runtime.
-    pub fn start(self, app: &App) {
+    /// Starts the echo server and prints the instructions. Must be called within a runtime.
+    fn start(self, app: &App) {
         match TcpListener::from_std(self.echo) {
             Ok(echo) => {
                 tokio::spawn(echo_all(echo));
@@ -117,9 +112,7 @@ impl Demo {
             Err(error) => tracing::error!(%error, "the echo server cannot start"),
         }
         for (_, listen) in &app.listeners {
-            // A reader that has read enough, such as `head`, wants the demo all the same.
-            let _unread =
-                flags::print(format!("{}\n", instructions(*listen, app.admin, &self.dir)));
+            print_line(instructions(*listen, app.admin, &self.dir));
         }
     }
 }
@@ -128,35 +121,35 @@ fn instructions(listen: SocketAddr, admin: SocketAddr, dir: &Path) -> String {
     let (port, ca, dir) = (listen.port(), quoted(&dir.join("ca.crt")), quoted(dir));
     let (examples, found) = match examples() {
         Some(examples) => (quoted(&examples), ""),
-        None => ("examples".to_owned(), "; type it in the repository of tlsidecar"),
+        None => ("examples".to_owned(), ", in the repository of tlsidecar"),
     };
     let program = this_program();
     format!(
-        "A device, the careful way (verifies the sidecar{found}):
+        "Connect a device that verifies the server certificate{found}:
     python3 {examples}/device.py --port {port} --ca {ca}
-A device of the old kind (no SNI, no verification, TLS 1.2{found}):
+Connect an old device (no SNI, no verification, TLS 1.2){found}:
     python3 {examples}/device_old.py --port {port}
-By hand (what you type comes back):
+Connect by hand (the echo server sends back what you type):
     openssl s_client -connect {listen} -servername localhost -CAfile {ca}
-What a device would see:
+Show the server as a device sees it:
     {program} probe {listen} --name localhost --ca {ca}
-How the connections are, for a browser and for Prometheus:
+Show the connections, in a browser and for Prometheus:
     http://{admin}/
     curl http://{admin}/metrics
-A new server certificate, taken up while it runs:
+Issue a new server certificate, which the running demo reloads:
     {program} demo --renew --dir {dir}
 Ctrl-C ends it."
     )
 }
 
-/// The directory of the example devices, if this runs in the repository, or by cargo.
+/// Returns the directory of the example devices, if the demo runs in the repository or through cargo.
 fn examples() -> Option<PathBuf> {
     let by_cargo = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     let roots = [env::current_dir().ok(), by_cargo].into_iter().flatten();
     roots.map(|root| root.join("examples")).find(|examples| examples.join("device.py").exists())
 }
 
-/// What to type to run this program.
+/// Returns the shell command that runs this program.
 fn this_program() -> String {
     match env::current_exe() {
         Ok(program) if env::var_os("CARGO").is_none() => quoted(&program),
@@ -164,7 +157,7 @@ fn this_program() -> String {
     }
 }
 
-/// A path as a shell takes it.
+/// Quotes a path for a shell, if necessary.
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     if text.chars().all(|c| c.is_alphanumeric() || "/._-".contains(c)) {
@@ -173,7 +166,7 @@ fn quoted(path: &Path) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// The legacy server: it sends back what it gets.
+/// The backend of the demo: sends every byte back.
 async fn echo_all(listener: TcpListener) {
     while let Ok((tcp, _)) = listener.accept().await {
         tokio::spawn(echo(tcp));
@@ -190,8 +183,8 @@ async fn echo(mut tcp: TcpStream) -> io::Result<()> {
     }
 }
 
-/// Makes what is missing. Half a CA cannot be made whole: what the other half has issued, or who
-/// believes it, is out there.
+/// Creates the missing certificates. A lost key or certificate of the CA cannot be replaced: certificates and
+/// devices depend on the old one.
 fn make_certificates(dir: &Path) -> Result<(), DemoError> {
     let missing =
         |files: [&'static str; 2]| files.into_iter().filter(|file| !dir.join(file).exists());
@@ -200,7 +193,7 @@ fn make_certificates(dir: &Path) -> Result<(), DemoError> {
         fs::create_dir_all(dir).map_err(failed("create the directory", dir))?;
         make_ca(dir)?;
     } else if missing(CA).next().is_some() {
-        return Err(DemoError::HalfMade { dir: dir.to_owned(), missing: all.join(", ") });
+        return Err(DemoError::Incomplete { dir: dir.to_owned(), missing: all.join(", ") });
     }
     if missing(SERVER).next().is_some() {
         renew(dir)?;
@@ -217,7 +210,7 @@ fn make_ca(dir: &Path) -> Result<(), DemoError> {
     write(&dir.join("ca.key"), &key.serialize_pem(), 0o600)
 }
 
-/// The same each time, so that the CA can issue from its key alone.
+/// Returns the same parameters at each call, so that a later run can issue with the CA's key alone.
 fn ca_params() -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.distinguished_name.push(DnType::CommonName, "tlsidecar development CA");
@@ -253,7 +246,7 @@ fn this_year() -> i32 {
         .unwrap_or(1970)
 }
 
-/// Writes a whole file or nothing: a demo that is running may read at any moment.
+/// Replaces a file atomically: a running demo may read it at any time.
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), DemoError> {
     let temporary = path.with_extension("new");
     let written = OpenOptions::new()
@@ -267,7 +260,7 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), DemoError> {
     written.map_err(failed("write", path))
 }
 
-fn failed(tried: &str, path: &Path) -> impl FnOnce(io::Error) -> DemoError {
-    let what = format!("{tried} {}", Shown(path));
-    move |cause| DemoError::Io { what, cause }
+fn failed(action: &str, path: &Path) -> impl FnOnce(io::Error) -> DemoError {
+    let action = format!("{action} {}", Shown(path));
+    move |cause| DemoError::Io { action, cause }
 }

@@ -1,17 +1,15 @@
 //! The command line.
 //!
-//! **Promises.** Every flag of a run has an environment twin, `TLSIDECAR_` and its name. A value that
-//! is not allowed is refused here, with what is. What the environment says to flags that are of no use to
-//! a command is not looked at, and a twin that is empty counts as unset.
+//! **Promises.** Every flag of a run has an environment variable, `TLSIDECAR_` and its name. An invalid value
+//! is an error that lists the allowed values. Empty variables count as unset, and so do variables that the
+//! command does not use.
 //!
-//! **Not here.** The configuration file (`config/file.rs`), exit codes (`main.rs`), the flags of the
-//! probe (`commands/flags/probe.rs`), completions and pages (`commands/pages.rs`).
+//! **Not here.** The configuration file (`config/file.rs`), the parsers of values (`value.rs`,
+//! `config/values.rs`), the flags of the probe (`flags/probe.rs`), exit codes (`exit.rs`).
 
 pub mod probe;
 
 use std::ffi::OsString;
-use std::fmt;
-use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,42 +18,40 @@ use clap::builder::{BoolishValueParser, Resettable};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
-use self::probe::Probe;
+use self::probe::ProbeArgs;
 use crate::config::file::{ConfigError, Overrides, Source};
+use crate::config::values::NonZeroDuration;
 use crate::config::{
     AdminConfig, BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Config, ListenerConfig,
 };
 use crate::logging::Filter;
-
-/// How long a command may be told to wait, as in the configuration file.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+use crate::value::{parse, parse_into};
 
 /// Terminates the TLS of device fleets next to a legacy server that speaks plain TCP.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Cli {
-    /// What to do instead of running.
+    /// The command. Without one, the program runs a proxy.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// How to run.
+    /// The flags of a run.
     #[command(flatten)]
-    pub run: Run,
+    pub run: RunArgs,
 }
 
 impl Cli {
-    /// Reads the process's arguments and environment. Ends the process, with code 2, if they make
-    /// no sense, and with 0 if they ask for help or the version.
+    /// Parses the arguments and the environment of the process. Exits with code 2 if they are invalid, and with
+    /// 0 after it has printed the help or the version.
     #[must_use]
     pub fn read() -> Self {
         let arguments: Vec<_> = std::env::args_os().collect();
-        let mut command = heeding(without_empty(Self::command()), &arguments);
+        let mut command = without_unused(without_empty(Self::command()), &arguments);
         let matches = command.get_matches_mut();
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
     }
 }
 
-/// The command line without the environment twins that are set but empty: manifests and unit files set a
-/// variable to nothing to say that it has no value.
+/// Removes the environment variables that are set to an empty value: manifests and unit files use it for "unset".
 fn without_empty(command: clap::Command) -> clap::Command {
     let command = command.mut_args(|arg| {
         let value = arg.get_env().and_then(std::env::var_os);
@@ -64,135 +60,116 @@ fn without_empty(command: clap::Command) -> clap::Command {
     command.mut_subcommands(without_empty)
 }
 
-/// The command line without the environment twins that are of no use to these arguments. clap reads
-/// them all, and one that makes no sense would end a probe that never needs it: a container's health
-/// command has the environment of the sidecar's own run.
-fn heeding(command: clap::Command, arguments: &[OsString]) -> clap::Command {
-    let deaf = |command: clap::Command| command.mut_args(|arg| arg.env(Resettable::Reset));
-    // Flags of a run and a command exclude each other: a command stands first.
+/// Removes the environment variables that the command in `arguments` does not use. clap parses all variables, and
+/// an invalid one would fail a probe that does not need it: a container's health command has the environment of
+/// the sidecar.
+fn without_unused(command: clap::Command, arguments: &[OsString]) -> clap::Command {
+    let without_all = |command: clap::Command| command.mut_args(|arg| arg.env(Resettable::Reset));
+    // A command excludes the flags of a run, so it is the first argument.
     let Some(name) = arguments.get(1).and_then(|name| name.to_str()) else { return command };
     if command.find_subcommand(name).is_none() {
         return command;
     }
-    let asks_admin = |argument: &OsString| {
+    let uses_admin_port = |argument: &OsString| {
         ["--live", "--started", "--ready", "--help", "-h"].iter().any(|flag| argument == flag)
     };
-    let command = deaf(command);
-    if name == "probe" && !arguments.iter().any(asks_admin) {
-        return command.mut_subcommand(name, deaf);
+    let command = without_all(command);
+    if name == "probe" && !arguments.iter().any(uses_admin_port) {
+        return command.mut_subcommand(name, without_all);
     }
     command
 }
 
-/// Prints what a command has to say, to standard output. Whoever reads only the beginning, such as `head`,
-/// is no error.
-///
-/// # Errors
-/// If standard output does not take it.
-pub fn print(text: impl AsRef<[u8]>) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written,
-    }
-}
-
-/// Writes a line to standard error, for as long as there is somebody to read it: `eprintln!` panics where
-/// there is nobody, or no room on the disk.
-pub fn complain(line: impl fmt::Display) {
-    let _unread = writeln!(io::stderr().lock(), "{line}");
-}
-
-/// What can be done instead of running.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Check a configuration file and everything that it names, and bind nothing.
+    /// Check a configuration file and the files that it names, without binding a socket.
     Check {
         /// The configuration file.
         #[arg(long, env = "TLSIDECAR_CONFIG", value_name = "FILE")]
         config: PathBuf,
     },
-    /// Connect as a device would, and say what it sees. Or ask the admin port how it is.
-    Probe(Box<Probe>),
-    /// Ask the running sidecar to drain, and return at once: for a container's preStop hook.
+    /// Connect as a device would and report the result, or check the health of a running sidecar.
+    Probe(Box<ProbeArgs>),
+    /// Start a drain of a running sidecar and return at once, for a container's preStop hook.
     Drain {
         /// The admin port of the running sidecar.
-        #[arg(long, env = "TLSIDECAR_ADMIN", value_name = "ADDR", value_parser = address, default_value_t = AdminConfig::default().listen)]
+        #[arg(long, env = "TLSIDECAR_ADMIN", value_name = "ADDR", value_parser = parse::<SocketAddr>, default_value_t = AdminConfig::default().listen)]
         admin: SocketAddr,
-        /// Stay until it is drained, and say how many connections are left.
+        /// Wait until the drain is complete, and print the number of open connections.
         #[arg(long)]
         wait: bool,
-        /// Stay no longer than this; without it, as long as the drain takes.
-        #[arg(long, value_name = "TIME", value_parser = duration, requires = "wait")]
+        /// Wait at most this long. Without it, wait until the drain is complete.
+        #[arg(long, value_name = "TIME", value_parser = parse_into::<NonZeroDuration, Duration>, requires = "wait")]
         timeout: Option<Duration>,
     },
-    /// Try it out: make development certificates, start an echo server and a sidecar before it.
+    /// Create development certificates, and start a sidecar in front of an echo server.
     Demo(DemoArgs),
-    /// Print a shell's completions.
+    /// Print the completions for a shell.
     Completions {
         /// The shell.
         #[arg(value_name = "SHELL")]
         shell: Shell,
     },
-    /// Print the manual's page.
+    /// Print the manual page.
     Man {
-        /// Write it, and a page for each command, into this directory.
+        /// Write the page, and one for each command, to this directory.
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
 }
 
-/// Where the demo listens.
+/// The flags of the demo.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// Where the development certificates are made.
+    /// The directory of the development certificates.
     #[arg(long, value_name = "DIR", default_value = "certs/dev")]
     pub dir: PathBuf,
-    /// Where devices connect.
-    #[arg(long, value_name = "ADDR", value_parser = address, default_value = "127.0.0.1:8883")]
+    /// The address that devices connect to.
+    #[arg(long, value_name = "ADDR", value_parser = parse::<SocketAddr>, default_value = "127.0.0.1:8883")]
     pub listen: SocketAddr,
     /// The admin port.
-    #[arg(long, value_name = "ADDR", value_parser = address, default_value_t = AdminConfig::default().listen)]
+    #[arg(long, value_name = "ADDR", value_parser = parse::<SocketAddr>, default_value_t = AdminConfig::default().listen)]
     pub admin: SocketAddr,
-    /// Only make a new server certificate; a demo that is running takes it up.
+    /// Only issue a new server certificate; a running demo reloads it.
     #[arg(long)]
     pub renew: bool,
 }
 
-/// How to run: on a file, or with one listener from flags.
+/// The flags of a run: a configuration file, or one listener.
 #[derive(Debug, Args)]
-pub struct Run {
+pub struct RunArgs {
     /// The configuration file.
     #[arg(long, env = "TLSIDECAR_CONFIG", value_name = "FILE", conflicts_with_all = ["listen", "backend", "cert", "key", "client_ca"])]
     pub config: Option<PathBuf>,
-    /// Where devices connect, such as 0.0.0.0:8883.
-    #[arg(long, env = "TLSIDECAR_LISTEN", value_name = "ADDR", value_parser = address, required_unless_present = "config")]
+    /// The address that devices connect to, such as 0.0.0.0:8883.
+    #[arg(long, env = "TLSIDECAR_LISTEN", value_name = "ADDR", value_parser = parse::<SocketAddr>, required_unless_present = "config")]
     pub listen: Option<SocketAddr>,
     /// The legacy server: host:port, tcp://host:port or unix:/path.
-    #[arg(long, env = "TLSIDECAR_BACKEND", value_name = "ADDR", value_parser = backend, required_unless_present = "config")]
+    #[arg(long, env = "TLSIDECAR_BACKEND", value_name = "ADDR", value_parser = parse::<BackendAddress>, required_unless_present = "config")]
     pub backend: Option<BackendAddress>,
-    /// The certificate chain in PEM, the server's own first.
+    /// The certificate chain in PEM, the server certificate first.
     #[arg(long, env = "TLSIDECAR_CERT", value_name = "FILE", required_unless_present = "config")]
     pub cert: Option<PathBuf>,
-    /// Its private key in PEM.
+    /// The private key of the server certificate in PEM.
     #[arg(long, env = "TLSIDECAR_KEY", value_name = "FILE", required_unless_present = "config")]
     pub key: Option<PathBuf>,
-    /// Require client certificates of these CAs, a bundle in PEM.
+    /// Require client certificates issued by these CAs, a bundle in PEM.
     #[arg(long, env = "TLSIDECAR_CLIENT_CA", value_name = "FILE")]
     pub client_ca: Option<PathBuf>,
-    /// The admin port, instead of 127.0.0.1:9901 or the file's.
-    #[arg(long, env = "TLSIDECAR_ADMIN", value_name = "ADDR", value_parser = address)]
+    /// The address of the admin port, instead of 127.0.0.1:9901 or the file's.
+    #[arg(long, env = "TLSIDECAR_ADMIN", value_name = "ADDR", value_parser = parse::<SocketAddr>)]
     pub admin: Option<SocketAddr>,
     /// Log levels in the syntax of RUST_LOG, such as info,access=warn, instead of the file's.
-    #[arg(long, env = "TLSIDECAR_LOG_FILTER", value_name = "FILTER", value_parser = filter)]
+    #[arg(long, env = "TLSIDECAR_LOG_FILTER", value_name = "FILTER", value_parser = parse::<Filter>)]
     pub log_filter: Option<Filter>,
-    /// Leave core dumps as they are, and the memory open to a debugger: keys are in it.
+    /// Allow core dumps and debuggers, which can read the private keys.
     #[arg(long, env = "TLSIDECAR_DUMPABLE", value_parser = BoolishValueParser::new())]
     pub dumpable: bool,
 }
 
-impl Run {
-    /// The configuration to run on, and where it comes from if from a file.
+impl RunArgs {
+    /// Returns the configuration, and its source if that is a file.
     ///
     /// # Errors
     /// The problems of the file.
@@ -211,7 +188,7 @@ impl Run {
         Ok((config, None))
     }
 
-    /// The listener of the flags.
+    /// Returns the listener that the flags describe.
     fn listener(&self) -> ListenerConfig {
         let client_auth = match self.client_ca.clone() {
             Some(ca) => ClientAuth::Required(ClientTrust { ca, crls: Vec::new() }),
@@ -226,24 +203,4 @@ impl Run {
         let backend = self.backend.clone().expect(complete);
         ListenerConfig::new("default", listen, backend, pair, client_auth)
     }
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "expected an IP address and a port, such as 0.0.0.0:8883".to_owned())
-}
-
-fn backend(text: &str) -> Result<BackendAddress, String> {
-    BackendAddress::parse(text)
-        .ok_or_else(|| "expected host:port, tcp://host:port or unix:/path".to_owned())
-}
-
-fn filter(text: &str) -> Result<Filter, String> {
-    Filter::parse(text).ok_or_else(|| format!("expected {}", Filter::EXPECTED))
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = humantime::parse_duration(text).ok();
-    parsed
-        .filter(|duration| !duration.is_zero() && *duration <= LONGEST)
-        .ok_or_else(|| "expected a duration from 1ms to 365d, such as 30s or 1m".to_owned())
 }

@@ -1,9 +1,9 @@
-//! What is made from the command line's own description: completions for shells, pages for man.
+//! Shell completions and manual pages, generated from the definition of the command line.
 //!
-//! **Promises.** Both name every command and flag that there is, since they come from the same place. A
-//! page has the environment twins and the exit codes too.
+//! **Promises.** Both list every command and flag. A manual page lists the environment variables and exit
+//! codes too.
 //!
-//! **Not here.** What the flags are (`commands/flags.rs`).
+//! **Not here.** The flags (`flags.rs`).
 
 use std::fs;
 use std::io::{self, Write};
@@ -13,31 +13,36 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
+use super::exit::Exit;
 use super::flags::Cli;
-
+use super::output::{fail, print};
 use crate::text::Shown;
 
-/// Writes a shell's completions to standard output.
-///
-/// # Errors
-/// If standard output does not take them.
-pub fn completions(shell: Shell) -> io::Result<()> {
+/// Prints the completions for a shell.
+#[must_use]
+pub fn completions(shell: Shell) -> Exit {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "tlsidecar", &mut script);
-    super::flags::print(&script)
+    exit(print(&script))
 }
 
-/// Writes the page `tlsidecar(1)` to standard output or, with a directory, it and one for each
-/// command into that: `tlsidecar.1`, `tlsidecar-check.1` and so on.
-///
-/// # Errors
-/// If standard output, or the directory, does not take them.
-pub fn man(dir: Option<&Path>) -> io::Result<()> {
-    // clap adds its own command `help`, which has nothing to say in a page.
+/// Prints the manual page `tlsidecar(1)` or, with a directory, writes it and a page for each command:
+/// `tlsidecar.1`, `tlsidecar-check.1` and so on.
+#[must_use]
+pub fn man(dir: Option<&Path>) -> Exit {
+    exit(write_man(dir))
+}
+
+fn exit(written: io::Result<()>) -> Exit {
+    written.map_or_else(|error| fail(error, Exit::Failed), |()| Exit::Success)
+}
+
+fn write_man(dir: Option<&Path>) -> io::Result<()> {
+    // clap adds a command `help`, which needs no page.
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
     let Some(dir) = dir else {
-        return super::flags::print(&page(&command)?.1);
+        return print(&page(&command)?.1);
     };
     fs::create_dir_all(dir).map_err(|error| at(dir, &error))?;
     for command in [&command].into_iter().chain(command.get_subcommands()) {
@@ -52,47 +57,60 @@ fn at(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot write {}: {error}", Shown(path)))
 }
 
-/// The name of a command's page, and the page.
+/// Returns the file name and the text of the page of a command.
 fn page(command: &clap::Command) -> io::Result<(String, Vec<u8>)> {
     let man = Man::new(command.clone());
     let mut page = Vec::new();
     man.render(&mut page)?;
     writeln!(page, ".SH \"EXIT STATUS\"")?;
-    for (code, means) in exit_codes(command.get_name()) {
-        // A hyphen as it is typed, not as it is set: groff_char(7).
-        writeln!(page, ".TP\n{code}\n{}", means.replace('-', "\\-"))?;
+    for (code, meaning) in exit_codes(command.get_name()) {
+        // groff sets "-" as a hyphen, "\-" as the minus sign that is typed (groff_char(7)).
+        writeln!(page, ".TP\n{}\n{}", code as u8, meaning.replace('-', "\\-"))?;
     }
     Ok((man.get_filename(), page))
 }
 
-/// What the exit codes of a command mean, which `main.rs` and `commands/probe.rs` give.
-fn exit_codes(command: &str) -> Vec<(u8, &'static str)> {
-    const FLAGS: (u8, &str) = (2, "Flags that make no sense.");
+/// The exit codes of a command, with their meaning.
+fn exit_codes(command: &str) -> Vec<(Exit, &'static str)> {
+    const FLAGS: (Exit, &str) = (Exit::BadFlags, "Invalid flags.");
     match command {
         "check" => vec![
-            (0, "Good."),
+            (Exit::Success, "The configuration is valid."),
             FLAGS,
-            (78, "A problem in the configuration, or in a file that it names."),
+            (Exit::BadConfiguration, "The configuration, or a file that it names, is invalid."),
         ],
         "probe" => vec![
-            (0, "Good, or well."),
-            (1, "A problem, or not well; or the report could not be written."),
+            (Exit::Success, "No problem was found, or the health check succeeded."),
+            (
+                Exit::Failed,
+                "A problem was found, the health check failed, or the report could not be written.",
+            ),
             FLAGS,
-            (3, "Nothing but that a certificate ends within --min-days."),
-            (78, "A file that cannot be used."),
+            (Exit::ExpiresSoon, "The only problem is a certificate that ends within --min-days."),
+            (Exit::BadConfiguration, "A file is invalid or cannot be read."),
         ],
         "drain" => vec![
-            (0, "The drain has begun; with --wait, it is over."),
-            (1, "No answer; or with --wait, not drained in time, or connections had to be forced."),
+            (Exit::Success, "The drain has started; with --wait, it is complete."),
+            (
+                Exit::Failed,
+                "The admin port did not answer; with --wait, the drain did not end in time, or connections were forced.",
+            ),
             FLAGS,
         ],
-        "completions" | "man" => vec![(0, "Written."), (1, "It could not be written."), FLAGS],
+        "completions" | "man" => vec![
+            (Exit::Success, "The output was written."),
+            (Exit::Failed, "The output could not be written."),
+            FLAGS,
+        ],
         // A run, and the demo.
         _ => vec![
-            (0, "Stopped in order."),
-            (1, "It could not start, or the drain had to force connections."),
+            (Exit::Success, "The proxy stopped after a complete drain."),
+            (
+                Exit::Failed,
+                "The proxy could not start, or connections were forced at the deadline of the drain.",
+            ),
             FLAGS,
-            (78, "Bad configuration, or a file that cannot be used."),
+            (Exit::BadConfiguration, "The configuration, or a file that it names, is invalid."),
         ],
     }
 }

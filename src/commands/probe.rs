@@ -1,15 +1,13 @@
-//! `tlsidecar probe`: connects as a device would, and says what it sees.
+//! `tlsidecar probe`: connects as a device would, and reports the result.
 //!
-//! Exit codes: 0 good; 1 a problem, or a report that cannot be written; 3 nothing but that a certificate
-//! ends within `--min-days`; 2 bad flags (clap), or a name that no certificate can be for; 78 files that
-//! cannot be used. With `--live`, `--started` or `--ready` it asks the admin port instead: 0 if it is
-//! well, 1 if not.
+//! With `--live`, `--started` or `--ready` it checks the health of a running sidecar through the admin port
+//! instead.
 //!
-//! **Promises.** It sends no data, and says goodbye in order. Each step has its time. Whatever a server
-//! says comes out escaped and cut to a length.
+//! **Promises.** The probe sends no application data, and closes with close_notify. Each step has a time limit.
+//! Text from the server is escaped and limited in length.
 //!
-//! **Not here.** What the flags are (`commands/flags/probe.rs`), and the proxy, with which it shares no more than the
-//! reading of files and certificates and the names of alerts.
+//! **Not here.** The flags (`flags/probe.rs`). With the proxy the probe shares only the loading of files and
+//! certificates, and the names of alerts.
 
 mod attempt;
 mod capturing_verifier;
@@ -35,77 +33,76 @@ use self::failure::{ClientContext, Failure};
 use self::problem::{Problem, ProblemKind};
 use self::report::{ProbeReport, ResumptionReport, VersionSupport};
 use super::admin_client::{self, Health};
-use super::flags;
-use super::flags::probe::{Probe, ProbeTarget, ReportFormat};
+use super::exit::Exit;
+use super::flags::probe::{ProbeArgs, ProbeTarget, ReportFormat};
+use super::output::{complain, fail, print, print_line};
 use crate::config::TlsVersion;
+use crate::runtime;
 
-const GOOD: u8 = 0;
-const PROBLEM: u8 = 1;
-const BAD_FLAGS: u8 = 2;
-const EXPIRES_SOON: u8 = 3;
-const BAD_FILES: u8 = 78;
-
-/// Does what the flags say, and returns the exit code.
-pub async fn run(args: &Probe) -> u8 {
-    let Some(target) = &args.target else {
-        return health(args).await;
+/// Runs the probe or the health check that the flags ask for.
+#[must_use]
+pub fn run(args: &ProbeArgs) -> Exit {
+    let runtime = match runtime::of_a_command() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(error, Exit::Failed),
     };
+    match &args.target {
+        Some(target) => runtime.block_on(report(args, target)),
+        None => runtime.block_on(health(args)),
+    }
+}
+
+async fn report(args: &ProbeArgs, target: &ProbeTarget) -> Exit {
     match probe(args, target).await {
         Ok(report) => {
-            let written = flags::print(match args.format {
+            let written = print(match args.format {
                 ReportFormat::Text => report.to_string(),
                 ReportFormat::Json => json::render(&report),
             });
-            if let Err(error) = written {
-                flags::complain(format_args!("cannot write the report: {error}"));
-                return PROBLEM;
+            match written {
+                Ok(()) => exit(&report.problems),
+                Err(error) => fail(format_args!("cannot write the report: {error}"), Exit::Failed),
             }
-            code(&report.problems)
         }
-        Err(error) => {
-            flags::complain(&error);
-            match error {
-                ProfileError::Name { .. } => BAD_FLAGS,
-                ProfileError::Files(_) | ProfileError::Tls(_) => BAD_FILES,
-            }
+        Err(error @ ProfileError::Name { .. }) => fail(error, Exit::BadFlags),
+        Err(error @ (ProfileError::Files(_) | ProfileError::Tls(_))) => {
+            fail(error, Exit::BadConfiguration)
         }
     }
 }
 
-fn code(problems: &[Problem]) -> u8 {
+fn exit(problems: &[Problem]) -> Exit {
     match problems {
-        [] => GOOD,
-        all if all.iter().all(|p| p.kind == ProblemKind::CertificateExpiresSoon) => EXPIRES_SOON,
-        _ => PROBLEM,
+        [] => Exit::Success,
+        all if all.iter().all(|p| p.kind == ProblemKind::CertificateExpiresSoon) => {
+            Exit::ExpiresSoon
+        }
+        _ => Exit::Failed,
     }
 }
 
-async fn health(args: &Probe) -> u8 {
-    let what = match (args.started, args.ready) {
+async fn health(args: &ProbeArgs) -> Exit {
+    let check = match (args.started, args.ready) {
         (true, _) => Health::Started,
         (_, true) => Health::Ready,
         _ => Health::Live,
     };
-    match admin_client::health(args.admin, what, args.timeout).await {
+    match admin_client::health(args.admin, check, args.timeout).await {
         Ok(phase) => {
-            // The code alone is the answer: a disk that is full is no reason to restart a container.
-            let _unread = flags::print(format!("{}\n", printable::text(&phase)));
-            GOOD
+            print_line(printable::text(&phase));
+            Exit::Success
         }
-        Err(error) => {
-            flags::complain(&error);
-            PROBLEM
-        }
+        Err(error) => fail(error, Exit::Failed),
     }
 }
 
-/// The walk of a probe: files, name, connect, handshake, judgement; then resumption and the other
-/// version, each by a connection of its own.
-async fn probe(args: &Probe, target: &ProbeTarget) -> Result<ProbeReport, ProfileError> {
+/// Makes a probe: files, name, connect, handshake, verdict; then resumption and the other TLS version, with a new
+/// connection each.
+async fn probe(args: &ProbeArgs, target: &ProbeTarget) -> Result<ProbeReport, ProfileError> {
     let profile = ClientProfile::load(args, target)?;
     let now = SystemTime::now();
     let mut report = ProbeReport::new(target, &profile, args);
-    step("looking up the name", &target.host);
+    step("looking up", &target.host);
     let addresses = match dial::resolve(target, args.timeout).await {
         Ok(addresses) => addresses,
         Err(problem) => return Ok(report.with(problem)),
@@ -113,8 +110,8 @@ async fn probe(args: &Probe, target: &ProbeTarget) -> Result<ProbeReport, Profil
     step("connecting to", target);
     let (tried, tcp) = dial::connect(&addresses, args.timeout).await;
     report.tried = tried;
-    let (Some(tcp), Some((address, distance))) = (tcp, report.connected()) else {
-        report.refused_everywhere();
+    let (Some(tcp), Some((address, connect))) = (tcp, report.connected()) else {
+        report.add_connect_problems();
         return Ok(report);
     };
     step("handshake with", address);
@@ -123,43 +120,43 @@ async fn probe(args: &Probe, target: &ProbeTarget) -> Result<ProbeReport, Profil
         config: &config,
         verifier: &verifier,
         name: &profile.name,
-        patience: args.timeout,
-        distance,
+        limit: args.timeout,
+        connect,
     };
     let first = attempt::attempt(&options, tcp).await;
-    let verdict = verdict::judge(&first.seen.chain, &profile, args.min_days, now);
-    report.take(&first, verdict, now);
+    let verdict = verdict::verify(&first.captured.chain, &profile, args.min_days, now);
+    report.add_handshake(&first, verdict, now);
     if args.once || first.failure.is_some() {
         return Ok(report);
     }
-    if let Some(agreed) = &first.agreed {
-        report.versions.push((agreed.version, VersionSupport::Yes));
+    if let Some(negotiated) = &first.negotiated {
+        report.versions.push((negotiated.version, VersionSupport::Yes));
         step("resuming with", address);
         report.resumption = resumption(&options, address).await;
         if args.tls.is_none() {
-            let other = match agreed.version {
+            let other = match negotiated.version {
                 TlsVersion::Tls13 => TlsVersion::Tls12,
                 TlsVersion::Tls12 => TlsVersion::Tls13,
             };
-            step("offering another version to", address);
+            step("offering the other TLS version to", address);
             let (config, verifier) = profile.config(Some(other))?;
             let options = AttemptOptions { config: &config, verifier: &verifier, ..options };
-            report.versions.push((other, accepts(&options, address).await));
+            report.versions.push((other, support(&options, address).await));
         }
     }
     Ok(report)
 }
 
-/// Says what is being done, to a person who waits for it.
-fn step(doing: &str, what: impl std::fmt::Display) {
+/// Shows the current step if standard error is a terminal.
+fn step(action: &str, object: impl std::fmt::Display) {
     if io::stderr().is_terminal() {
-        flags::complain(format_args!("{doing} {what} …"));
+        complain(format_args!("{action} {object} …"));
     }
 }
 
-/// Another attempt at the address that the first one went to.
+/// Makes another attempt at the address of the first one.
 async fn again(options: &AttemptOptions<'_>, address: SocketAddr) -> Result<Attempt, Problem> {
-    let (mut tried, tcp) = dial::connect(&[address], options.patience).await;
+    let (mut tried, tcp) = dial::connect(&[address], options.limit).await;
     match (tcp, tried.pop().map(|tried| tried.outcome)) {
         (Some(tcp), _) => Ok(attempt::attempt(options, tcp).await),
         (None, Some(Err(problem))) => Err(problem),
@@ -168,31 +165,31 @@ async fn again(options: &AttemptOptions<'_>, address: SocketAddr) -> Result<Atte
 }
 
 async fn resumption(options: &AttemptOptions<'_>, address: SocketAddr) -> ResumptionReport {
-    if !options.verifier.is_ticketed() {
+    if !options.verifier.has_ticket() {
         return ResumptionReport::NoTicket;
     }
     let attempt = match again(options, address).await {
         Ok(attempt) => attempt,
-        Err(problem) => return ResumptionReport::Failed(problem.says),
+        Err(problem) => return ResumptionReport::Failed(problem.message),
     };
-    match (attempt.failure, attempt.agreed) {
-        (Some(failure), _) => ResumptionReport::Failed(said(&failure)),
-        (None, Some(agreed)) if agreed.kind == HandshakeKind::Resumed => {
-            ResumptionReport::Works(agreed.took)
+    match (attempt.failure, attempt.negotiated) {
+        (Some(failure), _) => ResumptionReport::Failed(message(&failure)),
+        (None, Some(negotiated)) if negotiated.kind == HandshakeKind::Resumed => {
+            ResumptionReport::Works(negotiated.duration)
         }
         (None, _) => ResumptionReport::Declined,
     }
 }
 
-async fn accepts(options: &AttemptOptions<'_>, address: SocketAddr) -> VersionSupport {
+async fn support(options: &AttemptOptions<'_>, address: SocketAddr) -> VersionSupport {
     match again(options, address).await {
         Ok(Attempt { failure: None, .. }) => VersionSupport::Yes,
         Ok(Attempt { failure: Some(failure), .. }) if failure.is_of_version() => VersionSupport::No,
-        Ok(Attempt { failure: Some(failure), .. }) => VersionSupport::Unclear(said(&failure)),
-        Err(problem) => VersionSupport::Unclear(problem.says),
+        Ok(Attempt { failure: Some(failure), .. }) => VersionSupport::Unclear(message(&failure)),
+        Err(problem) => VersionSupport::Unclear(problem.message),
     }
 }
 
-fn said(failure: &Failure) -> String {
-    failure.problem(ClientContext::default()).says
+fn message(failure: &Failure) -> String {
+    failure.problem(ClientContext::default()).message
 }

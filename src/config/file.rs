@@ -1,11 +1,11 @@
-//! The file format: TOML, as people write it, and its conversion into what the program runs on.
+//! The file format: TOML, and its conversion to the types of the configuration.
 //!
-//! **Promises.** Every problem of a file is reported at once, each with its place in the file, its
-//! key, the value found and the values allowed. Relative paths are relative to the file. Nothing
-//! is opened but the file itself and, at start, to see that they can be read, the files that it names.
+//! **Promises.** All problems of a file are reported together, each with its place in the file, its key, the
+//! value found and the allowed values. Relative paths are relative to the file. Only the file is opened and,
+//! at start, the files that it names, to check that they can be read.
 //!
-//! **Not here.** What the values mean ([`super`]), whether certificates fit their keys
-//! (`trust/certs.rs`). The keys are documented in docs/configuration.md.
+//! **Not here.** The meaning of the values ([`super`]), the contents of the named files (`trust/certs.rs`). The
+//! keys are documented in docs/configuration.md.
 
 mod problem;
 mod sections;
@@ -30,45 +30,45 @@ use super::{
 use crate::logging::Filter;
 use crate::regular_file;
 
-/// The largest configuration that is read: a thousand listeners take a megabyte.
+/// The largest configuration file. A thousand listeners take a megabyte.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// Where a configuration comes from, now and at each reload.
+/// The source of a configuration, read at the start and at each reload.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// The file.
     pub path: PathBuf,
-    /// What the command line has instead.
+    /// The values of the command line, which replace those of the file.
     pub overrides: Overrides,
 }
 
-/// What the command line has instead of what the file has.
+/// The values of the command line, which replace those of the file.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
-    /// Where the admin port listens.
+    /// The address of the admin port.
     pub admin: Option<SocketAddr>,
-    /// What is logged.
+    /// The log filter.
     pub log_filter: Option<Filter>,
-    /// Leaves the process dumpable.
+    /// Allows core dumps.
     pub dumpable: bool,
 }
 
 impl Source {
-    /// Reads and checks the file.
+    /// Reads and checks the file, and checks that the files that it names can be read.
     ///
     /// # Errors
     /// Every problem found, sorted by its place in the file.
     pub fn load(&self) -> Result<Config, ConfigError> {
-        self.parse(&self.read()?, NamedFiles::Tried)
+        self.parse(&self.read()?, NamedFiles::Checked)
     }
 
-    /// The same, but for the files that it names: a reload loads them next, listener by listener,
-    /// and one that cannot be read is no reason to refuse the rest of the configuration.
+    /// Reads and checks the file, and does not check the files that it names: the reload loads them next, listener
+    /// by listener, and an unreadable file does not invalidate the rest of the configuration.
     ///
     /// # Errors
     /// Every problem found, sorted by its place in the file.
     pub(crate) fn reload(&self) -> Result<Config, ConfigError> {
-        self.parse(&self.read()?, NamedFiles::Left)
+        self.parse(&self.read()?, NamedFiles::Unchecked)
     }
 
     fn read(&self) -> Result<String, ConfigError> {
@@ -80,7 +80,7 @@ impl Source {
             .and_then(|()| regular_file::read(&self.path, MAX_BYTES));
         let text = read.and_then(|(bytes, _)| {
             String::from_utf8(bytes)
-                .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
+                .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8"))
         });
         text.map_err(|error| ConfigError::unreadable(&self.path, &error))
     }
@@ -88,10 +88,9 @@ impl Source {
     fn parse(&self, text: &str, named_files: NamedFiles) -> Result<Config, ConfigError> {
         let mut problems = Problems::new(text, &self.path);
         let document = problems.collect::<Document>();
-        // After a syntax error what follows it may have been read under the wrong heading.
         let config = document.and_then(|document| document.into_config(self, &mut problems));
-        if named_files == NamedFiles::Tried {
-            problems.try_named_files();
+        if named_files == NamedFiles::Checked {
+            problems.check_named_files();
         }
         let mut config = problems.finish(config)?;
         self.overrides.apply(&mut config);
@@ -99,20 +98,21 @@ impl Source {
     }
 }
 
-/// A pipe of the shell's (`--config <(…)`), or standard input: a reload would find it empty.
+/// The error for a pipe (`--config <(…)`) or standard input: a reload would read nothing.
 fn not_readable_twice() -> io::Error {
-    io::Error::other("it is no regular file, and could not be read again by a reload")
+    io::Error::other("not a regular file; a reload could not read it again")
 }
 
-/// Whether it is seen to that the files which a configuration names can be read.
+/// The treatment of the files that a configuration names.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum NamedFiles {
-    Tried,
-    Left,
+    /// Checked for being readable.
+    Checked,
+    Unchecked,
 }
 
 impl Overrides {
-    /// Puts them into a configuration.
+    /// Replaces values of a configuration.
     pub fn apply(&self, config: &mut Config) {
         if let Some(listen) = self.admin {
             config.admin.listen = listen;
@@ -132,28 +132,29 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
     Source { path: path.to_owned(), overrides: Overrides::default() }.load()
 }
 
-/// Checks the text of a configuration file that lies, or would lie, at `path`.
+/// Checks the text of a configuration file. Relative paths are relative to `path`.
 ///
 /// # Errors
 /// Every problem found, sorted by its place in the file.
 pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
-    Source { path: path.to_owned(), overrides: Overrides::default() }.parse(text, NamedFiles::Tried)
+    Source { path: path.to_owned(), overrides: Overrides::default() }
+        .parse(text, NamedFiles::Checked)
 }
 
 impl Document {
     fn into_config(self, source: &Source, problems: &mut Problems<'_>) -> Option<Config> {
-        if self.listener.is_empty() && !problems.refused("listener") {
-            problems.file("no listener: at least one [[listener]] is needed");
+        if self.listener.is_empty() && !problems.is_invalid("listener") {
+            problems.file("no listener, expected at least one [[listener]]");
         }
         let admin = self
             .admin
             .listen
             .map_or_else(AdminConfig::default, |l| AdminConfig { listen: l.into_inner().0 });
-        let admin_in_force = match source.overrides.admin {
+        let admin_in_use = match source.overrides.admin {
             Some(address) => ("--admin", address),
             None => ("admin.listen", admin.listen),
         };
-        distinct_addresses(admin_in_force, &self.listener, problems);
+        distinct_addresses(admin_in_use, &self.listener, problems);
         distinct_names(&self.listener, problems);
         let listeners: Vec<_> = self
             .listener
@@ -166,7 +167,7 @@ impl Document {
     }
 }
 
-/// Reports every listener whose address is the admin port's, or another listener's before it.
+/// Reports every listener whose address overlaps with that of the admin port or of an earlier listener.
 fn distinct_addresses(
     (admin_key, admin): (&str, SocketAddr),
     listeners: &[Spanned<ListenerSection>],
@@ -187,12 +188,12 @@ fn distinct_addresses(
     }
 }
 
-/// Addresses that are taken, each with the key that has it.
+/// Addresses in use, with their keys.
 #[derive(Default)]
 struct Taken {
     keys: HashMap<SocketAddr, String>,
     on_port: HashMap<u16, Vec<SocketAddr>>,
-    /// Those for all of a machine's addresses, of which a port has two at the most.
+    /// Wildcard addresses: at most two for each port.
     wildcards: HashMap<u16, Vec<SocketAddr>>,
 }
 
@@ -205,9 +206,9 @@ impl Taken {
         self.keys.insert(address, key);
     }
 
-    /// One that overlaps with `address`, and its key.
+    /// Returns an address that overlaps with `address`, and its key.
     fn overlapping(&self, address: SocketAddr) -> Option<(&str, SocketAddr)> {
-        // All that are on the port are compared with a wildcard alone: there can be thousands.
+        // Only a wildcard is compared with all addresses on its port: there can be thousands.
         let candidates = match address.ip().is_unspecified() {
             true => self.on_port.get(&address.port()),
             false => self.wildcards.get(&address.port()),
@@ -219,7 +220,7 @@ impl Taken {
     }
 }
 
-/// Reports every listener whose name is that of another before it.
+/// Reports every listener that has the name of an earlier one.
 fn distinct_names(listeners: &[Spanned<ListenerSection>], problems: &mut Problems<'_>) {
     let mut taken: HashMap<String, String> = HashMap::new();
     for (i, section) in listeners.iter().enumerate() {
@@ -227,7 +228,7 @@ fn distinct_names(listeners: &[Spanned<ListenerSection>], problems: &mut Problem
         let (key, text) = (format!("listener[{i}].name"), name.as_ref().0.to_string());
         match taken.get(&text) {
             Some(first) => {
-                let message = format!("found {text:?}, which {first} has already");
+                let message = format!("found {text:?}, but {first} has the same name");
                 problems.at(name.span(), &key, &message);
             }
             None => {
@@ -326,7 +327,9 @@ fn into_tls(
         min_version: section.min_version.map_or(TlsVersion::Tls12, |version| version.0),
         client_auth: into_client_auth(section.client_auth.as_ref(), client_ca, crls, key, problems),
         alpn: section.alpn.into_iter().map(|a| a.0.into()).collect(),
-        tickets: section.tickets.map_or(1, |t| u8::try_from(t.0).expect("Whole<0, 4> fits a u8")),
+        tickets: section
+            .tickets
+            .map_or(1, |t| u8::try_from(t.0).expect("Whole<0, 4> fits in a u8")),
         max_chain_certificates: section
             .max_chain_certificates
             .map_or(DEFAULT_CHAIN_CERTIFICATES, |most| most.0 as usize),
@@ -342,7 +345,7 @@ fn into_certificate_files(
 ) -> Option<CertificateFiles> {
     let span = section.span();
     let section = section.into_inner();
-    // `crt = "tls.crt"` is one mistake: what is missing is there under another name.
+    // `crt = "tls.crt"` is one problem, not an unknown key and a missing one.
     if problems.has_unknown(key, &["cert", "key"]) {
         return None;
     }
@@ -365,8 +368,8 @@ fn into_client_auth(
     match (wanted, client_ca) {
         (AuthChoice::None, None) => ClientAuth::None,
         (AuthChoice::None, Some((_, span))) => {
-            // A CA that nobody asks about would look like protection and be none.
-            let message = "a client CA without client_auth: set client_auth = \"required\" or \
+            // A CA without client_auth would look like protection and be none.
+            let message = "found a client CA without client_auth: set client_auth = \"required\" or \
                            \"optional\", or remove client_ca";
             problems.at(span, &format!("{key}.client_ca"), message);
             ClientAuth::None
@@ -375,7 +378,7 @@ fn into_client_auth(
         (AuthChoice::Required, Some((ca, _))) => ClientAuth::Required(ClientTrust { ca, crls }),
         (AuthChoice::Optional | AuthChoice::Required, None) => {
             let span = choice.map_or(0..0, Spanned::span);
-            problems.missing(&span, key, "client_ca", "the PEM bundle of the CAs of the devices");
+            problems.missing(&span, key, "client_ca", "a PEM bundle with the CAs of the devices");
             ClientAuth::None
         }
     }

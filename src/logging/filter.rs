@@ -1,15 +1,18 @@
 //! The filter of log lines: levels by target.
 //!
-//! **Promises.** A filter that would silence everything by mistake is refused.
+//! **Promises.** A typing error is an error. It does not silence the log.
 //!
-//! **Not here.** The lines themselves (`logging.rs`).
+//! **Not here.** The log lines (`logging.rs`).
 
 use std::fmt;
+use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-/// Levels by target, in the syntax of `RUST_LOG`: `info,access=warn`.
+use crate::value::{InvalidValue, Value};
+
+/// Log levels by target, in the syntax of `RUST_LOG`: `info,access=warn`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter(String);
 
@@ -19,30 +22,35 @@ impl Default for Filter {
     }
 }
 
-impl Filter {
-    /// What is allowed, to stand after "expected".
-    pub(crate) const EXPECTED: &'static str = "off, error, warn, info, debug or trace, \
+impl Value for Filter {
+    const EXPECTED: &'static str = "off, error, warn, info, debug or trace, \
         or a list with levels by target such as \"info,access=warn\"";
+}
 
-    /// Parses a filter; none if it is not in that syntax, or names no level for anything that is logged.
+impl FromStr for Filter {
+    type Err = InvalidValue;
+
+    /// Parses a filter that sets a level for at least one target of ours.
     ///
-    /// A word alone is a target in that syntax, all of whose lines are logged, and no others: `warning`
-    /// or `debgu` would silence everything. So a word alone has to be a level, or a target of ours.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        EnvFilter::builder().parse(text).ok()?;
+    /// In the syntax of `RUST_LOG` a single word is a target, and all other targets are off: `warning` or
+    /// `debgu` would silence the log. So a single word must be a level or a target of ours.
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let invalid = InvalidValue::of::<Self>();
+        EnvFilter::builder().parse(text).map_err(|_| invalid)?;
         let directives =
             || text.split(',').map(str::trim).filter(|directive| !directive.is_empty());
         let is_word = |directive: &&str| !directive.contains(['=', '[']);
         let is_known = |word: &str| is_level(word) || is_ours(word);
         let are_words_known = directives().filter(is_word).all(is_known);
         let target = |directive: &str| directive.split(['=', '[']).next().map(str::to_owned);
-        // `[span]` alone has no target: it is for any.
+        // `[span]` without a target applies to all targets.
         let is_for_us = |name: String| name.is_empty() || is_known(&name);
         let is_any_for_us = directives().filter_map(target).any(is_for_us);
-        (are_words_known && is_any_for_us).then(|| Self(text.to_owned()))
+        if are_words_known && is_any_for_us { Ok(Self(text.to_owned())) } else { Err(invalid) }
     }
+}
 
+impl Filter {
     pub(super) fn for_tracing(&self) -> EnvFilter {
         EnvFilter::builder().parse_lossy(&self.0)
     }
@@ -52,7 +60,7 @@ fn is_level(word: &str) -> bool {
     word.parse::<LevelFilter>().is_ok()
 }
 
-/// Whether lines of ours have this target: a module of the program, or the access log.
+/// Returns true for the targets of our log lines: the modules of the program, and the access log.
 fn is_ours(target: &str) -> bool {
     let mut parts = target.split("::");
     matches!(parts.next(), Some("access" | "tlsidecar"))
@@ -69,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_names_levels_and_what_is_logged() {
+    fn a_filter_names_levels_and_targets_of_ours() {
         for good in [
             "off",
             "error",
@@ -84,7 +92,7 @@ mod tests {
             "tlsidecar::proxy=trace,warn",
             "info,hyper=trace",
         ] {
-            assert!(Filter::parse(good).is_some(), "{good}");
+            assert!(good.parse::<Filter>().is_ok(), "{good}");
         }
         for bad in [
             "",
@@ -99,7 +107,7 @@ mod tests {
             "tlsidecarr=info",
             "acces",
         ] {
-            assert!(Filter::parse(bad).is_none(), "{bad:?}");
+            assert!(bad.parse::<Filter>().is_err(), "{bad:?}");
         }
     }
 }

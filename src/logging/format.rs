@@ -1,13 +1,33 @@
 //! The format of log lines.
 //!
-//! **Not here.** How a line is written in it (`logging.rs`, `one_line.rs`).
+//! **Not here.** The formatting itself (`logging.rs`, `one_line.rs`).
 
-/// The shape of a log line.
+use std::str::FromStr;
+
+use crate::value::{InvalidValue, Value};
+
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
-    /// One line of text.
+    /// One line of text for each event.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object for each event.
     Json,
+}
+
+impl Value for Format {
+    const EXPECTED: &'static str = "\"text\" or \"json\"";
+}
+
+impl FromStr for Format {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(InvalidValue::of::<Self>()),
+        }
+    }
 }

@@ -321,7 +321,7 @@ mod tests {
     #[tokio::test]
     async fn a_dialled_socket_has_the_options_of_the_configuration() {
         let (_listener, address) = listening().await;
-        let backend = BackendAddress::parse(&address.to_string()).unwrap();
+        let backend = address.to_string().parse::<BackendAddress>().unwrap();
         let options = Tcp {
             keepalive: Some(Duration::from_secs(40)),
             user_timeout: Some(Duration::from_secs(90)),

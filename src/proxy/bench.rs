@@ -44,7 +44,7 @@ impl Server {
     #[must_use]
     pub fn new(cert: &Path, key: &Path) -> Self {
         let pair = CertificateFiles { cert: cert.to_owned(), key: key.to_owned() };
-        let backend = BackendAddress::parse("127.0.0.1:1").expect("it is an address");
+        let backend = "127.0.0.1:1".parse::<BackendAddress>().expect("it is an address");
         let address = ([127, 0, 0, 1], 0).into();
         let listener = ListenerConfig::new("bench", address, backend, pair, ClientAuth::None);
         let loaded = certs::load(&listener, SystemTime::now());

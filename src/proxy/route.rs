@@ -44,7 +44,7 @@ mod tests {
     use crate::config::{CertificateFiles, ClientAuth, NamePattern};
 
     fn listener(backend: Option<&str>, routes: &[(&[&str], &[&str], &str)]) -> ListenerConfig {
-        let address = |text| BackendAddress::parse(text).unwrap();
+        let address = |text: &str| text.parse::<BackendAddress>().unwrap();
         let pair = CertificateFiles { cert: "crt".into(), key: "key".into() };
         let listen = ([127, 0, 0, 1], 0).into();
         ListenerConfig {
@@ -52,7 +52,7 @@ mod tests {
             routes: routes
                 .iter()
                 .map(|(sni, alpn, backend)| Route {
-                    sni: sni.iter().map(|s| NamePattern::parse(s).unwrap()).collect(),
+                    sni: sni.iter().map(|s| s.parse::<NamePattern>().unwrap()).collect(),
                     alpn: alpn.iter().map(|a| a.as_bytes().to_vec()).collect(),
                     backend: address(backend),
                 })

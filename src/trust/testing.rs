@@ -28,7 +28,7 @@ pub(crate) fn certificate(dir: &Path) -> CertificateDer<'static> {
 pub(crate) fn listener(dir: &Path) -> ListenerConfig {
     certificate(dir);
     let pair = CertificateFiles { cert: dir.join("crt"), key: dir.join("key") };
-    let backend = BackendAddress::parse("127.0.0.1:1").unwrap();
+    let backend = "127.0.0.1:1".parse::<BackendAddress>().unwrap();
     ListenerConfig::new("test", ([127, 0, 0, 1], 0).into(), backend, pair, ClientAuth::None)
 }
 

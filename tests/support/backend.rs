@@ -65,7 +65,7 @@ impl Backend {
 
     /// Its address, as a configuration has it.
     pub(crate) fn config(&self) -> BackendAddress {
-        BackendAddress::parse(&self.address.to_string()).unwrap()
+        self.address.to_string().parse::<BackendAddress>().unwrap()
     }
 }
 

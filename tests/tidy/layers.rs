@@ -22,7 +22,7 @@ const RANKS: &[&[&str]] = &[
     &["config"],
     &["terms"],
     &["logging"],
-    &["blocking", "lock", "regular_file", "runtime", "text", "time"],
+    &["blocking", "lock", "regular_file", "runtime", "text", "time", "value"],
 ];
 
 /// The imports of each module: from the module's name to the names of the modules.

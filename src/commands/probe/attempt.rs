@@ -1,14 +1,15 @@
-//! One handshake, as a device does it, and what comes right after it.
+//! A handshake, and the reads right after it.
 //!
-//! In TLS 1.3 a client is done before the server has looked at its certificate: a refusal comes as an
-//! alert on the first read. So each attempt listens for a moment, and says goodbye in order, which
-//! makes a server that has not spoken yet say what it has to say.
+//! In TLS 1.3 a client completes the handshake before the server has verified its certificate: a rejection comes
+//! as an alert on the first read. So each attempt reads for a moment, then sends close_notify, which a server
+//! answers that has sent nothing before.
 //!
-//! **Promises.** The handshake takes no longer than it may. What follows takes at most twice [`LISTEN`];
-//! where the way is long, twice eight times what the connect or the handshake took, or what the handshake
-//! may. The connect alone does not tell: a proxy takes it, and TLS may end far behind it.
+//! **Promises.** The handshake ends within its time limit. The reads after it take at most twice
+//! [`READ_TIMEOUT`]; for a distant server, sixteen times the duration of the connect or of the handshake, and at
+//! most twice the time limit. The duration of the connect alone is not enough: a proxy may accept it, and the TLS
+//! server may be far behind the proxy.
 //!
-//! **Not here.** What a failure means in words (`failure.rs`).
+//! **Not here.** The meaning of a failure (`failure.rs`).
 
 use std::io;
 use std::sync::Arc;
@@ -22,97 +23,100 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
 
-use super::capturing_verifier::{CapturingVerifier, Seen};
+use super::capturing_verifier::{Captured, CapturingVerifier};
 use super::failure::Failure;
 use super::recording_io::RecordingIo;
 use crate::config::TlsVersion;
 
-/// How long a server may take to say something after the handshake, where it owes us a word.
-const LISTEN: Duration = Duration::from_millis(500);
+/// The time limit for the first bytes after the handshake if the server must send a ticket, or answer close_notify.
+const READ_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The same where it owes us nothing: for a greeting of the server behind it.
-const GREETING: Duration = Duration::from_millis(250);
+/// The time limit for a greeting of the legacy server.
+const GREETING_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// How much of a greeting is kept.
-const HEARD_BYTES: usize = 512;
+/// The limit of bytes of a greeting that are kept.
+const GREETING_BYTES: usize = 512;
 
-/// What came of one handshake.
+/// The result of one handshake.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    /// What was agreed on, if the handshake was finished.
-    pub(super) agreed: Option<Agreed>,
-    /// What the server showed and asked for.
-    pub(super) seen: Seen,
-    /// Why there is no session, or no longer one.
+    /// The negotiated parameters, if the handshake succeeded.
+    pub(super) negotiated: Option<NegotiatedParameters>,
+    /// The certificates and the request of the server.
+    pub(super) captured: Captured,
+    /// The failure of the handshake, or of the connection after it.
     pub(super) failure: Option<Failure>,
-    /// What came after the handshake, in plaintext.
-    pub(super) heard: Vec<u8>,
-    /// Whether the server has shown after our last flight that it is content: by a ticket, by data, by
-    /// an answer to our goodbye. In TLS 1.2 a finished handshake says so.
-    pub(super) content: bool,
-    /// Whether our goodbye was answered, if only by an end; none if it was not said.
-    pub(super) answered: Option<bool>,
+    /// The first application data of the server.
+    pub(super) greeting: Vec<u8>,
+    /// True if the server has accepted our last flight, shown by a ticket, by data, or by an answer to close_notify. In
+    /// TLS 1.2 the completed handshake shows it.
+    pub(super) accepted: bool,
+    /// True if the server answered our close_notify or closed the connection. None if none was sent.
+    pub(super) close_answered: Option<bool>,
 }
 
-/// What a handshake agreed on.
+/// The negotiated parameters of a handshake.
 #[derive(Debug)]
-pub(super) struct Agreed {
+pub(super) struct NegotiatedParameters {
     pub(super) version: TlsVersion,
-    /// The suite's IANA name.
+    /// The IANA name of the cipher suite.
     pub(super) suite: String,
-    /// None where TLS 1.2 resumes.
+    /// None for a resumed TLS 1.2 session.
     pub(super) group: Option<String>,
     pub(super) alpn: Option<Vec<u8>>,
     pub(super) kind: HandshakeKind,
-    /// From the ClientHello to the server's last flight.
-    pub(super) took: Duration,
+    /// The time from the ClientHello to the last flight of the server.
+    pub(super) duration: Duration,
 }
 
-/// How an attempt is made.
+/// The parameters of an attempt.
 pub(super) struct AttemptOptions<'a> {
     pub(super) config: &'a Arc<ClientConfig>,
     pub(super) verifier: &'a CapturingVerifier,
     pub(super) name: &'a ServerName<'static>,
-    /// For the handshake.
-    pub(super) patience: Duration,
-    /// How long the connect took: how far away the server is.
-    pub(super) distance: Duration,
+    /// The time limit of the handshake.
+    pub(super) limit: Duration,
+    /// The duration of the connect, as a measure of the distance.
+    pub(super) connect: Duration,
 }
 
-/// Makes one attempt over a connected socket.
+/// Makes a handshake over a connected socket, and reads what follows.
 pub(super) async fn attempt(options: &AttemptOptions<'_>, tcp: TcpStream) -> Attempt {
     let connector = TlsConnector::from(Arc::clone(options.config));
     let mut socket = RecordingIo::new(tcp);
     let start = Instant::now();
-    // By reference, so that what was heard is there also after a timeout.
-    let shaken =
-        timeout(options.patience, connector.connect(options.name.clone(), &mut socket)).await;
-    let took = start.elapsed();
+    // By reference, so that the recorded bytes are available after a timeout.
+    let handshake =
+        timeout(options.limit, connector.connect(options.name.clone(), &mut socket)).await;
+    let duration = start.elapsed();
     let mut attempt = Attempt {
-        agreed: None,
-        seen: Seen::default(),
+        negotiated: None,
+        captured: Captured::default(),
         failure: None,
-        heard: Vec::new(),
-        content: false,
-        answered: None,
+        greeting: Vec::new(),
+        accepted: false,
+        close_answered: None,
     };
-    match shaken {
+    match handshake {
         Ok(Ok(mut stream)) => {
-            attempt.agreed = agreed(&stream, took);
+            attempt.negotiated = negotiated(&stream, duration);
             follow(options, &mut stream, &mut attempt).await;
         }
-        Ok(Err(error)) => attempt.failure = Some(Failure::of(error, &socket.said, &socket.heard)),
+        Ok(Err(error)) => {
+            attempt.failure = Some(Failure::of(error, &socket.to_server, &socket.from_server))
+        }
         Err(_) => {
-            attempt.failure = Some(Failure::silence(options.patience, &socket.said, &socket.heard))
+            attempt.failure =
+                Some(Failure::timeout(options.limit, &socket.to_server, &socket.from_server))
         }
     }
-    attempt.seen = options.verifier.take_seen();
+    attempt.captured = options.verifier.take_captured();
     attempt
 }
 
-fn agreed<Io>(stream: &TlsStream<Io>, took: Duration) -> Option<Agreed> {
+fn negotiated<Io>(stream: &TlsStream<Io>, duration: Duration) -> Option<NegotiatedParameters> {
     let state = stream.get_ref().1;
-    Some(Agreed {
+    Some(NegotiatedParameters {
         version: match state.protocol_version()? {
             ProtocolVersion::TLSv1_3 => TlsVersion::Tls13,
             _ => TlsVersion::Tls12,
@@ -121,73 +125,73 @@ fn agreed<Io>(stream: &TlsStream<Io>, took: Duration) -> Option<Agreed> {
         group: state.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name())),
         alpn: state.alpn_protocol().map(<[u8]>::to_vec),
         kind: state.handshake_kind()?,
-        took,
+        duration,
     })
 }
 
-/// rustls names the suites of TLS 1.3 by a prefix of its own.
+/// Returns the IANA name of a suite. rustls has another prefix for those of TLS 1.3.
 fn suite(rustls: &str) -> String {
     rustls.replacen("TLS13_", "TLS_", 1)
 }
 
-/// Listens for a moment, then ends in order.
+/// Reads for a moment, then closes with close_notify.
 async fn follow(
     options: &AttemptOptions<'_>,
     stream: &mut TlsStream<&mut RecordingIo<TcpStream>>,
     attempt: &mut Attempt,
 ) {
-    let took = attempt.agreed.as_ref().map_or(Duration::ZERO, |agreed| agreed.took);
-    let near = (options.distance * 8).min(options.patience);
-    let far = (options.distance.max(took) * 8).min(options.patience);
-    let is_13 = attempt.agreed.as_ref().is_some_and(|a| a.version == TlsVersion::Tls13);
-    attempt.content = !is_13;
-    let resumed = attempt.agreed.as_ref().is_some_and(|a| a.kind == HandshakeKind::Resumed);
+    let duration = attempt.negotiated.as_ref().map_or(Duration::ZERO, |n| n.duration);
+    let near = (options.connect * 8).min(options.limit);
+    let far = (options.connect.max(duration) * 8).min(options.limit);
+    let is_13 = attempt.negotiated.as_ref().is_some_and(|n| n.version == TlsVersion::Tls13);
+    attempt.accepted = !is_13;
+    let resumed = attempt.negotiated.as_ref().is_some_and(|n| n.kind == HandshakeKind::Resumed);
     let start = Instant::now();
-    let owed = is_13 && !resumed && !options.verifier.is_ticketed();
-    let mut deadline = start + if owed { far.max(LISTEN) } else { near.max(GREETING) };
-    let mut ticketed = !owed;
-    let mut buffer = [0; HEARD_BYTES];
+    let expects_ticket = is_13 && !resumed && !options.verifier.has_ticket();
+    let mut deadline =
+        start + if expects_ticket { far.max(READ_TIMEOUT) } else { near.max(GREETING_TIMEOUT) };
+    let mut has_ticket = !expects_ticket;
+    let mut buffer = [0; GREETING_BYTES];
     loop {
         tokio::select! {
             read = timeout_at(deadline, stream.read(&mut buffer)) => match read {
                 Ok(Ok(0)) => return attempt.failure = Some(Failure::Ended),
                 Ok(Ok(read)) => {
-                    attempt.content = true;
-                    let room = HEARD_BYTES - attempt.heard.len();
-                    attempt.heard.extend_from_slice(&buffer[..read.min(room)]);
-                    if attempt.heard.len() == HEARD_BYTES {
+                    attempt.accepted = true;
+                    let room = GREETING_BYTES - attempt.greeting.len();
+                    attempt.greeting.extend_from_slice(&buffer[..read.min(room)]);
+                    if attempt.greeting.len() == GREETING_BYTES {
                         break;
                     }
-                    deadline = deadline.min(Instant::now() + GREETING.max(near));
+                    deadline = deadline.min(Instant::now() + GREETING_TIMEOUT.max(near));
                 }
                 Ok(Err(error)) => return attempt.failure = Some(Failure::after(&error)),
                 Err(_) => break,
             },
-            () = options.verifier.ticket.notified(), if !ticketed => {
-                ticketed = true;
-                attempt.content = true;
-                deadline = deadline.min(Instant::now() + GREETING.max(near));
+            () = options.verifier.ticket.notified(), if !has_ticket => {
+                has_ticket = true;
+                attempt.accepted = true;
+                deadline = deadline.min(Instant::now() + GREETING_TIMEOUT.max(near));
             }
         }
     }
-    // Who has nothing to say to a goodbye either is content for all that we know, or is not. After it,
-    // an alert alone counts: many servers are careless about how a connection ends.
-    let mut speaks = false;
-    let goodbye = async {
+    // After close_notify only an alert counts as a failure: many servers close connections carelessly.
+    let mut has_data = false;
+    let close = async {
         stream.shutdown().await?;
         while stream.read(&mut buffer).await? > 0 {
-            speaks = true;
+            has_data = true;
         }
         Ok::<_, io::Error>(())
     };
-    attempt.answered = Some(true);
-    match timeout(far.max(LISTEN), goodbye).await {
-        Ok(Ok(())) => attempt.content = true,
+    attempt.close_answered = Some(true);
+    match timeout(far.max(READ_TIMEOUT), close).await {
+        Ok(Ok(())) => attempt.accepted = true,
         Ok(Err(error)) => {
             let failure = Failure::after(&error);
             attempt.failure = matches!(failure, Failure::Alert(_)).then_some(failure);
         }
-        Err(_) => attempt.answered = Some(false),
+        Err(_) => attempt.close_answered = Some(false),
     }
-    attempt.content |= speaks;
+    attempt.accepted |= has_data;
 }

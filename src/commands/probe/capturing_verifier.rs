@@ -1,9 +1,8 @@
-//! Stands in rustls's handshake and notes what the server does there, without refusing it.
+//! A verifier for rustls's handshake that accepts every certificate and records what the server sends.
 //!
-//! **Promises.** A certificate is believed for the sake of the report, whatever it says; that the server
-//! has its key is verified all the same.
+//! **Promises.** The signature of the handshake is verified: the server has the key of its certificate.
 //!
-//! **Not here.** What to think of the certificates (`verdict.rs`).
+//! **Not here.** The verification of the certificates (`verdict.rs`).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard};
@@ -27,38 +26,38 @@ use tokio_rustls::rustls::{
 
 use crate::lock::Lock;
 
-/// Sessions that are kept to be resumed.
+/// The limit of sessions that are kept for resumption.
 const SESSIONS: usize = 8;
 
-/// What was seen in a handshake.
+/// Accepts every server certificate, and records the messages of the server.
 #[derive(Debug)]
 pub(super) struct CapturingVerifier {
     algorithms: WebPkiSupportedAlgorithms,
-    /// What is shown if it is asked for.
+    /// The client certificate, sent if the server requests one.
     certificate: Option<Arc<CertifiedKey>>,
-    seen: Lock<Seen>,
+    captured: Lock<Captured>,
     sessions: ClientSessionMemoryCache,
-    ticketed: AtomicBool,
-    /// Told of each ticket.
+    has_ticket: AtomicBool,
+    /// Notified of each ticket.
     pub(super) ticket: Notify,
 }
 
-/// What was seen in a handshake.
+/// The messages of a server in a handshake.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
-    /// The certificates that the server showed, in its order.
+pub(super) struct Captured {
+    /// The certificates of the server, in the order in which they came.
     pub(super) chain: Vec<CertificateDer<'static>>,
-    /// How the server asked for a client certificate, if it did.
+    /// The request for a client certificate, if there was one.
     pub(super) request: Option<CertificateRequest>,
 }
 
-/// How a server asked for a client certificate.
+/// A request for a client certificate.
 #[derive(Clone, Debug)]
 pub(super) struct CertificateRequest {
-    /// The names of the CAs that it accepts, encoded.
+    /// The names of the accepted CAs, in DER.
     pub(super) authorities: Vec<Vec<u8>>,
-    /// Whether a certificate was shown: one was there, and its key signs by an accepted scheme.
-    pub(super) shown: bool,
+    /// True if a certificate was sent: there is one, and its key supports an accepted signature scheme.
+    pub(super) sent: bool,
 }
 
 impl CapturingVerifier {
@@ -69,30 +68,30 @@ impl CapturingVerifier {
         Self {
             algorithms,
             certificate,
-            seen: Lock::default(),
+            captured: Lock::default(),
             sessions: ClientSessionMemoryCache::new(SESSIONS),
-            ticketed: AtomicBool::new(false),
+            has_ticket: AtomicBool::new(false),
             ticket: Notify::new(),
         }
     }
 
-    /// What was seen up to now, which is forgotten.
-    pub(super) fn take_seen(&self) -> Seen {
+    /// Returns and clears the recorded messages.
+    pub(super) fn take_captured(&self) -> Captured {
         std::mem::take(&mut *self.lock())
     }
 
-    /// Whether there is something to resume.
-    pub(super) fn is_ticketed(&self) -> bool {
-        self.ticketed.load(Ordering::Acquire)
+    /// Returns true if there is a session to resume.
+    pub(super) fn has_ticket(&self) -> bool {
+        self.has_ticket.load(Ordering::Acquire)
     }
 
     fn note_ticket(&self) {
-        self.ticketed.store(true, Ordering::Release);
+        self.has_ticket.store(true, Ordering::Release);
         self.ticket.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock()
+    fn lock(&self) -> MutexGuard<'_, Captured> {
+        self.captured.lock()
     }
 }
 
@@ -144,10 +143,10 @@ impl ResolvesClientCert for CapturingVerifier {
         schemes: &[SignatureScheme],
     ) -> Option<Arc<CertifiedKey>> {
         let signs = |certified: &&Arc<CertifiedKey>| certified.key.choose_scheme(schemes).is_some();
-        let shown = self.certificate.as_ref().filter(signs).map(Arc::clone);
+        let sent = self.certificate.as_ref().filter(signs).map(Arc::clone);
         let authorities = authorities.iter().map(|name| name.to_vec()).collect();
-        self.lock().request = Some(CertificateRequest { authorities, shown: shown.is_some() });
-        shown
+        self.lock().request = Some(CertificateRequest { authorities, sent: sent.is_some() });
+        sent
     }
 
     fn has_certs(&self) -> bool {

@@ -1,6 +1,6 @@
-//! What a device brings along: whom it believes, what it shows, what it offers.
+//! The TLS settings of the simulated device: trusted CAs, client certificate, name, ALPN protocols.
 //!
-//! **Promises.** Keys are wiped once loaded, and errors never quote a file's content.
+//! **Promises.** The bytes of private keys are zeroed after loading. Errors do not quote the contents of files.
 //!
 //! **Not here.** The flags themselves (`commands/flags/probe.rs`).
 
@@ -15,40 +15,40 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, ClientConfig, InconsistentKeys, RootCertStore, version};
 
 use super::capturing_verifier::CapturingVerifier;
-use crate::commands::flags::probe::{Probe, ProbeTarget};
+use crate::commands::flags::probe::{ProbeArgs, ProbeTarget};
 use crate::config::TlsVersion;
 use crate::trust::certs::{self, CertError, pem};
 use crate::trust::files::{self, Files};
 
-/// What a device brings along.
+/// The TLS settings of the simulated device.
 pub(super) struct ClientProfile {
     pub(super) provider: Arc<CryptoProvider>,
-    /// Whom it believes; none if the chain is not to be verified.
+    /// The trusted CAs. None if the chain is not verified.
     pub(super) roots: Option<RootCertStore>,
-    /// The same as they stand in the file.
+    /// The certificates of the trusted CAs.
     pub(super) cas: Vec<CertificateDer<'static>>,
-    /// The name that the certificate is compared with.
+    /// The name that the certificate must contain.
     pub(super) name: ServerName<'static>,
-    /// Whether the name is sent as well: an IP address never is (RFC 6066 section 3).
+    /// True if the name is sent as SNI. An IP address is not (RFC 6066 section 3).
     pub(super) sends_name: bool,
     certificate: Option<Arc<CertifiedKey>>,
     alpn: Vec<Vec<u8>>,
 }
 
-/// Why a probe cannot begin.
+/// Invalid settings.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProfileError {
     #[error(transparent)]
     Files(#[from] CertError),
-    #[error("{name:?} is not a name that can be asked for: {cause}")]
+    #[error("{name:?} is not a valid server name: {cause}")]
     Name { name: String, cause: InvalidDnsNameError },
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
 }
 
 impl ClientProfile {
-    /// Loads what the flags name. It blocks on the disk.
-    pub(super) fn load(args: &Probe, target: &ProbeTarget) -> Result<Self, ProfileError> {
+    /// Loads the settings of the flags. Blocks on the disk.
+    pub(super) fn load(args: &ProbeArgs, target: &ProbeTarget) -> Result<Self, ProfileError> {
         let bounds =
             [files::MAX_CA_BYTES, files::MAX_CHAIN_BYTES, files::MAX_CHAIN_BYTES].into_iter();
         let named = [&args.ca, &args.cert, &args.key].into_iter().zip(bounds);
@@ -76,7 +76,7 @@ impl ClientProfile {
         })
     }
 
-    /// A configuration that offers one version or all, with somebody to watch it.
+    /// Returns a configuration that offers one TLS version or all, and its verifier.
     pub(super) fn config(
         &self,
         version: Option<TlsVersion>,
@@ -116,7 +116,7 @@ fn certified(cert: &Path, key: &Path, files: &Files) -> Result<CertifiedKey, Cer
     let chain = pem::certificates(cert, files)?.items.into_iter().map(|(_, cert)| cert).collect();
     let (signer, _) = certs::signer(key, files)?;
     let certified = CertifiedKey::new(chain, signer);
-    // Another fault of the certificate is the server's to find: that is what is tried.
+    // Other faults of the certificate are for the server to find.
     let mismatch = rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch);
     if certified.keys_match() == Err(mismatch) {
         return Err(CertError::Mismatch { cert: cert.to_owned(), key: key.to_owned() });

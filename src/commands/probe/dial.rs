@@ -1,7 +1,7 @@
-//! From a name to a connected socket, as a device gets there.
+//! The lookup of the name and the connect.
 //!
-//! **Promises.** The look-up takes no longer than it may, and nor do all the addresses together; each
-//! that was tried is told, with what came of it.
+//! **Promises.** The lookup ends within its time limit, and so do all connects together. Each address that was
+//! tried is reported, with the result.
 //!
 //! **Not here.** TLS (`attempt.rs`).
 
@@ -18,37 +18,31 @@ use super::printable;
 use super::problem::{Problem, ProblemKind};
 use crate::commands::flags::probe::ProbeTarget;
 
-/// How many addresses of a name are tried.
+/// The limit of addresses that are tried.
 const MAX_ADDRESSES: usize = 16;
 
 /// An address that was tried.
 #[derive(Debug)]
 pub(super) struct Tried {
     pub(super) address: SocketAddr,
-    /// How long the connect took, or why there is none.
+    /// The duration of the connect, or the problem.
     pub(super) outcome: Result<Duration, Problem>,
 }
 
-/// What a name leads to.
-///
-/// # Errors
-/// Why it leads nowhere.
+/// Resolves a name.
 pub(super) async fn resolve(
     target: &ProbeTarget,
-    patience: Duration,
+    limit: Duration,
 ) -> Result<Vec<SocketAddr>, Problem> {
     if let Ok(ip) = target.host.parse::<IpAddr>() {
         return Ok(vec![(ip, target.port).into()]);
     }
     let failed = |why: String| {
-        let says = format!("the name {} does not resolve: {why}", target.host);
-        Problem::new(
-            ProblemKind::NameUnresolved,
-            says,
-            "Is it spelled right? Does this machine's DNS know it?",
-        )
+        let message = format!("the name {} does not resolve: {why}", target.host);
+        let advice = "Check the spelling, and the DNS of this machine.";
+        Problem::new(ProblemKind::NameUnresolved, message, advice)
     };
-    match timeout(patience, look_up(target)).await {
+    match timeout(limit, look_up(target)).await {
         Ok(Ok(found)) => {
             let mut addresses = Vec::new();
             for address in found {
@@ -63,37 +57,37 @@ pub(super) async fn resolve(
             }
         }
         Ok(Err(error)) => Err(failed(printable::text(&error.to_string()))),
-        Err(_) => Err(failed(format!("no answer within {patience:?}"))),
+        Err(_) => Err(failed(format!("no answer within {limit:?}"))),
     }
 }
 
-/// Looks a name up on a thread that is not waited for: its name server may hang.
+/// Resolves a name on a thread that can be abandoned, because the name server may hang.
 async fn look_up(target: &ProbeTarget) -> io::Result<Vec<SocketAddr>> {
     let (found, looked_up) = oneshot::channel();
     let name = (target.host.clone(), target.port);
     thread::Builder::new().name("lookup".to_owned()).spawn(move || {
-        // It fails once nobody waits any more.
+        // Fails after the time limit, when there is no receiver.
         let _late = found.send(name.to_socket_addrs().map(Iterator::collect));
     })?;
     looked_up.await.map_err(io::Error::other)?
 }
 
-/// Tries addresses one after the other until one takes the connection.
+/// Connects to the first address that accepts.
 pub(super) async fn connect(
     addresses: &[SocketAddr],
-    patience: Duration,
+    limit: Duration,
 ) -> (Vec<Tried>, Option<TcpStream>) {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + limit;
     let mut tried = Vec::new();
     for (i, &address) in addresses.iter().enumerate() {
-        // What is left is shared by those that are left, so that one that is silent takes not all.
+        // The remaining time is divided among the remaining addresses, so that a silent one does not use all of it.
         let left = u32::try_from(addresses.len() - i).unwrap_or(u32::MAX);
         let share = deadline.saturating_duration_since(Instant::now()) / left;
         let start = Instant::now();
         let outcome = match timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(tcp)) => {
-                // Without it our own kernel may hold small messages back. It fails on a socket that is
-                // gone, which the handshake finds as well.
+                // Without it the kernel may delay small messages. An error means that the socket failed, which
+                // the handshake reports.
                 let _gone = tcp.set_nodelay(true);
                 tried.push(Tried { address, outcome: Ok(start.elapsed()) });
                 return (tried, Some(tcp));
@@ -102,7 +96,7 @@ pub(super) async fn connect(
             Err(_) => Problem::new(
                 ProblemKind::ConnectTimeout,
                 format!("{address} did not answer within {share:.1?}"),
-                "A firewall may drop the packets, or the machine is down or has another address.",
+                "A firewall may drop the packets, or the machine may be down or have another address.",
             ),
         };
         tried.push(Tried { address, outcome: Err(outcome) });
@@ -114,13 +108,13 @@ fn problem(address: SocketAddr, error: &io::Error) -> Problem {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => Problem::new(
             ProblemKind::Refused,
-            format!("{address} refuses the connection: nobody listens there"),
-            "Is it running, and on this address and port? A sidecar that drains has closed its port.",
+            format!("{address} refuses the connection: no program listens there"),
+            "Check that the server runs, and its address and port. A sidecar that drains has closed its port.",
         ),
         _ => Problem::new(
             ProblemKind::Unreachable,
-            format!("there is no way to {address}: {error}"),
-            "Look at the address, the route and the firewall.",
+            format!("{address} cannot be reached: {error}"),
+            "Check the address, the route and the firewall.",
         ),
     }
 }

@@ -1,8 +1,8 @@
-//! Why a handshake failed, from the client's side, in words.
+//! The failures of a handshake, from the client's side.
 //!
-//! **Promises.** Each failure is one [`ProblemKind`] of problem, says what was seen, and what to look at.
+//! **Promises.** Each failure becomes one [`Problem`] with an observation and an advice.
 //!
-//! **Not here.** What is wrong with certificates (`verdict.rs`).
+//! **Not here.** The problems of certificates (`verdict.rs`).
 
 use std::io;
 use std::time::Duration;
@@ -12,77 +12,79 @@ use tokio_rustls::rustls::{
 };
 
 use super::printable;
-use super::problem::{ISSUE_ANEW, Problem, ProblemKind};
+use super::problem::{Problem, ProblemKind, REISSUE};
 use crate::proxy::handshake::words;
 
-/// Why a handshake failed.
+/// A failure of a handshake.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// Connected, and no end of the handshake in this time. Whether anything was heard.
-    Silence {
-        patience: Duration,
-        heard: bool,
+    /// The handshake did not end within the limit.
+    Timeout {
+        limit: Duration,
+        /// True if the server has sent bytes.
+        answered: bool,
     },
-    /// The server closed the connection. Whether anything was heard before.
+    /// The server closed the connection.
     Closed {
-        heard: bool,
+        /// True if the server has sent bytes before.
+        answered: bool,
     },
     /// The socket failed.
     Io(io::Error),
-    /// The server ended the connection right after the handshake, in order or not.
+    /// The server closed the connection right after the handshake, with close_notify or without.
     Ended,
-    /// What was heard is not TLS.
+    /// The bytes of the server are not TLS.
     NotTls(Vec<u8>),
-    /// What was heard is what we have said.
+    /// The server sends our bytes back.
     Echo,
     Alert(AlertDescription),
     Incompatible(PeerIncompatible),
-    /// After a ServerHello, a message that is larger than any: no other than the certificates comes near.
+    /// A message after the ServerHello exceeds the limit of rustls. Only certificates can be that large.
     TooLarge,
     Tls(rustls::Error),
 }
 
-/// What the client has done, as far as a failure means another thing by it.
+/// The state of the client that changes the meaning of a failure.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ClientContext {
-    /// The server has asked for a certificate and got none.
-    pub(super) unshown: bool,
-    /// It offers all the versions that it has.
+    /// The server requested a certificate, and the client sent none.
+    pub(super) sent_no_certificate: bool,
+    /// The client offers TLS 1.2 and 1.3.
     pub(super) offers_all: bool,
 }
 
 impl Failure {
-    /// Why the handshake ended with an error, given the first bytes of both directions.
-    pub(super) fn of(error: io::Error, said: &[u8], heard: &[u8]) -> Self {
-        if let Some(failure) = Self::foreign(said, heard) {
+    /// Returns the failure for an error of the handshake and the first bytes of both directions.
+    pub(super) fn of(error: io::Error, to_server: &[u8], from_server: &[u8]) -> Self {
+        if let Some(failure) = Self::foreign(to_server, from_server) {
             return failure;
         }
         match of_rustls(&error) {
             Some(rustls::Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge))
-                if is_server_hello(heard) =>
+                if is_server_hello(from_server) =>
             {
                 Self::TooLarge
             }
             Some(inner) => Self::of_tls(inner.clone()),
             None if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Self::Closed { heard: !heard.is_empty() }
+                Self::Closed { answered: !from_server.is_empty() }
             }
             None => Self::Io(error),
         }
     }
 
-    /// What an error after the handshake is.
+    /// Returns the failure for an error after the handshake.
     pub(super) fn after(error: &io::Error) -> Self {
         of_rustls(error).map_or(Self::Ended, |inner| Self::of_tls(inner.clone()))
     }
 
-    /// The same where the time was over.
-    pub(super) fn silence(patience: Duration, said: &[u8], heard: &[u8]) -> Self {
-        let silence = Self::Silence { patience, heard: !heard.is_empty() };
-        Self::foreign(said, heard).unwrap_or(silence)
+    /// Returns the failure for a handshake that did not end within `limit`.
+    pub(super) fn timeout(limit: Duration, to_server: &[u8], from_server: &[u8]) -> Self {
+        let timeout = Self::Timeout { limit, answered: !from_server.is_empty() };
+        Self::foreign(to_server, from_server).unwrap_or(timeout)
     }
 
-    /// What rustls has found.
+    /// Returns the failure for an error of rustls.
     fn of_tls(error: rustls::Error) -> Self {
         match error {
             rustls::Error::AlertReceived(alert) => Self::Alert(alert),
@@ -91,20 +93,20 @@ impl Failure {
         }
     }
 
-    /// Bytes that are no TLS record (RFC 8446 section 5.1), or our own.
-    fn foreign(said: &[u8], heard: &[u8]) -> Option<Self> {
-        let is_record = match heard {
+    /// Returns a failure if the first bytes of the server are not a TLS record (RFC 8446 section 5.1), or are ours.
+    fn foreign(to_server: &[u8], from_server: &[u8]) -> Option<Self> {
+        let is_record = match from_server {
             [] => true,
             [kind] => (20..=23).contains(kind),
             [kind, major, ..] => (20..=23).contains(kind) && *major == 3,
         };
-        if heard.len() > 5 && said.starts_with(heard) {
+        if from_server.len() > 5 && to_server.starts_with(from_server) {
             return Some(Self::Echo);
         }
-        (!is_record).then(|| Self::NotTls(heard.to_vec()))
+        (!is_record).then(|| Self::NotTls(from_server.to_vec()))
     }
 
-    /// Whether it tells that the server does not speak the version that was offered.
+    /// Returns true if the server does not support the TLS version that was offered.
     pub(super) fn is_of_version(&self) -> bool {
         matches!(
             self,
@@ -116,11 +118,11 @@ impl Failure {
         )
     }
 
-    /// Whether it tells that the server refuses the client's certificate, or that there was none.
+    /// Returns true if the server rejects the client certificate, or the lack of one.
     pub(super) fn is_of_certificate(&self, client: ClientContext) -> bool {
         use AlertDescription as A;
         match self {
-            Self::Alert(A::HandshakeFailure) => client.unshown,
+            Self::Alert(A::HandshakeFailure) => client.sent_no_certificate,
             Self::Alert(alert) => matches!(
                 alert,
                 A::AccessDenied
@@ -136,21 +138,23 @@ impl Failure {
         }
     }
 
-    /// The failure in words.
+    /// Returns the failure as a problem.
     pub(super) fn problem(&self, client: ClientContext) -> Problem {
         match self {
-            Self::Silence { patience, heard: false } => Problem::new(
+            Self::Timeout { limit, answered: false } => Problem::new(
                 ProblemKind::HandshakeTimeout,
-                format!("connected, but the server said nothing within {patience:?}"),
-                "It waits for something else than TLS, hangs, or its backlog is full: a sidecar at \
-                 its limit of connections leaves new ones waiting.",
+                format!("connected, but the server sent nothing within {limit:?}"),
+                "The server waits for another protocol, hangs, or its backlog is full: a sidecar at \
+                 its limit of connections does not accept new ones.",
             ),
-            Self::Silence { patience, heard: true } => Problem::new(
+            Self::Timeout { limit, answered: true } => Problem::new(
                 ProblemKind::HandshakeTimeout,
-                format!("the handshake began, and was not over within {patience:?}"),
-                "The machine is busy, or something on the way drops large packets: look at the MTU.",
+                format!("the handshake started, and did not end within {limit:?}"),
+                "The machine is busy, or large packets are dropped on the path: check the MTU.",
             ),
-            Self::Closed { heard } => Problem::new(ProblemKind::Closed, closed(*heard), CLOSED),
+            Self::Closed { answered } => {
+                Problem::new(ProblemKind::Closed, closed(*answered), CLOSED)
+            }
             Self::Io(error) if error.kind() == io::ErrorKind::ConnectionReset => Problem::new(
                 ProblemKind::Reset,
                 "the server reset the connection during the handshake",
@@ -161,132 +165,132 @@ impl Failure {
             }
             Self::Ended => Problem::new(
                 ProblemKind::ClosedAfterHandshake,
-                "the server ended the connection right after the handshake",
-                "Is the legacy server behind it up, and is there a route for this name and protocol? \
+                "the server closed the connection right after the handshake",
+                "Check that the legacy server runs, and that a route matches this name and protocol. \
                  The sidecar's log has the reason.",
             ),
-            Self::NotTls(heard) => not_tls(heard),
+            Self::NotTls(bytes) => not_tls(bytes),
             Self::Echo => Problem::new(
                 ProblemKind::NotTls,
-                "not TLS: what we say comes back, as from an echo server",
-                "This is a plain port, perhaps the legacy server's own.",
+                "not TLS: the server sends our bytes back, like an echo server",
+                "The port is not a TLS port, perhaps the legacy server's own.",
             ),
             Self::Alert(alert) => self::alert(*alert, client),
             Self::Incompatible(what) => incompatible(what, client),
             Self::Tls(rustls::Error::InvalidCertificate(error))
                 if *error != CertificateError::BadSignature =>
             {
-                let says = printable::text(&error.to_string());
+                let error = printable::text(&error.to_string());
                 Problem::new(
                     ProblemKind::CertificateRejected,
-                    format!("the certificate cannot be used in a handshake: {says}"),
-                    ISSUE_ANEW,
+                    format!("the certificate cannot be used in a handshake: {error}"),
+                    REISSUE,
                 )
             }
             Self::TooLarge => Problem::new(
                 ProblemKind::TlsError,
-                "the server's certificates are larger than 64 KiB, which TLS libraries refuse",
-                "Fewer names in the certificate, or fewer certificates in the server's file.",
+                "the server's certificates are larger than 64 KiB, which TLS libraries reject",
+                "Use fewer names in the certificate, or fewer certificates in the server's file.",
             ),
             Self::Tls(error) => Problem::new(
                 ProblemKind::TlsError,
-                format!("the server's TLS is at fault: {}", printable::text(&error.to_string())),
-                "Something on the way may change the bytes; or the server's TLS is faulty, or its key \
-                 does not belong to its certificate.",
+                format!("the server's TLS is faulty: {}", printable::text(&error.to_string())),
+                "A middlebox on the path may change the bytes, or the server's key may not belong to its \
+                 certificate.",
             ),
         }
     }
 }
 
-/// Whether what was heard begins with a ServerHello whose length can be: RFC 8446 sections 4 and 5.1.
-fn is_server_hello(heard: &[u8]) -> bool {
-    matches!(heard, [22, 3, _, _, _, 2, 0, ..])
+/// Returns true if the bytes start with a ServerHello of a plausible length (RFC 8446 sections 4 and 5.1).
+fn is_server_hello(bytes: &[u8]) -> bool {
+    matches!(bytes, [22, 3, _, _, _, 2, 0, ..])
 }
 
 fn of_rustls(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-const CLOSED: &str = "A plain server does this upon a ClientHello; so do firewalls, a load balancer \
-                      without a backend, and a server that refuses without saying so by an alert.";
+const CLOSED: &str = "A plain-text server does this after a ClientHello, and so do firewalls, load balancers \
+                      without a backend, and servers that reject a client without an alert.";
 
-fn closed(heard: bool) -> &'static str {
-    if heard {
-        "the server closed the connection in the middle of the handshake"
+fn closed(answered: bool) -> &'static str {
+    if answered {
+        "the server closed the connection during the handshake"
     } else {
-        "the server closed the connection upon our ClientHello, without a word"
+        "the server closed the connection after our ClientHello, without an answer"
     }
 }
 
-/// Beginnings that tell what speaks there. 4 is the type of a packet of MQTT.
-fn not_tls(heard: &[u8]) -> Problem {
-    let looks_like = match heard {
+/// Names the protocol of the first bytes, if it is known.
+fn not_tls(bytes: &[u8]) -> Problem {
+    let looks_like = match bytes {
         [b'H', b'T', b'T', b'P', b'/', ..] => " (HTTP)",
         [b'S', b'S', b'H', b'-', ..] => " (SSH)",
-        [b'2', b'2', b'0', ..] => " (SMTP or FTP, which may offer STARTTLS; a probe does not)",
+        [b'2', b'2', b'0', ..] => " (SMTP or FTP; the probe does not support STARTTLS)",
         [b'+', b'O', b'K', ..] => " (POP3)",
         [b'*', b' ', b'O', b'K', ..] => " (IMAP)",
         _ => "",
     };
     Problem::new(
         ProblemKind::NotTls,
-        format!("not TLS{looks_like}: the server said \"{}\"", printable::bytes(heard)),
-        "Is this the port for TLS, and not the legacy server's own?",
+        format!("not TLS{looks_like}: the server sent \"{}\"", printable::bytes(bytes)),
+        "Check that this is the TLS port, and not the legacy server's own.",
     )
 }
 
 fn incompatible(what: &PeerIncompatible, client: ClientContext) -> Problem {
     use PeerIncompatible as P;
-    let says = match what {
+    let message = match what {
         P::ServerDoesNotSupportTls12Or13 => {
-            "the server speaks neither TLS 1.2 nor 1.3, but something older".to_owned()
+            "the server supports neither TLS 1.2 nor 1.3, but an older version".to_owned()
         }
         P::ServerTlsVersionIsDisabledByOurConfig => {
             "the server chose a TLS version that was not offered".to_owned()
         }
         P::ExtendedMasterSecretExtensionRequired => {
-            "the server does not do the extended master secret (RFC 7627)".to_owned()
+            "the server does not support the extended master secret (RFC 7627)".to_owned()
         }
-        // rustls's list is open.
-        other => format!("nothing in common: {other:?}"),
+        // rustls's enum is non_exhaustive.
+        other => format!("the server is incompatible: {other:?}"),
     };
     let advice = if client.offers_all {
         "Update the server's TLS."
     } else {
         "Update the server's TLS, or offer another version with --tls."
     };
-    Problem::new(ProblemKind::Incompatible, says, advice)
+    Problem::new(ProblemKind::Incompatible, message, advice)
 }
 
 fn alert(alert: AlertDescription, client: ClientContext) -> Problem {
     let name = words::alert(alert);
-    let (means, advice) = meaning(alert, client);
-    let says = format!("the server sent the fatal alert {name}: {means}");
-    let problem = Problem::new(ProblemKind::Alert, says, advice);
+    let (meaning, advice) = meaning(alert, client);
+    let message = format!("the server sent the fatal alert {name}: {meaning}");
+    let problem = Problem::new(ProblemKind::Alert, message, advice);
     Problem { alert: Some(name.into_owned()), ..problem }
 }
 
-/// What an alert of a server means to a client (RFC 8446 section 6.2, RFC 5246 section 7.2.2), and what
-/// to do.
+/// Returns the meaning of a server's alert for a client (RFC 8446 section 6.2, RFC 5246 section 7.2.2), and the
+/// advice.
 fn meaning(alert: AlertDescription, client: ClientContext) -> (&'static str, &'static str) {
     use AlertDescription as A;
-    const SHOW: &str = "Show one with --cert and --key.";
+    const SEND: &str = "Send one with --cert and --key.";
     match alert {
-        A::CertificateRequired => ("it requires a client certificate, and none was shown", SHOW),
-        A::HandshakeFailure | A::BadCertificate if client.unshown => {
-            ("it asked for a client certificate and none was shown: it seems to be required", SHOW)
+        A::CertificateRequired => ("it requires a client certificate, and none was sent", SEND),
+        A::HandshakeFailure | A::BadCertificate if client.sent_no_certificate => {
+            ("it requested a client certificate, none was sent, and it seems to be required", SEND)
         }
         A::HandshakeFailure | A::InsufficientSecurity => (
-            "no cipher suite, group or signature scheme in common that it accepts",
-            "The server's log says which. It may only speak what is no longer safe, or have no certificate that fits.",
+            "it accepts no cipher suite, group or signature scheme that was offered",
+            "Read the server's log. The server may support only insecure algorithms, or have no certificate for those that were offered.",
         ),
         A::ProtocolVersion if client.offers_all => (
-            "it is older than TLS 1.2: it accepts neither 1.2 nor 1.3",
-            "Update the server's TLS. TLS 1.1 and older are no longer safe, and are not offered.",
+            "it accepts neither TLS 1.2 nor 1.3",
+            "Update the server's TLS. TLS 1.1 and older are insecure, and the probe does not offer them.",
         ),
         A::ProtocolVersion => (
             "it does not accept the TLS version that was offered",
-            "Offer another with --tls, or look at the server's lowest and highest version.",
+            "Offer another one with --tls, or check the lowest and highest version of the server.",
         ),
         A::UnknownCA => (
             "it does not know the CA of the client certificate",
@@ -294,28 +298,30 @@ fn meaning(alert: AlertDescription, client: ClientContext) -> (&'static str, &'s
         ),
         A::CertificateExpired => (
             "the client certificate is not valid now",
-            "Renew the device's certificate, and look at both clocks.",
+            "Renew the device's certificate, and check both clocks.",
         ),
-        A::CertificateRevoked => ("the client certificate is revoked", "Give the device another."),
+        A::CertificateRevoked => {
+            ("the client certificate is revoked", "Issue another certificate for the device.")
+        }
         A::BadCertificate | A::CertificateUnknown | A::UnsupportedCertificate => (
             "it does not accept the client certificate",
-            "The server's log says why: a bad signature, a wrong purpose, no CRL from its issuer.",
+            "Read the server's log: a bad signature, a wrong purpose, or no CRL of the issuer.",
         ),
         A::AccessDenied => (
-            "the client certificate is good, but not let in",
-            "Look at the rules for who may come in.",
+            "the client certificate is valid, but not allowed",
+            "Check the access rules of the server.",
         ),
         A::UnrecognisedName => (
-            "it has no certificate for the name that was asked for",
-            "Ask for another with --name, or add the name to the server.",
+            "it has no certificate for the name in the SNI",
+            "Send another name with --name, or add the name to the server.",
         ),
         A::NoApplicationProtocol => (
-            "it speaks none of the protocols that were offered by ALPN",
+            "it supports none of the ALPN protocols that were offered",
             "Offer others with --alpn, or none.",
         ),
-        A::InternalError => ("something failed on its side", "The server's log says what."),
+        A::InternalError => ("an internal error", "Read the server's log."),
         A::CloseNotify | A::UserCanceled => {
-            ("it wants no connection now", "It may be stopping. The server's log says why.")
+            ("it closes the connection", "The server may be stopping. Read its log.")
         }
         A::UnexpectedMessage
         | A::BadRecordMac
@@ -323,9 +329,9 @@ fn meaning(alert: AlertDescription, client: ClientContext) -> (&'static str, &'s
         | A::IllegalParameter
         | A::DecodeError
         | A::DecryptError => (
-            "it does not understand what was said, or something on the way changed it",
-            "Look for middleboxes on the way, and at the server's log. What answers may not be TLS.",
+            "it does not understand our messages, or they were changed on the path",
+            "Check for middleboxes on the path, and read the server's log. The server may not be a TLS server.",
         ),
-        _ => ("see RFC 8446 section 6.2", "The server's log says why."),
+        _ => ("see RFC 8446 section 6.2", "Read the server's log."),
     }
 }

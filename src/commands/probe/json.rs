@@ -1,8 +1,8 @@
-//! A report for programs.
+//! The report as JSON.
 //!
-//! **Promises.** Keys are added to, never renamed; what is not known is null.
+//! **Promises.** Keys are added to, never renamed. An unknown value is null.
 //!
-//! **Not here.** What they mean: docs/probe.md.
+//! **Not here.** The meaning of the keys (docs/probe.md).
 
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ use super::report::{
     VersionSupport,
 };
 
-/// The report as one JSON object, indented.
+/// Returns the report as an indented JSON object.
 pub(super) fn render(report: &ProbeReport) -> String {
     let versions = report.versions.iter().map(|(version, accepts)| {
         let accepts = match accepts {
@@ -32,8 +32,8 @@ pub(super) fn render(report: &ProbeReport) -> String {
         "sni": report.connected().map(|_| report.sends_name),
         "addresses": report.tried.iter().map(tried).collect::<Vec<_>>(),
         "alpn_offered": report.alpn_offered,
-        "handshake": report.session.as_ref().map(session),
-        "goodbye_answered": report.goodbye_answered,
+        "handshake": report.handshake.as_ref().map(handshake),
+        "goodbye_answered": report.close_answered,
         "client_certificate": client_certificate(&report.client_certificate),
         "certificates": report.certificates.iter().map(certificate).collect::<Vec<_>>(),
         "chain": {
@@ -51,40 +51,40 @@ pub(super) fn render(report: &ProbeReport) -> String {
 fn problem(problem: &Problem) -> Value {
     json!({
         "problem": problem.kind.to_string(),
-        "says": problem.says,
+        "says": problem.message,
         "advice": problem.advice,
         "alert": problem.alert,
     })
 }
 
 fn tried(tried: &Tried) -> Value {
-    let (took, problem) = match &tried.outcome {
-        Ok(took) => (Some(milliseconds(*took)), None),
+    let (duration, problem) = match &tried.outcome {
+        Ok(duration) => (Some(milliseconds(*duration)), None),
         Err(problem) => (None, Some(problem.kind.to_string())),
     };
-    json!({ "address": tried.address.to_string(), "connect_ms": took, "problem": problem })
+    json!({ "address": tried.address.to_string(), "connect_ms": duration, "problem": problem })
 }
 
-fn session(session: &HandshakeReport) -> Value {
+fn handshake(handshake: &HandshakeReport) -> Value {
     json!({
-        "version": session.version.to_string(),
-        "cipher": session.suite,
-        "group": session.group,
-        "alpn": session.alpn,
-        "handshake_ms": milliseconds(session.took),
-        "greeting": session.greeting,
+        "version": handshake.version.to_string(),
+        "cipher": handshake.suite,
+        "group": handshake.group,
+        "alpn": handshake.alpn,
+        "handshake_ms": milliseconds(handshake.duration),
+        "greeting": handshake.greeting,
     })
 }
 
 fn client_certificate(certificate: &ClientAuthReport) -> Value {
     match certificate {
         ClientAuthReport::Unknown => Value::Null,
-        ClientAuthReport::NotAsked => json!({ "asked": false }),
-        ClientAuthReport::Asked { authorities, shown, content } => json!({
+        ClientAuthReport::NotRequested => json!({ "asked": false }),
+        ClientAuthReport::Requested { authorities, sent, accepted } => json!({
             "asked": true,
             "authorities": authorities,
-            "shown": shown,
-            "accepted": content,
+            "shown": sent,
+            "accepted": accepted,
         }),
     }
 }
@@ -111,8 +111,8 @@ fn resumption(resumption: &ResumptionReport) -> Value {
         ResumptionReport::NotTried => Value::Null,
         ResumptionReport::NoTicket => json!({ "works": false, "ticket": false }),
         ResumptionReport::Declined => json!({ "works": false, "ticket": true }),
-        ResumptionReport::Works(took) => {
-            json!({ "works": true, "ticket": true, "handshake_ms": milliseconds(*took) })
+        ResumptionReport::Works(duration) => {
+            json!({ "works": true, "ticket": true, "handshake_ms": milliseconds(*duration) })
         }
         ResumptionReport::Failed(why) => json!({ "works": null, "ticket": true, "error": why }),
     }

@@ -1,23 +1,23 @@
-//! What a peer says, fit to be shown on a terminal.
+//! Text of a peer, escaped for a terminal.
 //!
-//! **Promises.** No control character, no change of the direction of writing, nothing invisible comes
-//! out: letters that are written from right to left are escaped too, since a terminal may turn round what
-//! stands beside them. It is never more than [`LONGEST`] characters of the text and an ellipsis. A
-//! backslash is doubled, so that what was escaped can be told from what was said.
+//! **Promises.** The output has no control characters, no invisible characters, and none that change the
+//! direction of writing. Right-to-left letters are escaped too, because a terminal may reorder the text next to
+//! them. The output has at most [`MAX_CHARS`] characters of the text, and an ellipsis. A backslash is doubled,
+//! so that an escape cannot be confused with the text itself.
 //!
-//! **Not here.** What is said about it (`report.rs`).
+//! **Not here.** The report (`report.rs`).
 
 use std::time::Duration;
 
-/// How much of one text is shown.
-const LONGEST: usize = 256;
+/// The limit of characters of one text.
+const MAX_CHARS: usize = 256;
 
-/// Names, certificates, or names of CAs that a list shows.
-pub(super) const MOST: usize = 32;
+/// The limit of names, certificates, or CAs in a list.
+pub(super) const MAX_LISTED: usize = 32;
 
-/// A text as it may be shown.
+/// Escapes a text.
 pub(super) fn text(peers: &str) -> String {
-    let mut shown: String = peers.chars().take(LONGEST).fold(String::new(), |mut shown, c| {
+    let mut shown: String = peers.chars().take(MAX_CHARS).fold(String::new(), |mut shown, c| {
         match c {
             '"' | '\'' => shown.push(c),
             _ if is_blank(c) || is_right_to_left(c) => shown.extend(c.escape_unicode()),
@@ -25,13 +25,13 @@ pub(super) fn text(peers: &str) -> String {
         }
         shown
     });
-    if peers.chars().nth(LONGEST).is_some() {
+    if peers.chars().nth(MAX_CHARS).is_some() {
         shown.push('…');
     }
     shown
 }
 
-/// What counts as a letter or a symbol, and leaves no mark; `escape_debug` has the rest.
+/// Returns true for characters that count as letters or symbols and are invisible. `escape_debug` escapes the others.
 fn is_blank(c: char) -> bool {
     matches!(
         c,
@@ -46,8 +46,8 @@ fn is_blank(c: char) -> bool {
     )
 }
 
-/// The blocks whose characters are written from right to left, assigned or not: Unicode Standard Annex 9
-/// with its table `DerivedBidiClass.txt`.
+/// Returns true for characters in the right-to-left blocks, assigned or not (Unicode Standard Annex 9,
+/// `DerivedBidiClass.txt`).
 fn is_right_to_left(c: char) -> bool {
     matches!(
         c,
@@ -59,10 +59,10 @@ fn is_right_to_left(c: char) -> bool {
     )
 }
 
-/// Joins texts that are printable already, and counts those past the first [`MOST`].
+/// Joins escaped texts, and counts those after the first [`MAX_LISTED`].
 pub(super) fn list(texts: &[String]) -> String {
-    let shown: Vec<_> = texts.iter().take(MOST).map(String::as_str).collect();
-    match texts.len().saturating_sub(MOST) {
+    let shown: Vec<_> = texts.iter().take(MAX_LISTED).map(String::as_str).collect();
+    match texts.len().saturating_sub(MAX_LISTED) {
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),
     }
@@ -73,10 +73,10 @@ pub(super) fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 10_000.0).round() / 10.0
 }
 
-/// Bytes as they may be shown: what is text as text, the rest escaped.
+/// Escapes bytes: ASCII stays, and everything else is escaped.
 pub(super) fn bytes(peers: &[u8]) -> String {
-    let shown = &peers[..peers.len().min(LONGEST)];
-    let more = if peers.len() > LONGEST { "…" } else { "" };
+    let shown = &peers[..peers.len().min(MAX_CHARS)];
+    let more = if peers.len() > MAX_CHARS { "…" } else { "" };
     format!("{}{more}", shown.escape_ascii())
 }
 
@@ -85,15 +85,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_moves_a_cursor_or_hides_comes_out() {
+    fn control_characters_and_invisible_ones_are_escaped() {
         let hostile = "a\u{1b}[2J\r\n\u{9b}31m\u{202e}\u{200b}\u{7f}\\é\"'";
         assert_eq!(text(hostile), r#"a\u{1b}[2J\r\n\u{9b}31m\u{202e}\u{200b}\u{7f}\\é"'"#);
         assert_eq!(bytes(b"220 hi\r\n\x1b\xff"), r"220 hi\r\n\x1b\xff");
     }
 
     #[test]
-    fn nothing_that_looks_like_nothing_comes_out_nor_what_turns_the_line_round() {
-        // Fillers and blanks that count as letters or symbols; letters of Hebrew, Arabic, Adlam.
+    fn blank_letters_and_right_to_left_letters_are_escaped() {
+        // Fillers and blanks that count as letters or symbols; letters of Hebrew, Arabic and Adlam.
         let blank =
             "\u{3164}\u{115f}\u{1160}\u{ffa0}\u{2800}\u{1d159}\u{13441}\u{a0}\u{ad}\u{fe0f}";
         let turning = "\u{5d0}\u{627}\u{fb1d}\u{fe8d}\u{1e900}\u{10800}\u{200f}";
@@ -105,8 +105,8 @@ mod tests {
 
     #[test]
     fn a_long_text_is_cut() {
-        assert_eq!(text(&"é".repeat(1000)).chars().count(), LONGEST + 1);
-        assert_eq!(text(&"é".repeat(LONGEST)).chars().count(), LONGEST);
-        assert_eq!(bytes(&[b'x'; 1000]).chars().count(), LONGEST + 1);
+        assert_eq!(text(&"é".repeat(1000)).chars().count(), MAX_CHARS + 1);
+        assert_eq!(text(&"é".repeat(MAX_CHARS)).chars().count(), MAX_CHARS);
+        assert_eq!(bytes(&[b'x'; 1000]).chars().count(), MAX_CHARS + 1);
     }
 }

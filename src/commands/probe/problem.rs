@@ -1,80 +1,80 @@
-//! What keeps a device from a good connection: each problem with a stable label.
+//! The problems that a probe reports, each with a stable label.
 //!
 //! **Promises.** Labels are added to, never renamed.
 //!
-//! **Not here.** Who finds them (`dial.rs`, `failure.rs`, `verdict.rs`).
+//! **Not here.** Their detection (`dial.rs`, `failure.rs`, `verdict.rs`).
 
 use std::fmt;
 
-/// What helps against a certificate that cannot be used at all.
-pub(super) const ISSUE_ANEW: &str =
-    "Issue it anew, as X.509 version 3 and for servers (serverAuth).";
+/// The advice for an unusable certificate.
+pub(super) const REISSUE: &str =
+    "Issue the certificate again, as X.509 version 3 and for servers (serverAuth).";
 
-/// One problem.
+/// A problem.
 #[derive(Clone, Debug)]
 pub(super) struct Problem {
     pub(super) kind: ProblemKind,
-    /// What was seen.
-    pub(super) says: String,
-    /// What to look at.
+    /// The observation.
+    pub(super) message: String,
+    /// The advice.
     pub(super) advice: &'static str,
-    /// The alert's name, if it was one.
+    /// The name of the alert, if there was one.
     pub(super) alert: Option<String>,
 }
 
 impl Problem {
-    pub(super) fn new(kind: ProblemKind, says: impl Into<String>, advice: &'static str) -> Self {
-        Self { kind, says: says.into(), advice, alert: None }
+    pub(super) fn new(kind: ProblemKind, message: impl Into<String>, advice: &'static str) -> Self {
+        Self { kind, message: message.into(), advice, alert: None }
     }
 }
 
 /// The closed set of problems that a probe finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProblemKind {
-    /// The name does not lead to an address.
+    /// The name does not resolve.
     NameUnresolved,
-    /// Nobody listens.
+    /// No program listens on the address.
     Refused,
-    /// No answer to the connect.
+    /// The connect timed out.
     ConnectTimeout,
-    /// Any other failure to connect.
+    /// The connect failed for another reason.
     Unreachable,
-    /// Connected, and no end of the handshake.
+    /// The handshake timed out.
     HandshakeTimeout,
-    /// What answers speaks something else.
+    /// The answer is not TLS.
     NotTls,
-    /// The server closed the connection in the handshake.
+    /// The server closed the connection during the handshake.
     Closed,
-    /// The server reset it, or the connection failed otherwise.
+    /// The server reset the connection, or the connection failed otherwise.
     Reset,
-    /// The server ended the connection right after the handshake.
+    /// The server closed the connection right after the handshake.
     ClosedAfterHandshake,
     /// The server sent a fatal alert.
     Alert,
-    /// Nothing in common.
+    /// The server supports no TLS version, suite or extension that was offered.
     Incompatible,
-    /// Anything else that is wrong with the server's TLS.
+    /// The server's TLS has another fault.
     TlsError,
-    /// The server asked for a client certificate, and never said whether what it got will do.
+    /// The server requested a client certificate, and did not show whether it accepts the one it got, if any.
     ClientCertificateUnanswered,
     /// A certificate is past its notAfter.
     CertificateExpired,
     /// A certificate is before its notBefore.
     CertificateNotYetValid,
-    /// A certificate will be, within the days that were given.
+    /// A certificate ends within `--min-days`.
     CertificateExpiresSoon,
-    /// The chain does not lead to a CA that is believed.
+    /// The chain does not lead to a trusted CA.
     UnknownCa,
-    /// The certificate does not have the name.
+    /// The certificate does not contain the name.
     NameMismatch,
-    /// The chain is not in order, and nothing says that it is good all the same.
+    /// The chain is out of order, and was not verified otherwise.
     ChainOutOfOrder,
-    /// A certificate is refused for any other cause.
+    /// A certificate is invalid for another reason.
     CertificateRejected,
 }
 
 impl ProblemKind {
-    /// All of them.
+    /// All problems.
     pub const ALL: &[Self] = &[
         Self::NameUnresolved,
         Self::Refused,

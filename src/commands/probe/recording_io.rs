@@ -1,8 +1,8 @@
-//! A socket that remembers the first bytes of either direction.
+//! A socket that records the first bytes of each direction.
 //!
-//! **Promises.** It holds at most [`FIRST_BYTES`] of each.
+//! **Promises.** At most [`FIRST_BYTES`] of each direction are kept.
 //!
-//! **Not here.** What they mean (`attempt.rs`).
+//! **Not here.** Their interpretation (`failure.rs`).
 
 use std::io;
 use std::pin::Pin;
@@ -10,26 +10,26 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// As much as tells TLS from anything else, and what else it is.
+/// The limit of recorded bytes: enough to identify TLS and other protocols.
 const FIRST_BYTES: usize = 128;
 
-/// A socket, tapped.
+/// A socket that records the first bytes of each direction.
 #[derive(Debug)]
 pub(super) struct RecordingIo<Io> {
     io: Io,
     /// The first bytes from the server.
-    pub(super) heard: Vec<u8>,
+    pub(super) from_server: Vec<u8>,
     /// The first bytes to the server.
-    pub(super) said: Vec<u8>,
+    pub(super) to_server: Vec<u8>,
 }
 
 impl<Io> RecordingIo<Io> {
     pub(super) fn new(io: Io) -> Self {
-        Self { io, heard: Vec::new(), said: Vec::new() }
+        Self { io, from_server: Vec::new(), to_server: Vec::new() }
     }
 }
 
-fn keep(first: &mut Vec<u8>, more: &[u8]) {
+fn record(first: &mut Vec<u8>, more: &[u8]) {
     let room = FIRST_BYTES.saturating_sub(first.len());
     first.extend_from_slice(&more[..more.len().min(room)]);
 }
@@ -43,7 +43,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for RecordingIo<Io> {
         let this = self.get_mut();
         let before = buffer.filled().len();
         let done = Pin::new(&mut this.io).poll_read(context, buffer);
-        keep(&mut this.heard, &buffer.filled()[before..]);
+        record(&mut this.from_server, &buffer.filled()[before..]);
         done
     }
 }
@@ -57,7 +57,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for RecordingIo<Io> {
         let this = self.get_mut();
         let done = Pin::new(&mut this.io).poll_write(context, bytes);
         if let Poll::Ready(Ok(written)) = done {
-            keep(&mut this.said, &bytes[..written]);
+            record(&mut this.to_server, &bytes[..written]);
         }
         done
     }

@@ -1,8 +1,8 @@
-//! What a probe has found, and how it is told to people.
+//! The report of a probe, and its text.
 //!
-//! **Promises.** Every text of the server's that stands in a report has been made printable.
+//! **Promises.** Every text of the server in a report is escaped ([`printable`]).
 //!
-//! **Not here.** The same for programs (`json.rs`).
+//! **Not here.** The report as JSON (`json.rs`).
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,29 +12,30 @@ use super::attempt::Attempt;
 use super::client_profile::ClientProfile;
 use super::dial::Tried;
 use super::failure::ClientContext;
-use super::printable::{self, MOST, list, milliseconds};
+use super::printable::{self, MAX_LISTED, list, milliseconds};
 use super::problem::{Problem, ProblemKind};
 use super::verdict::{self, Verdict};
-use crate::commands::flags::probe::{Probe, ProbeTarget};
+use crate::commands::flags::probe::{ProbeArgs, ProbeTarget};
 use crate::config::TlsVersion;
 use crate::trust::x509::details::{self, Details};
 
-/// What a probe has found.
+/// The results of a probe.
 #[derive(Debug)]
 pub(super) struct ProbeReport {
     pub(super) target: String,
-    /// The name that the certificate is compared with, and whether it was sent.
+    /// The name that the certificate must contain.
     pub(super) name: String,
+    /// True if the name is sent as SNI.
     pub(super) sends_name: bool,
-    /// What is offered by ALPN.
+    /// The ALPN protocols that are offered.
     pub(super) alpn_offered: Vec<String>,
     pub(super) tried: Vec<Tried>,
-    pub(super) session: Option<HandshakeReport>,
-    /// Whether the server answered our goodbye; none if it was not said.
-    pub(super) goodbye_answered: Option<bool>,
+    pub(super) handshake: Option<HandshakeReport>,
+    /// True if the server answered our close_notify or closed the connection. None if none was sent.
+    pub(super) close_answered: Option<bool>,
     pub(super) client_certificate: ClientAuthReport,
     pub(super) certificates: Vec<CertificateReport>,
-    /// How many certificates there were, shown or not.
+    /// The number of certificates of the server.
     pub(super) chain_length: usize,
     pub(super) name_matches: Option<bool>,
     pub(super) verified: Option<bool>,
@@ -45,73 +46,73 @@ pub(super) struct ProbeReport {
     offers_all: bool,
 }
 
-/// What the first handshake agreed on.
+/// The negotiated parameters of the first handshake.
 #[derive(Debug)]
 pub(super) struct HandshakeReport {
     pub(super) version: TlsVersion,
     pub(super) suite: String,
     pub(super) group: Option<String>,
-    /// What was chosen by ALPN.
+    /// The ALPN protocol that the server selected.
     pub(super) alpn: Option<String>,
-    pub(super) took: Duration,
-    /// What the server said before we have said anything.
+    pub(super) duration: Duration,
+    /// The first application data of the server.
     pub(super) greeting: Option<String>,
 }
 
-/// What the server wants of clients.
+/// The request for a client certificate, and its result.
 #[derive(Debug)]
 pub(super) enum ClientAuthReport {
-    /// The handshake did not come so far.
+    /// The handshake failed before.
     Unknown,
-    NotAsked,
-    Asked {
-        /// The names of the CAs that it accepts; empty: it does not say.
+    NotRequested,
+    Requested {
+        /// The names of the accepted CAs. Empty: the server names none.
         authorities: Vec<String>,
-        /// Whether one was shown.
-        shown: bool,
-        /// Whether it was content; none if it did not say.
-        content: Option<bool>,
+        /// True if a certificate was sent.
+        sent: bool,
+        /// True if the server accepted the certificate or the lack of one. None if it did not show it.
+        accepted: Option<bool>,
     },
 }
 
-/// A certificate of the chain, printable.
+/// A certificate of the chain, escaped, or the reason why it cannot be read.
 #[derive(Debug)]
 pub(super) struct CertificateReport {
     pub(super) details: Result<Details, String>,
     pub(super) days_left: Option<i64>,
 }
 
-/// Whether a second connection can do with less.
+/// The result of the attempt to resume the session.
 #[derive(Debug)]
 pub(super) enum ResumptionReport {
     NotTried,
-    /// The server gave nothing to resume with.
+    /// The server sent no ticket.
     NoTicket,
-    /// It gave a ticket, and made a whole handshake all the same.
+    /// The server sent a ticket, and did not accept it.
     Declined,
     Works(Duration),
     Failed(String),
 }
 
-/// Whether a version is accepted.
+/// The support of the server for a TLS version.
 #[derive(Debug)]
 pub(super) enum VersionSupport {
     Yes,
     No,
-    /// The attempt failed for another cause.
+    /// The attempt failed for another reason.
     Unclear(String),
 }
 
 impl ProbeReport {
-    pub(super) fn new(target: &ProbeTarget, profile: &ClientProfile, args: &Probe) -> Self {
+    pub(super) fn new(target: &ProbeTarget, profile: &ClientProfile, args: &ProbeArgs) -> Self {
         Self {
             target: target.to_string(),
             name: profile.name.to_str().into_owned(),
             sends_name: profile.sends_name,
             alpn_offered: args.alpn.iter().map(|protocol| printable::text(protocol)).collect(),
             tried: Vec::new(),
-            session: None,
-            goodbye_answered: None,
+            handshake: None,
+            close_answered: None,
             client_certificate: ClientAuthReport::Unknown,
             certificates: Vec::new(),
             chain_length: 0,
@@ -125,82 +126,83 @@ impl ProbeReport {
         }
     }
 
-    /// The same with a problem more.
+    /// Returns the report with another problem.
     pub(super) fn with(mut self, problem: Problem) -> Self {
         self.problems.push(problem);
         self
     }
 
-    /// The address that took the connection, and how long that took.
+    /// Returns the address that accepted the connection, and the duration of the connect.
     pub(super) fn connected(&self) -> Option<(SocketAddr, Duration)> {
         let last = self.tried.last()?;
         Some((last.address, *last.outcome.as_ref().ok()?))
     }
 
-    /// Notes why there is no connection at all.
-    pub(super) fn refused_everywhere(&mut self) {
+    /// Adds the problem of each address, because none accepted the connection.
+    pub(super) fn add_connect_problems(&mut self) {
         let problems = self.tried.iter().filter_map(|tried| tried.outcome.as_ref().err());
         self.problems.extend(problems.cloned());
     }
 
-    /// Takes what the first handshake has shown.
-    pub(super) fn take(&mut self, attempt: &Attempt, verdict: Verdict, now: SystemTime) {
-        self.session = attempt.agreed.as_ref().map(|agreed| HandshakeReport {
-            version: agreed.version,
-            suite: agreed.suite.clone(),
-            group: agreed.group.clone(),
-            alpn: agreed.alpn.as_deref().map(printable::bytes),
-            took: agreed.took,
-            greeting: (!attempt.heard.is_empty()).then(|| printable::bytes(&attempt.heard)),
+    /// Adds the results of the first handshake.
+    pub(super) fn add_handshake(&mut self, attempt: &Attempt, verdict: Verdict, now: SystemTime) {
+        self.handshake = attempt.negotiated.as_ref().map(|negotiated| HandshakeReport {
+            version: negotiated.version,
+            suite: negotiated.suite.clone(),
+            group: negotiated.group.clone(),
+            alpn: negotiated.alpn.as_deref().map(printable::bytes),
+            duration: negotiated.duration,
+            greeting: (!attempt.greeting.is_empty()).then(|| printable::bytes(&attempt.greeting)),
         });
-        self.goodbye_answered = attempt.answered;
-        let request = attempt.seen.request.as_ref();
+        self.close_answered = attempt.close_answered;
+        let request = attempt.captured.request.as_ref();
         let failure = attempt.failure.as_ref();
-        let unshown = request.is_some_and(|request| !request.shown);
-        let client = ClientContext { unshown, offers_all: self.offers_all };
+        let sent_no_certificate = request.is_some_and(|request| !request.sent);
+        let client = ClientContext { sent_no_certificate, offers_all: self.offers_all };
         self.client_certificate = match request {
-            Some(request) => ClientAuthReport::Asked {
+            Some(request) => ClientAuthReport::Requested {
                 authorities: request.authorities.iter().map(|der| authority(der)).collect(),
-                shown: request.shown,
-                content: match failure {
+                sent: request.sent,
+                accepted: match failure {
                     Some(failure) if failure.is_of_certificate(client) => Some(false),
-                    _ => attempt.content.then_some(true),
+                    _ => attempt.accepted.then_some(true),
                 },
             },
-            None if attempt.agreed.is_some() => ClientAuthReport::NotAsked,
+            None if attempt.negotiated.is_some() => ClientAuthReport::NotRequested,
             None => ClientAuthReport::Unknown,
         };
         self.problems.extend(failure.map(|failure| failure.problem(client)));
-        if let (Some(request), None, false) = (request, failure, attempt.content) {
-            self.problems.push(unanswered(request.shown));
+        if let (Some(request), None, false) = (request, failure, attempt.accepted) {
+            self.problems.push(unanswered(request.sent));
         }
         self.chain_length = verdict.certificates.len();
         let certificate = |details: Result<Details, String>| CertificateReport {
             days_left: details.as_ref().ok().map(|d| verdict::days_left(d.not_after, now)),
             details: details.map(printable_details),
         };
-        self.certificates = verdict.certificates.into_iter().take(MOST).map(certificate).collect();
+        self.certificates =
+            verdict.certificates.into_iter().take(MAX_LISTED).map(certificate).collect();
         self.name_matches = verdict.name_matches;
         self.verified = verdict.verified;
         self.order = verdict.order;
-        // What the handshake has failed for is told once.
-        let told = self.problems.first().map(|problem| problem.kind);
-        self.problems.extend(verdict.problems.into_iter().filter(|p| Some(p.kind) != told));
+        // A problem of the handshake is not reported again as a problem of the chain.
+        let reported = self.problems.first().map(|problem| problem.kind);
+        self.problems.extend(verdict.problems.into_iter().filter(|p| Some(p.kind) != reported));
     }
 }
 
-/// A server that is silent about it may refuse every device.
-fn unanswered(shown: bool) -> Problem {
-    let what = if shown {
-        "got one, and did not say whether it will do"
+/// The problem of a server that may reject the client after the reads of the probe.
+fn unanswered(sent: bool) -> Problem {
+    let certificate = if sent {
+        "got one, and did not show whether it accepts it"
     } else {
-        "got none, and did not say whether that will do"
+        "got none, and did not show whether it accepts that"
     };
     Problem::new(
         ProblemKind::ClientCertificateUnanswered,
-        format!("the server asked for a client certificate, {what}: a device may be refused"),
-        "The server's log says whether it let us in. Something on the way may hold its answer up, or \
-         it or the legacy server hangs: try a longer --timeout.",
+        format!("the server requested a client certificate, {certificate}: it may reject devices"),
+        "Read the server's log, and try a longer --timeout: something on the path may delay the answer, or the \
+         server or the legacy server may hang.",
     )
 }
 
@@ -230,15 +232,15 @@ impl fmt::Display for ProbeReport {
         }
         if self.chain_length > 0 {
             writeln!(f)?;
-            self.judgement(f)?;
+            self.verdict(f)?;
         }
         match self.problems.len() {
             0 => writeln!(f, "\ngood"),
             1 => writeln!(f, "\n1 problem"),
             n => writeln!(f, "\n{n} problems"),
         }?;
-        for Problem { kind, says, advice, .. } in &self.problems {
-            writeln!(f, "  {kind}: {says}\n      {advice}")?;
+        for Problem { kind, message, advice, .. } in &self.problems {
+            writeln!(f, "  {kind}: {message}\n      {advice}")?;
         }
         Ok(())
     }
@@ -252,10 +254,10 @@ impl ProbeReport {
     fn connection(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Tried { address, outcome } in &self.tried {
             match outcome {
-                Ok(took) => line(
+                Ok(duration) => line(
                     f,
                     "address",
-                    format!("{address}, connected in {} ms", milliseconds(*took)),
+                    format!("{address}, connected in {} ms", milliseconds(*duration)),
                 ),
                 Err(problem) => line(f, "address", format!("{address}: {}", problem.kind)),
             }?;
@@ -266,38 +268,41 @@ impl ProbeReport {
             (false, _) => "no SNI sent",
         };
         line(f, "name", format!("{}, {sent}", self.name))?;
-        if let Some(session) = &self.session {
-            session.write(f, &self.alpn_offered)?;
+        if let Some(handshake) = &self.handshake {
+            handshake.write(f, &self.alpn_offered)?;
         }
         match &self.client_certificate {
             ClientAuthReport::Unknown => {}
-            ClientAuthReport::NotAsked => line(f, "client cert", "not asked for")?,
-            ClientAuthReport::Asked { authorities, shown, content } => {
-                let shown = if *shown { "shown" } else { "none shown" };
-                let content = match content {
+            ClientAuthReport::NotRequested => line(f, "client cert", "not asked for")?,
+            ClientAuthReport::Requested { authorities, sent, accepted } => {
+                let sent = if *sent { "shown" } else { "none shown" };
+                let accepted = match accepted {
                     Some(true) => "accepted",
                     Some(false) => "refused",
-                    None => "the server did not say whether that will do",
+                    None => "the server did not show whether it accepts that",
                 };
-                line(f, "client cert", format!("asked for; {shown}, {content}"))?;
+                line(f, "client cert", format!("asked for; {sent}, {accepted}"))?;
                 match authorities.as_slice() {
                     [] => line(f, "", "of any CA: the server names none"),
                     some => line(f, "", format!("of these CAs: {}", list(some))),
                 }?;
             }
         }
-        if self.goodbye_answered == Some(false) {
-            let perhaps = "perhaps the legacy server does not answer";
-            line(f, "goodbye", format!("no answer to the goodbye: {perhaps}"))?;
+        if self.close_answered == Some(false) {
+            line(
+                f,
+                "close",
+                "no answer to close_notify: perhaps the legacy server does not answer",
+            )?;
         }
         match &self.resumption {
             ResumptionReport::NotTried => {}
-            ResumptionReport::NoTicket => line(f, "resumption", "no: the server gives no ticket")?,
+            ResumptionReport::NoTicket => line(f, "resumption", "no: the server sends no ticket")?,
             ResumptionReport::Declined => {
-                line(f, "resumption", "no: the server gives a ticket, and does not take it")?;
+                line(f, "resumption", "no: the server sends a ticket, and does not accept it")?;
             }
-            ResumptionReport::Works(took) => {
-                line(f, "resumption", format!("works, in {} ms", milliseconds(*took)))?;
+            ResumptionReport::Works(duration) => {
+                line(f, "resumption", format!("works, in {} ms", milliseconds(*duration)))?;
             }
             ResumptionReport::Failed(why) => line(f, "resumption", format!("failed: {why}"))?,
         }
@@ -312,7 +317,7 @@ impl ProbeReport {
         Ok(())
     }
 
-    fn judgement(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn verdict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name_matches {
             Some(true) => line(f, "name", format!("the certificate is for {}", self.name))?,
             Some(false) => line(f, "name", format!("the certificate is not for {}", self.name))?,
@@ -329,10 +334,10 @@ impl ProbeReport {
 
 impl HandshakeReport {
     fn write(&self, f: &mut fmt::Formatter<'_>, offered: &[String]) -> fmt::Result {
-        let Self { version, suite, group, alpn, took, greeting } = self;
+        let Self { version, suite, group, alpn, duration, greeting } = self;
         let group = group.as_deref().unwrap_or("no key exchange");
-        let took = milliseconds(*took);
-        line(f, "handshake", format!("TLS {version}, {suite}, {group}, in {took} ms"))?;
+        let duration = milliseconds(*duration);
+        line(f, "handshake", format!("TLS {version}, {suite}, {group}, in {duration} ms"))?;
         match (alpn, offered) {
             (Some(alpn), _) => line(f, "ALPN", alpn),
             (None, []) => Ok(()),

@@ -1,9 +1,9 @@
-//! What to think of the certificates that a server showed, as a careful device would.
+//! The verification of a server's certificates, as a careful device would do it.
 //!
-//! **Promises.** What is wrong is one problem each: the name, the validity, the issuer. Times are looked
-//! at also where nobody says whom to believe.
+//! **Promises.** Each fault is one problem: the name, the validity, the issuer. Dates are checked also without
+//! `--ca`.
 //!
-//! **Not here.** How the chain was got (`capturing_verifier.rs`).
+//! **Not here.** The capture of the chain (`capturing_verifier.rs`).
 
 use std::time::SystemTime;
 
@@ -14,29 +14,29 @@ use tokio_rustls::rustls::{self, CertificateError, RootCertStore};
 
 use super::client_profile::ClientProfile;
 use super::printable;
-use super::problem::{ISSUE_ANEW, Problem, ProblemKind};
+use super::problem::{Problem, ProblemKind, REISSUE};
 use crate::time::unix_seconds;
 use crate::trust::x509::certificate::Certificate;
 use crate::trust::x509::details::{self, Details};
 use crate::trust::x509::path::{self, Anchor, Anchors};
 use crate::trust::x509::{self, Timestamp};
 
-/// What to think of a chain.
+/// The result for a chain.
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
-    /// Each certificate, or why it cannot be read.
+    /// Each certificate, or the reason why it cannot be read.
     pub(super) certificates: Vec<Result<Details, String>>,
-    /// Whether the first one has the name that was asked for.
+    /// True if the server certificate contains the expected name.
     pub(super) name_matches: Option<bool>,
-    /// Whether the chain leads to a CA that is believed; none if nobody said whom to believe.
+    /// True if the chain leads to a CA of `--ca`. None without `--ca`.
     pub(super) verified: Option<bool>,
-    /// How the certificates hang together; none if there are none.
+    /// The order of the chain, in words. None without certificates.
     pub(super) order: Option<String>,
     pub(super) problems: Vec<Problem>,
 }
 
-/// Judges a chain.
-pub(super) fn judge(
+/// Verifies a chain.
+pub(super) fn verify(
     chain: &[CertificateDer<'static>],
     profile: &ClientProfile,
     min_days: Option<u32>,
@@ -52,10 +52,10 @@ pub(super) fn judge(
     let mut anchor = None;
     match ParsedCertificate::try_from(leaf) {
         Ok(parsed) => {
-            verdict.judge_name(&parsed, &profile.name);
+            verdict.check_name(&parsed, &profile.name);
             if let Some(roots) = &profile.roots {
                 anchor = match intermediates(chain, profile) {
-                    Ok(rest) => verdict.judge_trust(&parsed, &rest, roots, profile, now),
+                    Ok(rest) => verdict.check_trust(&parsed, &rest, roots, profile, now),
                     Err(error) => {
                         verdict.verified = Some(false);
                         verdict.problems.push(rejected(&error.into()));
@@ -69,29 +69,29 @@ pub(super) fn judge(
             verdict.problems.push(rejected(&error));
         }
     }
-    let believed = verdict.verified == Some(true);
-    if let (Err(says), false) = (&order, believed) {
+    let is_verified = verdict.verified == Some(true);
+    if let (Err(message), false) = (&order, is_verified) {
         let advice =
-            "The file should hold the server's own certificate first, then each one's issuer.";
-        verdict.problems.push(Problem::new(ProblemKind::ChainOutOfOrder, says.clone(), advice));
+            "The file must have the server certificate first, then the issuer of each one.";
+        verdict.problems.push(Problem::new(ProblemKind::ChainOutOfOrder, message.clone(), advice));
     }
-    verdict.order = Some(order.unwrap_or_else(|says| says));
-    verdict.judge_times(believed, min_days, now);
+    verdict.order = Some(order.unwrap_or_else(|message| message));
+    verdict.check_dates(is_verified, min_days, now);
     if let Some((ca, details)) = anchor {
         let sent = chain.iter().position(|certificate| certificate == ca);
-        verdict.judge_anchor(&details, (sent, believed), min_days, now);
+        verdict.check_anchor(&details, (sent, is_verified), min_days, now);
     }
     verdict
 }
 
-/// The certificates between the first and a CA of `--ca`, in order. webpki gets these alone: of a heap of
-/// certificates that share a name it would try every order, which takes it longer than the probe may.
+/// Returns the certificates between the first one and a CA of `--ca`, in order. webpki gets only these: among many
+/// certificates with the same name it would try every order, which takes longer than the time limit.
 fn intermediates(
     chain: &[CertificateDer<'static>],
     profile: &ClientProfile,
 ) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     let mut anchors = Anchors::default();
-    // A server's own self-signed certificate is trusted as well.
+    // A self-signed server certificate in --ca is trusted too.
     profile.cas.iter().flat_map(Anchor::of_any).for_each(|anchor| anchors.add(anchor));
     let read = chain.iter().filter_map(|der| Some((der, Certificate::parse(der).ok()?)));
     let (ders, sent): (Vec<_>, Vec<_>) = read.unzip();
@@ -104,26 +104,26 @@ fn intermediates(
 }
 
 impl Verdict {
-    fn judge_name(&mut self, leaf: &ParsedCertificate<'_>, name: &ServerName<'static>) {
+    fn check_name(&mut self, leaf: &ParsedCertificate<'_>, name: &ServerName<'static>) {
         let matches = verify_server_name(leaf, name).is_ok();
         self.name_matches = Some(matches);
         if !matches {
             let names = match self.certificates.first() {
                 Some(Ok(details)) if !details.names.is_empty() => {
                     let names: Vec<_> = details.names.iter().map(|n| printable::text(n)).collect();
-                    format!("it is for {}", printable::list(&names))
+                    format!("its names are {}", printable::list(&names))
                 }
-                _ => "it has no names (a common name alone does not count)".to_owned(),
+                _ => "it has no names (the common name does not count)".to_owned(),
             };
-            let says = format!("the certificate is not for {}: {names}", name.to_str());
-            let advice = "Devices that verify will refuse it. Is this the name that they use (--name)? \
-                          Without SNI a server shows its default certificate.";
-            self.problems.push(Problem::new(ProblemKind::NameMismatch, says, advice));
+            let message = format!("the certificate is not for {}: {names}", name.to_str());
+            let advice = "Devices that verify names reject it. Check that devices use this name (--name). \
+                          Without SNI a server sends its default certificate.";
+            self.problems.push(Problem::new(ProblemKind::NameMismatch, message, advice));
         }
     }
 
-    /// Returns the CA that the chain leads to, times aside.
-    fn judge_trust<'a>(
+    /// Returns the CA that the chain leads to, whatever its dates.
+    fn check_trust<'a>(
         &mut self,
         leaf: &ParsedCertificate<'_>,
         rest: &[CertificateDer<'static>],
@@ -138,11 +138,11 @@ impl Verdict {
         let mut at = UnixTime::now();
         let mut outcome = verify(roots, at);
         self.verified = Some(outcome.is_ok());
-        // What time alone is wrong with is told by `judge_times`; the rest may be wrong as well.
-        if let (Err(error), Some(good)) = (&outcome, self.good_moment())
+        // `check_dates` reports the dates. Other faults are found at a time at which all dates are valid.
+        if let (Err(error), Some(valid)) = (&outcome, self.valid_time())
             && is_of_time(error)
         {
-            at = good;
+            at = valid;
             outcome = verify(roots, at);
         }
         match outcome {
@@ -162,8 +162,8 @@ impl Verdict {
         }
     }
 
-    /// A moment at which all certificates of the chain are valid.
-    fn good_moment(&self) -> Option<UnixTime> {
+    /// Returns a time at which all certificates of the chain are valid.
+    fn valid_time(&self) -> Option<UnixTime> {
         let readable = || self.certificates.iter().flatten();
         let from = readable().map(|c| c.not_before).max()?;
         let until = readable().map(|c| c.not_after).min()?;
@@ -171,9 +171,8 @@ impl Verdict {
         Some(UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds)))
     }
 
-    /// Who sends an old certificate along that nobody needs does no harm: past the first one, times
-    /// count unless the chain is believed without it.
-    fn judge_times(&mut self, believed: bool, min_days: Option<u32>, now: SystemTime) {
+    /// Reports invalid dates. An expired certificate that the verified chain does not need is harmless.
+    fn check_dates(&mut self, is_verified: bool, min_days: Option<u32>, now: SystemTime) {
         for (i, details) in self.certificates.iter().enumerate() {
             let Ok(details) = details else { continue };
             let which = if i == 0 {
@@ -182,15 +181,16 @@ impl Verdict {
                 format!("certificate {} of the chain", i + 1)
             };
             let problem = of_times(&which, details, min_days, now);
-            self.problems.extend(problem.filter(|problem| counts(i, believed, problem.kind)));
+            self.problems.extend(problem.filter(|problem| counts(i, is_verified, problem.kind)));
         }
     }
 
-    /// A CA is told once, also where it is `sent` along, at its place in the chain.
-    fn judge_anchor(
+    /// Reports invalid dates of the CA, unless the server sends it and it is reported already. `sent` is its place in
+    /// the chain.
+    fn check_anchor(
         &mut self,
         ca: &Details,
-        (sent, believed): (Option<usize>, bool),
+        (sent, is_verified): (Option<usize>, bool),
         min_days: Option<u32>,
         now: SystemTime,
     ) {
@@ -198,21 +198,21 @@ impl Verdict {
         let Some(mut problem) = of_times(&which, ca, min_days, now) else { return };
         if problem.kind != ProblemKind::CertificateExpiresSoon {
             self.verified = Some(false);
-            problem.advice = "Devices refuse it that verify as OpenSSL does, and others do not. They \
-                              need a CA that is valid now; look at this machine's clock.";
+            problem.advice = "OpenSSL and devices that verify like it reject the chain; others do not. Install a \
+                              valid CA on the devices, and check the clock of this machine.";
         }
-        if !sent.is_some_and(|i| counts(i, believed, problem.kind)) {
+        if !sent.is_some_and(|i| counts(i, is_verified, problem.kind)) {
             self.problems.push(problem);
         }
     }
 }
 
-/// Whether what is wrong with the times of a certificate of the chain is told.
-fn counts(i: usize, believed: bool, kind: ProblemKind) -> bool {
-    i == 0 || !believed || kind == ProblemKind::CertificateExpiresSoon
+/// Returns true if a problem with the dates of certificate `i` of the chain is reported.
+fn counts(i: usize, is_verified: bool, kind: ProblemKind) -> bool {
+    i == 0 || !is_verified || kind == ProblemKind::CertificateExpiresSoon
 }
 
-/// What is wrong with the times of a certificate.
+/// Returns the problem with the dates of a certificate.
 fn of_times(
     which: &str,
     details: &Details,
@@ -221,23 +221,27 @@ fn of_times(
 ) -> Option<Problem> {
     let Details { not_before, not_after, .. } = details;
     let days = days_left(*not_after, now);
-    let (kind, says, advice) = if not_after.has_passed(now) {
-        let says = format!("{which} ended on {not_after}");
-        (ProblemKind::CertificateExpired, says, "Renew it, and look at this machine's clock.")
+    let (kind, message, advice) = if not_after.has_passed(now) {
+        let message = format!("{which} ended on {not_after}");
+        (ProblemKind::CertificateExpired, message, "Renew it, and check the clock of this machine.")
     } else if !not_before.has_begun(now) {
-        let says = format!("{which} begins on {not_before}");
-        (ProblemKind::CertificateNotYetValid, says, "The clock of the CA or of this machine.")
+        let message = format!("{which} begins on {not_before}");
+        (
+            ProblemKind::CertificateNotYetValid,
+            message,
+            "Check the clock of the CA and of this machine.",
+        )
     } else if min_days.is_some_and(|least| days < i64::from(least)) {
-        let says = format!("{which} ends on {not_after}, in {days} day(s)");
-        (ProblemKind::CertificateExpiresSoon, says, "Renew it.")
+        let message = format!("{which} ends on {not_after}, in {days} day(s)");
+        (ProblemKind::CertificateExpiresSoon, message, "Renew it.")
     } else {
         return None;
     };
-    Some(Problem::new(kind, says, advice))
+    Some(Problem::new(kind, message, advice))
 }
 
-/// Of several CAs that a chain leads to, as where one was made anew for its key: one that is valid
-/// now, for as long as can be.
+/// Returns the CA that is valid now and for the longest time. A chain leads to several CAs if one was issued again
+/// for the same key.
 fn best<'a>(
     cas: impl Iterator<Item = &'a CertificateDer<'static>>,
     now: SystemTime,
@@ -248,13 +252,13 @@ fn best<'a>(
     })
 }
 
-/// Whole days until a moment, negative once it has passed.
+/// Returns the whole days until a time, negative once it has passed.
 pub(super) fn days_left(until: Timestamp, now: SystemTime) -> i64 {
     const DAY: i64 = 24 * 60 * 60;
     (until.timestamp() - unix_seconds(now)).div_euclid(DAY)
 }
 
-/// How the certificates hang together: an error if one did not issue the one before it.
+/// Returns the order of the chain in words, as an error if a certificate did not issue the one before it.
 fn order(chain: &[CertificateDer<'_>]) -> Result<String, String> {
     for (i, two) in chain.windows(2).enumerate() {
         match x509::is_issued_by(&two[0], &two[1]) {
@@ -270,7 +274,7 @@ fn order(chain: &[CertificateDer<'_>]) -> Result<String, String> {
     Ok(match (chain.len(), ends_in_itself) {
         (1, true) => "self-signed".to_owned(),
         (1, false) => "one certificate, its issuer is not sent".to_owned(),
-        (_, true) => "in order, up to a root that is sent along".to_owned(),
+        (_, true) => "in order, up to a root that is sent too".to_owned(),
         (_, false) => "in order, up to a CA that is not sent".to_owned(),
     })
 }
@@ -291,17 +295,17 @@ fn rejected(error: &rustls::Error) -> Problem {
         rustls::Error::InvalidCertificate(E::UnknownIssuer) => Problem::new(
             ProblemKind::UnknownCa,
             "the chain does not lead to a CA of --ca",
-            "Is it the CA's file? Does the server send its intermediates? Was the CA made anew?",
+            "Check the CA file, that the server sends its intermediates, and whether the CA was created again.",
         ),
         rustls::Error::InvalidCertificate(E::BadSignature) => Problem::new(
             ProblemKind::CertificateRejected,
-            "a certificate's signature is not its issuer's, as of a CA that was made anew under its old name",
-            "Give devices the new CA, or the server a certificate of the old one.",
+            "a certificate has an invalid signature, as after a CA was created again under its old name",
+            "Install the new CA on the devices, or issue the server certificate with the old one.",
         ),
         other => Problem::new(
             ProblemKind::CertificateRejected,
-            format!("the certificate is refused: {}", printable::text(&other.to_string())),
-            ISSUE_ANEW,
+            format!("the certificate is rejected: {}", printable::text(&other.to_string())),
+            REISSUE,
         ),
     }
 }

@@ -1,14 +1,14 @@
-//! Collects every problem of a file, so that an operator mends them all in one go.
+//! Collects all problems of a file, so that an operator can fix them together.
 //!
-//! serde stops at the first value that it refuses. [`Problems::collect`] therefore tries a document that
-//! is refused entry by entry, each as if it stood there alone, and those that are refused by their own
-//! entries. What is refused is taken out and remembered, so that it is not reported as missing as well.
+//! serde stops at the first invalid value. [`Problems::collect`] deserializes an invalid document again, entry
+//! by entry, each alone in its section, and does the same within invalid entries. Invalid values are removed
+//! and remembered, so that they are not reported as missing too.
 //!
-//! **Promises.** The time for a file grows with its size and not with its size times its mistakes: it
-//! can be a file of another program, wrong in every line. [`MAX_SHOWN`] problems are listed, and the
-//! others counted.
+//! **Promises.** The time grows with the size of the file, and not with its size times the number of problems:
+//! it can be a file of another program, with a problem in every line. [`MAX_SHOWN`] problems are listed, and
+//! the others are counted.
 //!
-//! **Not here.** Which values are allowed (`text.rs`, `file.rs`).
+//! **Not here.** The allowed values (`config/values.rs`, `file.rs`).
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,28 +22,28 @@ use toml::de::{DeArray, DeTable, DeValue, Deserializer, Error};
 use crate::regular_file;
 use crate::text::{Shown, one_line};
 
-/// Problems of a file that are listed.
+/// The limit of problems that are listed.
 pub(super) const MAX_SHOWN: usize = 100;
 
-/// Why a configuration is not usable: all of its problems.
+/// An invalid configuration, with all of its problems.
 #[derive(Debug)]
 pub struct ConfigError {
-    /// The file, as it was given.
+    /// The path of the file, as in the flag.
     pub file: PathBuf,
-    /// At least one and at most a hundred, sorted by place.
+    /// The problems, sorted by place: 1 to 100.
     pub problems: Vec<ConfigProblem>,
-    /// How many there are beside those that are listed.
+    /// The number of problems that are not listed.
     pub more: usize,
 }
 
-/// One thing that is wrong with a configuration file.
+/// A problem in a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigProblem {
-    /// Line and column, both from 1. None: the file as a whole.
+    /// Line and column, both from 1. None: the whole file.
     pub place: Option<(usize, usize)>,
-    /// The key, such as `listener[0].timeouts.idle`. Empty: the file as a whole.
+    /// The key, such as `listener[0].timeouts.idle`. Empty: the whole file.
     pub key: String,
-    /// What was found and what is allowed.
+    /// The value found and the allowed values.
     pub message: String,
 }
 
@@ -54,8 +54,8 @@ impl ConfigError {
         Self { file: file.to_owned(), problems: vec![problem], more: 0 }
     }
 
-    /// One line a problem: `file:line:column: key: message`; the last one counts those that are not
-    /// listed.
+    /// Returns a line for each problem: `file:line:column: key: message`. The last line counts the problems that
+    /// are not listed.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         let file = Shown(&self.file);
         let more = (self.more > 0).then(|| format!("{file}: and {} more", self.more));
@@ -79,20 +79,20 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// The problems found so far in one text.
+/// The problems found in a text.
 pub(super) struct Problems<'a> {
     text: &'a str,
     file: &'a Path,
     found: Vec<FoundProblem>,
-    /// Keys whose values were refused and taken out of the document.
-    refused: BTreeSet<String>,
-    /// The files that are named, each with the place and the key of its name.
+    /// Keys whose values are invalid and were removed from the document.
+    invalid: BTreeSet<String>,
+    /// The files that the configuration names, with the place and the key of the name.
     named_files: Vec<(Range<usize>, String, PathBuf)>,
 }
 
-/// A problem whose line has not been counted yet.
+/// A problem before its line is counted.
 struct FoundProblem {
-    /// None: the file as a whole.
+    /// None: the whole file.
     offset: Option<usize>,
     key: String,
     message: String,
@@ -100,10 +100,10 @@ struct FoundProblem {
 
 impl<'a> Problems<'a> {
     pub(super) const fn new(text: &'a str, file: &'a Path) -> Self {
-        Self { text, file, found: Vec::new(), refused: BTreeSet::new(), named_files: Vec::new() }
+        Self { text, file, found: Vec::new(), invalid: BTreeSet::new(), named_files: Vec::new() }
     }
 
-    /// Resolves a path, the value of `key`, against the file's directory.
+    /// Returns the path in `key`, relative to the directory of the file.
     pub(super) fn named_file(&mut self, path: &Spanned<PathBuf>, key: &str) -> PathBuf {
         let directory = self.file.parent().unwrap_or_else(|| Path::new(""));
         let full = directory.join(path.as_ref());
@@ -111,8 +111,8 @@ impl<'a> Problems<'a> {
         full
     }
 
-    /// Notes which of the named files cannot be read.
-    pub(super) fn try_named_files(&mut self) {
+    /// Adds a problem for each named file that cannot be read.
+    pub(super) fn check_named_files(&mut self) {
         for (span, key, path) in std::mem::take(&mut self.named_files) {
             if let Err(error) = regular_file::open(&path) {
                 let path = path.display().to_string();
@@ -121,44 +121,44 @@ impl<'a> Problems<'a> {
         }
     }
 
-    /// Notes a problem of the file as a whole.
+    /// Adds a problem of the whole file.
     pub(super) fn file(&mut self, message: &str) {
         let (key, message) = (String::new(), message.to_owned());
         self.found.push(FoundProblem { offset: None, key, message });
     }
 
-    /// Notes a problem with the value of `key`, which stands at `span`.
+    /// Adds a problem with the value of `key` at `span`.
     pub(super) fn at(&mut self, span: Range<usize>, key: &str, message: &str) {
         let (key, message) = (key.to_owned(), message.to_owned());
         self.found.push(FoundProblem { offset: Some(span.start), key, message });
     }
 
-    /// Whether the value of `key` was refused, and so does not count as missing.
-    pub(super) fn refused(&self, key: &str) -> bool {
-        self.refused.contains(key) || self.refused_below(&format!("{key}[")).next().is_some()
+    /// Returns true if the value of `key` is invalid, and not missing.
+    pub(super) fn is_invalid(&self, key: &str) -> bool {
+        self.invalid.contains(key) || self.invalid_below(&format!("{key}[")).next().is_some()
     }
 
-    /// Whether a key of `section` was refused that is none of those that it can have.
+    /// Returns true if `section` has a key that is not in `known`.
     pub(super) fn has_unknown(&self, section: &str, known: &[&str]) -> bool {
         let prefix = format!("{section}.");
-        let mut keys = self.refused_below(&prefix);
+        let mut keys = self.invalid_below(&prefix);
         keys.any(|key| !known.contains(&&key[prefix.len()..]))
     }
 
-    fn refused_below<'s>(&'s self, prefix: &'s str) -> impl Iterator<Item = &'s String> {
-        let from = self.refused.range(prefix.to_owned()..);
+    fn invalid_below<'s>(&'s self, prefix: &'s str) -> impl Iterator<Item = &'s String> {
+        let from = self.invalid.range(prefix.to_owned()..);
         from.take_while(move |key| key.starts_with(prefix))
     }
 
-    /// Notes that `section` lacks `key`, unless its value was refused already.
+    /// Adds a problem for the missing `key` of `section`, unless its value is invalid.
     pub(super) fn missing(&mut self, section: &Range<usize>, path: &str, key: &str, allowed: &str) {
         let key = format!("{path}.{key}");
-        if !self.refused(&key) {
+        if !self.is_invalid(&key) {
             self.at(section.clone(), &key, &format!("missing, expected {allowed}"));
         }
     }
 
-    /// Passes a value on, or notes that `section` lacks it.
+    /// Returns the value, after adding a problem if it is missing.
     pub(super) fn required<T>(
         &mut self,
         value: Option<T>,
@@ -173,12 +173,13 @@ impl<'a> Problems<'a> {
         value
     }
 
-    /// Reads the text as a `T`, noting every syntax error, or else every value that is refused.
+    /// Deserializes the text as a `T`. Adds a problem for each syntax error or, without one, each invalid value.
     pub(super) fn collect<T: for<'de> Deserialize<'de>>(&mut self) -> Option<T> {
         let (document, errors) = DeTable::parse_recoverable(self.text);
         for error in &errors {
             self.at(error.span().unwrap_or(0..0), "", error.message());
         }
+        // After a syntax error, the values that follow may be in the wrong section.
         if !errors.is_empty() {
             return None;
         }
@@ -189,7 +190,7 @@ impl<'a> Problems<'a> {
         }
         let alone = |table| T::deserialize(Deserializer::from(Spanned::new(0..0, table))).err();
         let rest = self.sift_table(document.into_inner(), "", &alone);
-        // What is refused though every entry of it would be accepted, nothing can be taken out of.
+        // A document can be invalid although each of its entries is valid.
         let rest = T::deserialize(Deserializer::from(Spanned::new(span, rest)));
         rest.map_err(|error| {
             let span = error.span().unwrap_or(0..0);
@@ -198,19 +199,19 @@ impl<'a> Problems<'a> {
         .ok()
     }
 
-    /// Takes out of a table what is refused. `refusal` returns why a table is refused that stands in
-    /// its place in an otherwise empty document.
+    /// Removes the invalid entries of a table. `error_of` returns the error for a table in the same place of an
+    /// otherwise empty document.
     fn sift_table<'i>(
         &mut self,
         table: DeTable<'i>,
         path: &str,
-        refusal: &dyn Fn(DeTable<'i>) -> Option<Error>,
+        error_of: &dyn Fn(DeTable<'i>) -> Option<Error>,
     ) -> DeTable<'i> {
         let dot = if path.is_empty() { "" } else { "." };
         let sifted = table.into_iter().filter_map(|(key, value)| {
             let path = format!("{path}{dot}{}", key.get_ref());
-            let refusal = |value| refusal(DeTable::from_iter([(key.clone(), value)]));
-            let value = self.sift(value, Some(&key.span()), &path, &refusal)?;
+            let error_of = |value| error_of(DeTable::from_iter([(key.clone(), value)]));
+            let value = self.sift(value, Some(&key.span()), &path, &error_of)?;
             Some((key, value))
         });
         sifted.collect()
@@ -220,37 +221,37 @@ impl<'a> Problems<'a> {
         &mut self,
         array: DeArray<'i>,
         path: &str,
-        refusal: &dyn Fn(DeArray<'i>) -> Option<Error>,
+        error_of: &dyn Fn(DeArray<'i>) -> Option<Error>,
     ) -> DeArray<'i> {
         let sifted = array.into_iter().enumerate().filter_map(|(index, item)| {
-            let refusal = |item| refusal(DeArray::from_iter([item]));
-            self.sift(item, None, &format!("{path}[{index}]"), &refusal)
+            let error_of = |item| error_of(DeArray::from_iter([item]));
+            self.sift(item, None, &format!("{path}[{index}]"), &error_of)
         });
         sifted.collect()
     }
 
-    /// Returns a value without what is refused of it; none if it or its key is refused itself, and
-    /// notes why.
+    /// Returns a value without its invalid entries, or none if the value itself or its key is invalid. Adds a
+    /// problem for everything that is removed.
     fn sift<'i>(
         &mut self,
         value: Spanned<DeValue<'i>>,
         key: Option<&Range<usize>>,
         path: &str,
-        refusal: &dyn Fn(Spanned<DeValue<'i>>) -> Option<Error>,
+        error_of: &dyn Fn(Spanned<DeValue<'i>>) -> Option<Error>,
     ) -> Option<Spanned<DeValue<'i>>> {
-        let Some(error) = refusal(value.clone()) else { return Some(value) };
+        let Some(error) = error_of(value.clone()) else { return Some(value) };
         let span = value.span();
         let before = self.found.len();
         let place = error.span();
         let below = place.is_some_and(|place| place != span && Some(&place) != key);
         let sifted = match value.into_inner() {
             DeValue::Table(table) if below => {
-                let refusal = |table| refusal(Spanned::new(span.clone(), DeValue::Table(table)));
-                DeValue::Table(self.sift_table(table, path, &refusal))
+                let error_of = |table| error_of(Spanned::new(span.clone(), DeValue::Table(table)));
+                DeValue::Table(self.sift_table(table, path, &error_of))
             }
             DeValue::Array(array) if below => {
-                let refusal = |array| refusal(Spanned::new(span.clone(), DeValue::Array(array)));
-                DeValue::Array(self.sift_array(array, path, &refusal))
+                let error_of = |array| error_of(Spanned::new(span.clone(), DeValue::Array(array)));
+                DeValue::Array(self.sift_array(array, path, &error_of))
             }
             other => other,
         };
@@ -258,11 +259,11 @@ impl<'a> Problems<'a> {
             return Some(Spanned::new(span, sifted));
         }
         self.at(error.span().unwrap_or(span), path, error.message());
-        self.refused.insert(path.to_owned());
+        self.invalid.insert(path.to_owned());
         None
     }
 
-    /// The value, if there was no problem.
+    /// Returns the value, or the problems if there are any.
     pub(super) fn finish<T>(mut self, value: Option<T>) -> Result<T, ConfigError> {
         match value {
             Some(value) if self.found.is_empty() => Ok(value),
@@ -277,7 +278,7 @@ impl<'a> Problems<'a> {
     }
 }
 
-/// Counts the lines and columns of problems that are sorted by place, in one pass.
+/// Counts the lines and columns of sorted problems in one pass.
 fn placed(text: &str, found: Vec<FoundProblem>) -> Vec<ConfigProblem> {
     let (mut at, mut line, mut column) = (0, 1, 1);
     let place = |FoundProblem { offset, key, message }| {

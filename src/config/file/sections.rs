@@ -1,6 +1,6 @@
-//! The sections of the file, as serde reads them: one struct each, every key with its type.
+//! The sections of the file, as serde reads them: a struct for each section, with a type for each key.
 //!
-//! **Not here.** Checks that need more than one value (`file.rs`), what a value may be (`text.rs`).
+//! **Not here.** Checks of several values together (`file.rs`), the types of values (`config/values.rs`).
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,9 +9,10 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::text::{
-    Alpn, AnyDuration, AuthChoice, ChainBytes, HandshakeBytes, HelloBytes, ListenerName,
-    SomeDuration, Text, Whole,
+use super::text::{AuthChoice, Text, Whole};
+use crate::config::values::{
+    AlpnProtocol, AnyDuration, ChainBytes, HandshakeBytes, HelloBytes, ListenerName,
+    NonZeroDuration,
 };
 use crate::config::{
     BackendAddress, Limits, LogConfig, NamePattern, ProcessConfig, ShutdownConfig, Tcp, Timeouts,
@@ -89,7 +90,7 @@ pub(super) struct TlsSection {
     #[serde(default)]
     pub(super) crls: Vec<Spanned<PathBuf>>,
     #[serde(default)]
-    pub(super) alpn: Vec<Text<Alpn>>,
+    pub(super) alpn: Vec<Text<AlpnProtocol>>,
     pub(super) tickets: Option<Whole<0, 4>>,
     pub(super) max_chain_certificates: Option<Whole<1, 100>>,
     pub(super) max_chain_bytes: Option<Text<ChainBytes>>,
@@ -112,16 +113,16 @@ pub(super) struct RouteSection {
     #[serde(default)]
     pub(super) sni: Vec<Text<NamePattern>>,
     #[serde(default)]
-    pub(super) alpn: Vec<Text<Alpn>>,
+    pub(super) alpn: Vec<Text<AlpnProtocol>>,
     pub(super) backend: Option<Text<BackendAddress>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a section [listener.timeouts]")]
 pub(super) struct TimeoutsSection {
-    pub(super) hello: Option<Text<SomeDuration>>,
-    pub(super) handshake: Option<Text<SomeDuration>>,
-    pub(super) connect: Option<Text<SomeDuration>>,
+    pub(super) hello: Option<Text<NonZeroDuration>>,
+    pub(super) handshake: Option<Text<NonZeroDuration>>,
+    pub(super) connect: Option<Text<NonZeroDuration>>,
     pub(super) idle: Option<Text<AnyDuration>>,
     pub(super) half_close: Option<Text<AnyDuration>>,
     pub(super) max_age: Option<Text<AnyDuration>>,
@@ -207,7 +208,7 @@ impl From<TcpSection> for Tcp {
     }
 }
 
-/// `"0s"` switches a bound off; an absent key takes the default.
+/// `"0s"` disables a limit; an absent key has the default.
 fn unless_zero(found: Option<Text<AnyDuration>>, default: Option<Duration>) -> Option<Duration> {
     found.map_or(default, |d| Some(d.0.0).filter(|d| !d.is_zero()))
 }

@@ -1,0 +1,176 @@
+//! The values of the configuration that have no type of their meaning: durations, sizes, names.
+//!
+//! **Promises.** Each range has one type, and its description ([`Value::EXPECTED`]) states the range.
+//!
+//! **Not here.** Addresses, name patterns and versions (`config.rs`), the file format (`config/file/`).
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::value::{InvalidValue, Value};
+
+/// The longest duration. A longer one is a typing error.
+const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A duration from zero to a year.
+#[derive(Clone, Copy)]
+pub(crate) struct AnyDuration(pub(crate) Duration);
+
+impl Value for AnyDuration {
+    const EXPECTED: &'static str =
+        "a duration from \"0s\" to \"365d\", such as \"500ms\" or \"1h 30m\"";
+}
+
+impl FromStr for AnyDuration {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let parsed = humantime::parse_duration(text).ok().filter(|&d| d <= MAX_DURATION);
+        parsed.map(Self).ok_or(InvalidValue::of::<Self>())
+    }
+}
+
+/// A duration from a millisecond to a year.
+#[derive(Clone, Copy)]
+pub(crate) struct NonZeroDuration(pub(crate) Duration);
+
+impl Value for NonZeroDuration {
+    const EXPECTED: &'static str =
+        "a duration from \"1ms\" to \"365d\", such as \"500ms\" or \"1h 30m\"";
+}
+
+impl FromStr for NonZeroDuration {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let parsed = text.parse::<AnyDuration>().ok().map(|AnyDuration(duration)| duration);
+        let parsed = parsed.filter(|&duration| duration >= Duration::from_millis(1));
+        parsed.map(Self).ok_or(InvalidValue::of::<Self>())
+    }
+}
+
+impl From<NonZeroDuration> for Duration {
+    fn from(duration: NonZeroDuration) -> Self {
+        duration.0
+    }
+}
+
+/// The size of the certificates that a client may send.
+pub(crate) struct ChainBytes(pub(crate) usize);
+
+impl Value for ChainBytes {
+    const EXPECTED: &'static str = "a size from \"1KiB\" to \"64KiB\", such as \"32KiB\"";
+}
+
+impl FromStr for ChainBytes {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let size = size(text).filter(|bytes| (1 << 10..=64 << 10).contains(bytes));
+        size.map(Self).ok_or(InvalidValue::of::<Self>())
+    }
+}
+
+/// The size of a ClientHello.
+pub(crate) struct HelloBytes(pub(crate) usize);
+
+impl Value for HelloBytes {
+    const EXPECTED: &'static str = "a size from \"512B\" to \"64KiB\", such as \"16KiB\"";
+}
+
+impl FromStr for HelloBytes {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let size = size(text).filter(|bytes| (512..=64 << 10).contains(bytes));
+        size.map(Self).ok_or(InvalidValue::of::<Self>())
+    }
+}
+
+/// The memory of all handshakes in progress together.
+pub(crate) struct HandshakeBytes(pub(crate) usize);
+
+impl Value for HandshakeBytes {
+    const EXPECTED: &'static str = "a size from \"1MiB\" to \"64GiB\", such as \"64MiB\"";
+}
+
+impl FromStr for HandshakeBytes {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let size = size(text).filter(|bytes| (1 << 20..=64 << 30).contains(bytes));
+        size.map(Self).ok_or(InvalidValue::of::<Self>())
+    }
+}
+
+/// Parses a number of bytes with its unit: `512B`, `32KiB`, `1MiB`, `2GiB`.
+fn size(text: &str) -> Option<usize> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let shift = match unit {
+        "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return None,
+    };
+    number.parse::<usize>().ok()?.checked_mul(1 << shift)
+}
+
+/// An ALPN protocol name: 1 to 255 bytes (RFC 7301 section 3.1).
+#[derive(Clone, Debug)]
+pub(crate) struct AlpnProtocol(String);
+
+impl Value for AlpnProtocol {
+    const EXPECTED: &'static str = "an ALPN protocol of 1 to 255 bytes, such as \"mqtt\"";
+}
+
+impl FromStr for AlpnProtocol {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let allowed = (1..=255).contains(&text.len());
+        allowed.then(|| Self(text.to_owned())).ok_or(InvalidValue::of::<Self>())
+    }
+}
+
+impl From<AlpnProtocol> for String {
+    fn from(protocol: AlpnProtocol) -> Self {
+        protocol.0
+    }
+}
+
+impl From<AlpnProtocol> for Vec<u8> {
+    fn from(protocol: AlpnProtocol) -> Self {
+        protocol.0.into_bytes()
+    }
+}
+
+/// The name of a listener: a metric label and a field of log lines.
+pub(crate) struct ListenerName(String);
+
+impl Value for ListenerName {
+    const EXPECTED: &'static str = "a name of 1 to 64 letters, digits, \"_\", \".\" or \"-\"";
+}
+
+impl FromStr for ListenerName {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+        let allowed = (1..=64).contains(&text.len()) && text.bytes().all(is_allowed);
+        allowed.then(|| Self(text.to_owned())).ok_or(InvalidValue::of::<Self>())
+    }
+}
+
+impl fmt::Display for ListenerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<ListenerName> for String {
+    fn from(name: ListenerName) -> Self {
+        name.0
+    }
+}

@@ -1,0 +1,47 @@
+//! Values written as text: in a flag, in an environment variable, or in the configuration file.
+//!
+//! **Promises.** All three places have the same parser and report the same allowed values.
+//!
+//! **Not here.** The values of the configuration (`config/values.rs`), the log filter (`logging/filter.rs`).
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+/// A value that is parsed from text.
+pub(crate) trait Value: FromStr {
+    /// A description of the allowed values, to follow the word "expected".
+    const EXPECTED: &'static str;
+}
+
+/// An invalid value. Its message describes the allowed values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected {0}")]
+pub struct InvalidValue(&'static str);
+
+impl InvalidValue {
+    /// The error for an invalid `T`.
+    pub(crate) const fn of<T: Value>() -> Self {
+        Self(T::EXPECTED)
+    }
+}
+
+/// Parses the value of a flag.
+///
+/// # Errors
+/// The value is not allowed.
+pub(crate) fn parse<T: Value>(text: &str) -> Result<T, InvalidValue> {
+    text.parse().map_err(|_| InvalidValue::of::<T>())
+}
+
+/// Parses the value of a flag as a `T`, and converts it.
+///
+/// # Errors
+/// The value is not allowed.
+pub(crate) fn parse_into<T: Value, U: From<T>>(text: &str) -> Result<U, InvalidValue> {
+    parse::<T>(text).map(U::from)
+}
+
+impl Value for SocketAddr {
+    const EXPECTED: &'static str =
+        "an IP address and a port, such as \"0.0.0.0:8883\" or \"[::]:8883\"";
+}
