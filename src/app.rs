@@ -1,9 +1,9 @@
-//! The composition root: binds every socket, wires the parts, tells where they listen.
+//! The composition root: binds every socket, connects the parts, and returns the bound addresses.
 //!
-//! **Promises.** Nothing is bound before everything that can be checked has been; nothing accepts
-//! before everything is bound. The addresses that are returned are the real ones, also for port 0.
+//! **Promises.** Everything that can be checked is checked before a socket is bound. No listener accepts before
+//! all sockets are bound. The returned addresses are the bound ones, also for port 0.
 //!
-//! **Not here.** Flags, signals and exit codes (`commands/flags.rs`, `main.rs`).
+//! **Not here.** Flags, signals and exit codes (`commands/`).
 
 use std::io;
 use std::net::SocketAddr;
@@ -34,59 +34,59 @@ use crate::trust::certs::parts::Material;
 use crate::trust::certs::{self, Loaded};
 use crate::trust::snapshot::Current;
 
-/// A running proxy. It goes on after this is dropped, until the runtime ends.
+/// A running proxy. Dropping it does not stop the proxy; the end of the runtime does.
 pub struct App {
-    /// Where each listener listens, in the order of the configuration.
+    /// The name and the bound address of each listener, in the order of the configuration.
     pub listeners: Vec<(String, SocketAddr)>,
-    /// Where the admin port listens.
+    /// The bound address of the admin port.
     pub admin: SocketAddr,
-    /// Stops it.
+    /// Stops the proxy.
     pub shutdown: Shutdown,
-    /// Reloads it.
+    /// Reloads the configuration.
     pub reload: reload::Handle,
-    /// What it counts.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
 }
 
-/// What a configuration that is good is known for.
+/// The warnings and the files of a valid configuration.
 pub struct Checked {
-    /// What works, but not for long or not for all, each in a sentence.
+    /// Warnings: a certificate that expires soon, a limit that cannot be reached, and the like.
     pub warnings: Vec<String>,
-    /// What each file holds, one line each.
+    /// The contents of each file, one line each.
     pub files: Vec<String>,
 }
 
-/// Why a proxy cannot start.
+/// A failed start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// What the configuration names cannot be used: each problem in a sentence.
+    /// The certificates, keys, CAs or CRLs of the configuration are invalid.
     #[error("{}", self.lines().join("\n"))]
     Material(Vec<String>),
-    /// A socket came with the process that cannot be used: each in a sentence.
+    /// Sockets that were passed to the process cannot be used.
     #[error("{}", self.lines().join("\n"))]
     Passed(Vec<PassedError>),
     /// A socket cannot be bound.
     #[error("cannot listen on {address} for {what}: {cause}")]
     Bind {
-        /// Whose address it is.
+        /// The owner of the address.
         what: String,
         /// The address.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the system.
         cause: io::Error,
     },
-    /// The system refuses something else that we need.
+    /// Another error of the system.
     #[error("cannot {what}: {cause}")]
     System {
-        /// What was tried.
+        /// The failed action.
         what: &'static str,
-        /// What the system says.
+        /// The error of the system.
         cause: io::Error,
     },
 }
 
 impl StartError {
-    /// One line a problem.
+    /// Returns one line for each problem.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         match self {
@@ -97,11 +97,10 @@ impl StartError {
     }
 }
 
-/// Loads everything that a configuration names and tells what it should be known for, without
-/// binding anything. It blocks on the disk.
+/// Loads the files of a configuration, and returns its warnings, without binding a socket. Blocks on the disk.
 ///
 /// # Errors
-/// Every problem of every listener, each in a sentence.
+/// All problems of all listeners.
 pub fn check(config: &Config) -> Result<Checked, StartError> {
     let loaded = load(config)?;
     let files = loaded.iter().flat_map(|(snapshot, _)| {
@@ -110,7 +109,7 @@ pub fn check(config: &Config) -> Result<Checked, StartError> {
         let first_crl = material.iter().position(|m| m.kind == MaterialKind::Crl).unwrap_or(0);
         let line = |(i, Material { file, kind, count }): (usize, &Material)| {
             let file = match kind {
-                // By its place: whatever names the file of a CRL here is about a fault of it.
+                // By its index: a message with the file name of a CRL reports a fault of the CRL.
                 MaterialKind::Crl => format!("crls[{}]", i - first_crl),
                 _ => file.display().to_string(),
             };
@@ -120,16 +119,16 @@ pub fn check(config: &Config) -> Result<Checked, StartError> {
     });
     let files = files.collect();
     let capacity = socket::capacity(config.listeners.len());
-    let told = loaded.iter().flat_map(|(snapshot, warnings)| {
+    let warnings = loaded.iter().flat_map(|(snapshot, warnings)| {
         let config::ListenerConfig { name, limits, .. } = &snapshot.listener;
         let excess = admission::excess(*limits, capacity.connections);
         let excess = excess.map(|excess| format!("listener {name:?}: {excess}"));
         warnings.iter().map(|warning| shown(&warning.to_string())).chain(excess)
     });
-    Ok(Checked { warnings: told.collect(), files })
+    Ok(Checked { warnings: warnings.collect(), files })
 }
 
-/// What a file holds, in words.
+/// Describes the contents of a file.
 fn counted(kind: MaterialKind, count: usize) -> String {
     let what = match kind {
         MaterialKind::Certificate | MaterialKind::ClientCa => "certificate",
@@ -139,19 +138,19 @@ fn counted(kind: MaterialKind, count: usize) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Starts a proxy on a configuration, which came from `source` if from a file, with sockets of its
-/// own. Call it within a runtime.
+/// Starts a proxy on `config`, and binds its sockets. `source` is the file of the configuration, if there is one. Must
+/// be called within a runtime.
 ///
 /// # Errors
-/// If anything that it needs is missing; nothing is left bound then.
+/// A file or a socket cannot be used. No socket stays bound.
 pub fn start(config: Config, source: Option<Source>) -> Result<App, StartError> {
     start_on(config, source, Passed::default())
 }
 
-/// The same, on sockets that have been passed, as far as there are any.
+/// Starts a proxy on the sockets in `passed`, and binds the others.
 ///
 /// # Errors
-/// As `start`, and if one that was passed is for nobody.
+/// As [`start`], and if no listener matches a passed socket.
 pub fn start_on(config: Config, source: Option<Source>, passed: Passed) -> Result<App, StartError> {
     let loaded = load(&config)?;
     let (sockets, (admin_socket, admin)) = bind_all(&config, passed)?;
@@ -193,7 +192,7 @@ pub fn start_on(config: Config, source: Option<Source>, passed: Passed) -> Resul
     let reload = reload::start(targets, config, source, process_wide, Arc::clone(&metrics))
         .map_err(system("start a thread"))?;
 
-    // Everything is bound and wired; from here on nothing can fail.
+    // All sockets are bound. Nothing after this can fail.
     for (name, address) in &listeners {
         tracing::info!(listener = name, %address, "listening");
     }
@@ -212,7 +211,7 @@ impl App {
         status: Arc<Status>,
         aside: Aside,
     ) {
-        // Before anybody can ask for a drain, which it would undo.
+        // Before the admin port answers, because it would undo a drain.
         self.shutdown.running();
         for listener in accepting {
             self.shutdown.listeners().spawn(listener.run());
@@ -236,7 +235,7 @@ fn load(config: &Config) -> Result<Vec<Loaded>, StartError> {
     let mut loaded = Vec::new();
     let mut problems = Vec::new();
     for listener in &config.listeners {
-        // A file's problem has its place in the file already; flags come this far.
+        // A file is checked for this when it is parsed. Flags are checked here.
         if config::overlap(listener.listen, config.admin.listen) {
             let (name, address, admin) = (&listener.name, listener.listen, config.admin.listen);
             problems
@@ -253,7 +252,7 @@ fn load(config: &Config) -> Result<Vec<Loaded>, StartError> {
     if problems.is_empty() { Ok(loaded) } else { Err(StartError::Material(problems)) }
 }
 
-/// What start and reloads set that is no listener's.
+/// Returns the function that applies the process-wide settings, at the start and at each reload.
 fn process_wide(
     shutdown: &Shutdown,
     metrics: &Arc<Metrics>,
@@ -268,7 +267,7 @@ fn process_wide(
     })
 }
 
-/// Has brought up to date before each scrape what is counted elsewhere.
+/// Registers the updates that are made before each scrape, for figures that are counted elsewhere.
 fn refresh(
     metrics: &Metrics,
     shutdown: &Shutdown,
@@ -283,19 +282,19 @@ fn refresh(
         listeners.iter().for_each(|listener| listener.tell_backends());
         metrics.set_phase(shutdown.phase(), shutdown.drain_started());
         metrics.set_names(lookup::statuses());
-        metrics.set_log_lines_dropped(logging::lost_lines());
+        metrics.set_log_lines_dropped(logging::dropped_lines());
         let busy = (0..runtime.num_workers()).map(|w| runtime.worker_total_busy_duration(w));
         metrics.set_runtime(runtime.num_workers(), busy.sum());
     });
 }
 
-/// A socket, and where it really listens.
+/// A socket and its bound address.
 type Bound = (TcpListener, SocketAddr);
 
-/// The sockets of the listeners, and that of the admin port.
+/// Returns the sockets of the listeners and of the admin port.
 fn bind_all(config: &Config, passed: Passed) -> Result<(Vec<Bound>, Bound), StartError> {
     let wanted = config.listeners.iter().map(|listener| (listener.name.as_str(), listener.listen));
-    // Last, so that a listener may have its name.
+    // The admin port is last, so that a listener can be named "admin".
     let wanted: Vec<_> = wanted.chain([("admin", config.admin.listen)]).collect();
     let mut passed = passed.assign(&wanted).map_err(StartError::Passed)?;
     let admin = passed.pop().flatten();
@@ -322,16 +321,14 @@ fn bind(
     let bound = bound.and_then(|socket| {
         let real = socket.local_addr()?;
         if was_passed && real != address && address.port() != 0 {
-            tracing::warn!(
-                "{what}: configured for {address}, and has been passed a socket on {real}"
-            );
+            tracing::warn!("{what}: configured for {address}, but was passed a socket on {real}");
         }
         Ok((socket, real))
     });
     bound.map_err(|cause| StartError::Bind { what: what.to_owned(), address, cause })
 }
 
-/// A sentence as it is logged or printed.
+/// Escapes a line for the log and the terminal.
 fn shown(line: &str) -> String {
     one_line(line).into_owned()
 }

@@ -1,11 +1,10 @@
-//! Log lines: text or JSON, to standard error.
+//! The log: lines of text or JSON, to standard error.
 //!
-//! **Promises.** A stuck reader of standard error holds up no connection: lines wait in a bounded
-//! queue, and those that find it full are dropped and counted. So are those that standard error does not
-//! take: the disk is full, the reader has gone. A line is written at once, or 10 ms after the last ones,
-//! together with what has come since. A filter that would silence everything by mistake is refused.
+//! **Promises.** A reader of standard error that hangs delays no connection: lines wait in a bounded queue, and
+//! are dropped and counted while it is full. Lines that standard error does not accept (full disk, closed pipe)
+//! are dropped and counted too. Lines are written in batches, at least 10 ms apart.
 //!
-//! **Not here.** What is logged. One line a connection comes from `proxy/record.rs`.
+//! **Not here.** The contents of the lines. The line for each connection is in `proxy/record.rs`.
 
 mod filter;
 mod format;
@@ -25,27 +24,26 @@ pub use self::filter::Filter;
 pub use self::format::Format;
 use self::one_line::OneLine;
 
-/// Lines that wait for standard error; some 2 MiB, and by all that peers can do some 12 MiB: of what
-/// they make up, a line has a server name and 256 characters of an error.
+/// The limit of lines that wait for standard error: typically 2 MiB. Peers can make it 12 MiB, with long server names
+/// and errors of 256 characters.
 const QUEUED_LINES: usize = 8192;
 
-/// A batch of lines that is written by one call.
+/// The size of a batch, which is written in one call.
 const BATCH_BYTES: usize = 64 * 1024;
 
-/// How long lines gather before the next batch.
+/// The interval between batches.
 const BATCH_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Lines that found the queue full.
+/// Lines dropped because the queue was full.
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
-/// Lines that standard error did not take.
+/// Lines dropped because standard error did not accept them.
 static FAILED: AtomicU64 = AtomicU64::new(0);
 
-/// Sets another filter; its type depends on the format.
+/// Replaces the filter. The type of the subscriber depends on the format.
 static SET_FILTER: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
 
-/// Starts logging, for the whole process. What is still queued is written when the guard is
-/// dropped.
+/// Starts the log of the process. Dropping the guard writes the lines that are still queued.
 pub fn start(format: Format, filter: &Filter) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
@@ -66,7 +64,7 @@ pub fn start(format: Format, filter: &Filter) -> WorkerGuard {
             (lines.try_init(), set_filter)
         }
     };
-    // It fails only where a process starts twice, as tests do: the first goes on.
+    // Fails only in tests, which start several proxies in one process. The first log stays.
     if started.is_ok() {
         let _first = DROPPED.set(dropped);
         let _first = SET_FILTER.set(set_filter);
@@ -74,12 +72,12 @@ pub fn start(format: Format, filter: &Filter) -> WorkerGuard {
     guard
 }
 
-/// Writes lines in batches. The thread that writes pauses after each, and so who logs need not wake it
-/// line by line: with a line for each connection that was a twentieth of a handshake's cost.
+/// Writes lines in batches. The writing thread pauses after each batch, so that a logging thread does not wake it for
+/// each line: with a line per connection, that was 5 % of the cost of a handshake.
 struct Batches<W> {
     to: W,
     batch: Vec<u8>,
-    /// Whether a line was written in part and then lost.
+    /// True if the last line was written partially.
     is_broken: bool,
 }
 
@@ -88,9 +86,9 @@ impl<W: Write> Batches<W> {
         Self { to, batch: Vec::new(), is_broken: false }
     }
 
-    /// Writes the batch. Lines that are not taken are counted, and given up: later ones may be taken.
+    /// Writes the batch. Lines that are not accepted are counted and dropped.
     fn write_batch(&mut self) {
-        // What is left of a line must not begin another.
+        // A new line must not continue a partial one.
         let begins = usize::from(self.is_broken);
         self.batch.splice(0..0, std::iter::repeat_n(b'\n', begins));
         let written = self.write_some();
@@ -104,7 +102,7 @@ impl<W: Write> Batches<W> {
         self.batch.clear();
     }
 
-    /// Writes as much of the batch as is taken.
+    /// Writes the batch, and returns the number of bytes that were accepted.
     fn write_some(&mut self) -> usize {
         let mut written = 0;
         while written < self.batch.len() {
@@ -112,7 +110,7 @@ impl<W: Write> Batches<W> {
                 Ok(0) => break,
                 Ok(more) => written += more,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Another process that shares standard error has made it non-blocking: its reader is slow, not gone.
+                // Another process that shares standard error has made it non-blocking. The reader is slow.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => pause(),
                 Err(_) => break,
             }
@@ -122,7 +120,7 @@ impl<W: Write> Batches<W> {
 }
 
 impl<W: Write> Write for Batches<W> {
-    /// Called for each line.
+    /// Adds a line. tracing_appender calls this once per line.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.batch.extend_from_slice(line);
         if self.batch.len() >= BATCH_BYTES {
@@ -131,7 +129,7 @@ impl<W: Write> Write for Batches<W> {
         Ok(line.len())
     }
 
-    /// Called once no more lines wait.
+    /// Writes the batch. tracing_appender calls this when its queue is empty.
     fn flush(&mut self) -> io::Result<()> {
         if !self.batch.is_empty() {
             self.write_batch();
@@ -148,20 +146,20 @@ fn pause() {
 
 fn filter_setter<S: 'static>(handle: Handle<EnvFilter, S>) -> Box<dyn Fn(EnvFilter) + Send + Sync> {
     Box::new(move |filter| {
-        // It fails only once the subscriber is gone, and then nothing is logged.
+        // Fails only without a subscriber, when nothing is logged.
         let _gone = handle.reload(filter);
     })
 }
 
-/// Logs by another filter from now on, if logging has started.
+/// Replaces the filter, if the log has started.
 pub(crate) fn set_filter(filter: &Filter) {
     if let Some(set) = SET_FILTER.get() {
         set(filter.for_tracing());
     }
 }
 
-/// How many lines were lost since the start.
-pub(crate) fn lost_lines() -> u64 {
+/// Returns the number of dropped lines since the start.
+pub(crate) fn dropped_lines() -> u64 {
     let dropped = DROPPED.get().map_or(0, |counter| counter.dropped_lines() as u64);
     dropped + FAILED.load(Ordering::Relaxed)
 }
@@ -170,7 +168,7 @@ pub(crate) fn lost_lines() -> u64 {
 mod tests {
     use super::*;
 
-    /// Takes so many bytes of the next writes, then fails.
+    /// Accepts these numbers of bytes, one for each write, then fails.
     struct Disk {
         room: Vec<usize>,
         has: Vec<u8>,
@@ -192,19 +190,19 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_a_full_disk_does_not_take_are_counted_and_no_half_line_begins_another() {
+    fn lines_that_a_full_disk_rejects_are_counted_and_no_line_continues_a_partial_one() {
         let disk = Disk { room: vec![4, 8], has: Vec::new() };
         let mut batches = Batches::to(disk);
         let before = FAILED.load(Ordering::Relaxed);
-        let lost = || FAILED.load(Ordering::Relaxed) - before;
+        let dropped = || FAILED.load(Ordering::Relaxed) - before;
         for line in ["one\n", "two\n", "three\n", "four\n"] {
             batches.write_all(line.as_bytes()).unwrap();
         }
         batches.flush().unwrap();
-        assert_eq!((batches.to.has.as_slice(), lost()), (&b"one\ntwo\nthre"[..], 2));
+        assert_eq!((batches.to.has.as_slice(), dropped()), (&b"one\ntwo\nthre"[..], 2));
         batches.write_all(b"five\n").unwrap();
         batches.flush().unwrap();
-        assert_eq!(lost(), 3);
+        assert_eq!(dropped(), 3);
         batches.to.room = vec![100];
         batches.write_all(b"six\n").unwrap();
         batches.flush().unwrap();

@@ -1,10 +1,10 @@
-//! Reads regular files, up to a size.
+//! Reading of regular files, up to a size limit.
 //!
-//! **Promises.** A path that leads to anything else (a FIFO, a device, a socket, a directory) is refused
-//! before it is opened, and so never waited for; what takes its place in between is refused once it is
-//! open. No more than the bound is read, whatever a file's size says.
+//! **Promises.** Anything else (FIFO, device, socket, directory) is an error before it is opened, so that nothing
+//! blocks. A replacement between the check and the open is an error too. At most the limit is read, whatever size
+//! the file system reports.
 //!
-//! **Not here.** Which files are read and how large they may be: that is each reader's.
+//! **Not here.** The paths and the limits: each caller has its own.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
@@ -18,10 +18,10 @@ const MIB: u64 = 1 << 20;
 /// Opens a file for reading.
 ///
 /// # Errors
-/// If it cannot be opened or is no regular file.
+/// The file cannot be opened, or is not a regular file.
 pub(crate) fn open(path: &Path) -> io::Result<(File, Metadata)> {
     regular(&fs::metadata(path)?)?;
-    // O_NONBLOCK, so that a FIFO which has taken the file's place is not waited for.
+    // O_NONBLOCK, so that the open does not wait if the file was replaced by a FIFO.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
     let flags = i32::try_from(flags).map_err(io::Error::other)?;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
@@ -30,17 +30,17 @@ pub(crate) fn open(path: &Path) -> io::Result<(File, Metadata)> {
     Ok((file, metadata))
 }
 
-/// Reads a file of at most `max` bytes. It blocks on the disk.
+/// Reads a file of at most `max` bytes. Blocks on the disk.
 ///
 /// # Errors
-/// If it cannot be read, is no regular file or is larger.
+/// The file cannot be read, is not a regular file, or is larger.
 pub(crate) fn read(path: &Path, max: u64) -> io::Result<(Vec<u8>, Metadata)> {
     let (file, metadata) = open(path)?;
     let expected = metadata.len();
     if expected > max {
         return Err(too_large(max));
     }
-    // One byte more, and so no half-filled copy of a key is left behind by a buffer that grows.
+    // With one more byte the buffer never grows, which would leave a copy of a private key in freed memory.
     let capacity = usize::try_from(expected).unwrap_or(0).saturating_add(1);
     let mut bytes = Vec::with_capacity(capacity);
     file.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
@@ -59,7 +59,7 @@ fn regular(metadata: &Metadata) -> io::Result<()> {
 
 fn too_large(max: u64) -> io::Error {
     let kind = io::ErrorKind::FileTooLarge;
-    io::Error::new(kind, format!("larger than {} MiB, the most that is read here", max / MIB))
+    io::Error::new(kind, format!("larger than {} MiB, the limit for this file", max / MIB))
 }
 
 #[cfg(test)]
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_than_the_bound_is_read_of_a_file_and_nothing_of_a_larger_one() {
+    fn a_file_larger_than_the_limit_is_an_error() {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), vec![7; 1 << 20]).unwrap();
         assert_eq!(read(file.path(), MIB).unwrap().0.len(), 1 << 20);
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_regular_file_is_refused_without_being_waited_for() {
+    fn anything_but_a_regular_file_is_an_error_and_does_not_block() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("socket");
         let _listening = std::os::unix::net::UnixListener::bind(&socket).unwrap();

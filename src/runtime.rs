@@ -1,10 +1,9 @@
 //! The tokio runtime and its threads.
 //!
-//! **Promises.** `TOKIO_WORKER_THREADS` is read here and nowhere else: empty counts as unset, anything but
-//! a number of threads is an error that names it. A process that cannot have all the threads that it
-//! needs does not start, and says so. A command needs no thread but its own.
+//! **Promises.** `TOKIO_WORKER_THREADS` is read only here: empty counts as unset, and an invalid value is an error.
+//! A proxy that cannot start all of its threads fails at the start. A command uses one thread.
 //!
-//! **Not here.** Threads that block: `reload.rs`, `proxy/backend/lookup.rs`, `blocking.rs`.
+//! **Not here.** Blocking threads: `reload.rs`, `proxy/backend/lookup.rs`, `blocking.rs`.
 
 use std::ffi::OsString;
 use std::io;
@@ -16,56 +15,55 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::lock::{Lock, unpoisoned};
 
-/// How many threads work for connections. tokio has a variable of this name too, and panics at what it
-/// does not understand.
+/// The variable for the number of worker threads. tokio reads the same variable, and panics on an invalid value.
 const WORKERS: &str = "TOKIO_WORKER_THREADS";
 const MAX_WORKERS: usize = 1024;
 
-/// Threads beside the workers: log, reload, inotify, admin port, look-ups.
+/// Threads other than the workers: log, reload, inotify, admin port, name lookups.
 const OTHER_THREADS: usize = 6;
 
-/// Connections that a thread works for before it asks the kernel who is ready next; tokio has 61. With
-/// fewer, those who ask often have another turn before those who wait have had theirs: it makes the
-/// p99 of messages on 1,000 connections a third longer (docs/performance-rationale.md).
-const TURNS_BETWEEN_POLLS: u32 = 256;
+/// Tasks that a worker polls before it polls the kernel for ready sockets; tokio's default is 61. A lower number
+/// favours busy connections over waiting ones: the p99 latency of messages on 1,000 connections is a third higher
+/// (docs/performance-rationale.md).
+const EVENT_INTERVAL: u32 = 256;
 
-/// How long workers may take to begin.
+/// The time limit for the start of all workers.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why there is no runtime.
+/// A failed start of the runtime.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    /// The variable is no number of threads.
+    /// The variable is invalid.
     #[error("{WORKERS}={value:?}: expected a whole number from 1 to {MAX_WORKERS}")]
     Workers {
-        /// What it is.
+        /// Its value.
         value: String,
     },
-    /// The system has not as many threads to give.
+    /// The system does not allow as many threads.
     #[error(
-        "cannot start {wanted} threads: {cause}; raise the limit on processes and threads (pids.max, \
+        "cannot start {wanted} threads: {cause}; raise the limit of processes and threads (pids.max, \
          TasksMax=, ulimit -u)"
     )]
     Threads {
-        /// How many are needed.
+        /// The number of threads that are needed.
         wanted: usize,
-        /// What the system says.
+        /// The error of the system.
         cause: io::Error,
     },
-    /// The system refuses something else that we need.
+    /// Another error of the system.
     #[error("cannot start the runtime: {0}")]
     System(#[from] io::Error),
 }
 
-/// A runtime for a proxy, all of whose workers are running.
+/// Starts a runtime for a proxy, and waits until all of its workers run.
 ///
 /// # Errors
-/// Why there is none.
+/// The variable is invalid, or the system does not allow as many threads.
 pub fn of_a_proxy() -> Result<Runtime, RuntimeError> {
     let workers = workers(std::env::var_os(WORKERS))?;
     let wanted = workers + OTHER_THREADS;
     let short = |cause| RuntimeError::Threads { wanted, cause };
-    // tokio panics, or goes on without, where the system has not as many to give.
+    // tokio panics, or continues with fewer threads, if the system does not allow as many.
     can_start(wanted).map_err(short)?;
     let begun = Arc::new((Lock::new(0), Condvar::new()));
     let beginning = Arc::clone(&begun);
@@ -74,26 +72,26 @@ pub fn of_a_proxy() -> Result<Runtime, RuntimeError> {
         *beginning.0.lock() += 1;
         beginning.1.notify_one();
     });
-    let runtime = builder.event_interval(TURNS_BETWEEN_POLLS).build()?;
+    let runtime = builder.event_interval(EVENT_INTERVAL).build()?;
     let count = begun.0.lock();
     let waiting = begun.1.wait_timeout_while(count, START_TIMEOUT, |count| *count < workers);
     if unpoisoned(waiting).1.timed_out() {
-        // Those that have not begun never will.
+        // The missing workers will not start later.
         runtime.shutdown_background();
         return Err(short(io::ErrorKind::WouldBlock.into()));
     }
     Ok(runtime)
 }
 
-/// A runtime for a command that asks a running proxy, on the thread that it is called from.
+/// Returns a runtime for a command, on the current thread.
 ///
 /// # Errors
-/// If the system refuses what it needs.
+/// The system does not allow the sockets of the runtime.
 pub fn of_a_command() -> Result<Runtime, RuntimeError> {
     Ok(Builder::new_current_thread().enable_all().build()?)
 }
 
-/// How many workers the variable says; without it as many as the machine, or the CPU quota, has cores.
+/// Returns the number of workers in the variable or, without it, the number of cores of the machine or the CPU quota.
 fn workers(variable: Option<OsString>) -> Result<usize, RuntimeError> {
     let value = variable.unwrap_or_default().to_string_lossy().into_owned();
     if value.trim().is_empty() {
@@ -103,7 +101,7 @@ fn workers(variable: Option<OsString>) -> Result<usize, RuntimeError> {
     workers.ok_or(RuntimeError::Workers { value })
 }
 
-/// Has so many threads at a time, and ends them.
+/// Starts this number of threads at the same time, and ends them.
 fn can_start(threads: usize) -> io::Result<()> {
     let gate = Lock::new(());
     let gate = &gate;
@@ -124,7 +122,7 @@ fn can_start(threads: usize) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn said(value: &str) -> Result<usize, String> {
+    fn parsed(value: &str) -> Result<usize, String> {
         workers(Some(value.into())).map_err(|error| error.to_string())
     }
 
@@ -132,10 +130,10 @@ mod tests {
     fn the_variable_is_a_number_of_threads_or_nothing() {
         let default = workers(None).unwrap();
         assert!(default >= 1);
-        assert_eq!([said(""), said(" ")], [Ok(default), Ok(default)]);
-        assert_eq!([said("1"), said("7"), said("1024")], [Ok(1), Ok(7), Ok(1024)]);
+        assert_eq!([parsed(""), parsed(" ")], [Ok(default), Ok(default)]);
+        assert_eq!([parsed("1"), parsed("7"), parsed("1024")], [Ok(1), Ok(7), Ok(1024)]);
         for wrong in ["0", "auto", "2000m", "-1", "1.5", "1025", "99999999999999999999"] {
-            let error = said(wrong).unwrap_err();
+            let error = parsed(wrong).unwrap_err();
             assert!(error.contains(WORKERS) && error.contains(wrong), "{error}");
         }
     }

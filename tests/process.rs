@@ -1,4 +1,4 @@
-//! What does the binary do with flags, signals and exit codes?
+//! Tests of the process: flags, signals, exit codes.
 
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +23,7 @@ use crate::support::raw::answer_to;
 use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, Sidecar, eventually};
 
-/// What is needed to run one.
+/// The parts of a test: a CA, a backend and the text of a configuration.
 struct Scene {
     authority: Authority,
     backend: Backend,
@@ -51,7 +51,7 @@ impl Scene {
     }
 }
 
-/// Runs the binary to its end; returns its code, and what it wrote to both.
+/// Runs the binary to its end. Returns its exit code, and its standard output and standard error together.
 fn output(command: &mut Command) -> (i32, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
@@ -59,7 +59,7 @@ fn output(command: &mut Command) -> (i32, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_ends_an_idle_one_with_0() {
+async fn sigterm_stops_an_idle_process_with_0() {
     let scene = Scene::new("").await;
     let mut sidecar = scene.start();
     drop(scene.device().echo(sidecar.address).await.unwrap());
@@ -70,14 +70,14 @@ async fn sigterm_ends_an_idle_one_with_0() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigint_is_as_good_as_sigterm() {
+async fn sigint_stops_like_sigterm() {
     let mut sidecar = Scene::new("").await.start();
     sidecar.signal("INT");
     assert_eq!(sidecar.ended().code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drain_that_had_to_force_ends_with_1_and_says_close_notify() {
+async fn a_forced_drain_exits_with_1_and_sends_close_notify() {
     let scene = Scene::new("[shutdown]\ndrain_timeout = \"300ms\"\n").await;
     let mut sidecar = scene.start();
     let mut open = scene.device().echo(sidecar.address).await.unwrap();
@@ -94,7 +94,7 @@ async fn a_drain_that_had_to_force_ends_with_1_and_says_close_notify() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn metrics_answer_while_it_drains() {
+async fn metrics_are_served_during_a_drain() {
     let scene = Scene::new("[shutdown]\ndrain_timeout = \"1h\"\n").await;
     let mut sidecar = scene.start();
     let open = scene.device().echo(sidecar.address).await.unwrap();
@@ -121,10 +121,10 @@ async fn a_second_signal_forces_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_drain_by_request_it_stays_and_sigterm_ends_it_at_once() {
+async fn after_a_drain_by_request_the_process_stays_and_sigterm_stops_it_at_once() {
     let scene = Scene::new("[shutdown]\ndelay = \"100ms\"\n").await;
     let mut sidecar = scene.start();
-    // Twice, as a nervous operator does.
+    // The second request has no effect.
     for _ in 0..2 {
         let admin = sidecar.admin.to_string();
         let (code, text) = output(binary().args(["drain", "--admin", &admin]));
@@ -140,14 +140,14 @@ async fn after_a_drain_by_request_it_stays_and_sigterm_ends_it_at_once() {
 }
 
 #[test]
-fn a_drain_of_nobody_fails_with_1_and_names_the_address() {
+fn a_drain_without_a_sidecar_exits_with_1_and_names_the_address() {
     let (code, text) = output(binary().args(["drain", "--admin", "127.0.0.1:1"]));
     assert_eq!(code, 1);
     assert!(text.contains("127.0.0.1:1"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sighup_reloads_and_two_in_a_row_do_no_harm() {
+async fn sighup_reloads_also_twice_in_a_row() {
     let scene = Scene::new("").await;
     let sidecar = scene.start();
     let mut open = scene.device().echo(sidecar.address).await.unwrap();
@@ -159,7 +159,7 @@ async fn sighup_reloads_and_two_in_a_row_do_no_harm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_of_the_file_does_not_take_a_flag_for_a_change() {
+async fn a_reload_of_the_file_does_not_report_a_flag_as_a_change() {
     let scene = Scene::new("").await;
     let mut command = binary();
     command.arg("--config").arg(scene.path()).args(["--admin", "127.0.0.1:0"]);
@@ -172,22 +172,23 @@ async fn a_reload_of_the_file_does_not_take_a_flag_for_a_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_of_a_changed_file_needs_a_restart_is_told_by_every_reload_until_then() {
+async fn every_reload_warns_of_changes_that_need_a_restart() {
     let scene = Scene::new("").await;
     let mut sidecar = scene.start();
     let text = scene.text.replace("name = \"test\"", "name = \"other\"");
     file::write(scene.authority.dir(), &text);
-    let told = |log: &str, what: &str| {
+    let warned = |log: &str, what: &str| {
         log.lines().filter(|l| l.contains("WARN") && l.contains(what)).count()
     };
-    sidecar.until("it is told", |log| told(log, "listener \"other\" is new; a restart") > 0);
-    sidecar.until("both are told", |log| told(log, "listener \"test\" is gone; a restart") > 0);
+    sidecar
+        .until("the line is logged", |log| warned(log, "listener \"other\" is new; a restart") > 0);
+    sidecar.until("both are logged", |log| warned(log, "listener \"test\" is gone; a restart") > 0);
     scene.device().echo(sidecar.address).await.unwrap();
-    let before = told(&sidecar.log(), "is new");
+    let before = warned(&sidecar.log(), "is new");
     let (status, answer) = sidecar.ask("POST", "/reload").unwrap();
     assert_eq!((status, answer.lines().next()), (200, Some("unchanged")));
     assert!(answer.contains("\"other\" is new") && answer.contains("\"test\" is gone"), "{answer}");
-    sidecar.until("it is told again", |log| told(log, "is new") > before);
+    sidecar.until("the warning is logged again", |log| warned(log, "is new") > before);
     assert!(!sidecar.log().contains("those in force"), "{}", sidecar.log());
 }
 
@@ -197,31 +198,31 @@ async fn the_times_of_a_drain_take_effect_without_a_restart() {
     let mut sidecar = scene.start();
     let _open = scene.device().echo(sidecar.address).await.unwrap();
     file::write(scene.authority.dir(), &scene.text.replace("1h", "100ms"));
-    sidecar.until("they are in force", |log| log.contains("configuration in force"));
+    sidecar.until("the reload is logged", |log| log.contains("configuration in force"));
     sidecar.signal("TERM");
     assert_eq!(sidecar.ended().code(), Some(1));
     assert!(!sidecar.log().contains("a restart"), "{}", sidecar.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_filter_of_the_log_takes_effect_without_a_restart() {
+async fn a_changed_log_filter_takes_effect_without_a_restart() {
     let scene = Scene::new("[log]\nfilter = \"info\"\n").await;
     let mut sidecar = scene.start();
     file::write(scene.authority.dir(), &scene.text.replace("\"info\"", "\"info,access=debug\""));
-    sidecar.until("it is in force", |log| log.contains("log.filter"));
-    // A probe is told at this level alone.
+    sidecar.until("the reload is logged", |log| log.contains("log.filter"));
+    // A client_probe is logged only at this level.
     drop(TcpStream::connect(sidecar.address).unwrap());
-    sidecar.until("the probe is told", |log| log.contains("client_probe"));
+    sidecar.until("the probe is logged", |log| log.contains("client_probe"));
     assert!(!sidecar.log().contains("a restart"), "{}", sidecar.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listeners_changed_configuration_is_told_with_what_has_changed() {
+async fn a_changed_configuration_of_a_listener_is_logged_with_the_changed_sections() {
     let scene = Scene::new("").await;
     let mut sidecar = scene.start();
     let more = "limits.max_connections = 17\ntimeouts.idle = \"5m\"\n";
     file::write(scene.authority.dir(), &format!("{}{more}", scene.text));
-    sidecar.until("it is told", |log| log.contains("configuration in force"));
+    sidecar.until("the line is logged", |log| log.contains("configuration in force"));
     let log = sidecar.log();
     let line = log.lines().find(|line| line.contains("configuration in force")).unwrap();
     assert!(line.contains("\"test\"") && line.contains("\"timeouts, limits\""), "{line}");
@@ -243,7 +244,7 @@ async fn sighup_during_a_drain_does_not_end_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_reload_is_one_error_line_that_names_file_and_cause() {
+async fn a_failed_reload_is_one_error_line_with_file_and_cause() {
     let scene = Scene::new("").await;
     let mut sidecar = scene.start();
     replace(&scene.authority.dir().join("server.key"), "rubbish");
@@ -252,7 +253,8 @@ async fn a_failed_reload_is_one_error_line_that_names_file_and_cause() {
     let failed = || sidecar.count("tlsidecar_reloads_total{outcome=\"failed\"}") > 1;
     eventually("it fails again", failed).await;
     scene.authority.issue("server", &Wish { serial: 2, ..Wish::default() });
-    sidecar.until("it is well again", |log| log.matches("certificate in force").count() == 2);
+    sidecar
+        .until("the reload succeeds again", |log| log.matches("certificate in force").count() == 2);
     let log = sidecar.log();
     let errors = errors(&log);
     assert_eq!(errors.len(), 2, "one for each attempt: {errors:#?}");
@@ -265,7 +267,7 @@ fn errors(log: &str) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_key_is_one_error_line_that_names_file_and_cause() {
+async fn a_deleted_key_is_one_error_line_with_file_and_cause() {
     let scene = Scene::new("").await;
     let sidecar = scene.start();
     std::fs::remove_file(scene.authority.dir().join("server.key")).unwrap();
@@ -274,27 +276,27 @@ async fn a_deleted_key_is_one_error_line_that_names_file_and_cause() {
     let before = failed();
     sidecar.signal("HUP");
     eventually("it fails again", || failed() > before).await;
-    let told_once = || u64::try_from(errors(&sidecar.log()).len()).unwrap() == failed();
-    eventually("each attempt is one line", told_once).await;
+    let one_each = || u64::try_from(errors(&sidecar.log()).len()).unwrap() == failed();
+    eventually("each attempt is one line", one_each).await;
     let log = sidecar.log();
-    let told = |line: &&str| line.contains("server.key") && line.contains("No such file");
-    assert!(errors(&log).iter().all(told), "{log}");
+    let names_it = |line: &&str| line.contains("server.key") && line.contains("No such file");
+    assert!(errors(&log).iter().all(names_it), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_problems_of_a_reloaded_file_are_a_log_line_each() {
+async fn each_problem_of_a_reloaded_file_is_a_log_line() {
     let scene = Scene::new("").await;
     let mut sidecar = scene.start();
     let text = format!("{}colour = 1\n[shutdown]\ndelay = 5\n", scene.text);
     file::write(scene.authority.dir(), &text);
-    sidecar.until("it is told", |log| errors(log).len() >= 2);
+    sidecar.until("the line is logged", |log| errors(log).len() >= 2);
     for (line, key) in errors(&sidecar.log()).iter().zip(["colour", "shutdown.delay"]) {
         assert!(line.contains("tlsidecar.toml:") && line.contains(key), "{line}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_in_use_ends_with_1_and_names_the_port() {
+async fn a_port_in_use_exits_with_1_and_names_the_port() {
     let scene = Scene::new("").await;
     let taken = scene.backend.address.to_string();
     let text = scene
@@ -307,7 +309,7 @@ async fn a_port_in_use_ends_with_1_and_names_the_port() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_admin_port_in_use_ends_with_1_too() {
+async fn an_admin_port_in_use_exits_with_1() {
     let scene = Scene::new("").await;
     let taken = scene.backend.address.to_string();
     let (code, text) = output(binary().arg("--config").arg(scene.path()).args(["--admin", &taken]));
@@ -316,7 +318,7 @@ async fn an_admin_port_in_use_ends_with_1_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_configuration_ends_with_78_and_tells_every_problem() {
+async fn an_invalid_configuration_exits_with_78_and_lists_every_problem() {
     let mut scene = Scene::new("").await;
     scene.text += "colour = 1\n[shutdown]\ndelay = 5\n";
     let (code, text) = output(binary().arg("--config").arg(scene.path()));
@@ -325,14 +327,14 @@ async fn a_bad_configuration_ends_with_78_and_tells_every_problem() {
 }
 
 #[test]
-fn a_configuration_that_is_not_there_ends_with_78() {
+fn a_missing_configuration_exits_with_78() {
     let (code, text) = output(binary().args(["--config", "/nonexistent.toml"]));
     assert_eq!(code, 78);
     assert!(text.contains("/nonexistent.toml"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_for_the_wrong_key_ends_with_78_and_names_both() {
+async fn a_certificate_with_the_wrong_key_exits_with_78_and_names_both() {
     let scene = Scene::new("").await;
     let (_, key) = scene.authority.issue_pem(&Wish::default());
     replace(&scene.authority.dir().join("server.key"), &key);
@@ -342,7 +344,7 @@ async fn a_certificate_for_the_wrong_key_ends_with_78_and_names_both() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_bad_pair_and_a_bad_client_ca_are_told_in_one_go_each_in_a_line() {
+async fn every_invalid_pair_and_client_ca_is_a_line_of_one_report() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let dir = authority.dir();
@@ -367,13 +369,13 @@ async fn every_bad_pair_and_a_bad_client_ca_are_told_in_one_go_each_in_a_line() 
         assert_eq!(["rubbish.crt", "rubbish.key", "other.crt", "devices.crt"].map(of), [1; 4]);
         let lines = told.lines().all(|line| line.contains("listener \"test\": "));
         assert!(lines, "{told}");
-        // Only `check` speaks to a person; a start writes to the log.
+        // `check` prints to the terminal; a start writes to the log.
         assert_eq!(errors(&told).len(), if arguments.len() == 1 { 4 } else { 0 }, "{told}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_encrypted_key_is_told_as_such() {
+async fn an_encrypted_key_is_reported_as_encrypted() {
     let scene = Scene::new("").await;
     let key = scene.authority.dir().join("server.key");
     let arguments = ["pkcs8", "-topk8", "-passout", "pass:secret", "-in"];
@@ -386,7 +388,7 @@ async fn an_encrypted_key_is_told_as_such() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_everybody_can_read_is_warned_of() {
+async fn a_world_readable_key_is_a_warning() {
     let scene = Scene::new("").await;
     let key = scene.authority.dir().join("server.key");
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
@@ -396,7 +398,7 @@ async fn a_key_that_everybody_can_read_is_warned_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_becomes_readable_for_everybody_is_warned_of_once() {
+async fn a_key_that_becomes_world_readable_is_one_warning() {
     let scene = Scene::new("").await;
     let mut sidecar = scene.start();
     let key = scene.authority.dir().join("server.key");
@@ -404,30 +406,30 @@ async fn a_key_that_becomes_readable_for_everybody_is_warned_of_once() {
         |log: &str| log.lines().filter(|l| l.contains("WARN") && l.contains("server.key")).count();
     assert_eq!(warned(&sidecar.log()), 0);
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
-    sidecar.until("it is told", |log| warned(log) > 0);
+    sidecar.until("the line is logged", |log| warned(log) > 0);
     assert_eq!(sidecar.ask("POST", "/reload"), Some((200, "unchanged\n".to_owned())));
-    sidecar.until("the reload is told", |log| log.contains("those in force"));
+    sidecar.until("the reload is logged", |log| log.contains("those in force"));
     assert_eq!(warned(&sidecar.log()), 1, "{}", sidecar.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn at_start_an_expired_certificate_is_warned_of_and_used() {
+async fn at_start_an_expired_certificate_is_a_warning_and_is_used() {
     let scene = Scene::new("").await;
     scene.authority.issue("server", &Wish { years: (2020, 2021), ..Wish::default() });
     let sidecar = scene.start();
     let log = sidecar.log();
     assert!(log.lines().any(|l| l.contains("WARN") && l.contains("expired")), "{log}");
-    // Devices without a clock go on working.
+    // Devices without a clock continue to work.
     let refused = scene.device().connect(sidecar.address).await.unwrap_err();
     assert!(refused.to_string().contains("expired"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_tells_a_good_configuration_and_binds_nothing() {
+async fn check_accepts_a_valid_configuration_and_binds_no_socket() {
     let scene = Scene::new("").await;
     let taken = scene.backend.address.to_string();
     let text = scene.text.replace("listen = \"127.0.0.1:0\"", &format!("listen = {taken:?}"));
-    // Both want the same port: that is a problem of the file.
+    // Both have the same port, which is a problem of the file.
     let path = file::write(scene.authority.dir(), &text);
     let (code, told) = output(binary().args(["check", "--config"]).arg(path));
     assert_eq!(code, 78, "{told}");
@@ -441,7 +443,7 @@ async fn check_tells_a_good_configuration_and_binds_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_beyond_the_file_descriptors_is_warned_of_by_check_and_reload() {
+async fn check_and_reload_warn_of_a_limit_above_the_file_descriptors() {
     let scene = Scene::new("").await;
     let with_limit = format!("{}limits.max_connections = 1000\n", scene.text);
     let mut command = Command::new("sh");
@@ -461,7 +463,7 @@ async fn a_limit_beyond_the_file_descriptors_is_warned_of_by_check_and_reload() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_looks_into_the_certificates() {
+async fn check_reads_the_certificates() {
     let scene = Scene::new("").await;
     replace(&scene.authority.dir().join("server.crt"), "rubbish");
     let (code, text) = output(binary().args(["check", "--config"]).arg(scene.path()));
@@ -470,7 +472,7 @@ async fn check_looks_into_the_certificates() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_listener_can_be_had_from_flags() {
+async fn flags_can_define_one_listener() {
     let scene = Scene::new("").await;
     let dir = scene.authority.dir();
     let mut command = binary();
@@ -482,10 +484,10 @@ async fn one_listener_can_be_had_from_flags() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listener_on_the_admin_port_ends_with_78_and_names_both() {
+async fn a_listener_on_the_admin_port_exits_with_78_and_names_both() {
     let scene = Scene::new("").await;
     let dir = scene.authority.dir();
-    // Nothing is bound: the addresses are looked at before.
+    // No socket is bound: the addresses are checked before.
     let mut command = binary();
     command.args(["--listen", "0.0.0.0:28890", "--admin", "127.0.0.1:28890", "--backend"]);
     command.arg(scene.backend.address.to_string());
@@ -496,7 +498,7 @@ async fn a_listener_on_the_admin_port_ends_with_78_and_names_both() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_admin_port_from_a_flag_counts_instead_of_the_files() {
+async fn the_admin_flag_replaces_the_address_in_the_file() {
     let scene = Scene::new("").await;
     let path = file::write(
         scene.authority.dir(),
@@ -512,7 +514,7 @@ async fn an_admin_port_from_a_flag_counts_instead_of_the_files() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_flag_has_an_environment_twin() {
+async fn every_flag_has_an_environment_variable() {
     let scene = Scene::new("").await;
     let dir = scene.authority.dir();
     let mut command = binary();
@@ -524,11 +526,11 @@ async fn every_flag_has_an_environment_twin() {
     command.env("TLSIDECAR_LOG_FILTER", "debug");
     let sidecar = Sidecar::run(command);
     assert!(scene.device().echo(sidecar.address).await.is_err(), "a certificate is required");
-    eventually("it is refused", || sidecar.log().contains("client_cert_missing")).await;
+    eventually("the device is rejected", || sidecar.log().contains("client_cert_missing")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_from_the_environment_does_not_keep_the_drain_command_from_working() {
+async fn the_drain_command_works_with_a_configuration_file_in_the_environment() {
     let scene = Scene::new("").await;
     let sidecar = scene.start();
     let mut command = binary();
@@ -538,7 +540,7 @@ async fn a_file_from_the_environment_does_not_keep_the_drain_command_from_workin
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_number_of_workers_that_is_none_is_refused_and_an_empty_one_is_the_default() {
+async fn an_invalid_number_of_workers_is_an_error_and_an_empty_one_is_the_default() {
     let scene = Scene::new("").await;
     let run = |value: &str| {
         let mut command = binary();
@@ -554,21 +556,21 @@ async fn a_number_of_workers_that_is_none_is_refused_and_an_empty_one_is_the_def
     drop(scene.device().echo(sidecar.address).await.unwrap());
     let sidecar = Sidecar::run(run("3"));
     assert_eq!(sidecar.count("tlsidecar_runtime_workers"), 3);
-    // A command that asks a running one does not need a worker.
+    // A command for a running sidecar needs no worker.
     let mut drain = binary();
     drain.args(["drain", "--admin", &sidecar.admin.to_string()]);
     assert_eq!(output(drain.env("TOKIO_WORKER_THREADS", "0")), (0, String::new()));
 }
 
 #[test]
-fn too_few_threads_for_a_start_end_with_1_and_the_limit() {
+fn too_few_threads_exit_with_1_and_name_the_limit() {
     if !command::has("setpriv") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
     let id = Command::new("id").arg("-u").output().unwrap().stdout;
-    // Root has no such limit.
+    // The limit does not apply to root.
     let another = "setpriv --reuid 65533 --regid 65533 --clear-groups --";
     let by = if id == b"0\n" { another } else { "" };
     let mut command = by_shell(&format!("exec prlimit --nproc=3:3 {by} \"$@\""));
@@ -580,7 +582,7 @@ fn too_few_threads_for_a_start_end_with_1_and_the_limit() {
 }
 
 #[test]
-fn an_address_that_is_a_name_is_refused_with_what_is_allowed() {
+fn a_name_as_an_address_is_an_error_with_the_allowed_values() {
     for flag in ["--listen", "--admin"] {
         let (code, text) = output(binary().args([flag, "localhost:28890"]));
         assert_eq!(code, 2);
@@ -589,7 +591,7 @@ fn an_address_that_is_a_name_is_refused_with_what_is_allowed() {
 }
 
 #[test]
-fn flags_that_make_no_sense_end_with_2() {
+fn invalid_flags_exit_with_2() {
     for arguments in [
         &["--listen", "127.0.0.1:0"][..],
         &["--colour", "red"],
@@ -603,7 +605,7 @@ fn flags_that_make_no_sense_end_with_2() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_ca_that_is_rubbish_ends_with_78_and_is_named() {
+async fn an_invalid_client_ca_exits_with_78_and_is_named() {
     let scene = Scene::new("").await;
     let dir = scene.authority.dir();
     let rubbish = dir.join("devices.crt");
@@ -617,7 +619,7 @@ async fn a_client_ca_that_is_rubbish_ends_with_78_and_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crl_that_is_rubbish_ends_with_78_and_is_named() {
+async fn an_invalid_crl_exits_with_78_and_is_named() {
     let mut scene = Scene::new("").await;
     let rubbish = scene.authority.dir().join("devices.crl");
     replace(&rubbish, "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n");
@@ -631,7 +633,7 @@ async fn a_crl_that_is_rubbish_ends_with_78_and_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_filter_that_silences_devices_keeps_the_start_and_what_backends_do() {
+async fn the_filter_that_silences_devices_keeps_the_start_and_faults_of_backends() {
     let scene = Scene::new("[log]\nfilter = \"info,access=warn\"\n").await;
     let mut sidecar = scene.start();
     let refuses = crate::support::proxy::closed_series(Reason::ClientTlsNotTls);
@@ -641,7 +643,7 @@ async fn the_filter_that_silences_devices_keeps_the_start_and_what_backends_do()
     let (device, address) = (scene.device(), sidecar.address);
     scene.backend.end().await;
     let _dismissed = device.connect(address).await.unwrap().read(&mut [0; 1]).await;
-    sidecar.until("the backend's fault is told", |log| log.contains("backend_refused"));
+    sidecar.until("the backend's fault is logged", |log| log.contains("backend_refused"));
     let log = sidecar.log();
     assert!(log.contains("listening") && log.contains("certificate in force"), "{log}");
     let access: Vec<_> = log.lines().filter(|line| line.contains(" access:")).collect();
@@ -650,7 +652,7 @@ async fn the_filter_that_silences_devices_keeps_the_start_and_what_backends_do()
 }
 
 #[tokio::test]
-async fn an_admin_port_in_use_leaves_the_devices_port_free_again() {
+async fn an_admin_port_in_use_frees_the_port_of_the_listener() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let place = free();
@@ -659,20 +661,20 @@ async fn an_admin_port_in_use_leaves_the_devices_port_free_again() {
     let mut config = Config::of(listener);
     config.admin.listen = backend.address;
     let Err(StartError::Bind { address, .. }) = app::start(config, None) else {
-        panic!("it has started");
+        panic!("the proxy has started");
     };
     assert_eq!(address, backend.address);
     TcpListener::bind(place).await.unwrap();
 }
 
-/// The commands that there are.
+/// Returns the names of all commands.
 fn commands() -> Vec<String> {
     let commands = Cli::command();
     commands.get_subcommands().map(|command| command.get_name().to_owned()).collect()
 }
 
 #[test]
-fn completions_know_every_command_and_bash_can_read_them() {
+fn completions_list_every_command_and_bash_can_read_them() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let (code, text) = output(binary().args(["completions", shell]));
         assert_eq!(code, 0, "{shell}");
@@ -681,7 +683,7 @@ fn completions_know_every_command_and_bash_can_read_them() {
         }
         assert!(text.contains("min-days"), "{shell}");
     }
-    // What bash completes to, asked as it asks.
+    // The completions of bash, requested as bash does.
     for (words, last, before, told) in
         [("--min", "--min", "probe", "--min-days\n"), ("--tls ''", "''", "--tls", "1.2 1.3\n")]
     {
@@ -697,7 +699,7 @@ fn completions_know_every_command_and_bash_can_read_them() {
 }
 
 #[test]
-fn the_manual_has_a_page_for_every_command() {
+fn the_manual_has_a_page_for_each_command() {
     let dir = tempfile::tempdir().unwrap();
     let pages = dir.path().join("man1");
     let (code, text) = output(binary().arg("man").arg("--dir").arg(&pages));
@@ -744,7 +746,7 @@ fn each_page_of_the_manual_has_the_exit_codes_and_the_environment() {
 }
 
 #[test]
-fn a_directory_that_takes_no_manual_is_named() {
+fn a_directory_that_cannot_be_written_is_named() {
     for dir in ["/proc/no-such-place", "/dev/null"] {
         let (code, text) = output(binary().args(["man", "--dir", dir]));
         assert!(code == 1 && text.contains(dir), "{code} {text}");
@@ -752,9 +754,9 @@ fn a_directory_that_takes_no_manual_is_named() {
 }
 
 #[test]
-fn a_reader_of_the_beginning_alone_is_no_failure() {
+fn a_reader_that_closes_the_pipe_is_no_failure() {
     for command in ["completions bash", "man", "probe 127.0.0.1:1"] {
-        // `true` reads nothing; the status is that of the first.
+        // `true` reads nothing; the status is that of the first command.
         let script = format!(
             "{} {command} | true; test ${{PIPESTATUS[0]}} -le 1",
             env!("CARGO_BIN_EXE_tlsidecar")

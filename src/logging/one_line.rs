@@ -1,9 +1,8 @@
-//! One line for each event.
+//! A writer that keeps each event on one line.
 //!
-//! **Promises.** Whatever a name, an error or a peer brings into a log line, the line ends where the event
-//! does, and nothing in it moves a terminal's cursor or changes its colours.
+//! **Promises.** A name, an error or a peer's text can neither end a log line nor control a terminal.
 //!
-//! **Not here.** Which characters those are (`text.rs`).
+//! **Not here.** The set of escaped characters (`text.rs`).
 
 use std::io::{self, Write};
 
@@ -12,7 +11,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::format::Format;
 use crate::text;
 
-/// Escapes what draws, and passes the line on.
+/// Escapes the control characters in each line.
 #[derive(Clone)]
 pub(super) struct OneLine<W> {
     pub(super) to: W,
@@ -20,7 +19,7 @@ pub(super) struct OneLine<W> {
 }
 
 impl<W: Write> Write for OneLine<W> {
-    /// Called once for each event, with all of its line.
+    /// Writes a line. tracing_subscriber calls this once per event.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let (text, end) = match line {
             [text @ .., b'\n'] => (text, "\n"),
@@ -69,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_ends_where_its_event_does_and_draws_nothing() {
+    fn control_characters_in_an_event_are_escaped() {
         let text = |line| written(Format::Text, line);
         assert_eq!(text("INFO pump-7 \u{fc}\n"), "INFO pump-7 \u{fc}\n");
         assert_eq!(text("a\nERROR b\u{1b}[31m\u{9b}\n"), "a\\nERROR b\\u{1b}[31m\\u{9b}\n");
