@@ -8,7 +8,7 @@ use tlsidecar::commands::flags::{Cli, Command};
 use tlsidecar::commands::{check, demo, drain, pages, probe, run};
 use tlsidecar::control::core_dumps;
 
-/// jemalloc returns the memory of a burst to the system (docs/performance.md); `.cargo/config.toml` has its
+/// jemalloc returns the memory of a burst to the system (docs/performance-rationale.md); `.cargo/config.toml` has its
 /// settings.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

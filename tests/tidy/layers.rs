@@ -22,7 +22,8 @@ const RANKS: &[&[&str]] = &[
     &["config"],
     &["terms"],
     &["logging"],
-    &["blocking", "lock", "regular_file", "runtime", "text", "time", "value"],
+    &["blocking", "regular_file", "runtime", "text", "time", "value"],
+    &["lock"],
 ];
 
 /// The imports of each module: from the module's name to the names of the modules.
