@@ -1,17 +1,14 @@
-#!/usr/bin/env python3
-"""Generates dashboards/tlsidecar.json, the dashboard for Grafana.
+"""The Grafana dashboard.
 
 This file is the source: the queries, units and descriptions of all panels. Grafana's JSON is too repetitive to be
-read or changed by hand. tests/deploy/dashboards.py checks that the JSON is the output of this program.
-
-    tests/deploy/board.py
+read or changed by hand: generate.py writes it.
 """
 
 import json
-import os
-import sys
 
-PLACE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../deploy/grafana/dashboards")
+from .check import DEPLOY
+
+WRITTEN = DEPLOY / "grafana/dashboards/tlsidecar.json"
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
@@ -860,14 +857,5 @@ def either(names):
 
 
 def text():
+    """Returns the content of the generated file."""
     return json.dumps(dashboard(), indent=2, ensure_ascii=False) + "\n"
-
-
-if __name__ == "__main__":
-    if sys.argv[1:]:
-        sys.exit(__doc__)
-    os.makedirs(PLACE, exist_ok=True)
-    path = os.path.join(PLACE, "tlsidecar.json")
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text())
-    print(path)

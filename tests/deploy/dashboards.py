@@ -1,47 +1,43 @@
-#!/usr/bin/env python3
 """Checks the dashboard, its provisioning and the compose file, without Grafana and without Docker.
 
-- The JSON is what tests/deploy/board.py writes.
-- The rules of Grafana's dashboard-linter, done again: variables, title, description and unit of every
-  panel, the data source as a variable everywhere, PromQL that parses, $__rate_interval, counters only
-  within rate and the like, not editable.
-- Each metric that is asked for is in docs/metrics.md; each reason of docs/reasons.md has its words.
+- The JSON is what board.py generates.
+- The rules of Grafana's dashboard-linter, implemented again: variables, title, description and unit of every panel, the
+  data source as a variable everywhere, valid PromQL, $__rate_interval, counters only within rate and similar functions,
+  not editable.
+- Each metric in a query is in docs/metrics.md; each reason of docs/reasons.md has a description.
 - Types, by @grafana/schema and tsc --strict.
 - The compose file, by a model of the Compose specification.
 
-Needs promql-parser, PyYAML and compose-spec for Python, and for npm @grafana/schema and typescript in
-target/checks/npm: .ci/run installs them.
+Needs promql-parser, PyYAML and compose-spec of PyPI, and @grafana/schema and typescript of npm.
 """
 
-import importlib.util
 import json
 import os
 import re
-import subprocess
-import sys
 import tempfile
 
 import compose_spec
 import promql_parser
 import yaml
 
-from problems import any_told, problem
+from . import board as generator
+from .check import DEPLOY, ROOT, attempt, problem, report
+from .promql import documented, rules, selectors
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-GRAFANA = os.path.join(ROOT, "deploy/grafana")
-NPM = os.path.join(ROOT, "target/checks/npm")
+GRAFANA = DEPLOY / "grafana"
+NPM = ROOT / "target/checks/npm"
 SCHEMA = "@grafana/schema"
-# Grafana's name of a kind of panel, and the name of its types in @grafana/schema.
+# Type of a panel in Grafana, and the name of its types in @grafana/schema.
 KINDS = {
     "stat": "Stat", "timeseries": "TimeSeries", "table": "Table", "heatmap": "Heatmap", "bargauge": "BarGauge",
     "state-timeline": "StateTimeline",
 }
-# What Grafana puts in the place of its variables, so that PromQL can be parsed.
+# Values in place of Grafana's variables, so that PromQL can be parsed.
 VARIABLES = {"$__rate_interval": "1m", "$__range": "1h", "$__interval": "15s"}
-# Functions that a counter may stand in; anywhere else its value means nothing.
+# Functions of counters; elsewhere a counter's value has no meaning.
 OF_COUNTERS = {"rate", "increase", "irate", "resets", "changes"}
-# Metrics that Prometheus or every process has, and that docs/metrics.md need not explain.
-NOT_OURS = {"up", "ALERTS"}
+# Metrics of Prometheus itself, which docs/metrics.md does not list.
+FOREIGN = {"up", "ALERTS"}
 
 
 def main():
@@ -57,32 +53,20 @@ def main():
     typed = type_check(board, panels)
     provisioned = provisioning(board)
     services = compose()
-    if any_told("dashboards"):
-        return 1
-    print(f"dashboards: {len(panels)} panels with {asked} queries in {len(board['panels']) - len(panels)} rows, "
-          f"{typed} objects typed by {SCHEMA}, {provisioned} provisioning files, {services} services in the compose file")
-    return 0
+    return report("dashboards", f"{len(panels)} panels with {asked} queries in {len(board['panels']) - len(panels)} rows, "
+                                f"{typed} objects typed by {SCHEMA}, {provisioned} provisioning files, {services} services "
+                                "in the compose file")
 
 
 def load_dashboard():
-    program = module()
-    path = os.path.join(GRAFANA, "dashboards/tlsidecar.json")
-    with open(path, encoding="utf-8") as file:
-        text = file.read()
-    if text != program.text():
-        problem("dashboards/tlsidecar.json is not what tests/deploy/board.py writes: run that")
-    others = set(os.listdir(os.path.dirname(path))) - {"tlsidecar.json"}
+    """Returns the dashboard, which has to be the generated one and the only one."""
+    text = generator.WRITTEN.read_text()
+    if text != generator.text():
+        problem("dashboards/tlsidecar.json is old: run `just generate`")
+    others = {path.name for path in generator.WRITTEN.parent.iterdir()} - {generator.WRITTEN.name}
     if others:
-        problem(f"nothing checks {sorted(others)}")
+        problem(f"no check for {sorted(others)}")
     return json.loads(text)
-
-
-def module():
-    sys.dont_write_bytecode = True
-    spec = importlib.util.spec_from_file_location("board", os.path.join(ROOT, "tests/deploy/board.py"))
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
-    return program
 
 
 # ---- dashboard-linter's rules --------------------------------------------------------------------
@@ -100,13 +84,13 @@ def lint_board(board):
             continue
         if not (variable["multi"] and variable["includeAll"] and variable["refresh"] == 2):
             problem(f"the variable {name} is not multi with All and refreshed on a change of the time range")
-        # What Linux hosts do not have must be matched by "All"; up and process_... must not.
+        # "All" has to match labels that Linux hosts lack. It must not match every `up` and process_…: not for job.
         if variable.get("allValue") != (None if name == "job" else ".*"):
             problem(f"the variable {name} has a wrong value for All")
         if variable["datasource"] != {"type": "prometheus", "uid": "${datasource}"}:
-            problem(f"the variable {name} has a data source of its own")
+            problem(f"the variable {name} has another data source")
     if board["editable"]:
-        problem("the dashboard can be edited, and would then differ from the file")
+        problem("the dashboard is editable, and could differ from the file")
     if not board["uid"] or not board["title"]:
         problem("the dashboard has no fixed uid or no title")
     ids = [p["id"] for p in board["panels"]]
@@ -133,28 +117,27 @@ def lint_panel(panel):
     if not panel["fieldConfig"]["defaults"].get("unit"):
         problem(f"{title}: no unit")
     if not panel.get("targets"):
-        problem(f"{title}: asks nothing")
+        problem(f"{title}: no query")
     for thing in [panel] + panel["targets"]:
         if thing.get("datasource") != {"type": "prometheus", "uid": "${datasource}"}:
             problem(f"{title}: not the data source of the variable")
     if panel["type"] not in KINDS:
-        problem(f"{title}: nothing checks panels of type {panel['type']}")
+        problem(f"{title}: no check for panels of type {panel['type']}")
 
 
 def lint_queries(board, panels):
-    documented = documented_metrics()
-    alerts = alert_names()
+    alerts = {rule["alert"] for rule in rules("alerts")}
     queries = [(p["title"], t["expr"]) for p in panels for t in p["targets"]]
     queries += [(a["name"], a["target"]["expr"]) for a in board["annotations"]["list"]]
     metrics = set()
     for title, query in queries:
         names = lint_query(title, query)
         metrics |= names
-        for name in names - NOT_OURS:
-            if base_name(name) not in documented:
+        for name in names - FOREIGN:
+            if not documented(name):
                 problem(f"{title}: {name} is not in docs/metrics.md")
     if len(metrics) < 30:
-        problem(f"only {len(metrics)} metrics are asked for: is the check blind?")
+        problem(f"only {len(metrics)} metrics found in the queries")
     links = re.findall(r"\$\{runbooks\}/(\w+)\.md", json.dumps(board))
     if not links:
         problem("no panel leads to a runbook")
@@ -163,7 +146,7 @@ def lint_queries(board, panels):
 
 
 def lint_query(title, query):
-    """The metrics in a query, which is right as far as can be seen without running it."""
+    """Checks a query as far as possible without running it; returns its metrics."""
     if "[$__interval]" in query or re.search(r"\[\d", query):
         problem(f"{title}: a range that is neither $__rate_interval nor $__range")
     for name, value in VARIABLES.items():
@@ -178,61 +161,29 @@ def lint_query(title, query):
         names.add(selector.name)
         matchers = {m.name: m.value for m in selector.matchers.matchers}
         if matchers.get("job") != "$job":
-            problem(f"{title}: {selector.name} is not picked by $job")
+            problem(f"{title}: {selector.name} is not selected by $job")
         if selector.name != "ALERTS" and matchers.get("instance") != "$instance":
-            problem(f"{title}: {selector.name} is not picked by $instance")
+            problem(f"{title}: {selector.name} is not selected by $instance")
         counter = re.search(r"_(total|bucket|sum|count)$", selector.name) is not None
         if counter and not within & OF_COUNTERS:
-            problem(f"{title}: the counter {selector.name} stands outside of rate and increase")
+            problem(f"{title}: the counter {selector.name} is outside of rate and increase")
         if not counter and within & {"rate", "increase", "irate"}:
-            problem(f"{title}: {selector.name} is not a counter, and stands in rate or increase")
+            problem(f"{title}: {selector.name} is not a counter, and within rate or increase")
     return names
 
 
-def selectors(node, within=frozenset()):
-    """Every selector of a parsed query, with the functions that it stands in."""
-    if isinstance(node, promql_parser.VectorSelector):
-        yield node, within
-    elif isinstance(node, promql_parser.MatrixSelector):
-        yield node.vector_selector, within
-    elif isinstance(node, promql_parser.Call):
-        for argument in node.args:
-            yield from selectors(argument, within | {node.func.name})
-    else:
-        for part in ("expr", "lhs", "rhs", "param"):
-            child = getattr(node, part, None)
-            if child is not None:
-                yield from selectors(child, within)
-
-
-def base_name(name):
-    return re.sub(r"_(bucket|sum|count)$", "", name)
-
-
-def documented_metrics():
-    with open(os.path.join(ROOT, "docs/metrics.md"), encoding="utf-8") as file:
-        return set(re.findall(r"`((?:tlsidecar|process)_\w+)`", file.read()))
-
-
-def alert_names():
-    with open(os.path.join(ROOT, "deploy/prometheus/rules/alerts.yml"), encoding="utf-8") as file:
-        return {rule["alert"] for group in yaml.safe_load(file)["groups"] for rule in group["rules"]}
-
-
 def lint_words():
-    """Each reason is told in words, as a failure or as an end."""
-    program = module()
-    with open(os.path.join(ROOT, "docs/reasons.md"), encoding="utf-8") as file:
-        reasons = set(re.findall(r"^\| `(\w+)` \|", file.read(), re.M))
-    told = list(program.FAILED) + [r for rs in program.ENDED.values() for r in rs] + program.IGNORED
+    """Requires each reason to have one description, as a failure or as an end."""
+    reasons = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/reasons.md").read_text(), re.M))
+    described = list(generator.FAILED) + [r for rs in generator.ENDED.values() for r in rs] + generator.IGNORED
     if len(reasons) < 20:
         problem(f"only {len(reasons)} reasons found in docs/reasons.md")
-    for reason in sorted(reasons - set(told)):
-        problem(f"the dashboard does not know the reason {reason}")
-    for reason in sorted(set(told) - reasons):
+    for reason in sorted(reasons - set(described)):
+        problem(f"the dashboard lacks the reason {reason}")
+    for reason in sorted(set(described) - reasons):
         problem(f"there is no reason {reason}")
-    if len(told) != len(set(told)):
-        problem("a reason is told twice")
+    if len(described) != len(set(described)):
+        problem("the dashboard has a reason twice")
 
 
 # ---- Types ---------------------------------------------------------------------------------------
@@ -240,11 +191,11 @@ def lint_words():
 HEADER = """\
 import type * as schema from '@grafana/schema';
 %s
-// What a type looks like in JSON: an enum is the text or the number of one of its values.
+// A type as JSON has it: an enum is the text or the number of one of its values.
 type Json<T> = T extends string ? `${T}` : T extends number ? (`${T}` extends `${infer N extends number}` ? N : T)
   : T extends Array<infer U> ? Json<U>[] : T extends object ? { [K in keyof T]: Json<T[K]> } : T;
 
-// Keys that are the Prometheus plugin's own; no package has types for them.
+// Keys of the Prometheus plugin; no package has types for them.
 interface Target {
   refId: string; datasource: schema.DataSourceRef; expr: string; legendFormat: string; editorMode: 'code';
   format: 'time_series' | 'table' | 'heatmap'; instant: boolean; range: boolean;
@@ -288,10 +239,8 @@ def type_check(board, panels):
         path = os.path.join(place, "dashboard.ts")
         with open(path, "w", encoding="utf-8") as file:
             file.writelines(lines)
-        tsc = subprocess.run(
-            [os.path.join(NPM, "node_modules/.bin/tsc"), "--strict", "--noEmit", "--skipLibCheck", "--target", "es2022",
-             "--module", "esnext", "--moduleResolution", "bundler", path],
-            capture_output=True, text=True, timeout=300, check=False)
+        tsc = attempt(NPM / "node_modules/.bin/tsc", "--strict", "--noEmit", "--skipLibCheck", "--target", "es2022",
+                      "--module", "esnext", "--moduleResolution", "bundler", path, timeout=300)
     if tsc.returncode:
         for line in (tsc.stdout + tsc.stderr).splitlines()[:20]:
             problem(f"tsc: {line[:400]}")
@@ -299,7 +248,7 @@ def type_check(board, panels):
 
 
 def override_types(name, properties, typed):
-    """An override's properties, as the object that they amount to."""
+    """Adds the types of an override's properties, as the object that they form together."""
     field, custom = {}, {}
     for prop in properties:
         into, key = (custom, prop["id"][7:]) if prop["id"].startswith("custom.") else (field, prop["id"])
@@ -314,27 +263,25 @@ def override_types(name, properties, typed):
 
 def provisioning(board):
     def load(path):
-        with open(os.path.join(GRAFANA, "provisioning", path), encoding="utf-8") as file:
-            return yaml.safe_load(file)
+        return yaml.safe_load((GRAFANA / "provisioning" / path).read_text())
 
     sources = load("datasources/prometheus.yaml")
     if sources["apiVersion"] != 1 or [s["type"] for s in sources["datasources"]] != ["prometheus"]:
         problem("provisioning: no Prometheus data source")
     for source in sources["datasources"]:
         if not source.get("jsonData", {}).get("timeInterval"):
-            problem("provisioning: without timeInterval, $__rate_interval does not know how often is scraped")
+            problem("provisioning: without timeInterval, $__rate_interval does not know the scrape interval")
     providers = load("dashboards/tlsidecar.yaml")
     if providers["apiVersion"] != 1 or not providers["providers"][0]["options"]["path"]:
         problem("provisioning: no path to dashboards")
     if providers["providers"][0]["allowUiUpdates"] or board["editable"]:
-        problem("provisioning: the dashboard can be changed by hand, and would be overwritten")
+        problem("provisioning: changes of the dashboard by hand are possible, and would be overwritten")
     return 2
 
 
 def compose():
-    path = os.path.join(ROOT, "deploy/compose/compose.yml")
-    with open(path, encoding="utf-8") as file:
-        text = file.read()
+    path = DEPLOY / "compose/compose.yml"
+    text = path.read_text()
     document = yaml.safe_load(text)
     try:
         compose_spec.PyCompose.from_yaml(text).validate()
@@ -342,19 +289,15 @@ def compose():
         problem(f"compose.yml: {error}")
     services = document["services"]
     for name, service in services.items():
-        # The model does not follow names from one service to another.
+        # The model does not check references between services.
         named = list(service.get("depends_on", []))
         if service.get("network_mode", "").startswith("service:"):
             named.append(service["network_mode"][len("service:"):])
         for other in named:
             if other not in services:
-                problem(f"compose.yml: {name} names the service {other}, which is not there")
+                problem(f"compose.yml: {name} names the service {other}, which does not exist")
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
-            if source.startswith(".") and not os.path.exists(os.path.join(os.path.dirname(path), source)):
-                problem(f"compose.yml: {name} mounts {source}, which is not there")
+            if source.startswith(".") and not (path.parent / source).exists():
+                problem(f"compose.yml: {name} mounts {source}, which does not exist")
     return len(services)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

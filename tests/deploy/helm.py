@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
-"""Checks deploy/helm by the real Helm library: lint, values that are refused, and what is rendered.
+"""Checks deploy/helm with Helm's library: lint, rejected values, and rendered objects.
 
-What is rendered is held to the schemas and the policy of the kustomize example, and equals it in
-substance. Needs what manifests.py needs, and the Python package helm-python-sdk.
+The rendered objects meet the schemas and the policy of the kustomize example, and equal it but for names.
+Needs what manifests.py needs, and helm-python-sdk of PyPI.
 """
 
 import contextlib
@@ -14,18 +13,18 @@ import tempfile
 import helm_python as helm
 import yaml
 
-from manifests import (
-    DEPLOY, Failed, against_schemas, as_toml, checkov, config_of, containers, crate_version, crds, name_of,
-    numeric_ports, of_kind, one, open_ports, parse, pod_of, require, restricted, run_all, sidecar_of, the_drain,
-    the_sidecar, tlsidecar_check,
+from .check import DEPLOY, Failed, require, run_all
+from .kubernetes import FIXTURES, KUBERNETES, kustomize
+from .manifests import (
+    against_schemas, as_toml, checkov, config_of, containers, crate_version, crds, name_of, numeric_ports, of_kind, one,
+    open_ports, parse, pod_of, restricted, sidecar_of, the_drain, the_sidecar, tlsidecar_check,
 )
-from kubernetes import KUBERNETES, TESTS, kustomize
 
 LIBRARY = DEPLOY / "helm/tlsidecar"
 EXAMPLE = DEPLOY / "helm/example"
 RELEASE = "plant"
 
-# Each set of values, the first Kubernetes that it is for, and whether its sidecar is a native one.
+# Each set of values, the first Kubernetes version that it is for, and whether its sidecar is native.
 RENDERED = {
     "defaults": ({}, "1.29", True),
     "everything": ({"podMonitor": {"enabled": True}, "hpa": {"enabled": True}}, "1.29", True),
@@ -36,7 +35,7 @@ RENDERED = {
     "long drain": ({"drain": {"delaySeconds": 30, "timeoutSeconds": 3600, "backendStopSeconds": 120}}, "1.29", True),
 }
 
-# Values under `tlsidecar:` that must be refused, by the schema or by a template.
+# Values under `tlsidecar:` that the schema or a template must reject.
 REFUSED = {
     "an unknown key": {"drian": {"delaySeconds": 1}},
     "an unknown key within": {"drain": {"delay": "10s"}},
@@ -71,8 +70,8 @@ REFUSED_BY_EXAMPLE = {
 
 
 @contextlib.contextmanager
-def said():
-    """Collects what the library writes to standard error, past Python: its remarks on the example's link."""
+def standard_error():
+    """Collects the lines that the Go library writes to standard error: its remarks on the example's link."""
     with tempfile.TemporaryFile("w+") as log:
         kept = os.dup(2)
         os.dup2(log.fileno(), 2)
@@ -87,8 +86,8 @@ def said():
 
 
 def render(values):
-    """The objects that the example renders, and the notes."""
-    with said(), helm.Chart.load(str(EXAMPLE)) as chart:
+    """Returns the objects that the example renders, and its notes."""
+    with standard_error(), helm.Chart.load(str(EXAMPLE)) as chart:
         manifests = chart.render(values=values, name=RELEASE, namespace="west")
     notes = next(text for path, text in manifests.items() if path.endswith("NOTES.txt"))
     objects = [t for path, text in sorted(manifests.items()) if not path.endswith(".txt") for t in parse(text)]
@@ -96,9 +95,9 @@ def render(values):
 
 
 def lint_report(path, values, version="v1.37.0"):
-    with said() as lines:
+    with standard_error() as lines:
         report = helm.lint(str(path), values, strict=True, with_subcharts=True, kube_version=version)
-    # Helm's lint only logs what a template's `fail` says, where an installation ends with it.
+    # Helm's lint only logs a template's `fail`; an installation ends with it.
     report["failed"] = [line for line in lines if "funcMap fail" in line]
     return report
 
@@ -118,14 +117,14 @@ def lint():
 
 
 def refused():
-    """The schemas and templates refuse what is wrong; each set differs from a good one in that alone."""
+    """Requires that schemas and templates reject each of these values; each set has one fault."""
     cases = {f"tlsidecar: {what}": {"tlsidecar": values} for what, values in REFUSED.items()} | REFUSED_BY_EXAMPLE
     for what, values in cases.items():
         try:
             render(values)
         except (helm.HelmValuesError, helm.HelmRenderError):
             continue
-        raise Failed(f"{what} is let through")
+        raise Failed(f"{what} is accepted")
     versions = (({}, "v1.28.0"), ({}, "v1.29.0"), ({"drain": {"backendHook": "exec"}}, "v1.28.0"))
     for values, version in versions:
         failed = lint_report(EXAMPLE, {"tlsidecar": values}, version)["failed"]
@@ -184,10 +183,10 @@ def sidecars():
 
 
 def like_kustomize():
-    """What kustomize and Helm make is the same, but for names, and the labels that Helm selects by."""
+    """Requires kustomize and Helm to make the same objects, but for names and the labels that Helm selects by."""
     compared = 0
     for what, directory in (
-        ("everything", TESTS / "everything"),
+        ("everything", FIXTURES / "everything"),
         ("classic", KUBERNETES / "overlays/example-classic"),
     ):
         ours, theirs = essence(kustomize(directory)), essence(rendered[what])
@@ -200,7 +199,7 @@ def like_kustomize():
 
 
 def essence(things):
-    """The parts of an example by name, without what rightly differs."""
+    """Returns the parts of an example by name, without the allowed differences."""
     things = copy.deepcopy(things)
     workload = one(things, "Deployment")
     pod = pod_of(workload)
@@ -215,7 +214,7 @@ def essence(things):
     for kind in ("NetworkPolicy", "PodDisruptionBudget", "PodMonitor", "HorizontalPodAutoscaler", "Service"):
         for thing in of_kind(things, kind):
             parts[kind] = without_names(thing["spec"])
-    # A job is an application there, a release here.
+    # The job is named after the application by kustomize, after the release by Helm.
     for endpoint in parts.get("PodMonitor", {}).get("podMetricsEndpoints", []):
         jobs = [rule for rule in endpoint["relabelings"] if rule.get("targetLabel") == "job"]
         require(len(jobs) == 1 and "/tlsidecar-" in jobs[0]["replacement"], f"PodMonitor: no job of its own: {jobs}")
@@ -234,7 +233,7 @@ def nameless(kind, source):
 
 
 def without_names(spec):
-    """A spec without the labels that it selects by, and without the name of the Deployment that it scales."""
+    """Returns a spec without its selector and without the name of the Deployment that it scales."""
     spec = dict(spec)
     for key in ("selector", "podSelector"):
         spec.pop(key, None)
@@ -244,7 +243,7 @@ def without_names(spec):
 
 
 def selectors():
-    """Whatever selects Pods in the example selects its own."""
+    """Requires that every selector selects the Pods of its own release."""
     selecting = 0
     for what, things in rendered.items():
         workload = one(things, "Deployment")
@@ -270,7 +269,7 @@ def configurations():
 
 
 def versions():
-    """The charts, the image and the dependency name the version that is built here."""
+    """Requires that charts, image and dependency name the version of Cargo.toml."""
     crate = crate_version()
     library = yaml.safe_load((LIBRARY / "Chart.yaml").read_text())
     example = yaml.safe_load((EXAMPLE / "Chart.yaml").read_text())
@@ -291,8 +290,8 @@ def policy():
     return f"{checkov(installed)} of checkov's checks passed"
 
 
-if __name__ == "__main__":
-    run_all([
+def main():
+    return run_all([
         lint, refused, renders, schemas, custom_resources, sidecars, like_kustomize, selectors, configurations,
         versions, policy,
     ])

@@ -1,16 +1,23 @@
 #!/usr/bin/env bash
-# Checks deploy/docker/: that the image builds, twice to the same bytes, that nothing is in it that should not be,
-# and that it serves devices from a container that may do nothing else.
+# Checks deploy/docker/, by `image.sh`: the image builds, twice to the same bytes, contains nothing else than documented,
+# and serves devices from a container without privileges. Then, or alone by `image.sh pod`, it runs the two containers of
+# a Pod as the manifests of deploy/kubernetes say (pod.py).
 #
 # The first build is build.sh on this machine, from this directory. The second is the whole Dockerfile, from another
-# directory; each has a CARGO_HOME of its own. Since base images cannot be pulled everywhere, this machine's own
-# toolchain, mounted read-only into an empty image, takes the place of the Rust image. Both share nothing but what
-# cargo has downloaded, and run at the same time.
-# Needs root, buildah, podman, and what deploy/docker/build.sh needs. Leaves nothing behind but target/,
-# what cargo keeps in its own home, and buildah's list of the blobs that it has seen, /var/lib/containers/cache.
+# directory; each has its own CARGO_HOME. Base images cannot be pulled everywhere: this machine's toolchain, mounted
+# read-only into an empty image, takes the place of the Rust image. The builds share only the files that cargo has
+# downloaded, and run at the same time.
+# Needs root, buildah, podman, python3 with target/checks (tools.sh), and the programs that deploy/docker/build.sh needs; for
+# the Pod kubectl, curl, and mosquitto with its clients. Leaves behind target/, cargo's home directory, and buildah's cache
+# of blobs in /var/lib/containers/cache.
+#   SCALE=5           divisor of the drain's times in the Pod
+#   KUBERNETES=DIR    directory of overlays/example and overlays/example-classic
 set -euo pipefail
 checks=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$checks/../.." && pwd)
+kubernetes=${KUBERNETES:-$root/deploy/kubernetes}
+# With the first build in it; kept, so that the next one is incremental.
+home=$root/target/image-check/home
 IMAGE=localhost/tlsidecar
 MAX_BYTES=$((15 * 1024 * 1024))
 
@@ -19,7 +26,7 @@ ok() { checked=$((checked + 1)) && printf 'ok: %s\n' "$1"; }
 fail() { printf 'FAILED: %s\n' "$1" >&2 && exit 1; }
 same() { if [ "$2" = "$3" ]; then ok "$1"; else fail "$1: $2, expected $3"; fi; }
 
-# Storage of our own, which needs nothing of the file system that it is on.
+# Container storage in the work directory, by a driver that works on every file system.
 with_storage() {
     export STORAGE_DRIVER=vfs STORAGE_OPTS="" BUILDAH_ISOLATION=chroot
     export CONTAINERS_STORAGE_CONF=$work/storage.conf
@@ -33,7 +40,7 @@ cleanup() {
     rm -rf "$work"
 }
 
-# An empty image with the names that this machine's directories go by, to have them mounted into.
+# An empty image with the links of this machine's root, for directories to be mounted into.
 machine_image() {
     local rootfs=$work/machine name
     mkdir -p "$rootfs"/{etc,opt/cargo/bin,opt/rust,proc,sys,dev,tmp,usr,var/lib/dpkg}
@@ -41,30 +48,44 @@ machine_image() {
         if [ -L "/$name" ]; then ln -s "$(readlink "/$name")" "$rootfs/$name"; fi
     done
     cp /etc/os-release "$rootfs/etc/os-release"
-    # What the first build has installed: from within this image there is no way to crates.io.
-    cp "$work/home/bin/cargo-auditable" "$rootfs/opt/cargo/bin/"
-    cp "$work/home/.crates.toml" "$work/home/.crates2.json" "$rootfs/opt/cargo/"
+    # Installed by the first build: within this image crates.io cannot be reached.
+    cp "$home/bin/cargo-auditable" "$rootfs/opt/cargo/bin/"
+    cp "$home/.crates.toml" "$home/.crates2.json" "$rootfs/opt/cargo/"
     printf 'FROM scratch\nCOPY machine /\nENV CARGO_HOME=/opt/cargo PATH=/opt/rust/bin:/opt/cargo/bin:/usr/bin:/bin\n' \
         >"$work/Dockerfile.machine"
     buildah bud --quiet --pull=never -f "$work/Dockerfile.machine" -t localhost/machine "$work" >/dev/null
 }
 
-# Both images, the first from the binary that build.sh has made, the second by every line of the Dockerfile.
+# Starts build.sh with a CARGO_HOME in which nothing is installed, as on a machine with only what docs/image.md names.
+start_first() {
+    cargo fetch --quiet --locked --manifest-path "$root/Cargo.toml"
+    mkdir -p "$home" && ln -sfn "$cargo_home/registry" "$home/registry"
+    # A process group for each build, so that it ends with its children.
+    set -m
+    CARGO_HOME=$home "$root/deploy/docker/build.sh" "$work/first/out" >"$work/first.log" 2>&1 &
+    compiling=$!
+    set +m
+}
+
+# Waits for build.sh, and makes an image of its binary.
+finish_first() {
+    wait "${compiling% *}" || { cat "$work/first.log" && fail "build.sh does not build"; }
+    compiling=""
+    buildah bud --quiet --pull=never --timestamp 0 --build-arg "REVISION=$revision" --build-context "build=$work/first" \
+        -f "$root/deploy/docker/Dockerfile" -t "$IMAGE:first" "$root" >/dev/null
+}
+
+# Builds both images, the first from the binary of build.sh, the second by every line of the Dockerfile.
 build() {
     local sysroot
     sysroot=$(rustc --print sysroot)
-    cargo fetch --quiet --locked --manifest-path "$root/Cargo.toml"
-    # A home of cargo's in which nothing is installed, as on a machine that has only what docs/image.md names.
-    mkdir "$work/home" && ln -s "$cargo_home/registry" "$work/home/registry"
-    # Groups of their own, so that they can be ended with all that they have started.
-    set -m
-    CARGO_HOME=$work/home "$root/deploy/docker/build.sh" "$work/first/out" >"$work/first.log" 2>&1 &
-    compiling=$!
-    until [ -e "$work/home/bin/cargo-auditable" ] && [ -e "$work/home/.crates2.json" ]; do
+    start_first
+    until [ -e "$home/bin/cargo-auditable" ] && [ -e "$home/.crates2.json" ]; do
         kill -0 "$compiling" 2>/dev/null || { cat "$work/first.log" && fail "build.sh does not build"; }
         sleep 0.2
     done
     machine_image
+    set -m
     buildah bud --quiet --pull=never --timestamp 0 --build-arg "REVISION=$revision" --build-arg RUST_IMAGE=localhost/machine \
         -v /usr:/usr:ro -v /etc/alternatives:/etc/alternatives:ro -v /var/lib/dpkg:/var/lib/dpkg:ro \
         -v "$sysroot:/opt/rust:ro" -v "$cargo_home/registry:/opt/cargo/registry" \
@@ -72,10 +93,7 @@ build() {
     compiling="$compiling $!"
     set +m
     wait "${compiling#* }" || { cat "$work/second.log" && fail "the Dockerfile does not build"; }
-    wait "${compiling% *}" || { cat "$work/first.log" && fail "build.sh does not build"; }
-    compiling=""
-    buildah bud --quiet --pull=never --timestamp 0 --build-arg "REVISION=$revision" --build-context "build=$work/first" \
-        -f "$root/deploy/docker/Dockerfile" -t "$IMAGE:first" "$root" >/dev/null
+    finish_first
     buildah push --quiet "$IMAGE:first" "dir:$work/image-first"
     buildah push --quiet "$IMAGE:second" "dir:$work/image-second"
     unpack first && unpack second
@@ -91,7 +109,7 @@ unpack() {
 sum() { sha256sum "$1" | cut -d ' ' -f 1; }
 
 reproducible() {
-    cmp "$work/first/out/tlsidecar" "$work/rootfs-first/tlsidecar" || fail "the image has another binary than was built"
+    cmp "$work/first/out/tlsidecar" "$work/rootfs-first/tlsidecar" || fail "the binary in the image is not the one that was built"
     same "two builds in two directories make one binary" \
         "$(sum "$work/rootfs-second/tlsidecar")" "$(sum "$work/rootfs-first/tlsidecar")"
     same "and one image" "$(sum "$work/image-second/manifest.json")" "$(sum "$work/image-first/manifest.json")"
@@ -102,7 +120,7 @@ reproducible() {
 contents() {
     local bytes files
     files=$(cd "$work/rootfs-first" && find . -mindepth 1 -printf '%P %y %m %u:%g\n' | sort)
-    same "there are two files in it, of root, and nothing else: no shell, no directories" "$files" \
+    same "it contains two files of root, and nothing else: no shell, no directories" "$files" \
         $'tlsidecar f 755 root:root\ntlsidecar.cdx.json f 644 root:root'
     bytes=$(du -sb --apparent-size "$work/rootfs-first" | cut -f 1)
     if [ "$bytes" -ge "$MAX_BYTES" ]; then fail "the image has $bytes bytes"; fi
@@ -128,7 +146,7 @@ wrong += [f"{key} is set" for key in ("Cmd", "Volumes", "ExposedPorts") if confi
 wrong += [f"environment {line}" for line in config.get("Env", []) if not line.startswith("PATH=")]
 sys.exit("; ".join(wrong) or 0)
 PYTHON
-    # The OCI format has no place for it: buildah leaves it out, Docker would not.
+    # The OCI format has none: buildah ignores it, Docker does not.
     if grep -q '^HEALTHCHECK' "$root/deploy/docker/Dockerfile"; then fail "the Dockerfile declares a HEALTHCHECK"; fi
     ok "user, entrypoint, and labels for version $version and its commit"
 }
@@ -144,18 +162,18 @@ binary() {
         if grep -qaF -- "$place" "$work/rootfs-first/tlsidecar"; then fail "the binary names $place"; fi
     done
     ok "the binary names no directory of this machine"
-    # .cargo/config.toml is found by cargo's working directory: easily lost, and nothing would tell.
+    # cargo finds .cargo/config.toml by its working directory; without it the build succeeds with other settings.
     if ! grep -qaF 'background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0,narenas:4' "$work/rootfs-first/tlsidecar"; then
         fail "the binary lacks jemalloc's settings of .cargo/config.toml"
     fi
     found=$(find "${CARGO_TARGET_DIR:-$root/target}"/*-linux-gnu/image/build/aws-lc-sys-*/out -name '*.a' -print0 |
         xargs -0 nm 2>/dev/null)
-    if ! grep -q 'RAND_bytes' <<<"$found"; then fail "no AWS-LC found to look into"; fi
+    if ! grep -q 'RAND_bytes' <<<"$found"; then fail "no library of AWS-LC found"; fi
     if grep -q 'jent_entropy_init' <<<"$found"; then fail "AWS-LC was built with jitter entropy"; fi
-    ok "the settings of .cargo/config.toml are in force"
+    ok "the settings of .cargo/config.toml apply"
 }
 
-# Both halves of the list: the crates within the binary, against cargo's own; the rest in the file beside it.
+# Checks both parts of the list: the crates within the binary, against cargo's; the rest in the file beside it.
 sbom() {
     objcopy --dump-section ".dep-v0=$work/dep-v0" "$work/rootfs-first/tlsidecar" "$work/copy"
     cargo tree --manifest-path "$root/Cargo.toml" --locked --edges normal,build --target "$(uname -m)-unknown-linux-gnu" \
@@ -172,10 +190,39 @@ if not any(name.startswith("gcc-") for name in beside) or not {"glibc", "rust-st
     sys.exit(f"the list beside the binary has only {sorted(beside)}")
 if any(not part["version"] or not part["purl"].startswith("pkg:") for part in beside.values()):
     sys.exit(f"a part without a version: {beside}")
-# cargo's metadata, which it is made from, counts what only the tests' features turn on.
+# The list is made from cargo's metadata, which includes features that only the tests enable.
 print(f"    {len(named)} crates, {len(named - expected)} of them for tests alone; " + ", ".join(f"{part['name']} {part['version']}" for part in beside.values()))
 PYTHON
     ok "the list of parts is complete"
+}
+
+# Runs a check of this package in namespaces: no process, mount or address outlives it.
+in_namespaces() {
+    timeout 240 unshare --net --mount --pid --fork --kill-child --mount-proc python3 "$checks" "$@"
+}
+
+# Debian's mosquitto with the libraries that it is linked to, and the `sleep` of the classic example's preStop.
+backend_image() {
+    local rootfs=$work/backend program library
+    for program in /usr/sbin/mosquitto /usr/bin/sleep; do
+        install -D "$program" "$rootfs$program"
+        for library in $(ldd "$program" | grep -oE '/[^ ]+'); do
+            if [ ! -e "$rootfs$library" ]; then install -D "$library" "$rootfs$library"; fi
+        done
+    done
+    printf 'FROM scratch\nCOPY backend /\nENV PATH=/usr/sbin:/usr/bin\nCMD ["/usr/sbin/mosquitto", "-c", "/mosquitto/config/mosquitto.conf"]\n' \
+        >"$work/Dockerfile.backend"
+    buildah bud --quiet --pull=never -f "$work/Dockerfile.backend" -t localhost/backend "$work" >/dev/null
+}
+
+pod() {
+    local overlay
+    backend_image
+    buildah tag "$IMAGE:first" localhost/sidecar
+    for overlay in example example-classic; do
+        PATH=$PATH:$root/target/checks kubectl kustomize "$kubernetes/overlays/$overlay" >"$work/$overlay.yaml"
+    done
+    in_namespaces pod "$work" "${SCALE:-5}" || fail "the Pod does not do what its manifests say"
 }
 
 main() {
@@ -185,16 +232,20 @@ main() {
     compiling=""
     trap cleanup EXIT
     with_storage
-    build
-    reproducible
-    contents
-    configuration
-    binary
-    sbom
-    # Processes, mounts and addresses of its own: whatever happens, nothing of it stays.
-    timeout 120 unshare --net --mount --pid --fork --kill-child --mount-proc \
-        /usr/bin/python3 "$checks/image/serve.py" "$work" "$IMAGE:first" || fail "the image does not serve"
-    printf 'image: %d checks, and those of serve.py\n' "$checked"
+    if [ "${1:-}" = pod ]; then
+        start_first
+        finish_first
+    else
+        build
+        reproducible
+        contents
+        configuration
+        binary
+        sbom
+        in_namespaces image "$work" "$IMAGE:first" || fail "the image does not serve"
+        printf 'image: %d checks of its files\n' "$checked"
+    fi
+    pod
 }
 
 main "$@"

@@ -1,52 +1,49 @@
-#!/usr/bin/env python3
 """Checks deploy/kubernetes without a cluster: builds, schemas, policy, and the configuration.
 
-What is needed: manifests.py says it; and kubectl, openssl, and a built tlsidecar.
+Needs what manifests.py needs, and kubectl, yamllint and a built tlsidecar.
 """
 
 import copy
-import importlib.util
 import json
 import os
 import re
-import socket
 import subprocess
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import yaml
 
-from manifests import (
-    ADMIN_PORT, CHECKS, DEPLOY, LABEL, ROOT, WORKLOADS, Failed, Mounted, against_schemas, as_toml, checkov,
-    config_of, containers, crate_version, crds, name_of, numeric_ports, of_kind, one, open_ports, parse, pod_of,
-    program, require, restricted, run_all, sidecar_of, the_drain, the_sidecar, tlsidecar_check,
+from . import prometheusrule
+from .check import DEPLOY, HERE, ROOT, Failed, attempt, eventually, program, require, run, run_all
+from .manifests import (
+    ADMIN_PORT, LABEL, WORKLOADS, Mounted, against_schemas, as_toml, checkov, config_of, containers, crate_version, crds,
+    name_of, numeric_ports, of_kind, one, open_ports, parse, pod_of, restricted, sidecar_of, the_drain, the_sidecar,
+    tlsidecar_check,
 )
+from .net import free_port, http
 
 KUBERNETES = DEPLOY / "kubernetes"
-TESTS = CHECKS / "fixtures"
+FIXTURES = HERE / "fixtures"
 COMPONENTS = KUBERNETES / "components"
 
-# Each build, the first Kubernetes that it is for, and whether its sidecar is a native one; none where it has none.
+# Each build, the first Kubernetes version that it is for, and whether its sidecar is native; None without a sidecar.
 BUILDS = {
     KUBERNETES / "overlays/monitoring": ("1.27", None),
     KUBERNETES / "overlays/example": ("1.29", True),
     KUBERNETES / "overlays/example-classic": ("1.27", False),
-    TESTS / "everything": ("1.29", True),
-    TESTS / "foreign": ("1.29", True),
-    TESTS / "foreign-classic": ("1.27", False),
-    TESTS / "kubernetes-1.29": ("1.29", True),
-    TESTS / "own-settings": ("1.29", True),
+    FIXTURES / "everything": ("1.29", True),
+    FIXTURES / "foreign": ("1.29", True),
+    FIXTURES / "foreign-classic": ("1.27", False),
+    FIXTURES / "kubernetes-1.29": ("1.29", True),
+    FIXTURES / "own-settings": ("1.29", True),
 }
-# Components that do nothing without the container.
+# Components that change nothing without the container.
 WITH_SIDECAR = {"sidecar/key-group"}
 
 
 def kustomize(directory):
-    """The objects that kubectl builds from a directory, or its error."""
-    done = subprocess.run(["kubectl", "kustomize", str(directory)], text=True, capture_output=True, timeout=60)
+    """Returns the objects that kubectl builds from a directory."""
+    done = attempt("kubectl", "kustomize", directory)
     require(done.returncode == 0, f"{directory}: {done.stderr.strip()}")
     require("deprecated" not in done.stderr, f"{directory}: {done.stderr.strip()}")
     return parse(done.stdout)
@@ -70,15 +67,15 @@ def builds():
 
 
 def components():
-    """Each component alone changes a foreign Deployment or adds to it, and some kustomization has it."""
+    """Requires that each component alone changes a foreign Deployment, and that some checked kustomization has it."""
     found = sorted(path.parent for path in COMPONENTS.rglob("kustomization.yaml"))
     require(len(found) >= 10, f"only {len(found)} components")
     used = "".join(path.read_text() for d in BUILDS for path in d.glob("kustomization.yaml"))
     for component in found:
         name = str(component.relative_to(COMPONENTS))
         needed = [] if name not in WITH_SIDECAR else ["sidecar/container"]
-        # hpa scales the one Deployment that there is, and refuses the two of the foreign base.
-        base = KUBERNETES / "base" if name == "hpa" else TESTS / "labelled"
+        # hpa scales the only Deployment, and rejects the two of the foreign base.
+        base = KUBERNETES / "base" if name == "hpa" else FIXTURES / "labelled"
         with_it = kustomize_with(base, [*needed, name])
         require(with_it != kustomize_with(base, needed), f"{name} does nothing")
         top = name.split("/")[0]
@@ -87,9 +84,9 @@ def components():
 
 
 def kustomize_with(base, names, patch=None):
-    """Builds a base with components, and before them a patch of the base."""
-    # Within the checkout, for kustomize takes no absolute paths; gone in the end.
-    with tempfile.TemporaryDirectory(prefix=".try-", dir=TESTS) as directory:
+    """Builds a base with components, and with a patch of the base before them."""
+    # Within the checkout, because kustomize accepts no absolute paths; removed at the end.
+    with tempfile.TemporaryDirectory(prefix=".try-", dir=FIXTURES) as directory:
         resources = os.path.relpath(base, directory)
         if patch:
             target, operations = patch
@@ -105,7 +102,7 @@ def kustomize_with(base, names, patch=None):
 
 
 def refusals():
-    """What a Deployment has of its own stops the build, and is not replaced."""
+    """Requires that the build fails where a component would replace a Deployment's value."""
     target = {"kind": "Deployment", "name": "historian"}
     spec = "/spec/template/spec"
     both, hook = ["sidecar", "classic-sidecar"], {"preStop": {"exec": {"command": ["x"]}}}
@@ -119,14 +116,14 @@ def refusals():
     for what, (names, path, value) in own.items():
         for name in names:
             try:
-                kustomize_with(TESTS / "labelled", [name], (target, [{"op": "add", "path": path, "value": value}]))
+                kustomize_with(FIXTURES / "labelled", [name], (target, [{"op": "add", "path": path, "value": value}]))
             except Failed as failed:
                 why = "test failed" if name != "hpa" else "multiple matches"
                 require(why in str(failed), f"{name} fails for another reason: {failed}")
                 refused += 1
                 continue
-            raise Failed(f"{name} takes a Deployment that has {what}")
-    kept = kustomize_with(TESTS / "labelled", ["sidecar/container"], (target, [
+            raise Failed(f"{name} accepts a Deployment that has {what}")
+    kept = kustomize_with(FIXTURES / "labelled", ["sidecar/container"], (target, [
         {"op": "add", "path": f"{spec}/securityContext/fsGroup", "value": 4000},
         {"op": "add", "path": f"{spec}/terminationGracePeriodSeconds", "value": 300},
     ]))
@@ -137,17 +134,17 @@ def refusals():
 
 
 def foreign():
-    """A foreign Deployment has all that it had before, and what has no label is not touched."""
-    before = kustomize(TESTS / "foreign-base")
+    """Requires that a foreign Deployment keeps all its fields, and that objects without the label are unchanged."""
+    before = kustomize(FIXTURES / "foreign-base")
     compared = 0
-    for directory in (TESTS / "foreign", TESTS / "foreign-classic"):
+    for directory in (FIXTURES / "foreign", FIXTURES / "foreign-classic"):
         after = built[directory]
         for kind, name in (("Deployment", "historian"), ("Deployment", "dashboard"), ("Service", "dashboard")):
             old, new = copy.deepcopy(one(before, kind, name)), one(after, kind, f"west-{name}")
             old["metadata"] |= {"name": new["metadata"]["name"], "namespace": "plant-7"}
             lost = missing(old, new)
             require(not lost, f"{directory.name}: {name} has lost {lost}")
-            require(name != "dashboard" or old == new, f"{directory.name}: {kind}/{name} is touched")
+            require(name != "dashboard" or old == new, f"{directory.name}: {kind}/{name} is changed")
             compared += 1
         pod = pod_of(one(after, "Deployment", "west-historian"))
         helper = next(c for c in pod["containers"] if c["name"] == "exporter")
@@ -158,7 +155,7 @@ def foreign():
 
 
 def missing(old, new, path=""):
-    """The first place where `new` does not hold what `old` has; lists of named things go by name."""
+    """Returns the first path whose value in `old` is not in `new`; lists of named objects are compared by name."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key, value in old.items():
             lost = missing(value, new.get(key), f"{path}.{key}")
@@ -189,29 +186,26 @@ def custom_resources():
 
 
 def monitoring():
-    """Rules are those of deploy/prometheus, the dashboard that of deploy/grafana, wherever they are built."""
-    spec = importlib.util.spec_from_file_location("prometheusrule", CHECKS / "prometheusrule.py")
-    writer = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(writer)
+    """Requires that every build has the rules of deploy/prometheus and the dashboard of deploy/grafana."""
     written = COMPONENTS / "prometheus-operator/rules/prometheusrule.yaml"
-    require(written.read_text() == writer.text(), "prometheusrule.yaml is old: run tests/deploy/prometheusrule.py")
+    require(written.read_text() == prometheusrule.text(), "prometheusrule.yaml is old: run `just generate`")
     dashboard = (DEPLOY / "grafana/dashboards/tlsidecar.json").read_text()
     found = 0
     for directory, things in built.items():
         for rules in of_kind(things, "PrometheusRule"):
-            require(rules["spec"] == writer.rule()["spec"], f"{short(directory)} changes the rules")
+            require(rules["spec"] == prometheusrule.rule()["spec"], f"{short(directory)} changes the rules")
             boards = [thing for thing in of_kind(things, "ConfigMap")
                       if thing["metadata"].get("labels", {}).get("grafana_dashboard") == "1"]
             require([board["data"] for board in boards] == [{"tlsidecar.json": dashboard}],
                     f"{short(directory)} has rules, and not the dashboard")
-            # `kubectl apply` keeps the whole object in an annotation, for which this is the bound.
+            # `kubectl apply` stores the whole object in an annotation, which has this limit.
             size = len(json.dumps(boards[0]))
             require(size < 256 * 1024, f"the dashboard's ConfigMap has {size} bytes: kubectl apply would refuse it")
             found += 1
     require(found >= 3, f"only {found} PrometheusRules")
     alone = sorted((thing["kind"], thing["metadata"]["namespace"]) for thing in built[KUBERNETES / "overlays/monitoring"])
     require(alone == [("ConfigMap", "monitoring"), ("PrometheusRule", "monitoring")], f"overlays/monitoring: {alone}")
-    return f"{len(writer.rule()['spec']['groups'])} groups of rules, a dashboard in {size // 1024} KiB, in {found} builds"
+    return f"{len(prometheusrule.rule()['spec']['groups'])} groups of rules, a dashboard in {size // 1024} KiB, in {found} builds"
 
 
 def policy():
@@ -220,7 +214,7 @@ def policy():
 
 
 def sidecars():
-    """The sidecar of each build; what differs between a native and a classic one; the numbers of the drain."""
+    """Checks the sidecar of each build, native against classic, and the times of the drain."""
     found, like = 0, {}
     for directory, (_, native) in BUILDS.items():
         if native is None:
@@ -266,7 +260,7 @@ def foreign_service(thing):
 
 
 def page():
-    """docs/kubernetes.md, followed: its own files make a sidecar beside a Deployment of somebody else's."""
+    """Follows docs/kubernetes.md: its files add a sidecar to a foreign Deployment."""
     text = (ROOT / "docs/kubernetes.md").read_text()
     blocks = re.findall(r"(?ms)^```(yaml|toml)\n(.*?)^```", text)
     yamls = [block for kind, block in blocks if kind == "yaml"]
@@ -275,12 +269,12 @@ def page():
     together = next(block for block in yamls if block.startswith("# kustomization.yaml\n"))
     patches = [yaml.safe_load(block)["patches"] for block in yamls if block.startswith("patches:\n")]
     require(len(patches) == 2, f"{len(patches)} patches in docs/kubernetes.md")
-    # One after another, since both change the same Deployment: first none, then each.
+    # One at a time, because both change the same Deployment: first none, then each.
     for more in ([], *patches):
-        with tempfile.TemporaryDirectory(prefix=".try-", dir=TESTS) as name:
+        with tempfile.TemporaryDirectory(prefix=".try-", dir=FIXTURES) as name:
             directory = Path(name)
             (directory / "labelled").mkdir()
-            manifests = os.path.relpath(TESTS / "foreign-base", directory / "labelled")
+            manifests = os.path.relpath(FIXTURES / "foreign-base", directory / "labelled")
             (directory / "labelled/kustomization.yaml").write_text(labelled.replace("../manifests", manifests))
             outer = yaml.safe_load(together)
             named = [ROOT / component.removeprefix("tlsidecar/") for component in outer["components"]]
@@ -307,7 +301,7 @@ def page():
 
 
 def image():
-    """The components name the version that is built here, and kustomize's `images` sets it."""
+    """Requires that the components name the version of Cargo.toml, and that kustomize's `images` replaces it."""
     version = crate_version()
     files = list(COMPONENTS.rglob("container.yaml"))
     require(len(files) == 2, f"{len(files)} containers")
@@ -320,7 +314,7 @@ def image():
 
 
 def configurations():
-    """The real `tlsidecar check` finds every configuration good, its files laid out as kubelet does."""
+    """Requires that `tlsidecar check` accepts every configuration, with volumes as the kubelet makes them."""
     texts = {}
     for directory, things in built.items():
         for workload in of_kind(things, *WORKLOADS):
@@ -333,7 +327,7 @@ def configurations():
 
 
 def probes_and_pre_stop():
-    """The real program, run by the container's own arguments, answers its probes, and its preStop drains it."""
+    """Runs tlsidecar with the container's arguments: it answers its probes, and its preStop drains it."""
     things = built[KUBERNETES / "overlays/example"]
     workload = one(things, "Deployment")
     sidecar = sidecar_of(pod_of(workload))
@@ -346,52 +340,32 @@ def probes_and_pre_stop():
         try:
             paths = {p: sidecar[p]["httpGet"]["path"] for p in ("startupProbe", "readinessProbe", "livenessProbe")}
             for path in paths.values():
-                eventually(lambda path=path: status(admin, path) == 200, f"{path} is not 200")
-            # In the Pod it finds the admin port by default; here that port may be somebody else's.
-            command = [str(program()), *sidecar["lifecycle"]["preStop"]["exec"]["command"][1:]]
-            subprocess.run([*command, "--admin", f"127.0.0.1:{admin}"], check=True, timeout=10)
-            eventually(lambda: status(admin, paths["readinessProbe"]) == 503, "it is ready after preStop")
+                eventually(f"{path} answers 200", lambda path=path: status(admin, path) == 200)
+            # In the Pod the default admin port is the sidecar's; here another program may have it.
+            command = sidecar["lifecycle"]["preStop"]["exec"]["command"][1:]
+            run(program(), *command, "--admin", f"127.0.0.1:{admin}")
+            eventually("not ready after preStop", lambda: status(admin, paths["readinessProbe"]) == 503)
             require(status(admin, paths["livenessProbe"]) == 200, "it is not alive after preStop")
-            require(running.poll() is None, "it ends by preStop: kubelet would start it again")
+            require(running.poll() is None, "preStop ends the process: the kubelet would restart it")
         finally:
             running.kill()
             running.wait()
     return "3 probes, preStop"
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 def status(port, path):
-    try:
-        return urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2).status
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return None
-
-
-def eventually(holds, otherwise):
-    deadline = time.monotonic() + 10
-    while not holds():
-        require(time.monotonic() < deadline, otherwise)
-        time.sleep(0.05)
+    return http(f"http://127.0.0.1:{port}{path}")[0]
 
 
 def style():
-    files = [p for d in (KUBERNETES, TESTS) for p in d.rglob("*.yaml")] + list((DEPLOY / "helm").glob("*/*.yaml"))
+    files = [p for d in (KUBERNETES, FIXTURES) for p in d.rglob("*.yaml")] + list((DEPLOY / "helm").glob("*/*.yaml"))
     require(len(files) > 30, f"only {len(files)} files")
-    command = ["yamllint", "--strict", "-c", str(CHECKS / "yamllint.yaml"), *map(str, files)]
-    done = subprocess.run(command, text=True, capture_output=True, timeout=60)
-    require(done.returncode == 0, done.stdout + done.stderr)
+    run("yamllint", "--strict", "-c", HERE / "yamllint.yaml", *files)
     return f"{len(files)} files by yamllint"
 
 
-if __name__ == "__main__":
-    run_all([
+def main():
+    return run_all([
         style, builds, components, refusals, foreign, schemas, custom_resources, sidecars, ports, page,
         monitoring, image, configurations, probes_and_pre_stop, policy,
     ])

@@ -1,79 +1,48 @@
-"""What the checks of Kubernetes manifests share: schemas, policy, and what the sidecar has to look like.
+"""Kubernetes manifests: schemas, policy, and the requirements of a sidecar in any workload.
 
-Needs the Python packages kubernetes-validate (which brings PyYAML) and checkov in the PATH's python3,
-and for custom resources the npm packages of `crds.js` in NODE_PATH. Nothing is installed here.
+Needs kubernetes-validate, PyYAML and checkov of PyPI, and for custom resources the npm packages of `crds.js`.
 """
 
 import json
-import os
 import re
-import subprocess
-import sys
 import tempfile
 import tomllib
-import traceback
 from pathlib import Path
 
 import kubernetes_validate
 import kubernetes_validate.utils
 import yaml
 
-CHECKS = Path(__file__).resolve().parent
-ROOT = CHECKS.parent.parent
-DEPLOY = ROOT / "deploy"
+from .check import HERE, ROOT, Failed, attempt, program, require
+from .pki import Authority
 
 LABEL = "tlsidecar/sidecar"
 ADMIN_PORT = 9901
-# What a drain may take after delay and drain_timeout: FORCE_TIMEOUT in src/lifecycle.rs.
+# Time that a drain may take after delay and drain_timeout: FORCE_TIMEOUT in src/lifecycle.rs.
 FORCE_SECONDS = 2
 WORKLOADS = ("Deployment", "StatefulSet")
 
-# Checks of checkov that do not hold, each with its reason.
+# checkov's checks that are not required, each with its reason.
 CHECKOV_SKIPPED = {
-    "CKV_K8S_11": "no CPU limit: throttling makes handshakes late, most of all when all devices reconnect",
-    "CKV_K8S_15": "IfNotPresent: a registry that is away must not keep a Pod from starting again",
-    "CKV_K8S_40": "mosquitto's image has the user 1883; the sidecar's is 65532, which is asserted here",
-    "CKV_K8S_43": "no digest: the image is named by whoever deploys it, in kustomize's `images` or the values",
+    "CKV_K8S_11": "no CPU limit: throttling delays handshakes, most of all when all devices reconnect",
+    "CKV_K8S_15": "IfNotPresent: a Pod must be able to restart while the registry is unavailable",
+    "CKV_K8S_40": "mosquitto's image has the user 1883; the sidecar's is 65532, which `the_sidecar` requires",
+    "CKV_K8S_43": "no digest: the operator names the image, in kustomize's `images` or the values",
 }
 
 
-class Failed(Exception):
-    """A check that does not hold."""
-
-
-def require(condition, message):
-    """Fails with the message unless the condition holds."""
-    if not condition:
-        raise Failed(message)
-
-
-def run_all(checks):
-    """Runs each check, which returns what it has checked, and ends the process."""
-    failures = 0
-    for check in checks:
-        try:
-            print(f"{check.__name__}: {check()}", flush=True)
-        except Failed as failed:
-            failures += 1
-            print(f"{check.__name__}: FAILED: {failed}", flush=True)
-        except Exception:  # a program that is missing, say: the other checks still run
-            failures += 1
-            print(f"{check.__name__}: FAILED:\n{traceback.format_exc()}", flush=True)
-    sys.exit(1 if failures else 0)
-
-
 def parse(text):
-    """The objects of a stream of YAML documents."""
+    """Returns the objects of a stream of YAML documents."""
     return [document for document in yaml.load_all(text, Loader=Unique) if document]
 
 
 class Unique(yaml.SafeLoader):
-    """Refuses a key that stands twice. Reads 0444 as octal, as Kubernetes' own parser does."""
+    """Rejects a duplicate key. Reads 0444 as octal, as Kubernetes' own parser does."""
 
 
 def _mapping(loader, node, deep=False):
     keys = [loader.construct_object(key, deep=deep) for key, _ in node.value]
-    require(len(keys) == len(set(keys)), f"a key twice among {keys}")
+    require(len(keys) == len(set(keys)), f"a duplicate key among {keys}")
     return yaml.SafeLoader.construct_mapping(loader, node, deep)
 
 
@@ -103,7 +72,7 @@ def is_custom(thing):
 
 
 def versions(first):
-    """The versions of Kubernetes from `first` to the newest that the package knows."""
+    """Returns the versions of Kubernetes from `first` to the newest that the package knows."""
     known = [kubernetes_validate.utils.major_minor(v) for v in kubernetes_validate.utils.all_versions()]
     known = list(dict.fromkeys(known))
     require(first in known, f"kubernetes-validate does not know {first}, only {known}")
@@ -111,7 +80,7 @@ def versions(first):
 
 
 def against_schemas(builds):
-    """Validates {name: (objects, first version)} strictly; custom resources are left to `crds`."""
+    """Validates {name: (objects, first version)} strictly, without custom resources; returns the number of validations."""
     validated = 0
     for build, (things, first) in builds.items():
         core = [thing for thing in things if not is_custom(thing)]
@@ -130,13 +99,11 @@ def against_schemas(builds):
 
 
 def crds(builds):
-    """Validates the custom resources of {name: objects} by their models, and their fields by types."""
+    """Validates the custom resources of {name: objects} by their models and types; returns their number and kinds."""
     things = [t for build in builds.values() for t in build if is_custom(t)]
     unique = list({json.dumps(thing, sort_keys=True): thing for thing in things}.values())
     require(unique, "no custom resource")
-    done = subprocess.run(
-        ["node", str(CHECKS / "crds.js")], input=json.dumps(unique), text=True, capture_output=True, timeout=120
-    )
+    done = attempt("node", HERE / "crds.js", input=json.dumps(unique))
     require(done.returncode == 0, (done.stdout + done.stderr).strip())
     return len(unique), sorted({thing["kind"] for thing in unique})
 
@@ -145,14 +112,14 @@ def crds(builds):
 
 
 def checkov(builds):
-    """Runs checkov's rules for Kubernetes over {name: objects}."""
+    """Runs checkov's rules for Kubernetes over {name: objects}; returns the number of passed checks."""
     with tempfile.TemporaryDirectory() as directory:
         for build, things in builds.items():
             path = Path(directory, re.sub(r"\W", "-", build) + ".yaml")
             path.write_text(yaml.safe_dump_all(things))
         command = ["checkov", "--framework", "kubernetes", "--directory", directory, "--skip-download"]
         command += ["--quiet", "--compact", "--output", "json", "--skip-check", ",".join(CHECKOV_SKIPPED)]
-        done = subprocess.run(command, text=True, capture_output=True, timeout=300)
+        done = attempt(*command, timeout=300)
     try:
         report = json.loads(done.stdout)
     except json.JSONDecodeError as error:
@@ -182,7 +149,7 @@ def sidecar_of(pod):
 
 
 def restricted(pod, container):
-    """The Restricted Pod Security Standard, for one container, and that its file system is read-only."""
+    """Requires the Restricted Pod Security Standard and a read-only file system of one container."""
     name = container["name"]
     security = {**pod.get("securityContext", {}), **container.get("securityContext", {})}
     require(security.get("runAsNonRoot") is True, f"{name}: runAsNonRoot")
@@ -201,7 +168,7 @@ def restricted(pod, container):
 
 
 def the_sidecar(workload, native):
-    """Whatever has to hold of the sidecar in any workload."""
+    """Requires what a sidecar needs in any workload; returns its container."""
     pod = pod_of(workload)
     sidecar = sidecar_of(pod)
     require(workload["spec"]["template"]["metadata"]["labels"].get(LABEL) == "true", f"the Pod's label {LABEL}")
@@ -222,14 +189,14 @@ def the_sidecar(workload, native):
     for probe, path in (("startupProbe", "/startupz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")):
         require(sidecar[probe]["httpGet"] == {"path": path, "port": ADMIN_PORT}, probe)
     for mount in sidecar["volumeMounts"]:
-        require("subPath" not in mount and "subPathExpr" not in mount, f"{mount['name']}: subPath is never renewed")
+        require("subPath" not in mount and "subPathExpr" not in mount, f"{mount['name']}: a subPath mount is never updated")
         require(mount["readOnly"] is True, f"{mount['name']}: readOnly")
     the_volumes(pod, sidecar)
     return sidecar
 
 
 def the_volumes(pod, sidecar):
-    """The sidecar's volumes are there, and its key is readable for it and mounted into nothing else."""
+    """Requires that the sidecar's volumes exist, that it can read its key, and that no other container mounts them."""
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     for mount in sidecar["volumeMounts"]:
         require(mount["name"] in volumes, f"no volume {mount['name']}")
@@ -244,7 +211,10 @@ def the_volumes(pod, sidecar):
 
 
 def the_drain(workload, config):
-    """The backend outlives the drain, and the Pod both. The backend is the first container but the sidecar."""
+    """Requires that the backend outlives the drain, and the grace period both; returns the three times.
+
+    The backend is the first container that is not the sidecar.
+    """
     pod = pod_of(workload)
     shutdown = config["shutdown"]
     drain = seconds(shutdown["delay"]) + seconds(shutdown["drain_timeout"]) + FORCE_SECONDS
@@ -264,14 +234,14 @@ def seconds(text):
 
 
 def config_of(things, workload):
-    """The configuration that the workload's sidecar mounts, as text."""
+    """Returns the configuration that the workload's sidecar mounts, as text."""
     volumes = {volume["name"]: volume for volume in pod_of(workload)["volumes"]}
     name = volumes["tlsidecar-config"]["configMap"]["name"]
     return one(things, "ConfigMap", name)["data"]["tlsidecar.toml"]
 
 
 def numeric_ports(things):
-    """Whoever names a port of the sidecar names its number."""
+    """Requires ports of the sidecar to be given by number; returns how many were checked."""
     looked_at = 0
     for thing in things:
         for key, value in walk(thing):
@@ -296,8 +266,8 @@ def walk(value):
 
 
 def open_ports(things, workload, config):
-    """The NetworkPolicy of the workload opens its listeners to all, the admin port to one namespace, and
-    nothing else; a Service leads to the listeners."""
+    """Requires that the workload's NetworkPolicy opens its listeners to all, the admin port to one namespace, and no
+    other port, and that a Service leads to the listeners."""
     labels = workload["spec"]["template"]["metadata"]["labels"]
     listeners = {int(listener["listen"].rpartition(":")[2]) for listener in config["listener"]}
     declared = {port["containerPort"] for port in sidecar_of(pod_of(workload))["ports"]}
@@ -311,7 +281,7 @@ def open_ports(things, workload, config):
     to_some = [rule for rule in spec["ingress"] if rule.get("from")]
     require([[p["port"] for p in rule["ports"]] for rule in to_some] == [[ADMIN_PORT]], "the admin port's rule")
     peers = to_some[0]["from"]
-    require(len(peers) == 1 and set(peers[0]) == {"namespaceSelector"}, "who reaches the admin port")
+    require(len(peers) == 1 and set(peers[0]) == {"namespaceSelector"}, "the peers of the admin port's rule")
     require(peers[0]["namespaceSelector"].get("matchLabels"), "the admin port is open to every namespace")
     targets = set()
     for service in of_kind(things, "Service"):
@@ -328,15 +298,6 @@ def selects(selector, labels):
 # --- the real program ------------------------------------------------------------------------------
 
 
-def program():
-    """The tlsidecar to try configurations with: TLSIDECAR, or what cargo has built last."""
-    if "TLSIDECAR" in os.environ:
-        return Path(os.environ["TLSIDECAR"])
-    built = [path for path in (ROOT / "target/release/tlsidecar", ROOT / "target/debug/tlsidecar") if path.exists()]
-    require(built, "no tlsidecar: run `cargo build --release`, or set TLSIDECAR")
-    return max(built, key=lambda path: path.stat().st_mtime)
-
-
 def crate_version():
     return tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
 
@@ -349,7 +310,7 @@ def as_toml(text):
 
 
 class Mounted:
-    """A directory that stands for /etc/tlsidecar, laid out as kubelet does it, with new certificates."""
+    """A directory in place of /etc/tlsidecar, with new certificates and links as the kubelet makes them."""
 
     def __init__(self, text, key_mode=0o440):
         self.text = text
@@ -358,13 +319,11 @@ class Mounted:
     def __enter__(self):
         self.directory = tempfile.TemporaryDirectory()
         self.root = Path(self.directory.name)
-        made = self.root / "made"
-        made.mkdir()
-        openssl(made, "ca", "/CN=check CA", "basicConstraints=critical,CA:TRUE", None)
-        openssl(made, "tls", "/CN=mqtt.example.com", "subjectAltName=DNS:mqtt.example.com", "ca")
-        self.mount("tls", {name: (made / name).read_text() for name in ("tls.crt", "tls.key")})
+        authority = Authority(self.root / "made", "check CA")
+        crt, key = authority.issue("tls", "mqtt.example.com", ["mqtt.example.com"])
+        self.mount("tls", {"tls.crt": crt.read_text(), "tls.key": key.read_text()})
         (self.root / "tls/..2026/tls.key").chmod(self.key_mode)
-        self.mount("client-ca", {"ca.crt": (made / "ca.crt").read_text()})
+        self.mount("client-ca", {"ca.crt": authority.crt.read_text()})
         self.mount("config", {"tlsidecar.toml": self.here(self.text)})
         return self
 
@@ -383,22 +342,12 @@ class Mounted:
             (volume / file).symlink_to(f"..data/{file}")
 
 
-def openssl(directory, name, subject, extension, issuer):
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-days", "30", "-subj", subject, "-keyout", f"{name}.key", "-out", f"{name}.crt"]
-    command += ["-addext", extension]
-    if issuer:
-        command += ["-CA", f"{issuer}.crt", "-CAkey", f"{issuer}.key", "-addext", "basicConstraints=CA:FALSE"]
-    subprocess.run(command, cwd=directory, check=True, capture_output=True, timeout=30)
-
-
 def tlsidecar_check(text):
-    """What `tlsidecar check` says of a configuration."""
+    """Requires that `tlsidecar check` accepts a configuration without warnings."""
     with Mounted(text) as mounted:
-        command = [str(program()), "check", "--config", str(mounted.root / "config/tlsidecar.toml")]
-        done = subprocess.run(command, text=True, capture_output=True, timeout=30)
-        require(done.returncode == 0, f"tlsidecar check ends with {done.returncode}: {done.stderr}")
-        # A limit of the machine that checks is none of the configuration's.
+        done = attempt(program(), "check", "--config", mounted.root / "config/tlsidecar.toml")
+        require(done.returncode == 0, f"tlsidecar check exits with {done.returncode}: {done.stderr}")
+        # That warning is about a limit of this machine.
         warnings = [line for line in done.stdout.splitlines() if line.startswith("warning")]
         warnings = [line for line in warnings if "max_connections" not in line]
         require(not warnings, "\n".join(warnings))

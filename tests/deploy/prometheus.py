@@ -1,55 +1,53 @@
-#!/usr/bin/env python3
-"""Runs everything that rules and dashboard ask, by a real Prometheus that scrapes real tlsidecars each second while
-devices get through and fail in every way (load.py).
+"""Asks a real Prometheus every query of the rules and the dashboard. It scrapes two tlsidecars each second while devices
+succeed and fail in every way (plant.py).
 
-- Each query of a panel or an annotation, with variables put in as Grafana does, has data; each variable has values.
-- Each recording rule has data. Each alert has, once its thresholds are taken away: what it is about is there, and
-  the labels of both sides of an `and` fit.
-- Each reason of the dashboard's table has come about, but for those that cannot be brought about here.
-- promtool check metrics finds nothing; a process with three listeners has fewer than 1,000 series.
-- The curl lines of docs/runbooks work.
-- The compose file's certificates can be made, and its configuration is good.
+- Each query of a panel or an annotation, with Grafana's variables replaced, has data; each variable has values.
+- Each recording rule has data. Each alert has data once its thresholds are removed: its metrics exist, and the labels of
+  both sides of an `and` match.
+- Each reason of the dashboard's table has occurred, except those in NOT_BROUGHT_ABOUT.
+- promtool check metrics reports nothing; a process with three listeners has fewer than 1,000 series.
+- The curl commands of docs/runbooks succeed.
+- The compose file's certificates can be made, and its configuration is valid.
 
-    tests/deploy/prometheus.py [--seconds N] [--draw FILE]
+    python3 tests/deploy prometheus [--seconds N] [--draw FILE]
 
---draw draws the panels (tests/deploy/draw.py), for which a run should be longer.
-Needs prometheus and openssl of Debian, curl and jq; promql-parser, PyYAML and cryptography for Python; and a built
-tlsidecar: $TLSIDECAR, or the one in target/.
+--draw draws the panels (draw.py), for which a run should be longer.
+Needs Debian's prometheus, bash, curl, jq and openssl, promql-parser, PyYAML and cryptography of PyPI, and a built tlsidecar.
 """
 
 import argparse
-import importlib.util
 import json
 import math
 import os
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from pathlib import Path
 
 import promql_parser
 import yaml
 
-sys.dont_write_bytecode = True
-from load import Plant, ask, eventually, free_port  # noqa: E402
-from problems import any_told, problem  # noqa: E402
+from . import board
+from .check import DEPLOY, ROOT, Failed, attempt, eventually, problem, program, report, run
+from .net import free_port, http
+from .plant import Plant
+from .promql import COMPARISONS, matching, rules as rules_of
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-COMPARISONS = {"==", "!=", ">", "<", ">=", "<="}
 JOB = "tlsidecar"
 SERIES = 1000
 GOOD = {"swapped", "unchanged"}
-# A fault of tlsidecar's own cannot be ordered.
-# Those of limits and shortages need a process that is short of something: tests/limits.rs and tests/chains.rs have them.
+# Faults of tlsidecar itself cannot be caused. The limits need a process without memory, descriptors or threads:
+# tests/limits.rs and tests/chains.rs cause them.
 NOT_BROUGHT_ABOUT = {
-    "internal", "client_cert_chain_too_large", "client_evicted", "client_tls_memory", "proxy_fd_limit", "proxy_memory_limit", "proxy_thread_limit",
+    "internal", "client_cert_chain_too_large", "client_evicted", "client_tls_memory", "proxy_fd_limit", "proxy_memory_limit",
+    "proxy_thread_limit",
 }
-# What must be seen of the labels that tell why.
+# Label values that the load has to bring about.
 WANTED = {
     ("client_alerts_total", "alert"): {"unknown_ca", "bad_certificate", "certificate_expired"},
     ("handshake_incompatible_total", "what"): {"version", "cipher_suite", "group", "signature", "alpn"},
@@ -61,79 +59,62 @@ WANTED = {
 }
 
 
-def main():
-    parser = argparse.ArgumentParser()
+def main(*arguments):
+    parser = argparse.ArgumentParser(prog="tests/deploy prometheus")
     parser.add_argument("--seconds", type=float, default=36)
     parser.add_argument("--draw")
-    wanted = parser.parse_args()
+    options = parser.parse_args(arguments)
     begun = time.monotonic()
     compose()
     with tempfile.TemporaryDirectory(prefix="tlsidecar-prometheus-") as place:
-        plant = Plant(tlsidecar(), place)
+        plant = Plant(program(), place)
         try:
             with Prometheus(place, [instance.admin for instance in plant.instances]) as prometheus:
-                said = judge(plant, prometheus, wanted)
+                summary = judge(plant, prometheus, options)
         finally:
             plant.end()
     for error in plant.faults[:5]:
-        problem(f"a device of the test failed by itself: {error!r}")
-    if any_told("prometheus"):
-        return 1
-    print(f"prometheus: {said}, in {time.monotonic() - begun:.0f} s")
-    return 0
-
-
-def tlsidecar():
-    found = [os.environ.get("TLSIDECAR"), *(os.path.join(ROOT, f"target/{kind}/tlsidecar") for kind in ("release", "debug"))]
-    found = [path for path in found if path and os.access(path, os.X_OK)]
-    if not found:
-        sys.exit("no tlsidecar is built: cargo build --release, or set TLSIDECAR")
-    return found[0]
+        problem(f"a device failed with an unexpected error: {error!r}")
+    return report("prometheus", f"{summary}, in {time.monotonic() - begun:.0f} s")
 
 
 def compose():
-    """What the containers of deploy/compose would find."""
-    source = os.path.join(ROOT, "deploy/compose")
+    """Makes the certificates of deploy/compose, and checks its configuration with them."""
     with tempfile.TemporaryDirectory() as place:
-        with open(os.path.join(source, "tlsidecar.toml"), encoding="utf-8") as file:
-            text = file.read()
-        config = os.path.join(place, "tlsidecar.toml")
-        with open(config, "w", encoding="utf-8") as file:
-            file.write(text.replace("/certs/", f"{place}/"))
-        for command in (["sh", os.path.join(source, "certificates.sh"), place],
-                        ["openssl", "verify", "-CAfile", f"{place}/ca.crt", "-verify_hostname", "mosquitto", f"{place}/tls.crt"],
-                        [tlsidecar(), "check", "--config", config]):
-            ran = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False,
-                                 env={**os.environ, "KEEP_OWNER": "1"})
-            if ran.returncode:
-                problem(f"{' '.join(command)}: {ran.stdout}{ran.stderr}")
-                return
+        config = Path(place, "tlsidecar.toml")
+        config.write_text((DEPLOY / "compose/tlsidecar.toml").read_text().replace("/certs/", f"{place}/"))
+        try:
+            run("sh", DEPLOY / "compose/certificates.sh", place, env={**os.environ, "KEEP_OWNER": "1"})
+            run("openssl", "verify", "-CAfile", f"{place}/ca.crt", "-verify_hostname", "mosquitto", f"{place}/tls.crt")
+            run(program(), "check", "--config", config)
+        except Failed as failed:
+            problem(f"deploy/compose: {failed}")
 
 
-def judge(plant, prometheus, wanted):
+def judge(plant, prometheus, options):
     start = time.time()
-    outcomes = plant.live(wanted.seconds, prometheus.scraped)
-    # The watch on the files may have been faster than the request: unchanged.
+    outcomes = plant.live(options.seconds, prometheus.scraped)
+    # "unchanged" where the watch on the files was faster than the request.
     for answers, expected in zip(outcomes, (GOOD, GOOD, {"failed"}, GOOD), strict=True):
         if not set(answers) <= expected:
-            problem(f"a reload went {answers}, and not {sorted(expected)}")
+            problem(f"reloads answered {answers}, expected {sorted(expected)}")
     span = Span(start, time.time())
-    text = ask(plant.instances[0].admin, "/metrics")
+    text = http(f"http://127.0.0.1:{plant.instances[0].admin}/metrics")[1]
     series = sum(1 for line in text.splitlines() if line and not line.startswith("#"))
     if not 300 < series < SERIES:
-        problem(f"{series} series, and fewer than {SERIES} are promised")
-    lint = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+        problem(f"{series} series, expected fewer than {SERIES}")
+    lint = attempt("promtool", "check", "metrics", input=text)
     if lint.returncode or lint.stdout or lint.stderr:
         problem(f"promtool check metrics:\n{lint.stdout}{lint.stderr}")
     came_about = load_was_mixed(prometheus)
     panels, variables = dashboard(prometheus, span)
     recorded, alerts, firing = rules(prometheus)
-    commands, left = runbooks(plant.instances[0].admin)
-    if wanted.draw:
-        draw(plant, prometheus, span, wanted.draw)
+    commands = runbooks(plant.instances[0].admin)
+    if options.draw:
+        draw(plant, prometheus, span, options.draw)
     return (f"{panels} queries of the dashboard, {variables} variables, {recorded} recording rules and {alerts} alerts have "
             f"data; {series} series; {came_about} reasons; {firing} alerts pending or firing; "
-            f"{commands} commands of runbooks{f' ({left} not, this tlsidecar does not know them)' if left else ''}")
+            f"{commands} commands of runbooks")
 
 
 # ---- Prometheus ----------------------------------------------------------------------------------
@@ -143,13 +124,13 @@ class Span:
     def __init__(self, start, end):
         self.start, self.end = start, end
         self.seconds = max(1, int(end - start))
-        # As Grafana: a point for some pixels, but none between two scrapes.
+        # As in Grafana: some pixels per point, and at most one point per scrape.
         self.step = max(1, self.seconds // 300)
         self.rate_interval = max(self.step + 1, 4)
 
 
 class Prometheus:
-    """Debian's, which scrapes and evaluates each second."""
+    """Debian's Prometheus, which scrapes and evaluates each second."""
 
     def __init__(self, place, targets):
         self.port = free_port()
@@ -157,7 +138,7 @@ class Prometheus:
         self.targets = len(targets)
         config = {
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-            "rule_files": [os.path.join(ROOT, "deploy/prometheus/rules", name) for name in ("recording.yml", "alerts.yml")],
+            "rule_files": [str(DEPLOY / f"prometheus/rules/{name}.yml") for name in ("recording", "alerts")],
             "scrape_configs": [{"job_name": JOB, "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in targets]}]}],
         }
         path = os.path.join(place, "prometheus.yml")
@@ -171,7 +152,7 @@ class Prometheus:
 
     def __enter__(self):
         try:
-            eventually("Prometheus scrapes", lambda: self.process.poll() is not None or self.up() == self.targets, 30)
+            eventually("Prometheus scrapes", lambda: self.process.poll() is not None or self.up() == self.targets)
             if self.process.poll() is not None:
                 with open(self.log, encoding="utf-8") as log:
                     raise RuntimeError(f"prometheus ended: {log.read()}")
@@ -195,7 +176,7 @@ class Prometheus:
             return 0
 
     def scraped(self):
-        """Waits until what is true now has been scraped and the rules have seen it."""
+        """Waits until the present state has been scraped and the rules have been evaluated with it."""
         now = time.time() + 1
         eventually("a scrape", lambda: min((v for _, v in self.now("timestamp(up)")), default=0) > now)
         eventually("an evaluation", lambda: min(
@@ -207,20 +188,20 @@ class Prometheus:
             with urllib.request.urlopen(url, timeout=20) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
-            # Not ready yet, in plain words.
+            # Not ready yet: the answer is no JSON.
             if error.code == 503:
                 raise
             raise ValueError(json.load(error)["error"]) from error
 
     def now(self, expression, at=None):
-        """Pairs of labels and value."""
+        """Returns pairs of labels and value."""
         data = self.get("query", query=expression, **({"time": at} if at else {}))
         if data["resultType"] == "scalar":
             return [({}, float(data["result"][1]))]
         return [(each["metric"], float(each["value"][1])) for each in data["result"]]
 
     def over(self, expression, span):
-        """Pairs of labels and points."""
+        """Returns pairs of labels and points."""
         data = self.get("query_range", query=expression, start=span.start, end=span.end, step=span.step)
         return [(each["metric"], [(t, float(v)) for t, v in each["values"]]) for each in data["result"]]
 
@@ -232,19 +213,20 @@ class Prometheus:
             return
         values = [v for _, value in found for v in ([p[1] for p in value] if span else [value])]
         if not any(math.isfinite(value) for value in values):
-            problem(f"{what}: {'NaN alone' if values else 'no data'}: {expression}")
+            problem(f"{what}: {'only NaN' if values else 'no data'}: {expression}")
 
 
-# ---- What is asked -------------------------------------------------------------------------------
+# ---- Queries -------------------------------------------------------------------------------------
 
 
 def load_was_mixed(prometheus):
-    """Otherwise there is little to be seen of what the dashboard is for."""
+    """Requires the load to have brought about the reasons and labels that the dashboard shows; returns the number of reasons."""
+
     def seen(metric, label):
         return {labels[label] for labels, value in prometheus.now(f"sum by ({label}) (tlsidecar_{metric}) > 0")}
 
     reasons = seen("connections_closed_total", "reason")
-    for reason in sorted(set(module("board").FAILED) - NOT_BROUGHT_ABOUT - reasons):
+    for reason in sorted(set(board.FAILED) - NOT_BROUGHT_ABOUT - reasons):
         problem(f"no connection ended as {reason}")
     for (metric, label), values in WANTED.items():
         for value in sorted(values - seen(metric, label)):
@@ -252,15 +234,8 @@ def load_was_mixed(prometheus):
     return len(reasons)
 
 
-def module(name):
-    spec = importlib.util.spec_from_file_location(name, os.path.join(ROOT, f"tests/deploy/{name}.py"))
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
-    return program
-
-
 def with_variables(text, span):
-    """As Grafana does it for a Prometheus: "All" is its allValue, else every value, joined."""
+    """Replaces variables as Grafana does: "All" is the allValue, or else every value, joined."""
     for name, value in {"__rate_interval": f"{span.rate_interval}s", "__range": f"{span.seconds}s",
                         "__interval": f"{span.step}s", "job": f"({JOB})", "namespace": ".*", "pod": ".*",
                         "instance": ".*", "listener": ".*"}.items():
@@ -271,25 +246,24 @@ def with_variables(text, span):
 
 
 def dashboard(prometheus, span):
-    with open(os.path.join(ROOT, "deploy/grafana/dashboards/tlsidecar.json"), encoding="utf-8") as file:
-        board = json.load(file)
+    dashboards = json.loads(board.WRITTEN.read_text())
     asked = 0
-    for panel in board["panels"]:
+    for panel in dashboards["panels"]:
         for target in panel.get("targets", []):
             asked += 1
             prometheus.has_data(f"{panel['title']} ({target['legendFormat']})", with_variables(target["expr"], span),
                                 None if target["instant"] else span)
-    for annotation in board["annotations"]["list"]:
+    for annotation in dashboards["annotations"]["list"]:
         asked += 1
         prometheus.has_data(annotation["name"], with_variables(annotation["target"]["expr"], span), span)
     variables = 0
-    for variable in board["templating"]["list"]:
+    for variable in dashboards["templating"]["list"]:
         if variable["type"] != "query":
             continue
         variables += 1
         metric, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"]).groups()
         found = prometheus.get(f"label/{label}/values", **{"match[]": with_variables(metric, span)})
-        # On a host there is neither.
+        # Hosts have neither label.
         if bool(found) == (label in ("namespace", "pod")):
             problem(f"the variable {variable['name']} has the values {found}")
     if asked < 60:
@@ -298,24 +272,18 @@ def dashboard(prometheus, span):
 
 
 def rules(prometheus):
-    recorded = alerts = 0
-    for name in ("recording", "alerts"):
-        with open(os.path.join(ROOT, f"deploy/prometheus/rules/{name}.yml"), encoding="utf-8") as file:
-            groups = yaml.safe_load(file)["groups"]
-        for rule in (rule for group in groups for rule in group["rules"]):
-            if "record" in rule:
-                recorded += 1
-                prometheus.has_data(rule["record"], rule["expr"])
-                prometheus.has_data(rule["record"], rule["record"])
-                continue
-            alerts += 1
-            for measure in measures(promql_parser.parse(rule["expr"])):
-                prometheus.has_data(rule["alert"], measure)
-    if not recorded or not alerts:
+    recording, alerts = rules_of("recording"), rules_of("alerts")
+    for rule in recording:
+        prometheus.has_data(rule["record"], rule["expr"])
+        prometheus.has_data(rule["record"], rule["record"])
+    for rule in alerts:
+        for measure in measures(promql_parser.parse(rule["expr"])):
+            prometheus.has_data(rule["alert"], measure)
+    if not recording or not alerts:
         problem("no rules found")
     states = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
-    if len(states) != recorded + alerts:
-        problem(f"Prometheus has {len(states)} rules of {recorded + alerts}")
+    if len(states) != len(recording) + len(alerts):
+        problem(f"Prometheus has {len(states)} rules of {len(recording) + len(alerts)}")
     for rule in states:
         if rule["health"] != "ok":
             problem(f"{rule['name']}: {rule['health']}: {rule.get('lastError')}")
@@ -323,12 +291,12 @@ def rules(prometheus):
     for name in sorted({"TlsidecarBackendDown", "TlsidecarHandshakeErrorsHigh", "TlsidecarDevicesRejectCertificate",
                         "TlsidecarDeviceCertificatesExpiring"} - active):
         problem(f"under this load, {name} is neither pending nor firing")
-    return recorded, alerts, len(active)
+    return len(recording), len(alerts), len(active)
 
 
 def measures(node):
-    """An alert's expression without its thresholds. What lies on both sides of an `unless` or `or` is told apart:
-    together they would hide that one is empty."""
+    """Yields an alert's expression without its thresholds. The sides of an `unless` or `or` are separate expressions:
+    together they would hide that one has no data."""
     if isinstance(node, promql_parser.ParenExpr):
         yield from measures(node.expr)
     elif isinstance(node, promql_parser.BinaryExpr) and str(node.op) in COMPARISONS:
@@ -337,10 +305,9 @@ def measures(node):
         yield from measures(node.lhs)
         yield from measures(node.rhs)
     elif isinstance(node, promql_parser.BinaryExpr) and str(node.op) == "and":
-        found = re.search(r"\band\s+((?:on|ignoring)\s*\([^)]*\))", node.prettify())
         for left in measures(node.lhs):
             for right in measures(node.rhs):
-                yield f"({left}) and {found.group(1) if found and node.modifier else ''} ({right})"
+                yield f"({left}) and {matching(node)} ({right})"
     else:
         yield node.prettify()
 
@@ -349,40 +316,29 @@ def measures(node):
 
 
 def runbooks(port):
-    """The lines that ask the admin port; those of /sessions and /top if this tlsidecar has them."""
-    knows = {path for path in ("/sessions", "/top") if not ask(port, path).startswith("GET /metrics")}
-    lines, left = set(), 0
-    place = os.path.join(ROOT, "docs/runbooks")
-    for name in sorted(os.listdir(place)):
-        with open(os.path.join(place, name), encoding="utf-8") as file:
-            text = file.read()
-        lines |= {(name, line) for line in re.findall(r"^curl .+$", text, re.M)}
-        lines |= {(name, line) for line in re.findall(r"`(curl [^`]+)`", text)}
-    for name, line in sorted(lines):
-        if any(path in line and path not in knows for path in ("/sessions", "/top")):
-            left += 1
-            continue
+    """Runs the commands of docs/runbooks that ask the admin port; returns their number."""
+    commands = set()
+    for page in sorted((ROOT / "docs/runbooks").glob("*.md")):
+        commands |= {(page.name, line) for line in re.findall(r"^curl .+$|(?<=`)curl [^`]+(?=`)", page.read_text(), re.M)}
+    for name, line in sorted(commands):
         command = "set -o pipefail; " + line.replace("curl ", "curl -sS --fail ").replace(":9901", f":{port}")
-        ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=20, check=False)
-        if ran.returncode or not ran.stdout:
-            problem(f"docs/runbooks/{name}: {line}: {ran.returncode} {ran.stderr}")
-    if len(lines) < 25:
-        problem(f"only {len(lines)} commands found in docs/runbooks")
-    return len(lines) - left, left
+        done = attempt("bash", "-c", command)
+        if done.returncode or not done.stdout:
+            problem(f"docs/runbooks/{name}: {line}: {done.returncode} {done.stderr}")
+    if len(commands) < 25:
+        problem(f"only {len(commands)} commands found in docs/runbooks")
+    return len(commands)
 
 
 def draw(plant, prometheus, span, path):
-    """The names of this run's temporary files are no news, and told as those of an installation."""
+    """Draws the panels. Names of temporary files are shown as those of an installation."""
+    from . import draw as drawing  # pylint: disable=import-outside-toplevel # needs matplotlib
+
     def as_installed(answers):
-        return [({name: value.replace(plant.place, "/etc/tlsidecar") for name, value in labels.items()}, found)
+        return [({name: value.replace(str(plant.place), "/etc/tlsidecar") for name, value in labels.items()}, found)
                 for labels, found in answers]
 
-    with open(os.path.join(ROOT, "deploy/grafana/dashboards/tlsidecar.json"), encoding="utf-8") as file:
-        board = json.load(file)
-    module("draw").draw(board, path, lambda text: as_installed(prometheus.now(with_variables(text, span))),
-                        lambda text: as_installed(prometheus.over(with_variables(text, span), span)), span)
+    drawing.draw(json.loads(board.WRITTEN.read_text()), path,
+                 lambda text: as_installed(prometheus.now(with_variables(text, span))),
+                 lambda text: as_installed(prometheus.over(with_variables(text, span), span)), span)
     print(f"{path}: {os.path.getsize(path) // 1024} KiB")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,7 @@
-#!/usr/bin/env python3
-"""The steps of tests/deploy/package.sh, in namespaces that it has made. Its argument is the root of a Debian
-with /root/first.deb, second.deb and third.deb, which is changed."""
+"""Installs, upgrades and removes the Debian package in a Debian with systemd, in namespaces. Part of package.sh.
+
+Its argument is the root of a Debian with /root/first.deb, second.deb and third.deb, which the check changes.
+"""
 
 import contextlib
 import os
@@ -17,9 +18,13 @@ import tempfile
 import threading
 import time
 
-ROOT = pathlib.Path(sys.argv[1])
+from . import net
+from .check import HERE, attempt, eventually, run
+from .net import in_background
+from .pki import self_signed
+
+ROOT = pathlib.Path(sys.argv[-1])
 ETC = ROOT / "etc/tlsidecar"
-PATIENCE = 30
 UNIT = "tlsidecar.service"
 OVERRIDES = ROOT / "etc/systemd/system/tlsidecar.service.d"
 
@@ -27,26 +32,10 @@ steps = 0
 
 
 def step(name):
-    """Names what follows."""
+    """Prints and counts a step."""
     global steps
     steps += 1
     print(f"  {name}", flush=True)
-
-
-def run(*command, check=True):
-    """Runs a program beside the Debian; returns its code and what it wrote to both."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                          text=True, timeout=120)
-    assert not check or done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}"
-    return done.returncode, done.stdout
-
-
-def eventually(what, condition, patience=PATIENCE):
-    deadline = time.monotonic() + patience
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {patience} s: {what}"
-        time.sleep(0.05)
-    return found
 
 
 class Debian:
@@ -55,12 +44,12 @@ class Debian:
     def __init__(self):
         run("mount", "--make-rprivate", "/")
         run("ip", "link", "set", "lo", "up")
-        # A control group of its own, or systemd would take the machine's for its own.
+        # A new control group, or systemd would manage the machine's.
         self.groups = pathlib.Path(tempfile.mkdtemp(prefix="groups."))
         run("mount", "-t", "cgroup2", "cgroup2", str(self.groups))
         self.group = self.groups / f"tlsidecar-check-{os.getpid()}"
         self.group.mkdir()
-        boot = pathlib.Path(__file__).with_name("boot.sh")
+        boot = HERE / "boot.sh"
         self.log = open(ROOT.with_suffix(".log"), "w+")
         self.unshare = subprocess.Popen(
             ["unshare", "--pid", "--mount", "--fork", "--kill-child", str(boot), str(ROOT), str(self.group)],
@@ -69,7 +58,7 @@ class Debian:
 
     def up(self):
         def booted():
-            assert self.unshare.poll() is None, f"it does not boot:\n{self.said()}"
+            assert self.unshare.poll() is None, f"it does not boot:\n{self.output()}"
             children = pathlib.Path(f"/proc/{self.unshare.pid}/task/{self.unshare.pid}/children").read_text()
             if not children:
                 return False
@@ -79,43 +68,44 @@ class Debian:
             return self("systemctl is-system-running", check=False)[1].strip() in ["running", "degraded"]
         eventually("systemd is up", booted)
 
-    def said(self):
+    def output(self):
         self.log.flush()
         return pathlib.Path(self.log.name).read_text()
 
     def __call__(self, command, check=True):
-        """Runs a command of the shell inside."""
-        return run("nsenter", "-t", self.pid, "-m", "-p", "-C", "-r", "-w", "env", "-i", "container=check",
-                   "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive", "sh", "-c", command,
-                   check=check)
+        """Runs a shell command in the Debian; returns its exit code and both outputs."""
+        done = attempt("nsenter", "-t", self.pid, "-m", "-p", "-C", "-r", "-w", "env", "-i", "container=check",
+                       "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive", "sh", "-c",
+                       f"exec 2>&1; {command}")
+        assert not check or done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}"
+        return done.returncode, done.stdout
 
     def failed(self):
-        """Units of ours that have failed. Others may: no modules can be loaded here."""
+        """Returns the failed units of the package. Others may fail: no modules can be loaded here."""
         return self("systemctl list-units --failed --no-legend --plain 'tlsidecar*'")[1]
 
     def show(self, *names):
-        """Properties of the service."""
+        """Returns properties of the service."""
         shown = self(f"systemctl show {UNIT} --property={','.join(names)}")[1]
         values = dict(line.split("=", 1) for line in shown.splitlines())
-        # What is empty may be left out.
+        # systemctl may leave out empty properties.
         return values.get(names[0], "") if len(names) == 1 else [values.get(name, "") for name in names]
 
     def state(self):
         return "/".join(self.show("ActiveState", "SubState"))
 
     def running(self):
-        """The process that serves and has said so; none while there is none. Asked in one go: between two
-        questions the one may go and the other come."""
+        """Returns the process ID once it has reported readiness. One request: between two the process may change."""
         pid, *state = self.show("MainPID", "ActiveState", "SubState")
         return pid if state == ["active", "running"] else None
 
     def ended_with(self):
-        """The code that the last process ended with; none while one runs."""
+        """Returns the exit code of the last process; None while one runs."""
         pid, code = self.show("MainPID", "ExecMainStatus")
         return code if pid == "0" else None
 
     def journal(self):
-        # What was written, and not only what journald has come round to reading.
+        # Wait for journald to read everything that was written.
         return self(f"journalctl --sync && journalctl --no-pager -o cat -u {UNIT}")[1]
 
     def down(self):
@@ -134,18 +124,16 @@ class Debian:
         return not self.group.exists()
 
 
-class Backend(threading.Thread):
+class Backend:
     """The legacy server: an echo."""
 
     def __init__(self, listener):
-        super().__init__(daemon=True)
         self.listener = listener
-        self.start()
+        in_background(self.serve)
 
-    def run(self):
+    def serve(self):
         while True:
-            connection, _ = self.listener.accept()
-            threading.Thread(target=self.echo, args=[connection], daemon=True).start()
+            in_background(self.echo, self.listener.accept()[0])
 
     @staticmethod
     def echo(connection):
@@ -155,15 +143,14 @@ class Backend(threading.Thread):
 
 
 def device(port=8883):
-    """A device that has connected and been answered."""
-    tls = device_over(socket.create_connection(("127.0.0.1", port), PATIENCE))
+    """Connects a device that sends data and receives it."""
+    tls = device_over(socket.create_connection(("127.0.0.1", port), 30))
     talk(tls)
     return tls
 
 
 def device_over(tcp):
-    context = ssl.create_default_context(cafile=str(ETC / "tls.crt"))
-    return context.wrap_socket(tcp, server_hostname="localhost")
+    return net.over(tcp, str(ETC / "tls.crt"), "localhost")
 
 
 def talk(tls):
@@ -178,23 +165,14 @@ def serial(tls):
 
 def refused():
     try:
-        socket.create_connection(("127.0.0.1", 8883), PATIENCE).close()
+        socket.create_connection(("127.0.0.1", 8883), 30).close()
     except ConnectionRefusedError:
         return True
     return False
 
 
-def certificate(into, cert, key):
-    """Makes a certificate for localhost, which is its own CA."""
-    run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
-        "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", f"{into}/{key}",
-        "-out", f"{into}/{cert}")
-
-
 def metric(name):
-    with socket.create_connection(("127.0.0.1", 9901), PATIENCE) as tcp:
-        tcp.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        text = b"".join(iter(lambda: tcp.recv(65536), b"")).decode()
+    text = net.http("http://127.0.0.1:9901/metrics")[1]
     found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
     assert found, f"no {name} in\n{text}"
     return float(found[1])
@@ -209,23 +187,23 @@ def override(debian, name, text):
 
 
 def owned(path):
-    """Mode and owner, as the Debian sees them."""
+    """Returns mode and owner, by the names of the Debian."""
     done = DEBIAN(f"stat -c '%a %U:%G' {path}")
     return done[1].strip()
 
 
 def configure(drain_timeout="2s"):
-    """Does what the example says: takes the # off the lines that have no space after it."""
+    """Follows the example: removes the # of lines without a space after it."""
     example = (ROOT / "usr/share/doc/tlsidecar/examples/tlsidecar.toml").read_text()
     text = re.sub(r"^#(?=[a-z\[])", "", example, flags=re.MULTILINE)
     assert "[[listener]]" in text.splitlines(), text
-    # In place, so that owner and mode stay. A backend by its name, which has to be looked up.
+    # In place, so that owner and mode stay. The backend is a name, which has to be resolved.
     (ETC / "tlsidecar.toml").write_text(text.replace("127.0.0.1:1883", "localhost:1883")
                                         + f"[shutdown]\ndrain_timeout = \"{drain_timeout}\"\n")
 
 
 def install(debian):
-    step("installs, and is neither enabled nor started")
+    step("install: neither enabled nor started")
     debian("dpkg -i /root/first.deb")
     assert debian(f"systemctl is-enabled {UNIT}", check=False)[1] == "disabled\n"
     assert debian("systemctl is-enabled tlsidecar.socket", check=False)[1] == "disabled\n"
@@ -239,10 +217,10 @@ def install(debian):
     assert user.strip().endswith("/nologin"), user
     documents = ["bash-completion/completions/tlsidecar", "zsh/vendor-completions/_tlsidecar",
                  "fish/vendor_completions.d/tlsidecar.fish", "doc/tlsidecar/systemd.md", "doc/tlsidecar/copyright"]
-    # dpkg may be told to leave documents out, as in container images; this one is not.
+    # dpkg can be configured to leave out documents, as in container images; this one is not.
     for document in documents:
         assert (ROOT / "usr/share" / document).stat().st_size > 100, document
-    # A page for the program and for each of its commands, by what it says itself.
+    # A man page for the program and for each of the commands in its help.
     commands = re.search(r"^Commands:\n((?: .*\n)+)", debian("tlsidecar --help")[1], re.MULTILINE)[1]
     commands = set(re.findall(r"^  (\w+)", commands, re.MULTILINE)) - {"help"}
     pages = {page.name for page in (ROOT / "usr/share/man/man1").glob("tlsidecar*")}
@@ -252,50 +230,50 @@ def install(debian):
 
 
 def start_unconfigured(debian):
-    step("without a configuration it does not start, says why, and tries again")
+    step("start without a configuration: fails with a reason, and restarts")
     code, _ = debian(f"systemctl start {UNIT}", check=False)
     assert code != 0 or debian.state() == "activating/auto-restart", debian.state()
-    eventually("it says that its configuration is wrong", lambda: debian.ended_with() == "78")
+    eventually("it reports an invalid configuration", lambda: debian.ended_with() == "78")
     assert "listener" in debian.journal(), debian.journal()
-    eventually("it tries again", lambda: int(debian.show("NRestarts")) > 0)
+    eventually("it restarts", lambda: int(debian.show("NRestarts")) > 0)
     debian(f"systemctl stop {UNIT}")
     debian(f"systemctl reset-failed {UNIT}", check=False)
 
 
 def start(debian):
-    step("with the example's configuration it starts, and serves")
+    step("start with the example's configuration: serves devices")
     (ROOT / "etc/hosts").write_text("127.0.0.1 localhost\n")
     configure()
-    certificate(ETC, "tls.crt", "tls.key")
+    self_signed(ETC / "tls.crt", ETC / "tls.key", "localhost")
     debian("cd /etc/tlsidecar && chown root:tlsidecar tls.crt tls.key && chmod 0640 tls.crt tls.key")
     debian("runuser -u tlsidecar -- tlsidecar check --config /etc/tlsidecar/tlsidecar.toml")
-    told_before = debian.journal()
+    before = debian.journal()
     debian(f"systemctl enable --now {UNIT}")
-    # The filter of system calls is in nobody's way.
-    warnings = re.findall(r"^.*\bWARN\b.*$", debian.journal().removeprefix(told_before), re.MULTILINE)
+    # The system-call filter blocks nothing that is needed.
+    warnings = re.findall(r"^.*\bWARN\b.*$", debian.journal().removeprefix(before), re.MULTILINE)
     assert not warnings, warnings
     # `start` of a notify service returns when it is ready.
     assert debian.state() == "active/running", debian.state()
     assert debian.show("StatusText") == "listening on 1 listener", debian.show("StatusText")
     device().close()
     assert debian(f"ps -o user= -p {debian.show('MainPID')}")[1].strip() == "tlsidecar"
-    # The limits hold.
+    # The unit's limits apply.
     limits = debian(f"cat /proc/{debian.show('MainPID')}/limits")[1]
     files = int(re.search(r"Max open files +\d+ +(\d+)", limits)[1])
-    # Where we may not raise the limit, neither may this systemd.
+    # This systemd may raise the limit only where this process may.
     assert files == min(524288, resource.getrlimit(resource.RLIMIT_NOFILE)[1]) or files == 524288, limits
     assert re.search(r"Max core file size +0 +0 ", limits), limits
-    # Set aside: 160 for the process itself, and two of the listener (docs/limits.md).
+    # Reserved: 160 for the process, and two for the listener (docs/limits.md).
     assert metric('tlsidecar_connections_limit{listener="mqtt"}') == (files - 162) // 2
 
 
 def reload(debian):
-    step("certbot's hook brings a new certificate, and open connections stay")
+    step("certbot's hook installs a new certificate; open connections continue")
     opened = device()
     hook = "/usr/share/doc/tlsidecar/examples/certbot-deploy-hook.sh"
     lineage = ROOT / "root/live/tlsidecar"
     lineage.mkdir(parents=True)
-    certificate(lineage, "fullchain.pem", "privkey.pem")
+    self_signed(lineage / "fullchain.pem", lineage / "privkey.pem", "localhost")
     debian(f"RENEWED_LINEAGE=/root/live/other {hook} && RENEWED_LINEAGE=/root/live/tlsidecar {hook}")
     assert owned("/etc/tlsidecar/tls.key") == "640 root:tlsidecar"
     before = serial(opened)
@@ -305,22 +283,22 @@ def reload(debian):
             with device() as new:
                 return serial(new) != before
         except ssl.SSLCertVerificationError:
-            # The file is newer than what is in force.
+            # The file is newer than the certificate in use.
             return False
-    eventually("it is in force", renewed)
+    eventually("the new certificate is served", renewed)
     talk(opened)
 
-    step("systemctl reload reloads; a bad file is refused and told")
+    step("systemctl reload: an invalid file is rejected and reported")
     debian(f"systemctl reload {UNIT}")
-    eventually("it is told", lambda: "reload by signal: unchanged" in debian.show("StatusText"))
+    eventually("the reload is reported", lambda: "reload by signal: unchanged" in debian.show("StatusText"))
     good = (ETC / "tlsidecar.toml").read_text()
     (ETC / "tlsidecar.toml").write_text("rubbish")
     debian(f"systemctl reload {UNIT}")
-    eventually("it is told", lambda: "reload by signal: failed" in debian.show("StatusText"))
+    eventually("the reload is reported", lambda: "reload by signal: failed" in debian.show("StatusText"))
     assert debian.state() == "active/running", debian.state()
     (ETC / "tlsidecar.toml").write_text(good)
     debian(f"systemctl reload {UNIT}")
-    eventually("it is told", lambda: re.search("signal: (unchanged|swapped)", debian.show("StatusText")))
+    eventually("the reload is reported", lambda: re.search("signal: (unchanged|swapped)", debian.show("StatusText")))
     talk(opened)
     opened.close()
 
@@ -330,19 +308,19 @@ def reload_by_notify(debian):
     if version < 253:
         print(f"  - Type=notify-reload is not checked: this is systemd {version}")
         return
-    step("with Type=notify-reload, reload returns when it is over")
+    step("Type=notify-reload: reload returns at its end")
     path = override(debian, "10-notify-reload.conf",
                     (ROOT / "usr/share/doc/tlsidecar/examples/tlsidecar.service.d/10-notify-reload.conf").read_text())
     override(debian, "20-restart-steps.conf",
              (ROOT / "usr/share/doc/tlsidecar/examples/tlsidecar.service.d/20-restart-steps.conf").read_text())
-    said = debian("systemd-analyze verify --man=no tlsidecar.service")[1]
-    assert not said, said
+    warnings = debian("systemd-analyze verify --man=no tlsidecar.service")[1]
+    assert not warnings, warnings
     debian(f"systemctl restart {UNIT}")
     assert debian.show("Type", "ExecReload") == ["notify-reload", ""], debian.show("Type", "ExecReload")
     before = metric('tlsidecar_reloads_total{outcome="unchanged"}')
     for nth in range(1, 4):
         debian(f"systemctl reload {UNIT}")
-        # At once, without waiting.
+        # Without a wait.
         assert metric('tlsidecar_reloads_total{outcome="unchanged"}') == before + nth
     assert debian.state() == "active/running", debian.state()
     path.unlink()
@@ -351,7 +329,7 @@ def reload_by_notify(debian):
 
 
 def drop_ins(debian):
-    step("with the document's drop-ins: a port below 1024, and a backend's socket that is for its group")
+    step("drop-ins of docs/systemd.md: a port below 1024, and a backend's socket for its group")
     page = (ROOT / "usr/share/doc/tlsidecar/systemd.md").read_text()
     blocks = re.findall(r"```ini\n(# /etc/systemd/system/tlsidecar.service.d/(\S+)\n.*?)```", page, re.DOTALL)
     assert [name for _, name in blocks] == ["low-port.conf", "backend-group.conf"], blocks
@@ -370,12 +348,12 @@ def drop_ins(debian):
         override(debian, name, block)
     debian(f"systemctl restart {UNIT}")
     device(443).close()
-    # Without them it cannot.
+    # Without them it fails.
     for _, name in blocks:
         (OVERRIDES / name).unlink()
-    told_before = debian.journal()
+    before = debian.journal()
     debian(f"systemctl daemon-reload && ! systemctl restart {UNIT}")
-    assert "ermission denied" in debian.journal().removeprefix(told_before), debian.journal()
+    assert "ermission denied" in debian.journal().removeprefix(before), debian.journal()
     configure()
     debian(f"systemctl restart {UNIT}")
     device().close()
@@ -384,11 +362,11 @@ def drop_ins(debian):
 
 
 def stop(debian):
-    step("stop drains, tells how far it is, and refuses new devices")
+    step("stop: drains, reports its progress, and refuses new devices")
     configure("60s")
     debian(f"systemctl reload {UNIT}")
-    # Unchanged, where the change of the file was seen before.
-    eventually("it is told", lambda: re.search("signal: (unchanged|swapped)", debian.show("StatusText")))
+    # "unchanged" where the watch on the file was faster.
+    eventually("the reload is reported", lambda: re.search("signal: (unchanged|swapped)", debian.show("StatusText")))
     opened = device()
     debian(f"systemctl stop --no-block {UNIT}")
     eventually("it drains", lambda: debian.show("StatusText") == "draining: 1 connection left")
@@ -399,7 +377,7 @@ def stop(debian):
     eventually("it has stopped", lambda: debian.state() == "inactive/dead")
     assert debian.show("Result", "ExecMainStatus") == ["success", "0"]
 
-    step("a stop that had to force connections is no failure")
+    step("stop with forced connections: no failure")
     configure("1s")
     debian(f"systemctl start {UNIT}")
     opened = device()
@@ -407,7 +385,7 @@ def stop(debian):
     assert debian.show("ActiveState", "Result", "ExecMainStatus") == ["inactive", "success", "1"], debian.journal()
     assert opened.recv(1) == b"", "a close_notify"
 
-    step("a drain that is longer than TimeoutStopSec has its time")
+    step("stop with a drain longer than TimeoutStopSec: not interrupted")
     configure("6s")
     path = override(debian, "timeout.conf", "[Service]\nTimeoutStopSec=2s\n")
     debian(f"systemctl start {UNIT}")
@@ -421,16 +399,16 @@ def stop(debian):
     configure()
     debian("systemctl daemon-reload")
 
-    step("a port in use is a failure, and is tried again")
+    step("a port in use: the service fails, and restarts")
     with socket.create_server(("0.0.0.0", 8883)):
         debian(f"systemctl start {UNIT}", check=False)
-        eventually("it tries again", lambda: int(debian.show("NRestarts")) > 0)
-    eventually("it is there", debian.running)
+        eventually("it restarts", lambda: int(debian.show("NRestarts")) > 0)
+    eventually("the service runs", debian.running)
     device().close()
 
 
 def watchdog(debian):
-    step("one that stands still is killed and started again")
+    step("watchdog: a stopped process is killed and started again")
     path = override(debian, "watchdog.conf", "[Service]\nWatchdogSec=2s\nRestartSec=100ms\n")
     debian(f"systemctl restart {UNIT}")
     pid = debian.show("MainPID")
@@ -447,19 +425,19 @@ def watchdog(debian):
 
 
 def upgrade(debian):
-    step("an upgrade touches neither the configuration nor a connection")
+    step("upgrade: the configuration and connections are unchanged")
     configured = (ETC / "tlsidecar.toml").read_text()
     pid = debian.show("MainPID")
     opened = device()
-    _, said = debian("dpkg -i /root/second.deb")
-    assert "systemctl restart tlsidecar" in said, said
+    _, output = debian("dpkg -i /root/second.deb")
+    assert "systemctl restart tlsidecar" in output, output
     assert debian("dpkg-query -W -f '${Version}' tlsidecar")[1] == "1.0.1-1"
     assert debian.show("MainPID") == pid and debian.state() == "active/running"
     assert debian(f"systemctl is-enabled {UNIT}")[1] == "enabled\n"
     talk(opened)
     # The old process still reloads.
     debian(f"systemctl reload {UNIT}")
-    eventually("it is told", lambda: "reload by signal: unchanged" in debian.show("StatusText"))
+    eventually("the reload is reported", lambda: "reload by signal: unchanged" in debian.show("StatusText"))
     opened.close()
     assert (ETC / "tlsidecar.toml").read_text() == configured
     assert owned("/etc/tlsidecar/tlsidecar.toml") == "640 root:tlsidecar"
@@ -470,11 +448,11 @@ def upgrade(debian):
 
 
 def socket_unit(debian):
-    step("with the socket unit, restarts refuse no device")
+    step("socket unit: restarts refuse no device")
     debian(f"systemctl stop {UNIT} && systemctl enable --now tlsidecar.socket")
     # The first device starts it, and may be answered before systemd has read that it is ready.
     device().close()
-    eventually("systemd knows", debian.running)
+    eventually("systemd reports it running", debian.running)
     ended, served, problems = threading.Event(), [], []
 
     def connect_on_and_on():
@@ -500,26 +478,26 @@ def socket_unit(debian):
     assert not problems, f"{len(problems)} of {len(served)}, such as {problems[0]!r}"
     print(f"    {len(served)} devices, {restarts} restarts, none refused")
 
-    step("a socket that is no listener's is told at start")
+    step("socket unit: a socket without a listener is reported at start")
     configure()
     text = (ETC / "tlsidecar.toml").read_text()
     assert "0.0.0.0:8883" in text
     (ETC / "tlsidecar.toml").write_text(text.replace("0.0.0.0:8883", "0.0.0.0:8884"))
-    told_before = debian.journal()
+    before = debian.journal()
     debian(f"systemctl restart {UNIT}", check=False)
-    eventually("it says that its configuration is wrong", lambda: debian.ended_with() == "78")
-    assert "0.0.0.0:8883" in debian.journal().removeprefix(told_before), debian.journal()
+    eventually("it reports an invalid configuration", lambda: debian.ended_with() == "78")
+    assert "0.0.0.0:8883" in debian.journal().removeprefix(before), debian.journal()
 
-    step("devices that knock meanwhile do not cost the socket, and are served once it is mended")
+    step("socket unit: devices that connect meanwhile keep the socket active, and are served after the repair")
     waiting, tried = [], int(debian.show("NRestarts"))
 
     def tried_again():
-        waiting.append(socket.create_connection(("127.0.0.1", 8883), PATIENCE))
+        waiting.append(socket.create_connection(("127.0.0.1", 8883), 30))
         return int(debian.show("NRestarts")) >= tried + 2
-    eventually("it tries again", tried_again)
+    eventually("it restarts", tried_again)
     assert debian("systemctl is-active tlsidecar.socket")[1] == "active\n"
     configure()
-    eventually("it is there", debian.running)
+    eventually("the service runs", debian.running)
     talk(device_over(waiting[0]))
     for tcp in waiting[1:]:
         tcp.close()
@@ -527,7 +505,7 @@ def socket_unit(debian):
 
 
 def remove(debian):
-    step("remove stops it and keeps the configuration")
+    step("remove: stops the service and keeps the configuration")
     opened = device()
     debian("dpkg -r tlsidecar")
     assert opened.recv(1) == b"", "a close_notify"
@@ -536,13 +514,13 @@ def remove(debian):
     assert (ETC / "tlsidecar.toml").exists() and (ETC / "tls.key").exists()
     assert not debian.failed(), debian.failed()
 
-    step("installed again, it is as it was")
+    step("install again: as before")
     debian("dpkg -i /root/second.deb")
     assert debian(f"systemctl is-enabled {UNIT}")[1] == "enabled\n"
     debian(f"systemctl start {UNIT}")
     device().close()
 
-    step("purge takes user and configuration away, and leaves keys to root alone")
+    step("purge: removes user and configuration, and leaves keys to root only")
     debian("dpkg -P tlsidecar")
     assert refused()
     assert debian("getent passwd tlsidecar; getent group tlsidecar", check=False)[1] == ""
@@ -555,7 +533,7 @@ def remove(debian):
     assert left.split() == ["/etc/tlsidecar"], left
     assert not debian.failed(), debian.failed()
 
-    step("an upgrade that brings another example keeps owner and mode, and what an operator has set")
+    step("upgrade with another example: keeps owner and mode, and those that an operator has set")
     shutil.rmtree(ETC)
     debian("dpkg -i /root/first.deb")
     before = (ETC / "tlsidecar.toml").read_text()
@@ -567,13 +545,14 @@ def remove(debian):
     assert owned("/etc/tlsidecar/tlsidecar.toml") == "600 tlsidecar:tlsidecar"
     assert owned("/etc/tlsidecar") == "750 root:tlsidecar", owned("/etc/tlsidecar")
 
-    step("purged with nothing of the operator's, nothing is left")
+    step("purge without files of the operator: nothing is left")
     debian("dpkg -P tlsidecar")
     assert not ETC.exists()
     assert debian("getent passwd tlsidecar; getent group tlsidecar", check=False)[1] == ""
 
 
-def main():
+def main(_root):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     began = time.monotonic()
     debian = globals()["DEBIAN"] = Debian()
     try:
@@ -592,8 +571,3 @@ def main():
         debian.down()
     assert steps > 12, steps
     print(f"{ROOT.name}: {steps} steps in {time.monotonic() - began:.0f} s", flush=True)
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))
-    main()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Becomes a systemd on the root $1, in the cgroup $2: PID 1 of namespaces that are ours already.
+# Becomes systemd on the root $1, in the control group $2: PID 1 of new namespaces. Part of package.py.
 set -euo pipefail
 root=$1
 cgroup=$2
@@ -15,11 +15,11 @@ for device in null zero full random urandom tty; do
     mount --bind "/dev/$device" "$root/dev/$device"
 done
 mkdir "$root/dev/shm" "$root/dev/pts"
-# The service's PrivateDevices= copies this one as well.
+# PrivateDevices= of the service copies this one as well.
 mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
 ln -s pts/ptmx "$root/dev/ptmx"
 mount -t tmpfs tmpfs "$root/dev/shm"
-# Ours becomes the root of the hierarchy that systemd sees.
+# This control group becomes the root of systemd's hierarchy.
 echo $$ >"$cgroup/cgroup.procs"
 cd "$root"
 mkdir -p .old

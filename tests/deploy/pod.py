@@ -1,56 +1,53 @@
-#!/usr/bin/env python3
-"""An emulation of a Pod: its two containers, really started; devices, really connected. Called by ../pod.sh.
+"""An emulation of a Pod: runs its two containers, and devices that connect to them. Part of image.sh.
 
-Read from the rendered manifests: images' names, commands, arguments, environment, volumes with their modes and
-the fsGroup, security contexts, probes, preStop hooks, the grace period. A field that is not known here fails.
-
-What this does not show, and no check here does:
+Taken from the rendered manifests: names of images, commands, arguments, environment, volumes with their modes and the
+fsGroup, security contexts, probes, preStop hooks, the grace period. An unknown field fails the check.
 """
 
-NOT_SHOWN = """\
-kubelet itself, the kubelets of different versions, and a real container runtime of a cluster: the order is ours
-endpoints, Services, load balancers and NetworkPolicy: devices dial the Pod's address
-that probes are repeated: each is asked for until it succeeds, and liveness at a few moments
-resources: nothing is limited, nothing is asked for (no control groups)
-a network of the Pod's own: both containers have that of the script, which is private to it
-cert-manager: its Secrets are made by openssl
-the images' registry: the sidecar's is built here, the backend's is Debian's mosquitto in the place of the one named
-the seconds as shipped: those of the drain are divided by SCALE"""
+import json
+import os
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
 
-import json  # noqa: E402
-import os  # noqa: E402
-import pathlib  # noqa: E402
-import re  # noqa: E402
-import shutil  # noqa: E402
-import subprocess  # noqa: E402
-import sys  # noqa: E402
-import threading  # noqa: E402
-import time  # noqa: E402
+import yaml
 
-import yaml  # noqa: E402
+from . import check
+from .check import Failed, eventually, require, run, same, true
+from .containers import Podman, own_room
+from .net import device, http, in_background
+from .pki import Authority
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from containers import (  # noqa: E402
-    Authority, Checks, Podman, device, eventually, fail, http, in_background, own_room, run,
-)
+# Printed at the start; no other check covers these either.
+NOT_COVERED = """\
+the kubelet, in its versions, and a cluster's container runtime: the order of events is the emulation's
+endpoints, Services, load balancers and NetworkPolicy: devices connect to the Pod's address
+repeated probes: each is sent until it succeeds, and the liveness probe at a few moments
+resources: no limits and no requests (no control groups)
+a network of the Pod: both containers use the network namespace of the check
+cert-manager: the check makes its Secrets
+a registry: the sidecar's image is built here, Debian's mosquitto takes the place of the backend's
+the times of the manifests: those of the drain are divided by SCALE"""
 
 POD = "10.88.0.7"
-# What a forced connection may take for its last words, whatever the scale: src/lifecycle.rs.
-LAST_WORDS = 2.0
+# Time that a forced connection may take to send its final alert, at any scale: FORCE_TIMEOUT in src/lifecycle.rs.
+FORCE_SECONDS = 2.0
 DEVICES = 4
 BY_THE_DEVICE = {"ok", "client_truncated", "client_reset"}
-checks = Checks()
 
 
 def known(what, found, names):
-    """A field that the emulation does not know would be one that it does not emulate."""
-    strange = set(found) - set(names)
-    if strange:
-        fail(f"{what} has what the emulation does not know: {sorted(strange)}")
+    """Fails where an object has fields that the emulation would ignore."""
+    unknown = set(found) - set(names)
+    require(not unknown, f"{what} has fields that the emulation does not know: {sorted(unknown)}")
 
 
 class Volumes:
-    """ConfigMaps and Secrets as kubelet lays them down: files are links through `..data`, which is swapped."""
+    """ConfigMaps and Secrets as the kubelet mounts them: files are links through `..data`, which is replaced by a rename."""
 
     def __init__(self, directory, group):
         self.directory, self.group, self.version = directory, group, 0
@@ -114,10 +111,10 @@ class Container:
         known("securityContext", context, (
             "allowPrivilegeEscalation", "capabilities", "readOnlyRootFilesystem", "runAsGroup", "runAsNonRoot",
             "runAsUser", "seccompProfile"))
-        if context["capabilities"] != {"drop": ["ALL"]} or context["seccompProfile"] != {"type": "RuntimeDefault"}:
-            fail(f"a security context that the emulation does not know: {context}")
-        if not context["runAsNonRoot"] or context["runAsUser"] == 0 or context["allowPrivilegeEscalation"]:
-            fail(f"a security context that is not restricted: {context}")
+        require(context["capabilities"] == {"drop": ["ALL"]} and context["seccompProfile"] == {"type": "RuntimeDefault"},
+                f"a security context that the emulation does not know: {context}")
+        require(context["runAsNonRoot"] and context["runAsUser"] and not context["allowPrivilegeEscalation"],
+                f"a security context that is not restricted: {context}")
         return [
             f"--user={context['runAsUser']}:{context['runAsGroup']}", "--cap-drop=all",
             "--security-opt=no-new-privileges",
@@ -125,7 +122,7 @@ class Container:
         ]
 
     def probe(self, kind):
-        """One attempt. Without such a probe it is good, as for kubelet."""
+        """Returns whether one attempt of a probe succeeds; true without such a probe, as for the kubelet."""
         probe = self.spec.get(kind)
         if not probe:
             return True
@@ -139,28 +136,27 @@ class Container:
         return accepts(probe["tcpSocket"]["port"])
 
     def probe_by_command(self):
-        """Puts the health command in the place of each HTTP probe, for where kubelet cannot reach the admin port."""
+        """Replaces each HTTP probe by the health command, for Pods whose admin port the kubelet cannot reach."""
         flags = {"/startupz": "--started", "/readyz": "--ready", "/livez": "--live"}
         for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
             path = self.spec[kind].pop("httpGet")["path"]
             self.spec[kind]["exec"] = {"command": ["/tlsidecar", "probe", flags[path]]}
 
     def until(self, kind):
-        """As long as kubelet would ask: then it would kill the container."""
+        """Waits for a probe to succeed, at most as long as the kubelet would before it kills the container."""
         probe = self.spec.get(kind, {})
         seconds = probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3)
         eventually(f"{self.name}'s {kind}", lambda: self.probe(kind) or self._dead(), min(seconds, 20), 0.1)
 
     def _dead(self):
-        if not self.running():
-            fail(f"{self.name} has ended by itself:\n" + "\n".join(self.podman.log(self.name)))
+        require(self.running(), f"{self.name} has ended by itself:\n" + "\n".join(self.podman.log(self.name)))
         return False
 
     def running(self):
         return self.podman.pid(self.name) != 0
 
     def terminate(self, on_pre_stop_done):
-        """What kubelet does with each container: preStop, then SIGTERM, then it waits."""
+        """Ends the container as the kubelet does: preStop, then SIGTERM, then a wait."""
         self.pre_stop()
         on_pre_stop_done()
         self.podman("kill", "--signal=TERM", self.name)
@@ -195,14 +191,13 @@ class Pod:
         self.volumes = Volumes(work / "volumes", self.group)
         self.native = bool(spec.get("initContainers"))
         every = spec.get("initContainers", []) + spec["containers"]
-        if sorted(each["name"] for each in every) != ["mosquitto", "tlsidecar"]:
-            fail("the Pod has other containers than the sidecar and mosquitto")
+        require(sorted(each["name"] for each in every) == ["mosquitto", "tlsidecar"],
+                "the Pod has other containers than the sidecar and mosquitto")
         self.sidecar, self.backend = (
             Container(self.podman, image, next(each for each in every if each["name"] == name), self)
             for name, image in (("tlsidecar", "localhost/sidecar"), ("mosquitto", "localhost/backend"))
         )
-        if self.native and self.sidecar.spec.get("restartPolicy") != "Always":
-            fail("an init container that is no sidecar")
+        require(not self.native or self.sidecar.spec.get("restartPolicy") == "Always", "an init container that is no sidecar")
         if by_command:
             self.sidecar.probe_by_command()
         self._certificates()
@@ -210,32 +205,31 @@ class Pod:
             self._volume(volume)
 
     def check_times(self):
-        """The rule that the numbers have to keep. The scaled ones could keep it by luck: last words are mostly short."""
+        """Checks the times of the manifests. The scaled ones could pass by chance: a final alert is mostly sent at once."""
         hook = self.backend.spec["lifecycle"]["preStop"]
         seconds = hook["sleep"]["seconds"] if "sleep" in hook else float(hook["exec"]["command"][1])
-        drain = (self.delay + self.drain_timeout) * self.scale + LAST_WORDS
-        checks.true(f"the backend's preStop of {seconds} s is longer than the drain, {drain:.0f} s at the most", seconds > drain)
-        checks.true(f"and the grace period of {self.grace} s is longer than that", self.grace >= seconds + 10)
+        drain = (self.delay + self.drain_timeout) * self.scale + FORCE_SECONDS
+        true(f"the backend's preStop of {seconds} s is longer than the drain, {drain:.0f} s at the most", seconds > drain)
+        true(f"and the grace period of {self.grace} s is longer than that", self.grace >= seconds + 10)
 
     def one(self, kind, name=None):
         found = [each for each in self.objects if each["kind"] == kind and name in (None, each["metadata"]["name"])]
-        if len(found) != 1:
-            fail(f"{len(found)} objects of kind {kind}, name {name}")
+        require(len(found) == 1, f"{len(found)} objects of kind {kind}, name {name}")
         return found[0]
 
     def window(self, seconds):
-        """The backend's sleep, scaled like the drain that it is to outlast, but for what does not scale."""
-        return (seconds - LAST_WORDS) / self.scale + LAST_WORDS
+        """Returns the backend's sleep, scaled like the drain that it has to outlast, but for FORCE_SECONDS."""
+        return (seconds - FORCE_SECONDS) / self.scale + FORCE_SECONDS
 
     def _certificates(self):
         self.server_ca = Authority(self.work / "server-ca", "example server CA")
         self.device_ca = Authority(self.work / "device-ca", "example device CA")
         self.name = self.one("Certificate", "tlsidecar")["spec"]["dnsNames"][0]
-        self.device = self.device_ca.issue("device", "device-0001", usage="clientAuth")
+        self.device = self.device_ca.issue("device", "device-0001", usage="client")
         ca = self.device_ca.crt.read_bytes()
         self.secrets = {
             "tlsidecar-tls": self.new_certificate("first"),
-            # The key is in it, as in cert-manager's: it must not get into the container.
+            # cert-manager's Secret has the CA's key, which must not be mounted.
             "tlsidecar-client-ca": {"ca.crt": ca, "tls.crt": ca, "tls.key": self.device_ca.key.read_bytes()},
         }
 
@@ -263,14 +257,13 @@ class Pod:
         return text
 
     def access(self):
-        """The sidecar's log, one line for each connection that has ended."""
+        """Returns the sidecar's access log, one entry per closed connection."""
         lines = [json.loads(line) for line in self.podman.log("tlsidecar") if line.startswith("{")]
         return [line for line in lines if line.get("target") == "access"]
 
 
 def accepts(port):
     try:
-        import socket
         socket.create_connection((POD, port), timeout=1).close()
         return True
     except OSError:
@@ -278,7 +271,7 @@ def accepts(port):
 
 
 class Publisher:
-    """A device: mosquitto_pub over TLS, one line a message, QoS 1, until it is told to end."""
+    """A device: mosquitto_pub over TLS, one line per message, QoS 1, until `end`."""
 
     def __init__(self, pod, name):
         self.name, self.lines, self.acknowledged, self.connects = name, 0, set(), 0
@@ -305,7 +298,7 @@ class Publisher:
         for line in self.process.stdout:
             if "sending CONNECT" in line:
                 self.connects += 1
-            # The message identifiers count from 1, as our lines do.
+            # Message identifiers count from 1, as the lines do.
             if found := re.search(r"received PUBACK \(Mid: (\d+)", line):
                 self.acknowledged.add(int(found[1]))
 
@@ -322,7 +315,7 @@ class Publisher:
 
 
 class Application:
-    """Who reads in the plant, in the clear, beside the broker: what it has is what has arrived."""
+    """A subscriber of the broker in plain text: its lines are the messages that have arrived."""
 
     def __init__(self, work):
         self.path = work / f"arrived-{time.monotonic_ns()}"
@@ -339,11 +332,10 @@ class Application:
 
 
 def idle_device(pod):
-    """A device that has connected by MQTT, and says nothing more."""
+    """Connects a device by MQTT that then stays silent."""
     stream = device((POD, 8883), pod.server_ca.crt, pod.name, pod.device)
     stream.sendall(b"\x10\x10\x00\x04MQTT\x04\x02\x00\x00\x00\x04idle")
-    if stream.recv(4) != b"\x20\x02\x00\x00":
-        fail("the broker does not take an idle device")
+    require(stream.recv(4) == b"\x20\x02\x00\x00", "the broker rejects an idle device")
     stream.settimeout(20)
     return stream
 
@@ -355,30 +347,30 @@ def lost(publishers, application):
 
 
 def start(pod):
-    """The order of KEP-753: a sidecar first; its startup probe lets the others start."""
+    """Starts the containers in the order of KEP-753: the others wait for the startup probe of a native sidecar."""
     pod.sidecar.start()
     if pod.native:
         pod.sidecar.until("startupProbe")
-        checks.same("the sidecar has started without its backend, and is ready",
+        same("the sidecar has started without its backend, and is ready",
                     (http(f"http://{POD}:9901/readyz")[0], accepts(1883)), (200, False))
         with device((POD, 8883), pod.server_ca.crt, pod.name, pod.device) as stream:
             try:
                 stream.recv(1)
             except OSError:
                 pass
-        eventually("a device that comes too early is told so in the log",
+        eventually("the log has backend_refused for a device that is too early",
                    lambda: [each["reason"] for each in pod.access()] == ["backend_refused"])
-        checks.ok("a device that comes before the backend is backend_refused")
+        true("a device that connects before the backend has started is backend_refused", True)
     pod.backend.start()
     for container in (pod.sidecar, pod.backend):
         for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
             container.until(kind)
     order = "the sidecar's before the backend's start" if pod.native else "in any order"
-    checks.ok(f"both containers have passed their probes: {order}" + (", by the health command" if pod.by_command else ""))
+    true(f"both containers have passed their probes: {order}" + (", by the health command" if pod.by_command else ""), True)
 
 
 def rotate(pod, publishers):
-    """Swaps the Secret as kubelet does, while devices publish."""
+    """Replaces the Secret as the kubelet does, while devices publish."""
     def serial():
         with device((POD, 8883), pod.server_ca.crt, pod.name, pod.device) as stream:
             return stream.getpeercert()["serialNumber"]
@@ -387,14 +379,14 @@ def rotate(pod, publishers):
     pod.volumes.swap("tlsidecar-tls", pod.new_certificate("second"))
     started = time.monotonic()
     eventually("the new certificate is served", lambda: serial() != before, 20, 0.1)
-    checks.ok(f"the Secret was swapped: its certificate was served {time.monotonic() - started:.1f} s later")
-    eventually("devices go on publishing", lambda: all(
+    true(f"the Secret was replaced: its certificate was served {time.monotonic() - started:.1f} s later", True)
+    eventually("devices continue to publish", lambda: all(
         len(each.acknowledged) > line + 20 for each, line in zip(publishers, lines)))
-    checks.same("no device has been dropped by it", [each.connects for each in publishers], [1] * DEVICES)
+    same("no device was disconnected by it", [each.connects for each in publishers], [1] * DEVICES)
 
 
 def delete(pod, publishers, leave):
-    """What kubelet does from the deletion on. Returns when both containers have ended."""
+    """Deletes the Pod as the kubelet does: ends both containers, and checks the drain; returns before they have ended."""
     began = time.monotonic()
     backend_ended = threading.Event()
     after = lambda: backend_ended.wait(60) if pod.native else None  # noqa: E731
@@ -408,7 +400,7 @@ def delete(pod, publishers, leave):
     def guarded(function, *arguments):
         try:
             function(*arguments)
-        except SystemExit as failure:
+        except Failed as failure:
             failures.append(failure)
 
     threads = [in_background(guarded, backend), in_background(guarded, pod.sidecar.terminate, after)]
@@ -416,19 +408,19 @@ def delete(pod, publishers, leave):
     during = time.monotonic() - began
     with device((POD, 8883), pod.server_ca.crt, pod.name, pod.device):
         accepted = time.monotonic() - began
-    checks.true(f"not ready after {during:.2f} s, and a device is still let in at {accepted:.2f} s", accepted < pod.delay,
-                f"the delay is {pod.delay} s: too slow a machine, take a smaller SCALE")
+    true(f"not ready after {during:.2f} s, and a device is still accepted at {accepted:.2f} s", accepted < pod.delay,
+                f"the delay is {pod.delay} s: the machine is too slow for this SCALE")
     eventually("the listener is closed", lambda: not accepts(8883), pod.delay + 1)
     closed = time.monotonic() - began
-    checks.true(f"the listener is closed after {closed:.2f} s, not before the delay of {pod.delay} s",
+    true(f"the listener is closed after {closed:.2f} s, not before the delay of {pod.delay} s",
                 closed >= pod.delay - 0.1)
-    checks.true("open connections go on", all(each.process.poll() is None and each.connects == 1 for each in publishers))
-    checks.same("it lives and has started, for its probes, and is not ready",
+    true("open connections continue", all(each.process.poll() is None and each.connects == 1 for each in publishers))
+    same("its probes report alive, started and not ready",
                 [pod.sidecar.probe(kind) for kind in ("livenessProbe", "startupProbe", "readinessProbe")], [True, True, False])
     lines = [len(each.acknowledged) for each in publishers]
     eventually("devices publish while they are drained", lambda: all(
         len(each.acknowledged) > line for each, line in zip(publishers, lines)), pod.drain_timeout / 2)
-    checks.ok("devices publish while they are drained")
+    true("devices publish while they are drained", True)
     if leave:
         for each in publishers:
             each.end()
@@ -441,39 +433,39 @@ def finish(pod, began, threads, failures, idle):
         try:
             rest = idle.recv(1)
         except OSError as error:
-            fail(f"the idle device was cut off without a close_notify: {error}")
+            raise Failed(f"the idle device was disconnected without a close_notify: {error}") from error
         ended = time.monotonic() - began
-        checks.true(f"the idle device was closed after {ended:.2f} s, with a close_notify", rest == b"", rest)
+        true(f"the idle device was closed after {ended:.2f} s, with a close_notify", rest == b"", rest)
         least = pod.delay + pod.drain_timeout
-        checks.true("not before the drain's time was over", ended >= least - 0.1, f"{ended:.2f} s, {least} s")
+        true("not before the end of the drain", ended >= least - 0.1, f"{ended:.2f} s, {least} s")
     if pod.native:
         eventually("the backend ends", lambda: pod.backend.ended_at, 40)
-        checks.true("the sidecar has outlived its backend: it does not end in its preStop",
+        true("the sidecar has outlived its backend: it does not end in its preStop",
                     pod.sidecar.ended_at is None or pod.sidecar.ended_at > pod.backend.ended_at)
     for thread in threads:
         thread.join(60)
     if failures:
         raise failures[0]
-    checks.true("both have ended within the grace period", time.monotonic() - began < pod.grace)
+    true("both have ended within the grace period", time.monotonic() - began < pod.grace)
     order = pod.sidecar.ended_at - pod.backend.ended_at
     if pod.native:
-        checks.true(f"the sidecar ended {order:.2f} s after its backend", order > 0)
+        true(f"the sidecar ended {order:.2f} s after its backend", order > 0)
     else:
-        checks.true(f"the sidecar, which got SIGTERM at once, ended {-order:.2f} s before its backend", order < 0)
+        true(f"the sidecar, which got SIGTERM at once, ended {-order:.2f} s before its backend", order < 0)
 
 
 def scenario(work, overlay, scale, leaves, by_command):
-    """A Pod's life. The devices leave by themselves when it is drained, or stay until they are disconnected."""
+    """Runs a Pod from start to deletion. Its devices disconnect when it drains, or stay until they are disconnected."""
     pod = Pod(work, work.parent / f"{overlay}.yaml", scale, by_command)
     kind = "native sidecar" if pod.native else "classic sidecar"
     probes = "by command" if by_command else "by HTTP, as in the manifest"
-    print(f"-- {kind}; when drained, devices {'leave' if leaves else 'stay'}; probes {probes}", flush=True)
+    print(f"-- {kind}; when drained, devices {'disconnect' if leaves else 'stay'}; probes {probes}", flush=True)
     (work / "hosts").write_text(f"127.0.0.1 localhost\n{POD} {pod.name}\n")
     run("mount", "--bind", work / "hosts", "/etc/hosts")
     pod.check_times()
     start(pod)
     seen = sorted(each.name for each in (pod.volumes.directory / "tlsidecar-client-ca").iterdir() if not each.name.startswith(".."))
-    checks.same("the CA's key does not get into the container", seen, ["ca.crt"])
+    same("the CA's key is not mounted", seen, ["ca.crt"])
     application = Application(work)
     publishers = [Publisher(pod, f"device-{number}") for number in range(DEVICES)]
     eventually("devices publish", lambda: all(len(each.acknowledged) > 10 for each in publishers))
@@ -485,37 +477,34 @@ def scenario(work, overlay, scale, leaves, by_command):
     for each in publishers:
         each.kill()
     acknowledged, missing = lost(publishers, application)
-    checks.true(f"{len(acknowledged)} messages were acknowledged, and all have arrived", acknowledged and not missing,
+    true(f"{len(acknowledged)} messages were acknowledged, and all have arrived", acknowledged and not missing,
                 f"{len(missing)} lost, such as {sorted(missing)[:3]}")
     if leaves:
         unsaid = [each.name for each in publishers if len(each.acknowledged) != each.lines]
-        checks.same("of the devices that left in order, every message was acknowledged", unsaid, [])
+        same("every message of the devices that disconnected was acknowledged", unsaid, [])
     reasons = {each["reason"] for each in pod.access()} - {"backend_refused"}
     if leaves:
-        # Our own short visits end without a close_notify, or with a ticket unread.
-        checks.true("every connection was ended by its device", "ok" in reasons and reasons <= BY_THE_DEVICE, reasons)
-        checks.same("the sidecar's exit code: nothing was forced", pod.sidecar.code, 0)
+        # The short connections of the check end without a close_notify, or with a ticket unread.
+        true("every connection was ended by its device", "ok" in reasons and reasons <= BY_THE_DEVICE, reasons)
+        same("the sidecar's exit code after a complete drain", pod.sidecar.code, 0)
     else:
-        checks.true("every connection was ended by its device or by the drain",
+        true("every connection was ended by its device or by the drain",
                     "drain_deadline" in reasons and reasons <= BY_THE_DEVICE | {"drain_deadline"}, reasons)
-        checks.same("the sidecar's exit code: it had to disconnect devices", pod.sidecar.code, 1)
-    checks.same("the backend's exit code", pod.backend.code, 0)
+        same("the sidecar's exit code after a forced drain", pod.sidecar.code, 1)
+    same("the backend's exit code", pod.backend.code, 0)
     application.end()
     pod.podman("rm", "--all", "--force")
     run("umount", "/etc/hosts")
 
 
-def main():
-    work, scale = pathlib.Path(sys.argv[1]), float(sys.argv[2])
+def main(directory, scale):
+    work, scale = pathlib.Path(directory), float(scale)
     own_room([POD])
-    print("An emulation of a Pod. It does not show:\n" + "\n".join(f"  - {line}" for line in NOT_SHOWN.splitlines()), flush=True)
+    print("An emulation of a Pod. It does not cover:\n" + "\n".join(f"  - {line}" for line in NOT_COVERED.splitlines()), flush=True)
     started = time.monotonic()
     scenarios = (("example", True, False), ("example", False, True), ("example-classic", False, False))
     for number, (overlay, leaves, by_command) in enumerate(scenarios):
         room = work / f"pod-{number}"
         room.mkdir()
         scenario(room, overlay, scale, leaves, by_command)
-    print(f"pod: {checks.count} checks in {time.monotonic() - started:.0f} s; an emulation, see above")
-
-
-main()
+    print(f"pod: {check.passed} checks in {time.monotonic() - started:.0f} s, in an emulation")

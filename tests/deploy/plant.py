@@ -1,11 +1,10 @@
-"""A plant for prometheus.py: two tlsidecars with three listeners, their backends, and devices that get through or
-fail in every way that can be brought about. Devices are Python's ssl and openssl s_client.
+"""The load of prometheus.py: two tlsidecars with three listeners, their backends, and devices that succeed or fail in every
+way that can be caused from outside. Devices are Python's ssl and `openssl s_client`.
 
-The story of a run, so that graphs have something to tell: one instance is started again; a certificate of a CA that
-devices do not know is put in force, and taken back; a key that does not fit is refused; one instance drains.
+Events of a run, so that graphs have something to show: one instance restarts; a certificate of a CA that devices do not
+trust is served, and replaced; a key that does not match is rejected; one instance drains.
 """
 
-import datetime
 import os
 import random
 import signal
@@ -15,18 +14,16 @@ import struct
 import subprocess
 import threading
 import time
-import urllib.error
-import urllib.request
+from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from .check import Failed, attempt, eventually
+from .net import free_port, http, in_background
+from .pki import Authority
 
-# Sessions that stay.
+# Devices that stay connected.
 KEPT = 30
 WALKERS = 4
-# An untimely end of the test must not be waited for.
+# Timeout of everything, so that a failed test ends soon.
 SHORT = 5.0
 
 CONFIG = """\
@@ -78,78 +75,12 @@ backend = "127.0.0.1:{echo}"
 """
 
 
-# ---- Certificates --------------------------------------------------------------------------------
-
-
-def days(number):
-    return datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=number)
-
-
-def name(text):
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-class Authority:
-    def __init__(self, place, file, subject, life=3650):
-        self.place, self.subject, self.key = place, name(subject), ec.generate_private_key(ec.SECP256R1())
-        certificate = self.builder(self.subject, self.key, -10, life).add_extension(
-            x509.BasicConstraints(ca=True, path_length=None), True).sign(self.key, hashes.SHA256())
-        self.write(file, certificate)
-
-    def builder(self, subject, key, begins, ends):
-        return (x509.CertificateBuilder().subject_name(subject).issuer_name(self.subject).public_key(key.public_key())
-                .serial_number(x509.random_serial_number()).not_valid_before(days(begins)).not_valid_after(days(ends)))
-
-    def write(self, file, thing):
-        with open(os.path.join(self.place, file), "wb") as out:
-            out.write(thing.public_bytes(serialization.Encoding.PEM))
-
-    def issue(self, file, subject, begins=-30, ends=90.0, with_rsa=False, server=False):
-        """FILE.crt and FILE.key; the serial number."""
-        key = rsa.generate_private_key(65537, 2048) if with_rsa else ec.generate_private_key(ec.SECP256R1())
-        purpose = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
-        names = [x509.DNSName("localhost"), x509.DNSName("*.example")] if server else [x509.DNSName(subject)]
-        certificate = (self.builder(name(subject), key, begins, ends)
-                       .add_extension(x509.SubjectAlternativeName(names), False)
-                       .add_extension(x509.ExtendedKeyUsage([purpose]), False).sign(self.key, hashes.SHA256()))
-        with open(os.path.join(self.place, f"{file}.key"), "wb") as out:
-            out.write(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
-                                        serialization.NoEncryption()))
-        self.write(f"{file}.crt", certificate)
-        return certificate.serial_number
-
-    def revoke(self, file, serials):
-        builder = x509.CertificateRevocationListBuilder().issuer_name(self.subject).last_update(days(-1)).next_update(days(6))
-        for serial in serials:
-            builder = builder.add_revoked_certificate(
-                x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(days(-1)).build())
-        self.write(file, builder.add_extension(x509.CRLNumber(1), False).sign(self.key, hashes.SHA256()))
-
-
 # ---- The plant -----------------------------------------------------------------------------------
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def eventually(what, holds, seconds=15.0):
-    deadline = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {seconds:.0f} s")
-        time.sleep(0.05)
-
-
 def ask(port, path, method="GET"):
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=SHORT) as answer:
-            return answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.read().decode()
+    """Returns the body of the admin port's answer, "" where there is none."""
+    return http(f"http://127.0.0.1:{port}{path}", method, SHORT)[1]
 
 
 class Instance:
@@ -159,8 +90,7 @@ class Instance:
         self.program, self.place = program, place
         self.admin, self.ports = free_port(), [free_port() for _ in range(3)]
         self.config = os.path.join(place, f"{self.admin}.toml")
-        with open(self.config, "w", encoding="utf-8") as file:
-            file.write(CONFIG.format(admin=self.admin, ports=self.ports, place=place, **settings))
+        Path(self.config).write_text(CONFIG.format(admin=self.admin, ports=self.ports, place=place, **settings))
         self.process = None
         self.start()
 
@@ -169,18 +99,14 @@ class Instance:
             self.process = subprocess.Popen([self.program, "--config", self.config], stderr=log)
         eventually("tlsidecar is ready", lambda: self.process.poll() is not None or self.ready())
         if self.process.poll() is not None:
-            with open(os.path.join(self.place, f"{self.admin}.log"), encoding="utf-8") as log:
-                raise RuntimeError(f"tlsidecar ended: {log.read()[-2000:]}")
+            raise Failed("tlsidecar ended: " + Path(self.place, f"{self.admin}.log").read_text()[-2000:])
 
     def ready(self):
-        try:
-            return "running" in ask(self.admin, "/readyz")
-        except OSError:
-            return False
+        return "running" in ask(self.admin, "/readyz")
 
     def restart(self):
         self.process.send_signal(signal.SIGTERM)
-        # Does not wait for the devices: a second signal forces them, once the first has been seen.
+        # A second signal, after the first one has taken effect, forces the drain, so that devices need not leave.
         eventually("the drain has begun", lambda: not self.ready())
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(3 * SHORT)
@@ -193,6 +119,8 @@ class Instance:
 
 
 class Plant:
+    """The tlsidecars, their backends, and the devices."""
+
     def __init__(self, program, place):
         self.place, self.over, self.threads, self.faults = place, threading.Event(), [], []
         self.certificates()
@@ -209,23 +137,27 @@ class Plant:
             raise
 
     def certificates(self):
-        ours, others = Authority(self.place, "ca.crt", "Plant CA"), Authority(self.place, "other-ca.crt", "Another CA")
-        ours.issue("good", "gateway", ends=60, server=True)
-        others.issue("strange", "gateway", ends=80, server=True)
-        ours.issue("rsa", "gateway", ends=20, with_rsa=True, server=True)
+        gateway = {"common_name": "gateway", "names": ["localhost", "*.example"], "begins": -30}
+        ours, others = Authority(self.place, "Plant CA"), Authority(self.place, "Another CA", "other-ca")
+        ours.issue("good", ends=60, **gateway)
+        others.issue("strange", ends=80, **gateway)
+        ours.issue("rsa", ends=20, with_rsa=True, **gateway)
         self.put("good")
-        devices = Authority(self.place, "devices.crt", "Devices CA", life=800)
-        serials = {}
+        devices = Authority(self.place, "Devices CA", "devices", days=800)
         for file, ends in {"soon": 0.5, "days": 3, "weeks": 20, "months": 60, "later": 300, "revoked": 300}.items():
-            serials[file] = devices.issue(file, f"pump-{file}", ends=ends)
-        devices.issue("expired", "pump-expired", ends=-1)
-        devices.issue("tomorrow", "pump-tomorrow", begins=1)
-        devices.issue("purpose", "pump-purpose", server=True)
-        others.issue("stranger", "pump-stranger")
-        devices.revoke("devices.crl", [serials["revoked"]])
+            self.pump(devices, file, ends=ends)
+        self.pump(devices, "expired", ends=-1)
+        self.pump(devices, "tomorrow", begins=1)
+        self.pump(devices, "purpose", usage="server")
+        self.pump(others, "stranger")
+        devices.revoke("devices.crl", os.path.join(self.place, "revoked.crt"))
+
+    @staticmethod
+    def pump(authority, file, usage="client", **validity):
+        authority.issue(file, f"pump-{file}", [f"pump-{file}"], usage, **{"begins": -30, **validity})
 
     def put(self, name_of_pair, key=None):
-        """Makes a pair the one of tls.crt and tls.key, as two renames."""
+        """Installs a certificate and its key as tls.crt and tls.key, by two renames."""
         for kind, source in (("crt", name_of_pair), ("key", key or name_of_pair)):
             link = os.path.join(self.place, f"tls.{kind}")
             os.symlink(f"{source}.{kind}", link + ".new")
@@ -252,7 +184,7 @@ class Plant:
                     if data.startswith(b"RESET"):
                         reset(peer)
                         return
-                    # A legacy server that goes on talking after its client has ended.
+                    # A legacy server that keeps its side open after its client has closed.
                     if data.startswith(b"STAY"):
                         self.over.wait(2)
                         return
@@ -270,7 +202,7 @@ class Plant:
         return server.getsockname()[1]
 
     def full(self):
-        """A port whose backlog is full: connects hang."""
+        """Returns a port whose backlog is full: connecting to it times out."""
         server = self.listening(0)
         for _ in range(4):
             filler = socket.socket()
@@ -292,7 +224,7 @@ class Plant:
         return context
 
     def device(self, listener, context, host="localhost", session=None, last=b"x", unwrap=True, instance=None):
-        """Connects, says something, hears it, and leaves."""
+        """Connects, sends data, receives it, and disconnects; returns the TLS session."""
         to = instance or random.choice(self.instances)
         with socket.create_connection(("127.0.0.1", to.ports[listener]), timeout=SHORT) as tcp:
             with context.wrap_socket(tcp, server_hostname=host, session=session) as tls:
@@ -314,11 +246,10 @@ class Plant:
 
     def openssl(self, *arguments, listener=0):
         to = f"127.0.0.1:{random.choice(self.instances).ports[listener]}"
-        subprocess.run(["openssl", "s_client", "-connect", to, "-servername", "localhost", *arguments],
-                       stdin=subprocess.DEVNULL, capture_output=True, timeout=SHORT, check=False)
+        attempt("openssl", "s_client", "-connect", to, "-servername", "localhost", *arguments, timeout=SHORT)
 
     def ways(self):
-        """What a device may do, each with how often."""
+        """Returns the behaviours of devices, each with its weight."""
         ours, tls12 = self.context(), self.context(version=ssl.TLSVersion.TLSv1_2)
         anybody = self.context()
         anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
@@ -341,7 +272,7 @@ class Plant:
             (5, lambda: self.device(2, modbus)),
             (2, lambda: self.device(0, anybody, last=b"RESET")),
             (1, lambda: self.device(0, anybody, last=b"STAY")),
-            # What goes wrong.
+            # Failures.
             (3, lambda: self.device(0, stranger)),
             (1, lambda: self.device(0, ours, host="elsewhere.invalid")),
             (1, lambda: self.openssl("-CAfile", ca, "-verify_return_error", "-attime", "4102444800")),
@@ -375,7 +306,7 @@ class Plant:
 
     def walk(self):
         ways = self.ways()
-        # Each once, whatever chance would have.
+        # Each once, then at random.
         order = random.sample(ways, len(ways))
         while not self.over.is_set():
             _, way = order.pop() if order else random.choices(ways, [often for often, _ in ways])[0]
@@ -388,7 +319,7 @@ class Plant:
             self.over.wait(random.uniform(0.02, 0.12))
 
     def keep(self, number):
-        """Stays connected and says something each second; comes again when it is thrown out."""
+        """Stays connected and sends data each second; reconnects after a disconnection."""
         pair = ["soon", "days", "weeks", "months", "later"][number % 5]
         listener = number % 2
         context = self.context(pair=pair if listener else None)
@@ -397,7 +328,7 @@ class Plant:
             try:
                 with socket.create_connection(("127.0.0.1", to), timeout=SHORT) as tcp:
                     with context.wrap_socket(tcp, server_hostname="localhost") as tls:
-                        # Every tenth says nothing, until the listener has had enough of it.
+                        # Every tenth is silent until the idle timeout.
                         while number % 10 and not self.over.wait(random.uniform(0.5, 1.5)):
                             tls.sendall(random.randbytes(random.randrange(1, 4000)))
                             if not tls.recv(4096):
@@ -408,10 +339,10 @@ class Plant:
                 pass
             self.over.wait(random.uniform(0.5, 2))
 
-    # -- The story
+    # -- The events
 
     def live(self, seconds, scraped=lambda: None):
-        """Runs the load and the story; says what happened when. `scraped` waits until all is seen."""
+        """Runs the load and the events; returns the outcomes of the reloads. `scraped` waits until the end is scraped."""
         begun, drained = time.monotonic(), self.instances[1]
         for number in range(KEPT):
             self.thread(self.keep, number)
@@ -442,9 +373,7 @@ class Plant:
         return outcomes
 
     def thread(self, target, *arguments):
-        thread = threading.Thread(target=target, args=arguments, daemon=True)
-        thread.start()
-        self.threads.append(thread)
+        self.threads.append(in_background(target, *arguments))
 
     def end(self):
         self.over.set()
@@ -457,11 +386,12 @@ class Plant:
 
 
 def reset(tcp):
+    """Makes the close of a connection send a reset."""
     tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def quietly(target, *arguments):
-    """A thread that ends with whatever it is connected to."""
+    """Runs a function in a thread that ends with its connection."""
 
     def run():
         try:
@@ -469,4 +399,4 @@ def quietly(target, *arguments):
         except OSError:
             pass
 
-    threading.Thread(target=run, daemon=True).start()
+    in_background(run)

@@ -1,21 +1,22 @@
-#!/usr/bin/env python3
-"""Runs the image with nothing but what it says it needs, and is a device to it. Called by ../image.sh.
+"""Runs the image with the privileges that docs/image.md names, and connects to it as a device. Part of image.sh.
 
 A read-only root, no capability, no new privileges, the image's own user. The backends are found by /etc/hosts and by
-a name server of our own: a static binary has the C library's look-ups inside, and they are the first thing to break.
+a name server of the check: a static binary contains the C library's resolver, which is the first part to break.
 """
 
 import pathlib
 import socket
 import struct
-import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from containers import Authority, Checks, Podman, device, eventually, fail, http, in_background, own_room  # noqa: E402
+from .check import eventually, require, same, true
+from . import check
+from .containers import Podman, own_room
+from .net import device, http, in_background
+from .pki import Authority
 
 NAME = "devices.example"
 BACKEND = 7000
-# What the listener at each port has for its backend, which of our backends that is, and how the name is found.
+# For each listener's port: the name of its backend, the backend's address, and the way to resolve the name.
 LISTENERS = {
     8883: ("127.0.0.1", "127.0.0.1", "an address"),
     8884: ("localhost", "127.0.0.1", "/etc/hosts"),
@@ -29,7 +30,7 @@ RECORDS = {b"legacy.plant.test": 1, b"large.plant.test": 60}
 
 
 def answer(query, truncate):
-    """One DNS answer: an A record for what is in RECORDS, as often as it says there; NXDOMAIN for the rest."""
+    """Returns a DNS answer: the number of A records in RECORDS, or NXDOMAIN."""
     at, labels = 12, []
     while query[at]:
         labels.append(query[at + 1 : at + 1 + query[at]])
@@ -60,7 +61,7 @@ def name_server():
     def streams():
         while True:
             stream, _ = by_tcp.accept()
-            # Both questions, for IPv4 and IPv6, come by one stream.
+            # The resolver asks both questions, for IPv4 and IPv6, over one stream.
             with stream:
                 while len(length := stream.recv(2, socket.MSG_WAITALL)) == 2:
                     reply = answer(stream.recv(struct.unpack("!H", length)[0], socket.MSG_WAITALL), truncate=False)
@@ -71,7 +72,7 @@ def name_server():
 
 
 def backend(address):
-    """A legacy server that says who it is, and repeats a line."""
+    """Runs a legacy server that sends its address, and repeats a line."""
     listening = socket.create_server((address, BACKEND))
 
     def serve():
@@ -84,7 +85,7 @@ def backend(address):
 
 
 def configuration(work):
-    authority = Authority(work / "certificates", "CA of a check")
+    authority = Authority(work / "certificates", "check CA")
     crt, key = authority.issue("tls", NAME, [NAME])
     directory = work / "etc"
     directory.mkdir()
@@ -104,25 +105,25 @@ def configuration(work):
     return authority
 
 
-def health(podman, checks):
-    """The health command, in a container without a shell: by itself, and as the runtime asks it."""
+def health(podman):
+    """Checks the health command in a container without a shell: run directly, and by podman."""
     def asked(*flags):
         return podman.attempt("exec", "tlsidecar", "/tlsidecar", "probe", *flags)
 
     def all_three():
         return [asked(flag) for flag in ("--live", "--started", "--ready")]
 
-    checks.same("the health command finds it alive, started and ready", all_three(), [(0, "ok"), (0, "running"), (0, "running")])
-    checks.same("podman finds it healthy by it", podman.attempt("healthcheck", "run", "tlsidecar")[0], 0)
-    checks.same("where no admin port is, the command fails", asked("--live", "--admin", "127.0.0.1:1")[0], 1)
+    same("the health command reports alive, started and ready", all_three(), [(0, "ok"), (0, "running"), (0, "running")])
+    same("podman reports healthy by it", podman.attempt("healthcheck", "run", "tlsidecar")[0], 0)
+    same("without an admin port, the command fails", asked("--live", "--admin", "127.0.0.1:1")[0], 1)
     podman("exec", "tlsidecar", "/tlsidecar", "drain")
-    checks.same("drained, it is alive and started, and not ready", [code for code, _ in all_three()], [0, 0, 1])
-    checks.same("and healthy for podman", podman.attempt("healthcheck", "run", "tlsidecar")[0], 0)
-    # Stopped in the middle of things, it answers nobody: that is what the command is for.
+    same("drained, it is alive and started, and not ready", [code for code, _ in all_three()], [0, 0, 1])
+    same("and healthy for podman", podman.attempt("healthcheck", "run", "tlsidecar")[0], 0)
+    # A stopped process answers no request: the case that the command exists for.
     podman("kill", "--signal=STOP", "tlsidecar")
     code, _ = asked("--live", "--timeout", "300ms")
     podman("kill", "--signal=CONT", "tlsidecar")
-    checks.same("a process that has stopped turning is found dead", code, 1)
+    same("a stopped process is not alive", code, 1)
 
 
 def privileges(pid):
@@ -131,9 +132,8 @@ def privileges(pid):
     return {key: status[key] for key in ("Uid", "Gid", "Groups", "CapPrm", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp")}
 
 
-def main():
-    work, image = pathlib.Path(sys.argv[1]), sys.argv[2]
-    checks = Checks()
+def main(directory, image):
+    work = pathlib.Path(directory)
     own_room()
     name_server()
     for address in ("127.0.0.1", "127.0.0.8", "127.0.0.9"):
@@ -149,11 +149,10 @@ def main():
         ["--config", "/etc/tlsidecar/tlsidecar.toml"],
     )
     eventually("the sidecar is ready", lambda: http("http://127.0.0.1:9901/readyz")[0] == 200 or podman.pid("tlsidecar") == 0)
-    if podman.pid("tlsidecar") == 0:
-        fail("the container has ended:\n" + "\n".join(podman.log("tlsidecar")))
+    require(podman.pid("tlsidecar") != 0, "the container has ended:\n" + "\n".join(podman.log("tlsidecar")))
 
     none = "0" * 16
-    checks.same(
+    same(
         "it runs as 65532, with no capability, no new privileges, and filtered system calls",
         privileges(podman.pid("tlsidecar")),
         {"Uid": ["65532"] * 4, "Gid": ["65532"] * 4, "Groups": ["65532"], "CapPrm": [none], "CapEff": [none],
@@ -162,9 +161,9 @@ def main():
     for port, (name, address, way) in LISTENERS.items():
         with device(("127.0.0.1", port), authority.crt, NAME) as stream:
             stream.sendall(b"hello\n")
-            checks.same(f"a device reaches the backend {name}, found by {way}", stream.makefile("rb").read(),
+            same(f"a device reaches the backend {name}, found by {way}", stream.makefile("rb").read(),
                         f"{address}: hello\n".encode())
-    checks.true("our name server was asked", {("legacy.plant.test", "UDP"), ("large.plant.test", "TCP")} <= set(asked), asked)
+    true("the name server was asked", {("legacy.plant.test", "UDP"), ("large.plant.test", "TCP")} <= set(asked), asked)
 
     with device(("127.0.0.1", NOBODY), authority.crt, NAME) as stream:
         try:
@@ -173,15 +172,12 @@ def main():
             pass
     unreachable = f'tlsidecar_connections_closed_total{{listener="at-{NOBODY}",reason="backend_unreachable"}} 1'
     eventually("a name that does not exist is counted", lambda: unreachable in http("http://127.0.0.1:9901/metrics")[1])
-    checks.ok("a backend whose name does not exist is backend_unreachable")
-    checks.same("nothing was counted as our own fault", http("http://127.0.0.1:9901/metrics")[1].count('reason="internal"} 0'),
+    true("a backend whose name does not exist is backend_unreachable", True)
+    same("no connection closed with reason internal", http("http://127.0.0.1:9901/metrics")[1].count('reason="internal"} 0'),
                 len(LISTENERS) + 1)
 
-    health(podman, checks)
+    health(podman)
     podman("kill", "--signal=TERM", "tlsidecar")
-    checks.same("SIGTERM ends it in order", podman.exit_code("tlsidecar", 10), 0)
+    same("SIGTERM ends it with exit code 0", podman.exit_code("tlsidecar", 10), 0)
     podman("rm", "--all", "--force")
-    print(f"serve.py: {checks.count} checks")
-
-
-main()
+    print(f"image: {check.passed} checks of the running image")

