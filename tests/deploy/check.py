@@ -87,7 +87,7 @@ def attempt(*command, timeout=120, **options):
 def run(*command, **options):
     """Runs a command that has to succeed, and returns its standard output."""
     done = attempt(*command, **options)
-    require(done.returncode == 0, f"{' '.join(map(str, command))}: {done.returncode}\n{done.stdout}{done.stderr}")
+    require(done.returncode == 0, f"{' '.join(map(str, command[:9]))}: {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
 
 
