@@ -6,11 +6,12 @@ cd "$(dirname "$0")/../.."
 tools=$PWD/target/checks
 mkdir -p "$tools/npm"
 
-# uv reads the same files as pip and takes seconds where pip takes minutes.
-python3 -m venv "$tools/venv"
+# uv takes seconds where pip takes minutes.
 if command -v uv >/dev/null; then
+    uv venv --quiet --allow-existing "$tools/venv"
     VIRTUAL_ENV=$tools/venv uv pip install --quiet --require-hashes -r tests/deploy/requirements.txt
 else
+    python3 -m venv "$tools/venv"
     "$tools/venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r tests/deploy/requirements.txt
 fi
 
