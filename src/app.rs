@@ -30,9 +30,9 @@ use crate::sessions::Sessions;
 use crate::terms::labels::MaterialKind;
 use crate::terms::reason::Reason;
 use crate::text::one_line;
-use crate::trust::certs::parts::Material;
-use crate::trust::certs::{self, Loaded};
-use crate::trust::snapshot::Current;
+use crate::trust::certs::summary::FileSummary;
+use crate::trust::policy::Policy;
+use crate::trust::snapshot::{Current, Loaded, Snapshot};
 
 /// A running proxy. Dropping it does not stop the proxy; the end of the runtime does.
 pub struct App {
@@ -105,15 +105,15 @@ pub fn check(config: &Config) -> Result<Checked, StartError> {
     let loaded = load(config)?;
     let files = loaded.iter().flat_map(|(snapshot, _)| {
         let name = &snapshot.listener.name;
-        let material = snapshot.parts.material();
-        let first_crl = material.iter().position(|m| m.kind == MaterialKind::Crl).unwrap_or(0);
-        let line = |(i, Material { file, kind, count }): (usize, &Material)| {
-            let file = match kind {
+        let material: Vec<_> = snapshot.policies.iter().flat_map(Policy::files).collect();
+        let first_crl = material.iter().position(|m| m.role == MaterialKind::Crl).unwrap_or(0);
+        let line = |(i, FileSummary { role, path, count, .. }): (usize, &FileSummary<'_>)| {
+            let file = match role {
                 // By its index: a message with the file name of a CRL reports a fault of the CRL.
                 MaterialKind::Crl => format!("crls[{}]", i - first_crl),
-                _ => file.display().to_string(),
+                _ => path.display().to_string(),
             };
-            shown(&format!("listener {name:?}: {file}: {}", counted(*kind, *count)))
+            shown(&format!("listener {name:?}: {file}: {}", counted(*role, *count)))
         };
         material.iter().enumerate().map(line).collect::<Vec<_>>()
     });
@@ -241,7 +241,7 @@ fn load(config: &Config) -> Result<Vec<Loaded>, StartError> {
             problems
                 .push(format!("listener {name:?}: {address} overlaps the admin port's {admin}"));
         }
-        match certs::load(listener, SystemTime::now()) {
+        match Snapshot::load(listener, SystemTime::now()) {
             Ok(first) => loaded.push(first),
             Err(errors) => {
                 let name = &listener.name;

@@ -14,7 +14,7 @@
 mod announce;
 mod watch;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
@@ -29,8 +29,10 @@ use crate::config::{self, Config};
 use crate::metrics::{ListenerMetrics, Metrics, Objects};
 use crate::terms::labels::{ReloadObject, ReloadOutcome};
 use crate::text::{Shown, one_line};
-use crate::trust::certs::{self, CertError, Reloaded};
-use crate::trust::snapshot::Current;
+use crate::trust::findings::CertError;
+use crate::trust::material;
+use crate::trust::policy::Policy;
+use crate::trust::snapshot::{Current, Reloaded, Snapshot};
 
 /// How often the files are looked at where events do not come (some network and overlay file
 /// systems), and a candidate that was not valid yet is tried again.
@@ -208,13 +210,14 @@ impl Reloader {
 
     /// Everything that is read.
     fn files(&self) -> Vec<PathBuf> {
-        let listeners = self.targets.iter().map(|target| target.current.load());
-        let named = listeners.flat_map(|snapshot| {
-            certs::named_files(&snapshot.listener.tls).map(Path::to_owned).collect::<Vec<_>>()
+        let snapshots = self.targets.iter().map(|target| target.current.load());
+        let active = snapshots.flat_map(|snapshot| {
+            let files = snapshot.policies.iter().flat_map(Policy::files);
+            files.map(|file| file.path.to_owned()).collect::<Vec<_>>()
         });
-        let wanted = self.config.listeners.iter().flat_map(|l| certs::named_files(&l.tls));
+        let wanted = self.config.listeners.iter().flat_map(|l| material::named(&l.tls));
         let file = self.source.iter().map(|source| source.path.clone());
-        named.chain(wanted.map(Path::to_owned)).chain(file).collect()
+        active.chain(wanted.map(|(_, path)| path.to_owned())).chain(file).collect()
     }
 
     fn attempt(&mut self, trigger: Trigger) -> ReloadReport {
@@ -313,7 +316,7 @@ impl Reloader {
     fn failures_of_new_listeners(&self, objects: &mut Objects) -> Vec<String> {
         let running = |name: &str| self.started.listeners.iter().any(|l| l.name == name);
         let new = self.config.listeners.iter().filter(|listener| !running(&listener.name));
-        new.flat_map(|listener| match certs::load(listener, SystemTime::now()) {
+        new.flat_map(|listener| match Snapshot::load(listener, SystemTime::now()) {
             Ok(_) => Vec::new(),
             Err(errors) => failed(listener, &errors, objects),
         })
@@ -361,7 +364,7 @@ fn reload_target(
         // The socket stays where it is.
         |wanted| config::ListenerConfig { listen: previous.listener.listen, ..wanted },
     );
-    let Reloaded { loaded, errors } = certs::reload(&wanted, &previous, SystemTime::now());
+    let Reloaded { loaded, errors } = previous.reload(&wanted, SystemTime::now());
     let failed = failed(&wanted, &errors, objects);
     let Some((snapshot, warnings)) = loaded else { return (false, failed) };
     note_swapped(&previous, &snapshot, objects);
@@ -378,7 +381,7 @@ fn failed(
     objects: &mut Objects,
 ) -> Vec<String> {
     for error in errors {
-        objects.note(error.object(&listener.tls), ReloadOutcome::Failed);
+        objects.note(error.object(), ReloadOutcome::Failed);
     }
     let name = &listener.name;
     let tell = |error| one_line(&format!("listener {name:?}: {error}")).into_owned();
@@ -471,10 +474,10 @@ mod tests {
     fn where_events_do_not_come_the_poll_finds_the_change_and_tells_a_failure_once() {
         let dir = tempfile::tempdir().unwrap();
         let listener = listener(dir.path());
-        let (snapshot, _) = certs::load(&listener, SystemTime::now()).unwrap();
+        let (snapshot, _) = Snapshot::load(&listener, SystemTime::now()).unwrap();
         let metrics = Arc::new(Metrics::new());
         let current = Arc::new(Current::new(snapshot));
-        let (before, watched) = (current.load().files, Arc::clone(&current));
+        let (before, watched) = (current.load(), Arc::clone(&current));
         let target = ReloadTarget { current, metrics: metrics.listener("test") };
         let (sender, events) = channel();
         let polling = std::thread::spawn({
@@ -501,7 +504,7 @@ mod tests {
         let good = looked_at();
         certificate(dir.path());
         wait_until("it is well again", &|| metric("tlsidecar_reload_failing") < 0.5);
-        wait_until("it is found", &|| watched.load().files != before);
+        wait_until("it is found", &|| !Arc::ptr_eq(&watched.load(), &before));
         wait_until("it is looked at again and again", &|| looked_at() > good + 0.1);
         let failed = metric("tlsidecar_reloads_total{outcome=\"failed\"}");
         assert!(failed < 2.5, "the rubbish, and perhaps a new certificate without its key yet");

@@ -1,16 +1,19 @@
-//! Who we are and whom we believe.
+//! Our certificates, and the trust in those of clients.
 //!
-//! **Not here.** Connections: a handshake takes what is in force, and asks nothing more.
+//! **Not here.** Connections: a handshake takes the current snapshot, and nothing else.
 
 pub(crate) mod certs;
+pub(crate) mod findings;
+pub(crate) mod material;
+pub(crate) mod policy;
 pub(crate) mod snapshot;
 
 pub(crate) mod digest;
-pub(crate) mod files;
+mod files;
 pub(crate) mod identity;
 pub(crate) mod provider;
 mod resolver;
-mod revocation;
+pub(crate) mod revocation;
 mod tickets;
 pub(crate) mod x509;
 

@@ -24,7 +24,6 @@ use super::tls::{Received, TlsStream};
 use crate::config::{self, BackendAddress, CertificateFiles, ClientAuth, ListenerConfig, Timeouts};
 use crate::metrics::Metrics;
 use crate::sessions;
-use crate::trust::certs;
 use crate::trust::snapshot::Snapshot;
 
 /// A listener's side, on its defaults.
@@ -47,7 +46,7 @@ impl Server {
         let backend = "127.0.0.1:1".parse::<BackendAddress>().expect("it is an address");
         let address = ([127, 0, 0, 1], 0).into();
         let listener = ListenerConfig::new("bench", address, backend, pair, ClientAuth::None);
-        let loaded = certs::load(&listener, SystemTime::now());
+        let loaded = Snapshot::load(&listener, SystemTime::now());
         let (snapshot, _warnings) = loaded.expect("the certificate can be used");
         Self { snapshot, metrics: Arc::new(Metrics::new()) }
     }

@@ -23,7 +23,6 @@ use super::relay::{self, Bounds};
 use crate::config::{BackendAddress, CertificateFiles, ClientAuth, ClientTrust, ListenerConfig};
 use crate::metrics::Metrics;
 use crate::sessions::Session;
-use crate::trust::certs;
 use crate::trust::snapshot::Snapshot;
 
 /// A listener's side, which asks for certificates and takes devices that have none.
@@ -40,7 +39,7 @@ impl Server {
     #[must_use]
     pub fn new(dir: &Path) -> Self {
         let files = ["server.crt", "server.key", "ca.crt", "devices.crl"].map(|f| dir.join(f));
-        let loaded = certs::load(&listener(&files), SystemTime::now());
+        let loaded = Snapshot::load(&listener(&files), SystemTime::now());
         let (snapshot, _warnings) = loaded.expect("the files can be used");
         Self { snapshot, metrics: Arc::new(Metrics::new()) }
     }
@@ -84,7 +83,7 @@ impl Server {
 /// # Errors
 /// What is wrong with them, as it is reported.
 pub fn load(files: &[PathBuf; 4]) -> Result<(), Vec<String>> {
-    let loaded = certs::load(&listener(files), SystemTime::now());
+    let loaded = Snapshot::load(&listener(files), SystemTime::now());
     let reported = |problems: Vec<_>| problems.iter().map(ToString::to_string).collect();
     loaded.map(|_| ()).map_err(reported)
 }

@@ -289,7 +289,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Greeted<Io> {
         let alpn = negotiation.alpn().map(Box::from);
         let negotiated = negotiated(&negotiation, |cipher| {
             let name = hello.server_name.as_deref();
-            snapshot.resolver.key_kind(name, &hello.schemes, |key| cipher.goes_with(key))
+            snapshot.policy().resolver.key_kind(name, &hello.schemes, |key| cipher.goes_with(key))
         });
         let (mut stream, early) = negotiation.into_stream().map_err(HandshakeError::Internal)?;
         if let Err(cause) = believed {
@@ -303,7 +303,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Greeted<Io> {
 }
 
 fn server_config(hello: &Hello, snapshot: &Snapshot) -> Arc<ServerConfig> {
-    let configs = &snapshot.server_configs;
+    let configs = &snapshot.policy().server_configs;
     Arc::clone(if hello.prefers_chacha20 { &configs.client_order } else { &configs.server_order })
 }
 
@@ -384,7 +384,7 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
     snapshot: &Snapshot,
 ) -> Result<(), Unfinished> {
     // rustls keeps the messages for a signature of TLS 1.2: RFC 5246 section 7.4.8.
-    let kept = snapshot.client_verifier.as_ref().map_or(0, |_| opening.records.len());
+    let kept = snapshot.policy().client_verifier.as_ref().map_or(0, |_| opening.records.len());
     negotiation.open(opening).map_err(Unfinished::Tls)?;
     loop {
         while negotiation.is_paused() {
@@ -448,7 +448,7 @@ fn still_believed<Io: AsyncRead + AsyncWrite + Unpin>(
     snapshot: &Snapshot,
 ) -> Result<(), CertificateError> {
     let resumed = client.kind() == Some(rustls::HandshakeKind::Resumed);
-    match (&snapshot.client_verifier, client.peer_certificates()) {
+    match (&snapshot.policy().client_verifier, client.peer_certificates()) {
         (Some(verifier), Some((leaf, rest))) if resumed => {
             verifier.verify(leaf, rest, UnixTime::now())
         }

@@ -10,9 +10,11 @@ use crate::metrics::{
 };
 use crate::terms::labels::{MaterialKind, ReloadObject, ReloadOutcome};
 use crate::text::Shown;
-use crate::trust::certs::Warning;
-use crate::trust::certs::parts::Material;
-use crate::trust::snapshot::{ServerCertificate, Snapshot};
+use crate::trust::certs::chain::ServerCertificate;
+use crate::trust::certs::summary::FileSummary;
+use crate::trust::findings::Warning;
+use crate::trust::policy::Policy;
+use crate::trust::snapshot::Snapshot;
 use crate::trust::x509::{self, CertInfo, Timestamp};
 
 /// Tells of a snapshot that comes in force.
@@ -21,25 +23,31 @@ pub(crate) fn announce(snapshot: &Snapshot, warnings: &[Warning], metrics: &List
     for warning in warnings {
         tracing::warn!(listener, "{warning}");
     }
-    for certificate in &snapshot.certificates {
+    for policy in &snapshot.policies {
+        announce_policy(listener, policy);
+    }
+    metrics.set_backends(snapshot.listener.backends().map(ToString::to_string));
+    metrics.in_force().tell(in_force(snapshot));
+}
+
+fn announce_policy(listener: &str, policy: &Policy) {
+    for certificate in &policy.certificates {
         let (cert, not_after) = (&certificate.label, certificate.info.not_after);
         let certificates = certificate.chain_length;
         tracing::info!(listener, cert, %not_after, certificates, "certificate in force");
     }
-    for Material { file, kind, count } in snapshot.parts.material() {
-        let file = Shown(&file);
-        match kind {
-            // They have their own line.
+    for FileSummary { role, path, count, .. } in policy.files() {
+        let file = Shown(path);
+        match role {
+            // They have a line of their own.
             MaterialKind::Certificate | MaterialKind::Key => {}
             MaterialKind::ClientCa => {
-                let pinned = snapshot.trusted.pinned;
+                let pinned = policy.trust.pinned;
                 tracing::info!(listener, %file, count, pinned, "client CAs active");
             }
             MaterialKind::Crl => tracing::info!(listener, %file, count, "CRLs active"),
         }
     }
-    metrics.set_backends(snapshot.listener.backends().map(ToString::to_string));
-    metrics.in_force().tell(in_force(snapshot));
 }
 
 /// Until when what is in force is good.
@@ -62,16 +70,17 @@ fn in_force(snapshot: &Snapshot) -> Told {
         crl: Shown(file).to_string(),
         next_update: due.timestamp(),
     };
-    let material = |m: &Material| MaterialInForce {
-        file: Shown(&m.file).to_string(),
-        kind: m.kind,
-        count: m.count,
+    let material = |file: FileSummary<'_>| MaterialInForce {
+        file: Shown(file.path).to_string(),
+        kind: file.role,
+        count: file.count,
     };
+    let policies = || snapshot.policies.iter();
     Told {
-        certificates: snapshot.certificates.iter().map(certificate).collect(),
-        cas: snapshot.trusted.cas.iter().map(ca).collect(),
-        crls: snapshot.trusted.crls.iter().map(crl).collect(),
-        material: snapshot.parts.material().iter().map(material).collect(),
+        certificates: policies().flat_map(|p| &p.certificates).map(certificate).collect(),
+        cas: policies().flat_map(|p| &p.trust.cas).map(ca).collect(),
+        crls: policies().flat_map(|p| &p.trust.crls).map(crl).collect(),
+        material: policies().flat_map(Policy::files).map(material).collect(),
     }
 }
 
@@ -102,13 +111,13 @@ fn changes(old: &config::ListenerConfig, new: &config::ListenerConfig) -> Vec<&'
 
 /// Notes which objects differ between what was in force and what is now.
 pub(super) fn note_swapped(old: &Snapshot, new: &Snapshot, objects: &mut Objects) {
-    let differs = [
-        (ReloadObject::Config, old.listener != new.listener),
-        (ReloadObject::Certificate, old.files.certificates != new.files.certificates),
-        (ReloadObject::ClientCa, old.files.client_ca != new.files.client_ca),
-        (ReloadObject::Crl, old.files.crls != new.files.crls),
-    ];
-    for (object, _) in differs.iter().filter(|(_, differs)| *differs) {
-        objects.note(*object, ReloadOutcome::Swapped);
+    let differs = |object: ReloadObject| match object {
+        ReloadObject::Config => old.listener != new.listener,
+        ReloadObject::Certificate | ReloadObject::ClientCa | ReloadObject::Crl => {
+            old.digest(object) != new.digest(object)
+        }
+    };
+    for &object in ReloadObject::ALL.iter().filter(|object| differs(**object)) {
+        objects.note(object, ReloadOutcome::Swapped);
     }
 }

@@ -6,7 +6,7 @@
 use aws_lc_rs::digest::{Context, SHA256, digest};
 
 /// A SHA-256 digest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Digest([u8; 32]);
 
 impl Digest {

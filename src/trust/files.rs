@@ -1,14 +1,13 @@
 //! Reads several files as of one moment.
 //!
 //! A certificate and its key change together: Kubernetes swaps a `..data` link under both, tools
-//! rename one after the other. Read one by one, the pair can be of two generations.
+//! rename one after the other. Read one by one, the two files can be of different generations.
 //!
-//! **Promises.** [`read`] returns contents that all stood in their places at one moment: where any
-//! file changed while they were being read, it reads them again. A file that cannot be read keeps
-//! no other from being read, so that every problem is found at once. Contents are wiped on drop,
-//! since some are keys.
+//! **Promises.** [`read`] returns contents that all existed at their paths at one moment: if any
+//! file changes while they are read, all are read again. A file that cannot be read does not prevent the
+//! others from being read. Contents are wiped on drop, since some are keys.
 //!
-//! **Not here.** What the contents mean (`certs.rs`), when to read again (`reload.rs`).
+//! **Not here.** The roles of files (`material.rs`), the time to read again (`reload.rs`).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,68 +19,44 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use crate::regular_file;
-use crate::text::Shown;
 
-/// The largest file with a certificate, a chain or a key that is read. Chains have some KiB; a Kubernetes
-/// Secret is 1 MiB at most.
-pub(crate) const MAX_CHAIN_BYTES: u64 = 4 << 20;
-
-/// The largest bundle of CAs that is read. All CAs of the web take 0.2 MiB.
-pub(crate) const MAX_CA_BYTES: u64 = 16 << 20;
-
-/// The largest file with CRLs that is read: some 6 million entries.
-pub(crate) const MAX_CRL_BYTES: u64 = 256 << 20;
-
-/// How often a set of files that keeps changing is read before we give up.
+/// Attempts to read a set of files that keeps changing.
 const ATTEMPTS: usize = 20;
 
 /// The contents of several files, all as of one moment.
 #[derive(Debug)]
-pub(crate) struct Files {
-    contents: BTreeMap<PathBuf, Result<Content, Arc<io::Error>>>,
+pub(super) struct Files {
+    contents: BTreeMap<PathBuf, Result<Arc<Content>, Arc<io::Error>>>,
 }
 
+/// The content of a file.
 #[derive(Debug)]
-struct Content {
-    bytes: Zeroizing<Vec<u8>>,
-    mode: u32,
-}
-
-/// Why a file could not be read.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read {}: {cause}", Shown(file))]
-pub(crate) struct ReadError {
-    pub(crate) file: PathBuf,
-    pub(crate) cause: Arc<io::Error>,
+pub(super) struct Content {
+    pub(super) bytes: Zeroizing<Vec<u8>>,
+    /// Type and permissions, as in stat(2).
+    pub(super) mode: u32,
 }
 
 impl Files {
-    /// The content of one of the files that were asked for.
+    /// Returns the content of one of the files that were read.
     ///
     /// # Errors
-    /// If it could not be read, or was not asked for.
-    pub(crate) fn bytes(&self, path: &Path) -> Result<&[u8], ReadError> {
-        let cause = match self.contents.get(path) {
-            Some(Ok(content)) => return Ok(&content.bytes),
-            Some(Err(cause)) => Arc::clone(cause),
-            None => Arc::new(io::ErrorKind::NotFound.into()),
-        };
-        Err(ReadError { file: path.to_owned(), cause })
-    }
-
-    /// Whether others than the owner and the group may read the file.
-    pub(crate) fn is_open_to_all(&self, path: &Path) -> bool {
-        matches!(self.contents.get(path), Some(Ok(content)) if content.mode & 0o004 != 0)
+    /// If it could not be read, or was not requested.
+    pub(super) fn content(&self, path: &Path) -> Result<Arc<Content>, Arc<io::Error>> {
+        match self.contents.get(path) {
+            Some(content) => content.clone(),
+            None => Err(Arc::new(io::ErrorKind::NotFound.into())),
+        }
     }
 }
 
-/// Reads all of `wanted` as of one moment, each with the bytes that it has at most. It blocks on the
-/// disk.
+/// Reads all of `wanted` as of one moment, each up to its bound in bytes. Blocks on the disk.
 ///
 /// # Errors
-/// If they never stood still. Why a single file cannot be read is told by [`Files::bytes`].
-pub(crate) fn read<'a>(wanted: impl Iterator<Item = (&'a Path, u64)>) -> Result<Files, ReadError> {
-    // A file that is named for two purposes is read up to the larger bound.
+/// If the files changed during every attempt. The error of a single file is returned by
+/// [`Files::content`].
+pub(super) fn read<'a>(wanted: impl Iterator<Item = (&'a Path, u64)>) -> io::Result<Files> {
+    // A file with two roles is read once, up to the larger bound.
     let mut bounds = BTreeMap::new();
     for (path, max) in wanted {
         let bound = bounds.entry(path).or_insert(max);
@@ -92,20 +67,17 @@ pub(crate) fn read<'a>(wanted: impl Iterator<Item = (&'a Path, u64)>) -> Result<
     for _ in 0..ATTEMPTS {
         let contents: Vec<_> = bounds.iter().map(|(path, max)| content(path, *max)).collect();
         let after = stamps(&paths);
-        // What was there in between alone is of another moment than the rest.
+        // A file that existed only in between is of another moment than the others.
         let appeared =
             after.iter().zip(&contents).any(|(s, content)| s.is_none() && content.is_ok());
         if before == after && !appeared {
             let named = paths.iter().map(|path| path.to_path_buf());
-            let contents = contents.into_iter().map(|content| content.map_err(Arc::new));
+            let contents = contents.into_iter().map(|c| c.map(Arc::new).map_err(Arc::new));
             return Ok(Files { contents: named.zip(contents).collect() });
         }
         before = after;
     }
-    let file = paths.first().map(|path| path.to_path_buf()).unwrap_or_default();
-    let cause =
-        io::Error::new(io::ErrorKind::ResourceBusy, "its files changed while they were read");
-    Err(ReadError { file, cause: Arc::new(cause) })
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, "the files changed while they were read"))
 }
 
 fn content(path: &Path, max: u64) -> io::Result<Content> {
@@ -113,8 +85,8 @@ fn content(path: &Path, max: u64) -> io::Result<Content> {
     Ok(Content { bytes: Zeroizing::new(bytes), mode: metadata.mode() })
 }
 
-/// What changes when a path leads elsewhere or its file is written: the file that it leads to
-/// through all links, and that file's identity, size and times.
+/// The attributes of a path that change when it leads to another file or its file is written: the path
+/// with all links resolved, and the identity, size and times of the file.
 #[derive(PartialEq, Eq)]
 struct Stamp {
     target: PathBuf,
@@ -124,7 +96,7 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-/// None for a file that cannot be reached.
+/// Returns the stamp of each path; none for a file that cannot be reached.
 fn stamps(paths: &[&Path]) -> Vec<Option<Stamp>> {
     let stamp = |path: &&Path| {
         let target = fs::canonicalize(path).ok()?;
@@ -163,10 +135,10 @@ mod tests {
             let swaps = scope.spawn(|| (1..200).for_each(generation));
             let mut reads = 0;
             while !swaps.is_finished() {
-                // A set that never stood still is an honest answer; a mixed one is not.
+                // An error is correct if the files never stop changing. Mixed generations are not.
                 if let Ok(files) = read(paths.iter().map(|path| (path.as_path(), 1 << 20))) {
-                    let bytes = [0, 1].map(|i| files.bytes(&paths[i]).unwrap());
-                    assert_eq!(bytes[0], bytes[1]);
+                    let bytes = [0, 1].map(|i| files.content(&paths[i]).unwrap());
+                    assert_eq!(bytes[0].bytes, bytes[1].bytes);
                     reads += 1;
                 }
             }
@@ -175,14 +147,12 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_named_and_keeps_no_other_from_being_read() {
+    fn a_missing_file_does_not_prevent_the_others_from_being_read() {
         let missing = Path::new("/nonexistent/tls.crt");
         let there = tempfile::NamedTempFile::new().unwrap();
         fs::write(there.path(), "there").unwrap();
         let files = read([(missing, 1 << 20), (there.path(), 1 << 20)].into_iter()).unwrap();
-        let error = files.bytes(missing).unwrap_err();
-        assert_eq!(error.file, missing);
-        assert_eq!(error.cause.kind(), io::ErrorKind::NotFound);
-        assert_eq!(files.bytes(there.path()).unwrap(), b"there");
+        assert_eq!(files.content(missing).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(&files.content(there.path()).unwrap().bytes[..], b"there");
     }
 }

@@ -12,7 +12,6 @@ use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use super::certs;
 use super::snapshot::Snapshot;
 use crate::config::{BackendAddress, CertificateFiles, ClientAuth, ListenerConfig};
 
@@ -36,9 +35,9 @@ pub(crate) fn listener(dir: &Path) -> ListenerConfig {
 pub(crate) fn snapshot_and_client() -> (Snapshot, TlsConnector) {
     let dir = tempfile::tempdir().unwrap();
     let listener = listener(dir.path());
-    let (snapshot, _) = certs::load(&listener, SystemTime::now()).unwrap();
+    let (snapshot, _) = Snapshot::load(&listener, SystemTime::now()).unwrap();
     let mut roots = RootCertStore::empty();
-    roots.add(snapshot.certificates[0].leaf.clone()).unwrap();
+    roots.add(snapshot.policy().certificates[0].leaf.clone()).unwrap();
     let client = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()

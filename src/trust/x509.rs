@@ -7,7 +7,6 @@ pub(crate) mod certificate;
 mod constraints;
 pub(crate) mod crl;
 pub(crate) mod details;
-pub(crate) mod link;
 pub(crate) mod names;
 pub(crate) mod path;
 pub(crate) mod signature;
@@ -41,8 +40,6 @@ pub(crate) struct Malformed(String);
 pub(crate) struct CertInfo {
     /// Lower-case DNS names of the SAN, wildcards as they stand; without any, the subject's CN.
     pub(crate) names: Vec<String>,
-    /// Encoded, to compare.
-    pub(crate) subject: Vec<u8>,
     /// For people.
     pub(crate) subject_text: String,
     /// For people.
@@ -50,6 +47,12 @@ pub(crate) struct CertInfo {
     /// In hexadecimal, as openssl prints it.
     pub(crate) serial: String,
     pub(crate) key: KeyKind,
+    /// 1, 2 or 3.
+    pub(crate) version: u32,
+    /// The encoded SubjectPublicKeyInfo.
+    pub(crate) public_key: Vec<u8>,
+    /// Subject and issuer have the same name: RFC 5280 section 6.1.
+    pub(crate) is_self_issued: bool,
     pub(crate) not_before: Timestamp,
     pub(crate) not_after: Timestamp,
 }
@@ -101,27 +104,35 @@ impl std::fmt::Display for Timestamp {
 /// # Errors
 /// If it is not X.509.
 pub(crate) fn cert_info(der: &CertificateDer<'_>) -> Result<CertInfo, Malformed> {
-    let certificate = parse(der)?;
-    let mut names: Vec<_> = sans(&certificate)
-        .filter_map(|name| match name {
-            GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
-            _ => None,
-        })
-        .collect();
-    if names.is_empty() {
-        let common_names = certificate.subject().iter_common_name();
-        names.extend(common_names.filter_map(text).map(|name| name.to_ascii_lowercase()));
+    parse(der).map(|certificate| CertInfo::of(&certificate))
+}
+
+impl CertInfo {
+    fn of(certificate: &X509Certificate<'_>) -> Self {
+        let (subject, issuer) = (certificate.subject(), certificate.issuer());
+        let mut names: Vec<_> = sans(certificate)
+            .filter_map(|name| match name {
+                GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+                _ => None,
+            })
+            .collect();
+        if names.is_empty() {
+            let common_names = subject.iter_common_name();
+            names.extend(common_names.filter_map(text).map(|name| name.to_ascii_lowercase()));
+        }
+        Self {
+            names,
+            subject_text: one_line(&subject.to_string()).into_owned(),
+            issuer_text: one_line(&issuer.to_string()).into_owned(),
+            serial: serial(certificate.raw_serial()),
+            key: key_kind(certificate),
+            version: certificate.version().0.saturating_add(1),
+            public_key: certificate.public_key().raw.to_vec(),
+            is_self_issued: CanonicalName::of(subject) == CanonicalName::of(issuer),
+            not_before: Timestamp(certificate.validity().not_before),
+            not_after: Timestamp(certificate.validity().not_after),
+        }
     }
-    Ok(CertInfo {
-        names,
-        subject: certificate.subject().as_raw().to_vec(),
-        subject_text: one_line(&certificate.subject().to_string()).into_owned(),
-        issuer_text: one_line(&certificate.issuer().to_string()).into_owned(),
-        serial: serial(certificate.raw_serial()),
-        key: key_kind(&certificate),
-        not_before: Timestamp(certificate.validity().not_before),
-        not_after: Timestamp(certificate.validity().not_after),
-    })
 }
 
 /// What we need to know of a client's certificate.

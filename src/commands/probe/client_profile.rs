@@ -4,7 +4,6 @@
 //!
 //! **Not here.** The flags themselves (`commands/flags/probe.rs`).
 
-use std::path::Path;
 use std::sync::Arc;
 
 use tokio_rustls::rustls::client::Resumption;
@@ -17,8 +16,10 @@ use tokio_rustls::rustls::{self, ClientConfig, InconsistentKeys, RootCertStore, 
 use super::capturing_verifier::CapturingVerifier;
 use crate::commands::flags::probe::{ProbeArgs, ProbeTarget};
 use crate::config::TlsVersion;
-use crate::trust::certs::{self, CertError, pem};
-use crate::trust::files::{self, Files};
+use crate::terms::labels::MaterialKind;
+use crate::trust::certs::{chain, pem};
+use crate::trust::findings::{Cause, CertError};
+use crate::trust::material::{self, Material};
 
 /// The TLS settings of the simulated device.
 pub(super) struct ClientProfile {
@@ -49,25 +50,29 @@ pub(super) enum ProfileError {
 impl ClientProfile {
     /// Loads the settings of the flags. Blocks on the disk.
     pub(super) fn load(args: &ProbeArgs, target: &ProbeTarget) -> Result<Self, ProfileError> {
-        let bounds =
-            [files::MAX_CA_BYTES, files::MAX_CHAIN_BYTES, files::MAX_CHAIN_BYTES].into_iter();
-        let named = [&args.ca, &args.cert, &args.key].into_iter().zip(bounds);
-        let named = named.filter_map(|(file, max)| Some((file.as_deref()?, max)));
-        let files = files::read(named).map_err(CertError::from)?;
+        let named = [
+            (MaterialKind::ClientCa, &args.ca),
+            (MaterialKind::Certificate, &args.cert),
+            (MaterialKind::Key, &args.key),
+        ];
+        let named = named.iter().filter_map(|(role, path)| Some((*role, path.as_deref()?)));
+        let files = material::read(&named.collect::<Vec<_>>())?;
+        let of = |role| files.iter().find(|file| file.role == role);
         let name = args.name.as_ref().unwrap_or(&target.host);
         let name = ServerName::try_from(name.clone())
             .map_err(|cause| ProfileError::Name { name: name.clone(), cause })?;
-        let certificate = match (&args.cert, &args.key) {
-            (Some(cert), Some(key)) => Some(Arc::new(certified(cert, key, &files)?)),
+        let certificate = match (of(MaterialKind::Certificate), of(MaterialKind::Key)) {
+            (Some(cert), Some(key)) => Some(Arc::new(certified(cert, key)?)),
             _ => None,
         };
-        let cas = match &args.ca {
-            Some(file) => pem::certificates(file, &files).map_err(CertError::from)?.items,
+        let ca = of(MaterialKind::ClientCa);
+        let cas = match ca {
+            Some(file) => pem::certificates(file)?.items,
             None => Vec::new(),
         };
         Ok(Self {
             provider: Arc::new(default_provider()),
-            roots: args.ca.as_deref().map(|file| roots(file, &cas)).transpose()?,
+            roots: ca.map(|file| roots(file, &cas)).transpose()?,
             cas: cas.into_iter().map(|(_, ca)| ca).collect(),
             sends_name: matches!(name, ServerName::DnsName(_)) && !args.no_sni,
             name,
@@ -87,39 +92,38 @@ impl ClientProfile {
             Some(TlsVersion::Tls13) => &[&version::TLS13],
         };
         let algorithms = self.provider.signature_verification_algorithms;
-        let verifier = Arc::new(CapturingVerifier::new(algorithms, self.certificate.clone()));
+        let witness = Arc::new(CapturingVerifier::new(algorithms, self.certificate.clone()));
         let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(versions)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::clone(&verifier) as _)
-            .with_client_cert_resolver(Arc::clone(&verifier) as _);
+            .with_custom_certificate_verifier(Arc::clone(&witness) as _)
+            .with_client_cert_resolver(Arc::clone(&witness) as _);
         config.alpn_protocols.clone_from(&self.alpn);
         config.enable_sni = self.sends_name;
-        config.resumption = Resumption::store(Arc::clone(&verifier) as _);
-        Ok((Arc::new(config), verifier))
+        config.resumption = Resumption::store(Arc::clone(&witness) as _);
+        Ok((Arc::new(config), witness))
     }
 }
 
 fn roots(
-    file: &Path,
+    file: &Material,
     cas: &[(usize, CertificateDer<'static>)],
 ) -> Result<RootCertStore, CertError> {
     let mut roots = RootCertStore::empty();
     for (line, ca) in cas {
-        let malformed = |_| CertError::Ca { file: file.to_owned(), line: *line };
-        roots.add(ca.clone()).map_err(malformed)?;
+        roots.add(ca.clone()).map_err(|_| file.error(Some(*line), Cause::Ca))?;
     }
     Ok(roots)
 }
 
-fn certified(cert: &Path, key: &Path, files: &Files) -> Result<CertifiedKey, CertError> {
-    let chain = pem::certificates(cert, files)?.items.into_iter().map(|(_, cert)| cert).collect();
-    let (signer, _) = certs::signer(key, files)?;
+fn certified(cert: &Material, key: &Material) -> Result<CertifiedKey, CertError> {
+    let chain = pem::certificates(cert)?.items.into_iter().map(|(_, cert)| cert).collect();
+    let (signer, _) = chain::signer(key)?;
     let certified = CertifiedKey::new(chain, signer);
     // Other faults of the certificate are for the server to find.
     let mismatch = rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch);
     if certified.keys_match() == Err(mismatch) {
-        return Err(CertError::Mismatch { cert: cert.to_owned(), key: key.to_owned() });
+        return Err(cert.error(None, Cause::Mismatch { key: key.path.clone() }));
     }
     Ok(certified)
 }

@@ -1,13 +1,15 @@
 //! A certificate chain with its key.
 //!
-//! **Promises.** The certificates that are sent are the one that belongs to the key and then each one's
-//! issuer, in whatever order the file has them. What is in the file twice or belongs to no issuer in it is
-//! left out, with a warning: programs renew chains in many shapes, and a gateway must not go dark because
-//! of one that a TLS client would sort out as well.
+//! **Promises.** The certificate that belongs to the key is sent first, then the issuer of each, in whatever
+//! order the file has them. Duplicates, and certificates that issued none of the chain, are left out with a
+//! warning: programs renew chains in many shapes, and a TLS client would sort them as well.
 //!
-//! **Not here.** Which certificate a device gets (`resolver.rs`).
+//! At start, when there is no earlier certificate, one that is expired or not yet valid is used with a
+//! warning: devices without a clock accept it, and a restart must not take the plant offline.
+//!
+//! **Not here.** The choice of a certificate for a device (`resolver.rs`).
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -16,136 +18,212 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::sign::{CertifiedKey, SigningKey};
 use zeroize::Zeroize;
 
-use super::pem::{self, FoundSections, Ignored};
-use super::{CertError, Findings, Warning};
-use crate::config::CertificateFiles;
+use super::pem::{self, FoundSections};
+use super::summary::FileSummary;
+use crate::terms::labels::MaterialKind;
 use crate::text::Shown;
 use crate::trust::digest::Digest;
-use crate::trust::files::{Files, ReadError};
-use crate::trust::snapshot::ServerCertificate;
-use crate::trust::x509::link::Link;
+use crate::trust::findings::{Cause, CertError, Findings, Ignored, Warning};
+use crate::trust::material::Material;
 use crate::trust::x509::{self, CertInfo};
 
-/// A certificate chain with its key, checked to be one.
+/// A certificate chain with its key, checked to belong together.
 #[derive(Clone)]
 pub(crate) struct Chain {
-    pub(super) files: CertificateFiles,
-    pub(super) info: CertInfo,
-    pub(super) key: Arc<CertifiedKey>,
-    /// Whether there are other certificates in the file, and none of them issued the first.
+    cert: LoadedPath,
+    key_file: LoadedPath,
+    pub(crate) info: CertInfo,
+    pub(crate) key: Arc<CertifiedKey>,
+    /// The file has other certificates, and none of them issued the first.
     lost_issuer: bool,
 }
 
-/// A certificate, and the line of its file on which it begins.
-type Numbered = (usize, CertificateDer<'static>);
+#[derive(Clone)]
+struct LoadedPath {
+    path: PathBuf,
+    digest: Digest,
+}
+
+/// A certificate that devices are sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServerCertificate {
+    /// The path of its file: its metric label.
+    pub(crate) label: String,
+    pub(crate) leaf: CertificateDer<'static>,
+    pub(crate) info: CertInfo,
+    /// Number of certificates that are sent: this one and its issuers.
+    pub(crate) chain_length: usize,
+}
+
+/// A certificate of a file.
+struct Entry {
+    /// The line on which it begins.
+    line: usize,
+    der: CertificateDer<'static>,
+    info: CertInfo,
+}
+
+/// Loads a chain, or keeps the one of the same two files in `active`. Returns none if there is neither.
+/// `active` is none at start, and has the current chains later.
+pub(crate) fn load(
+    (cert, key): (&Material, &Material),
+    active: Option<&[Chain]>,
+    now: SystemTime,
+    findings: &mut Findings,
+) -> Option<Chain> {
+    let mut own = Findings::default();
+    let chain = Chain::read(cert, key, &mut own);
+    if let Some(chain) = &chain {
+        chain.check_validity(cert, active, now, &mut own);
+        chain.check_issuer(cert, active.unwrap_or_default(), &mut own);
+    }
+    let same_files =
+        |chain: &&Chain| chain.cert.path == cert.path && chain.key_file.path == key.path;
+    let kept = active.unwrap_or_default().iter().find(same_files);
+    findings.choose(chain, kept, own)
+}
 
 impl Chain {
-    pub(super) fn load(
-        pair: &CertificateFiles,
-        files: &Files,
-        findings: &mut Findings,
-    ) -> Option<Self> {
-        let certificates = findings.take(pem::certificates(&pair.cert, files));
-        let signer = findings.take(signer(&pair.key, files));
+    fn read(cert: &Material, key: &Material, findings: &mut Findings) -> Option<Self> {
+        let certificates = findings.take(pem::certificates(cert));
+        let signer = findings.take(signer(key));
+        let digests = cert.digest().ok().zip(key.digest().ok());
         let (FoundSections { items, ignored }, (signer, ignored_keys)) = (certificates?, signer?);
         let ignored = ignored.into_iter().chain(ignored_keys);
         findings.warnings.extend(ignored.map(Warning::Ignored));
-        if files.is_open_to_all(&pair.key) {
-            findings.warnings.push(Warning::KeyOpenToAll(pair.key.clone()));
+        if key.is_open_to_all() {
+            findings.warnings.push(Warning::KeyOpenToAll(key.path.clone()));
         }
-        let chain = ordered(pair, items, &*signer, findings);
-        let (chain, lost_issuer) = findings.take(chain)?;
-        let info = findings.take(info(&pair.cert, &chain[0]))?;
-        let chain = chain.into_iter().map(|(_, certificate)| certificate).collect();
-        let key = Arc::new(CertifiedKey::new(chain, signer));
-        Some(Self { files: pair.clone(), info, key, lost_issuer })
+        let entries = findings.take(entries(cert, items))?;
+        let ordered = ordered((cert, key), entries, &*signer, &mut findings.warnings);
+        let (chain, lost_issuer) = findings.take(ordered)?;
+        let info = chain[0].info.clone();
+        let ders = chain.into_iter().map(|entry| entry.der).collect();
+        let (cert_digest, key_digest) = digests?;
+        Some(Self {
+            cert: LoadedPath { path: cert.path.clone(), digest: cert_digest },
+            key_file: LoadedPath { path: key.path.clone(), digest: key_digest },
+            info,
+            key: Arc::new(CertifiedKey::new(ders, signer)),
+            lost_issuer,
+        })
     }
 
-    /// The digest of its files, by which a change is known.
-    pub(super) fn digest(pair: &CertificateFiles, files: &Files) -> Result<Digest, ReadError> {
-        // A key that becomes open to all is a change as well, so that it is warned of.
-        let open: &[u8] = if files.is_open_to_all(&pair.key) { b"open" } else { b"closed" };
-        Ok(Digest::of([files.bytes(&pair.cert)?, files.bytes(&pair.key)?, open]))
+    /// Returns the summaries of the certificate's file and of the key's.
+    pub(crate) fn files<'a>(&'a self) -> [FileSummary<'a>; 2] {
+        let summary = |role, file: &'a LoadedPath, count| FileSummary {
+            role,
+            path: &file.path,
+            digest: file.digest,
+            count,
+        };
+        [
+            summary(MaterialKind::Certificate, &self.cert, self.key.cert.len()),
+            summary(MaterialKind::Key, &self.key_file, 1),
+        ]
     }
 
-    /// Refuses to replace a chain by a certificate alone that came with the wrong issuer: devices that
-    /// know the root alone could not verify it.
-    pub(super) fn check_issuer(&self, active: &[ServerCertificate], findings: &mut Findings) {
-        let shown = self.shown();
-        let had_issuer = |old: &ServerCertificate| old.label == shown.label && old.chain_length > 1;
+    /// Refuses to replace a chain that had its issuer by a certificate with the wrong issuer: devices that
+    /// know only the root could not verify it.
+    fn check_issuer(&self, cert: &Material, active: &[Self], findings: &mut Findings) {
+        let had_issuer = |old: &Self| old.cert.path == self.cert.path && old.key.cert.len() > 1;
         if self.lost_issuer && active.iter().any(had_issuer) {
-            findings.note(CertError::LostIssuer { file: self.files.cert.clone() });
+            findings.note(cert.error(None, Cause::LostIssuer));
         }
     }
 
-    /// Refuses to replace what is active by what is not valid now. `expected` is what is active under
-    /// the same name; none at the start, where there is nothing better.
-    pub(super) fn check_validity(
+    /// Refuses to replace a current certificate by one that is not valid now. Warns if there is nothing
+    /// better: at start, or if the current certificate is the same.
+    fn check_validity(
         &self,
-        active: Option<&[ServerCertificate]>,
+        cert: &Material,
+        active: Option<&[Self]>,
         now: SystemTime,
         findings: &mut Findings,
     ) {
-        let file = self.files.cert.clone();
+        let file = self.cert.path.clone();
         let CertInfo { not_before, not_after, .. } = self.info;
-        let leaf = &self.key.cert[0];
-        let nothing_better =
-            active.is_none_or(|active| active.iter().any(|active| active.leaf == *leaf));
+        let is_active = |active: &[Self]| active.iter().any(|old| old.leaf() == self.leaf());
+        let nothing_better = active.is_none_or(is_active);
         match (not_after.has_passed(now), not_before.has_begun(now)) {
             (true, _) if nothing_better => {
                 findings.warnings.push(Warning::Expired { file, not_after });
             }
-            (true, _) => findings.note(CertError::Expired { file, not_after }),
+            (true, _) => findings.note(cert.error(None, Cause::Expired(not_after))),
             (false, false) if nothing_better => {
                 findings.warnings.push(Warning::NotYetValid { file, not_before });
             }
-            (false, false) => findings.note(CertError::NotYetValid { file, not_before }),
+            (false, false) => findings.note(cert.error(None, Cause::NotYetValid(not_before))),
             (false, true) => {}
         }
     }
 
-    pub(super) fn shown(&self) -> ServerCertificate {
+    fn leaf(&self) -> &CertificateDer<'static> {
+        &self.key.cert[0]
+    }
+
+    /// Returns the certificate that devices are sent.
+    pub(crate) fn server_certificate(&self) -> ServerCertificate {
         ServerCertificate {
-            label: Shown(&self.files.cert).to_string(),
-            leaf: self.key.cert[0].clone(),
+            label: Shown(&self.cert.path).to_string(),
+            leaf: self.leaf().clone(),
             info: self.info.clone(),
             chain_length: self.key.cert.len(),
         }
     }
 }
 
-/// The certificate that belongs to the key, and then each one's issuer: at least one. And whether there
-/// are others, and none of them issued the first.
+/// Reads the certificates of a file.
+fn entries(
+    cert: &Material,
+    items: Vec<(usize, CertificateDer<'static>)>,
+) -> Result<Vec<Entry>, CertError> {
+    let entry = |(line, der)| match x509::cert_info(&der) {
+        Ok(info) => Ok(Entry { line, der, info }),
+        Err(cause) => Err(cert.error(Some(line), Cause::Malformed(cause))),
+    };
+    items.into_iter().map(entry).collect()
+}
+
+/// Returns the certificate that belongs to the key, then the issuer of each: at least one. Returns also
+/// whether there are others, and none of them issued the first.
 fn ordered(
-    pair: &CertificateFiles,
-    mut rest: Vec<Numbered>,
+    (cert, key): (&Material, &Material),
+    mut rest: Vec<Entry>,
     signer: &dyn SigningKey,
-    findings: &mut Findings,
-) -> Result<(Vec<Numbered>, bool), CertError> {
-    let file = &pair.cert;
-    let leaf = find_leaf(pair, &rest, signer, findings)?;
+    warnings: &mut Vec<Warning>,
+) -> Result<(Vec<Entry>, bool), CertError> {
+    let file = &cert.path;
+    let public = signer.public_key();
+    let is_leaf = |entry: &Entry| {
+        public.as_ref().is_none_or(|public| public.as_ref() == entry.info.public_key)
+    };
+    let leaf = rest.iter().position(is_leaf);
+    let leaf = leaf.ok_or_else(|| cert.error(None, Cause::Mismatch { key: key.path.clone() }))?;
     let mut chain = vec![rest.remove(leaf)];
+    if chain[0].info.version < 3 {
+        warnings.push(Warning::Version1 { file: file.clone(), line: chain[0].line });
+    }
     let mut in_order = leaf == 0;
     loop {
-        let last = &chain[chain.len() - 1].1;
-        let issues = |(_, other): &Numbered| x509::is_issued_by(last, other).unwrap_or(false);
-        if is_self_issued(last) {
+        let last = &chain[chain.len() - 1];
+        if last.info.is_self_issued {
             break;
         }
+        let issues = |other: &Entry| x509::is_issued_by(&last.der, &other.der).unwrap_or(false);
         let Some(next) = rest.iter().position(issues) else { break };
         in_order &= next == 0;
         chain.push(rest.remove(next));
     }
     if !in_order {
-        findings.warnings.push(Warning::ChainSorted { file: file.clone() });
+        warnings.push(Warning::ChainSorted { file: file.clone() });
     }
     let mut lost_issuer = false;
-    for (line, certificate) in rest {
-        let known = chain.iter().any(|(_, known)| *known == certificate);
-        lost_issuer |= !known && chain.len() == 1 && !is_self_issued(&chain[0].1);
-        let subject = x509::cert_info(&certificate).map(|info| info.subject_text);
-        let (file, subject) = (file.clone(), subject.unwrap_or_default());
-        findings.warnings.push(match known {
+    for Entry { line, der, info } in rest {
+        let is_known = chain.iter().any(|entry| entry.der == der);
+        lost_issuer |= !is_known && chain.len() == 1 && !chain[0].info.is_self_issued;
+        let (file, subject) = (file.clone(), info.subject_text);
+        warnings.push(match is_known {
             true => Warning::ChainDuplicate { file, line, subject },
             false => Warning::ChainStray { file, line, subject },
         });
@@ -153,55 +231,17 @@ fn ordered(
     Ok((chain, lost_issuer))
 }
 
-/// The place of the certificate that belongs to the key.
-fn find_leaf(
-    pair: &CertificateFiles,
-    certificates: &[Numbered],
-    signer: &dyn SigningKey,
-    findings: &mut Findings,
-) -> Result<usize, CertError> {
-    let public = signer.public_key();
-    let mut found = None;
-    for (i, (line, certificate)) in certificates.iter().enumerate() {
-        let malformed = |cause| CertError::X509 { file: pair.cert.clone(), line: *line, cause };
-        let link = Link::read(certificate).map_err(malformed)?;
-        let is_leaf = public.as_ref().is_none_or(|public| public.as_ref() == link.key());
-        if found.is_none() && is_leaf {
-            found = Some(i);
-            if link.version() < 3 {
-                let (file, line) = (pair.cert.clone(), *line);
-                findings.warnings.push(Warning::Version1 { file, line });
-            }
-        }
-    }
-    found.ok_or_else(|| {
-        let CertificateFiles { cert, key } = pair.clone();
-        CertError::Mismatch { cert, key }
-    })
-}
-
-fn is_self_issued(certificate: &CertificateDer<'_>) -> bool {
-    Link::read(certificate).is_ok_and(|link| link.issuer() == link.subject())
-}
-
-/// What signs with the private key of a file, and what else is in the file. The key's bytes are wiped.
-pub(crate) fn signer(
-    file: &Path,
-    files: &Files,
-) -> Result<(Arc<dyn SigningKey>, Vec<Ignored>), CertError> {
-    let FoundSections { items, ignored } = pem::private_key(file, files)?;
-    let unusable = |line| CertError::Key { file: file.to_owned(), line };
+/// Returns the signer for the private key of a file, and the sections that are ignored. The key's bytes
+/// are wiped.
+///
+/// # Errors
+/// If the file could not be read, or has no key that is supported.
+pub(crate) fn signer(key: &Material) -> Result<(Arc<dyn SigningKey>, Vec<Ignored>), CertError> {
+    let FoundSections { items, ignored } = pem::private_key(key)?;
+    let unusable = |line| key.error(Some(line), Cause::Key);
     let (line, mut private) = items.into_iter().next().ok_or_else(|| unusable(1))?;
     let signer = any_supported_type(&private);
     private.zeroize();
-    // rustls has one sentence for whatever is wrong with a key.
+    // rustls has one error for every problem of a key.
     Ok((signer.map_err(|_| unusable(line))?, ignored))
-}
-
-fn info(file: &Path, (line, certificate): &Numbered) -> Result<CertInfo, CertError> {
-    x509::cert_info(certificate).map_err(|cause| CertError::X509 {
-        file: file.to_owned(),
-        line: *line,
-        cause,
-    })
 }

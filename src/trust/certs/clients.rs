@@ -1,239 +1,283 @@
-//! Whom a listener believes: the CAs, pinned devices and CRLs of its verifier, from their files.
+//! The trust in client certificates: the CAs, pinned devices and CRLs of a verifier, from their files.
 //!
-//! **Promises.** As in HAProxy and nginx: with CRLs, the whole chain is checked, and a status that no
-//! CRL tells is refused. A CRL past its nextUpdate stays in force, with a warning: refusing every
-//! device because a file was not renewed in the night is no safer, only darker.
+//! **Promises.** As in HAProxy and nginx: with CRLs, the whole chain is checked, and a certificate whose
+//! status no CRL states is refused. A CRL past its nextUpdate stays active, with a warning: an overdue list
+//! still refuses the devices that it revokes, and refusing every device would stop the plant.
 //!
-//! **Not here.** The certificates that we show (`certs.rs`).
+//! **Not here.** The certificates that devices are sent (`chain.rs`).
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
-use super::parts::{FilePart, Parts};
+use super::loaded::{LoadedFile, LoadedFiles};
 use super::pem::{self, FoundSections};
 use super::verifier::{ChainLimits, ClientVerifier, TrustedClients};
-use super::{CertError, Findings, Warning};
-use crate::config::{self, ClientAuth, ClientTrust};
-use crate::trust::files::Files;
+use crate::config::{self, ClientAuth};
+use crate::terms::labels::MaterialKind;
+use crate::trust::findings::{Cause, CertError, Findings, Warning};
+use crate::trust::material::Material;
 use crate::trust::provider::PROVIDER;
-use crate::trust::revocation::{Crl, Issuer, Revocation, UnusedReason};
-use crate::trust::snapshot::{Snapshot, Trusted};
+use crate::trust::revocation::{Crl, Revocation, UnusedCrl, UnusedReason};
+use crate::trust::x509::certificate::Certificate;
 use crate::trust::x509::path::Anchor;
-use crate::trust::x509::{self, CertInfo};
+use crate::trust::x509::{CertInfo, Timestamp};
 
-/// Whom a listener believes; nobody by default.
-#[derive(Default)]
-pub(super) struct Clients {
-    pub(super) verifier: Option<Arc<ClientVerifier>>,
-    pub(super) trusted: Trusted,
+/// The trust in client certificates, with the content of the files that it was made from.
+pub(crate) struct ClientTrust {
+    pub(crate) verifier: ClientVerifier,
+    pub(crate) summary: TrustSummary,
+    pub(crate) client_ca: LoadedFile<CertificateDer<'static>>,
+    pub(crate) crls: Vec<LoadedFile<Arc<Crl>>>,
 }
 
-impl Clients {
-    /// Loads them into `parts`; none if there can be no snapshot without what is wrong.
-    pub(super) fn load(
-        tls: &config::TlsConfig,
-        trust: &ClientTrust,
-        files: &Files,
-        (previous, now): (Option<&Snapshot>, SystemTime),
-        parts: &mut Parts,
-        findings: &mut Findings,
-    ) -> Option<Self> {
-        let ca = load_ca(&trust.ca, files, previous, findings);
-        let crls: Vec<_> =
-            trust.crls.iter().map(|file| load_crls(file, files, previous, findings)).collect();
-        let ca = ca?;
-        // What is wrong with these certificates has been found already.
-        let cas = Cas::new(&ca, findings);
-        parts.crls = crls.into_iter().collect::<Option<_>>()?;
-        let mut verifier = ClientVerifier {
-            mandatory: matches!(tls.client_auth, ClientAuth::Required(_)),
-            limits: ChainLimits {
-                max_certificates: tls.max_chain_certificates,
-                max_bytes: tls.max_chain_bytes,
-                allow_v1: tls.allow_v1,
-            },
-            trusted: Arc::new(cas.trusted),
-            revocation: None,
-        };
-        let mut due_dates = Vec::new();
-        if !parts.crls.is_empty() {
-            let revocation = revocation(&cas.issuers, previous, parts, findings)?;
-            warn_of_cas_without_crl(&ca.file, &cas.names, &cas.issuers, &revocation, findings);
-            due_dates = due(&revocation, now, findings);
-            verifier.revocation = Some(revocation);
-        }
-        parts.ca = Some(ca);
-        let trusted = Trusted { cas: cas.info, pinned: cas.devices.len(), crls: due_dates };
-        Some(Self { verifier: Some(Arc::new(verifier)), trusted })
+/// The CAs and CRLs of a policy, for logs and metrics.
+#[derive(Default)]
+pub(crate) struct TrustSummary {
+    /// Certificates of the bundle: CAs and pinned devices.
+    pub(crate) cas: Vec<CertInfo>,
+    /// Number of pinned devices among them.
+    pub(crate) pinned: usize,
+    /// Each file of CRLs with the earliest date on which one of them is due for an update.
+    pub(crate) crls: Vec<(PathBuf, Timestamp)>,
+}
+
+/// The content and the CRLs of the current policy; nothing at start.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct ActiveTrust<'a> {
+    pub(crate) files: Option<&'a LoadedFiles>,
+    pub(crate) revocation: Option<&'a Revocation>,
+}
+
+/// Loads the trust of a policy from its client CAs and CRLs. Returns none if a file has a problem, and no
+/// earlier content to keep.
+pub(crate) fn load(
+    tls: &config::TlsConfig,
+    (ca, crls): (&Material, &[&Material]),
+    active: ActiveTrust<'_>,
+    now: SystemTime,
+    findings: &mut Findings,
+) -> Option<ClientTrust> {
+    let client_ca = load_ca(ca, active.files, findings);
+    let crls: Vec<_> = crls.iter().map(|file| load_crls(file, active.files, findings)).collect();
+    let client_ca = client_ca?;
+    // Problems of these certificates were found when the bundle was loaded.
+    let cas = Bundle::read(ca, &client_ca, findings);
+    let mut crls = crls.into_iter().collect::<Option<Vec<_>>>()?;
+    let mut due_dates = Vec::new();
+    let mut revocation = None;
+    if !crls.is_empty() {
+        let verified = verify_crls(&cas.anchors, active, &mut crls, findings)?;
+        warn_of_cas_without_crl(ca, &cas, &verified, findings);
+        due_dates = due(&verified, now, findings);
+        revocation = Some(verified);
     }
+    let verifier = ClientVerifier {
+        mandatory: matches!(tls.client_auth, ClientAuth::Required(_)),
+        limits: ChainLimits {
+            max_certificates: tls.max_chain_certificates,
+            max_bytes: tls.max_chain_bytes,
+            allow_v1: tls.allow_v1,
+        },
+        trusted: Arc::new(cas.trusted),
+        revocation,
+    };
+    let pinned = cas.devices.len();
+    let summary = TrustSummary { cas: cas.infos, pinned, crls: due_dates };
+    Some(ClientTrust { verifier, summary, client_ca, crls })
 }
 
 /// The certificates of a bundle.
-struct Cas {
+struct Bundle {
     trusted: TrustedClients,
-    info: Vec<CertInfo>,
-    /// The CAs among them, as far as they sign CRLs.
-    issuers: Vec<Issuer>,
-    /// The names of these CAs, for people.
+    infos: Vec<CertInfo>,
+    /// The CAs.
+    anchors: Vec<Arc<Anchor>>,
+    /// The names of these CAs, for logs.
     names: Vec<String>,
-    /// The names of the pinned devices, for people.
+    /// The names of the pinned devices, for logs.
     devices: Vec<String>,
 }
 
-/// Reads a bundle, or keeps the one that is active.
+/// Reads a bundle, or keeps the current one.
 fn load_ca(
-    file: &Path,
-    files: &Files,
-    previous: Option<&Snapshot>,
+    ca: &Material,
+    active: Option<&LoadedFiles>,
     findings: &mut Findings,
-) -> Option<FilePart<CertificateDer<'static>>> {
+) -> Option<LoadedFile<CertificateDer<'static>>> {
     let mut own = Findings::default();
-    let found = own.take(pem::certificates(file, files));
-    let digest = own.take(FilePart::<()>::digest(file, files));
-    let part = found.zip(digest).map(|(FoundSections { items, ignored }, digest)| {
-        let part = FilePart { file: file.to_owned(), digest, items, ignored };
-        let _tried = Cas::new(&part, &mut own);
+    let found = own.take(pem::certificates(ca));
+    let file = found.zip(ca.digest().ok()).map(|(FoundSections { items, ignored }, digest)| {
+        let file = LoadedFile { path: ca.path.clone(), digest, items, ignored };
+        let _checked = Bundle::read(ca, &file, &mut own);
+        // They are found again when the chosen bundle is read.
         own.warnings.clear();
-        part
+        file
     });
-    let kept = previous.and_then(|previous| previous.parts.ca(file));
-    findings.choose(part, kept, own)
+    let kept = active.and_then(|active| active.ca_file(&ca.path));
+    findings.choose(file, kept, own)
 }
 
-impl Cas {
-    fn new(part: &FilePart<CertificateDer<'static>>, findings: &mut Findings) -> Self {
-        let mut cas = Self {
+impl Bundle {
+    fn read(
+        ca: &Material,
+        file: &LoadedFile<CertificateDer<'static>>,
+        findings: &mut Findings,
+    ) -> Self {
+        let mut bundle = Self {
             trusted: TrustedClients::new(PROVIDER.signature_verification_algorithms),
-            info: Vec::new(),
-            issuers: Vec::new(),
+            infos: Vec::new(),
+            anchors: Vec::new(),
             names: Vec::new(),
             devices: Vec::new(),
         };
-        let file = &part.file;
-        findings.warnings.extend(part.ignored.iter().cloned().map(Warning::Ignored));
-        for (line, der) in &part.items {
-            let read =
-                Anchor::new(der).and_then(|ca| Ok((ca, Issuer::read(der)?, x509::cert_info(der)?)));
-            let malformed = |cause| CertError::X509 { file: file.clone(), line: *line, cause };
-            let Some((anchor, issuer, info)) = findings.take(read.map_err(malformed)) else {
-                continue;
-            };
-            let (file, name) = (file.clone(), info.subject_text.clone());
-            cas.info.push(info);
-            let Some(anchor) = anchor else {
-                cas.devices.push(name);
-                cas.trusted.add_pinned(der.clone());
-                continue;
-            };
-            if !anchor.is_for_clients() {
-                findings.warnings.push(Warning::CaNotForClients { file, ca: name.clone() });
+        findings.warnings.extend(file.ignored.iter().cloned().map(Warning::Ignored));
+        for (line, der) in &file.items {
+            let certificate = Certificate::parse(der);
+            let malformed = |cause| ca.error(Some(*line), Cause::Malformed(cause));
+            if let Some(certificate) = findings.take(certificate.map_err(malformed)) {
+                bundle.add(ca, &certificate, der, findings);
             }
-            cas.trusted.add_anchor(anchor);
-            cas.issuers.push(issuer);
-            cas.names.push(name);
         }
-        if !cas.devices.is_empty() {
-            let (file, names, devices) = (file.clone(), cas.names.clone(), cas.devices.clone());
-            findings.warnings.push(Warning::Pinned { file, cas: names, devices });
+        if !bundle.devices.is_empty() {
+            let (cas, devices) = (bundle.names.clone(), bundle.devices.clone());
+            findings.warnings.push(Warning::Pinned { file: ca.path.clone(), cas, devices });
         }
-        cas
+        bundle
+    }
+
+    fn add(
+        &mut self,
+        ca: &Material,
+        certificate: &Certificate<'_>,
+        der: &CertificateDer<'static>,
+        findings: &mut Findings,
+    ) {
+        let info = certificate.info();
+        let name = info.subject_text.clone();
+        self.infos.push(info);
+        let Some(anchor) = Anchor::new(certificate, der) else {
+            self.devices.push(name);
+            self.trusted.add_pinned(der.clone());
+            return;
+        };
+        if !anchor.is_for_clients() {
+            let file = ca.path.clone();
+            findings.warnings.push(Warning::CaNotForClients { file, ca: name.clone() });
+        }
+        let anchor = Arc::new(anchor);
+        self.trusted.add_anchor(Arc::clone(&anchor));
+        self.anchors.push(anchor);
+        self.names.push(name);
     }
 }
 
-/// Reads the CRLs of a file, or keeps those that are active: where the file has not changed, what has
-/// been verified of them stays so.
+/// Reads the CRLs of a file, or keeps the current ones. If the file has not changed, the results of their
+/// verification stay.
 fn load_crls(
-    file: &Path,
-    files: &Files,
-    previous: Option<&Snapshot>,
+    file: &Material,
+    active: Option<&LoadedFiles>,
     findings: &mut Findings,
-) -> Option<FilePart<Arc<Crl>>> {
+) -> Option<LoadedFile<Arc<Crl>>> {
     let mut own = Findings::default();
-    let kept = previous.and_then(|previous| previous.parts.crls(file));
-    let digest = own.take(FilePart::<()>::digest(file, files));
-    let part = match (kept, digest) {
+    let kept = active.and_then(|active| active.crl_file(&file.path));
+    let loaded = match (kept, own.take(file.digest())) {
         (Some(kept), Some(digest)) if kept.digest == digest => Some(kept.clone()),
-        (_, Some(digest)) => own.take(pem::revocation_lists(file, files)).map(|found| {
+        (_, Some(digest)) => own.take(pem::revocation_lists(file)).map(|found| {
             let FoundSections { items, ignored } = found;
             let read = |(line, crl)| {
-                let crl = Crl::read(file, line, crl);
-                let malformed = |cause| CertError::X509 { file: file.to_owned(), line, cause };
+                let crl = Crl::read(&file.path, line, crl);
+                let malformed = |cause| file.error(Some(line), Cause::Malformed(cause));
                 own.take(crl.map_err(malformed)).map(|crl| (line, Arc::new(crl)))
             };
             let items = items.into_iter().filter_map(read).collect();
-            FilePart { file: file.to_owned(), digest, items, ignored }
+            LoadedFile { path: file.path.clone(), digest, items, ignored }
         }),
         (_, None) => None,
     };
-    let ignored = part.iter().flat_map(|part| &part.ignored).cloned();
+    let ignored = loaded.iter().flat_map(|file| &file.ignored).cloned();
     own.warnings.extend(ignored.map(Warning::Ignored));
-    findings.choose(part, kept, own)
+    findings.choose(loaded, kept, own)
 }
 
-/// Verifies the CRLs, and keeps those of a file that would take a CA's last good one away.
-fn revocation(
-    cas: &[Issuer],
-    previous: Option<&Snapshot>,
-    parts: &mut Parts,
+/// Verifies the CRLs. Where a file would take away the last valid CRL of a CA, its current CRLs are kept.
+fn verify_crls(
+    cas: &[Arc<Anchor>],
+    active: ActiveTrust<'_>,
+    files: &mut [LoadedFile<Arc<Crl>>],
     findings: &mut Findings,
 ) -> Option<Revocation> {
     let algorithms = PROVIDER.signature_verification_algorithms.all;
-    let new = |parts: &Parts| {
-        let crls = parts.crls.iter().flat_map(|part| &part.items).map(|(_, crl)| Arc::clone(crl));
+    let verify = |files: &[LoadedFile<Arc<Crl>>]| {
+        let crls = files.iter().flat_map(|file| &file.items).map(|(_, crl)| Arc::clone(crl));
         Revocation::new(crls, cas, algorithms)
     };
-    let (mut revocation, mut unused) = new(parts);
-    let active = previous.and_then(|previous| previous.client_verifier.as_ref());
-    if let Some(active) = active.and_then(|verifier| verifier.revocation.as_ref()) {
-        let lost = |ca: &&Issuer| active.covers(ca) && !revocation.covers(ca);
-        let lost: Vec<_> = cas.iter().filter(lost).collect();
-        let at_fault = unused.iter().filter(|unused| {
-            let is_lost = |ca: &&Issuer| ca.subject == unused.issuer;
-            !matches!(unused.why, UnusedReason::Superseded { .. }) && lost.iter().any(is_lost)
+    let (mut revocation, mut unused) = verify(files);
+    let at_fault = match active.revocation {
+        Some(active) => last_of_a_ca(&unused, cas, active, &revocation),
+        None => Vec::new(),
+    };
+    for unused in &at_fault {
+        let kept = active.files.and_then(|active| active.crl_file(&unused.file));
+        match (kept, files.iter_mut().find(|file| file.path == unused.file)) {
+            (Some(kept), Some(file)) => *file = kept.clone(),
+            _ => findings.is_fatal = true,
+        }
+        findings.note(CertError {
+            role: MaterialKind::Crl,
+            file: unused.file.clone(),
+            line: Some(unused.line),
+            cause: Cause::CrlLost(Box::new(unused.clone())),
         });
-        let at_fault: Vec<_> = at_fault.cloned().collect();
-        for unused in at_fault.iter().cloned() {
-            let kept = previous.and_then(|previous| previous.parts.crls(&unused.file));
-            match (kept, parts.crls.iter_mut().find(|part| part.file == unused.file)) {
-                (Some(kept), Some(part)) => *part = kept.clone(),
-                _ => findings.is_fatal = true,
-            }
-            findings.note(CertError::CrlLost(unused));
-        }
-        if !at_fault.is_empty() {
-            (revocation, unused) = new(parts);
-        }
+    }
+    if !at_fault.is_empty() {
+        (revocation, unused) = verify(files);
     }
     findings.warnings.extend(unused.into_iter().map(Warning::CrlUnused));
     (!findings.is_fatal).then_some(revocation)
 }
 
+/// Returns the unused CRLs of those CAs that have a CRL in `active` and none in `new`.
+fn last_of_a_ca(
+    unused: &[UnusedCrl],
+    cas: &[Arc<Anchor>],
+    active: &Revocation,
+    new: &Revocation,
+) -> Vec<UnusedCrl> {
+    let is_lost = |ca: &&Arc<Anchor>| active.covers(ca) && !new.covers(ca);
+    let lost: Vec<_> = cas.iter().filter(is_lost).collect();
+    let is_at_fault = |unused: &&UnusedCrl| {
+        !matches!(unused.reason, UnusedReason::Superseded { .. })
+            && lost.iter().any(|ca| *ca.subject() == unused.issuer)
+    };
+    unused.iter().filter(is_at_fault).cloned().collect()
+}
+
 fn warn_of_cas_without_crl(
-    file: &Path,
-    names: &[String],
-    issuers: &[Issuer],
+    ca: &Material,
+    cas: &Bundle,
     revocation: &Revocation,
     findings: &mut Findings,
 ) {
-    for (ca, issuer) in names.iter().zip(issuers) {
-        if !revocation.covers(issuer) {
-            let (file, ca) = (file.to_owned(), ca.clone());
+    for (name, anchor) in cas.names.iter().zip(&cas.anchors) {
+        if !revocation.covers(anchor) {
+            let (file, ca) = (ca.path.clone(), name.clone());
             findings.warnings.push(Warning::CaWithoutCrl { file, ca });
         }
     }
 }
 
-/// The dates on which the next CRL of each file is due. Warns of those that are late.
+/// Returns, for each file, the earliest date on which one of its CRLs is due for an update. Warns about
+/// those that are overdue.
 fn due(
     revocation: &Revocation,
     now: SystemTime,
     findings: &mut Findings,
-) -> Vec<(PathBuf, x509::Timestamp)> {
-    let mut due: BTreeMap<PathBuf, x509::Timestamp> = BTreeMap::new();
+) -> Vec<(PathBuf, Timestamp)> {
+    let mut due: BTreeMap<PathBuf, Timestamp> = BTreeMap::new();
     for crl in revocation.crls() {
         let file = crl.file.clone();
         let Some(next_update) = crl.info.next_update else { continue };

@@ -1,16 +1,14 @@
 //! Reads PEM files.
 //!
-//! **Promises.** A file is loaded whole or not at all: what is not understood is an error with its line,
-//! and what is understood but not used here is returned as [`Ignored`]. Keys that are not asked for are
-//! not decoded. No error quotes a file's content.
+//! **Promises.** A file is loaded whole or not at all: a section that is not understood is an error with its
+//! line, and a section that is understood but not used here is returned as [`Ignored`]. Keys that are not
+//! requested are not decoded. No error quotes a file's content.
 //!
-//! rustls-pemfile is named here alone, in one function: see docs/dependencies.md.
+//! rustls-pemfile is named only here, in one function: see docs/dependencies.md.
 //!
-//! **Not here.** Whether what a file holds is good: `certs.rs`.
+//! **Not here.** The checks of what a section contains (`chain.rs`, `clients.rs`).
 
 pub(crate) mod sections;
-
-use std::path::{Path, PathBuf};
 
 use rustls_pemfile::Item;
 use tokio_rustls::rustls::pki_types::{
@@ -18,76 +16,25 @@ use tokio_rustls::rustls::pki_types::{
 };
 use zeroize::Zeroizing;
 
-use self::sections::{PemFault, Section, sections};
-use crate::text::Shown;
-use crate::trust::files::{Files, ReadError};
+use self::sections::{Section, sections};
+use crate::trust::findings::{Cause, CertError, Ignored};
+use crate::trust::material::Material;
 
-/// What a file holds, each with the line on which it begins.
+/// The sections of a file that were requested, each with the line on which it begins.
 pub(crate) struct FoundSections<T> {
     pub(crate) items: Vec<(usize, T)>,
     pub(crate) ignored: Vec<Ignored>,
 }
 
-/// A section that is understood, but is of no use in the file that it stands in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Ignored {
-    pub(crate) file: PathBuf,
-    pub(crate) line: usize,
-    pub(crate) what: &'static str,
-}
-
-/// Why a PEM file does not hold what is wanted.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum PemError {
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    #[error("{} holds no {wanted} in PEM", Shown(file))]
-    Empty { file: PathBuf, wanted: &'static str },
-    #[error("{} is DER, and has to be PEM: openssl {command} -inform DER converts it", Shown(file))]
-    Der { file: PathBuf, command: &'static str },
-    #[error("{} is text in UTF-16, and has to be ASCII", Shown(file))]
-    Utf16 { file: PathBuf },
-    #[error(
-        "{} line {line}: this is an encrypted private key, and nobody is here to type its \
-         passphrase: decrypt it, for instance with openssl pkey",
-        Shown(file)
-    )]
-    EncryptedKey { file: PathBuf, line: usize },
-    #[error("{} line {}: {}", Shown(file), fault.line, fault.what)]
-    Malformed { file: PathBuf, fault: PemFault },
-    #[error("{} line {line}: the section is not base64", Shown(file))]
-    NotBase64 { file: PathBuf, line: usize },
-    #[error(
-        "{} line {line}: {label:?} is no kind of section that can be read here{hint}",
-        Shown(file)
-    )]
-    Unknown { file: PathBuf, line: usize, label: String, hint: &'static str },
-}
-
-impl PemError {
-    pub(crate) fn file(&self) -> &Path {
-        match self {
-            Self::Read(error) => &error.file,
-            Self::Empty { file, .. }
-            | Self::Der { file, .. }
-            | Self::Utf16 { file }
-            | Self::EncryptedKey { file, .. }
-            | Self::Malformed { file, .. }
-            | Self::NotBase64 { file, .. }
-            | Self::Unknown { file, .. } => file,
-        }
-    }
-}
-
-/// What a section holds, by its label.
+/// The kind of a section, by its label.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SectionKind {
-    /// With the label that OpenSSL wrote before 1998, or today's.
+    /// With the current label, or the one that OpenSSL wrote before 1998.
     Certificate,
     Crl,
     Key,
     EncryptedKey,
-    /// Those of a key: they stand in front of what `openssl ecparam -genkey` makes.
+    /// Parameters of a key: `openssl ecparam -genkey` writes them before it.
     Parameters,
     Request,
     PublicKey,
@@ -108,13 +55,13 @@ impl SectionKind {
             "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => Self::Request,
             "PUBLIC KEY" | "RSA PUBLIC KEY" => Self::PublicKey,
             "TRUSTED CERTIFICATE" => Self::Unknown(
-                ": it comes with OpenSSL's own settings of trust; openssl x509 makes a CERTIFICATE of it",
+                ": it contains OpenSSL's trust settings; openssl x509 converts it to a CERTIFICATE",
             ),
             "PKCS7" | "CMS" => {
-                Self::Unknown(": openssl pkcs7 -print_certs takes the certificates out of it")
+                Self::Unknown(": openssl pkcs7 -print_certs extracts its certificates")
             }
             "DSA PRIVATE KEY" | "OPENSSH PRIVATE KEY" => Self::Unknown(
-                ": RSA, ECDSA and Ed25519 keys in PKCS #1, PKCS #8 or SEC 1 can be read",
+                ": supported are RSA, ECDSA and Ed25519 keys in PKCS #1, PKCS #8 or SEC 1",
             ),
             _ => Self::Unknown(""),
         }
@@ -132,7 +79,7 @@ impl SectionKind {
         }
     }
 
-    /// What openssl converts it with.
+    /// Returns the openssl command that converts it.
     const fn command(self) -> &'static str {
         match self {
             Self::Certificate => "x509",
@@ -141,8 +88,8 @@ impl SectionKind {
         }
     }
 
-    /// Whether a section of this kind is often found beside those of another, on purpose: many
-    /// programs want certificate, key and parameters in one file.
+    /// Returns whether a section of this kind is often in the same file as `wanted`, on purpose: many
+    /// programs need certificate, key and parameters in one file.
     const fn goes_with(self, wanted: Self) -> bool {
         match wanted {
             Self::Certificate => {
@@ -154,34 +101,37 @@ impl SectionKind {
     }
 }
 
-/// At least one certificate.
+/// Returns the certificates of a file, at least one.
+///
+/// # Errors
+/// If the file could not be read, or has a fault.
 pub(crate) fn certificates(
-    file: &Path,
-    files: &Files,
-) -> Result<FoundSections<CertificateDer<'static>>, PemError> {
-    load(file, files, SectionKind::Certificate, |item| match item {
+    file: &Material,
+) -> Result<FoundSections<CertificateDer<'static>>, CertError> {
+    load(file, SectionKind::Certificate, |item| match item {
         Item::X509Certificate(certificate) => Some(certificate),
         _ => None,
     })
 }
 
-/// At least one CRL.
+/// Returns the CRLs of a file, at least one.
 pub(super) fn revocation_lists(
-    file: &Path,
-    files: &Files,
-) -> Result<FoundSections<CertificateRevocationListDer<'static>>, PemError> {
-    load(file, files, SectionKind::Crl, |item| match item {
+    file: &Material,
+) -> Result<FoundSections<CertificateRevocationListDer<'static>>, CertError> {
+    load(file, SectionKind::Crl, |item| match item {
         Item::Crl(crl) => Some(crl),
         _ => None,
     })
 }
 
-/// The first private key.
+/// Returns the first private key of a file.
+///
+/// # Errors
+/// If the file could not be read, has a fault, or no key.
 pub(crate) fn private_key(
-    file: &Path,
-    files: &Files,
-) -> Result<FoundSections<PrivateKeyDer<'static>>, PemError> {
-    load(file, files, SectionKind::Key, |item| match item {
+    file: &Material,
+) -> Result<FoundSections<PrivateKeyDer<'static>>, CertError> {
+    load(file, SectionKind::Key, |item| match item {
         Item::Pkcs1Key(key) => Some(PrivateKeyDer::from(key)),
         Item::Pkcs8Key(key) => Some(key.into()),
         Item::Sec1Key(key) => Some(key.into()),
@@ -189,18 +139,16 @@ pub(crate) fn private_key(
     })
 }
 
-/// The sections of one kind; of keys, the first.
+/// Returns the sections of one kind; of keys, the first.
 fn load<T>(
-    file: &Path,
-    files: &Files,
+    file: &Material,
     wanted: SectionKind,
     take: impl Fn(Item) -> Option<T>,
-) -> Result<FoundSections<T>, PemError> {
-    let bytes = files.bytes(file)?;
-    let file = file.to_owned();
-    check_encoding(&file, bytes, wanted)?;
-    let sections = sections(bytes);
-    let sections = sections.map_err(|fault| PemError::Malformed { file: file.clone(), fault })?;
+) -> Result<FoundSections<T>, CertError> {
+    let bytes = file.bytes()?;
+    check_encoding(bytes, wanted).map_err(|cause| file.error(None, cause))?;
+    let sections =
+        sections(bytes).map_err(|fault| file.error(Some(fault.line), Cause::Pem(fault.kind)))?;
     let mut found = FoundSections { items: Vec::new(), ignored: Vec::new() };
     let mut encrypted = None;
     for section in &sections {
@@ -209,51 +157,48 @@ fn load<T>(
         match kind {
             SectionKind::Unknown(hint) => {
                 let label = section.label.chars().take(40).collect();
-                return Err(PemError::Unknown { file, line, label, hint });
+                return Err(file.error(Some(line), Cause::UnknownSection { label, hint }));
             }
             _ if kind == wanted && !enough => match decoded(section).and_then(&take) {
                 Some(item) => found.items.push((line, item)),
-                None => return Err(PemError::NotBase64 { file, line }),
+                None => return Err(file.error(Some(line), Cause::NotBase64)),
             },
             SectionKind::EncryptedKey if wanted == SectionKind::Key && encrypted.is_none() => {
                 encrypted = Some(line);
             }
             _ if kind.goes_with(wanted) => {}
-            _ => found.ignored.push(Ignored { file: file.clone(), line, what: kind.name() }),
+            _ => found.ignored.push(Ignored { file: file.path.clone(), line, what: kind.name() }),
         }
     }
     match (found.items.is_empty(), encrypted) {
-        (true, Some(line)) => Err(PemError::EncryptedKey { file, line }),
-        (true, None) => Err(PemError::Empty { file, wanted: wanted.name() }),
+        (true, Some(line)) => Err(file.error(Some(line), Cause::EncryptedKey)),
+        (true, None) => Err(file.error(None, Cause::Empty(wanted.name()))),
         (false, _) => Ok(found),
     }
 }
 
-/// Refuses what is no PEM by its first bytes.
-fn check_encoding(file: &Path, bytes: &[u8], wanted: SectionKind) -> Result<(), PemError> {
-    let file = file.to_owned();
+/// Rejects a file that is not PEM, by its first bytes.
+fn check_encoding(bytes: &[u8], wanted: SectionKind) -> Result<(), Cause> {
     match bytes {
-        // A SEQUENCE, as every certificate, key and CRL is: with a long length, or a short one that fits.
-        [0x30, 0x81..=0x84, ..] => Err(PemError::Der { file, command: wanted.command() }),
+        // Every certificate, key and CRL is a SEQUENCE, with a long length or a short one that fits.
+        [0x30, 0x81..=0x84, ..] => Err(Cause::Der(wanted.command())),
         [0x30, length, content @ ..] if usize::from(*length) == content.len() => {
-            Err(PemError::Der { file, command: wanted.command() })
+            Err(Cause::Der(wanted.command()))
         }
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [b'-', 0, ..] | [0, b'-', ..] => {
-            Err(PemError::Utf16 { file })
-        }
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [b'-', 0, ..] | [0, b'-', ..] => Err(Cause::Utf16),
         _ => Ok(()),
     }
 }
 
-/// Decodes a section; none if it is not base64.
+/// Decodes a section. Returns none if it is not base64.
 fn decoded(section: &Section<'_>) -> Option<Item> {
-    let today;
+    let current;
     let text = match section.label {
-        // The name of old for the same.
+        // An old label for a certificate.
         "X509 CERTIFICATE" => {
             let (begin, end) = ("-----BEGIN CERTIFICATE-----\n", "\n-----END CERTIFICATE-----\n");
-            today = Zeroizing::new([begin.as_bytes(), section.body, end.as_bytes()].concat());
-            &today[..]
+            current = Zeroizing::new([begin.as_bytes(), section.body, end.as_bytes()].concat());
+            &current[..]
         }
         _ => section.whole,
     };

@@ -1,11 +1,10 @@
-//! The verifier of client certificates that rustls asks in a handshake.
+//! The verifier of client certificates that rustls calls in a handshake.
 //!
-//! **Promises.** What a client may send is bounded before any of it is read. A certificate of
-//! `client_ca` that is no CA is *pinned*: it admits itself and issues nothing. So does a CA's own
-//! where a device shows it as its own, byte by byte.
+//! **Promises.** The number and the bytes of the certificates that a client sends are checked before any of
+//! them is parsed. A certificate of `client_ca` that is not a CA is *pinned*: it admits itself and issues
+//! nothing. A CA's certificate admits itself as well, if a device sends it as its own, byte for byte.
 //!
-//! **Not here.** What a certification path is (`trust/x509/path.rs`), how CAs and CRLs are loaded
-//! (`clients.rs`).
+//! **Not here.** The certification path (`trust/x509/path.rs`), loading CAs and CRLs (`clients.rs`).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -24,37 +23,37 @@ use tokio_rustls::rustls::{
 use crate::trust::provider::transcript;
 use crate::trust::revocation::Revocation;
 use crate::trust::x509::certificate::Certificate;
-use crate::trust::x509::path::{self, Anchor, Anchors};
+use crate::trust::x509::path::{self, Anchor, Anchors, CertificationPath};
 use crate::trust::x509::signature::{Algorithms, PublicKey};
 
-/// What a listener demands of client certificates.
+/// The requirements of a policy on client certificates.
 #[derive(Debug)]
 pub(crate) struct ClientVerifier {
     pub(super) mandatory: bool,
     pub(super) limits: ChainLimits,
-    pub(super) trusted: Arc<TrustedClients>,
-    pub(super) revocation: Option<Revocation>,
+    pub(crate) trusted: Arc<TrustedClients>,
+    pub(crate) revocation: Option<Revocation>,
 }
 
-/// What a client may send.
+/// Limits of the certificates that a client may send.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ChainLimits {
     pub(crate) max_certificates: usize,
     pub(crate) max_bytes: usize,
-    /// Whether its own certificate may be of version 1.
+    /// The client's own certificate may be of version 1.
     pub(crate) allow_v1: bool,
 }
 
-/// The certificates of `client_ca`, and what signatures are verified by.
+/// The certificates of `client_ca`, and the algorithms for verifying signatures.
 #[derive(Debug)]
 pub(crate) struct TrustedClients {
     algorithms: WebPkiSupportedAlgorithms,
     anchors: Anchors,
-    /// All of them, CA or not: each admits itself.
+    /// All certificates, CAs or not: each admits itself.
     themselves: HashSet<CertificateDer<'static>>,
 }
 
-/// Why a client's certificates are refused for what they are, where rustls has no word for it.
+/// A reason to refuse a client's certificates for which rustls has no error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ChainError {
     #[error("{sent} certificates were sent, and max_chain_certificates is {max}")]
@@ -63,12 +62,12 @@ pub(crate) enum ChainError {
     TooManyBytes { sent: usize, max: usize },
     #[error("the device's certificate is of X.509 version 1, and allow_v1 is false")]
     Version1,
-    #[error("a certificate without a byte was sent")]
+    #[error("a certificate of zero bytes was sent")]
     Empty,
 }
 
 impl ChainError {
-    /// The error in rustls's, if it is one of these.
+    /// Returns the error that a rustls error contains, if it is a `ChainError`.
     pub(crate) fn within(error: &CertificateError) -> Option<Self> {
         match error {
             CertificateError::Other(OtherError(error)) => error.downcast_ref().copied(),
@@ -85,16 +84,18 @@ impl From<ChainError> for CertificateError {
     }
 }
 
-/// The certificates that count among those that a client has sent.
+/// The certificates that a client sent and that lead to a CA.
 pub(crate) struct ClientPath<'a> {
-    /// The client's own first, then each one's issuer, without the CA.
+    /// The client's own certificate first, then the issuer of each, without the CA.
     pub(crate) ders: Vec<&'a CertificateDer<'a>>,
+    /// The same certificates, parsed.
+    certificates: Vec<Certificate<'a>>,
     /// The CA; none for a pinned device.
-    anchor: Option<&'a CertificateDer<'static>>,
+    anchor: Option<&'a Anchor>,
 }
 
 impl TrustedClients {
-    /// Nobody yet.
+    /// Makes an empty set.
     pub(super) fn new(algorithms: WebPkiSupportedAlgorithms) -> Self {
         Self { algorithms, anchors: Anchors::default(), themselves: HashSet::new() }
     }
@@ -102,7 +103,7 @@ impl TrustedClients {
     /// Finds the path from a client's certificate to a CA, and checks it.
     ///
     /// # Errors
-    /// Why there is none, or why it is not good.
+    /// If there is none, or a check fails.
     pub(crate) fn path<'a>(
         &'a self,
         leaf: &'a CertificateDer<'a>,
@@ -122,31 +123,37 @@ impl TrustedClients {
     ) -> Result<ClientPath<'a>, CertificateError> {
         if self.themselves.contains(leaf) {
             path::check_pinned(&own, now)?;
-            return Ok(ClientPath { ders: vec![leaf], anchor: None });
+            let (ders, certificates) = (vec![leaf], vec![own]);
+            return Ok(ClientPath { ders, certificates, anchor: None });
         }
-        // One that cannot be read issues nothing. Devices send what they find in their files.
+        // A certificate that cannot be parsed issues nothing. Devices send whatever their files contain.
         let readable = rest.iter().filter_map(|der| Some((der, Certificate::parse(der).ok()?)));
         let (ders, sent): (Vec<_>, Vec<_>) = [(leaf, own)].into_iter().chain(readable).unzip();
         let path = path::find(&sent, &self.anchors, self.algorithms.all, now)?;
         path.check(&sent, now)?;
-        let ders = path.places.iter().map(|&place| ders[place]).collect();
-        Ok(ClientPath { ders, anchor: Some(path.anchor.der()) })
+        let CertificationPath { places, anchor } = path;
+        let mut sent: Vec<_> = sent.into_iter().map(Some).collect();
+        Ok(ClientPath {
+            ders: places.iter().map(|&place| ders[place]).collect(),
+            certificates: places.iter().filter_map(|&place| sent[place].take()).collect(),
+            anchor: Some(anchor),
+        })
     }
 
     /// Adds a CA.
-    pub(super) fn add_anchor(&mut self, anchor: Anchor) {
+    pub(super) fn add_anchor(&mut self, anchor: Arc<Anchor>) {
         self.themselves.insert(anchor.der().clone());
         self.anchors.add(anchor);
     }
 
-    /// Adds the certificate of a device.
+    /// Adds the certificate of a pinned device.
     pub(super) fn add_pinned(&mut self, certificate: CertificateDer<'static>) {
         self.themselves.insert(certificate);
     }
 }
 
 impl ChainLimits {
-    /// Checks what was sent, before it is read.
+    /// Checks the certificates that were sent, before they are parsed.
     fn check(
         self,
         leaf: &CertificateDer<'_>,
@@ -156,7 +163,7 @@ impl ChainLimits {
         if sent > max {
             return Err(ChainError::TooManyCertificates { sent, max });
         }
-        // RFC 5246 section 7.4.2, RFC 8446 section 4.4.2: a certificate has one byte at least.
+        // A certificate has at least one byte: RFC 5246 section 7.4.2, RFC 8446 section 4.4.2.
         if leaf.is_empty() || rest.iter().any(|certificate| certificate.is_empty()) {
             return Err(ChainError::Empty);
         }
@@ -169,15 +176,10 @@ impl ChainLimits {
 }
 
 impl ClientVerifier {
-    /// Whom it believes.
-    pub(super) fn trusted(&self) -> Arc<TrustedClients> {
-        Arc::clone(&self.trusted)
-    }
-
-    /// Verifies what a client has sent.
+    /// Verifies the certificates that a client sent.
     ///
     /// # Errors
-    /// Why it is refused.
+    /// The reason for which they are refused.
     pub(crate) fn verify(
         &self,
         leaf: &CertificateDer<'_>,
@@ -189,10 +191,9 @@ impl ClientVerifier {
         if own.is_old() && !self.limits.allow_v1 {
             return Err(ChainError::Version1.into());
         }
-        let mut path = self.trusted.path_of(leaf, own, rest, now)?;
+        let path = self.trusted.path_of(leaf, own, rest, now)?;
         if let Some(revocation) = &self.revocation {
-            path.ders.extend(path.anchor);
-            revocation.check(&path.ders)?;
+            revocation.check(&path.certificates, path.anchor)?;
         }
         Ok(())
     }
@@ -207,8 +208,8 @@ impl ClientCertVerifier for ClientVerifier {
         self.mandatory
     }
 
-    /// None: the names of the CAs help a client that has several certificates to choose; a device
-    /// has one, and small devices cannot take a long flight.
+    /// Returns none. The names of the CAs help a client with several certificates to choose; a device
+    /// has one, and small devices cannot receive a long flight.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -230,9 +231,9 @@ impl ClientCertVerifier for ClientVerifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         let certificate = Certificate::parse(cert).map_err(|_| CertificateError::BadEncoding)?;
-        // RFC 5246 section 7.4.1.4.1: a scheme of TLS 1.2 does not fix the curve.
+        // A scheme of TLS 1.2 does not determine the curve: RFC 5246 section 7.4.1.4.1.
         let algorithms = algorithms_of(&self.trusted.algorithms, signature.scheme);
-        fit(algorithms, certificate.key())?;
+        check_fit(algorithms, certificate.key())?;
         let message = transcript::as_sent(message);
         certificate.key().verify(&message, signature.signature(), algorithms)?;
         Ok(HandshakeSignatureValid::assertion())
@@ -244,11 +245,11 @@ impl ClientCertVerifier for ClientVerifier {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        // By its key: rustls cannot read a certificate of version 1.
+        // Verified with its key: rustls cannot parse a certificate of version 1.
         let certificate = Certificate::parse(cert).map_err(|_| CertificateError::BadEncoding)?;
-        // RFC 8446 section 4.2.3: it does in TLS 1.3, and the first algorithm is the one of this curve.
+        // A scheme of TLS 1.3 determines the curve (RFC 8446 section 4.2.3). The first algorithm has it.
         let algorithms = algorithms_of(&self.trusted.algorithms, signature.scheme);
-        fit(algorithms.get(..1).unwrap_or_default(), certificate.key())?;
+        check_fit(algorithms.get(..1).unwrap_or_default(), certificate.key())?;
         let key = SubjectPublicKeyInfoDer::from(certificate.key_der());
         verify_tls13_signature_with_raw_key(message, &key, signature, &self.trusted.algorithms)
     }
@@ -258,7 +259,7 @@ impl ClientCertVerifier for ClientVerifier {
     }
 }
 
-/// The algorithms of a signature scheme; none where it was not offered.
+/// Returns the algorithms of a signature scheme; none if the scheme was not offered.
 fn algorithms_of(all: &WebPkiSupportedAlgorithms, scheme: SignatureScheme) -> &'static Algorithms {
     let found = all.mapping.iter().find(|(offered, _)| *offered == scheme);
     found.map_or(&[], |(_, algorithms)| algorithms)
@@ -267,8 +268,8 @@ fn algorithms_of(all: &WebPkiSupportedAlgorithms, scheme: SignatureScheme) -> &'
 /// Checks that one of a scheme's algorithms is for keys of this kind.
 ///
 /// # Errors
-/// If none is: an illegal_parameter (RFC 8446 section 4.4.3), and not a wrong signature.
-fn fit(algorithms: &Algorithms, key: &PublicKey<'_>) -> Result<(), PeerMisbehaved> {
+/// If none is. The alert is illegal_parameter (RFC 8446 section 4.4.3), unlike that of an invalid signature.
+fn check_fit(algorithms: &Algorithms, key: &PublicKey<'_>) -> Result<(), PeerMisbehaved> {
     let fits = key.is_for_any(algorithms);
     fits.then_some(()).ok_or(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)
 }
@@ -291,12 +292,12 @@ mod tests {
             of(SignatureScheme::ECDSA_NISTP256_SHA256),
             of(SignatureScheme::ECDSA_NISTP384_SHA384),
         );
-        assert_eq!(fit(&p256[..1], &key), Ok(()));
-        // In TLS 1.2 the curve is free, in TLS 1.3 it is not.
-        assert_eq!(fit(p384, &key), Ok(()));
+        assert_eq!(check_fit(&p256[..1], &key), Ok(()));
+        // TLS 1.2 permits any curve, TLS 1.3 one.
+        assert_eq!(check_fit(p384, &key), Ok(()));
         let misbehaved = Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme);
-        assert_eq!(fit(&p384[..1], &key), misbehaved);
-        assert_eq!(fit(of(SignatureScheme::ED25519), &key), misbehaved);
-        assert_eq!(fit(of(SignatureScheme::Unknown(7)), &key), misbehaved);
+        assert_eq!(check_fit(&p384[..1], &key), misbehaved);
+        assert_eq!(check_fit(of(SignatureScheme::ED25519), &key), misbehaved);
+        assert_eq!(check_fit(of(SignatureScheme::Unknown(7)), &key), misbehaved);
     }
 }

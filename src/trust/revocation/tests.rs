@@ -1,4 +1,4 @@
-//! CRLs of every kind, made by hand where no library makes them.
+//! Tests with CRLs of every kind, encoded here if no library makes them.
 //!
 //! **Not here.** The same over a socket: tests/crls.rs.
 
@@ -7,6 +7,7 @@ use rcgen::{
     SigningKey,
 };
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use super::*;
 
@@ -106,10 +107,11 @@ impl Ca {
         let crls = wishes.iter().map(|wish| self.crl(wish));
         let crls = crls.map(|crl| Arc::new(Crl::read(Path::new("crl"), 1, crl).unwrap()));
         let (certificate, ca) = (self.issues(7, leaf), self.certificate());
+        let anchor = Arc::new(Anchor::of_any(&ca).unwrap());
         let algorithms = default_provider().signature_verification_algorithms.all;
-        let (revocation, unused) = Revocation::new(crls, &[Issuer::read(&ca).unwrap()], algorithms);
-        let unused = unused.into_iter().map(|unused| unused.why).collect();
-        (revocation.check(&[&certificate, &ca]), unused)
+        let (revocation, unused) = Revocation::new(crls, &[Arc::clone(&anchor)], algorithms);
+        let unused = unused.into_iter().map(|unused| unused.reason).collect();
+        (revocation.check(&[Certificate::parse(&certificate).unwrap()], Some(&anchor)), unused)
     }
 }
 

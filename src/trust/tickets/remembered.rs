@@ -1,4 +1,4 @@
-//! SessionTable that are remembered for devices without tickets.
+//! Sessions that are remembered for devices without tickets.
 //!
 //! **Promises.** Their count and their bytes are bounded: the oldest give way.
 //!
@@ -12,13 +12,13 @@ use tokio_rustls::rustls::server::StoresServerSessions;
 
 use crate::lock::Lock;
 
-/// SessionTable at most.
+/// Sessions at most.
 const MAX_SESSIONS: usize = 1024;
 
 /// Bytes of all of them at most. One of a device with a certificate takes some 700.
 const MAX_BYTES: usize = 1 << 20;
 
-/// SessionTable by their IDs.
+/// Sessions by their IDs.
 #[derive(Default)]
 pub(super) struct RememberedSessions(Lock<SessionTable>);
 

@@ -15,7 +15,8 @@ use tokio_rustls::rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::config::{ClientAuth, ClientTrust};
-use crate::trust::{certs, testing};
+use crate::trust::snapshot::Snapshot;
+use crate::trust::testing;
 
 fn params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -42,11 +43,11 @@ async fn remembered(junk: Vec<CertificateDer<'static>>) -> (usize, Option<Handsh
     fs::write(dir.path().join("ca"), ca.pem()).unwrap();
     let trust = ClientTrust { ca: dir.path().join("ca"), crls: Vec::new() };
     listener.tls.client_auth = ClientAuth::Required(trust);
-    let (snapshot, _) = certs::load(&listener, SystemTime::now()).unwrap();
-    let acceptor = TlsAcceptor::from(snapshot.server_configs.server_order.clone());
+    let (snapshot, _) = Snapshot::load(&listener, SystemTime::now()).unwrap();
+    let acceptor = TlsAcceptor::from(snapshot.policy().server_configs.server_order.clone());
 
     let mut roots = RootCertStore::empty();
-    roots.add(snapshot.certificates[0].leaf.clone()).unwrap();
+    roots.add(snapshot.policy().certificates[0].leaf.clone()).unwrap();
     let key = PrivateKeyDer::try_from(keys[2].serialize_der()).unwrap();
     let mut config = ClientConfig::builder_with_provider(default_provider().into())
         .with_protocol_versions(&[&TLS12])
@@ -68,7 +69,7 @@ async fn remembered(junk: Vec<CertificateDer<'static>>) -> (usize, Option<Handsh
         server.read_exact(&mut [0]).await.unwrap();
         kind = server.get_ref().1.handshake_kind();
     }
-    let store = snapshot.resumption.store.as_ref().unwrap();
+    let store = snapshot.policy().resumption.store.as_ref().unwrap();
     (store.remembered.inner.bytes(), kind)
 }
 

@@ -15,9 +15,10 @@ use x509_parser::prelude::{
     ExtendedKeyUsage, FromDer, ParsedExtension, X509Certificate, X509Extension, X509Version,
 };
 
+use super::crl::CrlScope;
 use super::names::CanonicalName;
 use super::signature::{PublicKey, Signed};
-use super::{Malformed, Timestamp};
+use super::{CertInfo, Malformed, Timestamp, malformed};
 
 /// A certificate, with what a certification path needs of it.
 #[derive(Debug)]
@@ -60,6 +61,7 @@ pub(super) struct Basic {
 #[derive(Clone, Copy, Debug)]
 struct Usage {
     signs_certificates: bool,
+    signs_crls: bool,
     authenticates: bool,
 }
 
@@ -78,8 +80,7 @@ impl<'a> Certificate<'a> {
     /// read.
     pub(crate) fn parse(der: &'a [u8]) -> Result<Self, Malformed> {
         let signed = Signed::parse(der)?;
-        let (_, parsed) =
-            X509Certificate::from_der(der).map_err(|error| Malformed(error.to_string()))?;
+        let (_, parsed) = X509Certificate::from_der(der).map_err(malformed)?;
         if parsed.signature_algorithm != parsed.tbs_certificate.signature {
             return Err(Malformed("it names two signature algorithms".to_owned()));
         }
@@ -108,7 +109,32 @@ impl<'a> Certificate<'a> {
         &self.key
     }
 
-    /// The encoded SubjectPublicKeyInfo.
+    /// Returns the information about it for logs and metrics.
+    pub(crate) fn info(&self) -> CertInfo {
+        CertInfo::of(&self.parsed)
+    }
+
+    /// Returns the name of its issuer.
+    pub(crate) const fn issuer(&self) -> &CanonicalName {
+        &self.issuer
+    }
+
+    /// Returns the content of its serial number's INTEGER.
+    pub(crate) fn serial(&self) -> &[u8] {
+        self.parsed.raw_serial()
+    }
+
+    /// Returns whether its key may sign CRLs: RFC 5280 section 6.3.3 (f).
+    pub(crate) fn signs_crls(&self) -> bool {
+        self.extensions.usage.is_none_or(|usage| usage.signs_crls)
+    }
+
+    /// Returns whether a CRL of its issuer with this scope covers it.
+    pub(crate) fn is_in(&self, scope: &CrlScope) -> bool {
+        scope.covers(&self.parsed)
+    }
+
+    /// Returns the encoded SubjectPublicKeyInfo.
     pub(crate) const fn key_der(&self) -> &'a [u8] {
         self.parsed.tbs_certificate.subject_pki.raw
     }
@@ -191,6 +217,7 @@ impl<'a> CertExtensions<'a> {
             ParsedExtension::KeyUsage(usage) => {
                 self.usage = Some(Usage {
                     signs_certificates: usage.key_cert_sign(),
+                    signs_crls: usage.crl_sign(),
                     authenticates: usage.digital_signature() || usage.key_agreement(),
                 });
             }

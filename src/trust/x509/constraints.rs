@@ -1,4 +1,4 @@
-//! ConstrainedName constraints: RFC 5280 section 4.2.1.10, as OpenSSL applies them (`v3_ncons.c`).
+//! Name constraints: RFC 5280 section 4.2.1.10, as OpenSSL applies them (`v3_ncons.c`).
 //!
 //! **Promises.** A name of a kind that is constrained and not understood here is refused. Where a
 //! certificate has no DNS name in its SAN, its common names count as DNS names if they look like

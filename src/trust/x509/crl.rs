@@ -1,16 +1,15 @@
-//! Reads CRLs: RFC 5280 section 5.
+//! Parses CRLs: RFC 5280 section 5.
 //!
-//! **Promises.** A CRL is read to its last byte or refused: nothing that was not understood is passed
-//! over. Its entries go to the caller one by one, so that a list of a million costs no memory here.
-//! A CRL that must not decide the status of a certificate (a delta, an indirect one, one with an unknown
-//! critical extension) is read, and says why it cannot be used.
+//! **Promises.** A CRL is parsed to its last byte or rejected: nothing that is not understood is skipped.
+//! Its entries are passed to the caller one by one, so that a list of a million needs no memory here.
+//! A CRL that must not decide the status of a certificate (a delta CRL, an indirect CRL, one with an unknown
+//! critical extension) is parsed, with the reason for which it cannot be used.
 //!
-//! **Not here.** Which CRL counts for a certificate and who signed it (`revocation.rs`).
+//! **Not here.** The choice of the CRL for a certificate, the key that signed it (`revocation.rs`).
 
 use std::fmt;
 
-use tokio_rustls::rustls::pki_types::SignatureVerificationAlgorithm;
-use x509_parser::asn1_rs::{Any, BitString, Class, Tag};
+use x509_parser::asn1_rs::{Any, Class, Tag};
 use x509_parser::extensions::{
     DistributionPointName, IssuingDistributionPoint, ParsedExtension, X509Extension,
 };
@@ -23,37 +22,38 @@ use x509_parser::prelude::{ASN1Time, FromDer, GeneralName, X509Certificate, X509
 use x509_parser::revocation_list::RevokedCertificate;
 
 use super::names::CanonicalName;
+use super::signature::Signed;
 use super::{Malformed, Timestamp};
 use crate::text::one_line;
 
 /// The CRL reason `removeFromCRL`, RFC 5280 section 5.3.1.
 const REMOVE_FROM_CRL: u8 = 8;
 
-/// What a CRL states about itself.
+/// The fields of a CRL other than its entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CrlInfo {
     pub(crate) issuer: CanonicalName,
-    /// For people.
+    /// The issuer as text, for logs.
     pub(crate) issuer_text: String,
-    /// Of the key that signed it, where the CRL has that extension.
+    /// The authorityKeyIdentifier, if the CRL has one.
     pub(crate) key_id: Option<Vec<u8>>,
     /// cRLNumber, big-endian without leading zeros.
     pub(crate) number: Option<Vec<u8>>,
     pub(crate) this_update: Timestamp,
     pub(crate) next_update: Option<Timestamp>,
     pub(crate) scope: CrlScope,
-    /// Why it must not decide the status of a certificate.
+    /// The reason for which it must not decide the status of a certificate, if there is one.
     pub(crate) unusable: Option<Unusable>,
 }
 
-/// The certificates that a CRL is about: RFC 5280 section 5.2.5.
+/// The certificates that a CRL covers: RFC 5280 section 5.2.5.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CrlScope {
-    /// The extension as it stands; empty for a CRL about all of its issuer's certificates. Two CRLs
-    /// supersede each other if it is the same.
+    /// The encoded extension; empty for a CRL that covers all of its issuer's certificates. A CRL supersedes
+    /// another only if both have the same.
     pub(crate) encoded: Vec<u8>,
     only: CrlSubjects,
-    /// The CRL is about certificates that name one of these distribution points.
+    /// The CRL covers certificates that name one of these distribution points.
     points: Option<Vec<Vec<u8>>>,
 }
 
@@ -65,14 +65,14 @@ enum CrlSubjects {
     Cas,
 }
 
-/// Why a CRL must not decide the status of a certificate.
+/// A reason for which a CRL must not decide the status of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unusable {
     Delta,
     Indirect,
     AttributeCertificates,
     SomeReasons,
-    /// The scope is written in a way that was not understood.
+    /// The scope is not understood.
     Scope,
     /// A critical extension of the list, by its OID.
     Extension(String),
@@ -83,10 +83,10 @@ pub(crate) enum Unusable {
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Delta => "it is a delta CRL, and only complete ones are used",
-            Self::Indirect => "it is an indirect CRL, about certificates of other issuers",
-            Self::AttributeCertificates => "it is about attribute certificates alone",
-            Self::SomeReasons => "it is about some reasons for revocation alone",
+            Self::Delta => "it is a delta CRL, and only complete CRLs are used",
+            Self::Indirect => "it is an indirect CRL, which covers certificates of other issuers",
+            Self::AttributeCertificates => "it covers only attribute certificates",
+            Self::SomeReasons => "it covers only some reasons for revocation",
             Self::Scope => "its issuingDistributionPoint is not understood",
             Self::Extension(oid) => {
                 return write!(f, "its critical extension {oid} is not understood");
@@ -98,33 +98,17 @@ impl fmt::Display for Unusable {
     }
 }
 
-/// The parts of a CRL that its signature is about.
-pub(crate) struct SignedCrl<'a> {
-    message: &'a [u8],
-    /// Encoded without its tag, as [`SignatureVerificationAlgorithm`] has it.
-    algorithm: &'a [u8],
-    signature: &'a [u8],
-}
-
-/// Why a signature does not hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SignatureFault {
-    /// No algorithm for this kind of signature, or of key.
-    Unsupported,
-    /// It was made by another key, or over something else.
-    Wrong,
-}
-
-/// Reads a CRL, and passes the serial number of each certificate that it revokes to `revoked`.
+/// Parses a CRL, and passes the serial number of each certificate that it revokes to `revoked`.
 ///
 /// # Errors
 /// If it is not a CRL from its first byte to its last.
 pub(crate) fn read(der: &[u8], mut revoked: impl FnMut(&[u8])) -> Result<CrlInfo, Malformed> {
-    let SignedCrl { message, .. } = split(der)?;
-    let (i, _) = optional(content(message, Tag::Sequence)?.1, Tag::Integer)?;
+    let signed = Signed::parse(der)?;
+    let (i, _version) = optional(list(der, &signed)?, Tag::Integer)?;
     let (i, _algorithm) = content(i, Tag::Sequence)?;
     let (i, issuer) = X509Name::from_der(i).map_err(|_| malformed("its issuer is not a name"))?;
-    let (i, this_update) = ASN1Time::from_der(i).map_err(|_| malformed("thisUpdate is no time"))?;
+    let (i, this_update) =
+        ASN1Time::from_der(i).map_err(|_| malformed("its thisUpdate is not a time"))?;
     let (i, next_update) = next_update(i)?;
     let (i, entries) = optional(i, Tag::Sequence)?;
     let mut info = CrlInfo {
@@ -145,41 +129,8 @@ pub(crate) fn read(der: &[u8], mut revoked: impl FnMut(&[u8])) -> Result<CrlInfo
     Ok(info)
 }
 
-/// The parts that the signature of a CRL is about.
-///
-/// # Errors
-/// If it is not a CRL.
-pub(crate) fn signed(der: &[u8]) -> Result<SignedCrl<'_>, Malformed> {
-    split(der)
-}
-
-impl SignedCrl<'_> {
-    /// Verifies the signature by a key, an encoded SubjectPublicKeyInfo.
-    ///
-    /// # Errors
-    /// Why it does not hold.
-    pub(crate) fn verify(
-        &self,
-        key: &[u8],
-        algorithms: &[&dyn SignatureVerificationAlgorithm],
-    ) -> Result<(), SignatureFault> {
-        let key = content(key, Tag::Sequence).and_then(|(_, key)| {
-            let (bits, algorithm) = content(key, Tag::Sequence)?;
-            Ok((algorithm, bit_string(bits)?.1))
-        });
-        let Ok((key_algorithm, key)) = key else { return Err(SignatureFault::Unsupported) };
-        let fits = |algorithm: &&&dyn SignatureVerificationAlgorithm| {
-            algorithm.public_key_alg_id().as_ref() == key_algorithm
-                && algorithm.signature_alg_id().as_ref() == self.algorithm
-        };
-        let algorithm = algorithms.iter().find(fits).ok_or(SignatureFault::Unsupported)?;
-        let verified = algorithm.verify_signature(key, self.message, self.signature);
-        verified.map_err(|_| SignatureFault::Wrong)
-    }
-}
-
 impl CrlScope {
-    /// Whether the CRL is about a certificate of its issuer.
+    /// Returns whether the CRL covers a certificate of its issuer.
     pub(super) fn covers(&self, certificate: &X509Certificate<'_>) -> bool {
         let is_ca = certificate.is_ca();
         let kind = match self.only {
@@ -193,28 +144,22 @@ impl CrlScope {
     }
 }
 
-fn split(der: &[u8]) -> Result<SignedCrl<'_>, Malformed> {
-    let (after, outer) = content(der, Tag::Sequence)?;
-    if !after.is_empty() {
-        return Err(malformed("bytes follow its end"));
-    }
-    let (i, _) = content(outer, Tag::Sequence)?;
-    let message = &outer[..outer.len() - i.len()];
-    let (i, algorithm) = content(i, Tag::Sequence)?;
-    let (i, signature) = bit_string(i)?;
-    if !i.is_empty() {
-        return Err(malformed("bytes follow its signature"));
-    }
-    let (inner, version) = optional(content(message, Tag::Sequence)?.1, Tag::Integer)?;
+/// Returns the content of the tbsCertList, checked to be of a known version and to name the algorithm of the
+/// signature. `signed` is the same CRL.
+fn list<'a>(der: &'a [u8], signed: &Signed<'_>) -> Result<&'a [u8], Malformed> {
+    let (_, outer) = content(der, Tag::Sequence)?;
+    let (rest, list) = content(outer, Tag::Sequence)?;
+    content(rest, Tag::Sequence)?;
+    let (inner, version) = optional(list, Tag::Integer)?;
     // Absent or 0: version 1, which openssl's smallest configuration makes. 1: version 2.
     if !matches!(version, None | Some([0 | 1])) {
-        return Err(malformed("its version is none that a CRL can have"));
+        return Err(malformed("its version is not one of a CRL"));
     }
     // RFC 5280 section 5.1.1.2.
-    if content(inner, Tag::Sequence)?.1 != algorithm {
+    if content(inner, Tag::Sequence)?.1 != signed.algorithm() {
         return Err(malformed("it names two different signature algorithms"));
     }
-    Ok(SignedCrl { message, algorithm, signature })
+    Ok(list)
 }
 
 fn next_update(i: &[u8]) -> Result<(&[u8], Option<Timestamp>), Malformed> {
@@ -222,7 +167,7 @@ fn next_update(i: &[u8]) -> Result<(&[u8], Option<Timestamp>), Malformed> {
     if i.is_empty() || !is_time(any(i)?.1.tag()) {
         return Ok((i, None));
     }
-    let (i, time) = ASN1Time::from_der(i).map_err(|_| malformed("nextUpdate is no time"))?;
+    let (i, time) = ASN1Time::from_der(i).map_err(|_| malformed("its nextUpdate is not a time"))?;
     Ok((i, Some(Timestamp(time))))
 }
 
@@ -262,8 +207,10 @@ fn read_extension(extension: &X509Extension<'_>, info: &mut CrlInfo) -> Result<(
         _ if *oid == OID_X509_EXT_ISSUER_DISTRIBUTION_POINT => {
             info.unusable = Some(Unusable::Scope);
         }
-        _ if *oid == OID_X509_EXT_CRL_NUMBER => return Err(malformed("its cRLNumber is none")),
-        // Without it the key is found by trying.
+        _ if *oid == OID_X509_EXT_CRL_NUMBER => {
+            return Err(malformed("its cRLNumber is not a number"));
+        }
+        // Without it, the signer is found by trying the keys.
         _ if *oid == OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER => {}
         _ if extension.critical => {
             let unknown = Unusable::Extension(oid.to_id_string());
@@ -298,7 +245,7 @@ fn read_scope(point: &IssuingDistributionPoint<'_>, info: &mut CrlInfo) {
         () if point.indirect_crl => Unusable::Indirect,
         () if point.only_contains_attribute_certs => Unusable::AttributeCertificates,
         () if point.only_some_reasons.is_some() => Unusable::SomeReasons,
-        // RFC 5280 section 5.2.5: it is never empty. What was in it was passed over.
+        // RFC 5280 section 5.2.5: it is never empty, so its fields were skipped.
         () if point.distribution_point.is_none() && scope.only == CrlSubjects::All => {
             Unusable::Scope
         }
@@ -307,7 +254,7 @@ fn read_scope(point: &IssuingDistributionPoint<'_>, info: &mut CrlInfo) {
     info.unusable = Some(unusable);
 }
 
-/// A distribution point in bytes to compare; none for the forms that no CA uses.
+/// Returns the bytes of a distribution point for comparison; none for forms that no CA uses.
 fn point_name(name: &GeneralName<'_>) -> Option<Vec<u8>> {
     match name {
         GeneralName::URI(uri) => Some(uri.as_bytes().to_vec()),
@@ -329,7 +276,7 @@ fn certificate_points(certificate: &X509Certificate<'_>) -> Vec<Vec<u8>> {
     names.flatten().filter_map(point_name).collect()
 }
 
-/// Reads the entry that `i` begins with, and returns what follows it.
+/// Parses the entry at the start of `i`, and returns the bytes after it.
 fn read_entry<'a>(
     i: &'a [u8],
     info: &mut CrlInfo,
@@ -355,7 +302,7 @@ fn read_entry<'a>(
             info.unusable.get_or_insert(unknown);
         }
     }
-    // It takes an entry of an earlier list back. OpenSSL reads it so in complete CRLs as well.
+    // removeFromCRL withdraws an entry of an earlier list. OpenSSL applies it in complete CRLs as well.
     if whole.reason_code().is_none_or(|(_, reason)| reason.0 != REMOVE_FROM_CRL) {
         revoked(serial);
     }
@@ -366,31 +313,22 @@ fn any(i: &[u8]) -> Result<(&[u8], Any<'_>), Malformed> {
     Any::from_der(i).map_err(|_| malformed("its DER is cut short or damaged"))
 }
 
-/// The content of the element that `i` begins with, and what follows it.
+/// Returns the bytes after the element at the start of `i`, and the content of the element.
 fn content(i: &[u8], tag: Tag) -> Result<(&[u8], &[u8]), Malformed> {
     let (rest, element) = any(i)?;
     if (element.class(), element.tag()) != (Class::Universal, tag) {
-        return Err(malformed("its DER has another structure than a CRL's"));
+        return Err(malformed("its DER does not have the structure of a CRL"));
     }
     Ok((rest, element.data))
 }
 
-/// The same for an element that can be absent.
+/// Does the same for an optional element.
 fn optional(i: &[u8], tag: Tag) -> Result<(&[u8], Option<&[u8]>), Malformed> {
     match i.first() {
         Some(_) if any(i)?.1.tag() == tag && any(i)?.1.class() == Class::Universal => {
             content(i, tag).map(|(rest, content)| (rest, Some(content)))
         }
         _ => Ok((i, None)),
-    }
-}
-
-fn bit_string(i: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
-    let (rest, element) = content(i, Tag::BitString)?;
-    match BitString::from_der(i) {
-        // The first byte counts unused bits, and there are none in a key or a signature.
-        Ok(_) if element.first() == Some(&0) => Ok((rest, &element[1..])),
-        _ => Err(malformed("a bit string in it is not well-formed")),
     }
 }
 

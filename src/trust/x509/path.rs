@@ -17,6 +17,7 @@
 //! **Not here.** How many certificates may be sent, CRLs (`trust/certs/verifier.rs`).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use tokio_rustls::rustls::CertificateError;
 use tokio_rustls::rustls::pki_types::{CertificateDer, UnixTime};
@@ -42,27 +43,28 @@ pub(crate) struct Anchor {
     key: PublicKey<'static>,
     key_id: Option<Box<[u8]>>,
     max_path: Option<u32>,
-    /// Whether its extKeyUsage lets it issue clients.
+    /// The result of the check that its extKeyUsage permits it to issue clients.
     purpose: Result<(), CertificateError>,
+    signs_crls: bool,
     /// It has name constraints.
     is_constrained: bool,
 }
 
 impl Anchor {
-    /// A CA; none if the certificate is no CA, as OpenSSL sees it (`X509_check_ca`).
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub(crate) fn new(der: &CertificateDer<'static>) -> Result<Option<Self>, Malformed> {
-        let certificate = Certificate::parse(der)?;
-        Ok(is_root(&certificate).then(|| Self::of(&certificate, der)))
+    /// Makes an anchor of a certificate of `client_ca`, which is parsed from `der`. Returns none if it is
+    /// not a CA by the rules of OpenSSL (`X509_check_ca`).
+    pub(crate) fn new(
+        certificate: &Certificate<'_>,
+        der: &CertificateDer<'static>,
+    ) -> Option<Self> {
+        is_root(certificate).then(|| Self::of(certificate, der))
     }
 
-    /// A certificate that is trusted to issue others whatever it says of itself, as TLS clients
-    /// take their roots.
+    /// Makes an anchor of a certificate that is trusted to issue others whatever its extensions state, as
+    /// TLS clients trust their roots.
     ///
     /// # Errors
-    /// If it cannot be read.
+    /// If it cannot be parsed.
     pub(crate) fn of_any(der: &CertificateDer<'static>) -> Result<Self, Malformed> {
         Ok(Self::of(&Certificate::parse(der)?, der))
     }
@@ -74,17 +76,38 @@ impl Anchor {
             key_id: certificate.extensions.own_key_id.map(Box::from),
             max_path: certificate.extensions.basic.and_then(|basic| basic.max_path),
             purpose: certificate.check_purpose(),
+            signs_crls: certificate.signs_crls(),
             is_constrained: certificate.extensions.constraints.is_some(),
             der: der.clone(),
         }
     }
 
-    /// The certificate.
+    /// Returns the certificate.
     pub(crate) const fn der(&self) -> &CertificateDer<'static> {
         &self.der
     }
 
-    /// Whether its extKeyUsage lets it issue clients.
+    /// Returns its name.
+    pub(crate) const fn subject(&self) -> &CanonicalName {
+        &self.subject
+    }
+
+    /// Returns its public key.
+    pub(crate) const fn key(&self) -> &PublicKey<'static> {
+        &self.key
+    }
+
+    /// Returns its subjectKeyIdentifier.
+    pub(crate) fn key_id(&self) -> Option<&[u8]> {
+        self.key_id.as_deref()
+    }
+
+    /// Returns whether its key may sign CRLs: RFC 5280 section 6.3.3 (f).
+    pub(crate) const fn signs_crls(&self) -> bool {
+        self.signs_crls
+    }
+
+    /// Returns whether its extKeyUsage permits it to issue clients.
     pub(crate) const fn is_for_clients(&self) -> bool {
         self.purpose.is_ok()
     }
@@ -104,14 +127,15 @@ fn is_root(certificate: &Certificate<'_>) -> bool {
 /// The CAs that are trusted, by their names.
 #[derive(Debug, Default)]
 pub(crate) struct Anchors {
-    by_name: HashMap<CanonicalName, Vec<Anchor>>,
+    by_name: HashMap<CanonicalName, Vec<Arc<Anchor>>>,
     /// How many share a name at most.
     most_of_a_name: usize,
 }
 
 impl Anchors {
     /// Adds a CA; the same certificate twice is one.
-    pub(crate) fn add(&mut self, anchor: Anchor) {
+    pub(crate) fn add(&mut self, anchor: impl Into<Arc<Anchor>>) {
+        let anchor = anchor.into();
         let of_its_name = self.by_name.entry(anchor.subject.clone()).or_default();
         if of_its_name.iter().all(|known| known.der != anchor.der) {
             of_its_name.push(anchor);
@@ -119,7 +143,7 @@ impl Anchors {
         self.most_of_a_name = self.most_of_a_name.max(of_its_name.len());
     }
 
-    fn named(&self, name: &CanonicalName) -> &[Anchor] {
+    fn named(&self, name: &CanonicalName) -> &[Arc<Anchor>] {
         self.by_name.get(name).map_or(&[], Vec::as_slice)
     }
 }
@@ -227,7 +251,8 @@ impl<'a> Search<'_, 'a> {
     /// hint (RFC 5280 section 4.2.1.1), since CAs have been renewed with another.
     fn anchors_of(&self, at: usize) -> Vec<&'a Anchor> {
         let certificate = &self.sent[at];
-        let mut anchors: Vec<_> = self.anchors.named(&certificate.issuer).iter().collect();
+        let named = self.anchors.named(&certificate.issuer);
+        let mut anchors: Vec<_> = named.iter().map(|anchor| &**anchor).collect();
         anchors.sort_by_key(|anchor| {
             (
                 is_other(certificate.extensions.issuer_key_id, anchor.key_id.as_deref()),
@@ -303,7 +328,7 @@ pub(crate) enum PathError {
 
 impl From<PathError> for CertificateError {
     fn from(error: PathError) -> Self {
-        Self::Other(tokio_rustls::rustls::OtherError(std::sync::Arc::new(error)))
+        Self::Other(tokio_rustls::rustls::OtherError(Arc::new(error)))
     }
 }
 

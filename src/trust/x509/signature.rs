@@ -13,6 +13,7 @@ use tokio_rustls::rustls::pki_types::SignatureVerificationAlgorithm;
 use x509_parser::asn1_rs::{Any, BitString, FromDer, Oid};
 
 use super::Malformed;
+use crate::trust::digest::Digest;
 
 /// The algorithms that signatures are verified by.
 pub(crate) type Algorithms = [&'static dyn SignatureVerificationAlgorithm];
@@ -55,6 +56,11 @@ impl<'a> Signed<'a> {
             return Err(Malformed("there are bytes behind its end".to_owned()));
         }
         Ok(Self { message, algorithm, signature })
+    }
+
+    /// Returns the content of the AlgorithmIdentifier of the signature.
+    pub(super) const fn algorithm(&self) -> &'a [u8] {
+        self.algorithm
     }
 
     /// Verifies the signature by the signer's key.
@@ -111,12 +117,17 @@ impl<'a> PublicKey<'a> {
         }
     }
 
-    /// Whether one of the algorithms is for such a key.
+    /// Returns whether one of the algorithms is for keys of this kind.
     pub(crate) fn is_for_any(&self, algorithms: &Algorithms) -> bool {
         algorithms.iter().any(|a| *a.public_key_alg_id() == *self.algorithm)
     }
 
-    /// The same key, without what it was read from.
+    /// Returns a digest that identifies the key.
+    pub(crate) fn digest(&self) -> Digest {
+        Digest::of([&*self.algorithm, &*self.key])
+    }
+
+    /// Returns the same key, without a reference to the bytes that it was read from.
     pub(super) fn into_owned(self) -> PublicKey<'static> {
         let Self { algorithm, key } = self;
         PublicKey { algorithm: algorithm.into_owned().into(), key: key.into_owned().into() }

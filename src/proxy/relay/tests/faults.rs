@@ -165,9 +165,9 @@ fn short_lived_keys(config: &ServerConfig, records: u64) -> ServerConfig {
 async fn a_key_that_may_seal_no_more_ends_the_connection_without_a_close_notify() {
     let (mut snapshot, connector) = snapshot_and_client();
     // 2^24 would take minutes.
-    let short_lived = Arc::new(short_lived_keys(&snapshot.server_configs.server_order, 4));
-    snapshot.server_configs.server_order = Arc::clone(&short_lived);
-    snapshot.server_configs.client_order = short_lived;
+    let short_lived = Arc::new(short_lived_keys(&snapshot.policy().server_configs.server_order, 4));
+    snapshot.policies[0].server_configs.server_order = Arc::clone(&short_lived);
+    snapshot.policies[0].server_configs.client_order = short_lived;
     let mut line = Line::between((snapshot, connector), 4096, UNBOUNDED).await;
     // The first record was our Finished.
     for record in 1..4 {

@@ -34,7 +34,7 @@ fn accepting(snapshot: Arc<Snapshot>) -> (DuplexStream, tokio::task::JoinHandle<
 
 fn config(snapshot: &Snapshot, version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
-    roots.add(snapshot.certificates[0].leaf.clone()).unwrap();
+    roots.add(snapshot.policy().certificates[0].leaf.clone()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[version])
         .unwrap()
@@ -294,7 +294,7 @@ async fn a_handshake_pauses_between_records_that_cost_much() {
     let (io, _) = duplex(1);
     let said = Device::new(&config, io).said();
     let (_device, ours) = duplex(1 << 20);
-    let ours_config = Arc::clone(&snapshot.server_configs.server_order);
+    let ours_config = Arc::clone(&snapshot.policy().server_configs.server_order);
     let mut negotiation = Negotiation::new(ours, ours_config).unwrap();
     // A change_cipher_spec may follow on the hello, which costs a signature.
     let records = [&said[..], &[20, 3, 3, 0, 1, 1]].concat();
@@ -314,7 +314,9 @@ async fn resumable_elsewhere(snapshot: &Snapshot, config: &Arc<ClientConfig>) {
         .with_protocol_versions(&[&TLS13])
         .unwrap()
         .with_no_client_auth()
-        .with_cert_resolver(Arc::clone(&snapshot.server_configs.server_order.cert_resolver));
+        .with_cert_resolver(Arc::clone(
+            &snapshot.policy().server_configs.server_order.cert_resolver,
+        ));
     other.max_early_data_size = 1 << 14;
     let mut other = ServerConnection::new(Arc::new(other)).unwrap();
     let (io, mut other_end) = duplex(1 << 20);

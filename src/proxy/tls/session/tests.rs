@@ -44,7 +44,7 @@ async fn connected(snapshot: &Snapshot, connector: TlsConnector) -> (Device<Dupl
 /// A client config for one suite, whose secrets may be had.
 fn connector(snapshot: &Snapshot, suite: SupportedCipherSuite) -> TlsConnector {
     let mut roots = RootCertStore::empty();
-    roots.add(snapshot.certificates[0].leaf.clone()).unwrap();
+    roots.add(snapshot.policy().certificates[0].leaf.clone()).unwrap();
     let provider = CryptoProvider { cipher_suites: vec![suite], ..default_provider() };
     let version = if suite.tls13().is_some() { &TLS13 } else { &TLS12 };
     let mut config = ClientConfig::builder_with_provider(Arc::new(provider))

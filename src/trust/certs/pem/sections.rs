@@ -1,50 +1,51 @@
 //! The sections of a PEM file: RFC 7468.
 //!
-//! **Promises.** Every byte of a file belongs to a section, or is text that nobody can take for a part of
-//! one. Whatever else there is, such as two boundaries that share a line, a section without its end, or a
-//! part that lost its boundary, is a fault with its line: programs that skip it load less than the file
-//! was made to hold.
+//! **Promises.** Every byte of a file belongs to a section, or is text that cannot be mistaken for a part of
+//! one. Anything else is a fault with its line: two boundaries on one line, a section without its end, or a
+//! part that lost its boundary. Programs that skip such a part load less than the file was made to hold.
 //!
-//! **Not here.** PemFaultKind sections hold, and which are wanted (`pem.rs`).
+//! **Not here.** The content of sections, and the choice among them (`pem.rs`).
 
-/// A section, from its BEGIN to its END.
+/// A section from its BEGIN to its END.
 pub(super) struct Section<'a> {
     /// The line of its BEGIN, from 1.
     pub(super) line: usize,
-    /// PemFaultKind it says that it holds, such as `CERTIFICATE`.
+    /// The label of its boundaries, for example `CERTIFICATE`.
     pub(super) label: &'a str,
-    /// PemFaultKind is between its boundaries.
+    /// The bytes between its boundaries.
     pub(super) body: &'a [u8],
-    /// All of it.
+    /// The section with its boundaries.
     pub(super) whole: &'a [u8],
-    /// Whether it is encrypted as in RFC 1421, which `openssl genrsa -aes256 -traditional` makes.
+    /// It is encrypted as in RFC 1421, as by `openssl genrsa -aes256 -traditional`.
     pub(super) encrypted: bool,
 }
 
-/// PemFaultKind is wrong with a file, and where.
+/// A fault of a file, with its line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PemFault {
     /// From 1.
     pub(crate) line: usize,
-    pub(crate) what: PemFaultKind,
+    pub(crate) kind: PemFaultKind,
 }
 
-/// PemFaultKind is wrong with a file. No text quotes it: it can be a key.
+/// A fault of a file. No text quotes the file: it can be a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PemFaultKind {
-    #[error("a BEGIN or END shares the line with something else, such as the END before it")]
+    #[error("a BEGIN or END shares its line with other text, such as the END before it")]
     BoundaryNotAlone,
-    #[error("a BEGIN or END is damaged: it has five hyphens on either side and capital letters")]
+    #[error(
+        "a BEGIN or END is damaged: it must have five hyphens on both sides and capital letters"
+    )]
     BoundaryDamaged,
-    #[error("an END without its BEGIN")]
+    #[error("an END without a BEGIN")]
     EndAlone,
-    #[error("a section begins before the END of the one that begins in line {0}")]
+    #[error("a section begins before the END of the section that begins in line {0}")]
     NoEnd(usize),
     #[error("the file ends before the END of the section that begins in line {0}")]
     CutShort(usize),
-    #[error("the END of another kind of section than the one that begins in line {0}")]
+    #[error("the END has another label than the section that begins in line {0}")]
     OtherEnd(usize),
-    #[error("this is like the inside of a section, but stands outside of any")]
+    #[error("this looks like the content of a section, but is outside of every section")]
     Stray,
     #[error("this is not base64, in the section that begins in line {0}")]
     NotBase64(usize),
@@ -56,13 +57,13 @@ const BEGIN: &[u8] = b"-----BEGIN ";
 const END: &[u8] = b"-----END ";
 const HYPHENS: &[u8] = b"-----";
 
-/// The mark that some editors put in front of UTF-8; `cat` leaves it between files.
+/// The byte order mark that some editors put before UTF-8; `cat` leaves it between files.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// A line of this length that is all base64 is taken for a part of a section: they have 64 or 76.
+/// Length from which on a line of base64 is taken for a part of a section, whose lines have 64 or 76.
 const LINE_OF_BASE64: usize = 48;
 
-/// The sections of a file.
+/// Splits a file into its sections.
 ///
 /// # Errors
 /// The first fault.
@@ -72,7 +73,7 @@ pub(super) fn sections(file: &[u8]) -> Result<Vec<Section<'_>>, PemFault> {
     let mut last = 0;
     for PemLine { number, start, end, text } in lines(file) {
         last = number;
-        let fault = |what| PemFault { line: number, what };
+        let fault = |kind| PemFault { line: number, kind };
         let boundary = boundary(text).map_err(fault)?;
         open = match (open.take(), boundary) {
             (None, Boundary::None) => {
@@ -97,12 +98,12 @@ pub(super) fn sections(file: &[u8]) -> Result<Vec<Section<'_>>, PemFault> {
         };
     }
     match open {
-        Some(section) => Err(PemFault { line: last, what: PemFaultKind::CutShort(section.line) }),
+        Some(section) => Err(PemFault { line: last, kind: PemFaultKind::CutShort(section.line) }),
         None => Ok(sections),
     }
 }
 
-/// A section whose END has not come yet.
+/// A section whose END has not been read yet.
 struct Open<'a> {
     line: usize,
     label: &'a str,
@@ -116,18 +117,18 @@ impl<'a> Open<'a> {
         let Self { line, label, encrypted, .. } = self;
         let (body, whole) = (&file[self.body..start], &file[self.start..end]);
         if body.trim_ascii().is_empty() {
-            return Err(PemFault { line, what: PemFaultKind::Empty });
+            return Err(PemFault { line, kind: PemFaultKind::Empty });
         }
         Ok(Section { line, label, body, whole, encrypted })
     }
 
-    /// Takes a line of its inside.
+    /// Adds a line of its content.
     fn inside(mut self, text: &[u8]) -> Result<Self, PemFaultKind> {
         let encapsulated = text.contains(&b':');
         if encapsulated && text.starts_with(b"Proc-Type:") && text.ends_with(b"ENCRYPTED") {
             self.encrypted = true;
         } else if encapsulated && self.encrypted {
-            // Such as `DEK-Info`.
+            // For example `DEK-Info`.
         } else if !text.iter().copied().all(is_base64) {
             return Err(PemFaultKind::NotBase64(self.line));
         }
@@ -135,13 +136,13 @@ impl<'a> Open<'a> {
     }
 }
 
-/// A line of a file: with `\n`, with `\r\n` as on Windows, or with `\r` as long ago.
+/// A line of a file, ended by `\n`, by `\r\n` (Windows) or by `\r` (classic Mac OS).
 struct PemLine<'a> {
     number: usize,
     start: usize,
-    /// Where the next one begins.
+    /// Position of the next line.
     end: usize,
-    /// Without white space at its end, and without a byte order mark.
+    /// The text without white space at its end and without byte order marks.
     text: &'a [u8],
 }
 
@@ -170,7 +171,7 @@ enum Boundary<'a> {
 }
 
 fn boundary(text: &[u8]) -> Result<Boundary<'_>, PemFaultKind> {
-    // Nearly all lines are base64, and a CRL can have half a million of them.
+    // A quick check: nearly all lines are base64, and a CRL can have half a million of them.
     if !text.contains(&b'-') {
         return Ok(Boundary::None);
     }
@@ -184,7 +185,7 @@ fn boundary(text: &[u8]) -> Result<Boundary<'_>, PemFaultKind> {
     if let Some(label) = label(END) {
         return Ok(Boundary::End(label));
     }
-    // PemFaultKind somebody has turned into a comment is no boundary.
+    // A boundary behind a `#` is a comment.
     let commented_out = text.trim_ascii_start().starts_with(b"#");
     match text.windows(HYPHENS.len()).any(|window| window == HYPHENS) {
         true if !commented_out && names_a_boundary(text) => Err(PemFaultKind::BoundaryNotAlone),
@@ -196,29 +197,29 @@ const fn is_label(byte: u8) -> bool {
     byte.is_ascii_uppercase() || byte.is_ascii_digit() || matches!(byte, b' ' | b'.' | b'#' | b'/')
 }
 
-/// Whether BEGIN or END is in it, followed by a word.
+/// Returns whether the text has BEGIN or END before another word.
 fn names_a_boundary(text: &[u8]) -> bool {
     let upper = text.to_ascii_uppercase();
     let has = |word: &[u8]| upper.windows(word.len()).any(|window| window == word);
     has(b"BEGIN ") || has(b"END ")
 }
 
-/// Checks a line outside of every section. Certificates often stand below some words about them.
+/// Checks a line outside of every section. Text about a certificate often precedes it.
 fn outside(text: &[u8]) -> Result<(), PemFaultKind> {
     let comment = text.trim_ascii();
     if comment.starts_with(b"#") {
         return Ok(());
     }
-    // Word processors make dashes of hyphens.
+    // Word processors replace hyphens with dashes.
     let dashes = ["--", "\u{2013}", "\u{2014}", "\u{2212}"].map(str::as_bytes);
     let dashed = |dash: &[u8]| comment.starts_with(dash) || comment.ends_with(dash);
     if names_a_boundary(comment) && dashes.into_iter().any(dashed) {
         return Err(PemFaultKind::BoundaryDamaged);
     }
     let has = |class: fn(&u8) -> bool| comment.iter().any(class);
-    // Hexadecimal digits, of a fingerprint, are in one case; what underlines a heading has no letters.
+    // The hexadecimal digits of a fingerprint have one case; a line below a heading has no letters.
     let mixed = has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase);
-    // Words have spaces between them.
+    // Base64 has no spaces; sentences do.
     let one_word = comment.iter().all(|&byte| is_base64(byte) && !byte.is_ascii_whitespace());
     match comment.len() >= LINE_OF_BASE64 && mixed && one_word {
         true => Err(PemFaultKind::Stray),
@@ -243,7 +244,7 @@ mod tests {
 
     fn fault(text: &str) -> (usize, PemFaultKind) {
         let fault = labels(text).unwrap_err();
-        (fault.line, fault.what)
+        (fault.line, fault.kind)
     }
 
     #[test]

@@ -140,11 +140,14 @@ async fn tls_1_3_renews_a_key_that_may_seal_no_more() {
         .with_protocol_versions(&[&TLS13])
         .unwrap()
         .with_no_client_auth()
-        .with_cert_resolver(Arc::clone(&snapshot.server_configs.server_order.cert_resolver));
+        .with_cert_resolver(Arc::clone(
+            &snapshot.policy().server_configs.server_order.cert_resolver,
+        ));
     config.enable_secret_extraction = true;
-    config.key_log = Arc::clone(&snapshot.server_configs.server_order.key_log);
-    snapshot.server_configs.server_order = Arc::new(config);
-    snapshot.server_configs.client_order = Arc::clone(&snapshot.server_configs.server_order);
+    config.key_log = Arc::clone(&snapshot.policy().server_configs.server_order.key_log);
+    snapshot.policies[0].server_configs.server_order = Arc::new(config);
+    snapshot.policies[0].server_configs.client_order =
+        Arc::clone(&snapshot.policy().server_configs.server_order);
     let (mut device, mut ours) = connected(&snapshot, connector).await;
     for record in 0..20 {
         assert_eq!(send(&mut ours, &[record]), Ok(()));

@@ -1,0 +1,175 @@
+//! A TLS policy: the certificates that we send, and the client certificates that we accept.
+//!
+//! **Promises.** A policy is built whole from its files, or not at all. Building reads no disk. A file
+//! with a problem keeps its earlier content and delays no other file; at start there is nothing to keep,
+//! and every such file is an error. Digests, the list of files and the policy of resumption are all made from
+//! the loaded files.
+//!
+//! **Not here.** Reading the files (`material.rs`), checking each of them (`certs/`), the time to load
+//! (`reload.rs`).
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
+use tokio_rustls::rustls::{self, ServerConfig, version};
+
+use super::certs::chain::{self, Chain, ServerCertificate};
+use super::certs::clients::{self, ActiveTrust, ClientTrust, TrustSummary};
+use super::certs::loaded::LoadedFiles;
+use super::certs::summary::FileSummary;
+use super::certs::verifier::ClientVerifier;
+use super::digest::Digest;
+use super::findings::{Cause, Findings};
+use super::material::Material;
+use super::provider::{PROVIDER, SecretsToScope};
+use super::resolver::{NamedCertificate, Resolver};
+use super::tickets::Resumption;
+use crate::config::{self, ClientAuth, TlsVersion};
+use crate::terms::labels::{MaterialKind, ReloadObject};
+
+/// The TLS of a listener, immutable.
+pub(crate) struct Policy {
+    pub(crate) server_configs: ServerConfigs,
+    /// Chooses the certificate for a device; part of `server_configs`.
+    pub(crate) resolver: Arc<Resolver>,
+    /// Verifies client certificates; none where they are not requested.
+    pub(crate) client_verifier: Option<Arc<ClientVerifier>>,
+    pub(crate) certificates: Vec<ServerCertificate>,
+    /// The CAs and CRLs that client certificates are verified with.
+    pub(crate) trust: TrustSummary,
+    pub(crate) resumption: Resumption,
+    /// The content of each file when it was last valid.
+    loaded: LoadedFiles,
+}
+
+/// rustls's configuration, with two orders of preference among cipher suites.
+pub(crate) struct ServerConfigs {
+    /// Our order: AES-128 first.
+    pub(crate) server_order: Arc<ServerConfig>,
+    /// The client's order, for a client without hardware for AES.
+    pub(crate) client_order: Arc<ServerConfig>,
+}
+
+impl Policy {
+    /// Builds the policy that replaces `active`. Returns none if a file has a problem and no earlier
+    /// content; each problem is in `findings`.
+    pub(crate) fn build(
+        tls: &config::TlsConfig,
+        material: &[Material],
+        active: Option<&Self>,
+        now: SystemTime,
+        findings: &mut Findings,
+    ) -> Option<Self> {
+        let first = material.first()?;
+        let of = |role| material.iter().filter(move |file| file.role == role);
+        let active_files = active.map(|active| &active.loaded);
+        let active_chains = active_files.map(|files| &files.chains[..]);
+        let pairs = of(MaterialKind::Certificate).zip(of(MaterialKind::Key));
+        let chains: Vec<_> =
+            pairs.filter_map(|pair| chain::load(pair, active_chains, now, findings)).collect();
+        let revocation =
+            active.and_then(|active| active.client_verifier.as_ref()?.revocation.as_ref());
+        let active_trust = ActiveTrust { files: active_files, revocation };
+        let crls: Vec<_> = of(MaterialKind::Crl).collect();
+        let trust = of(MaterialKind::ClientCa)
+            .next()
+            .and_then(|ca| clients::load(tls, (ca, &crls), active_trust, now, findings));
+        if findings.is_fatal {
+            return None;
+        }
+        let policy = Self::join(tls, chains, trust, active.map(|active| &active.resumption));
+        findings.take(policy.map_err(|error| first.error(None, Cause::Tls(error))))
+    }
+
+    /// Joins the parts of a policy, each of which is valid.
+    fn join(
+        tls: &config::TlsConfig,
+        chains: Vec<Chain>,
+        trust: Option<ClientTrust>,
+        earlier: Option<&Resumption>,
+    ) -> Result<Self, rustls::Error> {
+        let mut loaded = LoadedFiles { chains, ..LoadedFiles::default() };
+        let (mut client_verifier, mut summary) = (None, TrustSummary::default());
+        if let Some(trust) = trust {
+            client_verifier = Some(Arc::new(trust.verifier));
+            summary = trust.summary;
+            (loaded.client_ca, loaded.crls) = (Some(trust.client_ca), trust.crls);
+        }
+        let named = loaded.chains.iter().map(|chain| NamedCertificate {
+            names: chain.info.names.clone(),
+            key: Arc::clone(&chain.key),
+        });
+        let resolver = Arc::new(Resolver::new(named.collect()));
+        let accepted = client_verifier.as_ref().map(|verifier| Arc::clone(&verifier.trusted));
+        let resumption = Resumption::for_policy(
+            resumption_policy(tls, &loaded),
+            tls.tickets > 0,
+            accepted,
+            earlier,
+        )?;
+        Ok(Self {
+            server_configs: server_configs(tls, &resolver, client_verifier.clone(), &resumption)?,
+            resolver,
+            client_verifier,
+            certificates: loaded.chains.iter().map(Chain::server_certificate).collect(),
+            trust: summary,
+            resumption,
+            loaded,
+        })
+    }
+
+    /// Returns a summary of each file that the policy was built from, in the order of the configuration.
+    pub(crate) fn files(&self) -> impl Iterator<Item = FileSummary<'_>> {
+        self.loaded.files()
+    }
+
+    /// Returns the digest of all files of one kind of object.
+    pub(crate) fn digest(&self, object: ReloadObject) -> Digest {
+        self.loaded.digest(object)
+    }
+}
+
+/// Returns the policy that a ticket must not outlive: the clients that are accepted, and the names that we
+/// have.
+fn resumption_policy(tls: &config::TlsConfig, loaded: &LoadedFiles) -> Digest {
+    let mode: &[u8] = match tls.client_auth {
+        ClientAuth::None => b"none",
+        ClientAuth::Optional(_) => b"optional",
+        ClientAuth::Required(_) => b"required",
+    };
+    let trust = [ReloadObject::ClientCa, ReloadObject::Crl].map(|object| loaded.digest(object));
+    let mut names: Vec<_> = loaded.chains.iter().flat_map(|chain| &chain.info.names).collect();
+    names.sort_unstable();
+    names.dedup();
+    let mut policy = vec![mode];
+    policy.extend(trust.iter().map(Digest::as_bytes));
+    policy.extend(names.iter().map(|name| name.as_bytes()));
+    Digest::of(policy)
+}
+
+fn server_configs(
+    tls: &config::TlsConfig,
+    resolver: &Arc<Resolver>,
+    client_verifier: Option<Arc<ClientVerifier>>,
+    resumption: &Resumption,
+) -> Result<ServerConfigs, rustls::Error> {
+    let versions: &[_] = match tls.min_version {
+        TlsVersion::Tls12 => &[&version::TLS13, &version::TLS12],
+        TlsVersion::Tls13 => &[&version::TLS13],
+    };
+    let verifier = client_verifier.map(|verifier| verifier as Arc<dyn ClientCertVerifier>);
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
+        .with_protocol_versions(versions)?
+        .with_client_cert_verifier(verifier.unwrap_or_else(WebPkiClientVerifier::no_client_auth))
+        .with_cert_resolver(Arc::clone(resolver) as Arc<_>);
+    config.alpn_protocols.clone_from(&tls.alpn);
+    // Our own record layer needs the secrets (`proxy/tls/session.rs`). They do not leave the process.
+    config.enable_secret_extraction = true;
+    config.key_log = Arc::new(SecretsToScope);
+    resumption.install(&mut config, tls.tickets);
+    let client_order = Arc::new(config.clone());
+    config.ignore_client_order = true;
+    Ok(ServerConfigs { server_order: Arc::new(config), client_order })
+}
