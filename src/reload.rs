@@ -1,15 +1,15 @@
-//! Puts in force what has changed on disk, or keeps what is.
+//! Reloads changed files, or keeps the current state.
 //!
 //! **Promises.** Certificates, keys, CAs, CRLs and the configuration file are read again when they
-//! change, on request, and every [`POLL_INTERVAL`] where change events do not come. A candidate is
-//! swapped in whole or not at all. A bad file keeps what it held, and holds up no other: it is logged
-//! once, counted, and seen in a gauge until a good one arrives. One listener's bad certificate keeps no
-//! other listener from its good one. Connections that are open are never touched. What cannot take
-//! effect in a running process is told again by every reload until a restart.
+//! change, on request, and every [`POLL_INTERVAL`] if there are no change events. A new snapshot
+//! replaces the current one whole or not at all. An invalid file keeps its current content and delays no other
+//! file. It is logged once, counted, and visible in a gauge until it is valid again. An invalid certificate of one
+//! listener does not affect other listeners. Open connections are never touched. A change that needs a restart
+//! is logged by every reload until the restart.
 //!
-//! It works on a thread of its own: reading and checking a large CRL would hold up a data path.
+//! Reloading has its own thread, because reading and checking a large CRL would block connections.
 //!
-//! **Not here.** What makes a candidate good (`certs.rs`).
+//! **Not here.** The checks of a new snapshot (`trust/`).
 
 mod announce;
 mod watch;
@@ -34,51 +34,51 @@ use crate::trust::material;
 use crate::trust::policy::Policy;
 use crate::trust::snapshot::{Current, Reloaded, Snapshot};
 
-/// How often the files are looked at where events do not come (some network and overlay file
-/// systems), and a candidate that was not valid yet is tried again.
+/// Interval between reads of the files without an event: some network and overlay file systems send none, and
+/// a certificate can become valid.
 const POLL_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How long it must be quiet before the files are read: most tools write several in a row.
+/// Time without events before the files are read: most tools write several files in a row.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// How long to wait for quiet at most.
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// Bound of the wait for that time.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Failures of a listener that are listed; the others are counted.
-const MAX_TOLD: usize = 100;
+const MAX_LISTED: usize = 100;
 
-/// One listener, as far as a reload is concerned.
+/// The parts of a listener that a reload changes.
 pub(crate) struct ReloadTarget {
     pub(crate) current: Arc<Current>,
     pub(crate) metrics: Arc<ListenerMetrics>,
 }
 
-/// How an attempt to reload ended.
+/// The result of a reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReloadReport {
-    /// The worst that happened: a failure, or else a swap, or else nothing.
+    /// A failure if there was one, else a swap if there was one, else unchanged.
     pub outcome: ReloadOutcome,
-    /// What could not be loaded, each in a sentence.
+    /// The problems of files that could not be loaded, one sentence each.
     pub failures: Vec<String>,
-    /// What of the configuration waits for a restart, each in a sentence.
+    /// The changes of the configuration that need a restart, one sentence each.
     pub waiting: Vec<String>,
 }
 
-/// Puts in force what of a configuration belongs to no listener: `[shutdown]`,
+/// Applies the parts of a configuration that belong to no listener: `[shutdown]`,
 /// `process.max_handshake_bytes` and `log.filter`.
 pub(crate) type ProcessWide = Box<dyn Fn(&Config) + Send>;
 
-/// How the files are, as of the last look at them.
+/// The state of the files at the last reload.
 #[derive(Clone, Debug)]
 pub(crate) struct ReloadStatus {
     pub(crate) report: ReloadReport,
-    /// When they were last found good.
+    /// The last time at which all files were valid.
     pub(crate) last_success: SystemTime,
-    /// When something new was last put in force; none since the start.
+    /// The last time at which something changed; none since the start.
     pub(crate) last_swap: Option<SystemTime>,
 }
 
-/// Asks for reloads. The reloading ends when the last handle is dropped.
+/// Requests reloads. The thread ends when the last handle is dropped.
 #[derive(Clone)]
 pub struct Handle {
     events: Arc<StopOnDrop>,
@@ -89,7 +89,7 @@ struct StopOnDrop(Sender<Event>);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        // It fails only if the thread has ended already.
+        // Sending fails only if the thread has ended.
         let _ended = self.0.send(Event::Stop);
     }
 }
@@ -101,24 +101,24 @@ enum Event {
 }
 
 impl Handle {
-    /// Reloads now and tells how it went; none if the process is ending.
+    /// Reloads now and returns the result; none if the process is ending.
     pub async fn reload(&self) -> Option<ReloadReport> {
         let (answer, report) = oneshot::channel();
         self.events.0.send(Event::Request(answer)).ok()?;
         report.await.ok()
     }
 
-    /// How the files are, as of the last look at them.
+    /// Returns the state of the files at the last reload.
     pub(crate) fn status(&self) -> ReloadStatus {
         self.status.borrow().clone()
     }
 }
 
-/// Starts reloading, on its own thread: `config` is in force, and came from `source` if from a
-/// file; `process_wide` is called when the part of it has changed that is not for listeners.
+/// Starts the thread that reloads. `config` is the current configuration, which was read from `source` if there is
+/// one. `process_wide` is called when a part of the configuration changes that belongs to no listener.
 ///
 /// # Errors
-/// If the system has no thread to give.
+/// If the system cannot start a thread.
 pub(crate) fn start(
     targets: Vec<ReloadTarget>,
     config: Config,
@@ -129,12 +129,12 @@ pub(crate) fn start(
     let (sender, events) = channel();
     let changed = sender.clone();
     let watcher = Watcher::new(move || {
-        // It fails only if the thread has ended already.
+        // Sending fails only if the thread has ended.
         let _ended = changed.send(Event::FilesChanged);
     });
     let watcher = watcher
         .inspect_err(|error| {
-            tracing::warn!(%error, "files cannot be watched: they are looked at once a minute");
+            tracing::warn!(%error, "cannot watch files, reading them once a minute instead");
         })
         .ok();
     metrics.looked_at(ReloadOutcome::Unchanged, SystemTime::now());
@@ -147,9 +147,9 @@ pub(crate) fn start(
 
 struct Reloader {
     targets: Vec<ReloadTarget>,
-    /// What the process was started with: some of it holds until it ends.
+    /// The configuration at the start of the process: some of it cannot change later.
     started: Config,
-    /// The last configuration that was good.
+    /// The last valid configuration.
     config: Config,
     source: Option<Source>,
     process_wide: ProcessWide,
@@ -187,7 +187,7 @@ impl Reloader {
     fn run(mut self, events: &Receiver<Event>, mut watcher: Option<Watcher>, poll: Duration) {
         let mut next_poll = Instant::now() + poll;
         loop {
-            // What is newly watched may have changed before it was, so it is looked at once more.
+            // A newly watched path may have changed before it was watched, so the files are read again.
             if watcher.as_mut().is_some_and(|watcher| watcher.watch(&self.files())) {
                 self.attempt(Trigger::Poll);
                 continue;
@@ -208,7 +208,7 @@ impl Reloader {
         }
     }
 
-    /// Everything that is read.
+    /// Returns every file that is read.
     fn files(&self) -> Vec<PathBuf> {
         let snapshots = self.targets.iter().map(|target| target.current.load());
         let active = snapshots.flat_map(|snapshot| {
@@ -230,7 +230,7 @@ impl Reloader {
                 swapped = true;
                 objects.note(ReloadObject::Config, ReloadOutcome::Swapped);
             }
-            // A bad configuration is no reason to let a certificate expire.
+            // The certificates are reloaded even if the configuration is invalid, so that none expires.
             Err(error) => {
                 failures.extend(error.lines());
                 objects.note(ReloadObject::Config, ReloadOutcome::Failed);
@@ -249,7 +249,7 @@ impl Reloader {
         };
         let report = ReloadReport { outcome, failures, waiting: self.waiting_for_restart() };
         let now = SystemTime::now();
-        self.tell(trigger, &report, objects, now);
+        self.publish(trigger, &report, objects, now);
         self.status.send_modify(|status| {
             status.report.clone_from(&report);
             if outcome != ReloadOutcome::Failed {
@@ -262,8 +262,8 @@ impl Reloader {
         report
     }
 
-    /// Logs and counts an attempt, but for a poll that found what was known.
-    fn tell(&self, trigger: Trigger, report: &ReloadReport, objects: Objects, now: SystemTime) {
+    /// Logs and counts a reload, except a poll that found nothing new.
+    fn publish(&self, trigger: Trigger, report: &ReloadReport, objects: Objects, now: SystemTime) {
         let ReloadReport { outcome, failures, waiting } = report;
         let known = {
             let before = &self.status.borrow().report;
@@ -275,19 +275,19 @@ impl Reloader {
         }
         self.metrics.reloaded(*outcome, objects, now);
         for failure in failures {
-            tracing::error!("reload failed, what was in force stays: {failure}");
+            tracing::error!("reload failed, keeping the current state: {failure}");
         }
         for what in waiting {
             tracing::warn!("{what}");
         }
-        // What was swapped in has its own lines.
+        // A swap has its own log lines.
         if *outcome == ReloadOutcome::Unchanged && waiting.is_empty() {
-            tracing::info!("reload: the files are those in force");
+            tracing::info!("reload: the files have not changed");
         }
     }
 
-    /// Reads the configuration file again and puts in force what of it belongs to no listener;
-    /// whether there was anything new of that.
+    /// Reads the configuration file again and applies the parts that belong to no listener. Returns whether
+    /// one of them changed.
     fn reload_config(&mut self) -> Result<bool, ConfigError> {
         let Some(source) = &self.source else {
             return Ok(false);
@@ -308,11 +308,11 @@ impl Reloader {
             return Ok(false);
         }
         (self.process_wide)(&self.config);
-        tracing::info!(changed = changed.join(", "), "configuration in force");
+        tracing::info!(changed = changed.join(", "), "configuration active");
         Ok(true)
     }
 
-    /// What is wrong with listeners that wait for a restart, which would fail because of it.
+    /// Returns the problems of listeners that wait for a restart: the restart would fail because of them.
     fn failures_of_new_listeners(&self, objects: &mut Objects) -> Vec<String> {
         let running = |name: &str| self.started.listeners.iter().any(|l| l.name == name);
         let new = self.config.listeners.iter().filter(|listener| !running(&listener.name));
@@ -323,21 +323,21 @@ impl Reloader {
         .collect()
     }
 
-    /// How what runs and what is wanted differ, as far as a running process cannot take it up.
+    /// Returns the changes of the configuration that need a restart.
     fn waiting_for_restart(&self) -> Vec<String> {
         let Some(source) = &self.source else {
             return Vec::new();
         };
         let differences = needs_restart(&self.started, &self.config).into_iter();
         let file = Shown(&source.path);
-        differences.map(|what| format!("{file}: {what}; a restart puts it in force")).collect()
+        differences.map(|what| format!("{file}: {what}; a restart applies it")).collect()
     }
 }
 
-/// Waits until the files have been quiet for a while. Returns the requests that came meanwhile;
-/// none if the reloading is to end.
+/// Waits until there have been no events for [`QUIET`]. Returns the requests that arrived in the meantime; none if
+/// the thread must end.
 fn settle(events: &Receiver<Event>) -> Option<Vec<oneshot::Sender<ReloadReport>>> {
-    let until = Instant::now() + LONGEST_WAIT;
+    let until = Instant::now() + SETTLE_TIMEOUT;
     let mut waiting = Vec::new();
     while Instant::now() < until {
         match events.recv_timeout(QUIET) {
@@ -350,7 +350,7 @@ fn settle(events: &Receiver<Event>) -> Option<Vec<oneshot::Sender<ReloadReport>>
     Some(waiting)
 }
 
-/// Loads one listener again and puts it in force if it is new; whether it was, and what failed.
+/// Reloads one listener. Returns whether it changed, and the problems.
 fn reload_target(
     target: &ReloadTarget,
     config: &Config,
@@ -361,7 +361,7 @@ fn reload_target(
     let wanted = config.listeners.iter().find(|listener| listener.name == *running);
     let wanted = wanted.cloned().map_or_else(
         || previous.listener.clone(),
-        // The socket stays where it is.
+        // The address of the socket cannot change.
         |wanted| config::ListenerConfig { listen: previous.listener.listen, ..wanted },
     );
     let Reloaded { loaded, errors } = previous.reload(&wanted, SystemTime::now());
@@ -374,7 +374,7 @@ fn reload_target(
     (true, failed)
 }
 
-/// Notes what of a listener could not be loaded, and tells why.
+/// Records the problems of a listener, and returns a sentence for each.
 fn failed(
     listener: &config::ListenerConfig,
     errors: &[CertError],
@@ -384,13 +384,13 @@ fn failed(
         objects.note(error.object(), ReloadOutcome::Failed);
     }
     let name = &listener.name;
-    let tell = |error| one_line(&format!("listener {name:?}: {error}")).into_owned();
-    let more = errors.len().saturating_sub(MAX_TOLD);
+    let sentence = |error| one_line(&format!("listener {name:?}: {error}")).into_owned();
+    let more = errors.len().saturating_sub(MAX_LISTED);
     let more = (more > 0).then(|| format!("listener {name:?}: and {more} more"));
-    errors.iter().take(MAX_TOLD).map(tell).chain(more).collect()
+    errors.iter().take(MAX_LISTED).map(sentence).chain(more).collect()
 }
 
-/// What of `wanted` cannot take effect in a process that was started with `started`.
+/// Returns the differences that a process started with `started` cannot apply.
 fn needs_restart(started: &Config, wanted: &Config) -> Vec<String> {
     let mut what = Vec::new();
     if started.admin != wanted.admin {
@@ -405,7 +405,7 @@ fn needs_restart(started: &Config, wanted: &Config) -> Vec<String> {
     for listener in &started.listeners {
         let name = &listener.name;
         match wanted.listeners.iter().find(|wanted| wanted.name == *name) {
-            None => what.push(format!("listener {name:?} is gone")),
+            None => what.push(format!("listener {name:?} was removed")),
             Some(wanted) if wanted.listen != listener.listen => {
                 what.push(format!("listener {name:?} has another address"));
             }
@@ -421,7 +421,7 @@ fn needs_restart(started: &Config, wanted: &Config) -> Vec<String> {
     what
 }
 
-/// What made us look.
+/// The cause of a reload.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Trigger {
     Change,
@@ -432,7 +432,7 @@ enum Trigger {
 impl ReloadReport {
     fn answer(self, waiting: impl IntoIterator<Item = oneshot::Sender<Self>>) {
         for answer in waiting {
-            // It fails if whoever asked has not waited.
+            // Sending fails if the caller has not waited.
             let _gone = answer.send(self.clone());
         }
     }
@@ -464,14 +464,14 @@ mod tests {
             "log.format has changed",
             "process.dumpable has changed",
             "listener \"moves\" has another address",
-            "listener \"goes\" is gone",
+            "listener \"goes\" was removed",
             "listener \"comes\" is new",
         ];
         assert_eq!(needs_restart(&started, &wanted), expected);
     }
 
     #[test]
-    fn where_events_do_not_come_the_poll_finds_the_change_and_tells_a_failure_once() {
+    fn without_events_the_poll_finds_the_change_and_reports_a_failure_once() {
         let dir = tempfile::tempdir().unwrap();
         let listener = listener(dir.path());
         let (snapshot, _) = Snapshot::load(&listener, SystemTime::now()).unwrap();
@@ -500,12 +500,12 @@ mod tests {
         };
         std::fs::write(&listener.tls.certificates[0].cert, "rubbish").unwrap();
         wait_until("it fails", &|| metric("tlsidecar_reload_failing") > 0.5);
-        let looked_at = || metric("tlsidecar_reload_last_success_timestamp_seconds");
-        let good = looked_at();
+        let last_success = || metric("tlsidecar_reload_last_success_timestamp_seconds");
+        let good = last_success();
         certificate(dir.path());
-        wait_until("it is well again", &|| metric("tlsidecar_reload_failing") < 0.5);
-        wait_until("it is found", &|| !Arc::ptr_eq(&watched.load(), &before));
-        wait_until("it is looked at again and again", &|| looked_at() > good + 0.1);
+        wait_until("it recovers", &|| metric("tlsidecar_reload_failing") < 0.5);
+        wait_until("the change is found", &|| !Arc::ptr_eq(&watched.load(), &before));
+        wait_until("it is polled repeatedly", &|| last_success() > good + 0.1);
         let failed = metric("tlsidecar_reloads_total{outcome=\"failed\"}");
         assert!(failed < 2.5, "the rubbish, and perhaps a new certificate without its key yet");
         sender.send(Event::Stop).unwrap();

@@ -1,4 +1,4 @@
-//! Which of the certificates that devices have are taken, and which bundles?
+//! Tests of the chains and bundles that devices and operators have.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,26 +21,26 @@ use crate::support::process::ask;
 use crate::support::proxy::{config, listener};
 use crate::support::{Authority, Backend, Device, Pair, Proxy};
 
-/// A certificate for a device.
+/// The wish for a device's certificate.
 fn wish() -> Wish<'static> {
     Wish { names: &["device-1"], purpose: ExtendedKeyUsagePurpose::ClientAuth, ..Wish::default() }
 }
 
-/// A listener that trusts this bundle.
+/// Returns a listener that trusts this bundle.
 fn trusting(backend: &Backend, servers: &Authority, ca: PathBuf) -> ListenerConfig {
     let mut listener = listener(backend.config(), &servers.server());
     listener.tls.client_auth = ClientAuth::Required(ClientTrust { ca, crls: Vec::new() });
     listener
 }
 
-/// A device in each version.
+/// Returns a device for each version.
 fn devices(servers: &Authority, pair: &Pair) -> [Device; 2] {
     [&TLS12, &TLS13].map(|version| {
         Device::with(servers.roots(), &[version], aws_lc_rs::default_provider(), Some(pair))
     })
 }
 
-async fn is_let_in(listener: &ListenerConfig, servers: &Authority, pair: &Pair) {
+async fn is_admitted(listener: &ListenerConfig, servers: &Authority, pair: &Pair) {
     let proxy = Proxy::with(listener.clone());
     for device in devices(servers, pair) {
         device.echo(proxy.address).await.unwrap();
@@ -80,7 +80,7 @@ fn params(name: impl Into<DnValue>) -> CertificateParams {
     params
 }
 
-/// A device with its own certificate, then `rest`.
+/// Returns devices that send their own certificate, then `rest`.
 fn with_rest(servers: &Authority, pair: &Pair, rest: &[CertificateDer<'static>]) -> [Device; 2] {
     let (mut chain, key): (_, PrivateKeyDer<'static>) = pair.load();
     chain.extend_from_slice(rest);
@@ -91,7 +91,7 @@ fn with_rest(servers: &Authority, pair: &Pair, rest: &[CertificateDer<'static>])
 }
 
 #[tokio::test]
-async fn more_certificates_than_the_listener_takes_are_refused_before_they_are_looked_at() {
+async fn too_many_certificates_are_refused_before_they_are_parsed() {
     let (servers, ours) = (Authority::new("servers"), Authority::new("devices"));
     let backend = Backend::echo().await;
     let mut listener = trusting(&backend, &servers, ours.ca());
@@ -111,7 +111,7 @@ async fn more_certificates_than_the_listener_takes_are_refused_before_they_are_l
 }
 
 #[tokio::test]
-async fn more_bytes_of_certificates_than_the_listener_takes_are_refused() {
+async fn too_many_bytes_of_certificates_are_refused() {
     let (servers, ours) = (Authority::new("servers"), Authority::new("devices"));
     let backend = Backend::echo().await;
     let mut listener = trusting(&backend, &servers, ours.ca());
@@ -133,7 +133,7 @@ async fn more_bytes_of_certificates_than_the_listener_takes_are_refused() {
 }
 
 #[tokio::test]
-async fn a_pinned_device_is_let_in_and_what_it_issues_is_not() {
+async fn a_pinned_device_is_admitted_and_a_device_that_it_issued_is_not() {
     let servers = Authority::new("servers");
     let backend = Backend::echo().await;
     let dir = servers.dir();
@@ -144,7 +144,7 @@ async fn a_pinned_device_is_let_in_and_what_it_issues_is_not() {
         let itself = own.self_signed(&key).unwrap();
         fs::write(dir.join("pinned.pem"), itself.pem()).unwrap();
         let listener = trusting(&backend, &servers, dir.join("pinned.pem"));
-        is_let_in(&listener, &servers, &write(dir, "pump-7", &itself.pem(), &key)).await;
+        is_admitted(&listener, &servers, &write(dir, "pump-7", &itself.pem(), &key)).await;
 
         let forged_key = KeyPair::generate().unwrap();
         let issuer = Issuer::from_params(&own, &key);
@@ -156,12 +156,12 @@ async fn a_pinned_device_is_let_in_and_what_it_issues_is_not() {
 }
 
 #[tokio::test]
-async fn a_pinned_leaf_of_a_ca_that_is_not_trusted_admits_itself_alone() {
+async fn a_pinned_leaf_of_an_untrusted_ca_admits_only_itself() {
     let (servers, factory) = (Authority::new("servers"), Authority::new("factory"));
     let backend = Backend::echo().await;
     let pinned = factory.issue("pinned", &wish());
     let listener = trusting(&backend, &servers, pinned.files.cert.clone());
-    is_let_in(&listener, &servers, &pinned).await;
+    is_admitted(&listener, &servers, &pinned).await;
     let other = factory.issue("other", &wish());
     let alert = AlertDescription::UnknownCA;
     is_refused(&listener, &servers, &other, alert, Reason::ClientCertUnknownCa).await;
@@ -172,7 +172,7 @@ async fn a_pinned_leaf_of_a_ca_that_is_not_trusted_admits_itself_alone() {
 }
 
 #[tokio::test]
-async fn a_device_shows_its_own_self_signed_certificate_that_says_it_is_a_ca() {
+async fn a_device_with_a_self_signed_ca_certificate_is_admitted() {
     let servers = Authority::new("servers");
     let backend = Backend::echo().await;
     let mut own = params("pump-7");
@@ -181,7 +181,7 @@ async fn a_device_shows_its_own_self_signed_certificate_that_says_it_is_a_ca() {
     let itself = own.self_signed(&key).unwrap().pem();
     let pair = write(servers.dir(), "pump-7", &itself, &key);
     let listener = trusting(&backend, &servers, pair.files.cert.clone());
-    is_let_in(&listener, &servers, &pair).await;
+    is_admitted(&listener, &servers, &pair).await;
 }
 
 #[tokio::test]
@@ -208,12 +208,12 @@ async fn the_name_of_the_issuer_may_have_another_string_type_case_and_white_spac
         let device_key = KeyPair::generate().unwrap();
         let issuer = Issuer::from_params(&issuer, &key);
         let leaf = params("device").signed_by(&device_key, &issuer).unwrap();
-        is_let_in(&listener, &servers, &write(dir, "device", &leaf.pem(), &device_key)).await;
+        is_admitted(&listener, &servers, &write(dir, "device", &leaf.pem(), &device_key)).await;
     }
 }
 
 #[tokio::test]
-async fn a_certificate_of_version_1_is_taken_unless_it_is_refused() {
+async fn a_certificate_of_version_1_is_accepted_unless_allow_v1_is_false() {
     let servers = Authority::new("servers");
     let backend = Backend::echo().await;
     let dir = servers.dir();
@@ -245,7 +245,7 @@ async fn a_certificate_of_version_1_is_taken_unless_it_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_serial_number_of_the_subject_is_the_name_of_last_resort() {
+async fn without_other_names_the_serial_number_of_the_subject_is_the_identity() {
     let (servers, ours) = (Authority::new("servers"), Authority::new("devices"));
     let backend = Backend::echo().await;
     let proxy = Proxy::with(trusting(&backend, &servers, ours.ca()));
@@ -267,7 +267,7 @@ async fn the_serial_number_of_the_subject_is_the_name_of_last_resort() {
 }
 
 #[tokio::test]
-async fn a_check_states_which_certificates_are_cas_and_which_are_pinned() {
+async fn a_check_lists_the_cas_and_the_pinned_devices() {
     let (servers, ours) = (Authority::new("servers"), Authority::new("plant A"));
     let backend = Backend::echo().await;
     let key = KeyPair::generate().unwrap();

@@ -1,4 +1,4 @@
-//! Which client certificates are believed?
+//! Tests of client authentication.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +13,7 @@ use crate::support::certs::Wish;
 use crate::support::proxy::listener;
 use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
 
-/// A listener of `servers` that trusts `devices`, with CRLs perhaps.
+/// Returns a listener with a certificate of `servers` and this trust in devices.
 fn trusting(backend: &Backend, servers: &Authority, trust: ClientTrust) -> ListenerConfig {
     let mut listener = listener(backend.config(), &servers.server());
     listener.tls.client_auth = ClientAuth::Required(trust);
@@ -24,12 +24,12 @@ fn trust(devices: &Authority) -> ClientTrust {
     ClientTrust { ca: devices.ca(), crls: Vec::new() }
 }
 
-/// A certificate for a device.
+/// The wish for a device's certificate.
 fn wish() -> Wish<'static> {
     Wish { names: &["device-1"], purpose: ExtendedKeyUsagePurpose::ClientAuth, ..Wish::default() }
 }
 
-/// Each version's device that shows `pair` is refused with these alerts and this reason.
+/// Asserts that a device that sends `pair` is refused in each version, with these alerts and this reason.
 async fn is_refused(
     listener: &ListenerConfig,
     servers: &Authority,
@@ -47,7 +47,7 @@ async fn is_refused(
 }
 
 #[tokio::test]
-async fn a_device_with_a_good_certificate_is_let_in() {
+async fn a_device_with_a_valid_certificate_is_admitted() {
     let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
     let backend = Backend::echo().await;
     let proxy = Proxy::with(trusting(&backend, &servers, trust(&devices)));
@@ -56,7 +56,7 @@ async fn a_device_with_a_good_certificate_is_let_in() {
 }
 
 #[tokio::test]
-async fn a_device_of_an_intermediate_that_it_sends_along_is_let_in() {
+async fn a_device_that_sends_its_intermediate_ca_is_admitted() {
     let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
     let backend = Backend::echo().await;
     let proxy = Proxy::with(trusting(&backend, &servers, trust(&devices)));
@@ -65,7 +65,7 @@ async fn a_device_of_an_intermediate_that_it_sends_along_is_let_in() {
 }
 
 #[tokio::test]
-async fn a_chain_of_forty_kilobytes_in_hundreds_of_records_is_believed() {
+async fn a_chain_of_forty_kilobytes_in_hundreds_of_records_is_accepted() {
     let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
     let backend = Backend::echo().await;
     let mut listener = trusting(&backend, &servers, trust(&devices));
@@ -106,7 +106,7 @@ async fn without_a_certificate_a_device_is_refused() {
     let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
     let backend = Backend::echo().await;
     let listener = trusting(&backend, &servers, trust(&devices));
-    // RFC 5246 section 7.4.6 has handshake_failure, RFC 8446 section 4.4.2.4 its own.
+    // handshake_failure by RFC 5246 section 7.4.6, certificate_required by RFC 8446 section 4.4.2.4.
     let alerts = [AlertDescription::HandshakeFailure, AlertDescription::CertificateRequired];
     is_refused(&listener, &servers, None, alerts, Reason::ClientCertMissing).await;
     assert_eq!(backend.connections(), 0, "a refused device never reaches the backend");
@@ -134,7 +134,7 @@ async fn a_certificate_of_the_future_is_refused_as_not_yet_valid() {
 }
 
 #[tokio::test]
-async fn a_certificate_of_another_ca_is_refused_as_of_unknown_ca() {
+async fn a_certificate_of_another_ca_is_refused_as_of_an_unknown_ca() {
     let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
     let backend = Backend::echo().await;
     let listener = trusting(&backend, &servers, trust(&devices));
@@ -145,12 +145,12 @@ async fn a_certificate_of_another_ca_is_refused_as_of_unknown_ca() {
 }
 
 #[tokio::test]
-async fn a_ca_that_was_made_anew_under_the_same_name_is_another_ca() {
+async fn a_new_ca_with_the_same_name_is_another_ca() {
     let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
     let backend = Backend::echo().await;
     let listener = trusting(&backend, &servers, trust(&devices));
-    let made_anew = Authority::new("devices");
-    let pair = made_anew.issue("device", &wish());
+    let new_ca = Authority::new("devices");
+    let pair = new_ca.issue("device", &wish());
     let alerts = [AlertDescription::DecryptError; 2];
     is_refused(&listener, &servers, Some(&pair), alerts, Reason::ClientCertRejected).await;
 }
@@ -181,7 +181,7 @@ async fn a_revoked_certificate_is_refused_as_revoked_and_others_are_not() {
 }
 
 #[tokio::test]
-async fn where_certificates_are_optional_none_will_do_but_a_bad_one_will_not() {
+async fn with_optional_certificates_none_is_admitted_and_an_invalid_one_is_refused() {
     let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
     let backend = Backend::echo().await;
     let mut listener = listener(backend.config(), &servers.server());
@@ -196,12 +196,12 @@ async fn where_certificates_are_optional_none_will_do_but_a_bad_one_will_not() {
 }
 
 #[tokio::test]
-async fn a_ticket_of_tls_1_2_does_not_outlive_the_certificate_that_it_was_given_for() {
+async fn a_ticket_of_tls_1_2_does_not_outlive_the_certificate() {
     resumption_ends_with_the_certificate(&TLS12).await;
 }
 
 #[tokio::test]
-async fn a_ticket_of_tls_1_3_does_not_outlive_the_certificate_that_it_was_given_for() {
+async fn a_ticket_of_tls_1_3_does_not_outlive_the_certificate() {
     resumption_ends_with_the_certificate(&TLS13).await;
 }
 
@@ -224,7 +224,7 @@ async fn resumption_ends_with_the_certificate(version: &'static SupportedProtoco
     eventually("it is refused as expired", expired).await;
 }
 
-/// A device's certificate that expires at this second.
+/// Issues a device's certificate that expires in this second.
 fn issue_until(devices: &Authority, not_after: SystemTime) -> Pair {
     let since_1970 = not_after.duration_since(UNIX_EPOCH).unwrap();
     let mut params = CertificateParams::new(vec!["device-1".to_owned()]).unwrap();

@@ -1,4 +1,4 @@
-//! Which revocation lists count, and for whom?
+//! Tests of revocation lists: the choice among several, and the devices that they revoke.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use crate::support::certs::{Wish, replace};
 use crate::support::proxy::listener;
 use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
 
-/// A listener whose devices are those of some CAs, with CRLs.
+/// A listener that trusts some CAs, with CRLs.
 struct Scene {
     servers: Authority,
     server: Pair,
@@ -21,7 +21,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// CRLs are PEM texts, each with the name of its file.
+    /// Writes the CAs and the CRLs, which are PEM texts, each with the name of its file.
     async fn new(cas: &[&Authority], crls: &[(&str, String)]) -> Self {
         let servers = Authority::new("servers");
         let server = servers.server();
@@ -50,13 +50,13 @@ impl Scene {
         app::check(&Config::of(self.listener.clone())).unwrap().warnings
     }
 
-    async fn is_let_in(&self, proxy: &Proxy, pair: &Pair) -> bool {
+    async fn is_admitted(&self, proxy: &Proxy, pair: &Pair) -> bool {
         Device::showing(&self.servers, pair).echo(proxy.address).await.is_ok()
     }
 
     async fn is_refused(&self, proxy: &Proxy, pair: &Pair, reason: Reason) {
         let before = proxy.closed(reason);
-        assert!(!self.is_let_in(proxy, pair).await);
+        assert!(!self.is_admitted(proxy, pair).await);
         eventually("it is refused", || proxy.closed(reason) > before).await;
     }
 }
@@ -68,7 +68,7 @@ fn device(ca: &Authority, serial: u64) -> Pair {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_several_crls_of_a_ca_the_newest_counts_wherever_it_stands() {
+async fn of_several_crls_of_a_ca_the_newest_counts_in_any_position() {
     let ca = Authority::new("devices");
     let (good, lost) = (device(&ca, 65), device(&ca, 66));
     let (old, new) = (ca.crl_pem(1, &[]), ca.crl_pem(2, &[66]));
@@ -78,7 +78,7 @@ async fn of_several_crls_of_a_ca_the_newest_counts_wherever_it_stands() {
     for crls in [&two[..], &[("both.crl", appended)], &[("both.crl", in_front)]] {
         let scene = Scene::new(&[&ca], crls).await;
         let proxy = scene.start();
-        assert!(scene.is_let_in(&proxy, &good).await);
+        assert!(scene.is_admitted(&proxy, &good).await);
         scene.is_refused(&proxy, &lost, Reason::ClientCertRevoked).await;
         let warnings = scene.warnings();
         assert!(warnings.iter().any(|w| w.contains(".crl line ") && w.contains("is newer")));
@@ -86,7 +86,7 @@ async fn of_several_crls_of_a_ca_the_newest_counts_wherever_it_stands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_crls_with_one_number_the_one_that_was_appended_counts() {
+async fn of_two_crls_with_one_number_the_appended_one_counts() {
     let ca = Authority::new("devices");
     let text = format!("{}{}", ca.crl_pem(1, &[]), ca.crl_pem(1, &[66]));
     let scene = Scene::new(&[&ca], &[("both.crl", text)]).await;
@@ -99,7 +99,7 @@ async fn a_crl_appended_to_the_file_in_use_revokes() {
     let scene = Scene::new(&[&ca], &[("devices.crl", ca.crl_pem(1, &[]))]).await;
     let proxy = scene.start();
     let lost = device(&ca, 66);
-    assert!(scene.is_let_in(&proxy, &lost).await);
+    assert!(scene.is_admitted(&proxy, &lost).await);
     let both = format!("{}{}", ca.crl_pem(1, &[]), ca.crl_pem(2, &[66]));
     replace(&scene.file("devices.crl"), &both);
     eventually("it is active", || proxy.reloads(ReloadOutcome::Swapped) > 0).await;
@@ -107,20 +107,20 @@ async fn a_crl_appended_to_the_file_in_use_revokes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ca_with_a_new_key_has_the_crls_of_both_keys() {
+async fn a_ca_with_two_keys_has_the_crls_of_both_keys() {
     let (old, new) = (Authority::new("devices"), Authority::new("devices"));
     let crls = [("old.crl", old.crl_pem(1, &[66])), ("new.crl", new.crl_pem(1, &[67]))];
     let scene = Scene::new(&[&old, &new], &crls).await;
     let proxy = scene.start();
     for (ca, good, lost) in [(&old, 67, 66), (&new, 66, 67)] {
-        assert!(scene.is_let_in(&proxy, &device(ca, good)).await);
+        assert!(scene.is_admitted(&proxy, &device(ca, good)).await);
         scene.is_refused(&proxy, &device(ca, lost), Reason::ClientCertRevoked).await;
     }
     assert_eq!(scene.warnings(), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crl_of_another_key_is_a_warning_with_its_file_and_no_fault_of_the_devices_tls() {
+async fn a_crl_of_another_key_is_a_warning_with_its_file_and_no_tls_error_of_the_device() {
     let (ca, forger) = (Authority::new("devices"), Authority::new("devices"));
     let scene = Scene::new(&[&ca], &[("forged.crl", forger.crl_pem(2, &[]))]).await;
     let warnings = scene.warnings().join("\n");
@@ -130,24 +130,24 @@ async fn a_crl_of_another_key_is_a_warning_with_its_file_and_no_fault_of_the_dev
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forged_crl_does_not_replace_a_good_one() {
+async fn a_forged_crl_does_not_replace_a_valid_one() {
     let (ca, forger) = (Authority::new("devices"), Authority::new("devices"));
     let scene = Scene::new(&[&ca], &[("devices.crl", ca.crl_pem(1, &[66]))]).await;
     let proxy = scene.start();
     replace(&scene.file("devices.crl"), &forger.crl_pem(2, &[]));
     eventually("it fails", || proxy.reload_fails()).await;
-    assert!(scene.is_let_in(&proxy, &device(&ca, 65)).await);
+    assert!(scene.is_admitted(&proxy, &device(&ca, 65)).await);
     scene.is_refused(&proxy, &device(&ca, 66), Reason::ClientCertRevoked).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_crl_of_an_intermediate_counts_once_a_device_brings_it_along() {
+async fn the_crl_of_an_intermediate_counts_once_a_device_sends_that_ca() {
     let ca = Authority::new("devices");
     let factory = ca.intermediate("factory");
     let crls = [("ca.crl", ca.crl_pem(1, &[])), ("factory.crl", factory.crl_pem(1, &[66]))];
     let scene = Scene::new(&[&ca], &crls).await;
     let proxy = scene.start();
-    assert!(scene.is_let_in(&proxy, &device(&factory, 65)).await);
+    assert!(scene.is_admitted(&proxy, &device(&factory, 65)).await);
     scene.is_refused(&proxy, &device(&factory, 66), Reason::ClientCertRevoked).await;
     let without = Scene::new(&[&ca], &crls[..1]).await;
     let proxy = without.start();
@@ -155,25 +155,25 @@ async fn the_crl_of_an_intermediate_counts_once_a_device_brings_it_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pair_that_does_not_match_holds_up_no_new_crl() {
+async fn a_key_that_does_not_match_delays_no_new_crl() {
     let ca = Authority::new("devices");
     let scene = Scene::new(&[&ca], &[("devices.crl", ca.crl_pem(1, &[]))]).await;
     let proxy = scene.start();
     let lost = device(&ca, 66);
-    assert!(scene.is_let_in(&proxy, &lost).await);
-    // A renewal that has stopped half way.
+    assert!(scene.is_admitted(&proxy, &lost).await);
+    // A renewal that stopped half way.
     let (chain, _) = scene.servers.issue_pem(&Wish { serial: 2, ..Wish::default() });
     replace(&scene.server.files.cert, &chain);
     eventually("it fails", || proxy.reload_fails()).await;
     replace(&scene.file("devices.crl"), &ca.crl_pem(2, &[66]));
     eventually("lost is refused", || proxy.reloads_of("crl", ReloadOutcome::Swapped) > 0).await;
     scene.is_refused(&proxy, &lost, Reason::ClientCertRevoked).await;
-    assert!(scene.is_let_in(&proxy, &device(&ca, 65)).await);
+    assert!(scene.is_admitted(&proxy, &device(&ca, 65)).await);
     assert!(proxy.reload_fails());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_crl_holds_up_neither_a_new_certificate_nor_another_crl() {
+async fn a_broken_crl_delays_neither_a_new_certificate_nor_another_crl() {
     let ca = Authority::new("devices");
     let other = Authority::new("other");
     let crls = [("devices.crl", ca.crl_pem(1, &[66])), ("other.crl", other.crl_pem(1, &[]))];
@@ -187,5 +187,5 @@ async fn a_broken_crl_holds_up_neither_a_new_certificate_nor_another_crl() {
     eventually("it fails", || proxy.reload_fails()).await;
     scene.is_refused(&proxy, &device(&ca, 66), Reason::ClientCertRevoked).await;
     scene.is_refused(&proxy, &device(&other, 67), Reason::ClientCertRevoked).await;
-    assert!(scene.is_let_in(&proxy, &device(&ca, 65)).await);
+    assert!(scene.is_admitted(&proxy, &device(&ca, 65)).await);
 }

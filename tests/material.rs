@@ -1,4 +1,4 @@
-//! Are files with certificates, keys and CRLs loaded whole, or refused with the line at fault?
+//! Tests of files with certificates, keys and CRLs: loaded whole, or refused with the line of the problem.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -17,7 +17,7 @@ use crate::support::process::binary;
 use crate::support::proxy::listener;
 use crate::support::{Authority, Backend};
 
-/// A listener whose files are about to be written.
+/// A listener whose files a test writes.
 struct Scene {
     authority: Authority,
     listener: ListenerConfig,
@@ -52,14 +52,14 @@ impl Scene {
         app::check(&Config::of(self.listener.clone()))
     }
 
-    /// The one problem, which has all of these words.
+    /// Asserts that there is one problem, and that it has all of these words.
     fn is_refused(&self, words: &[&str]) {
         let problems = self.check().err().expect("it is refused").lines();
         let [problem] = &problems[..] else { panic!("{problems:?}") };
         assert!(words.iter().all(|word| problem.contains(word)), "{words:?} in {problem}");
     }
 
-    /// The one warning, which has all of these words.
+    /// Asserts that there is one warning, and that it has all of these words.
     fn is_warned_of(&self, words: &[&str]) {
         let warnings = self.check().unwrap().warnings;
         let [warning] = &warnings[..] else { panic!("{warnings:?}") };
@@ -68,7 +68,7 @@ impl Scene {
 }
 
 #[tokio::test]
-async fn what_each_file_holds_is_counted() {
+async fn the_objects_of_each_file_are_counted() {
     let scene = Scene::new().await;
     let below = scene.authority.intermediate("below");
     below.issue("server", &Wish::default());
@@ -82,7 +82,7 @@ async fn what_each_file_holds_is_counted() {
 }
 
 #[tokio::test]
-async fn a_part_of_a_bundle_is_never_taken_for_the_whole() {
+async fn a_bundle_is_never_loaded_in_part() {
     let scene = Scene::new().await;
     let (one, other) = (scene.authority.pem().to_owned(), Authority::new("other").pem().to_owned());
     let cut = other.replace("-----END CERTIFICATE-----", "");
@@ -117,7 +117,7 @@ async fn a_part_of_a_bundle_is_never_taken_for_the_whole() {
 }
 
 #[tokio::test]
-async fn der_is_called_der() {
+async fn der_is_reported_as_der() {
     let scene = Scene::new().await;
     let key = PrivateKeyDer::from_pem_slice(scene.read("server.key").as_bytes()).unwrap();
     scene.write("server.key", key.secret_der());
@@ -125,7 +125,7 @@ async fn der_is_called_der() {
 }
 
 #[tokio::test]
-async fn a_section_that_is_of_no_use_in_its_file_is_a_warning_with_its_line() {
+async fn an_unused_section_is_a_warning_with_its_line() {
     let scene = Scene::new().await;
     let (ca, crl) = (scene.read("clients.crt"), scene.read("devices.crl"));
     let line = format!("line {}", ca.lines().count() + 1);
@@ -136,7 +136,7 @@ async fn a_section_that_is_of_no_use_in_its_file_is_a_warning_with_its_line() {
     scene.is_warned_of(&["devices.crl", "certificate"]);
 }
 
-/// Runs openssl in the directory of a scene, and returns what it prints.
+/// Runs openssl in the directory of a scene, and returns its output.
 fn openssl(scene: &Scene, arguments: &str) -> String {
     let mut command = Command::new("openssl");
     let output = command.args(arguments.split(' ')).current_dir(scene.authority.dir()).output();
@@ -146,7 +146,7 @@ fn openssl(scene: &Scene, arguments: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_key_with_a_passphrase_is_called_that_in_either_form() {
+async fn a_key_with_a_passphrase_is_reported_in_either_form() {
     let mut scene = Scene::new().await;
     if !has("openssl") {
         return;
@@ -161,21 +161,21 @@ async fn a_key_with_a_passphrase_is_called_that_in_either_form() {
 }
 
 #[tokio::test]
-async fn a_server_certificate_of_version_1_is_taken_with_a_warning_that_is_true() {
+async fn a_server_certificate_of_version_1_is_accepted_with_a_warning() {
     let scene = Scene::new().await;
     if !has("openssl") {
         return;
     }
     openssl(&scene, "req -new -key server.key -subj /CN=gateway -out server.csr");
     openssl(&scene, "x509 -req -in server.csr -signkey server.key -days 90 -out server.crt");
-    // Newer ones make version 3.
+    // Newer versions of openssl make version 3.
     if openssl(&scene, "x509 -noout -text -in server.crt").contains("Version: 1") {
         scene.is_warned_of(&["server.crt line 1", "version 1"]);
     }
 }
 
 #[tokio::test]
-async fn the_key_of_another_certificate_is_called_that() {
+async fn the_key_of_another_certificate_is_reported() {
     let scene = Scene::new().await;
     let (_, key) = scene.authority.issue_pem(&Wish::default());
     scene.write("server.key", key);
@@ -203,7 +203,7 @@ async fn a_name_with_a_newline_or_an_escape_sequence_stays_in_one_line() {
     }
 }
 
-/// A FIFO that nobody writes to.
+/// Makes a FIFO without a writer.
 fn fifo(scene: &Scene) -> PathBuf {
     let path = scene.authority.dir().join("fifo");
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
@@ -211,7 +211,7 @@ fn fifo(scene: &Scene) -> PathBuf {
 }
 
 #[tokio::test]
-async fn a_fifo_is_refused_and_not_waited_for_whatever_names_it() {
+async fn a_fifo_is_refused_without_waiting_in_every_role() {
     let mut scene = Scene::new().await;
     let fifo = fifo(&scene);
     let output = binary().args(["check", "--config"]).arg(&fifo).output().unwrap();

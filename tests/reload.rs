@@ -1,4 +1,4 @@
-//! Is what changes on disk put in force, and nothing else?
+//! Tests of reloads: every change on disk takes effect, and nothing else changes.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -24,7 +24,7 @@ use crate::support::proxy::listener;
 use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
 
-/// A proxy whose certificate is about to change, and a device.
+/// A proxy whose certificate a test changes, and a device.
 struct Scene {
     authority: Authority,
     pair: Pair,
@@ -47,7 +47,7 @@ impl Scene {
         serial(&self.device.echo(self.proxy.address).await.unwrap())
     }
 
-    /// Waits until devices get the certificate with this serial number.
+    /// Waits until devices are sent the certificate with this serial number.
     async fn shows(&self, wanted: u64) {
         for _ in 0..1000 {
             if self.serial().await == wanted {
@@ -58,13 +58,13 @@ impl Scene {
         panic!("devices still get {}, not {wanted}", self.serial().await);
     }
 
-    /// A new certificate with this serial number, in PEM: the chain and the key.
+    /// Returns a new certificate with this serial number, in PEM: the chain and the key.
     fn new_pem(&self, serial: u64) -> (String, String) {
         self.authority.issue_pem(&Wish { serial, ..Wish::default() })
     }
 }
 
-/// The serial number of the certificate that a device was shown; tests keep it below 128.
+/// Returns the serial number of the certificate that a device was sent. Tests keep it below 128.
 fn serial(session: &Session) -> u64 {
     let der = session.get_ref().1.peer_certificates().unwrap()[0].as_ref();
     // TBSCertificate: [0] version, then INTEGER: RFC 5280 section 4.1.
@@ -74,7 +74,7 @@ fn serial(session: &Session) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_replaced_by_renames_are_put_in_force() {
+async fn files_replaced_by_renames_are_loaded() {
     let scene = Scene::new().await;
     assert_eq!(scene.serial().await, 1);
     scene.authority.issue("server", &Wish { serial: 2, ..Wish::default() });
@@ -83,7 +83,7 @@ async fn files_replaced_by_renames_are_put_in_force() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_rewritten_in_place_are_put_in_force() {
+async fn files_rewritten_in_place_are_loaded() {
     let scene = Scene::new().await;
     let (chain, key) = scene.new_pem(2);
     fs::write(&scene.pair.files.cert, chain).unwrap();
@@ -92,13 +92,13 @@ async fn files_rewritten_in_place_are_put_in_force() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_deleted_and_made_anew_are_put_in_force() {
+async fn files_deleted_and_created_again_are_loaded() {
     let scene = Scene::new().await;
     let CertificateFiles { cert, key } = &scene.pair.files;
     fs::remove_file(cert).unwrap();
     fs::remove_file(key).unwrap();
-    eventually("it is missed", || scene.proxy.reload_fails()).await;
-    assert_eq!(scene.serial().await, 1, "the old one stays in force");
+    eventually("it is reported as missing", || scene.proxy.reload_fails()).await;
+    assert_eq!(scene.serial().await, 1, "the old certificate stays active");
     let (new_chain, new_key) = scene.new_pem(2);
     fs::write(key, new_key).unwrap();
     fs::write(cert, new_chain).unwrap();
@@ -107,7 +107,7 @@ async fn files_deleted_and_made_anew_are_put_in_force() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_whole_directory_deleted_and_made_anew_is_put_in_force() {
+async fn a_directory_deleted_and_created_again_is_loaded() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let dir = authority.dir().join("tls");
@@ -123,7 +123,7 @@ async fn a_whole_directory_deleted_and_made_anew_is_put_in_force() {
     let device = Device::new(&authority);
     fs::remove_dir_all(&dir).unwrap();
     let failing = || proxy.reload_fails();
-    eventually("it is missed", failing).await;
+    eventually("it is reported as missing", failing).await;
     write(2);
     eventually("it is found", || !failing()).await;
     assert_eq!(serial(&device.echo(proxy.address).await.unwrap()), 2);
@@ -133,7 +133,7 @@ async fn a_whole_directory_deleted_and_made_anew_is_put_in_force() {
 async fn a_link_that_is_swapped_is_followed() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
-    // As certbot lays it: live/cert.pem → ../archive/cert1.pem.
+    // The layout of certbot: live/cert.pem → ../archive/cert1.pem.
     let (live, archive) = (authority.dir().join("live"), authority.dir().join("archive"));
     fs::create_dir(&live).unwrap();
     fs::create_dir(&archive).unwrap();
@@ -158,7 +158,7 @@ async fn a_link_that_is_swapped_is_followed() {
     assert_eq!(serial(&device.echo(proxy.address).await.unwrap()), 2);
 }
 
-/// Lays out a Secret as kubelet does and swaps it: `tls.crt` → `..data/tls.crt`, `..data` → `..v1`,
+/// Writes a Secret as the kubelet does and swaps it: `tls.crt` → `..data/tls.crt`, `..data` → `..v1`,
 /// the new `..data` renamed over the old one, the old directory removed.
 fn kubelet_writes(dir: &Path, version: usize, chain: &str, key: &str) {
     let name = format!("..v{version}");
@@ -169,7 +169,7 @@ fn kubelet_writes(dir: &Path, version: usize, chain: &str, key: &str) {
     symlink(&name, dir.join("..data_tmp")).unwrap();
     fs::rename(dir.join("..data_tmp"), dir.join("..data")).unwrap();
     for file in ["tls.crt", "tls.key"] {
-        // Only the first time.
+        // The link exists from the second time on.
         let _exists = symlink(Path::new("..data").join(file), dir.join(file));
     }
     if version > 1 {
@@ -178,7 +178,7 @@ fn kubelet_writes(dir: &Path, version: usize, chain: &str, key: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kubernetes_swaps_under_a_load_of_handshakes_cost_none_of_them() {
+async fn swaps_by_the_kubelet_fail_no_handshake_under_load() {
     const SWAPS: usize = 8;
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
@@ -203,8 +203,9 @@ async fn kubernetes_swaps_under_a_load_of_handshakes_cost_none_of_them() {
             while !stop.load(Ordering::SeqCst) {
                 let session = device.echo(address).await.expect("no handshake fails");
                 let shown = &session.get_ref().1.peer_certificates().unwrap()[0];
-                let which = leaves.iter().position(|l| l == shown).expect("one of them, whole");
-                assert!(which >= newest, "what was replaced does not come back");
+                let which =
+                    leaves.iter().position(|l| l == shown).expect("one of the certificates");
+                assert!(which >= newest, "a replaced certificate does not return");
                 newest = which;
                 handshakes.fetch_add(1, Ordering::SeqCst);
             }
@@ -217,7 +218,7 @@ async fn kubernetes_swaps_under_a_load_of_handshakes_cost_none_of_them() {
         let (chain, key) = &made[version - 1];
         kubelet_writes(&dir, version, chain, key);
         eventually("it is swapped", || swapped() == version - 1).await;
-        eventually("the load goes on", || handshakes.load(Ordering::SeqCst) > before + 20).await;
+        eventually("the load continues", || handshakes.load(Ordering::SeqCst) > before + 20).await;
     }
     stop.store(true, Ordering::SeqCst);
     for task in load {
@@ -240,7 +241,7 @@ async fn open_connections_are_not_touched_by_a_new_certificate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_that_flow_over_reloads_arrive_unchanged() {
+async fn streams_during_reloads_arrive_unchanged() {
     const TOTAL: usize = 6 << 20;
     let scene = Scene::new().await;
     let streams = (0..10).map(|seed| {
@@ -267,33 +268,33 @@ async fn streams_that_flow_over_reloads_arrive_unchanged() {
     }
 }
 
-/// A candidate that cannot be used: devices go on getting the old one, and it is told.
+/// Makes the files invalid. Devices are still sent the old certificate, and the failure is reported.
 async fn is_kept(spoil: impl FnOnce(&Scene)) {
     let scene = Scene::new().await;
     spoil(&scene);
     eventually("it fails", || scene.proxy.reloads(ReloadOutcome::Failed) > 0).await;
     assert!(scene.proxy.reload_fails());
     assert_eq!(scene.serial().await, 1);
-    // It is the gauge that stays on, not the counter that goes on.
+    // The gauge stays set; the counter does not increase.
     let failed = scene.proxy.reloads(ReloadOutcome::Failed);
     scene.authority.issue("server", &Wish { serial: 2, ..Wish::default() });
     scene.shows(2).await;
-    eventually("it is well again", || !scene.proxy.reload_fails()).await;
+    eventually("it recovers", || !scene.proxy.reload_fails()).await;
     assert!(scene.proxy.reloads(ReloadOutcome::Failed) - failed <= 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_without_its_key_is_not_put_in_force() {
+async fn a_certificate_without_its_key_is_not_loaded() {
     is_kept(|scene| replace(&scene.pair.files.cert, &scene.new_pem(9).0)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rubbish_is_not_put_in_force() {
+async fn rubbish_is_not_loaded() {
     is_kept(|scene| replace(&scene.pair.files.cert, "rubbish")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_a_file_is_not_put_in_force() {
+async fn half_a_file_is_not_loaded() {
     is_kept(|scene| {
         let (chain, _) = scene.new_pem(9);
         replace(&scene.pair.files.cert, &chain[..chain.len() / 2]);
@@ -302,7 +303,7 @@ async fn half_a_file_is_not_put_in_force() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_expired_certificate_is_not_put_in_force() {
+async fn an_expired_certificate_is_not_loaded() {
     is_kept(|scene| {
         let wish = Wish { serial: 9, years: (2020, 2021), ..Wish::default() };
         scene.authority.issue("server", &wish);
@@ -311,7 +312,7 @@ async fn an_expired_certificate_is_not_put_in_force() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_of_the_future_is_not_put_in_force() {
+async fn a_certificate_of_the_future_is_not_loaded() {
     is_kept(|scene| {
         let wish = Wish { serial: 9, years: (2050, 2051), ..Wish::default() };
         scene.authority.issue("server", &wish);
@@ -320,10 +321,10 @@ async fn a_certificate_of_the_future_is_not_put_in_force() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_is_valid_from_this_second_on_is_put_in_force_at_once() {
+async fn a_certificate_that_becomes_valid_in_this_second_is_loaded_at_once() {
     let scene = Scene::new().await;
     let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
-    // Certificates have whole seconds: this is now, or a little before.
+    // Certificates have whole seconds, so this is now or less than a second ago.
     params.not_before = SystemTime::now().into();
     params.serial_number = Some(SerialNumber::from(2u64));
     scene.authority.sign("server", &params);
@@ -332,7 +333,7 @@ async fn a_certificate_that_is_valid_from_this_second_on_is_put_in_force_at_once
     assert_eq!(scene.serial().await, 2);
 }
 
-/// A chain in PEM: the first certificate, and the others.
+/// Splits a chain in PEM into the first certificate and the others.
 fn first_and_rest(chain: &str) -> (&str, &str) {
     chain.split_at(chain.find("-----END CERTIFICATE-----").unwrap() + 26)
 }
@@ -356,7 +357,7 @@ async fn a_chain_in_any_order_with_duplicates_and_strays_is_sent_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chain_that_lost_its_issuer_is_not_put_in_force() {
+async fn a_chain_that_lost_its_issuer_is_not_loaded() {
     let scene = Scene::new().await;
     let below = scene.authority.intermediate("below");
     let other = scene.authority.intermediate("other");
@@ -371,7 +372,7 @@ async fn a_chain_that_lost_its_issuer_is_not_put_in_force() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_were_only_touched_are_read_and_found_unchanged() {
+async fn files_with_new_times_only_are_read_and_found_unchanged() {
     let scene = Scene::new().await;
     let touched = || {
         let cert = fs::OpenOptions::new().append(true).open(&scene.pair.files.cert).unwrap();
@@ -383,7 +384,7 @@ async fn files_that_were_only_touched_are_read_and_found_unchanged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_on_request_tells_how_it_went() {
+async fn a_requested_reload_returns_its_result() {
     let scene = Scene::new().await;
     let reload = || scene.proxy.app.reload.reload();
     assert_eq!(reload().await.unwrap().outcome, ReloadOutcome::Unchanged);
@@ -395,7 +396,7 @@ async fn a_reload_on_request_tells_how_it_went() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_requests_at_once_are_all_answered() {
+async fn concurrent_requests_are_all_answered() {
     let scene = Scene::new().await;
     let handle = &scene.proxy.app.reload;
     let reports = tokio::join!(handle.reload(), handle.reload(), handle.reload());
@@ -405,7 +406,7 @@ async fn many_requests_at_once_are_all_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_renewal_costs_no_device_its_ticket() {
+async fn a_renewal_invalidates_no_ticket() {
     let scene = Scene::new().await;
     let device = scene.device.clone().resuming();
     device.echo(scene.proxy.address).await.unwrap();
@@ -415,14 +416,14 @@ async fn a_renewal_costs_no_device_its_ticket() {
     assert_eq!(resumed.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed));
 }
 
-/// A device's certificate.
+/// The wish for a device's certificate.
 fn device_wish(serial: u64) -> Wish<'static> {
     let purpose = ExtendedKeyUsagePurpose::ClientAuth;
     Wish { names: &["device"], purpose, serial, ..Wish::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_crl_keeps_the_revoked_device_out_and_its_ticket_does_not_help() {
+async fn a_new_crl_refuses_the_revoked_device_and_its_ticket() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let mut listener = listener(backend.config(), &authority.server());
@@ -437,14 +438,14 @@ async fn a_new_crl_keeps_the_revoked_device_out_and_its_ticket_does_not_help() {
     assert_eq!(resumed.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed));
     authority.crl("devices.crl", &[66]);
     let swapped = || proxy.reloads(ReloadOutcome::Swapped) > 0;
-    eventually("the CRL is in force", swapped).await;
+    eventually("the CRL is active", swapped).await;
     assert!(device.echo(proxy.address).await.is_err());
     let revoked = || proxy.closed(Reason::ClientCertRevoked) > 0;
     eventually("it is refused as revoked", revoked).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ca_that_is_added_is_believed_without_a_new_certificate() {
+async fn an_added_ca_is_trusted_without_a_new_certificate() {
     let authority = Authority::new("ca");
     let (first, second) = (Authority::new("first"), Authority::new("second"));
     let backend = Backend::echo().await;
@@ -459,12 +460,12 @@ async fn a_ca_that_is_added_is_believed_without_a_new_certificate() {
     assert!(device.echo(proxy.address).await.is_err());
     replace(&bundle, &format!("{}{}", first.pem(), second.pem()));
     let swapped = || proxy.reloads(ReloadOutcome::Swapped) > 0;
-    eventually("the bundle is in force", swapped).await;
+    eventually("the bundle is active", swapped).await;
     device.echo(proxy.address).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_bundle_keeps_the_old_cas_in_force() {
+async fn a_broken_bundle_keeps_the_old_cas_active() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let mut listener = listener(backend.config(), &authority.server());
@@ -479,7 +480,7 @@ async fn a_broken_bundle_keeps_the_old_cas_in_force() {
     Device::showing(&authority, &pair).echo(proxy.address).await.unwrap();
 }
 
-/// A proxy on a configuration file.
+/// A proxy with a configuration file.
 struct Filed {
     authority: Authority,
     backend: Backend,
@@ -513,32 +514,33 @@ async fn a_changed_backend_and_limit_take_effect_without_a_restart() {
     let more = "limits.max_connections = 17\n";
     filed.rewrite(&crate::support::file::text(other.address, &filed.pair, more));
     let limit = || filed.proxy.count("tlsidecar_connections_limit{listener=\"test\"}");
-    eventually("the limit is in force", || limit() == 17).await;
+    eventually("the limit is active", || limit() == 17).await;
     device.echo(filed.proxy.address).await.unwrap();
     assert_eq!((filed.backend.connections(), other.connections()), (1, 1));
-    say_and_hear(&mut open, b"where it was").await.unwrap();
-    let told = |backend: &Backend| filed.proxy.text().contains(&format!("\"{}\"", backend.address));
-    assert!(told(&other) && !told(&filed.backend), "only what is in force is told of");
+    say_and_hear(&mut open, b"the old backend").await.unwrap();
+    let listed =
+        |backend: &Backend| filed.proxy.text().contains(&format!("\"{}\"", backend.address));
+    assert!(listed(&other) && !listed(&filed.backend), "only active backends are listed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_configuration_is_told_and_keeps_no_certificate_from_being_renewed() {
+async fn an_invalid_configuration_is_reported_and_delays_no_renewal() {
     let filed = Filed::new("").await;
     filed.rewrite("[[listener]]\nname = 5\n");
-    eventually("it is told", || filed.proxy.reloads(ReloadOutcome::Failed) > 0).await;
+    eventually("it is reported", || filed.proxy.reloads(ReloadOutcome::Failed) > 0).await;
     let failed = "tlsidecar_reload_objects_total{object=\"config\",outcome=\"failed\"}";
     assert!(filed.proxy.count(failed) > 0);
     filed.authority.issue("server", &Wish { serial: 2, ..Wish::default() });
     let before = filed.proxy.reloads(ReloadOutcome::Failed);
     let failed_again = || filed.proxy.reloads(ReloadOutcome::Failed) > before;
-    eventually("it is looked at again", failed_again).await;
+    eventually("it is reloaded again", failed_again).await;
     let session = Device::new(&filed.authority).echo(filed.proxy.address).await.unwrap();
     assert_eq!(serial(&session), 2);
     assert!(filed.proxy.reload_fails());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_listeners_bad_certificate_keeps_no_other_from_its_good_one() {
+async fn an_invalid_certificate_of_one_listener_delays_no_other_listener() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let bad = authority.issue("bad", &Wish::default());
@@ -559,7 +561,7 @@ async fn one_listeners_bad_certificate_keeps_no_other_from_its_good_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_listeners_missing_key_keeps_no_other_from_its_new_limit() {
+async fn a_missing_key_of_one_listener_delays_no_limit_of_another() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let (bad, good) = (authority.issue("bad", &Wish::default()), authority.server());
@@ -574,14 +576,14 @@ async fn one_listeners_missing_key_keeps_no_other_from_its_new_limit() {
     fs::remove_file(&bad.files.key).unwrap();
     crate::support::file::write(authority.dir(), &text("limits.max_connections = 17\n"));
     let limit = || proxy.count("tlsidecar_connections_limit{listener=\"test\"}");
-    eventually("the limit is in force", || limit() == 17).await;
+    eventually("the limit is active", || limit() == 17).await;
     let report = proxy.app.reload.reload().await.unwrap();
     assert_eq!(report.failures.len(), 1, "{:?}", report.failures);
     assert!(report.failures[0].contains("bad.key"), "{:?}", report.failures);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_certificate_of_a_listener_that_waits_for_a_restart_is_told() {
+async fn an_invalid_certificate_of_a_listener_that_waits_for_a_restart_is_reported() {
     let filed = Filed::new("").await;
     let bad = filed.authority.issue("bad", &Wish::default());
     replace(&bad.files.key, "rubbish");
@@ -599,7 +601,7 @@ async fn a_bad_certificate_of_a_listener_that_waits_for_a_restart_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_expiry_of_what_is_in_force_is_told() {
+async fn the_expiry_of_the_active_certificate_is_a_metric() {
     let scene = Scene::new().await;
     let cert = scene.pair.files.cert.display().to_string();
     let series = format!(
@@ -614,7 +616,7 @@ async fn the_expiry_of_what_is_in_force_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn open_connections_are_not_touched_by_a_reload_that_fails() {
+async fn open_connections_are_not_touched_by_a_failed_reload() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let pair = authority.server();
@@ -633,15 +635,15 @@ async fn open_connections_are_not_touched_by_a_reload_that_fails() {
         assert_eq!(report.outcome, ReloadOutcome::Failed, "{}", broken.display());
         say_and_hear(&mut open, b"still here").await.unwrap();
         replace(broken, &whole);
-        eventually("it is well again", || !proxy.reload_fails()).await;
+        eventually("it recovers", || !proxy.reload_fails()).await;
         say_and_hear(&mut open, b"and still").await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replacement_that_is_older_than_what_it_replaces_is_put_in_force() {
+async fn a_replacement_with_an_older_time_is_loaded() {
     let scene = Scene::new().await;
-    // As from a backup, or from a tool that keeps the times of what it copies.
+    // For example from a backup, or from a tool that keeps the times of files that it copies.
     let long_ago = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
     let (chain, key) = scene.new_pem(2);
     let CertificateFiles { cert, key: key_file } = &scene.pair.files;

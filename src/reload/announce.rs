@@ -1,6 +1,6 @@
-//! Tells what has come in force: in the log and in the metrics.
+//! Reports a new snapshot in the log and in the metrics.
 //!
-//! **Not here.** Putting it in force (`reload.rs`), what the metrics are called (`metrics/`).
+//! **Not here.** The replacement of the snapshot (`reload.rs`), the names of the metrics (`metrics/`).
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ use crate::trust::policy::Policy;
 use crate::trust::snapshot::Snapshot;
 use crate::trust::x509::{self, CertInfo, Timestamp};
 
-/// Tells of a snapshot that comes in force.
+/// Reports a snapshot that becomes active.
 pub(crate) fn announce(snapshot: &Snapshot, warnings: &[Warning], metrics: &ListenerMetrics) {
     let listener = &snapshot.listener.name;
     for warning in warnings {
@@ -34,12 +34,12 @@ fn announce_policy(listener: &str, policy: &Policy) {
     for certificate in &policy.certificates {
         let (cert, not_after) = (&certificate.label, certificate.info.not_after);
         let certificates = certificate.chain_length;
-        tracing::info!(listener, cert, %not_after, certificates, "certificate in force");
+        tracing::info!(listener, cert, %not_after, certificates, "certificate active");
     }
     for FileSummary { role, path, count, .. } in policy.files() {
         let file = Shown(path);
         match role {
-            // They have a line of their own.
+            // These are logged above.
             MaterialKind::Certificate | MaterialKind::Key => {}
             MaterialKind::ClientCa => {
                 let pinned = policy.trust.pinned;
@@ -50,7 +50,7 @@ fn announce_policy(listener: &str, policy: &Policy) {
     }
 }
 
-/// Until when what is in force is good.
+/// Returns the active material with its dates, for the metrics.
 fn in_force(snapshot: &Snapshot) -> Told {
     let certificate = |c: &ServerCertificate| CertificateInForce {
         cert: c.label.clone(),
@@ -84,18 +84,18 @@ fn in_force(snapshot: &Snapshot) -> Told {
     }
 }
 
-/// Tells which parts of a listener's configuration have changed.
+/// Logs the changed parts of a listener's configuration.
 pub(super) fn announce_changes(old: &config::ListenerConfig, new: &config::ListenerConfig) {
     let changed = changes(old, new);
     if !changed.is_empty() {
         let (listener, changed) = (&new.name, changed.join(", "));
-        tracing::info!(listener, changed, "configuration in force");
+        tracing::info!(listener, changed, "configuration active");
     }
 }
 
-/// The parts of a listener's configuration that differ, under their names in the file.
+/// Returns the parts of a listener's configuration that differ, by their names in the file.
 fn changes(old: &config::ListenerConfig, new: &config::ListenerConfig) -> Vec<&'static str> {
-    // Neither the name nor the address can differ: they are what makes it the same listener.
+    // The name and the address cannot differ: they identify the listener.
     let config::ListenerConfig { name: _, listen: _, backend, tls, routes, timeouts, limits, tcp } =
         old;
     let parts = [
@@ -109,7 +109,7 @@ fn changes(old: &config::ListenerConfig, new: &config::ListenerConfig) -> Vec<&'
     parts.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }
 
-/// Notes which objects differ between what was in force and what is now.
+/// Records the kinds of objects that differ between two snapshots.
 pub(super) fn note_swapped(old: &Snapshot, new: &Snapshot, objects: &mut Objects) {
     let differs = |object: ReloadObject| match object {
         ReloadObject::Config => old.listener != new.listener,

@@ -1,16 +1,17 @@
-//! Watches for changes of files, wherever on their way a change happens.
+//! Watches files for changes at every step of their paths.
 //!
-//! A file is reached through directories and links, and may change at each: it is rewritten in
-//! place, or replaced by a rename (editors, certbot); a link on the way is swapped (Kubernetes'
-//! `..data`); one of its directories is renamed, or deleted and made again. So the *directories* that
-//! hold the file, each link and each directory on the way are watched, for those names: a watch on a
-//! file itself is lost when it is replaced.
+//! A path leads through directories and links, and can change at each: the file is rewritten in
+//! place, or replaced by a rename (editors, certbot); a link is swapped (Kubernetes'
+//! `..data`); a directory is renamed, or deleted and created again. Therefore the *directories* that
+//! contain the file, each link and each directory of the path are watched for those names: a watch on the
+//! file itself is lost when the file is replaced.
 //!
-//! **Promises.** Reading the files raises no event. An event says that something changed, not what.
-//! Other files in those directories may be read for nothing; where they are written all the time, it costs
-//! a look [every few milliseconds](JOIN_INTERVAL). A directory that cannot be watched is warned of once.
+//! **Promises.** Reading the files causes no event. An event states that something changed, not what changed.
+//! Writes to other files in those directories cause no event; if they are continuous, they cost
+//! a check [every few milliseconds](JOIN_INTERVAL). A warning about a directory that cannot be watched is logged
+//! once.
 //!
-//! **Not here.** Waiting until the changes are over, and reading (`reload.rs`).
+//! **Not here.** Waiting for the end of the changes, and reading (`reload.rs`).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
@@ -27,35 +28,35 @@ use notify::{
     Config, ErrorKind, Event, EventKind, EventKindMask, RecommendedWatcher, RecursiveMode,
 };
 
-/// Links on the way to a file before it is taken for a loop, as in path_resolution(7).
+/// Links in a path before it is treated as a loop, as in path_resolution(7).
 const MAX_LINKS: usize = 40;
 
-/// What the kernel reports: changes of names and attributes, and the end of writing. Not what is opened
-/// and read, nor each write: a directory on the way may be `/etc`, `/tmp` or that of a busy database.
+/// The events that the kernel reports: changes of names and attributes, and the end of writing. Opens, reads and
+/// single writes are excluded: a directory of the path may be `/etc`, `/tmp` or that of a busy database.
 const REPORTED: EventKindMask = EventKindMask::CREATE
     .union(EventKindMask::REMOVE)
     .union(EventKindMask::MODIFY_NAME)
     .union(EventKindMask::MODIFY_META)
     .union(EventKindMask::ACCESS_CLOSE);
 
-/// How long the kernel may join what other files raise: equal events that wait are one (inotify(7)).
+/// Time in which the kernel can merge the events of other files: equal events in the queue become one (inotify(7)).
 const JOIN_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Watches a set of files.
 pub(super) struct Watcher {
     notify: RecommendedWatcher,
     directories: BTreeSet<PathBuf>,
-    /// Those of them that cannot be watched, and were warned of.
+    /// The directories among them that cannot be watched, about which a warning was logged.
     unwatched: BTreeSet<PathBuf>,
-    /// What events are about; shared with the thread that gets them.
+    /// The paths whose events count; shared with the thread that receives events.
     points: Arc<Lock<BTreeSet<PathBuf>>>,
 }
 
 impl Watcher {
-    /// A watcher of nothing yet, which calls `changed` when something changes.
+    /// Makes a watcher without files, which calls `changed` when something changes.
     ///
     /// # Errors
-    /// If the system has no more watchers to give (`fs.inotify.max_user_instances`).
+    /// If the limit of watchers is reached (`fs.inotify.max_user_instances`).
     pub(super) fn new(changed: impl Fn() + Send + 'static) -> notify::Result<Self> {
         let points = Arc::new(Lock::new(BTreeSet::new()));
         let watched = Arc::clone(&points);
@@ -79,8 +80,8 @@ impl Watcher {
         Ok(Self { notify, directories, unwatched, points })
     }
 
-    /// Watches just these files, by the way on which they are reached now. Whether that is another
-    /// than before.
+    /// Watches exactly these files, through the current targets of the links in their paths. Returns whether the
+    /// watched paths changed.
     pub(super) fn watch(&mut self, files: &[PathBuf]) -> bool {
         use notify::Watcher as _;
         let mut points = BTreeSet::new();
@@ -90,11 +91,11 @@ impl Watcher {
         let directories: BTreeSet<_> =
             points.iter().filter_map(|point| point.parent()).map(Path::to_owned).collect();
         for gone in self.directories.difference(&directories) {
-            // It fails for a directory that was deleted: its watch went with it.
+            // It fails for a deleted directory, whose watch was deleted with it.
             let _gone_already = self.notify.unwatch(gone);
         }
         for directory in &directories {
-            // Again for those that are watched already: one may have been made anew.
+            // Also for those that are watched already: a directory may have been created again.
             match self.notify.watch(directory, RecursiveMode::NonRecursive) {
                 Ok(()) => {
                     self.unwatched.remove(directory);
@@ -110,10 +111,10 @@ impl Watcher {
         moved
     }
 
-    /// Warns of a directory that cannot be watched, once.
+    /// Logs a warning about a directory that cannot be watched, once.
     fn cannot_watch(&mut self, directory: &Path, error: &notify::Error) {
         let name = Shown(directory);
-        // It has gone just now: the directory above it is watched, and reports when it comes back.
+        // It was deleted just now. The directory above it is watched and reports its return.
         if is_missing(error) {
             tracing::debug!(directory = %name, %error, "cannot watch a directory");
         } else if self.unwatched.insert(directory.to_owned()) {
@@ -123,7 +124,7 @@ impl Watcher {
             };
             tracing::warn!(
                 directory = %name, %error,
-                "cannot watch a directory: changes in it are seen within a minute{advice}"
+                "cannot watch a directory, reading its files once a minute instead{advice}"
             );
         }
     }
@@ -150,8 +151,8 @@ fn is_change(event: &Event, points: &BTreeSet<PathBuf>) -> bool {
     event.need_rescan() || event.paths.iter().any(|path| points.contains(path))
 }
 
-/// Adds every path whose change would lead `file` to other content: each link and directory on the
-/// way, the file, and the first thing on the way that is missing.
+/// Adds every path whose change can change the content of `file`: each link and directory of its path, the file,
+/// and the first missing component.
 fn trace(file: &Path, points: &mut BTreeSet<PathBuf>) {
     let Ok(absolute) = std::path::absolute(file) else {
         return;
@@ -175,9 +176,9 @@ fn trace(file: &Path, points: &mut BTreeSet<PathBuf>) {
                 if target.is_absolute() {
                     at = PathBuf::from("/");
                 }
-                let mut by_way_of = components(&target);
-                by_way_of.append(&mut ahead);
-                ahead = by_way_of;
+                let mut through = components(&target);
+                through.append(&mut ahead);
+                ahead = through;
             }
             Ok(_) => {
                 points.insert(next.clone());
@@ -213,13 +214,13 @@ mod tests {
         points
     }
 
-    /// A path and every directory above it but the root, which nobody can replace.
-    fn way_to(path: &Path) -> impl Iterator<Item = PathBuf> {
+    /// Returns a path and every directory above it except the root, which cannot be replaced.
+    fn with_parents(path: &Path) -> impl Iterator<Item = PathBuf> {
         path.ancestors().filter(|above| above.parent().is_some()).map(Path::to_owned)
     }
 
     #[test]
-    fn a_directory_far_above_that_is_renamed_raises_an_event_and_reading_raises_none() {
+    fn renaming_a_directory_far_above_raises_an_event_and_reading_raises_none() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().canonicalize().unwrap();
         for version in ["live", "next"] {
@@ -257,7 +258,7 @@ mod tests {
             std::io::Write::write_all(&mut written, b"x").unwrap();
         }
         fs::write(&file, "new").unwrap();
-        // What comes before it: the neighbour was created, and is not closed yet.
+        // One earlier event: the neighbour was created, and is not closed yet.
         let of_ours = |event: &Event| event.paths == [file.clone()];
         let until = std::iter::from_fn(|| events.recv_timeout(Duration::from_secs(20)).ok());
         let before: Vec<_> = until.take_while(|event| !of_ours(event)).collect();
@@ -265,20 +266,20 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_cannot_be_watched_is_known_until_it_can() {
+    fn a_directory_that_cannot_be_watched_is_remembered_until_it_can() {
         let dir = tempfile::tempdir().unwrap();
         let mut watcher = Watcher::new(|| {}).unwrap();
         let full = notify::Error::new(ErrorKind::MaxFilesWatch);
         watcher.cannot_watch(dir.path(), &full);
         assert!(watcher.unwatched.contains(dir.path()));
         watcher.cannot_watch(Path::new("/gone"), &notify::Error::path_not_found());
-        assert_eq!(watcher.unwatched.len(), 1, "what is missing is no shortage");
+        assert_eq!(watcher.unwatched.len(), 1, "a missing directory is not a shortage of watches");
         watcher.watch(&[dir.path().join("tls.crt")]);
         assert!(watcher.unwatched.is_empty());
     }
 
     #[test]
-    fn every_link_on_the_way_is_watched_as_kubelet_lays_it() {
+    fn every_link_of_a_path_as_the_kubelet_makes_it_is_watched() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().canonicalize().unwrap();
         fs::create_dir(dir.join("..v1")).unwrap();
@@ -286,15 +287,15 @@ mod tests {
         symlink("..v1", dir.join("..data")).unwrap();
         symlink("..data/tls.crt", dir.join("tls.crt")).unwrap();
         let expected = ["tls.crt", "..data", "..v1", "..v1/tls.crt"].map(|name| dir.join(name));
-        let expected: BTreeSet<_> = expected.into_iter().chain(way_to(&dir)).collect();
+        let expected: BTreeSet<_> = expected.into_iter().chain(with_parents(&dir)).collect();
         assert_eq!(traced(&dir.join("tls.crt")), expected);
     }
 
     #[test]
-    fn for_a_missing_file_its_appearance_is_watched() {
+    fn the_creation_of_a_missing_file_is_watched() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().canonicalize().unwrap();
-        let expected: BTreeSet<_> = way_to(&dir.join("a")).collect();
+        let expected: BTreeSet<_> = with_parents(&dir.join("a")).collect();
         assert_eq!(traced(&dir.join("a/b.crt")), expected);
     }
 

@@ -1,7 +1,6 @@
-//! SHA-256: over files, to see whether they have changed and which policy they make; over
-//! certificates, to name them.
+//! SHA-256: over files, to detect changes and to identify a policy; over certificates, as their fingerprint.
 //!
-//! **Not here.** Any other cryptography: that is rustls's.
+//! **Not here.** All other cryptography, which is rustls's.
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
 
@@ -10,7 +9,7 @@ use aws_lc_rs::digest::{Context, SHA256, digest};
 pub(crate) struct Digest([u8; 32]);
 
 impl Digest {
-    /// The digest of a sequence of parts; where one ends and the next begins makes a difference.
+    /// Returns the digest of a sequence of parts. It depends on the boundaries between the parts.
     pub(crate) fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut context = Context::new(&SHA256);
         for part in parts {
@@ -19,16 +18,14 @@ impl Digest {
         }
         Self(context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }
-}
 
-impl Digest {
-    /// Its bytes, as a part of another digest.
+    /// Returns its bytes, for use as a part of another digest.
     pub(crate) const fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 }
 
-/// The SHA-256 of bytes as they stand, as tools show it of a certificate.
+/// Returns the plain SHA-256 of bytes, which tools show as the fingerprint of a certificate.
 pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     digest(&SHA256, bytes).as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
@@ -38,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fingerprint_is_that_of_every_other_program() {
+    fn a_fingerprint_equals_the_one_of_other_programs() {
         let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         let digits = sha256(b"abc").map(|byte| format!("{byte:02x}"));
         assert_eq!(digits.concat(), expected);

@@ -1,35 +1,35 @@
-//! Who a client is, by its verified certificate.
+//! The identity of a client, from its verified certificate.
 //!
 //! A client's identity is its certificate's first URI SAN, else its first DNS SAN, else its CN, else
 //! the subject's serialNumber.
 //!
-//! **Promises.** What a certificate says is bounded: [`MAX_NAMES`] names of [`MAX_NAME_CHARS`]
-//! characters, each on one line.
+//! **Promises.** An identity is bounded: [`MAX_NAMES`] names of [`MAX_NAME_CHARS`] characters, each on one
+//! line.
 //!
-//! **Not here.** Whether the certificate is believed (`certs/clients.rs`).
+//! **Not here.** The verification of the certificate (`certs/verifier.rs`).
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use super::x509;
 
-/// More names than this are not kept.
+/// Names that are kept at most.
 const MAX_NAMES: usize = 8;
 
-/// A longer name is cut. URIs of devices (SPIFFE's, RFC 8141's) have some hundred characters.
+/// Characters of a name at most. URIs of devices (SPIFFE, RFC 8141) have some hundred characters.
 const MAX_NAME_CHARS: usize = 256;
 
-/// The names and the end of a verified client certificate.
+/// The names and the end of validity of a verified client certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
-    /// The names, best first: URIs, DNS names, the common name. The first is the identity.
+    /// URIs, then DNS names, then common names. The first is the identity.
     pub(crate) names: Box<[Box<str>]>,
-    /// In Unix time.
+    /// The end of validity in Unix time.
     pub(crate) not_after: i64,
 }
 
-/// The identity in a certificate that has been verified.
+/// Returns the identity in a verified certificate.
 pub(crate) fn of(leaf: &CertificateDer<'_>) -> Identity {
-    // What rustls has verified can be read; if not, there is a client without a name.
+    // A verified certificate can be parsed. If not, the client has no name.
     let Ok(info) = x509::client_cert_info(leaf) else {
         return Identity { names: Box::default(), not_after: i64::MAX };
     };
@@ -40,7 +40,7 @@ pub(crate) fn of(leaf: &CertificateDer<'_>) -> Identity {
     }
 }
 
-/// What of a name is kept: nothing that draws on a terminal, and not more than enough.
+/// Truncates a name and replaces its control characters.
 fn bounded(name: &str) -> Box<str> {
     let visible = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
     name.chars().take(MAX_NAME_CHARS).map(visible).collect::<String>().into()
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_cut_and_cannot_draw_on_a_terminal() {
+    fn a_name_is_truncated_and_has_no_control_characters() {
         assert_eq!(&*bounded("sensor-1"), "sensor-1");
         assert_eq!(&*bounded("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
         assert_eq!(bounded(&"x".repeat(1000)).len(), MAX_NAME_CHARS);

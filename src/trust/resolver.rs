@@ -1,12 +1,12 @@
-//! Which of a listener's certificates a device gets.
+//! The choice of a certificate for a device.
 //!
 //! **Promises.** A device that can use any of the certificates gets one: its signature schemes fit the
-//! key, and in TLS 1.2 its suites as well. The name that it asks for decides first, then in TLS 1.2
-//! whether the key's curve is among the device's groups: an exact match, then a wildcard, then the default (the first certificate of the
-//! configuration and those with the same names), then any. Among equals an ECDSA key goes before
-//! an RSA key, since a handshake with it costs a third or less.
+//! key, and in TLS 1.2 its suites as well. The requested name decides first: an exact match, then a wildcard,
+//! then the default (the first certificate of the configuration and those with the same names), then any.
+//! Among these, in TLS 1.2, a key whose curve is in the device's groups is preferred. Among equals an ECDSA
+//! key is preferred to an RSA key, because its handshake costs a third or less.
 //!
-//! **Not here.** Where the certificates come from (`certs.rs`).
+//! **Not here.** Loading the certificates (`certs.rs`).
 
 use std::sync::Arc;
 
@@ -20,14 +20,14 @@ use tokio_rustls::rustls::{
 use super::provider::{HandshakeScope, PROVIDER};
 use crate::terms::labels::KeyKind;
 
-/// The curve of an ECDSA key, by the one scheme that rustls signs with it.
+/// The curve of an ECDSA key, by the only scheme that rustls signs with that key.
 const CURVES: [(SignatureScheme, NamedGroup); 3] = [
     (SignatureScheme::ECDSA_NISTP256_SHA256, NamedGroup::secp256r1),
     (SignatureScheme::ECDSA_NISTP384_SHA384, NamedGroup::secp384r1),
     (SignatureScheme::ECDSA_NISTP521_SHA512, NamedGroup::secp521r1),
 ];
 
-/// Schemes of all versions that AWS-LC signs with.
+/// Signature schemes of AWS-LC that all versions permit.
 const SCHEMES: [SignatureScheme; 7] = [
     SignatureScheme::ECDSA_NISTP256_SHA256,
     SignatureScheme::ECDSA_NISTP384_SHA384,
@@ -38,7 +38,7 @@ const SCHEMES: [SignatureScheme; 7] = [
     SignatureScheme::RSA_PSS_SHA512,
 ];
 
-/// Schemes of TLS 1.2.
+/// Signature schemes that only TLS 1.2 permits.
 const RSA_PKCS1: [SignatureScheme; 4] = [
     SignatureScheme::RSA_PKCS1_SHA1,
     SignatureScheme::RSA_PKCS1_SHA256,
@@ -46,16 +46,17 @@ const RSA_PKCS1: [SignatureScheme; 4] = [
     SignatureScheme::RSA_PKCS1_SHA512,
 ];
 
-/// The certificates of one listener, best first.
+/// The certificates of one policy, preferred ones first.
 #[derive(Debug)]
 pub(crate) struct Resolver {
     certificates: Vec<NamedCertificate>,
     default_names: Vec<String>,
 }
 
+/// A certificate with its key and its names.
 #[derive(Debug)]
 pub(crate) struct NamedCertificate {
-    /// Lower-case DNS names, wildcards as they stand.
+    /// Lower-case DNS names, with wildcards unchanged.
     pub(crate) names: Vec<String>,
     pub(crate) key: Arc<CertifiedKey>,
 }
@@ -64,13 +65,13 @@ impl Resolver {
     /// Takes the certificates in the order of the configuration; the first is the default.
     pub(crate) fn new(mut certificates: Vec<NamedCertificate>) -> Self {
         let default_names = certificates.first().map(|c| c.names.clone()).unwrap_or_default();
-        // Stable: among keys of one kind the configuration's order stays.
+        // The sort is stable: keys of one kind stay in the order of the configuration.
         certificates.sort_by_key(|c| c.key.key.algorithm() == SignatureAlgorithm::RSA);
         Self { certificates, default_names }
     }
 
-    /// What kind of key the certificate has that a device was shown which asked for `name`, verifies
-    /// `schemes`, and got a suite for which the kind of key `fits`.
+    /// Returns the key type of the certificate that `resolve` chose for this SNI, these signature schemes and
+    /// the cipher suite, for which a key type `fits`.
     pub(crate) fn key_kind(
         &self,
         name: Option<&str>,
@@ -83,7 +84,7 @@ impl Resolver {
         chosen.map_or(KeyKind::Other, NamedCertificate::key_kind)
     }
 
-    /// Why no certificate serves a client.
+    /// Returns the reason for which no certificate fits a client.
     fn misfit(&self, client: &Usable) -> PeerIncompatible {
         let has_suite = self.certificates.iter().any(|c| c.has_suite(client));
         match has_suite {
@@ -92,7 +93,7 @@ impl Resolver {
         }
     }
 
-    /// Of the certificates that are usable and fit the name as well as another, a preferred one goes first.
+    /// Chooses the usable certificate that fits the name best; among equals, a preferred one.
     fn choose(
         &self,
         name: Option<&str>,
@@ -115,20 +116,20 @@ impl Resolver {
     }
 }
 
-/// What decides in a ClientHello which of our certificates the client can use. Its lists may be of
-/// maximal length: they are read once, and not for each certificate.
+/// The parts of a ClientHello that decide which of our certificates the client can use. Its lists can have
+/// the maximal length, so they are searched once instead of once for each certificate.
 struct Usable {
     schemes: Vec<SignatureScheme>,
-    /// In TLS 1.2: the kinds of keys that a suite of it and ours is for.
+    /// In TLS 1.2: the key types of the common cipher suites.
     algorithms: Option<Vec<SignatureAlgorithm>>,
-    /// In TLS 1.2: the curves of ECDSA keys. Without the extension it has any: RFC 8422 section 4.
+    /// In TLS 1.2: the curves of ECDSA keys. A client without the extension supports any: RFC 8422 section 4.
     curves: Option<Vec<NamedGroup>>,
 }
 
 impl Usable {
     fn of(hello: &ClientHello<'_>, version: Option<ProtocolVersion>) -> Self {
         let is_tls12 = version == Some(ProtocolVersion::TLSv1_2);
-        // RSA with PKCS #1 is for certificates alone in TLS 1.3: RFC 8446 section 4.2.3.
+        // In TLS 1.3, RSA with PKCS #1 is only for certificates: RFC 8446 section 4.2.3.
         let is_tls13 = version == Some(ProtocolVersion::TLSv1_3);
         let signing = SCHEMES.iter().chain(RSA_PKCS1.iter().filter(|_| !is_tls13));
         let offered = |scheme: &&SignatureScheme| hello.signature_schemes().contains(scheme);
@@ -164,18 +165,18 @@ impl NamedCertificate {
         self.key.key.choose_scheme(schemes).is_some()
     }
 
-    /// Whether the client can verify the key's signature.
+    /// Returns whether the client can verify the key's signature.
     fn serves(&self, client: &Usable) -> bool {
         self.suits(&client.schemes) && self.has_suite(client)
     }
 
-    /// Whether a suite of the client's and ours is for the key.
+    /// Returns whether a common cipher suite is for the key.
     fn has_suite(&self, client: &Usable) -> bool {
         let algorithm = self.key.key.algorithm();
         client.algorithms.as_ref().is_none_or(|known| known.contains(&algorithm))
     }
 
-    /// Whether the client has the curve of the key.
+    /// Returns whether the client supports the curve of the key.
     fn has_curve(&self, client: &Usable) -> bool {
         let curve = CURVES.iter().find(|(scheme, _)| self.suits(&[*scheme]));
         match (curve, &client.curves) {
@@ -199,8 +200,8 @@ impl ResolvesServerCert for Resolver {
         let name = hello.server_name().map(str::to_ascii_lowercase);
         let version = HandshakeScope::with_entered(|scope| scope.version).flatten();
         let client = Usable::of(&hello, version);
-        // RFC 8422 section 5.1 demands the curve. A client that verifies it and does not list it is served
-        // all the same where there is no other: it refuses what it cannot verify.
+        // RFC 8422 section 5.1 requires the curve. If there is no other certificate, this one is sent anyway:
+        // some clients verify a curve that they do not list, and the others refuse it.
         let chosen = self.choose(name.as_deref(), |c| c.serves(&client), |c| c.has_curve(&client));
         if chosen.is_none() {
             let why = self.misfit(&client);

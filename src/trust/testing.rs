@@ -1,6 +1,6 @@
 //! Certificates, listeners and snapshots for unit tests.
 //!
-//! **Not here.** What the integration tests use: `tests/support/`.
+//! **Not here.** The harness of the integration tests (`tests/support/`).
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +23,7 @@ pub(crate) fn certificate(dir: &Path) -> CertificateDer<'static> {
     made.cert.der().clone()
 }
 
-/// A listener with such a certificate.
+/// Returns a listener with such a certificate.
 pub(crate) fn listener(dir: &Path) -> ListenerConfig {
     certificate(dir);
     let pair = CertificateFiles { cert: dir.join("crt"), key: dir.join("key") };
@@ -31,7 +31,7 @@ pub(crate) fn listener(dir: &Path) -> ListenerConfig {
     ListenerConfig::new("test", ([127, 0, 0, 1], 0).into(), backend, pair, ClientAuth::None)
 }
 
-/// A snapshot of such a listener, and a client that trusts it.
+/// Returns a snapshot of such a listener, and a client that trusts it.
 pub(crate) fn snapshot_and_client() -> (Snapshot, TlsConnector) {
     let dir = tempfile::tempdir().unwrap();
     let listener = listener(dir.path());

@@ -1,15 +1,14 @@
-//! What lets a device come back without a full handshake: session tickets, and sessions that are
-//! remembered for devices whose TLS 1.2 has no tickets.
+//! Resumption without a full handshake: session tickets, and remembered sessions for devices whose TLS 1.2
+//! has no tickets.
 //!
-//! **Promises.** Keys are made in this process, never leave it, and rotate. They are bound to the
-//! policy under which they were handed out: where a reload changes who is believed, what was handed
-//! out before is declined and a full handshake follows. A new certificate for the same names is not
-//! another policy, so a renewal costs no device its ticket. Of the certificates that a client has
-//! sent, a ticket and a session have those that lead to a CA and no others; one that is larger than
-//! [`MAX_STATE_BYTES`] all the same is not made, and a full handshake follows.
+//! **Promises.** Ticket keys are made in this process, never leave it, and rotate. They belong to one
+//! policy: after a reload that changes the accepted clients, earlier tickets and sessions are declined and a
+//! full handshake follows. A new certificate for the same names does not change the policy, so a renewal
+//! invalidates no ticket. A ticket and a remembered session contain only those certificates of the client that
+//! lead to a CA. If its state is still larger than [`MAX_STATE_BYTES`], it is not made, and the device makes a
+//! full handshake next time.
 //!
-//! **Not here.** Shared ticket keys. Whether a resumed client's certificate still holds
-//! (`proxy/handshake.rs`).
+//! **Not here.** Shared ticket keys. The check of a resumed client's certificate (`proxy/handshake.rs`).
 
 mod remembered;
 mod state;
@@ -26,13 +25,13 @@ use self::state::State;
 use super::certs::verifier::TrustedClients;
 use super::digest::Digest;
 
-/// Bytes of a session's state, at most.
+/// Bytes of the state of a session at most.
 const MAX_STATE_BYTES: usize = 16 << 10;
 
-/// A state up to here is taken as it is: one of a device whose chain has no more than it needs.
+/// A state up to this size is not reduced: the device's chain has no unused certificates.
 const USUAL_STATE_BYTES: usize = 2 << 10;
 
-/// One policy's store to resume.
+/// The resumption of one policy.
 #[derive(Clone)]
 pub(crate) struct Resumption {
     policy: Digest,
@@ -46,7 +45,8 @@ struct TicketStore {
 }
 
 impl Resumption {
-    /// The store for a policy: those of `previous`, if its policy was the same, or else new ones.
+    /// Returns the resumption of a policy: with the store of `previous` if its policy is the same, or else with
+    /// new keys.
     ///
     /// # Errors
     /// If there is no randomness for new keys.
@@ -62,7 +62,7 @@ impl Resumption {
         let kept = previous.filter(|p| p.policy == policy).and_then(|p| p.store.clone());
         let store = match kept {
             Some(store) => store,
-            // rustls's own: AES-256-CBC with HMAC-SHA-256, a new key every 6 h, two in use.
+            // rustls's tickets: AES-256-CBC with HMAC-SHA-256, a new key every 6 h, two keys in use.
             None => {
                 let inner = Ticketer::new()?;
                 let slim = Slim { clients };
@@ -76,7 +76,7 @@ impl Resumption {
         Ok(Self { policy, store: Some(store) })
     }
 
-    /// Makes `config` resume by these store, and hand out `tickets` at each TLS 1.3 handshake.
+    /// Configures rustls to resume from this store, and to send `tickets` after each TLS 1.3 handshake.
     pub(crate) fn install(&self, config: &mut ServerConfig, tickets: u8) {
         config.send_tls13_tickets = usize::from(tickets);
         match &self.store {
@@ -89,15 +89,15 @@ impl Resumption {
     }
 }
 
-/// Drops from a session's state the certificates that lead nowhere.
+/// Removes the certificates that lead to no CA from the state of a session.
 #[derive(Clone, Debug)]
 struct Slim {
-    /// Whom the policy believes; none where no certificates are asked for.
+    /// The clients that the policy accepts; none if certificates are not requested.
     clients: Option<Arc<TrustedClients>>,
 }
 
 impl Slim {
-    /// The state with nothing but what is needed; none if it is too large all the same.
+    /// Returns the reduced state; none if it is still too large.
     fn state(&self, state: &[u8]) -> Option<Vec<u8>> {
         let slim = if state.len() > USUAL_STATE_BYTES { self.without_strays(state) } else { None };
         let slim = slim.unwrap_or_else(|| state.to_vec());
@@ -107,14 +107,14 @@ impl Slim {
     fn without_strays(&self, state: &[u8]) -> Option<Vec<u8>> {
         let state = State::parse(state)?;
         let (leaf, rest) = state.certificates.split_first()?;
-        // They have been verified a moment ago. Once more costs a signature check for each that is
-        // kept, and that only where there is more than usual.
+        // The path was verified in this handshake. Finding it again costs a signature check for each
+        // certificate, and only for a chain that is larger than usual.
         let kept = self.clients.as_ref()?.path(leaf, rest, UnixTime::now()).ok()?;
         state.with(&kept.ders)
     }
 }
 
-/// Tickets of slim states.
+/// Tickets with reduced states.
 #[derive(Debug)]
 struct SlimTickets {
     slim: Slim,
@@ -130,8 +130,8 @@ impl ProducesTickets for SlimTickets {
         self.inner.lifetime()
     }
 
-    /// With none, rustls sends no ticket in TLS 1.3, and in TLS 1.2 an empty one: RFC 5077 section
-    /// 3.3 has that for "no ticket".
+    /// Returns none if the state is too large. rustls then sends no ticket in TLS 1.3, and an empty one in TLS
+    /// 1.2, which means "no ticket" by RFC 5077 section 3.3.
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
         self.inner.encrypt(&self.slim.state(plain)?)
     }
@@ -141,7 +141,7 @@ impl ProducesTickets for SlimTickets {
     }
 }
 
-/// Remembered sessions, of slim states.
+/// Remembered sessions with reduced states.
 #[derive(Debug)]
 struct SlimSessions {
     slim: Slim,

@@ -1,7 +1,10 @@
-//! What we read out of certificates and CRLs.
+//! The contents of certificates and CRLs.
 //!
-//! **Not here.** Whether a client's certificate is believed (`certs/verifier.rs`), how a path leads to
-//! a CA (`x509/path.rs`); what only people want to know (`x509/details.rs`).
+//! **Promises.** Errors are sentences for operators, not the parser's debug text. Text of a certificate is on
+//! one line.
+//!
+//! **Not here.** The verification of client certificates (`certs/verifier.rs`), the path to a CA
+//! (`x509/path.rs`), the details that only `probe` shows (`x509/details.rs`).
 
 pub(crate) mod certificate;
 mod constraints;
@@ -30,21 +33,21 @@ use crate::terms::labels::KeyKind;
 use crate::text::one_line;
 use crate::time::unix_seconds;
 
-/// What cannot be read as X.509.
+/// The reason for which bytes are not valid X.509.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Malformed(String);
 
-/// What we need to know of a certificate.
+/// The information about a certificate that is used for its choice, logs and metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CertInfo {
-    /// Lower-case DNS names of the SAN, wildcards as they stand; without any, the subject's CN.
+    /// Lower-case DNS names of the SAN, with wildcards unchanged; without any, the subject's CN.
     pub(crate) names: Vec<String>,
-    /// For people.
+    /// The subject as text.
     pub(crate) subject_text: String,
-    /// For people.
+    /// The issuer as text.
     pub(crate) issuer_text: String,
-    /// In hexadecimal, as openssl prints it.
+    /// The serial number in hexadecimal, as openssl prints it.
     pub(crate) serial: String,
     pub(crate) key: KeyKind,
     /// 1, 2 or 3.
@@ -57,39 +60,39 @@ pub(crate) struct CertInfo {
     pub(crate) not_after: Timestamp,
 }
 
-/// A time as X.509 has it, to the second.
+/// A time of X.509, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Timestamp(ASN1Time);
 
 impl Timestamp {
-    /// The moment so many seconds after 1970 began; the last one that X.509 can write for later ones.
+    /// Converts Unix time in seconds. Later times than X.509 can encode become the last one.
     pub(crate) fn from_unix(seconds: u64) -> Self {
         const LAST: i64 = 253_402_300_799;
         let seconds = i64::try_from(seconds).unwrap_or(LAST).min(LAST);
-        Self(ASN1Time::from_timestamp(seconds).expect("the years up to 9999 can be written"))
+        Self(ASN1Time::from_timestamp(seconds).expect("X.509 can encode the years up to 9999"))
     }
 
-    /// Seconds since 1970, negative before.
+    /// Returns Unix time in seconds, negative before 1970.
     pub(crate) fn timestamp(self) -> i64 {
         self.0.timestamp()
     }
 
-    /// Whether what starts at this moment has started at `now`: with its second, since RFC 5280
-    /// section 4.1.2.5 counts both ends of a validity as part of it.
+    /// Returns whether a validity that begins at this time has begun at `now`. Both ends of a validity belong
+    /// to it: RFC 5280 section 4.1.2.5.
     pub(crate) fn has_begun(self, now: SystemTime) -> bool {
         self.timestamp() <= unix_seconds(now)
     }
 
-    /// Whether what lasts until this moment is over at `now`: after its second, by the same rule.
+    /// Returns whether a validity that ends at this time has ended at `now`, after its second by the same rule.
     pub(crate) fn has_passed(self, now: SystemTime) -> bool {
         self.timestamp() < unix_seconds(now)
     }
 }
 
 impl std::fmt::Display for Timestamp {
-    /// As in RFC 3339, in UTC.
+    /// Writes the time as in RFC 3339, in UTC.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Some certificates have an offset, though RFC 5280 section 4.1.2.5 forbids it.
+        // Some certificates have a UTC offset, although RFC 5280 section 4.1.2.5 forbids it.
         let in_utc = ASN1Time::from_timestamp(self.timestamp()).unwrap_or(self.0);
         let time = in_utc.to_datetime();
         let (year, month, day) = time.to_calendar_date();
@@ -99,7 +102,7 @@ impl std::fmt::Display for Timestamp {
     }
 }
 
-/// Reads the info of a certificate.
+/// Parses the information of a certificate.
 ///
 /// # Errors
 /// If it is not X.509.
@@ -135,15 +138,15 @@ impl CertInfo {
     }
 }
 
-/// What we need to know of a client's certificate.
+/// The information about a client's certificate.
 pub(crate) struct ClientCertInfo {
-    /// The URIs of the SAN, then its DNS names, then the subject's common names; as they stand. Where
-    /// there are none of these, the subject's serialNumber: IEEE 802.1AR names devices by it.
+    /// The URIs of the SAN, then its DNS names, then the subject's common names, all unchanged. Without
+    /// any, the subject's serialNumber: IEEE 802.1AR identifies devices by it.
     pub(crate) names: Vec<String>,
     pub(crate) not_after: Timestamp,
 }
 
-/// Reads what we need to know of a client's certificate.
+/// Parses the information of a client's certificate.
 ///
 /// # Errors
 /// If it is not X.509.
@@ -168,7 +171,7 @@ pub(crate) fn client_cert_info(der: &CertificateDer<'_>) -> Result<ClientCertInf
     Ok(ClientCertInfo { names, not_after: Timestamp(certificate.validity().not_after) })
 }
 
-/// The text of a part of a name.
+/// Returns the text of an attribute of a name.
 fn text(part: &AttributeTypeAndValue<'_>) -> Option<String> {
     names::text(part.attr_value()).map(Cow::into_owned)
 }
@@ -182,7 +185,7 @@ fn sans<'a>(certificate: &'a X509Certificate<'a>) -> impl Iterator<Item = &'a Ge
     sans.flatten()
 }
 
-/// What kind of key a certificate is for: RFC 3279 section 2.3, RFC 8410 section 3.
+/// Returns the kind of the certificate's key: RFC 3279 section 2.3, RFC 8410 section 3.
 fn key_kind(certificate: &X509Certificate<'_>) -> KeyKind {
     let algorithm = &certificate.public_key().algorithm.algorithm;
     match () {
@@ -193,7 +196,7 @@ fn key_kind(certificate: &X509Certificate<'_>) -> KeyKind {
     }
 }
 
-/// Whether `issuer` issued `certificate`: by name and, where we know the algorithm, by signature.
+/// Returns whether `issuer` issued `certificate`: by name and, if the algorithm is known, by signature.
 ///
 /// # Errors
 /// If one of them is not X.509.
@@ -211,12 +214,12 @@ pub(crate) fn is_issued_by(
     })
 }
 
-/// The SHA-256 of a whole certificate in hexadecimal, with `between` after each byte but the last.
+/// Returns the SHA-256 of a whole certificate in hexadecimal, with `between` between the bytes.
 pub(crate) fn fingerprint(der: &CertificateDer<'_>, between: &str) -> String {
     hexadecimal(&sha256(der), between)
 }
 
-/// Without the zero byte that DER puts before a number whose first bit is set.
+/// Formats a serial number without the zero byte that DER puts before a number whose first bit is set.
 fn serial(bytes: &[u8]) -> String {
     match bytes {
         [0, rest @ ..] if !rest.is_empty() => hexadecimal(rest, ""),
@@ -232,23 +235,23 @@ fn hexadecimal(bytes: &[u8], between: &str) -> String {
 fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Malformed> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
-        Ok(_) => Err(Malformed("bytes follow its end".to_owned())),
+        Ok(_) => Err(Malformed("bytes follow the end of the certificate".to_owned())),
         Err(error) => Err(malformed(error)),
     }
 }
 
-/// What is wrong, in words: the parser's own are made for its programmers.
+/// Describes a parser's error for operators: its own text is made for programmers.
 fn malformed(error: nom::Err<X509Error>) -> Malformed {
-    let words = match error {
-        nom::Err::Incomplete(_) => "it is cut short".to_owned(),
+    let text = match error {
+        nom::Err::Incomplete(_) => "it is truncated".to_owned(),
         nom::Err::Error(error) | nom::Err::Failure(error) => match error {
             X509Error::Der(_) | X509Error::NomError(_) | X509Error::Generic => {
-                "its DER is cut short or damaged".to_owned()
+                "its DER is truncated or damaged".to_owned()
             }
             other => other.to_string(),
         },
     };
-    Malformed(words)
+    Malformed(text)
 }
 
 #[cfg(test)]
@@ -258,18 +261,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_is_printed_as_in_rfc_3339() {
-        let moment = Timestamp(ASN1Time::from_timestamp(1_830_297_600).unwrap());
-        assert_eq!(moment.to_string(), "2028-01-01T00:00:00Z");
+    fn a_timestamp_is_printed_as_in_rfc_3339() {
+        let time = Timestamp(ASN1Time::from_timestamp(1_830_297_600).unwrap());
+        assert_eq!(time.to_string(), "2028-01-01T00:00:00Z");
     }
 
     #[test]
     fn a_validity_holds_in_its_first_and_in_its_last_second() {
-        let moment = Timestamp(ASN1Time::from_timestamp(1_000).unwrap());
+        let time = Timestamp(ASN1Time::from_timestamp(1_000).unwrap());
         let at = |milliseconds| UNIX_EPOCH + Duration::from_millis(milliseconds);
-        let begun = [999_999, 1_000_000, 1_000_999].map(|now| moment.has_begun(at(now)));
+        let begun = [999_999, 1_000_000, 1_000_999].map(|now| time.has_begun(at(now)));
         assert_eq!(begun, [false, true, true]);
-        let passed = [1_000_000, 1_000_999, 1_001_000].map(|now| moment.has_passed(at(now)));
+        let passed = [1_000_000, 1_000_999, 1_001_000].map(|now| time.has_passed(at(now)));
         assert_eq!(passed, [false, false, true]);
     }
 }

@@ -1,22 +1,22 @@
-//! A set of serial numbers, sorted.
+//! A sorted set of serial numbers.
 //!
-//! **Promises.** A number takes as many bytes as its class has, 8, 16 or 20, and nothing more: a million of
-//! them take less than the file that they came from.
+//! **Promises.** A number takes 8, 16 or 20 bytes, by its length, without any overhead: a million numbers take
+//! less memory than their file.
 //!
-//! **Not here.** Whose numbers they are.
+//! **Not here.** The issuers of the numbers.
 
-/// Serial numbers, as the content of their DER INTEGER has them.
+/// Serial numbers, as in the content of their DER INTEGER.
 #[derive(Default)]
 pub(super) struct Serials {
     of_8: Vec<[u8; 8]>,
     of_16: Vec<[u8; 16]>,
     of_20: Vec<[u8; 20]>,
-    /// RFC 5280 section 5.1.2.6 allows no more than 20 bytes; some CAs do not keep to it.
+    /// Longer numbers. RFC 5280 section 5.1.2.6 permits 20 bytes at most, but some CAs exceed that.
     longer: Vec<Box<[u8]>>,
 }
 
 impl Serials {
-    /// Adds a number. [`Self::sort`] comes before the first [`Self::contains`].
+    /// Adds a number. Call [`Self::sort`] before the first [`Self::contains`].
     pub(super) fn push(&mut self, serial: &[u8]) {
         let serial = shortest(serial);
         match serial.len() {
@@ -50,7 +50,7 @@ impl Serials {
     }
 }
 
-/// The number without bytes that only repeat its sign, as DER demands and some CAs do not have it.
+/// Returns the number without leading bytes that only repeat its sign. DER forbids them; some CAs write them.
 fn shortest(mut serial: &[u8]) -> &[u8] {
     while let [0, next, ..] = serial {
         if next & 0x80 != 0 {
@@ -61,7 +61,7 @@ fn shortest(mut serial: &[u8]) -> &[u8] {
     serial
 }
 
-/// The number with its sign in front, in two's complement: 0x80 and 0x0080 stay different.
+/// Sign-extends the number in two's complement, so that 0x80 and 0x0080 stay different.
 fn extended<const N: usize>(serial: &[u8]) -> [u8; N] {
     let negative = serial.first().is_some_and(|first| first & 0x80 != 0);
     let mut bytes = if negative { [0xff; N] } else { [0; N] };
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_in_front_do_not_matter_and_the_sign_does() {
+    fn leading_zeros_are_ignored_and_the_sign_is_not() {
         let mut serials = Serials::default();
         serials.push(&[0, 0, 0x80]);
         serials.sort();

@@ -42,7 +42,7 @@ fn entry(serial: u8, extensions: &[Vec<u8>]) -> Vec<u8> {
     der(SEQUENCE, &[&der(2, &[&[serial]]), &date, &extensions])
 }
 
-/// What a CRL is to be like.
+/// The wished contents of a CRL.
 #[derive(Default)]
 struct Wish {
     v1: bool,
@@ -98,7 +98,7 @@ impl Ca {
         der(SEQUENCE, &[&signed, &ECDSA_WITH_SHA256, &signature]).into()
     }
 
-    /// The state of the certificate with the serial number 7, and what is not used of the CRLs.
+    /// Returns the status of the certificate with the serial number 7, and the reasons for which CRLs are unused.
     fn status(
         &self,
         wishes: &[Wish],
@@ -134,7 +134,7 @@ fn a_crl_of_version_1_counts() {
 }
 
 #[test]
-fn what_is_no_complete_list_of_its_issuers_certificates_does_not_count_and_is_told() {
+fn an_incomplete_crl_does_not_count_and_is_reported() {
     let list = |extensions| Wish { extensions, ..Wish::default() };
     let scope = |content: &[u8]| vec![extension(28, true, &der(SEQUENCE, &[content]))];
     let cases = [
@@ -146,17 +146,17 @@ fn what_is_no_complete_list_of_its_issuers_certificates_does_not_count_and_is_to
         (list(vec![extension(99, true, &[5, 0])]), Unusable::Extension("2.5.29.99".to_owned())),
     ];
     for (wish, unusable) in cases {
-        let told = vec![UnusedReason::Unusable(unusable)];
-        assert_eq!(ca().status(&[wish], IsCa::NoCa), (UNKNOWN, told));
+        let unused = vec![UnusedReason::Unusable(unusable)];
+        assert_eq!(ca().status(&[wish], IsCa::NoCa), (UNKNOWN, unused));
     }
     let entries = vec![entry(8, &[extension(29, true, &[SEQUENCE, 0])])];
-    let told = vec![UnusedReason::Unusable(Unusable::EntryExtension("2.5.29.29".to_owned()))];
+    let unused = vec![UnusedReason::Unusable(Unusable::EntryExtension("2.5.29.29".to_owned()))];
     let wish = Wish { entries, ..Wish::default() };
-    assert_eq!(ca().status(&[wish], IsCa::NoCa), (UNKNOWN, told));
+    assert_eq!(ca().status(&[wish], IsCa::NoCa), (UNKNOWN, unused));
 }
 
 #[test]
-fn a_crl_about_devices_alone_states_nothing_about_cas_and_the_other_way_round() {
+fn a_crl_of_devices_only_does_not_cover_cas_and_vice_versa() {
     let about = |tag| Wish {
         extensions: vec![extension(28, true, &der(SEQUENCE, &[&[tag, 1, 0xff]])), number(1)],
         ..Wish::default()
@@ -172,7 +172,7 @@ fn a_crl_about_devices_alone_states_nothing_about_cas_and_the_other_way_round() 
 }
 
 #[test]
-fn an_entry_that_takes_an_earlier_one_back_does_not_revoke() {
+fn an_entry_with_remove_from_crl_does_not_revoke() {
     let because = |reason| vec![entry(7, &[extension(21, false, &[0x0a, 1, reason])])];
     let crl = |reason| Wish { entries: because(reason), ..Wish::default() };
     assert_eq!(ca().status(&[crl(1)], IsCa::NoCa).0, REVOKED);
@@ -180,28 +180,28 @@ fn an_entry_that_takes_an_earlier_one_back_does_not_revoke() {
 }
 
 #[test]
-fn a_ca_whose_key_usage_lacks_it_signs_no_crl() {
+fn a_ca_without_the_key_usage_signs_no_crl() {
     let ca = Ca::new(vec![KeyUsagePurpose::KeyCertSign]);
     let wish = || Wish { extensions: vec![number(1)], ..Wish::default() };
     assert_eq!(ca.status(&[wish()], IsCa::NoCa), (UNKNOWN, vec![UnusedReason::KeyUsage]));
 }
 
 #[test]
-fn numbers_say_which_is_newer_whatever_their_length() {
+fn the_larger_number_is_newer_at_any_length() {
     let crl = |number: &[u8], serial| Wish {
         extensions: vec![extension(20, false, &der(2, &[number]))],
         entries: vec![entry(serial, &[])],
         ..Wish::default()
     };
-    let told =
+    let counted =
         |result: (Result<(), CertificateError>, Vec<UnusedReason>)| (result.0, result.1.len());
     let (small, large) = (|serial| crl(&[0x7f], serial), |serial| crl(&[1, 0], serial));
-    assert_eq!(told(ca().status(&[large(7), small(8)], IsCa::NoCa)), (REVOKED, 1));
-    assert_eq!(told(ca().status(&[small(7), large(8)], IsCa::NoCa)), (Ok(()), 1));
+    assert_eq!(counted(ca().status(&[large(7), small(8)], IsCa::NoCa)), (REVOKED, 1));
+    assert_eq!(counted(ca().status(&[small(7), large(8)], IsCa::NoCa)), (Ok(()), 1));
 }
 
 #[test]
-fn a_crl_that_is_cut_short_or_goes_on_is_refused() {
+fn a_truncated_crl_or_one_with_trailing_bytes_is_refused() {
     let whole = ca().crl(&Wish { entries: vec![entry(7, &[]); 3], ..Wish::default() });
     let read = |bytes: &[u8]| Crl::read(Path::new("crl"), 1, bytes.to_vec().into()).is_ok();
     assert!(read(&whole));
@@ -212,8 +212,8 @@ fn a_crl_that_is_cut_short_or_goes_on_is_refused() {
 }
 
 #[test]
-fn a_damaged_entry_is_not_passed_over() {
-    // Without its date; with a tag that is none.
+fn a_damaged_entry_is_not_skipped() {
+    // An entry without a date, and one with the wrong tag.
     let entries = [der(SEQUENCE, &[&[2, 1, 7]]), der(4, &[&[2, 1, 7]])];
     for entry in entries {
         let crl = ca().crl(&Wish { entries: vec![entry], ..Wish::default() });

@@ -1,8 +1,8 @@
-//! Sessions that are remembered for devices without tickets.
+//! Remembered sessions, for devices without tickets.
 //!
-//! **Promises.** Their count and their bytes are bounded: the oldest give way.
+//! **Promises.** The number of sessions and their bytes are bounded: the oldest are removed first.
 //!
-//! **Not here.** What a session's state is, and how large one may be (`tickets.rs`).
+//! **Not here.** The content and the size of a session's state (`tickets.rs`).
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -15,7 +15,7 @@ use crate::lock::Lock;
 /// Sessions at most.
 const MAX_SESSIONS: usize = 1024;
 
-/// Bytes of all of them at most. One of a device with a certificate takes some 700.
+/// Bytes of all sessions at most. The session of a device with a certificate takes some 700.
 const MAX_BYTES: usize = 1 << 20;
 
 /// Sessions by their IDs.
@@ -25,7 +25,7 @@ pub(super) struct RememberedSessions(Lock<SessionTable>);
 #[derive(Default)]
 struct SessionTable {
     by_id: HashMap<Vec<u8>, RememberedSession>,
-    /// Each session's number and ID, the oldest first; also of some that have been taken since.
+    /// The number and ID of each session, the oldest first, including sessions that were taken.
     order: VecDeque<(u64, Vec<u8>)>,
     next: u64,
     bytes: usize,
@@ -59,7 +59,7 @@ impl SessionTable {
 }
 
 impl RememberedSessions {
-    /// Bytes of all of them.
+    /// Returns the bytes of all sessions.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.lock().bytes
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_give_way_to_new_ones_by_count_and_by_bytes() {
+    fn the_oldest_are_removed_by_count_and_by_bytes() {
         for size in [10, 700, 3000, 16_000] {
             let sessions = RememberedSessions::default();
             for number in 0..3000 {
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_taken_or_replaced_is_not_counted_any_more() {
+    fn a_session_that_is_taken_or_replaced_is_no_longer_counted() {
         let sessions = RememberedSessions::default();
         for _ in 0..3000 {
             assert!(sessions.put(id(1), vec![7; 100]));

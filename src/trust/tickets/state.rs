@@ -1,30 +1,30 @@
-//! What rustls seals into a ticket or remembers of a session, without what nobody needs.
+//! The state of a session that rustls seals into a ticket or remembers.
 //!
-//! rustls writes all certificates that a client has sent into it (`ServerSessionValue`), up to 64 KiB,
-//! which then go to the device and come back, or stay in memory.
+//! rustls writes all certificates that a client sent into it (`ServerSessionValue`), up to 64 KiB,
+//! which are then sent to the device and back, or stay in memory.
 //!
-//! **Promises.** What comes out has the certificates that are kept, and the rest as rustls wrote it.
-//! A state with another layout than rustls 0.23's is not touched.
+//! **Promises.** A reduced state has the selected certificates, and every other byte as rustls wrote it.
+//! A state whose layout is not that of rustls 0.23 is not changed.
 //!
-//! **Not here.** Which certificates are kept, and where it goes (`tickets.rs`).
+//! **Not here.** The choice of the certificates, the use of the state (`tickets.rs`).
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
-/// A state, taken apart.
+/// A parsed state.
 pub(super) struct State<'a> {
     before: &'a [u8],
-    /// The client's certificates, as it has sent them.
+    /// The client's certificates in the order in which it sent them.
     pub(super) certificates: Vec<CertificateDer<'a>>,
     after: &'a [u8],
 }
 
 impl<'a> State<'a> {
-    /// Takes a state apart; none if it has another layout.
+    /// Parses a state. Returns none if it has another layout.
     pub(super) fn parse(state: &'a [u8]) -> Option<Self> {
         let mut rest = Reader(state);
-        rest.optional(Reader::short)?; // the name asked for
+        rest.optional(Reader::short)?; // server name
         rest.take(4)?; // version, cipher suite
-        rest.short()?; // the secret
+        rest.short()?; // master secret
         rest.take(1)?; // extended master secret
         let before = &state[..state.len() - rest.0.len()];
         let certificates = certificates(rest.optional(Reader::long)?)?;
@@ -36,7 +36,7 @@ impl<'a> State<'a> {
         rest.0.is_empty().then_some(Self { before, certificates, after })
     }
 
-    /// The same with these certificates alone.
+    /// Returns the state with only these certificates. Returns none if they are too long.
     pub(super) fn with(&self, kept: &[&CertificateDer<'_>]) -> Option<Vec<u8>> {
         let mut state = self.before.to_vec();
         match kept {
@@ -55,7 +55,7 @@ impl<'a> State<'a> {
     }
 }
 
-/// The certificates of a list, each with three bytes for its length.
+/// Parses a list of certificates, each with a length of three bytes.
 fn certificates(list: &[u8]) -> Option<Vec<CertificateDer<'_>>> {
     let (mut rest, mut found) = (Reader(list), Vec::new());
     while !rest.0.is_empty() {
@@ -70,7 +70,7 @@ fn push_length(to: &mut Vec<u8>, length: usize) -> Option<()> {
     (bytes[0] == 0).then(|| to.extend_from_slice(&bytes[1..]))
 }
 
-/// What is still to be read.
+/// The bytes that are not parsed yet.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -80,19 +80,19 @@ impl<'a> Reader<'a> {
         Some(taken)
     }
 
-    /// What has one byte for its length.
+    /// Takes a value with a length of one byte.
     fn short(&mut self) -> Option<&'a [u8]> {
         let length = self.take(1)?[0];
         self.take(length.into())
     }
 
-    /// What has three bytes for its length.
+    /// Takes a value with a length of three bytes.
     fn long(&mut self) -> Option<&'a [u8]> {
         let length = self.take(3)?;
         self.take(u32::from_be_bytes([0, length[0], length[1], length[2]]) as usize)
     }
 
-    /// What has one byte for its presence; empty if it is not there.
+    /// Takes a value after a byte that states its presence. Returns an empty one if it is absent.
     fn optional(&mut self, read: fn(&mut Self) -> Option<&'a [u8]>) -> Option<&'a [u8]> {
         match self.take(1)? {
             [0] => Some(&[]),
@@ -106,7 +106,7 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
-    /// A state as rustls writes it.
+    /// Encodes a state as rustls does.
     fn state(name: Option<&[u8]>, certificates: &[&[u8]], alpn: Option<&[u8]>) -> Vec<u8> {
         let short = |bytes: &[u8]| [&[u8::try_from(bytes.len()).unwrap()], bytes].concat();
         let optional = |bytes: Option<&[u8]>| match bytes {
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn all_but_the_certificates_that_are_kept_is_dropped() {
+    fn only_the_selected_certificates_are_kept() {
         let (leaf, issuer, junk) = ([1; 300], [2; 400], vec![3; 30_000]);
         for (name, alpn) in [(None, None), (Some(&b"a.example"[..]), Some(&b"mqtt"[..]))] {
             let whole = state(name, &[&leaf, &junk, &issuer, &junk], alpn);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn another_layout_is_told_from_it() {
+    fn another_layout_is_detected() {
         let whole = state(Some(b"a"), &[&[1; 10]], None);
         for cut in 0..whole.len() {
             assert!(State::parse(&whole[..cut]).is_none(), "{cut} bytes");

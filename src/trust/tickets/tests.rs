@@ -1,6 +1,6 @@
-//! Sessions of real handshakes, by rustls's own connections.
+//! Sessions of real handshakes between rustls's own connections.
 //!
-//! **Not here.** What becomes of them over a socket: tests/client_auth.rs.
+//! **Not here.** The same over a socket: tests/client_auth.rs.
 
 use std::fs;
 use std::time::SystemTime;
@@ -24,8 +24,8 @@ fn params(name: &str) -> CertificateParams {
     params
 }
 
-/// Of two handshakes of a device that shows its own certificate, an intermediate's, and `junk`: the
-/// bytes that are remembered, and how the second one went.
+/// Makes two handshakes of a device that sends its own certificate, an intermediate's, and `junk`. Returns the
+/// bytes that are remembered, and the kind of the second handshake.
 async fn remembered(junk: Vec<CertificateDer<'static>>) -> (usize, Option<HandshakeKind>) {
     let dir = tempfile::tempdir().unwrap();
     let keys: Vec<_> = (0..3).map(|_| KeyPair::generate().unwrap()).collect();
@@ -74,7 +74,7 @@ async fn remembered(junk: Vec<CertificateDer<'static>>) -> (usize, Option<Handsh
 }
 
 #[tokio::test]
-async fn what_a_client_has_sent_for_nothing_is_not_remembered_and_its_session_is_resumed() {
+async fn unused_certificates_are_not_remembered_and_the_session_is_resumed() {
     let (usual, kind) = remembered(Vec::new()).await;
     assert_eq!(kind, Some(HandshakeKind::Resumed));
     let junk = (0..7).map(|_| CertificateDer::from(vec![0x30; 8000])).collect();

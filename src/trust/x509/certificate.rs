@@ -1,9 +1,9 @@
 //! A certificate as a part of a certification path: RFC 5280 section 4.
 //!
-//! **Promises.** What cannot be read is refused, not skipped: an extension that decides what the
-//! certificate may do, an extension that is there twice, a part of its name constraints.
+//! **Promises.** A part that cannot be parsed is an error if it restricts the certificate: an extension that
+//! decides its use, a duplicate extension, a part of its name constraints. It is never skipped.
 //!
-//! **Not here.** Which path it is part of (`path.rs`), which names it may have (`constraints.rs`).
+//! **Not here.** The path (`path.rs`), the comparison of names with constraints (`constraints.rs`).
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::names::CanonicalName;
 use super::signature::{PublicKey, Signed};
 use super::{CertInfo, Malformed, Timestamp, malformed};
 
-/// A certificate, with what a certification path needs of it.
+/// A parsed certificate, with the fields that a certification path needs.
 #[derive(Debug)]
 pub(crate) struct Certificate<'a> {
     pub(super) parsed: X509Certificate<'a>,
@@ -31,7 +31,7 @@ pub(crate) struct Certificate<'a> {
     pub(super) extensions: CertExtensions<'a>,
 }
 
-/// The extensions that decide what a certificate may do; none of version 1 has any.
+/// The extensions that decide the use of a certificate; version 1 has none.
 #[derive(Debug, Default)]
 pub(super) struct CertExtensions<'a> {
     /// RFC 5280 section 4.2.1.9.
@@ -50,14 +50,14 @@ pub(super) struct CertExtensions<'a> {
     unhandled: bool,
 }
 
-/// What basicConstraints has.
+/// The fields of basicConstraints.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Basic {
     pub(super) ca: bool,
     pub(super) max_path: Option<u32>,
 }
 
-/// What keyUsage allows.
+/// The uses that keyUsage permits.
 #[derive(Clone, Copy, Debug)]
 struct Usage {
     signs_certificates: bool,
@@ -65,7 +65,7 @@ struct Usage {
     authenticates: bool,
 }
 
-/// What extKeyUsage allows.
+/// The purposes that extKeyUsage permits.
 #[derive(Debug)]
 struct Purposes {
     client_auth: bool,
@@ -73,11 +73,10 @@ struct Purposes {
 }
 
 impl<'a> Certificate<'a> {
-    /// Reads a certificate.
+    /// Parses a certificate.
     ///
     /// # Errors
-    /// If it is not X.509 to its last byte, or an extension that decides what it may do cannot be
-    /// read.
+    /// If it is not X.509 to its last byte, or an extension that decides its use cannot be parsed.
     pub(crate) fn parse(der: &'a [u8]) -> Result<Self, Malformed> {
         let signed = Signed::parse(der)?;
         let (_, parsed) = X509Certificate::from_der(der).map_err(malformed)?;
@@ -85,7 +84,7 @@ impl<'a> Certificate<'a> {
             return Err(Malformed("it names two signature algorithms".to_owned()));
         }
         if parsed.version() != X509Version::V3 && !parsed.extensions().is_empty() {
-            return Err(Malformed("it has extensions, which only version 3 has".to_owned()));
+            return Err(Malformed("it has extensions, which only version 3 may have".to_owned()));
         }
         let twice = |_| Malformed("it has an extension twice".to_owned());
         parsed.tbs_certificate.extensions_map().map_err(twice)?;
@@ -99,12 +98,12 @@ impl<'a> Certificate<'a> {
         })
     }
 
-    /// Whether it is of version 1 or 2, which have no extensions.
+    /// Returns whether it is of version 1 or 2, which have no extensions.
     pub(crate) fn is_old(&self) -> bool {
         self.parsed.version() != X509Version::V3
     }
 
-    /// The public key of its subject.
+    /// Returns the public key of its subject.
     pub(crate) const fn key(&self) -> &PublicKey<'a> {
         &self.key
     }
@@ -139,32 +138,32 @@ impl<'a> Certificate<'a> {
         self.parsed.tbs_certificate.subject_pki.raw
     }
 
-    /// Whether subject and issuer have the same name: RFC 5280 section 6.1, "self-issued".
+    /// Returns whether subject and issuer have the same name: RFC 5280 section 6.1, "self-issued".
     pub(super) fn is_self_issued(&self) -> bool {
         self.subject == self.issuer
     }
 
-    /// Whether it says that it is a CA, and its key is not kept from signing certificates.
+    /// Returns whether its extensions state that it is a CA and permit its key to sign certificates.
     pub(super) fn is_ca(&self) -> bool {
         self.extensions.basic.is_some_and(|basic| basic.ca)
             && self.extensions.usage.is_none_or(|usage| usage.signs_certificates)
     }
 
-    /// Whether its keyUsage says that its key signs certificates.
+    /// Returns whether its keyUsage permits signing certificates; none without that extension.
     pub(super) fn signs_certificates(&self) -> Option<bool> {
         self.extensions.usage.map(|usage| usage.signs_certificates)
     }
 
-    /// Whether its keyUsage lets its key sign a handshake: RFC 8446 section 4.4.2.3.
+    /// Returns whether its keyUsage permits signing a handshake: RFC 8446 section 4.4.2.3.
     pub(super) fn may_authenticate(&self) -> bool {
         self.extensions.usage.is_none_or(|usage| usage.authenticates)
     }
 
-    /// Checks that it is valid at this time.
+    /// Checks that it is valid at `now`.
     pub(super) fn check_validity(&self, now: UnixTime) -> Result<(), CertificateError> {
         let validity = self.parsed.validity();
-        let unix = |moment: Timestamp| {
-            let seconds = u64::try_from(moment.timestamp()).unwrap_or(0);
+        let unix = |time: Timestamp| {
+            let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
             UnixTime::since_unix_epoch(Duration::from_secs(seconds))
         };
         let (not_before, not_after) =
@@ -178,7 +177,7 @@ impl<'a> Certificate<'a> {
         Ok(())
     }
 
-    /// Checks that its extKeyUsage does not keep it from clients: it, or what it has issued, is one.
+    /// Checks that its extKeyUsage, if it has one, permits clients.
     pub(super) fn check_purpose(&self) -> Result<(), CertificateError> {
         match &self.extensions.purposes {
             Some(purposes) if !purposes.client_auth => {
@@ -191,7 +190,7 @@ impl<'a> Certificate<'a> {
         }
     }
 
-    /// Checks that every critical extension has been processed: RFC 5280 section 4.2.
+    /// Checks that every critical extension is supported: RFC 5280 section 4.2.
     pub(super) const fn check_extensions(&self) -> Result<(), CertificateError> {
         if self.extensions.unhandled {
             return Err(CertificateError::UnhandledCriticalExtension);
@@ -225,7 +224,7 @@ impl<'a> CertExtensions<'a> {
             ParsedExtension::NameConstraints(constraints) => {
                 self.constraints = Some(whole(constraints, extension.value)?);
             }
-            // Read where a name is needed.
+            // Parsed later, when a name is needed.
             ParsedExtension::SubjectAlternativeName(_) => {}
             ParsedExtension::SubjectKeyIdentifier(id) => self.own_key_id = Some(id.0),
             ParsedExtension::AuthorityKeyIdentifier(id) => {
@@ -234,8 +233,8 @@ impl<'a> CertExtensions<'a> {
             ParsedExtension::ParseError { error } if decides(extension) => {
                 return Err(Malformed(format!("its extension {}: {error}", extension.oid)));
             }
-            // Neither narrows what a certificate may do: a distribution point, and policies where any of
-            // them will do (RFC 5280 section 6.1.1 (c)).
+            // Neither restricts a certificate: a distribution point, and policies when any policy is
+            // accepted (RFC 5280 section 6.1.1 (c)).
             ParsedExtension::CRLDistributionPoints(_) | ParsedExtension::CertificatePolicies(_) => {
             }
             _ => self.unhandled |= extension.critical,
@@ -260,19 +259,19 @@ impl Purposes {
     }
 }
 
-/// Whether an extension decides what a certificate may do, so that it must not be skipped: those of
+/// Returns whether an extension decides the use of a certificate, so that it must not be skipped: those of
 /// `2.5.29` for key usage, names, constraints and purposes.
 fn decides(extension: &X509Extension<'_>) -> bool {
     let deciding = [15, 17, 19, 30, 37].map(|last| [0x55, 0x1d, last]);
     extension.critical || deciding.iter().any(|oid| extension.oid.as_bytes() == oid)
 }
 
-/// Name constraints of which every part was understood: x509-parser drops what it cannot read.
+/// Returns name constraints if all of their parts were parsed: x509-parser drops parts that it cannot parse.
 fn whole<'a>(
     constraints: &NameConstraints<'a>,
     value: &'a [u8],
 ) -> Result<NameConstraints<'a>, Malformed> {
-    let bad = || Malformed("its name constraints cannot be read".to_owned());
+    let bad = || Malformed("its name constraints cannot be parsed".to_owned());
     let (behind, sequence) = Any::from_der(value).map_err(|_| bad())?;
     let (mut rest, mut parts) = (sequence.data, 0);
     while !rest.is_empty() {
@@ -281,7 +280,7 @@ fn whole<'a>(
     }
     let lists = [&constraints.permitted_subtrees, &constraints.excluded_subtrees];
     let understood = lists.into_iter().flatten().count();
-    // RFC 5280 section 4.2.1.10: it is no empty sequence.
+    // RFC 5280 section 4.2.1.10: the sequence is never empty.
     if !behind.is_empty() || parts == 0 || parts != understood {
         return Err(bad());
     }

@@ -1,10 +1,10 @@
 //! Name constraints: RFC 5280 section 4.2.1.10, as OpenSSL applies them (`v3_ncons.c`).
 //!
-//! **Promises.** A name of a kind that is constrained and not understood here is refused. Where a
+//! **Promises.** A name of a constrained kind that cannot be compared is refused. If a
 //! certificate has no DNS name in its SAN, its common names count as DNS names if they look like
-//! one: they are what the device is known by. The count of comparisons is bounded.
+//! DNS names, because they identify the device. The number of comparisons is bounded.
 //!
-//! **Not here.** Which constraints apply to which certificate (`path.rs`).
+//! **Not here.** The choice of the constraints for a certificate (`path.rs`).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -15,13 +15,13 @@ use super::certificate::Certificate;
 use super::names::{self, CanonicalName};
 use super::sans;
 
-/// More comparisons than this refuse a certificate. A device has a few names, a CA a few constraints.
+/// Comparisons for one certificate at most. A device has a few names, and a CA a few constraints.
 const MAX_COMPARISONS: usize = 100_000;
 
 /// `emailAddress`, RFC 2985 section 5.2.1.
 const EMAIL_ADDRESS: &str = "1.2.840.113549.1.9.1";
 
-/// Whether the names of a certificate keep to the constraints of a CA above it. `is_leaf`: the
+/// Returns whether the names of a certificate satisfy the constraints of a CA above it. `is_leaf`: the
 /// certificate is the device's own.
 pub(super) fn are_kept(
     constraints: &NameConstraints<'_>,
@@ -48,7 +48,7 @@ enum ConstrainedName<'a> {
     Uri(&'a str),
     Ip(&'a [u8]),
     Directory(CanonicalName),
-    /// A kind that cannot be compared.
+    /// A name of a kind that cannot be compared.
     Opaque(NameKind),
 }
 
@@ -113,7 +113,7 @@ impl<'a> ConstrainedName<'a> {
         }
     }
 
-    /// Whether it is in the subtree of a base of its own kind; none if that cannot be known.
+    /// Returns whether it is in the subtree of a base of the same kind; none if they cannot be compared.
     fn is_in(&self, base: &GeneralName<'_>) -> Option<bool> {
         match (self, base) {
             (Self::Dns(name), GeneralName::DNSName(base)) => Some(dns_is_in(name, base)),
@@ -130,7 +130,7 @@ impl<'a> ConstrainedName<'a> {
     }
 }
 
-/// The kind of a GeneralName, also of one that cannot be read.
+/// Returns the kind of a GeneralName, also if its value cannot be parsed.
 fn kind(name: &GeneralName<'_>) -> NameKind {
     match name {
         GeneralName::OtherName(..) => NameKind::Other,
@@ -156,20 +156,20 @@ fn kind(name: &GeneralName<'_>) -> NameKind {
     }
 }
 
-/// Where there are permitted subtrees of a name's kind, it is in one of them. A comparison that
-/// cannot be made permits nothing.
+/// Returns whether the name is in a permitted subtree, or there is none of its kind. A comparison that
+/// cannot be made does not permit the name.
 fn is_permitted(name: &ConstrainedName<'_>, permitted: &[GeneralSubtree<'_>]) -> bool {
     let mut own_kind = permitted.iter().filter(|tree| kind(&tree.base) == name.kind()).peekable();
     own_kind.peek().is_none() || own_kind.any(|tree| name.is_in(&tree.base) == Some(true))
 }
 
-/// A comparison that cannot be made excludes.
+/// Returns whether the name is in an excluded subtree. A comparison that cannot be made excludes the name.
 fn is_in_any(name: &ConstrainedName<'_>, excluded: &[GeneralSubtree<'_>]) -> bool {
     let mut own_kind = excluded.iter().filter(|tree| kind(&tree.base) == name.kind());
     own_kind.any(|tree| name.is_in(&tree.base) != Some(false))
 }
 
-/// `example.com` and what is below it; of `.example.com`, what is below it alone.
+/// Matches `example.com` and the names below it; for the base `.example.com`, only the names below it.
 fn dns_is_in(name: &str, base: &str) -> bool {
     let Some(at) = name.len().checked_sub(base.len()) else { return false };
     let (Some(front), Some(end)) = (name.get(..at), name.get(at..)) else { return false };
@@ -177,7 +177,7 @@ fn dns_is_in(name: &str, base: &str) -> bool {
         && (base.is_empty() || front.is_empty() || base.starts_with('.') || front.ends_with('.'))
 }
 
-/// A mailbox, all mailboxes of a host, or of the hosts below a domain.
+/// Matches a mailbox, all mailboxes of a host, or all mailboxes of the hosts below a domain.
 fn email_is_in(name: &str, base: &str) -> Option<bool> {
     let (user, host) = name.rsplit_once('@')?;
     Some(match base.rsplit_once('@') {
@@ -187,13 +187,14 @@ fn email_is_in(name: &str, base: &str) -> Option<bool> {
     })
 }
 
-/// The host of a URI, or of `.example.com` a host below it. A URI without a host is in none.
+/// Matches the host of a URI; for the base `.example.com`, the hosts below it. A URI without a host cannot be
+/// compared.
 fn uri_is_in(name: &str, base: &str) -> Option<bool> {
     let (_, rest) = name.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next().filter(|authority| !authority.is_empty())?;
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     if host.starts_with('[') {
-        // RFC 5280 section 4.2.1.10: "applies to the host part", which has to be a name.
+        // The constraint "applies to the host part", which must be a name: RFC 5280 section 4.2.1.10.
         return None;
     }
     let host = host.split_once(':').map_or(host, |(host, _)| host);
@@ -207,7 +208,7 @@ fn uri_is_in(name: &str, base: &str) -> Option<bool> {
     })
 }
 
-/// An address in a network, of the same family: the base has an address and a mask.
+/// Matches an address in a network of the same family. The base has an address and a mask.
 fn ip_is_in(name: &[u8], base: &[u8]) -> Option<bool> {
     let (v4, v6) = (size_of::<Ipv4Addr>(), size_of::<Ipv6Addr>());
     if ![v4, v6].contains(&name.len()) || ![2 * v4, 2 * v6].contains(&base.len()) {
@@ -221,8 +222,8 @@ fn ip_is_in(name: &[u8], base: &[u8]) -> Option<bool> {
     Some(bytes.into_iter().all(|((name, network), mask)| name & mask == network & mask))
 }
 
-/// Whether a common name is plausible as a DNS name: at least two labels of letters, digits, `-` and
-/// `_`. OpenSSL goes by the same (`cn2dnsid`).
+/// Returns whether a common name can be a DNS name: at least two labels of letters, digits, `-` and
+/// `_`. OpenSSL has the same rule (`cn2dnsid`).
 fn looks_like_dns(name: &str) -> bool {
     let label = |label: &str| {
         let inner = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';

@@ -1,8 +1,9 @@
-//! What a certificate says, for people.
+//! The details of a certificate that `probe` shows.
 //!
-//! **Promises.** Texts are as the certificate has them: whoever shows them to a terminal escapes them.
+//! **Promises.** Text is returned as it is in the certificate. The caller escapes it before it writes it to a
+//! terminal.
 //!
-//! **Not here.** What the program itself goes by (`x509.rs`).
+//! **Not here.** The fields that decide anything (`x509.rs`).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -13,25 +14,24 @@ use x509_parser::x509::{SubjectPublicKeyInfo, X509Name};
 
 use super::{Malformed, Timestamp, fingerprint, malformed, parse, sans, serial};
 
-/// What a certificate says.
+/// The details of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Details {
     pub(crate) subject: String,
     pub(crate) issuer: String,
-    /// Those of the SAN that a client compares with or that say who it is: DNS names, IP addresses,
-    /// URIs, mail addresses.
+    /// The names of the SAN: DNS names, IP addresses, URIs and mail addresses.
     pub(crate) names: Vec<String>,
-    /// Such as `ECDSA P-256` or `RSA 2048`.
+    /// For example `ECDSA P-256` or `RSA 2048`.
     pub(crate) key: String,
-    /// In hexadecimal, as openssl prints it.
+    /// The serial number in hexadecimal, as openssl prints it.
     pub(crate) serial: String,
-    /// Of the whole certificate, in hexadecimal with colons, as openssl prints it.
+    /// The fingerprint of the whole certificate, in hexadecimal with colons, as openssl prints it.
     pub(crate) sha256: String,
     pub(crate) not_before: Timestamp,
     pub(crate) not_after: Timestamp,
 }
 
-/// Reads what a certificate says.
+/// Parses the details of a certificate.
 ///
 /// # Errors
 /// If it is not X.509.
@@ -49,10 +49,10 @@ pub(crate) fn details(der: &CertificateDer<'_>) -> Result<Details, Malformed> {
     })
 }
 
-/// An encoded name in words, such as the hints have that come with a request for a certificate.
+/// Returns an encoded name as text, for example one of the CA names in a request for a certificate.
 ///
 /// # Errors
-/// If it is none.
+/// If it is not a name.
 pub(crate) fn name(der: &[u8]) -> Result<String, Malformed> {
     match X509Name::from_der(der) {
         Ok((_, name)) => Ok(name.to_string()),

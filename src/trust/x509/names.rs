@@ -1,16 +1,16 @@
 //! Comparison of distinguished names by RFC 5280 section 7.1.
 //!
-//! **Promises.** Two names are equal if they differ in the string type, in the case of ASCII letters,
-//! or in white space alone, as in OpenSSL (`x509_name_canon`). Other values compare by their bytes.
+//! **Promises.** Two names are equal if they differ only in the string type, in the case of ASCII letters,
+//! or in white space, as in OpenSSL (`x509_name_canon`). Other values are compared by their bytes.
 //!
-//! **Not here.** Whether an equal name means anything: the issuer's key has to verify the signature.
+//! **Not here.** Trust: an equal name proves nothing until the issuer's key verifies the signature.
 
 use std::borrow::Cow;
 
 use x509_parser::asn1_rs::{Any, Tag};
 use x509_parser::x509::{RelativeDistinguishedName, X509Name};
 
-/// A distinguished name in one form for all its encodings: equal names have equal bytes.
+/// A distinguished name in a canonical form: equal names have equal bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct CanonicalName(Box<[u8]>);
 
@@ -23,9 +23,9 @@ impl CanonicalName {
         Self(bytes.into())
     }
 
-    /// Whether `self` is in the subtree of `base`: it begins with all its parts.
+    /// Returns whether `self` is in the subtree of `base`: it begins with all parts of `base`.
     pub(super) fn is_below(&self, base: &Self) -> bool {
-        // Each part has its length in front, so that a part never begins with another one.
+        // Each part is preceded by its length, so that no part is a prefix of another.
         self.0.starts_with(&base.0)
     }
 
@@ -34,7 +34,7 @@ impl CanonicalName {
     }
 }
 
-/// Appends a part of a name, whose attributes are a set and have no order.
+/// Appends a part of a name. Its attributes are a set, so they are sorted.
 fn push_rdn(bytes: &mut Vec<u8>, rdn: &RelativeDistinguishedName<'_>) {
     let mut attributes: Vec<_> = rdn
         .iter()
@@ -55,13 +55,13 @@ fn push_rdn(bytes: &mut Vec<u8>, rdn: &RelativeDistinguishedName<'_>) {
     push(bytes, &attributes.concat());
 }
 
-/// Appends bytes with their length in front.
+/// Appends the length of `bytes`, then `bytes`.
 fn push(to: &mut Vec<u8>, bytes: &[u8]) {
     to.extend(bytes.len().to_be_bytes());
     to.extend_from_slice(bytes);
 }
 
-/// Lower case, no white space at either end, one space for each run of it.
+/// Converts ASCII letters to lower case, removes white space at both ends, and replaces each other run of it by one space.
 fn folded(text: &str) -> String {
     let words: Vec<_> = text.split_ascii_whitespace().collect();
     let mut folded = words.join(" ");
@@ -69,8 +69,8 @@ fn folded(text: &str) -> String {
     folded
 }
 
-/// The text of an attribute, also in the string types that old CAs still write: RFC 5280 section
-/// 4.1.2.4. None for other types, and for bytes that are no text of their type.
+/// Returns the text of an attribute, also in the string types of old CAs: RFC 5280 section 4.1.2.4.
+/// Returns none for other types, and for bytes that are not text of their type.
 pub(super) fn text<'a>(value: &Any<'a>) -> Option<Cow<'a, str>> {
     let decoded = |units: &mut dyn Iterator<Item = Option<char>>| {
         units.map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect::<String>()
@@ -81,7 +81,7 @@ pub(super) fn text<'a>(value: &Any<'a>) -> Option<Cow<'a, str>> {
         | Tag::Ia5String
         | Tag::NumericString
         | Tag::VisibleString => std::str::from_utf8(value.data).ok().map(Cow::Borrowed),
-        // T.61 by its name, Latin-1 by what everybody puts into it.
+        // The type is T.61, but CAs write Latin-1 into it.
         Tag::T61String => Some(value.data.iter().copied().map(char::from).collect()),
         Tag::BmpString => {
             let units = value.data.as_chunks().0.iter().map(|&unit| u16::from_be_bytes(unit));
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn string_types_case_and_white_space_do_not_tell_names_apart() {
+    fn string_types_case_and_white_space_do_not_distinguish_names() {
         let utf8 = name(&[(10, Tag::Utf8String, b"Plant"), (3, Tag::Utf8String, b"Plant CA")]);
         for (tag, value) in [
             (Tag::PrintableString, &b"Plant CA"[..]),

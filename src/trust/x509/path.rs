@@ -1,20 +1,19 @@
 //! The certification path from a device's certificate to a CA that is trusted: RFC 5280 section 6.
 //!
-//! What a client sends is a heap of certificates. Names and key identifiers alone are followed first:
-//! what does not lead to a trusted CA costs no signature check. Signatures are then checked from the
-//! CA downwards, each certificate's once, so that a check is made with a key that is trusted already.
-//! The one path that comes out is checked against everything that its certificates say.
+//! A client sends certificates in any order. Only names and key identifiers are followed first:
+//! certificates that do not lead to a trusted CA cost no signature check. Signatures are then checked from the
+//! CA downwards, once for each certificate, so that each check uses a key that is already trusted.
+//! The resulting path is checked against all extensions of its certificates.
 //!
-//! **Promises.** There is no search through combinations. Each signature check that succeeds is of another
-//! certificate, and those that fail are at most twice the count of CAs that share a name, and
-//! [`SPARE_SIGNATURES`]. Certificates
-//! that are sent twice, in any order, or for nothing, do no harm.
+//! **Promises.** Combinations are not searched. At most one signature check succeeds for each certificate, and
+//! at most twice the number of CAs that share a name plus [`SPARE_SIGNATURES`] fail. Duplicates, unused
+//! certificates and any order are accepted.
 //!
 //! webpki is not used here: it tries every order of certificates that share a name, compares names
-//! by their bytes, cannot read version 1, knows no name constraints but those of DNS and IP, and
-//! asks nothing of the CA itself.
+//! by their bytes, cannot parse version 1, supports only name constraints of DNS and IP, and
+//! does not check the CA's own extensions.
 //!
-//! **Not here.** How many certificates may be sent, CRLs (`trust/certs/verifier.rs`).
+//! **Not here.** The limits of what may be sent, CRLs (`trust/certs/verifier.rs`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,14 +27,14 @@ use super::names::CanonicalName;
 use super::signature::{Algorithms, PublicKey};
 use super::{Malformed, constraints};
 
-/// Certificates of a path, at most. webpki has 7.
+/// Certificates of a path at most. webpki permits 7.
 const MAX_PATH: usize = 10;
 
-/// Signature checks that may fail, beyond those that CAs of one name need: where an intermediate has
-/// got a new key, two have its name for a while.
+/// Signature checks that may fail in addition to those for CAs that share a name: while an intermediate CA
+/// changes its key, two certificates have its name.
 const SPARE_SIGNATURES: usize = 4;
 
-/// A CA that is trusted to issue devices, or CAs that do.
+/// A CA that is trusted to issue devices, or CAs that issue devices.
 #[derive(Debug)]
 pub(crate) struct Anchor {
     der: CertificateDer<'static>,
@@ -113,8 +112,8 @@ impl Anchor {
     }
 }
 
-/// Whether a certificate of `client_ca` issues others. Version 1 has no extension to say so: there,
-/// a root is a CA.
+/// Returns whether a certificate of `client_ca` issues others. Version 1 has no extension that states it, so
+/// a root of version 1 is a CA.
 fn is_root(certificate: &Certificate<'_>) -> bool {
     match (certificate.signs_certificates(), certificate.extensions.basic) {
         (Some(false), _) => false,
@@ -124,16 +123,16 @@ fn is_root(certificate: &Certificate<'_>) -> bool {
     }
 }
 
-/// The CAs that are trusted, by their names.
+/// The trusted CAs by name.
 #[derive(Debug, Default)]
 pub(crate) struct Anchors {
     by_name: HashMap<CanonicalName, Vec<Arc<Anchor>>>,
-    /// How many share a name at most.
+    /// The largest number of CAs that share a name.
     most_of_a_name: usize,
 }
 
 impl Anchors {
-    /// Adds a CA; the same certificate twice is one.
+    /// Adds a CA, unless the same certificate was added before.
     pub(crate) fn add(&mut self, anchor: impl Into<Arc<Anchor>>) {
         let anchor = anchor.into();
         let of_its_name = self.by_name.entry(anchor.subject.clone()).or_default();
@@ -148,19 +147,18 @@ impl Anchors {
     }
 }
 
-/// A certification path: the device's certificate first, each one issued by the next, and the CA that
-/// has issued the last.
+/// A certification path: the device's certificate, the issuer of each, and the CA that issued the last.
 #[derive(Debug)]
 pub(crate) struct CertificationPath<'a> {
-    /// Places in what was sent, the device's own, 0, first.
+    /// Indexes into the certificates that were sent. The device's own, 0, is first.
     pub(crate) places: Vec<usize>,
     pub(crate) anchor: &'a Anchor,
 }
 
-/// Finds the path of the first certificate: by names, then by signatures.
+/// Finds the path of the first certificate by names, then by signatures.
 ///
 /// # Errors
-/// If there is none: no CA of such a name, or a signature that is not its key's.
+/// If there is none: no CA has such a name, or a signature is not valid for its key.
 pub(crate) fn find<'a>(
     sent: &[Certificate<'_>],
     anchors: &'a Anchors,
@@ -181,7 +179,7 @@ pub(crate) fn find<'a>(
     path.ok_or(search.failure)
 }
 
-/// How many certificates of `sent` lie between each one and a CA, by their names alone; none where
+/// Returns the number of certificates between each certificate of `sent` and a CA, by names only; none if
 /// no CA is reached.
 fn hops(sent: &[Certificate<'_>], anchors: &Anchors) -> Vec<Option<usize>> {
     let mut hops: Vec<_> =
@@ -201,10 +199,10 @@ fn hops(sent: &[Certificate<'_>], anchors: &Anchors) -> Vec<Option<usize>> {
     hops
 }
 
-/// Who has issued a certificate, as far as is known.
+/// The issuer of a certificate, as far as the search has found it.
 enum FoundIssuer<'a> {
     Unknown,
-    /// It is being looked for, or there is none.
+    /// The search for it is in progress, or found none.
     None,
     Anchor(&'a Anchor),
     Sent(usize),
@@ -216,14 +214,14 @@ struct Search<'s, 'a> {
     algorithms: &'s Algorithms,
     now: UnixTime,
     hops: Vec<Option<usize>>,
-    /// Signature checks that may still fail.
+    /// Remaining budget of signature checks that fail.
     failures_left: usize,
     issuers: Vec<FoundIssuer<'a>>,
     failure: CertificateError,
 }
 
 impl<'a> Search<'_, 'a> {
-    /// Whether the certificate at this place has a path; its issuer is then known, and so on up.
+    /// Returns whether the certificate at this index has a path. If so, `issuers` has the path.
     fn reach(&mut self, at: usize) -> bool {
         match self.issuers[at] {
             FoundIssuer::Unknown => {}
@@ -238,7 +236,7 @@ impl<'a> Search<'_, 'a> {
             }
         }
         for issuer in self.issuers_of(at) {
-            // From the CA downwards: a key that is not trusted is not worth a check.
+            // From the CA downwards: a check with a key that is not trusted proves nothing.
             if self.reach(issuer) && self.is_signed_by(at, &self.sent[issuer].key) {
                 self.issuers[at] = FoundIssuer::Sent(issuer);
                 return true;
@@ -247,8 +245,8 @@ impl<'a> Search<'_, 'a> {
         false
     }
 
-    /// The CAs with the name of a certificate's issuer, the likely one first: the key identifier is a
-    /// hint (RFC 5280 section 4.2.1.1), since CAs have been renewed with another.
+    /// Returns the CAs with the name of a certificate's issuer, the most likely first. The key identifier is
+    /// only a hint (RFC 5280 section 4.2.1.1): renewed CAs can have another one.
     fn anchors_of(&self, at: usize) -> Vec<&'a Anchor> {
         let certificate = &self.sent[at];
         let named = self.anchors.named(&certificate.issuer);
@@ -262,7 +260,7 @@ impl<'a> Search<'_, 'a> {
         anchors
     }
 
-    /// The certificates of `sent` that may have issued one by their names, the likely one first.
+    /// Returns the certificates of `sent` with the name of a certificate's issuer, the most likely first.
     fn issuers_of(&self, at: usize) -> Vec<usize> {
         let certificate = &self.sent[at];
         let mut issuers: Vec<_> = (0..self.sent.len())
@@ -295,7 +293,7 @@ impl<'a> Search<'_, 'a> {
         }
     }
 
-    /// The path of the first certificate, which [`Self::reach`] has found.
+    /// Returns the path of the first certificate, which [`Self::reach`] found.
     fn path(&self) -> Option<CertificationPath<'a>> {
         let mut places = vec![0];
         loop {
@@ -308,21 +306,21 @@ impl<'a> Search<'_, 'a> {
     }
 }
 
-/// Whether two key identifiers are known, and not the same.
+/// Returns whether both key identifiers are known and differ.
 fn is_other(wanted: Option<&[u8]>, found: Option<&[u8]>) -> bool {
     wanted.zip(found).is_some_and(|(wanted, found)| wanted != found)
 }
 
-/// Why a path is none, where rustls has no word for it.
+/// A reason to reject a path for which rustls has no error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PathError {
-    #[error("an intermediate certificate is no CA: see its basicConstraints and keyUsage")]
+    #[error("an intermediate certificate is not a CA, by its basicConstraints or keyUsage")]
     NotCa,
-    #[error("there are more CAs below one of its CAs than that one's pathLenConstraint allows")]
+    #[error("more CAs are below one of its CAs than the pathLenConstraint of that CA permits")]
     TooLong,
-    #[error("its names are not among those that the name constraints of one of its CAs allow")]
+    #[error("the name constraints of one of its CAs do not permit its names")]
     NameNotAllowed,
-    #[error("it is a CA's own certificate, not a device's")]
+    #[error("it is the certificate of a CA, not of a device")]
     CaAsDevice,
 }
 
@@ -333,12 +331,12 @@ impl From<PathError> for CertificateError {
 }
 
 impl CertificationPath<'_> {
-    /// Checks everything that the certificates of the path say, at this time: validity, purpose,
-    /// critical extensions, path length, name constraints; those of the CA as well, but for its
-    /// validity (a CA that has expired in the night still knows its devices).
+    /// Checks the certificates of the path at `now`: validity, purpose, critical extensions, path length and
+    /// name constraints. The CA is checked as well, except for its validity: devices must not be refused
+    /// because their CA expired during the night.
     ///
     /// # Errors
-    /// The first thing that is wrong, from the device's certificate upwards.
+    /// The first check that fails, from the device's certificate upwards.
     pub(crate) fn check(
         &self,
         sent: &[Certificate<'_>],
@@ -351,7 +349,8 @@ impl CertificationPath<'_> {
             certificate.check_extensions()?;
         }
         self.anchor.purpose.clone()?;
-        let (leaf, intermediates) = path.split_first().expect("it begins with the device's own");
+        let (leaf, intermediates) =
+            path.split_first().expect("a path begins with the device's certificate");
         if leaf.extensions.basic.is_some_and(|basic| basic.ca) {
             return Err(PathError::CaAsDevice.into());
         }
@@ -373,9 +372,9 @@ impl CertificationPath<'_> {
     }
 }
 
-/// Checks how many CAs are below a CA; `below` begins with the device's certificate.
+/// Checks the number of CAs below a CA. `below` begins with the device's certificate.
 fn check_length(max_path: Option<u32>, below: &[&Certificate<'_>]) -> Result<(), CertificateError> {
-    // RFC 5280 section 4.2.1.9: self-issued certificates and the last one do not count.
+    // Self-issued certificates and the last one do not count: RFC 5280 section 4.2.1.9.
     let cas = below[1..].iter().filter(|certificate| !certificate.is_self_issued()).count();
     match max_path.map(usize::try_from) {
         Some(Ok(max)) if cas > max => Err(PathError::TooLong.into()),
@@ -383,7 +382,7 @@ fn check_length(max_path: Option<u32>, below: &[&Certificate<'_>]) -> Result<(),
     }
 }
 
-/// Checks the names of the certificates below a CA; `below` begins with the device's certificate.
+/// Checks the names of the certificates below a CA. `below` begins with the device's certificate.
 fn check_names(
     constraints: Option<&NameConstraints<'_>>,
     below: &[&Certificate<'_>],
@@ -400,7 +399,7 @@ fn check_names(
     Ok(())
 }
 
-/// Checks the certificate of a device that is trusted by itself, at this time.
+/// Checks the certificate of a pinned device at `now`.
 ///
 /// # Errors
 /// If it is not valid, or not for clients.

@@ -1,10 +1,10 @@
-//! Signatures of certificates and CRLs, by rustls's algorithms.
+//! Signatures of certificates and CRLs, verified with rustls's algorithms.
 //!
-//! **Promises.** An algorithm is picked by what the signed object and the key both state. Java's
-//! NULL parameters of an ECDSA signature are taken for absent, as in OpenSSL (RFC 5758 section 3.2
-//! forbids them, CAs write them).
+//! **Promises.** The algorithm is the one that both the signed object and the key name. NULL parameters of
+//! an ECDSA signature, which Java writes, are ignored as in OpenSSL (RFC 5758 section 3.2 forbids them, but
+//! CAs write them).
 //!
-//! **Not here.** Who may sign what (`path.rs`).
+//! **Not here.** The permission to sign (`path.rs`).
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ use x509_parser::asn1_rs::{Any, BitString, FromDer, Oid};
 use super::Malformed;
 use crate::trust::digest::Digest;
 
-/// The algorithms that signatures are verified by.
+/// The algorithms with which signatures are verified.
 pub(crate) type Algorithms = [&'static dyn SignatureVerificationAlgorithm];
 
 /// The start of the object identifiers of `ecdsa-with-SHA2`: RFC 5758 section 3.2.
@@ -24,7 +24,7 @@ const ECDSA_WITH_SHA2: [u8; 9] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04
 /// An encoded NULL.
 const NULL: [u8; 2] = [0x05, 0x00];
 
-/// What was signed, by which algorithm, and the signature: RFC 5280 sections 4.1.1 and 5.1.1.
+/// The signed bytes, the signature and its algorithm: RFC 5280 sections 4.1.1 and 5.1.1.
 #[derive(Clone, Debug)]
 pub(crate) struct Signed<'a> {
     message: &'a [u8],
@@ -33,7 +33,7 @@ pub(crate) struct Signed<'a> {
     signature: Cow<'a, [u8]>,
 }
 
-/// A public key, and what it is for.
+/// A public key with its algorithm.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PublicKey<'a> {
     /// The content of an AlgorithmIdentifier.
@@ -42,10 +42,10 @@ pub(crate) struct PublicKey<'a> {
 }
 
 impl<'a> Signed<'a> {
-    /// Takes a certificate or CRL apart.
+    /// Splits a certificate or CRL into its three parts.
     ///
     /// # Errors
-    /// If it is not the three parts of one, to its last byte.
+    /// If it does not have these parts, to its last byte.
     pub(crate) fn parse(der: &'a [u8]) -> Result<Self, Malformed> {
         let (behind, whole) = any(der)?;
         let (rest, _) = any(whole)?;
@@ -53,7 +53,7 @@ impl<'a> Signed<'a> {
         let (rest, algorithm) = any(rest)?;
         let signature = last_bits(rest)?;
         if !behind.is_empty() {
-            return Err(Malformed("there are bytes behind its end".to_owned()));
+            return Err(Malformed("bytes follow its end".to_owned()));
         }
         Ok(Self { message, algorithm, signature })
     }
@@ -63,10 +63,10 @@ impl<'a> Signed<'a> {
         self.algorithm
     }
 
-    /// Verifies the signature by the signer's key.
+    /// Verifies the signature with the signer's key.
     ///
     /// # Errors
-    /// If it is not the key's, or of an algorithm that is not among `algorithms`.
+    /// If it is not valid for the key, or its algorithm is not in `algorithms`.
     pub(crate) fn verify(
         &self,
         key: &PublicKey<'_>,
@@ -92,17 +92,17 @@ impl<'a> Signed<'a> {
 }
 
 impl<'a> PublicKey<'a> {
-    /// Reads a SubjectPublicKeyInfo: RFC 5280 section 4.1.2.7.
+    /// Parses a SubjectPublicKeyInfo: RFC 5280 section 4.1.2.7.
     pub(crate) fn parse(info: &'a [u8]) -> Result<Self, Malformed> {
         let (_, whole) = any(info)?;
         let (rest, algorithm) = any(whole)?;
         Ok(Self { algorithm: algorithm.into(), key: last_bits(rest)? })
     }
 
-    /// Verifies the signature over a message, by the first algorithm that is for such a key.
+    /// Verifies the signature over a message with the first algorithm for keys of this kind.
     ///
     /// # Errors
-    /// If it is not this key's, or none of `algorithms` is for it.
+    /// If it is not valid for this key, or none of `algorithms` is for keys of this kind.
     pub(crate) fn verify(
         &self,
         message: &[u8],
@@ -141,18 +141,18 @@ impl<'a> PublicKey<'a> {
     }
 }
 
-/// The dotted form of the object identifier that an AlgorithmIdentifier's content begins with.
+/// Returns the dotted form of the object identifier at the start of an AlgorithmIdentifier's content.
 pub(crate) fn algorithm_name(content: &[u8]) -> String {
     Oid::from_der(content).map_or_else(|_| "unknown".to_owned(), |(_, oid)| oid.to_id_string())
 }
 
-/// The content of the first value, and what comes behind it.
+/// Returns the bytes after the first value, and the content of that value.
 fn any(der: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     let (rest, value) = Any::from_der(der).map_err(|error| Malformed(error.to_string()))?;
     Ok((rest, value.data))
 }
 
-/// The whole bytes of a bit string with nothing behind it.
+/// Returns the bytes of a bit string that is the last value and has no unused bits.
 fn last_bits(der: &[u8]) -> Result<Cow<'_, [u8]>, Malformed> {
     match BitString::from_der(der) {
         Ok(([], bits)) if bits.unused_bits == 0 => Ok(bits.data),

@@ -1,4 +1,4 @@
-//! Paths from certificates that are made here.
+//! Tests of paths, with generated certificates.
 //!
 //! **Not here.** The same over a socket: tests/client_auth.rs.
 
@@ -22,7 +22,7 @@ thread_local! {
     static CHECKS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// An algorithm that counts how often it is used.
+/// An algorithm that counts its uses.
 #[derive(Debug)]
 struct Counted(&'static dyn SignatureVerificationAlgorithm);
 
@@ -41,7 +41,7 @@ impl SignatureVerificationAlgorithm for Counted {
     }
 }
 
-/// A CA, or one that pretends to be.
+/// A CA, or a forger with the name of one.
 struct Ca {
     params: CertificateParams,
     key: KeyPair,
@@ -86,7 +86,7 @@ impl Ca {
         params.signed_by(key, &issuer).unwrap().der().clone()
     }
 
-    /// The certificate of a CA below this one.
+    /// Issues the certificate of a CA below this one.
     fn below(&self, ca: &Self) -> Der {
         self.certify(&ca.params, &ca.key)
     }
@@ -100,7 +100,7 @@ fn now() -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(1_800_000_000))
 }
 
-/// The places of the path, and how many signatures were checked for it.
+/// Returns the indexes of the path, and the number of signature checks.
 fn verdict(cas: &[Der], sent: &[&Der]) -> (Result<Vec<usize>, CertificateError>, usize) {
     let mut anchors = Anchors::default();
     for ca in cas {
@@ -154,8 +154,8 @@ fn certificates_that_lead_to_no_ca_cost_no_signature_check() {
 }
 
 #[test]
-fn certificates_that_all_could_have_issued_one_another_cost_a_few_checks() {
-    // They have the CA's name, which everybody knows, and names of each other, but not its key.
+fn certificates_that_could_have_issued_each_other_cost_few_checks() {
+    // They have the public name of the CA and the names of each other, but not the key of the CA.
     let (ours, forger) = (Ca::named("root").itself(), Ca::named("root"));
     let names = ["a", "b", "c"];
     let heap: Vec<_> = (0..9)
@@ -173,7 +173,7 @@ fn certificates_that_all_could_have_issued_one_another_cost_a_few_checks() {
 }
 
 #[test]
-fn of_cas_that_share_a_name_the_one_whose_key_has_signed_is_found() {
+fn of_cas_that_share_a_name_the_signer_is_found() {
     let generations: Vec<_> = (0..12).map(|_| Ca::named("plant CA")).collect();
     let cas: Vec<_> = generations.iter().map(Ca::itself).collect();
     for (i, ca) in generations.iter().enumerate() {
@@ -188,7 +188,7 @@ fn of_cas_that_share_a_name_the_one_whose_key_has_signed_is_found() {
 }
 
 #[test]
-fn of_intermediates_that_share_a_name_the_one_whose_key_has_signed_is_found() {
+fn of_intermediates_that_share_a_name_the_signer_is_found() {
     let (root, old, new) = (Ca::named("root"), Ca::named("factory"), Ca::named("factory"));
     let (old_der, new_der) = (root.below(&old), root.below(&new));
     let leaf = new.issue(&params("device"));
@@ -197,7 +197,7 @@ fn of_intermediates_that_share_a_name_the_one_whose_key_has_signed_is_found() {
 }
 
 #[test]
-fn of_two_certificates_of_one_intermediate_the_valid_one_is_taken() {
+fn of_two_certificates_of_one_intermediate_the_valid_one_is_used() {
     let (root, factory) = (Ca::named("root"), Ca::named("factory"));
     let mut expired = ca_params("factory");
     expired.not_after = date_time_ymd(2021, 1, 1);
@@ -209,7 +209,7 @@ fn of_two_certificates_of_one_intermediate_the_valid_one_is_taken() {
 }
 
 #[test]
-fn a_cross_certificate_of_an_unknown_root_is_passed_by() {
+fn a_cross_certificate_of_an_unknown_root_is_ignored() {
     let (root, unknown, factory) = (Ca::named("root"), Ca::named("unknown"), Ca::named("factory"));
     let (cross, ours) = (unknown.below(&factory), root.below(&factory));
     let leaf = factory.issue(&params("device"));
@@ -227,7 +227,7 @@ fn certificates_that_issue_each_other_end_the_search() {
 }
 
 #[test]
-fn what_is_no_ca_issues_nothing() {
+fn a_certificate_that_is_not_a_ca_issues_nothing() {
     let root = Ca::named("root");
     let mut no_key_usage = ca_params("factory");
     no_key_usage.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -240,7 +240,7 @@ fn what_is_no_ca_issues_nothing() {
 }
 
 #[test]
-fn a_certificate_of_the_bundle_is_a_ca_by_what_it_says_of_itself() {
+fn a_certificate_of_the_bundle_is_a_ca_by_its_extensions() {
     let is_anchor = |params| anchor(&Ca::new(params).itself()).is_some();
     assert!(is_anchor(ca_params("ca")));
     let mut usage = ca_params("ca");
@@ -255,11 +255,11 @@ fn a_certificate_of_the_bundle_is_a_ca_by_what_it_says_of_itself() {
     assert!(!is_anchor(explicit), "cA is false");
     let mut by_usage = params("old ca");
     by_usage.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    assert!(is_anchor(by_usage), "keyCertSign without basicConstraints, as OpenSSL takes it");
+    assert!(is_anchor(by_usage), "keyCertSign without basicConstraints, as in OpenSSL");
 }
 
 #[test]
-fn a_ca_of_the_bundle_keeps_to_its_own_path_length_and_purpose() {
+fn the_path_length_and_purpose_of_a_ca_of_the_bundle_hold() {
     let mut short = ca_params("root");
     short.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     let (root, factory) = (Ca::new(short), Ca::named("factory"));
@@ -276,7 +276,7 @@ fn a_ca_of_the_bundle_keeps_to_its_own_path_length_and_purpose() {
 }
 
 #[test]
-fn an_intermediate_keeps_to_its_path_length_and_purpose() {
+fn the_path_length_and_purpose_of_an_intermediate_hold() {
     let root = Ca::named("root");
     let mut short = ca_params("one");
     short.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -293,14 +293,14 @@ fn an_intermediate_keeps_to_its_path_length_and_purpose() {
 }
 
 #[test]
-fn a_ca_shows_its_own_certificate_as_no_device() {
+fn the_certificate_of_a_ca_is_not_that_of_a_device() {
     let (root, factory) = (Ca::named("root"), Ca::named("factory"));
     let error = refusal(&[root.itself()], &[&root.below(&factory)]);
     assert!(is(&error, PathError::CaAsDevice), "{error:?}");
 }
 
 #[test]
-fn a_device_for_servers_alone_is_refused() {
+fn a_device_with_a_server_certificate_is_refused() {
     let root = Ca::named("root");
     let mut server = params("server");
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -309,8 +309,8 @@ fn a_device_for_servers_alone_is_refused() {
 }
 
 #[test]
-fn constraints_of_which_a_part_is_not_understood_refuse_the_certificate() {
-    // permittedSubtrees with a base of no known kind, [9]: x509-parser drops them without a word.
+fn a_certificate_with_constraints_that_cannot_be_parsed_is_refused() {
+    // permittedSubtrees with a base of the unknown kind [9]: x509-parser drops them silently.
     let value = [0x30, 0x07, 0xa0, 0x05, 0x30, 0x03, 0x09, 0x01, 0x00];
     let mut ca = ca_params("root");
     let extension = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 30], value.to_vec());
@@ -319,7 +319,7 @@ fn constraints_of_which_a_part_is_not_understood_refuse_the_certificate() {
 }
 
 #[test]
-fn an_unknown_critical_extension_refuses_the_certificate() {
+fn a_certificate_with_an_unknown_critical_extension_is_refused() {
     let root = Ca::named("root");
     let mut extension = rcgen::CustomExtension::from_oid_content(&[1, 3, 9, 9], vec![5, 0]);
     let mut device = params("device");
@@ -332,7 +332,7 @@ fn an_unknown_critical_extension_refuses_the_certificate() {
 }
 
 #[test]
-fn critical_policies_are_understood_since_any_will_do() {
+fn critical_policies_are_accepted_because_any_policy_is() {
     let root = Ca::named("root");
     // CertificatePolicies of 1.2.3.4.
     let value = vec![0x30, 7, 0x30, 5, 6, 3, 0x2a, 3, 4];
@@ -344,7 +344,7 @@ fn critical_policies_are_understood_since_any_will_do() {
 }
 
 #[test]
-fn a_certificate_with_an_extension_twice_or_bytes_behind_it_cannot_be_read() {
+fn a_certificate_with_a_duplicate_extension_or_trailing_bytes_cannot_be_parsed() {
     let root = Ca::named("root");
     let extension = rcgen::CustomExtension::from_oid_content(&[1, 3, 9, 9], vec![5, 0]);
     let mut device = params("device");
@@ -355,7 +355,7 @@ fn a_certificate_with_an_extension_twice_or_bytes_behind_it_cannot_be_read() {
 }
 
 #[test]
-fn rustls_and_this_agree_on_ordinary_chains() {
+fn rustls_agrees_on_ordinary_chains() {
     use std::sync::Arc;
     use tokio_rustls::rustls::RootCertStore;
     use tokio_rustls::rustls::server::WebPkiClientVerifier;

@@ -1,12 +1,12 @@
-//! Name constraints of a CA of the bundle, and of an intermediate.
+//! Tests of name constraints, of a CA of the bundle and of an intermediate.
 //!
-//! **Not here.** How one name is compared with one constraint (`x509/constraints.rs`).
+//! **Not here.** The comparison of one name with one constraint (`x509/constraints.rs`).
 
 use rcgen::{CertificateParams, DnType, GeneralSubtree, NameConstraints, SanType};
 
 use super::{Ca, Der, PathError, ca_params, is, params, verdict};
 
-/// Constraints, of the CA of the bundle or of an intermediate.
+/// Returns chains with constraints, of the CA of the bundle and of an intermediate.
 fn constrained(permitted: Vec<GeneralSubtree>, excluded: Vec<GeneralSubtree>) -> [Chain; 2] {
     let mut constrained = ca_params("constrained");
     constrained.name_constraints =
@@ -53,19 +53,19 @@ fn uri(name: &str) -> SanType {
 }
 
 #[test]
-fn permitted_dns_names_hold_for_sans_and_where_there_is_none_for_the_common_name() {
+fn permitted_dns_names_apply_to_sans_or_without_any_to_the_common_name() {
     for chain in constrained(vec![GeneralSubtree::DnsName("plant-a.example".into())], vec![]) {
         assert!(chain.admits(&with_san("x", dns("pump.plant-a.example"))));
         assert!(!chain.admits(&with_san("x", dns("pump.plant-b.example"))));
         assert!(chain.admits(&params("pump.plant-a.example")));
         assert!(!chain.admits(&params("pump.plant-b.example")), "the CN is the identity");
-        assert!(chain.admits(&params("pump 7")), "it is no DNS name");
+        assert!(chain.admits(&params("pump 7")), "it is not a DNS name");
         assert!(!chain.admits(&with_san("x.plant-b.example", uri("urn:pump"))));
     }
 }
 
 #[test]
-fn excluded_dns_names_hold_for_sans_and_where_there_is_none_for_the_common_name() {
+fn excluded_dns_names_apply_to_sans_or_without_any_to_the_common_name() {
     for chain in constrained(vec![], vec![GeneralSubtree::DnsName("plant-b.example".into())]) {
         assert!(chain.admits(&params("pump.plant-a.example")));
         assert!(!chain.admits(&params("pump.plant-b.example")));
@@ -74,7 +74,7 @@ fn excluded_dns_names_hold_for_sans_and_where_there_is_none_for_the_common_name(
 }
 
 #[test]
-fn constraints_on_directory_names_hold_for_the_subject() {
+fn constraints_on_directory_names_apply_to_the_subject() {
     let mut base = rcgen::DistinguishedName::new();
     base.push(DnType::OrganizationName, "Plant A");
     let in_plant = |organization: &str| {
@@ -91,7 +91,7 @@ fn constraints_on_directory_names_hold_for_the_subject() {
 }
 
 #[test]
-fn a_self_issued_intermediate_is_not_constrained_and_what_it_issues_is() {
+fn a_self_issued_intermediate_is_exempt_and_its_devices_are_not() {
     let mut root = ca_params("root");
     root.name_constraints = Some(NameConstraints {
         permitted_subtrees: vec![GeneralSubtree::DnsName("plant-a.example".into())],
