@@ -12,6 +12,7 @@
 //! **Not here.** The checks of a new snapshot (`trust/`).
 
 mod announce;
+mod changes;
 mod watch;
 
 use std::path::PathBuf;
@@ -294,16 +295,7 @@ impl Reloader {
         };
         let new = source.reload()?;
         let old = std::mem::replace(&mut self.config, new);
-        let mut changed = Vec::new();
-        if old.process.max_handshake_bytes != self.config.process.max_handshake_bytes {
-            changed.push("process.max_handshake_bytes");
-        }
-        if old.shutdown != self.config.shutdown {
-            changed.push("[shutdown]");
-        }
-        if old.log.filter != self.config.log.filter {
-            changed.push("log.filter");
-        }
+        let changed = changes::of_process(&old, &self.config);
         if changed.is_empty() {
             return Ok(false);
         }
@@ -328,7 +320,7 @@ impl Reloader {
         let Some(source) = &self.source else {
             return Vec::new();
         };
-        let differences = needs_restart(&self.started, &self.config).into_iter();
+        let differences = changes::that_need_a_restart(&self.started, &self.config).into_iter();
         let file = Shown(&source.path);
         differences.map(|what| format!("{file}: {what}; a restart applies it")).collect()
     }
@@ -390,37 +382,6 @@ fn failed(
     errors.iter().take(MAX_LISTED).map(sentence).chain(more).collect()
 }
 
-/// Returns the differences that a process started with `started` cannot apply.
-fn needs_restart(started: &Config, wanted: &Config) -> Vec<String> {
-    let mut what = Vec::new();
-    if started.admin != wanted.admin {
-        what.push("admin.listen has changed".to_owned());
-    }
-    if started.log.format != wanted.log.format {
-        what.push("log.format has changed".to_owned());
-    }
-    if started.process.dumpable != wanted.process.dumpable {
-        what.push("process.dumpable has changed".to_owned());
-    }
-    for listener in &started.listeners {
-        let name = &listener.name;
-        match wanted.listeners.iter().find(|wanted| wanted.name == *name) {
-            None => what.push(format!("listener {name:?} was removed")),
-            Some(wanted) if wanted.listen != listener.listen => {
-                what.push(format!("listener {name:?} has another address"));
-            }
-            Some(_) => {}
-        }
-    }
-    for listener in &wanted.listeners {
-        let name = &listener.name;
-        if started.listeners.iter().all(|started| started.name != *name) {
-            what.push(format!("listener {name:?} is new"));
-        }
-    }
-    what
-}
-
 /// The cause of a reload.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Trigger {
@@ -442,33 +403,6 @@ impl ReloadReport {
 mod tests {
     use super::*;
     use crate::trust::testing::{certificate, listener};
-
-    #[test]
-    fn what_needs_a_restart_is_named_and_nothing_else() {
-        let dir = tempfile::tempdir().unwrap();
-        let listeners = ["stays", "moves", "goes"]
-            .map(|name| config::ListenerConfig { name: name.to_owned(), ..listener(dir.path()) });
-        let started = Config { listeners: listeners.to_vec(), ..Config::of(listener(dir.path())) };
-        let mut wanted = started.clone();
-        wanted.shutdown.delay = Duration::from_secs(1);
-        wanted.log.filter = "debug".parse::<crate::logging::Filter>().unwrap();
-        wanted.listeners[0].limits.max_connections = Some(17);
-        assert_eq!(needs_restart(&started, &wanted), Vec::<String>::new());
-        wanted.admin.listen.set_port(1);
-        wanted.log.format = crate::logging::Format::Json;
-        wanted.process.dumpable = true;
-        wanted.listeners[1].listen.set_port(1);
-        "comes".clone_into(&mut wanted.listeners[2].name);
-        let expected = [
-            "admin.listen has changed",
-            "log.format has changed",
-            "process.dumpable has changed",
-            "listener \"moves\" has another address",
-            "listener \"goes\" was removed",
-            "listener \"comes\" is new",
-        ];
-        assert_eq!(needs_restart(&started, &wanted), expected);
-    }
 
     #[test]
     fn without_events_the_poll_finds_the_change_and_reports_a_failure_once() {

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use super::changes;
 use crate::config;
 use crate::metrics::{
     CaInForce, CertificateInForce, CrlInForce, ListenerMetrics, MaterialInForce, Objects, Told,
@@ -86,27 +87,11 @@ fn in_force(snapshot: &Snapshot) -> Told {
 
 /// Logs the changed parts of a listener's configuration.
 pub(super) fn announce_changes(old: &config::ListenerConfig, new: &config::ListenerConfig) {
-    let changed = changes(old, new);
+    let changed = changes::of_listener(old, new);
     if !changed.is_empty() {
         let (listener, changed) = (&new.name, changed.join(", "));
         tracing::info!(listener, changed, "configuration active");
     }
-}
-
-/// Returns the parts of a listener's configuration that differ, by their names in the file.
-fn changes(old: &config::ListenerConfig, new: &config::ListenerConfig) -> Vec<&'static str> {
-    // The name and the address cannot differ: they identify the listener.
-    let config::ListenerConfig { name: _, listen: _, backend, tls, routes, timeouts, limits, tcp } =
-        old;
-    let parts = [
-        ("backend", *backend != new.backend),
-        ("tls", *tls != new.tls),
-        ("route", *routes != new.routes),
-        ("timeouts", *timeouts != new.timeouts),
-        ("limits", *limits != new.limits),
-        ("tcp", *tcp != new.tcp),
-    ];
-    parts.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }
 
 /// Records the kinds of objects that differ between two snapshots.

@@ -49,7 +49,7 @@ pub(crate) enum Cause {
     #[error("is UTF-16 text, and must be ASCII")]
     Utf16,
     #[error(
-        "the private key is encrypted, and there is no way to enter its passphrase: decrypt it, for \
+        "this is an encrypted private key, and there is no way to enter its passphrase: decrypt it, for \
          example with openssl pkey"
     )]
     EncryptedKey,
