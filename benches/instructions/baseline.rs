@@ -1,37 +1,37 @@
-//! The committed counts, and what is said of new ones: which are fine, told or refused.
+//! The committed instruction counts, and their comparison with new ones.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
-/// Instructions a turn, by the names of the cases.
+/// Instructions per turn, by the names of the cases.
 pub(crate) type Counts = BTreeMap<String, u32>;
 
-/// What is committed.
+/// The committed baseline.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Baseline {
-    /// The architecture and the tools that it was made with: others may count otherwise.
+    /// The architecture and the tools of the baseline. Counts with others may differ.
     pub(crate) made_with: String,
     pub(crate) counts: Counts,
 }
 
-/// A change by more than this is not by chance: runs differ by a thousandth.
+/// A larger change is not random: runs differ by a thousandth.
 const TOLERATED_PERCENT: f64 = 5.0;
 
-/// What a run is to be told.
+/// Result of a comparison.
 #[derive(Debug, Default)]
 pub(crate) struct Judgement {
     /// Every case with its change, in Markdown.
     pub(crate) table: String,
-    /// What must not be.
+    /// Failures.
     pub(crate) faults: Vec<String>,
-    /// What is good to know.
+    /// Remarks.
     pub(crate) hints: Vec<String>,
 }
 
 impl Baseline {
-    /// Holds new counts against the committed ones. They come in the order that they are told in.
+    /// Compares new counts with the committed ones. The results keep the order of the new counts.
     pub(crate) fn judge<'a>(&self, counts: impl IntoIterator<Item = (&'a str, u32)>) -> Judgement {
         let mut judged = Judgement {
             table: "| instructions a turn | count | baseline | change |\n|---|---|---|---|\n"
@@ -62,7 +62,7 @@ impl Judgement {
             return;
         };
         let whole = f64::from(baseline);
-        // Not divided before it is compared: exact, and the bound itself is fine.
+        // Compared before the division, which is exact; the bound itself is accepted.
         let more = (f64::from(count) - whole) * 100.0;
         let change = more / whole;
         row(&baseline.to_string(), &format!("{change:+.2} %"));

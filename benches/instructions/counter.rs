@@ -1,22 +1,22 @@
 //! Counts instructions: runs this program again, under callgrind.
 //!
-//! callgrind counts within [`turns_that_count`] alone. So neither set-up nor what is done for a turn
-//! before it is in the count, however much chance there is in it: keys, hash seeds, signatures.
+//! callgrind counts only inside [`turns_that_count`]. The counts therefore include neither the set-up nor
+//! the preparation of a turn, whose random parts (keys, hash seeds, signatures) would change them.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::{env, fs, io};
 
-/// Turns before those that count: buffers are made, tables filled, once a process or once a session.
+/// Turns before the counted ones: they create buffers and fill tables, once per process or session.
 const TURNS_BEFORE: usize = 10;
 
-/// Turns that count, of any case.
+/// Number of counted turns, for each case.
 const TURNS: u32 = 50;
 
-/// A function of ours by whose name callgrind knows where to count.
+/// Function whose name limits callgrind's counting.
 const WHERE: &str = "--toggle-collect=*turns_that_count*";
 
-/// What runs under callgrind: prepares a case and takes its turns.
+/// Entry point under callgrind: prepares a case and runs its turns.
 pub fn run(prepare: impl FnOnce(usize) -> Box<dyn FnMut()>) {
     let mut turn = prepare(TURNS_BEFORE + TURNS as usize);
     (0..TURNS_BEFORE).for_each(|_| turn());
@@ -28,7 +28,7 @@ fn turns_that_count(turn: &mut dyn FnMut()) {
     (0..TURNS).for_each(|_| turn());
 }
 
-/// What instructions are counted with: a count of others may differ.
+/// Tools that count the instructions. Counts of other tools may differ.
 pub fn tools() -> Result<String, String> {
     let (rustc, valgrind) = (version("rustc")?, version("valgrind")?);
     Ok(format!("{}, {rustc}, {valgrind}", env::consts::ARCH))
@@ -47,9 +47,9 @@ fn missing(tool: &str, error: &io::Error) -> String {
     }
 }
 
-/// How many instructions one turn of a case takes, on average.
+/// Returns the average number of instructions of one turn of a case.
 ///
-/// `dir` is for what callgrind writes.
+/// `dir` is for callgrind's output.
 pub fn count(case: &str, dir: &Path) -> Result<u32, String> {
     let (out, log) = (dir.join("callgrind.out"), dir.join("valgrind.log"));
     let program = env::current_exe().map_err(|error| error.to_string())?;

@@ -1,20 +1,18 @@
-//! How many instructions each part of the hot path takes:
-//! `cargo bench --features bench --bench instructions`.
+//! Instruction counts of the parts of the hot path: `cargo bench --features bench --bench instructions`.
 //!
-//! It runs each case of `benches/micro/` under `valgrind --tool=callgrind`, prints a table in
-//! Markdown, and fails when a count is more than 5 % over `baseline.json` beside this file. With
-//! `--write` it makes its counts the baseline.
+//! It runs each case of `benches/micro/` under `valgrind --tool=callgrind`, prints a table in Markdown, and
+//! fails if a count is more than 5 % above `baseline.json` in this directory. With `--write` its counts
+//! become the baseline.
 //!
-//! Instructions repeat where time does not, also on a machine that is busy with something else: to a
-//! thousandth, from run to run. What they depend on:
-//! - the processor, as far as AWS-LC chooses its code by it. valgrind 3.19 shows any that has AVX2
-//!   as a Haswell (AES-NI, AVX2, no AVX-512, no SHA extensions), so those agree with each other; but
-//!   a newer one runs faster code without valgrind. Another architecture counts something else.
-//! - the compilers of Rust and C, the dependencies, the C library: what changes them may have to
-//!   change the baseline.
+//! Unlike times, counts repeat to a thousandth between runs, also on a busy machine. They depend on:
+//! - the processor, as far as AWS-LC selects its code by it. valgrind 3.19 presents every processor with
+//!   AVX2 as a Haswell (AES-NI, AVX2, no AVX-512, no SHA extensions), so these give the same counts.
+//!   Without valgrind, a newer processor runs faster code. Other architectures have other counts.
+//! - the compilers of Rust and C, the dependencies and the C library: a change of these may need a new
+//!   baseline.
 //!
-//! They say nothing of the kernel, of caches, and of instructions that wait. A long copy (`rep movsb`)
-//! counts an instruction a byte, which is far more than its part of the time.
+//! The counts do not include the kernel, and do not show cache misses and stalls. A long copy (`rep movsb`)
+//! counts one instruction per byte, which is far more than its share of the time.
 
 #![expect(
     clippy::print_stdout,
@@ -43,16 +41,16 @@ use self::cases::{CASES, World};
 /// The committed counts.
 const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions/baseline.json");
 
-/// How the baseline is renewed, for those who have to.
+/// Command that renews the baseline.
 const RENEW: &str = "cargo bench --features bench --bench instructions -- --write";
 
-/// Counts the instructions of the hot path's parts and holds them against the committed baseline.
+/// Counts the instructions of the parts of the hot path and compares them with the committed baseline.
 #[derive(Debug, Parser)]
 struct Args {
     /// Make the counts of this run the baseline.
     #[arg(long)]
     write: bool,
-    /// Take the turns of one case (used by this program itself).
+    /// Run the turns of one case (used by this program itself).
     #[arg(long, hide = true)]
     case: Option<String>,
     /// Passed by cargo.
@@ -75,7 +73,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What runs under callgrind.
+/// Entry point under callgrind.
 fn take_turns(name: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let runtime = runtime.expect("a thread is all that it needs");
@@ -88,7 +86,7 @@ fn take_turns(name: &str) {
     });
 }
 
-/// Counts all cases, tells them, and either keeps them or says what is wrong with them.
+/// Counts all cases, prints the counts, and then either writes the baseline or reports the failures.
 fn count(write: bool) -> Result<(), String> {
     let tools = counter::tools()?;
     let committed =

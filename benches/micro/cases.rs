@@ -1,8 +1,8 @@
-//! What the hot path is made of, a case each: shared by the two programs that measure it.
+//! The parts of the hot path, one case each, for the two programs that measure them.
 //!
-//! A case does its work by turns. What a turn takes of the device (records, ClientHellos) is made
-//! before, by [`Work::prepare`], so that a turn is the proxy's work and nobody else's. Everything
-//! is polled by hand over sockets in memory, on one thread: no scheduler, no kernel.
+//! A case works in turns. [`Work::prepare`] creates the device's input of a turn (records, ClientHellos) in
+//! advance, so that a turn contains only the proxy's work. All futures are polled by hand over sockets in
+//! memory, on one thread: no scheduler, no kernel.
 
 use std::fs;
 use std::pin::Pin;
@@ -16,19 +16,19 @@ use tokio_rustls::rustls::ClientConfig;
 use crate::device::{self, Device};
 use crate::wire::Wire;
 
-/// One thing that is measured.
+/// A measured part.
 pub struct Case {
     pub name: &'static str,
-    /// How many bytes of plaintext a turn moves, or how long the message is that it looks at.
+    /// Bytes of plaintext that a turn moves, or the length of the message that it parses.
     pub bytes: usize,
     pub setup: fn(&World, usize) -> Box<dyn Work>,
 }
 
-/// A case that is set up.
+/// A prepared case.
 pub trait Work {
-    /// Makes what so many turns take.
+    /// Creates the input of this many turns.
     fn prepare(&mut self, turns: usize);
-    /// Does the work once.
+    /// Runs one turn.
     fn turn(&mut self);
 }
 
@@ -48,7 +48,7 @@ pub const CASES: &[Case] = &[
     Case { name: "relay turn, 128 B", bytes: 2 * 128, setup: Turn::setup },
 ];
 
-/// What all cases stand on: a server, and what its devices are like.
+/// Common state of all cases: a server, and the configuration of its devices.
 #[derive(Clone)]
 pub struct World {
     server: Rc<Server>,
@@ -58,9 +58,9 @@ pub struct World {
 type Accepting = Pin<Box<dyn Future<Output = Session<Wire>>>>;
 
 impl World {
-    /// A server with a new certificate (P-256), and devices that trust it.
+    /// Creates a server with a new certificate (P-256), and devices that trust it.
     ///
-    /// Within a runtime that has time: the server's deadlines are timers.
+    /// Needs a runtime with time: the server's deadlines are timers.
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("there is a temporary directory");
         let (cert, key) = (dir.path().join("crt"), dir.path().join("key"));
@@ -72,7 +72,7 @@ impl World {
         Self { server, devices: device::config(made.cert.der().clone()) }
     }
 
-    /// A device that has said its ClientHello, and the server that has not heard it yet.
+    /// A device that has sent its ClientHello, and a server that has not read it yet.
     fn greeting(&self) -> (Device, Wire, Accepting) {
         let mut device = Device::new(&self.devices);
         let wire = Wire::default();
@@ -82,7 +82,7 @@ impl World {
         (device, wire, Box::pin(async move { server.accept(io).await }))
     }
 
-    /// The same a step further: the device has said its Finished, and the server has not heard it.
+    /// A device that has sent its Finished, and a server that has not read it yet.
     fn finishing(&self) -> (Device, Wire, Accepting) {
         let (mut device, wire, mut accepting) = self.greeting();
         assert!(walk(accepting.as_mut()).is_pending(), "a server waits for the device's Finished");
@@ -92,22 +92,22 @@ impl World {
         (device, wire, accepting)
     }
 
-    /// A session.
+    /// An established session.
     fn session(&self) -> (Device, Wire, Session<Wire>) {
         let (mut device, wire, mut accepting) = self.finishing();
         let Poll::Ready(session) = walk(accepting.as_mut()) else {
             unreachable!("a handshake is over with the device's Finished")
         };
-        // A ticket.
+        // Reads the ticket.
         device.hear(&wire.hear());
         (device, wire, session)
     }
 }
 
-/// Turns in which a handshake has done all that one flight of the device lets it do.
+/// Maximum number of polls that a handshake needs for one flight of the device.
 const TURNS: usize = 6;
 
-/// Polls a handshake until it waits for the device: it yields between two records that cost much.
+/// Polls a handshake until it waits for the device. It yields between two expensive records.
 fn walk<T>(mut accepting: Pin<&mut (impl Future<Output = T> + ?Sized)>) -> Poll<T> {
     for _ in 0..TURNS - 1 {
         if let Poll::Ready(session) = poll(accepting.as_mut()) {
@@ -117,12 +117,12 @@ fn walk<T>(mut accepting: Pin<&mut (impl Future<Output = T> + ?Sized)>) -> Poll<
     poll(accepting)
 }
 
-/// Polls once. Nobody wakes anybody here: each step is known to be the next.
+/// Polls once. There is no waker: the next step is always known.
 fn poll<T>(future: Pin<&mut (impl Future<Output = T> + ?Sized)>) -> Poll<T> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Records of the device are read and opened.
+/// Reads and opens records of the device.
 struct Open {
     device: Device,
     wire: Wire,
@@ -146,7 +146,7 @@ impl Work for Open {
         self.wire.arrive();
         let mut cx = Context::from_waker(Waker::noop());
         let mut opened = 0;
-        // A read is 64 KiB: the records of so much plaintext are longer.
+        // A read is 64 KiB. The records of this much plaintext are longer.
         while opened < self.plain.len() {
             let Poll::Ready(more) = self.session.poll_receive(&mut cx) else {
                 unreachable!("the records have come whole")
@@ -156,7 +156,7 @@ impl Work for Open {
     }
 }
 
-/// Plaintext for the device is sealed and written.
+/// Seals plaintext for the device and writes it.
 struct Seal {
     wire: Wire,
     session: Session<Wire>,
@@ -182,7 +182,7 @@ impl Work for Seal {
     }
 }
 
-/// A ClientHello is read whole and looked at. A new one each time: rustls shuffles extensions.
+/// Reads and parses a complete ClientHello. Each turn has a new one, because rustls shuffles extensions.
 struct Look {
     devices: Arc<ClientConfig>,
     hellos: Vec<Vec<u8>>,
@@ -211,7 +211,7 @@ impl Work for Look {
     }
 }
 
-/// From the ClientHello of a full handshake to our whole flight: key exchange and signature.
+/// From the ClientHello of a full handshake to the server's complete flight: key exchange and signature.
 struct Flight {
     world: World,
     greeting: Vec<Accepting>,
@@ -233,12 +233,12 @@ impl Work for Flight {
     fn turn(&mut self) {
         let mut accepting = self.greeting.pop().expect("it was prepared");
         assert!(walk(accepting.as_mut()).is_pending(), "a server waits for the device's Finished");
-        // What is freed of it is the next half's.
+        // Freeing it belongs to the next half.
         self.flown.push(accepting);
     }
 }
 
-/// From the device's Finished to our ticket.
+/// From the device's Finished to the server's ticket.
 struct Finish {
     world: World,
     finishing: Vec<Accepting>,
@@ -266,7 +266,7 @@ impl Work for Finish {
     }
 }
 
-/// What the device says goes to the backend, and the backend's answer comes back.
+/// Relays a message of the device to the backend, and the backend's answer to the device.
 struct Turn {
     device: Device,
     client: Wire,

@@ -1,4 +1,4 @@
-//! A device: rustls's own client, driven by hand.
+//! A device: rustls's own client, polled by hand.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-/// What all devices of a run are: TLS 1.3, AES-128-GCM, X25519, and no ticket from before.
+/// Configuration of all devices of a run: TLS 1.3, AES-128-GCM, X25519, and no earlier ticket.
 pub fn config(ca: CertificateDer<'static>) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(ca).expect("it is a certificate");
     let provider = CryptoProvider {
         cipher_suites: vec![TLS13_AES_128_GCM_SHA256],
-        // The post-quantum group's work depends on chance.
+        // The cost of the post-quantum group is random.
         kx_groups: vec![kx_group::X25519, kx_group::SECP256R1],
         ..default_provider()
     };
@@ -31,7 +31,7 @@ pub fn config(ca: CertificateDer<'static>) -> Arc<ClientConfig> {
     config.into()
 }
 
-/// One device's session.
+/// The session of one device.
 pub struct Device(ClientConnection);
 
 impl Device {
@@ -42,7 +42,7 @@ impl Device {
         Self(tls)
     }
 
-    /// What it has to say by itself: its part of the handshake.
+    /// Returns the device's own messages: its part of the handshake.
     pub fn say(&mut self) -> Vec<u8> {
         let mut said = Vec::new();
         while self.0.wants_write() {
@@ -57,7 +57,7 @@ impl Device {
         self.say()
     }
 
-    /// Takes what the server has sent, and returns how many bytes of plaintext were in it.
+    /// Opens the server's records, and returns the number of plaintext bytes in them.
     pub fn hear(&mut self, mut bytes: &[u8]) -> usize {
         let mut plain = 0;
         let mut buffer = [0; 16 * 1024];

@@ -1,7 +1,7 @@
-//! What the hot path is made of, on the wall's clock: `cargo bench --features bench --bench micro`.
+//! Times of the parts of the hot path: `cargo bench --features bench --bench micro`.
 //!
-//! criterion's figures, with the plaintext that a case moves for its throughput. They are for one
-//! machine and one evening: what CI holds are instructions (`benches/instructions/`).
+//! Prints criterion's times, with the throughput in plaintext bytes. They are valid for one machine and one
+//! moment; CI checks instruction counts (`benches/instructions/`).
 
 #![allow(unreachable_pub, reason = "nothing outside a program can reach into it")]
 
@@ -15,7 +15,7 @@ use criterion::{Criterion, Throughput};
 
 use self::cases::{CASES, Case, World};
 
-/// How much plaintext is prepared at a time, so that it stays in the caches as it would.
+/// Amount of plaintext that is prepared at a time: small enough for the caches, as in the proxy.
 const PREPARED_BYTES: usize = 1 << 20;
 
 fn main() {
@@ -39,7 +39,8 @@ fn main() {
     criterion.final_summary();
 }
 
-/// How long so many turns take. A session of their own, so that no key is used up.
+/// Measures the time of this many turns. Each measurement has a separate session, so that no key is
+/// exhausted.
 fn measure(case: &Case, world: &World, turns: u64) -> Duration {
     let mut work = (case.setup)(world, case.bytes);
     let most = (PREPARED_BYTES / case.bytes.max(4096)) as u64;

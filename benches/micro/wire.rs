@@ -1,4 +1,4 @@
-//! A socket in memory, without a waker, a lock or a system call: what is measured is ours.
+//! A socket in memory, without a waker, a lock or a system call, so that only the proxy's work is measured.
 
 use std::cell::RefCell;
 use std::io;
@@ -8,52 +8,52 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Both ends of it: one is the program's, the other fills it and looks at what it was given.
+/// Both ends of the socket: the program's end, and an end that provides input and inspects output.
 #[derive(Clone, Default)]
 pub struct Wire(Rc<RefCell<Ends>>);
 
 #[derive(Default)]
 struct Ends {
-    /// What the peer says, each to be read by itself.
+    /// Messages of the peer, each returned by a separate read.
     said: Vec<Vec<u8>>,
-    /// How many of them have arrived.
+    /// Number of messages that have arrived.
     arrived: usize,
-    /// How much of the last has been read.
+    /// Number of bytes read from the last message.
     read: usize,
-    /// What was written, if it is kept.
+    /// Written bytes, if they are kept.
     written: Vec<u8>,
-    /// Whether what is written is but counted.
+    /// True if written bytes are only counted.
     forgets: bool,
     taken: usize,
 }
 
 impl Wire {
-    /// Lets the peer say `said`, once [`Self::arrive`] has been called so many times; what it has
-    /// said before is forgotten.
+    /// Sets the peer's messages to `said`, one for each call of [`Self::arrive`], and discards the earlier
+    /// ones.
     pub fn say(&self, said: Vec<Vec<u8>>) {
         let mut ends = self.0.borrow_mut();
         ends.said = said;
         ends.arrived = 0;
     }
 
-    /// The next of what the peer says can be read.
+    /// Makes the peer's next message readable.
     pub fn arrive(&self) {
         let mut ends = self.0.borrow_mut();
         ends.arrived += 1;
         ends.read = 0;
     }
 
-    /// What has been written since the last time.
+    /// Returns the bytes written since the last call.
     pub fn hear(&self) -> Vec<u8> {
         std::mem::take(&mut self.0.borrow_mut().written)
     }
 
-    /// From now on what is written is but counted.
+    /// From now on counts written bytes without keeping them.
     pub fn forget(&self) {
         self.0.borrow_mut().forgets = true;
     }
 
-    /// How many bytes have been written in all.
+    /// Returns the total number of written bytes.
     pub fn taken(&self) -> usize {
         self.0.borrow().taken
     }

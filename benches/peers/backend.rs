@@ -1,7 +1,6 @@
-//! The legacy server behind every proxy: a process of its own, so that its memory and its CPU time
-//! are nobody else's.
+//! The legacy server behind every proxy: a separate process, so that its memory and CPU time are separate.
 //!
-//! The first byte of a connection says what it is to do: see [`Task`].
+//! The first byte of a connection selects its task: see [`Task`].
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -11,10 +10,10 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What the backend does with a connection.
+/// Task of the backend for one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// Send back what comes.
+    /// Echo.
     Echo,
     /// Read for ever.
     Sink,
@@ -25,7 +24,7 @@ pub enum Task {
 }
 
 impl Task {
-    /// The byte that asks for it.
+    /// The byte that selects the task.
     pub const fn byte(self) -> u8 {
         match self {
             Self::Echo => b'e',
@@ -38,7 +37,7 @@ impl Task {
 
 const CHUNK: usize = 64 * 1024;
 
-/// A backend that runs. It is ended on drop.
+/// A running backend. Dropping it ends the process.
 pub struct Backend {
     child: Child,
     pub address: SocketAddr,
@@ -63,9 +62,9 @@ impl Drop for Backend {
     }
 }
 
-/// Serves until the process is killed, or the one that started it has ended, however that came.
+/// Serves until the process is killed, or until its parent process has ended for any reason.
 pub async fn serve() {
-    // It fails for no signal that there is.
+    // It fails only for an invalid signal.
     let _set = set_parent_process_death_signal(Some(Signal::KILL));
     let socket = tokio::net::TcpSocket::new_v4().expect("there is IPv4");
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("loopback has a free port");
@@ -74,7 +73,7 @@ pub async fn serve() {
     loop {
         if let Ok((tcp, _)) = listener.accept().await {
             tokio::spawn(async move {
-                // A proxy that goes away ends its connection.
+                // A proxy that exits ends its connection.
                 let _ended = work(tcp).await;
             });
         }
@@ -96,7 +95,7 @@ async fn work(mut tcp: TcpStream) -> std::io::Result<()> {
 
 async fn echo(mut tcp: TcpStream) -> std::io::Result<()> {
     loop {
-        // An idle connection owns no buffer: it is waited for first.
+        // An idle connection owns no buffer: wait before allocating one.
         tcp.readable().await?;
         let mut buffer = vec![0; CHUNK];
         match tcp.try_read(&mut buffer) {

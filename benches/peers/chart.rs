@@ -1,7 +1,7 @@
 //! The chart: bars for a few figures, one group each, scaled within their group.
 //!
-//! Plain SVG with text as text, so that it can be read aloud and searched, on a ground of its own,
-//! so that it can be read on a light page and on a dark one.
+//! Plain SVG. Text stays text, so that it can be searched and read aloud. The background is filled, so that
+//! the chart is readable on light and dark pages.
 
 use std::fmt::Write as _;
 
@@ -28,7 +28,7 @@ const STEP: usize = 20;
 const TITLE: usize = 34;
 const LONGEST: f64 = (WIDTH - LABEL - 100) as f64;
 
-/// Draws what a run has found.
+/// Draws the results of a run.
 pub fn draw(report: &Report) -> String {
     let mut body = String::new();
     let mut y = 10;

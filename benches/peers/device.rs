@@ -1,7 +1,7 @@
-//! Devices: TLS clients that dial a proxy.
+//! Devices: TLS clients that connect to a proxy.
 //!
-//! All offer the same: X25519 and P-256, AES-128-GCM first, so that every proxy agrees on the same
-//! suite and group, and the figures compare implementations, not ciphers.
+//! All of them offer X25519 and P-256, and AES-128-GCM first, so that every proxy uses the same suite and
+//! group, and the figures compare implementations, not ciphers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,7 +29,7 @@ pub enum Version {
     Tls13,
 }
 
-/// Dials one proxy, as devices of one kind.
+/// Connects to one proxy, as devices of one kind.
 #[derive(Clone)]
 pub struct Dialer {
     address: SocketAddr,
@@ -41,7 +41,7 @@ pub struct Dialer {
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// A connection that does not care whether it has TLS.
+/// A connection with or without TLS.
 pub type Line = Box<dyn Stream>;
 
 impl Dialer {
@@ -50,8 +50,8 @@ impl Dialer {
         Self { address, tls: None }
     }
 
-    /// Devices that speak just `version`, show a certificate if `shows_certificate`, and take up
-    /// sessions again if `resumes`.
+    /// Devices that support only `version`, send a certificate if `shows_certificate`, and resume sessions
+    /// if `resumes`.
     pub fn tls(
         address: SocketAddr,
         material: &Material,
@@ -67,7 +67,7 @@ impl Dialer {
         Self { address, tls: Some(TlsConnector::from(Arc::new(config))) }
     }
 
-    /// Dials and completes the handshake of TLS.
+    /// Connects and completes the TLS handshake.
     pub async fn handshake(&self) -> io::Result<TlsStream<TcpStream>> {
         let tls = self.tls.as_ref().expect("asked only of devices with TLS");
         let tcp = TcpStream::connect(self.address).await?;
@@ -75,7 +75,7 @@ impl Dialer {
         tls.connect(ServerName::try_from("localhost").expect("it is one"), tcp).await
     }
 
-    /// Dials, and tells the backend what to do.
+    /// Connects, and selects the backend's task.
     pub async fn dial(&self, task: Task) -> io::Result<Line> {
         let mut line: Line = if self.tls.is_some() {
             Box::new(self.handshake().await?)
@@ -88,7 +88,7 @@ impl Dialer {
         Ok(line)
     }
 
-    /// Dials many, some at a time, each with one echo of 64 bytes.
+    /// Opens many connections, some at a time, each with one echo of 64 bytes.
     pub async fn dial_many(&self, count: usize) -> io::Result<Vec<Line>> {
         let mut lines = Vec::with_capacity(count);
         while lines.len() < count {
@@ -111,7 +111,7 @@ impl Dialer {
 /// A certificate chain and its key.
 pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-/// A client of its own that takes up no session again, and whose secrets can be had.
+/// A separate client that resumes no session, and whose secrets can be extracted.
 pub fn connector(
     material: &Material,
     version: Version,
@@ -140,12 +140,12 @@ fn config(material: &Material, version: Version, identity: Option<Identity>) -> 
     }
 }
 
-/// Whether a session was taken up again.
+/// True if the session was resumed.
 pub fn is_resumed(session: &TlsStream<TcpStream>) -> bool {
     session.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
 }
 
-/// Sends `message` and waits until it has come back.
+/// Sends `message` and waits for its echo.
 pub async fn echo(line: &mut (impl Stream + ?Sized), message: &[u8]) -> io::Result<()> {
     let mut answer = vec![0; message.len()];
     line.write_all(message).await?;
@@ -153,7 +153,7 @@ pub async fn echo(line: &mut (impl Stream + ?Sized), message: &[u8]) -> io::Resu
     line.read_exact(&mut answer).await.map(|_| ())
 }
 
-/// Bounds a wait: a proxy that is stuck must not hold up the run.
+/// Bounds a wait: a proxy that hangs must not block the run.
 pub async fn within<T>(bound: Duration, work: impl Future<Output = T>) -> io::Result<T> {
     tokio::time::timeout(bound, work).await.map_err(|_| io::ErrorKind::TimedOut.into())
 }

@@ -1,7 +1,7 @@
-//! What is measured: each load's name, what it needs, and how it runs.
+//! The loads: name, requirements and execution of each one.
 //!
-//! A load gets a proxy that has just been started and returns its figures. A figure that could not
-//! be had is missing; the reason is printed.
+//! A load gets a freshly started proxy and returns its figures. A figure that could not be measured is
+//! missing; the reason is printed.
 
 mod handshakes;
 mod idle;
@@ -21,7 +21,7 @@ use super::material::Key;
 use super::peer::{Peer, Setup, Site};
 use super::process::Proxy;
 
-/// How long a steady load runs before it is measured.
+/// Warm-up time of a steady load.
 const WARM_UP: Duration = Duration::from_millis(300);
 
 /// One load.
@@ -31,26 +31,26 @@ pub struct Load {
     pub setup: Setup,
 }
 
-/// What a load does.
+/// Kind of a load.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
-    /// From exec to a connection that is accepted, and memory after the first echo.
+    /// Time from exec to an accepted connection, and memory after the first echo.
     Start,
-    /// Handshakes, one after the other on each of some tasks.
+    /// Handshakes in sequence, on each of several tasks.
     Handshakes { version: Version, resumed: bool },
-    /// As many bytes as go through so many connections.
+    /// Maximum throughput over this many connections.
     Bulk { task: Task, connections: usize },
-    /// A message there and back, one after the other on each of so many connections.
+    /// Messages there and back, in sequence on each of this many connections.
     Replies { bytes: usize, connections: usize },
-    /// What connections cost that do nothing, while they are there and when they have gone.
+    /// Cost of idle connections, while they are open and after they have closed.
     Idle,
-    /// The memory of fewer, which takes less time.
+    /// Memory of fewer connections, which takes less time.
     FewIdle,
-    /// Handshakes while the certificate is renewed again and again.
+    /// Handshakes during repeated renewals of the certificate.
     Reloads,
-    /// Everybody comes back at once.
+    /// All devices reconnect at once.
     Storm,
-    /// The cost of clients that are not authenticated.
+    /// The cost of unauthenticated clients.
     Unauthenticated(&'static Input),
 }
 
@@ -58,7 +58,7 @@ const ECDSA: Setup = Setup { key: Key::Ecdsa, client_auth: false };
 const RSA: Setup = Setup { key: Key::Rsa, client_auth: false };
 const CLIENT_AUTH: Setup = Setup { key: Key::Ecdsa, client_auth: true };
 
-/// All of them, in the order in which they run.
+/// All loads, in the order of execution.
 pub const LOADS: &[Load] = &[
     load("start", Kind::Start, ECDSA),
     load("full 1.3, ECDSA", handshakes(Version::Tls13, false), ECDSA),
@@ -86,8 +86,8 @@ pub const LOADS: &[Load] = &[
     load("storm", Kind::Storm, RSA),
 ];
 
-/// Inputs of clients that are not authenticated, with `--unauthenticated`: for their memory
-/// while they are held, then for their CPU.
+/// Inputs of unauthenticated clients, with `--unauthenticated`: first their memory while they are held,
+/// then their CPU time.
 pub const UNAUTHENTICATED: &[Load] = &[
     unauthenticated("nothing", inputs::SILENT, CLIENT_AUTH),
     unauthenticated("40 bytes of a hello", inputs::FORTY_BYTES, CLIENT_AUTH),
@@ -152,7 +152,7 @@ const fn replies(bytes: usize, connections: usize) -> Kind {
     Kind::Replies { bytes, connections }
 }
 
-/// A figure: what it is, with its unit, and its value.
+/// A figure: its name with the unit, and its value.
 pub type Figure = (&'static str, f64);
 
 /// One proxy, ready for a load.
@@ -160,19 +160,19 @@ pub struct Bench<'a> {
     pub peer: &'a Peer,
     pub proxy: &'a Proxy,
     pub site: &'a Site<'a>,
-    /// How long it took to start.
+    /// Start-up time of the proxy.
     pub started_in: Duration,
-    /// How long a steady load is measured.
+    /// Measurement time of a steady load.
     pub time: Duration,
 }
 
 impl Load {
-    /// Whether it makes sense for a peer: the floor without TLS has no handshakes.
+    /// True if the load applies to a peer: the lower bound without TLS has no handshakes.
     pub fn suits(&self, peer: &Peer) -> bool {
         peer.tls || matches!(self.kind, Kind::Bulk { .. } | Kind::Replies { .. })
     }
 
-    /// Runs it.
+    /// Runs the load.
     pub async fn run(&self, bench: &Bench<'_>) -> io::Result<Vec<Figure>> {
         match self.kind {
             Kind::Start => idle::start(bench).await,
@@ -204,7 +204,7 @@ impl Bench<'_> {
     }
 }
 
-/// A load that goes on until it is stopped, and counts what it does.
+/// A load that runs until it is stopped, and counts its operations.
 #[derive(Clone, Default)]
 struct Steady {
     count: Arc<AtomicU64>,
@@ -212,7 +212,7 @@ struct Steady {
     stop: Arc<AtomicBool>,
 }
 
-/// What a steady load did while it was measured.
+/// Result of a steady load.
 struct Rates {
     per_cpu_second: f64,
     per_second: f64,
@@ -245,7 +245,7 @@ impl Steady {
     }
 }
 
-/// The value below which `share` of all lie, in milliseconds.
+/// The value below which `share` of all values are, in milliseconds.
 fn percentile_ms(times: &mut [Duration], share: f64) -> f64 {
     times.sort_unstable();
     let last = times.len().saturating_sub(1);

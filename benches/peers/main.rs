@@ -1,12 +1,12 @@
-//! Every proxy that is installed, side by side, in one run: `cargo bench --bench peers`.
+//! All installed proxies side by side in one run: `cargo bench --bench peers`.
 //!
-//! Each load runs against each proxy in turn (A B C, A B C, …), each time against one that has just
-//! been started, and each figure is the median of the rounds. Figures are of the proxy's process
-//! tree alone, per second of its CPU time, so that whatever else the machine does, this program
-//! included, cancels out; what a clock on the wall saw stands beside them.
+//! Each load runs against each proxy in turn (A B C, A B C, …), each time against a freshly started one,
+//! and each figure is the median of the rounds. Figures are per second of CPU time of the proxy's process
+//! tree, so that other work on the machine, including this program, has no influence. Figures per second of
+//! wall-clock time are in separate tables.
 //!
-//! It prints tables in Markdown and writes `figures.json` and `chart.svg`. A proxy that is not
-//! installed is named and skipped. Nothing is left running.
+//! It prints tables in Markdown and writes `figures.json` and `chart.svg`. A proxy that is not installed is
+//! named and skipped. All processes are stopped at the end.
 
 #![expect(
     clippy::print_stdout,
@@ -44,28 +44,28 @@ use self::report::Report;
 /// Measures tlsidecar side by side with other proxies.
 #[derive(Debug, Parser)]
 struct Args {
-    /// How often each load runs against each proxy.
+    /// Rounds of each load against each proxy.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// How many seconds a steady load is measured.
+    /// Seconds of measurement for a steady load.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
     /// Only loads whose name contains one of these.
     #[arg(long, value_delimiter = ';', value_name = "NAME;…")]
     loads: Vec<String>,
-    /// Only proxies of these names.
+    /// Only proxies with these names.
     #[arg(long, value_delimiter = ';', value_name = "NAME;…")]
     peers: Vec<String>,
-    /// Where the figures and the chart are written.
+    /// Directory for the figures and the chart.
     #[arg(long, default_value = "target/peers", value_name = "DIR")]
     out: PathBuf,
-    /// Measure what clients cost that have not proven who they are, and nothing else.
+    /// Measure only the cost of unauthenticated clients.
     #[arg(long)]
     unauthenticated: bool,
-    /// Fail if a figure that was measured is below what CI holds.
+    /// Fail if a measured figure is below CI's bound.
     #[arg(long)]
     judge: bool,
-    /// Be the backend (used by this program itself).
+    /// Run as the backend (used by this program itself).
     #[arg(long, hide = true)]
     backend: bool,
     /// Passed by cargo.
@@ -119,7 +119,7 @@ async fn compare(args: &Args) -> Report {
     report
 }
 
-/// One load against one proxy, from its start to its end.
+/// Runs one load against one proxy, from its start to its end.
 async fn run(
     load: &Load,
     peer: &Peer,
@@ -145,7 +145,7 @@ fn said(run: &std::io::Result<Vec<load::Figure>>) -> String {
     }
 }
 
-/// An address for a proxy: one that was free a moment ago.
+/// An address for a proxy, which was free a moment ago.
 async fn free_port() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
     listener.local_addr().expect("it is bound")

@@ -9,7 +9,7 @@ use rcgen::{
 };
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// What kind of key a server has.
+/// Key type of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key {
     /// P-256.
@@ -18,11 +18,11 @@ pub enum Key {
     Rsa,
 }
 
-/// The certificates of one run, and where they are.
+/// The certificates of one run, and their paths.
 pub struct Material {
     dir: PathBuf,
     issuer: Issuer<'static, KeyPair>,
-    /// What devices trust.
+    /// The CA that devices trust.
     pub ca: CertificateDer<'static>,
     /// A device's certificate and key.
     pub device: (CertificateDer<'static>, PrivatePkcs8KeyDer<'static>),
@@ -30,7 +30,7 @@ pub struct Material {
 }
 
 impl Material {
-    /// Makes them in `dir`.
+    /// Creates the certificates in `dir`.
     pub fn make(dir: &Path) -> Result<Self, rcgen::Error> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.distinguished_name.push(DnType::CommonName, "bench CA");
@@ -56,8 +56,8 @@ impl Material {
         Ok(made)
     }
 
-    /// Issues a new server certificate and puts it in the place of the old one, each file by a
-    /// rename: the key first, as certbot does.
+    /// Issues a new server certificate and replaces the old one, each file by a rename: the key first, as
+    /// certbot does.
     pub fn renew(&self, kind: Key) -> Result<(), rcgen::Error> {
         let key = match kind {
             Key::Ecdsa => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
@@ -87,7 +87,7 @@ impl Material {
         self.file(kind, "key")
     }
 
-    /// Certificate and key in one file, as HAProxy, hitch and stunnel want it.
+    /// Certificate and key in one file, for HAProxy, hitch and stunnel.
     pub fn pem(&self, kind: Key) -> PathBuf {
         self.file(kind, "pem")
     }
@@ -100,7 +100,7 @@ impl Material {
         self.dir.join(name).with_extension(extension)
     }
 
-    /// A certificate and key of a CA that nobody knows.
+    /// A certificate and key of an unknown CA.
     pub fn stranger(&self) -> &(CertificateDer<'static>, PrivatePkcs8KeyDer<'static>) {
         &self.stranger
     }

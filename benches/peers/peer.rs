@@ -1,10 +1,10 @@
-//! The proxies that are measured, each set up as its own manual advises for this job.
+//! The measured proxies, each configured as its manual recommends.
 //!
-//! All have two workers, TLS 1.2 and 1.3, tickets on, the same certificates and the same backend,
-//! and log nothing; tlsidecar alone runs on its shipped defaults, and so logs each connection.
+//! All have two workers, TLS 1.2 and 1.3, tickets on, the same certificates and the same backend, and log
+//! nothing. Only tlsidecar runs with its defaults, and therefore logs each connection.
 //! docs/performance-method.md has the settings and their reasons.
 //!
-//! **Not here.** What is measured (the loads).
+//! **Not here.** The loads.
 
 use std::fs;
 use std::io::Write as _;
@@ -20,15 +20,15 @@ use tokio::net::TcpStream;
 use super::material::{Key, Material};
 use super::process::Proxy;
 
-/// What a load needs of a proxy.
+/// Requirements of a load for a proxy.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
     pub key: Key,
-    /// Whether devices must show a certificate.
+    /// True if devices have to send a certificate.
     pub client_auth: bool,
 }
 
-/// Where one proxy of one load listens and dials, and what it shows.
+/// Addresses and certificate of one proxy in one load.
 pub struct Site<'a> {
     pub material: &'a Material,
     pub setup: Setup,
@@ -39,17 +39,17 @@ pub struct Site<'a> {
 /// A proxy that can be measured.
 pub struct Peer {
     pub name: &'static str,
-    /// The program, and how it tells its version.
+    /// The program, and the argument that prints its version.
     program: &'static str,
     version: &'static [&'static str],
     command: fn(&Path, &Site<'_>) -> Command,
-    /// Makes it take up a renewed certificate, if that needs telling.
+    /// Triggers the reload of a renewed certificate, if the proxy needs it.
     reload: fn(&Proxy, &Site<'_>),
-    /// Whether it speaks TLS: the floor does not.
+    /// False for the lower bound without TLS.
     pub tls: bool,
 }
 
-/// All of them; ours first.
+/// All proxies; tlsidecar first.
 pub const PEERS: &[Peer] = &[
     Peer {
         name: "tlsidecar",
@@ -59,7 +59,7 @@ pub const PEERS: &[Peer] = &[
         reload: |_, _| {},
         tls: true,
     },
-    // Another build of ours, to judge a change by.
+    // Another build of tlsidecar, to evaluate a change.
     Peer {
         name: "before",
         program: "tlsidecar-before",
@@ -129,11 +129,11 @@ pub const PEERS: &[Peer] = &[
 /// Workers of each proxy.
 pub const WORKERS: usize = 2;
 
-/// What every proxy must be able to hold.
+/// Minimum file-descriptor limit for every proxy.
 const CONNECTIONS: usize = 9500;
 
 impl Peer {
-    /// The first line that the program says of its version; none if it is not installed.
+    /// The first line of the program's version output; none if it is not installed.
     pub fn version(&self) -> Option<String> {
         let output = Command::new(self.program()?).args(self.version).output().ok()?;
         let said = [output.stdout, output.stderr].concat();
@@ -142,14 +142,14 @@ impl Peer {
         Some(line.unwrap_or("?").to_owned())
     }
 
-    /// Where the program is; none if it is not installed.
+    /// Path of the program; none if it is not installed.
     pub fn program(&self) -> Option<PathBuf> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let named = PathBuf::from(self.program);
         std::env::split_paths(&path).map(|dir| dir.join(&named)).find(|file| file.is_file())
     }
 
-    /// Starts it, and waits until it listens. Returns how long that took.
+    /// Starts the proxy, and waits until it listens. Returns the start-up time.
     pub async fn start(&self, site: &Site<'_>) -> Option<(Proxy, Duration)> {
         let command = (self.command)(&self.program()?, site);
         let start = Instant::now();
@@ -163,7 +163,7 @@ impl Peer {
         Some((proxy, start.elapsed()))
     }
 
-    /// Makes a running one take up the certificate that stands in its files now.
+    /// Reloads the certificate of a running proxy.
     pub fn reload(&self, proxy: &Proxy, site: &Site<'_>) {
         (self.reload)(proxy, site);
     }
@@ -186,7 +186,7 @@ impl Site<'_> {
         self.material.ca_file().display().to_string()
     }
 
-    /// A file of one proxy's own, by its port.
+    /// A file of one proxy, by its port.
     fn file(&self, name: &str) -> PathBuf {
         self.material.dir().join(format!("{}-{name}", self.listen.port()))
     }
@@ -197,7 +197,7 @@ impl Site<'_> {
         path
     }
 
-    /// `text` where devices must show a certificate.
+    /// `text` if devices have to send a certificate.
     fn if_client_auth(&self, text: String) -> String {
         if self.setup.client_auth { text } else { String::new() }
     }
@@ -219,8 +219,8 @@ fn tlsidecar(program: &Path, site: &Site<'_>) -> Command {
     command
 }
 
-/// Its own start-up advice is followed: timeouts are set, and the suites are those of Mozilla's
-/// intermediate list. `nbthread` is its manual's way to use several cores.
+/// Follows its start-up warnings: timeouts are set, and the suites are those of Mozilla's intermediate
+/// list. `nbthread` is the manual's way to use several cores.
 fn haproxy(program: &Path, site: &Site<'_>, bind: &str) -> Command {
     let text = format!(
         "global\n nbthread {WORKERS}\n maxconn {CONNECTIONS}\n stats socket {} level admin\n \
@@ -248,7 +248,7 @@ fn haproxy_plain(program: &Path, site: &Site<'_>) -> Command {
     haproxy(program, site, "")
 }
 
-/// The runtime API, as its management guide has it for certificates.
+/// Uses the runtime API, as its management guide recommends for certificates.
 fn haproxy_reload(_: &Proxy, site: &Site<'_>) {
     let (file, pem) = (site.pem(), fs::read_to_string(site.pem()).expect("it was written"));
     for line in [format!("set ssl cert {file} <<\n{pem}\n"), format!("commit ssl cert {file}\n")] {
@@ -259,8 +259,8 @@ fn haproxy_reload(_: &Proxy, site: &Site<'_>) {
     }
 }
 
-/// A shared session cache and a worker per core, as its guide to HTTPS servers advises, and a
-/// listening socket for each worker.
+/// A shared session cache and one worker per core, as its guide to HTTPS servers recommends, and a
+/// listening socket per worker.
 fn nginx(program: &Path, site: &Site<'_>) -> Command {
     let verify =
         site.if_client_auth(format!("ssl_client_certificate {}; ssl_verify_client on;", site.ca()));
@@ -306,7 +306,7 @@ fn hitch(program: &Path, site: &Site<'_>) -> Command {
     command
 }
 
-/// A thread for each connection is its only model here; it uses what cores there are.
+/// It supports only one thread per connection, and uses all available cores.
 fn stunnel(program: &Path, site: &Site<'_>) -> Command {
     let verify = site
         .if_client_auth(format!("CAfile = {}\nverifyChain = yes\nrequireCert = yes\n", site.ca()));
@@ -336,8 +336,8 @@ fn ghostunnel(program: &Path, site: &Site<'_>) -> Command {
     command
 }
 
-/// Certificates by file-based SDS with a watched directory, which is its way to reload them, and
-/// circuit breakers that do not break, which its guide for edge proxies has for plain TCP.
+/// Certificates by file-based SDS with a watched directory, which is its way to reload them, and circuit
+/// breakers without limits, as in its guide for edge proxies with plain TCP.
 fn envoy(program: &Path, site: &Site<'_>) -> Command {
     let sds = format!(
         "resources:\n- \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret\n  \

@@ -1,8 +1,8 @@
-//! A proxy that runs, and what its process tree costs.
+//! A running proxy, and the cost of its process tree.
 //!
-//! **Promises.** CPU time is user and system time of every process of the tree, ended threads and
-//! reaped children included, in steps of 10 ms. Memory is PSS, so that pages which processes share
-//! are counted once. Every process that was started here is ended on drop.
+//! **Promises.** CPU time is user and system time of every process of the tree, including ended threads and
+//! reaped children, in steps of 10 ms. Memory is PSS, so that shared pages are counted once. Every process
+//! that was started here is ended on drop.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts it with its output thrown away, or into `$TLSIDECAR_BENCH_LOG` if that is set.
+    /// Starts it with its output discarded, or written to `$TLSIDECAR_BENCH_LOG` if that is set.
     pub fn spawn(mut command: Command) -> std::io::Result<Self> {
         let sink = || match std::env::var_os("TLSIDECAR_BENCH_LOG") {
             Some(path) => {
@@ -28,7 +28,7 @@ impl Proxy {
         Ok(Self { child })
     }
 
-    /// Whether it is still there.
+    /// True while the process is running.
     pub fn is_alive(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -38,12 +38,12 @@ impl Proxy {
         signal_to(self.child.id(), signal);
     }
 
-    /// Seconds of CPU that the tree has used since it was started.
+    /// Seconds of CPU time that the tree has used since its start.
     pub fn cpu_seconds(&self) -> f64 {
         self.tree().values().map(|stat| stat.cpu_seconds).sum()
     }
 
-    /// The same in steps of nanoseconds, of threads that are still there: what the scheduler counts.
+    /// CPU time of the live threads in nanoseconds, from the scheduler.
     pub fn precise_cpu_seconds(&self) -> f64 {
         let tree = self.tree();
         let threads = tree.keys().filter_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).ok());
@@ -59,7 +59,7 @@ impl Proxy {
         self.tree().keys().filter_map(|pid| pss(*pid)).sum()
     }
 
-    /// The process and all that descend from it.
+    /// The process and all its descendants.
     fn tree(&self) -> BTreeMap<u32, Stat> {
         let all = processes();
         let mut tree = BTreeMap::new();
@@ -76,7 +76,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // Children first known, then ended: a master would start new ones for those that end.
+        // Lists the children before ending them: a master process would replace children that end.
         let tree = self.tree();
         let _ended = self.child.kill();
         let _ended = self.child.wait();
@@ -88,12 +88,12 @@ impl Drop for Proxy {
 
 fn signal_to(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        // It fails if the process has ended by itself.
+        // It fails if the process has already ended.
         let _ended = kill_process(pid, signal);
     }
 }
 
-/// What proc_pid_stat(5) says of a process.
+/// Fields of proc_pid_stat(5).
 #[derive(Clone, Copy)]
 struct Stat {
     parent: u32,
@@ -108,9 +108,9 @@ fn processes() -> BTreeMap<u32, Stat> {
 
 fn stat(pid: u32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold anything.
+    // The name in parentheses may contain any character.
     let fields: Vec<_> = text.rsplit_once(')')?.1.split_whitespace().collect();
-    // utime, stime, cutime, cstime; Linux has had 100 ticks a second for user space since 2.6.
+    // utime, stime, cutime, cstime; Linux reports 100 ticks per second to user space since 2.6.
     let ticks: f64 = fields[11..15].iter().filter_map(|field| field.parse::<f64>().ok()).sum();
     Some(Stat { parent: fields[1].parse().ok()?, cpu_seconds: ticks / 100.0 })
 }

@@ -1,4 +1,4 @@
-//! Figures of all rounds, their medians as tables in Markdown, and the raw ones as JSON.
+//! Figures of all rounds: their medians as tables in Markdown, and the raw values as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,12 +11,12 @@ use super::chart;
 use super::load::Figure;
 use super::peer::Peer;
 
-/// What one run found.
+/// Results of one run.
 pub struct Report {
     rounds: usize,
     /// Name and version, in the order of the columns.
     peers: Vec<(&'static str, String)>,
-    /// In the order in which they came.
+    /// In order of arrival.
     rows: Vec<Row>,
 }
 
@@ -32,7 +32,7 @@ impl Report {
         Self { rounds, peers: Vec::new(), rows: Vec::new() }
     }
 
-    /// Takes a peer in if it is installed; whether it is.
+    /// Adds a peer if it is installed. Returns true if it is.
     pub fn version_of(&mut self, peer: &Peer) -> bool {
         match peer.version() {
             Some(version) => {
@@ -63,7 +63,7 @@ impl Report {
         row.median(peer)
     }
 
-    /// The peers that speak TLS and are not ours, with their medians of a figure.
+    /// The other peers with TLS, and their medians of a figure.
     pub fn others(&self, load: &str, figure: &str) -> Vec<(&'static str, f64)> {
         let tls = self.peers.iter().filter(|(name, _)| *name != OURS && *name != FLOOR);
         tls.filter_map(|(name, _)| Some((*name, self.median(load, figure, name)?))).collect()
@@ -120,10 +120,10 @@ impl Report {
     }
 }
 
-/// The proxy that this project is.
+/// The name of this project's proxy.
 pub const OURS: &str = "tlsidecar";
 
-/// What forwarding costs without TLS.
+/// The lower bound: forwarding without TLS.
 pub const FLOOR: &str = "HAProxy, no TLS";
 
 impl Row {
@@ -134,7 +134,7 @@ impl Row {
     }
 }
 
-/// As many digits as mean something.
+/// Formats a value with its significant digits.
 fn shown(value: f64) -> String {
     match value.abs() {
         large if large >= 100.0 => grouped(value),

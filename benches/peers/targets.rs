@@ -1,8 +1,8 @@
-//! What the figures are to reach, and what they must never fall below.
+//! Targets of the figures, and bounds that CI checks.
 //!
-//! Each is judged on medians of one run. One that was not measured, or has nobody to be compared
-//! with, is left out. [`TARGETS`] are the aims, printed with how far they are met; [`FLOORS`] are
-//! held by CI, on a machine that is never quiet, and so leave some room.
+//! Each is evaluated on medians of one run. A figure that was not measured, or has no peer to compare with,
+//! is omitted. [`TARGETS`] are printed with their results. [`FLOORS`] are checked by CI, whose machine is
+//! never idle, and therefore leave some margin.
 
 use std::fmt::Write as _;
 
@@ -10,13 +10,13 @@ use super::load::UNAUTHENTICATED;
 use super::load::unauthenticated::{CPU, MEMORY};
 use super::report::{FLOOR, OURS, Report};
 
-/// A table of all bounds that could be judged.
+/// A table of all bounds that could be evaluated.
 pub struct Table {
     pub text: String,
     pub all_met: bool,
 }
 
-/// What CI holds.
+/// CI's bounds.
 const FLOORS: &[Target] = &[
     target("full 1.3, ECDSA", HANDSHAKES, Bound::Times(1.9, "HAProxy")),
     target("full 1.2, ECDSA", HANDSHAKES, Bound::Times(1.6, "HAProxy")),
@@ -27,7 +27,7 @@ const FLOORS: &[Target] = &[
     target("idle", "memory 10 s after 9,000 left, MiB", Bound::Most(16.0)),
 ];
 
-/// One target: a figure of ours, and what it is held against.
+/// One target: a figure of tlsidecar, and the bound for it.
 struct Target {
     load: &'static str,
     figure: &'static str,
@@ -36,9 +36,9 @@ struct Target {
 
 #[derive(Clone, Copy)]
 enum Bound {
-    /// At least so many times a peer's.
+    /// At least this many times a peer's.
     Times(f64, &'static str),
-    /// At least so many times the best peer's, which is the highest.
+    /// At least this many times the best peer's, which is the highest.
     TimesBest(f64),
     /// Below the best peer's, which is the lowest.
     BelowBest,
@@ -93,7 +93,7 @@ const TARGETS: &[Target] = &[
     target("storm", "attempts wasted, percent", Bound::Most(5.0)),
 ];
 
-/// How far the aims are met.
+/// Results of the targets.
 pub fn aims(report: &Report) -> Table {
     let mut table = judge(TARGETS, report);
     let left = "memory 10 s after 9,000 left, MiB";
@@ -105,17 +105,17 @@ pub fn aims(report: &Report) -> Table {
     table
 }
 
-/// Whether what CI holds is held.
+/// True if CI's bounds are met.
 pub fn floors(report: &Report) -> Table {
     judge(FLOORS, report)
 }
 
-/// The bound that CI holds on the cost of an unauthenticated client, as a multiple of its cost in the
-/// better of two peers. The aim is 2; lists of maximal length reach it, and one round on a busy machine
-/// is 20 % off.
+/// CI's bound on the cost of an unauthenticated client, as a multiple of its cost in the better of two
+/// peers. The target is 2. Lists of maximum length reach it, and one round on a busy machine deviates by 20
+/// %.
 const MOST_UNAUTHENTICATED: f64 = 2.5;
 
-/// Bounds on the cost of an unauthenticated client, plus what a clock or an allocator cannot resolve.
+/// Bounds on the cost of an unauthenticated client, plus the resolution of the clock or the allocator.
 pub fn unauthenticated(report: &Report) -> Table {
     let mut table = Table::new();
     for load in UNAUTHENTICATED {

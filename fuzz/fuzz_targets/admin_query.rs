@@ -1,4 +1,4 @@
-//! Reads what is asked for in the query of `/sessions` and `/top`.
+//! Parses the query of `/sessions` and `/top`.
 
 #![no_main]
 

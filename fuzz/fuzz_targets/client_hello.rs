@@ -1,5 +1,5 @@
-//! Reads a ClientHello. Holds that its split into segments changes nothing in what is seen of it, and
-//! that the name seen is the one that rustls sees.
+//! Parses a ClientHello. Asserts that its split into segments does not change the result, and that the
+//! parsed name is the one that rustls parses.
 
 #![no_main]
 
@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// The name that rustls reads; none if it does not take the hello.
+/// The name that rustls parses; none if it rejects the ClientHello.
 fn by_rustls(mut bytes: &[u8]) -> Option<Option<Box<str>>> {
     let mut acceptor = Acceptor::default();
     while !bytes.is_empty() {

@@ -1,5 +1,5 @@
-//! Everything that a client may send before its keys are agreed on: records, their split, and
-//! the messages of a handshake in them.
+//! All input of a client before its keys are established: records, their split, and the handshake messages
+//! in them.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Loads files: the server's chain, its key, the CAs and the CRLs. The first byte of an input says which
-//! of them holds the rest; with 4 and above it is a CRL in DER, wrapped into PEM.
+//! Loads files: the server's chain, its key, the CAs and the CRLs. The first byte of an input selects the
+//! kind of the rest; 4 and above are a CRL in DER, wrapped into PEM.
 
 #![no_main]
 
@@ -20,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
     let which = usize::from(*which).min(3);
     let files: [PathBuf; 4] =
         std::array::from_fn(|i| if i == which { made_up.clone() } else { material.file(FILES[i]) });
-    // What is wrong with it is the answer.
+    // A rejected file is a valid result.
     let _refused = load(&files);
 });
 

@@ -1,5 +1,5 @@
-//! The record layer after the handshake: records of any inner type and content that are sealed as they
-//! should be, and bytes that are not.
+//! The record layer after the handshake: correctly sealed records of any inner type and content, and other
+//! bytes.
 
 #![no_main]
 
@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
         let (client, device) = tokio::io::duplex(1 << 18);
         let backend = Script::new(b"hello".to_vec(), &[]);
         tokio::join!(server.serve(device, backend), async {
-            // An error is the server's way to refuse what was sent.
+            // An error is the server's way to reject the input.
             let _refused = speak(client, data).await;
         });
     });
@@ -38,7 +38,7 @@ async fn speak(tcp: DuplexStream, data: &[u8]) -> io::Result<()> {
     let key = UnboundKey::new(&AES_128_GCM, key.as_ref()).expect("it has the key's size");
     let key = LessSafeKey::new(key);
     let mut rest = data;
-    // Each record: what it is, its length in two bytes, its content.
+    // Each record: its type, its length in two bytes, its content.
     while let [how, high, low, after @ ..] = rest {
         let length = usize::from(u16::from_be_bytes([*high, *low])).min(after.len());
         let (content, after) = after.split_at(length);

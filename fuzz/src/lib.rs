@@ -1,5 +1,5 @@
-//! What the fuzz targets share: certificates, a server, a client, and a socket that says what a
-//! target has made up.
+//! Common parts of the fuzz targets: certificates, a server, a client, and a socket that sends a target's
+//! input.
 
 use std::cell::OnceCell;
 use std::io;
@@ -20,7 +20,7 @@ use tokio::runtime::{Builder, Runtime};
 pub struct Material(tempfile::TempDir);
 
 impl Material {
-    /// The same for the whole process.
+    /// The files of the process.
     pub fn get() -> &'static Self {
         static MATERIAL: OnceLock<Material> = OnceLock::new();
         MATERIAL.get_or_init(Self::make)
@@ -68,7 +68,8 @@ impl Material {
     }
 }
 
-/// Runs `work` on this thread with a server that asks for certificates and takes devices without.
+/// Runs `work` on this thread with a server that requests certificates and also accepts devices without
+/// one.
 pub fn with_server<T>(work: impl AsyncFnOnce(&Server) -> T) -> T {
     thread_local! {
         static RUNTIME: OnceCell<(Runtime, Server)> = const { OnceCell::new() };
@@ -87,7 +88,7 @@ pub fn with_server<T>(work: impl AsyncFnOnce(&Server) -> T) -> T {
     })
 }
 
-/// A peer that says these bytes in segments, takes whatever comes, and ends its stream.
+/// A peer that sends these bytes in segments, accepts all data, and ends its stream.
 pub struct Script {
     bytes: Vec<u8>,
     at: usize,
@@ -96,8 +97,8 @@ pub struct Script {
 }
 
 impl Script {
-    /// Each segment has one byte more than the next of `segments` says, over and over; all are one
-    /// where there are none.
+    /// Each segment has one byte more than the next entry of `segments`, repeatedly; without entries there
+    /// is one segment.
     pub fn new(bytes: Vec<u8>, segments: &[u8]) -> Self {
         Self { bytes, at: 0, segments: segments.into(), segment: 0 }
     }
@@ -141,7 +142,8 @@ impl AsyncWrite for Script {
     }
 }
 
-/// Splits an input into so many bytes for segments, as its first byte says (0 to 7), and the rest.
+/// Splits an input into the sizes of segments, of which its first byte gives the number (0 to 7), and the
+/// rest.
 pub fn segmented(data: &[u8]) -> (&[u8], &[u8]) {
     let Some((first, rest)) = data.split_first() else { return (&[], data) };
     rest.split_at(usize::from(first % 8).min(rest.len()))

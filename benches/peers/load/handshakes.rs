@@ -1,4 +1,4 @@
-//! Handshakes: full and resumed, and while certificates are renewed.
+//! Handshakes: full and resumed, and during renewals of the certificate.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -10,18 +10,18 @@ use super::{Bench, Figure, Steady, percentile_ms};
 use crate::backend::Task;
 use crate::device::{self, Dialer, Version, within};
 
-/// Handshakes under way at a time.
+/// Concurrent handshakes.
 const CLIENTS: usize = 16;
 
 const RELOADS: usize = 20;
 const RELOAD_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What one client saw.
+/// Results of one client.
 #[derive(Default)]
 struct Seen {
     times: Vec<Duration>,
     failed: usize,
-    /// Handshakes that were not of the kind that was asked for.
+    /// Handshakes of another kind than requested.
     other_kind: usize,
 }
 
@@ -42,8 +42,7 @@ pub async fn steady(bench: &Bench<'_>, version: Version, resumed: bool) -> io::R
     ])
 }
 
-/// Full handshakes while the certificate is renewed [`RELOADS`] times, and the same for as long
-/// without.
+/// Full handshakes during [`RELOADS`] renewals of the certificate, and for the same time without renewals.
 pub async fn reloads(bench: &Bench<'_>) -> io::Result<Vec<Figure>> {
     let mut p99 = Vec::new();
     let mut lost = 0;
@@ -105,14 +104,14 @@ fn start(
     (0..CLIENTS).map(|_| client()).collect()
 }
 
-/// One handshake, and a byte there and back: a TLS 1.3 client is done before its server is.
-/// Returns whether it was resumed.
+/// One handshake, and one byte there and back, because a TLS 1.3 client completes before its server.
+/// Returns true if the session was resumed.
 async fn shake_hands(dialer: &Dialer) -> io::Result<bool> {
     let mut session = dialer.handshake().await?;
     session.write_all(&[Task::Echo.byte()]).await?;
     device::echo(&mut session, &[7]).await?;
     let resumed = device::is_resumed(&session);
-    // Ports are not to be used up by TIME_WAIT.
+    // Avoids TIME_WAIT, which would exhaust the ports.
     session.get_ref().0.set_zero_linger()?;
     Ok(resumed)
 }

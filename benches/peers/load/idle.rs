@@ -1,5 +1,5 @@
-//! What connections cost that do nothing: memory and CPU, while they are there and once they have
-//! gone; and what a proxy costs that has none.
+//! The cost of idle connections: memory and CPU, while they are open and after they have closed; and the
+//! base cost of a proxy without connections.
 
 use std::io;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::device::{self, Line, Version, within};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// Until allocators and kernels have nothing in flight.
+/// Time until allocators and kernel have settled.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// How long after a burst, or after everybody has left, memory is looked at.
+/// Time after a burst, or after all devices have closed, at which memory is measured.
 const LATER: Duration = Duration::from_secs(10);
 
 const BURST_BYTES: usize = 1 << 20;
@@ -67,24 +67,24 @@ pub async fn few(bench: &Bench<'_>) -> io::Result<Vec<Figure>> {
     Ok(vec![("bytes per connection, 3,000 held", each)])
 }
 
-/// Memory once the first connection has brought in what all share: code pages, threads' buffers.
+/// Memory after the first connection has loaded shared parts: code pages, buffers of threads.
 async fn base(bench: &Bench<'_>) -> io::Result<f64> {
     drop(bench.dialer(Version::Tls13, false).dial_many(1).await?);
     tokio::time::sleep(SETTLE).await;
     Ok(bench.proxy.memory_bytes())
 }
 
-/// 1 MiB there and back on each, on all at once.
+/// 1 MiB there and back on each connection, on all at once.
 async fn burst(lines: Vec<Line>) -> io::Result<Vec<Line>> {
     let bursting = lines.into_iter().map(|line| {
         tokio::spawn(async move {
             let (mut reader, mut writer) = tokio::io::split(line);
             let writing = async {
-                // In pieces, so that thousands of devices do not hold a MiB each.
+                // In pieces, so that thousands of devices do not hold 1 MiB each.
                 for _ in 0..BURST_BYTES / 4096 {
                     writer.write_all(&[7; 4096]).await?;
                 }
-                // A TLS client keeps what the socket would not take until it is asked.
+                // A TLS client buffers data that the socket did not accept until the next call.
                 writer.flush().await
             };
             let reading = async {

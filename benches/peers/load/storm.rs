@@ -1,6 +1,6 @@
-//! A reconnect storm: after a restart every device dials at once, gives each attempt two seconds,
-//! and tries again after a random pause. Who hangs on to devices that have given up already does
-//! handshakes for nobody.
+//! A reconnect storm: after a restart all devices connect at once. Each attempt has two seconds, and the
+//! next follows after a random pause. A proxy that continues the handshake of a device that has given up
+//! wastes CPU time.
 
 use std::io;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ const DEVICES: usize = 9000;
 const ATTEMPT: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE_MS: u64 = 1000;
 
-/// When a storm that does not end is given up.
+/// Time after which a storm is aborted.
 const GIVE_UP: Duration = Duration::from_secs(60);
 
 pub async fn storm(bench: &Bench<'_>) -> io::Result<Vec<Figure>> {
@@ -43,7 +43,7 @@ pub async fn storm(bench: &Bench<'_>) -> io::Result<Vec<Figure>> {
     ])
 }
 
-/// Tries until it works, and holds the connection; none if the storm is given up.
+/// Retries until a connection succeeds, and holds it; none if the storm is aborted.
 async fn come_back(
     device: usize,
     dialer: &Dialer,
@@ -68,7 +68,7 @@ async fn come_back(
     None
 }
 
-/// As good as random, and the same for every proxy.
+/// Pseudo-random, and the same for every proxy.
 const fn pause_ms(device: usize, attempt: u64) -> u64 {
     let mixed = (device as u64 * 31 + attempt).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed >> 32) % LONGEST_PAUSE_MS

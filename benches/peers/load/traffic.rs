@@ -1,4 +1,4 @@
-//! Bytes through connections that stay: in bulk, and as messages there and back.
+//! Throughput of long-lived connections: bulk data, and messages there and back.
 
 use std::io;
 use std::time::{Duration, Instant};

@@ -1,11 +1,11 @@
-//! The cost of a client that is not authenticated, by its input: CPU and memory for each
-//! connection, and CPU for what it has sent.
+//! The cost of an unauthenticated client, by its input: CPU and memory per connection, and CPU per KiB of
+//! input.
 //!
-//! **Promises.** A connection counts as one, whether the proxy has refused it or not. CPU is
-//! measured until the proxy has nothing left to do, and memory while all connections are held that
-//! the proxy has not ended.
+//! **Promises.** A connection counts as one, whether the proxy has refused it or not. CPU is measured until
+//! the proxy has nothing left to do, and memory while all connections are held that the proxy has not
+//! ended.
 //!
-//! **Not here.** What is sent (`inputs.rs`).
+//! **Not here.** The inputs (`inputs.rs`).
 
 mod chain;
 mod hello;
@@ -32,9 +32,9 @@ const CONNECTIONS: usize = 160;
 const AT_A_TIME: usize = 16;
 /// Connections that are held while memory is measured.
 const HELD: usize = 300;
-/// The warm-up: connections come, and nothing is measured.
+/// Warm-up: connections without measurement.
 const WARM_UP: Duration = Duration::from_millis(200);
-/// The end of what is measured, however much one connection costs.
+/// Maximum measurement time, for expensive connections.
 const AT_MOST: Duration = Duration::from_secs(3);
 /// The longest wait for a proxy that sends nothing.
 const SILENCE: Duration = Duration::from_millis(40);
@@ -47,7 +47,7 @@ pub struct Sent {
 
 pub async fn run(bench: &Bench<'_>, input: &'static Input) -> io::Result<Vec<Figure>> {
     let act = Act::prepare(input, bench.site);
-    // What all connections share: code pages, threads' buffers.
+    // Shared by all connections: code pages, buffers of threads.
     let start = Instant::now();
     while start.elapsed() < WARM_UP {
         some(bench, &act).await;
@@ -78,7 +78,7 @@ async fn cost(bench: &Bench<'_>, act: &Act) -> io::Result<Vec<Figure>> {
     ])
 }
 
-/// Some connections at a time, each listened to until it is ended or says nothing more.
+/// Some connections at a time, each read until it ends or is silent.
 async fn some(bench: &Bench<'_>, act: &Act) -> Vec<Sent> {
     let address = bench.site.listen;
     let going = (0..AT_A_TIME).map(|_| {
@@ -120,13 +120,13 @@ async fn memory(bench: &Bench<'_>, act: &Act) -> io::Result<Vec<Figure>> {
     Ok(vec![(MEMORY, each.max(0.0) / 1024.0), (SENT, bytes as f64 / 1024.0 / held.len() as f64)])
 }
 
-/// Takes what the proxy sends until it ends the connection or is silent.
+/// Reads from the proxy until it ends the connection or is silent.
 async fn listen(tcp: &mut TcpStream) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(Ok(1..)) = within(SILENCE, tcp.read(&mut buffer)).await {}
 }
 
-/// Waits until the proxy has nothing to do: it may still work on what has come.
+/// Waits until the proxy is idle: it may still process earlier input.
 async fn settle(bench: &Bench<'_>, at_most: Duration) {
     let start = Instant::now();
     let mut was = bench.proxy.precise_cpu_seconds();
@@ -140,7 +140,7 @@ async fn settle(bench: &Bench<'_>, at_most: Duration) {
     }
 }
 
-/// Writes pieces one by one; a proxy that has refused one does not take the rest.
+/// Writes pieces one by one. A proxy that has refused one does not accept the rest.
 async fn write(tcp: &mut TcpStream, pieces: &[Vec<u8>]) -> usize {
     let mut bytes = 0;
     for piece in pieces {

@@ -1,4 +1,4 @@
-//! Chains of certificates that lead nowhere.
+//! Chains of certificates that lead to no CA.
 
 use std::sync::OnceLock;
 
@@ -8,16 +8,16 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 /// The scheme by which subjects and issuers of a junk chain are named.
 #[derive(Clone, Copy, Debug)]
 pub enum Names {
-    /// Three generations, each of which may have been issued by any of the next: a search for a
-    /// path has to try them all.
+    /// Three generations, each of which may have been issued by any of the next: a search for a path has to
+    /// try them all.
     Layers,
-    /// All have one name, as their issuers.
+    /// All have the same name, and the same issuer.
     Same,
-    /// No two fit.
+    /// No certificate has issued another.
     Distinct,
 }
 
-/// A leaf of `Layers`' first generation, then so many CAs, none of which any CA of ours has issued.
+/// A leaf of `Layers`' first generation, followed by this many CAs, none of them issued by a CA of the run.
 pub fn junk(
     leaf: &CertificateDer<'static>,
     names: Names,
@@ -39,7 +39,7 @@ fn layer(n: usize) -> String {
     ["X", "Y", "Z"][n % 3].to_owned()
 }
 
-/// A CA's certificate whose signature is another key's than its issuers' have.
+/// A CA certificate whose signature is from another key than its issuer's.
 fn certificate(subject: &str, issuer: &str) -> CertificateDer<'static> {
     static KEYS: OnceLock<[KeyPair; 2]> = OnceLock::new();
     let [own, other] = KEYS.get_or_init(|| {

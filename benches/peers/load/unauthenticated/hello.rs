@@ -1,14 +1,14 @@
-//! ClientHellos by hand, and records around them.
+//! Hand-made ClientHellos, and records around them.
 
 /// An extension: its number and content.
 pub type Extension = (u16, Vec<u8>);
 
-/// A plain handshake record holds no more: RFC 8446 section 5.1.
+/// Maximum content of a plaintext handshake record: RFC 8446 section 5.1.
 pub const RECORD_BYTES: usize = 16 * 1024;
 
 /// The suites of a device with TLS 1.3 and 1.2.
 pub const SUITES: &[u16] = &[0x1301, 0xc02b, 0xc02f];
-/// The same for TLS 1.2 alone.
+/// The suites of a device with only TLS 1.2.
 pub const OLD_SUITES: &[u16] = &[0xc02b, 0xc02f];
 
 /// A handshake message of this type.
@@ -32,8 +32,7 @@ pub fn hello(suites: &[u16], extensions: &[Extension]) -> Vec<u8> {
     message(1, &body)
 }
 
-/// The extensions of an ordinary hello of TLS 1.3, with those in the place of its own that have the
-/// same number.
+/// The extensions of an ordinary TLS 1.3 ClientHello. Given extensions replace those with the same number.
 pub fn with(others: &[Extension]) -> Vec<Extension> {
     let share = [&0x001d_u16.to_be_bytes()[..], &vector(2, &[9; 32])].concat();
     let mut all = vec![(43, vector(1, &numbers(&[0x0304, 0x0303]))), (51, vector(2, &share))];
@@ -41,7 +40,7 @@ pub fn with(others: &[Extension]) -> Vec<Extension> {
     replaced(all, others)
 }
 
-/// The same for TLS 1.2.
+/// The extensions of an ordinary TLS 1.2 ClientHello, replaced in the same way.
 pub fn old_with(others: &[Extension]) -> Vec<Extension> {
     replaced(old(), others)
 }
@@ -63,7 +62,7 @@ fn replaced(mut all: Vec<Extension>, others: &[Extension]) -> Vec<Extension> {
     all
 }
 
-/// Content behind its length of so many bytes.
+/// Content after a length of this many bytes.
 pub fn vector(length_bytes: usize, content: &[u8]) -> Vec<u8> {
     let mut vector = length(content.len(), length_bytes);
     vector.extend(content);
@@ -74,7 +73,7 @@ pub fn numbers(numbers: &[u16]) -> Vec<u8> {
     numbers.iter().flat_map(|number| number.to_be_bytes()).collect()
 }
 
-/// `message` in handshake records of at most so many bytes.
+/// `message` in handshake records of at most this many bytes.
 pub fn records(message: &[u8], size: usize) -> Vec<u8> {
     message.chunks(size).flat_map(|part| record(22, part)).collect()
 }

@@ -1,4 +1,4 @@
-//! Inputs of an unauthenticated client: for each kind, one of maximal cost.
+//! Inputs of an unauthenticated client: the most expensive one of each kind.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::peer::Site;
 /// One kind of input.
 #[derive(Debug)]
 pub struct Input {
-    /// True for connections that are held, for their memory; otherwise their CPU is measured.
+    /// True for held connections, whose memory is measured; otherwise CPU time is measured.
     pub holds: bool,
     what: What,
 }
@@ -26,13 +26,13 @@ pub struct Input {
 enum What {
     /// Pieces, written one by one.
     Bytes(fn() -> Vec<Vec<u8>>),
-    /// The same behind a ClientHello of TLS 1.2 and the server's answer.
+    /// The same after a TLS 1.2 ClientHello and the server's answer.
     AfterServerHello(fn() -> Vec<Vec<u8>>),
-    /// A handshake whose client shows a chain that leads nowhere.
+    /// A handshake whose client sends a chain that leads to no CA.
     Chain(Version, Names, usize),
-    /// A handshake of TLS 1.3 without a certificate, then so many records of this type.
+    /// A TLS 1.3 handshake without a certificate, then this many records of this type.
     Records { kind: u8, content: &'static [u8], count: usize },
-    /// A handshake of TLS 1.3 without a certificate, then so many key updates.
+    /// A TLS 1.3 handshake without a certificate, then this many key updates.
     KeyUpdates(usize),
 }
 
@@ -96,14 +96,14 @@ inputs! {
     KEY_UPDATES = false, What::KeyUpdates(1000);
 }
 
-/// An input, ready to be sent often.
+/// An input, prepared to be sent many times.
 #[derive(Clone)]
 pub enum Act {
     Bytes { first: Option<Arc<[Vec<u8>]>>, then: Arc<[Vec<u8>]> },
     Handshake { connector: TlsConnector, bytes: usize, then: Then },
 }
 
-/// The records behind a handshake.
+/// The records after a handshake.
 #[derive(Clone, Copy)]
 pub enum Then {
     Nothing,
@@ -140,7 +140,7 @@ impl Act {
         }
     }
 
-    /// Dials, and sends it.
+    /// Connects, and sends the input.
     pub async fn send(&self, address: SocketAddr) -> io::Result<Sent> {
         let mut tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
@@ -179,22 +179,22 @@ fn ordinary() -> Vec<u8> {
     hello::hello(hello::SUITES, &hello::with(&[]))
 }
 
-/// A ClientHello of TLS 1.3 with an extension of so many bytes that nobody knows.
+/// A TLS 1.3 ClientHello with an unknown extension of this many bytes.
 fn with_padding(bytes: usize) -> Vec<u8> {
     hello::hello(hello::SUITES, &hello::with(&[(0x4444, vec![0; bytes])]))
 }
 
-/// One that is nearly as long as rustls takes.
+/// A ClientHello close to rustls's maximum length.
 fn padded() -> Vec<u8> {
     with_padding(64_000)
 }
 
-/// One with this extension.
+/// A ClientHello with this extension.
 fn of_hello(number: u16, list: &[u8]) -> Vec<Vec<u8>> {
     whole(&hello::hello(hello::SUITES, &hello::with(&[(number, vector(2, list))])))
 }
 
-/// One with 30,000 entries of two bytes in this list, the useful ones last.
+/// A ClientHello with 30,000 entries of two bytes in this list, the useful ones last.
 fn list(number: u16) -> Vec<Vec<u8>> {
     let useful = if number == 10 { [0x001d, 0x0017] } else { [0x0403, 0x0804] };
     of_hello(number, &numbers(&[many(30_000), useful.to_vec()].concat()))
@@ -204,7 +204,7 @@ fn whole(message: &[u8]) -> Vec<Vec<u8>> {
     vec![records(message, RECORD_BYTES)]
 }
 
-/// So many numbers that stand for nothing, and what is useful of suites behind them.
+/// This many meaningless numbers, followed by useful suites.
 fn many(count: u16) -> Vec<u16> {
     (0..count).map(|n| 0x6000 + n % 0x3000).chain(hello::SUITES.iter().copied()).collect()
 }
@@ -214,7 +214,7 @@ fn shares() -> Vec<u8> {
     (0..1600).map(|n| 0x6000 + n).chain([0x001d]).flat_map(share).collect()
 }
 
-/// So many identities and binders; `pre_shared_key` is the last extension, as it has to be.
+/// This many identities and binders. `pre_shared_key` has to be the last extension.
 fn psks(count: usize) -> Vec<u8> {
     let identity = [vector(2, b"ticket"), vec![0; 4]].concat();
     let binder = vector(1, &[3; 32]);
@@ -222,7 +222,7 @@ fn psks(count: usize) -> Vec<u8> {
     hello::hello(hello::SUITES, &hello::with(&[(45, vector(1, &[1])), (41, content)]))
 }
 
-/// A ClientHello that announces early data under a ticket that nobody has issued.
+/// A ClientHello that announces early data with an unknown ticket.
 fn early() -> Vec<u8> {
     let identity = [vector(2, &[6; 200]), vec![0; 4]].concat();
     let content = [vector(2, &identity), vector(2, &vector(1, &[3; 32]))].concat();
@@ -230,7 +230,7 @@ fn early() -> Vec<u8> {
     hello::hello(hello::SUITES, &hello::with(&extensions))
 }
 
-/// A Certificate message with one certificate of so many bytes of nothing.
+/// A Certificate message with one meaningless certificate of this many bytes.
 fn certificate(bytes: usize) -> Vec<u8> {
     let one = vector(3, &vec![0x30; bytes]);
     hello::message(11, &vector(3, &one))

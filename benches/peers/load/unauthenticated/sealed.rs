@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ConnectionTrafficSecrets;
 
-/// So many records of this inner type and content, sealed by the keys of `session`, and its socket.
+/// This many records of this inner type and content, sealed with the keys of `session`, and its socket.
 pub fn records(
     session: TlsStream<TcpStream>,
     kind: u8,
@@ -43,7 +43,7 @@ pub fn records(
     Ok((tcp, sealed))
 }
 
-/// The same for key updates, each of which asks for one.
+/// This many key updates, each of which requests one.
 pub fn key_updates(
     session: TlsStream<TcpStream>,
     count: usize,
