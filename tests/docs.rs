@@ -1,6 +1,6 @@
-//! Do the pages for operators say what happens, command by command?
+//! Runs the commands of the pages for operators and compares their output with the pages.
 //!
-//! What is typed and what is expected stands in the pages themselves: `support/page.rs` says how.
+//! `support/page.rs` describes the format of a page.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,11 +13,11 @@ use crate::support::terminal::Terminal;
 struct Page {
     name: &'static str,
     needs: &'static [&'static str],
-    /// The steps of the first hour from which it goes on.
+    /// Steps of the first hour that run before the page.
     begins_with: &'static [&'static str],
 }
 
-/// The pages that a reader follows one after the other, each on what the ones before have left.
+/// Pages that a reader follows in this order. Each builds on the state that the previous ones have left.
 const IN_ORDER: [&str; 6] = [
     FIRST_HOUR,
     "docs/certificates.md",
@@ -27,28 +27,34 @@ const IN_ORDER: [&str; 6] = [
     "docs/probe.md",
 ];
 
-/// The steps that start what the first hour's last step stops: the broker and the sidecar.
+/// Steps of the first hour that start the broker and the sidecar, which its last step stops.
 const STARTS: [&str; 2] = ["2.", "4."];
 
 const FIRST_HOUR: &str = "docs/first-hour.md";
 
-/// Pages whose commands are not run here, and why that is good.
+/// Pages whose commands are not run here, each with the reason.
 const RUN_ELSEWHERE: &[(&str, &str)] = &[
-    ("README.md", "the demo is a step of .ci/run, and tests/demo.rs types what it says"),
-    ("CONTRIBUTING.md", "they are the steps of .ci/run"),
-    ("docs/configuration.md", "tests/process.rs has both commands, writing elsewhere"),
-    ("docs/performance-method.md", "they measure for an hour; .ci/run measures a part of it"),
-    ("docs/image.md", "tests/deploy/image.sh builds and runs it; Docker and the scanners are not"),
-    ("docs/kubernetes.md", "tests/deploy/kubernetes.py; a cluster is not"),
-    ("docs/kubernetes-reference.md", "tests/deploy/helm.py; a cluster is not"),
-    ("docs/systemd.md", "tests/deploy/package.sh, in a Debian of its own; certbot is not"),
+    (
+        "README.md",
+        "the demo is a step of .ci/run, and tests/demo.rs runs the commands that it prints",
+    ),
+    ("CONTRIBUTING.md", "the steps of .ci/run"),
+    ("docs/configuration.md", "tests/process.rs runs both commands with other paths"),
+    ("docs/performance-method.md", "they take an hour; .ci/run measures a part"),
+    (
+        "docs/image.md",
+        "tests/deploy/image.sh builds and runs it; Docker and the scanners are not run",
+    ),
+    ("docs/kubernetes.md", "tests/deploy/kubernetes.py; there is no cluster"),
+    ("docs/kubernetes-reference.md", "tests/deploy/helm.py; there is no cluster"),
+    ("docs/systemd.md", "tests/deploy/package.sh, in a separate Debian; certbot is not run"),
     ("examples/modbus/README.md", "tests/examples.rs"),
     ("examples/mqtt/README.md", "tests/examples.rs"),
 ];
 
 fn open(needs: &[&str]) -> Option<Terminal> {
     let terminal = Terminal::open(needs, &["examples"])?;
-    // `cargo run` in a clone of the repository, which is built already.
+    // Replaces `cargo run` in a clone of the repository: the program is already built.
     let cargo = "[ \"$1 $2 $3\" = 'run --release --' ] && shift 3 && exec tlsidecar \"$@\"";
     terminal.command("cargo", cargo);
     Some(terminal)
@@ -65,7 +71,7 @@ fn follow(page: &Page) {
     assert!(terminal.follow(page.name, &blocks(page.name)) > 0, "{} runs nothing", page.name);
 }
 
-/// The pages that tests of this file follow.
+/// Pages whose commands are run by the tests of this file.
 const FOLLOWED: &[&str] = &[
     FIRST_HOUR,
     "docs/certificates.md",
@@ -93,7 +99,7 @@ fn every_page_with_commands_is_run_somewhere() {
         }
         let name = path.strip_prefix(root).unwrap().to_str().unwrap();
         let run = FOLLOWED.contains(&name) || RUN_ELSEWHERE.iter().any(|(page, _)| *page == name);
-        assert!(run, "{name} has commands that nothing runs: see tests/docs.rs");
+        assert!(run, "{name} has commands that no test runs: see tests/docs.rs");
         pages += 1;
     }
     assert!(pages >= FOLLOWED.len());

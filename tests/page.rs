@@ -534,7 +534,7 @@ async fn dial(address: SocketAddr, from: u8) -> TcpStream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "draws docs/page.png and docs/page-dark.png, in a quarter of an hour or TLSIDECAR_PICTURE_SECONDS"]
+#[ignore = "draws docs/page*.png, in a quarter of an hour or TLSIDECAR_PICTURE_SECONDS"]
 async fn the_pictures_of_the_page_are_drawn() {
     let dir = std::env::temp_dir().join("plant-7");
     fs::create_dir_all(&dir).unwrap();
@@ -552,9 +552,14 @@ async fn the_pictures_of_the_page_are_drawn() {
     }
     let url = format!("http://{}/", plant.proxy.app.admin);
     let docs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs");
-    for (name, dark) in [("page.png", false), ("page-dark.png", true)] {
+    let whole = (1280, 2080);
+    // The README shows its upper part, at a width at which it can be read.
+    let top = (1000, 760);
+    for (name, dark, size) in
+        [("page.png", false, whole), ("page-dark.png", true, whole), ("page-top.png", false, top)]
+    {
         let file = docs.join(name);
-        browser::draw(&url, dark, (1280, 2080), &file).await;
+        browser::draw(&url, dark, size, &file).await;
         // A page has few colours.
         let mut fewer = Command::new("pngquant");
         fewer.args(["--force", "--strip", "--output"]).arg(&file).arg("64").arg(&file);

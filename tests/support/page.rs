@@ -1,43 +1,43 @@
-//! A page of the documentation, taken apart into what its reader types.
+//! Parses a page of the documentation into commands and their expected output.
 //!
-//! Every fence of the kind `sh` is typed, in the order of the page. A fence of the kind `text` after
-//! it is what comes out: each of its lines, in this order, among others perhaps; `…` stands for
-//! anything within a line. Where `<!-- the other terminal -->` stands above it, it is what one of
-//! the terminals beside says. A comment above a fence of commands says what else is to be known:
+//! Every fence of the kind `sh` is run, in the order of the page. A `text` fence after it is its expected
+//! output: each line has to appear, in this order, possibly among others; `…` matches any text within a line.
+//! With the comment `<!-- the other terminal -->` above it, it is the output of a separate terminal. A comment
+//! above a fence of commands changes how they are run:
 //!
-//! - `<!-- not run: why -->`: it is not typed.
-//! - `<!-- in a separate terminal -->`: it goes on while the rest is typed.
-//! - `<!-- fails -->`: its last command fails, as the page says.
-//! - `<!-- after a moment -->`: it only looks, and is typed again until it says what is expected.
+//! - `<!-- not run: reason -->`: not run.
+//! - `<!-- in a separate terminal -->`: keeps running while the rest is run.
+//! - `<!-- fails -->`: its last command fails.
+//! - `<!-- after a moment -->`: a query, repeated until it prints the expected output.
 
 use std::path::Path;
 
-/// What the reader of a page types at a time.
+/// A fence of commands with its expected output.
 #[derive(Debug)]
 pub(crate) struct Block {
-    /// Where it begins.
+    /// Its line in the page.
     pub(crate) line: usize,
-    /// The heading that it stands under.
+    /// Heading of its section.
     pub(crate) section: String,
-    /// How it is typed.
+    /// Way in which it is run.
     pub(crate) how: How,
     pub(crate) commands: String,
-    /// The lines that come out, with `…` for anything.
+    /// Expected lines of the output, with `…` for any text.
     pub(crate) expected: Vec<String>,
-    /// The lines that one of the terminals beside says.
+    /// Expected lines of a separate terminal.
     pub(crate) elsewhere: Vec<String>,
 }
 
-/// How a block is typed.
+/// Ways to run a block.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum How {
     /// Each command succeeds.
     Succeeds,
     /// The last command fails.
     Fails,
-    /// In a separate terminal, until the page is over.
+    /// In a separate terminal, until the end of the page.
     Beside,
-    /// Again and again.
+    /// Repeated until the output is as expected.
     AfterAMoment,
     /// Not at all.
     NotRun,
@@ -73,7 +73,7 @@ fn parse(page: &str, text: &str) -> Vec<Block> {
                 elsewhere: Vec::new(),
             }),
             "text" => {
-                // A picture before the first command is nobody's output.
+                // A text before the first command is no output.
                 let Some(block) = blocks.last_mut() else { continue };
                 let other = remark == "<!-- the other terminal -->";
                 let said = if other { &mut block.elsewhere } else { &mut block.expected };
@@ -81,7 +81,7 @@ fn parse(page: &str, text: &str) -> Vec<Block> {
                 *said = content.iter().map(|line| line.trim_end().to_owned()).collect();
             }
             "c" | "dockerfile" | "ini" | "python" | "toml" | "yaml" => {}
-            _ => panic!("{at}: nobody knows what to do with a fence of the kind {kind:?}"),
+            _ => panic!("{at}: unknown kind of fence: {kind:?}"),
         }
     }
     blocks
@@ -97,17 +97,17 @@ fn how(at: &str, remark: &str) -> How {
         "in a separate terminal" => How::Beside,
         "after a moment" => How::AfterAMoment,
         _ if remark.strip_prefix("not run: ").is_some_and(|why| why.len() > 10) => How::NotRun,
-        _ => panic!("{at}: nobody knows what to do about {remark:?}"),
+        _ => panic!("{at}: unknown comment: {remark:?}"),
     }
 }
 
-/// What of the expected lines is missing in an output, each being looked for behind the last.
+/// Returns the first expected line that is missing in an output. Each line is searched after the previous match.
 pub(crate) fn missing<'a>(expected: &'a [String], output: &str) -> Option<&'a String> {
     let mut lines = output.lines();
     expected.iter().find(|wanted| !lines.any(|line| fits(wanted, line.trim_end())))
 }
 
-/// Whether a line is as expected.
+/// Returns true if a line matches an expected line.
 fn fits(wanted: &str, line: &str) -> bool {
     let mut parts = wanted.split('…');
     let Some(mut rest) = parts.next().and_then(|first| line.strip_prefix(first)) else {
