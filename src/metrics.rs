@@ -1,16 +1,14 @@
 //! Every metric of the process.
 //!
-//! **Promises.** All names and label sets are here and in docs/metrics.md, which a test compares.
-//! Label values come from closed sets or from the configuration, never from a client. Children
-//! exist from the first scrape, so a counter's first increase is seen, and the data path moves them
-//! by one atomic addition, without a look-up.
+//! **Promises.** Each metric is declared once, with its name, labels, help and kind. docs/metrics.md lists them all, and
+//! a test compares the two. Label values come from closed sets or from the configuration, never from a client. The
+//! data path moves a metric by one atomic operation, without a look-up.
 //!
-//! **Not here.** The port that they are read from (`admin.rs`).
+//! **Not here.** The admin port that serves them (`control/admin.rs`).
 
+mod active;
 mod backends;
-mod families;
-mod family;
-mod in_force;
+mod declare;
 mod listener;
 mod names;
 mod process;
@@ -21,106 +19,105 @@ use std::time::{Duration, SystemTime};
 
 use prometheus::{Encoder, Registry, TextEncoder};
 
+pub(crate) use self::active::{ActiveCa, ActiveCertificate, ActiveCrl, ActiveFile, Reported};
 pub(crate) use self::backends::BackendMetrics;
-use self::families::Families;
-use self::family::Maker;
-pub(crate) use self::in_force::{CaInForce, CertificateInForce, CrlInForce, MaterialInForce, Told};
+use self::listener::ListenerFamilies;
 pub use self::listener::ListenerMetrics;
-pub(crate) use self::listener::{Census, Counted, Handshake};
+pub(crate) use self::listener::{Handshake, Load, SessionStats, Totals};
 pub(crate) use self::names::NameStatus;
-use self::names::Names;
+use self::names::{BackendNames, NameFamilies};
 pub(crate) use self::process::Objects;
 use self::process::ProcessMetrics;
 use crate::lifecycle::Phase;
 use crate::lock::Lock;
 use crate::terms::labels::ReloadOutcome;
 
-/// Brings up to date what is counted elsewhere.
+/// Updates metrics whose values are kept elsewhere.
 type Refresh = Box<dyn Fn(&Metrics) + Send + Sync>;
 
-/// The metrics of one process, in a registry of their own.
+/// The metrics of one process, with their registry.
 pub struct Metrics {
     registry: Registry,
-    families: Families,
-    names: Names,
+    listeners: ListenerFamilies,
+    names: BackendNames,
     process: ProcessMetrics,
     refreshes: Lock<Vec<Refresh>>,
 }
 
 impl Metrics {
-    /// The metrics of a process; those of its listeners are added by [`Self::listener`].
+    /// Makes the metrics of a process; [`Self::listener`] adds those of its listeners.
     #[must_use]
     pub fn new() -> Self {
         let registry = Registry::new();
-        let families = Families::register(&Maker(&registry));
-        let names = Names::register(&Maker(&registry));
+        let listeners = ListenerFamilies::register(&registry);
+        let names = NameFamilies::register(&registry).all();
         let process = ProcessMetrics::register(&registry);
-        Self { registry, families, names, process, refreshes: Lock::default() }
+        Self { registry, listeners, names, process, refreshes: Lock::default() }
     }
 
-    /// The metrics of the listener `name`, all of them there from now on.
+    /// Makes the metrics of the listener `name`. All of them are exported from now on.
     #[must_use]
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
-        Arc::new(self.families.of(name))
+        Arc::new(self.listeners.listener(name))
     }
 
-    /// Has `refresh` run before every scrape.
+    /// Runs `refresh` before every scrape.
     pub(crate) fn refresh_by(&self, refresh: impl Fn(&Self) + Send + Sync + 'static) {
         self.refreshes.lock().push(Box::new(refresh));
     }
 
-    /// Counts a reload and remembers whether the last one was good.
+    /// Counts a reload and records whether it succeeded.
     pub(crate) fn reloaded(&self, outcome: ReloadOutcome, objects: Objects, now: SystemTime) {
         self.process.reloaded(outcome, objects);
         self.looked_at(outcome, now);
     }
 
-    /// Remembers whether the files were good when they were last looked at.
+    /// Records whether the files were valid when they were last read.
     pub(crate) fn looked_at(&self, outcome: ReloadOutcome, now: SystemTime) {
         self.process.looked_at(outcome, now);
     }
 
-    /// Takes over how many log lines have been dropped since the process started.
+    /// Sets the number of log lines dropped since the process started.
     pub(crate) fn set_log_lines_dropped(&self, total: u64) {
         self.process.set_log_lines_dropped(total);
     }
 
-    /// Tells how far the process is, and since when it drains.
+    /// Sets the phase of the process and the start of its drain.
     pub(crate) fn set_phase(&self, phase: Phase, drain_started: Option<SystemTime>) {
         self.process.set_phase(phase, drain_started);
     }
 
-    /// Tells how long a drain may take.
+    /// Sets the longest duration of a drain.
     pub(crate) fn set_drain_timeout(&self, timeout: Duration) {
         self.process.set_drain_timeout(timeout);
     }
 
-    /// Takes over how the names of backends are.
+    /// Replaces the state of the names of backends.
     pub(crate) fn set_names(&self, names: Vec<NameStatus>) {
-        self.names.tell(names);
+        self.names.publish(names);
     }
 
-    /// How the names of backends were before the last scrape.
+    /// Returns the state of the names of backends as of the last scrape.
     pub(crate) fn names(&self) -> Vec<NameStatus> {
-        self.names.told()
+        self.names.reported()
     }
 
-    /// Takes over how many threads work for connections, and for how long they have in all.
+    /// Sets the number of worker threads and their total busy time.
     pub(crate) fn set_runtime(&self, workers: usize, busy: Duration) {
         self.process.set_runtime(workers, busy);
     }
 
-    /// Brings up to date what is counted elsewhere, as before every scrape.
+    /// Updates the metrics whose values are kept elsewhere, as before every scrape.
     pub(crate) fn refresh(&self) {
         for refresh in &*self.refreshes.lock() {
             refresh(self);
         }
     }
 
-    /// Everything in the Prometheus text format, and its content type.
+    /// Returns all metrics in the Prometheus text format, and its content type.
     ///
     /// # Errors
-    /// If the encoder fails, which for memory it does not.
+    /// If the encoder fails; writing to memory, it does not.
     pub fn render(&self) -> io::Result<(Vec<u8>, &'static str)> {
         self.refresh();
         let mut text = Vec::new();

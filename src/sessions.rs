@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use self::stop::StopOrder;
 use self::top::Top;
 use crate::lock::Lock;
-use crate::metrics::{BackendMetrics, Census, ListenerMetrics};
+use crate::metrics::{BackendMetrics, ListenerMetrics, SessionStats};
 use crate::terms::labels::{Age, Cipher, Direction, Expiry, HandshakeKind, Silence};
 use crate::terms::reason::Reason;
 use crate::time::unix_seconds;
@@ -162,12 +162,12 @@ impl Session {
         }
     }
 
-    fn count_into(&self, census: &mut Census, now: i64) {
-        census.ages[age(self.age()) as usize] += 1;
-        census.silences[silence(self.silence()) as usize] += 1;
+    fn count_into(&self, stats: &mut SessionStats, now: i64) {
+        stats.ages[age(self.age()) as usize] += 1;
+        stats.silences[silence(self.silence()) as usize] += 1;
         let not_after = self.identity.get().map(|identity| identity.not_after);
-        census.expiries[expiry(not_after, now) as usize] += 1;
-        census.buffered_bytes += u64::from(self.counted.buffered.load(Ordering::Relaxed));
+        stats.expiries[expiry(not_after, now) as usize] += 1;
+        stats.buffered_bytes += u64::from(self.counted.buffered.load(Ordering::Relaxed));
     }
 }
 
@@ -212,19 +212,19 @@ impl Sessions {
     }
 
     /// Updates the session metrics of `listeners`.
-    pub(crate) fn take_census(&self, listeners: &[Arc<ListenerMetrics>]) {
+    pub(crate) fn publish_stats(&self, listeners: &[Arc<ListenerMetrics>]) {
         let now = unix_seconds(SystemTime::now());
-        let mut censuses = vec![Census::default(); listeners.len()];
+        let mut all_stats = vec![SessionStats::default(); listeners.len()];
         for part in &self.parts {
             for session in part.lock().values().filter(|session| session.is_established()) {
                 let place = listeners.iter().position(|l| Arc::ptr_eq(l, &session.metrics));
                 if let Some(place) = place {
-                    session.count_into(&mut censuses[place], now);
+                    session.count_into(&mut all_stats[place], now);
                 }
             }
         }
-        for (listener, census) in listeners.iter().zip(&censuses) {
-            listener.set_census(census);
+        for (listener, stats) in listeners.iter().zip(&all_stats) {
+            listener.set_session_stats(stats);
         }
     }
 
@@ -292,17 +292,17 @@ mod tests {
         let mut session = Session::new(metrics, 1, SocketAddr::from(([192, 0, 2, 1], 1)));
         let hour = Duration::from_secs(HOUR);
         session.opened = Instant::now().checked_sub(2 * hour).unwrap();
-        let census = |session: &Session| {
-            let mut census = Census::default();
-            session.count_into(&mut census, 0);
-            (census.ages[Age::UnderDay as usize], census.silences)
+        let stats = |session: &Session| {
+            let mut stats = SessionStats::default();
+            session.count_into(&mut stats, 0);
+            (stats.ages[Age::UnderDay as usize], stats.silences)
         };
         assert_eq!(silence(session.silence()), Silence::UnderDay);
-        assert_eq!(census(&session), (1, [0, 0, 0, 1, 0]), "opened, and nothing came");
+        assert_eq!(stats(&session), (1, [0, 0, 0, 1, 0]), "opened, and nothing came");
         session.on_activity(Instant::now().checked_sub(hour / 2).unwrap());
-        assert_eq!(census(&session), (1, [0, 0, 1, 0, 0]));
+        assert_eq!(stats(&session), (1, [0, 0, 1, 0, 0]));
         session.on_activity(Instant::now());
-        assert_eq!(census(&session), (1, [1, 0, 0, 0, 0]));
+        assert_eq!(stats(&session), (1, [1, 0, 0, 0, 0]));
     }
 
     #[test]

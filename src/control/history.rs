@@ -1,11 +1,10 @@
-//! What the listeners have counted over the last minutes, for people who have no Prometheus.
+//! The counters of the listeners over the last minutes, for operators without Prometheus.
 //!
-//! **Promises.** It keeps [`SAMPLES`] samples and no more: of each listener three numbers, and one for each
-//! reason for which connections ended meanwhile. It reads counters that are moved anyway, so the data
-//! path does nothing for it. Its time is one that nobody sets: a gateway without a clock of its own has
-//! it right as well.
+//! **Promises.** At most [`SAMPLES`] samples are kept: for each listener three numbers, and one for each reason for
+//! which connections ended in that time. They are differences of counters that exist anyway, so the data path does
+//! no extra work. Time is monotonic, so it is correct on a gateway without a real-time clock as well.
 //!
-//! **Not here.** What is counted (`metrics.rs`), who is shown it (`admin/status.rs`).
+//! **Not here.** Counting (`metrics.rs`), the output (`admin/status.rs`).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, MutexGuard};
@@ -14,61 +13,61 @@ use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::lock::Lock;
-use crate::metrics::{Counted, ListenerMetrics};
+use crate::metrics::{ListenerMetrics, Totals};
 use crate::terms::reason::Reason;
 
-/// How long a sample is.
+/// Duration of a sample.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// Whole samples that are kept: a quarter of an hour.
+/// Number of complete samples that are kept: a quarter of an hour.
 const SAMPLES: usize = 90;
 
-/// The recent past of some listeners.
+/// The recent past of the listeners.
 pub(crate) struct History {
     pub(crate) listeners: Vec<Arc<ListenerMetrics>>,
     past: Lock<Past>,
 }
 
 struct Past {
-    /// What had been counted when the last sample ended.
-    counted: Vec<Counted>,
+    /// Counters at the end of the last sample.
+    totals: Vec<Totals>,
     samples: VecDeque<Sample>,
 }
 
-/// What was counted between two moments.
+/// Increases of all counters between two instants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sample {
     pub(crate) ended: Instant,
-    /// Of each listener.
-    pub(crate) moved: Vec<Moved>,
+    /// For each listener.
+    pub(crate) increases: Vec<Increase>,
 }
 
-/// What one listener counted between two moments, and what it had at the second.
+/// Increases of one listener's counters between two instants, and its open connections at the second.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Moved {
+pub(crate) struct Increase {
     pub(crate) accepted: u64,
-    /// Those that were completed.
+    /// Completed handshakes.
     pub(crate) handshakes: u64,
-    /// Open connections when it ended.
+    /// Open connections at the end of the sample.
     pub(crate) active: i64,
-    /// Only reasons that there were.
+    /// Only reasons that occurred.
     pub(crate) closed: Vec<(Reason, u64)>,
 }
 
 impl History {
-    /// Of these listeners, from now on.
+    /// Starts the history of these listeners.
     pub(crate) fn new(listeners: Vec<Arc<ListenerMetrics>>) -> Self {
-        let counted = listeners.iter().map(|listener| listener.counted()).collect();
-        let past = Lock::new(Past { counted, samples: VecDeque::new() });
+        let totals = listeners.iter().map(|listener| listener.totals()).collect();
+        let past = Lock::new(Past { totals, samples: VecDeque::new() });
         Self { listeners, past }
     }
 
-    /// Takes samples for ever.
+    /// Takes samples until the process ends.
     pub(crate) async fn run(&self) {
         let mut ticks = interval(PERIOD);
-        // After a pause of the machine, one long sample tells what happened.
+        // After the machine was suspended, one long sample covers the pause.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first one is now.
+        // The first tick completes at once.
         ticks.tick().await;
         loop {
             ticks.tick().await;
@@ -76,30 +75,30 @@ impl History {
         }
     }
 
-    /// The samples that are kept, oldest first, and one that has only begun.
+    /// Returns the kept samples, oldest first, and the one that has only begun.
     pub(crate) fn recent(&self, now: Instant) -> Vec<Sample> {
         let past = self.past();
-        let (_, begun) = self.since(&past.counted, now);
+        let (_, begun) = self.since(&past.totals, now);
         past.samples.iter().cloned().chain([begun]).collect()
     }
 
     fn sample(&self, now: Instant) {
         let mut past = self.past();
-        let (counted, sample) = self.since(&past.counted, now);
-        past.counted = counted;
+        let (totals, sample) = self.since(&past.totals, now);
+        past.totals = totals;
         past.samples.push_back(sample);
         if past.samples.len() > SAMPLES {
             past.samples.pop_front();
         }
     }
 
-    /// What is counted now, and what that is more than `before`.
-    fn since(&self, before: &[Counted], now: Instant) -> (Vec<Counted>, Sample) {
-        let counted: Vec<_> = self.listeners.iter().map(|listener| listener.counted()).collect();
-        let moved = counted.iter().zip(before).zip(&self.listeners);
-        let moved = moved.map(|((now, before), listener)| moved_to(now, before, listener));
-        let moved = moved.collect();
-        (counted, Sample { ended: now, moved })
+    /// Returns the counters, and their increase since `before`.
+    fn since(&self, before: &[Totals], now: Instant) -> (Vec<Totals>, Sample) {
+        let totals: Vec<_> = self.listeners.iter().map(|listener| listener.totals()).collect();
+        let increases = totals.iter().zip(before).zip(&self.listeners);
+        let increases = increases.map(|((now, before), listener)| increase(now, before, listener));
+        let increases = increases.collect();
+        (totals, Sample { ended: now, increases })
     }
 
     fn past(&self) -> MutexGuard<'_, Past> {
@@ -107,10 +106,10 @@ impl History {
     }
 }
 
-fn moved_to(now: &Counted, before: &Counted, listener: &ListenerMetrics) -> Moved {
+fn increase(now: &Totals, before: &Totals, listener: &ListenerMetrics) -> Increase {
     let closed = now.closed.iter().zip(&before.closed).map(|(now, before)| now - before);
     let closed = Reason::ALL.iter().copied().zip(closed);
-    Moved {
+    Increase {
         accepted: now.accepted - before.accepted,
         handshakes: now.handshakes - before.handshakes,
         active: listener.load().active,
@@ -124,7 +123,7 @@ mod tests {
     use crate::metrics::Metrics;
 
     #[test]
-    fn samples_hold_what_was_counted_between_them_and_the_oldest_go() {
+    fn samples_hold_increases_and_the_oldest_are_dropped() {
         let metrics = Metrics::new();
         let history = History::new(vec![metrics.listener("a"), metrics.listener("b")]);
         let now = Instant::now();
@@ -132,12 +131,16 @@ mod tests {
         history.listeners[1].accepted();
         history.listeners[1].closed(Reason::ClientTlsEof, Duration::ZERO);
         let closed = vec![(Reason::ClientTlsEof, 1)];
-        let one = Moved { accepted: 2, handshakes: 0, active: 1, closed };
-        let first = Sample { ended: now, moved: vec![Moved::default(), one] };
-        assert_eq!(history.recent(now), std::slice::from_ref(&first), "also before it has ended");
+        let one = Increase { accepted: 2, handshakes: 0, active: 1, closed };
+        let first = Sample { ended: now, increases: vec![Increase::default(), one] };
+        assert_eq!(
+            history.recent(now),
+            std::slice::from_ref(&first),
+            "a sample that has not ended is included"
+        );
         history.sample(now);
-        let one = Moved { active: 1, ..Moved::default() };
-        let quiet = Sample { ended: now, moved: vec![Moved::default(), one] };
+        let one = Increase { active: 1, ..Increase::default() };
+        let quiet = Sample { ended: now, increases: vec![Increase::default(), one] };
         assert_eq!(history.recent(now), [first, quiet.clone()]);
         (0..SAMPLES).for_each(|_| history.sample(now));
         assert_eq!(history.recent(now), vec![quiet; SAMPLES + 1]);

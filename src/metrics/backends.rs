@@ -1,165 +1,162 @@
 //! The metrics of the backends of one listener.
 //!
-//! **Promises.** Told are the backends that the configuration in force has, each counted from when it
-//! came. A connection that began before a reload may dial one that has gone: that brings none of its
-//! series back.
+//! **Promises.** The exported backends are those of the current configuration, each counted since it was first
+//! configured. A connection that began before a reload may still dial a backend that was removed; that does not
+//! bring its series back.
 //!
-//! **Not here.** How long connecting takes, which is the listener's (`listener.rs`).
+//! **Not here.** The duration of connects, which belongs to the listener (`listener.rs`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use prometheus::{IntCounterVec, IntGaugeVec};
+use prometheus::{Gauge, IntCounter};
 
+use super::declare::{Named, Set, declare_metrics};
 use crate::lock::Lock;
-use crate::terms::closed_set::ClosedSet;
 use crate::terms::labels::ConnectResult;
+
+declare_metrics! {
+    struct BackendHandles of BackendFamilies {
+        connects: Named<Set<ConnectResult, IntCounter>>
+            = "tlsidecar_backend_connects_total" ["listener", "backend", "result"]
+            "Attempts to connect to a backend.";
+        up: Named<Gauge>
+            = "tlsidecar_backend_up" ["listener", "backend"]
+            "1 if the last attempt to connect to the backend succeeded, 0 if not.";
+    }
+}
 
 /// The backends of a listener.
 pub(super) struct Backends {
-    listener: String,
-    connects: IntCounterVec,
-    up: IntGaugeVec,
-    /// By their addresses, as the configuration has them.
-    in_force: Lock<HashMap<String, Arc<BackendMetrics>>>,
+    handles: BackendHandles,
+    /// The configured backends, by their addresses.
+    current: Lock<HashMap<String, Arc<BackendMetrics>>>,
 }
 
-/// What is counted of one backend of a listener.
+/// The metrics of one backend of a listener.
 pub(crate) struct BackendMetrics {
     address: String,
-    connects: [AtomicU64; ConnectResult::ALL.len()],
+    connects: Set<ConnectResult, IntCounter>,
     /// Whether the last attempt succeeded.
     up: AtomicBool,
 }
 
+impl BackendFamilies {
+    /// Returns the metrics of a listener, which has no backends yet.
+    pub(super) fn listener(&self, name: &str) -> Backends {
+        Backends { handles: self.children(&[name]), current: Lock::default() }
+    }
+}
+
 impl Backends {
-    /// The backends of the listener of this name, of which there are none yet.
-    pub(super) fn new(listener: &str, connects: &IntCounterVec, up: &IntGaugeVec) -> Self {
-        Self {
-            listener: listener.to_owned(),
-            connects: connects.clone(),
-            up: up.clone(),
-            in_force: Lock::default(),
-        }
-    }
-
-    /// The metrics of the backend at `address`.
+    /// Returns the metrics of the backend at `address`. Those of a backend that is not configured are not exported.
     pub(super) fn get(&self, address: &str) -> Arc<BackendMetrics> {
-        let known = self.in_force.lock().get(address).cloned();
-        known.unwrap_or_else(|| Arc::new(BackendMetrics::new(address)))
+        let known = self.current.lock().get(address).cloned();
+        known.unwrap_or_else(|| {
+            Arc::new(BackendMetrics::new(address, Set::from_fn(|_| unexported())))
+        })
     }
 
-    /// All of them, by their addresses.
+    /// Returns the configured backends, ordered by address.
     pub(super) fn all(&self) -> Vec<Arc<BackendMetrics>> {
-        let in_force = self.in_force.lock();
-        let mut all: Vec<_> = in_force.values().cloned().collect();
+        let mut all: Vec<_> = self.current.lock().values().cloned().collect();
         all.sort_unstable_by(|a, b| a.address.cmp(&b.address));
         all
     }
 
-    /// Leaves those that have these addresses, and begins those that are new.
+    /// Keeps the backends with these addresses, adds the new ones and removes the others.
     pub(super) fn replace(&self, addresses: impl Iterator<Item = String>) {
-        let mut in_force = self.in_force.lock();
-        let mut before = std::mem::take(&mut *in_force);
-        for address in addresses {
-            // The configuration may name one twice.
-            if let Some(backend) = before.remove(&address) {
-                in_force.insert(address, backend);
-            } else {
-                let new = || Arc::new(BackendMetrics::new(&address));
-                in_force.entry(address.clone()).or_insert_with(new);
-            }
-        }
-        for address in before.keys() {
-            for result in ConnectResult::ALL {
-                // It fails only if it has never been told.
-                let labels = &[&self.listener, address.as_str(), result.as_str()];
-                let _untold = self.connects.remove_label_values(labels);
-            }
-            let _untold = self.up.remove_label_values(&[&self.listener, address]);
-        }
+        let mut current = self.current.lock();
+        let mut before = std::mem::take(&mut *current);
+        let wanted = addresses.map(|address| (vec![address], ())).collect();
+        self.handles.connects.replace(wanted, |names, connects, ()| {
+            let address = &names[0];
+            let kept = before.remove(address);
+            let new = || Arc::new(BackendMetrics::new(address, connects.clone()));
+            current.insert(address.clone(), kept.unwrap_or_else(new));
+        });
     }
 
-    /// Brings their series up to date.
-    pub(super) fn tell(&self) {
-        // Alone, since it adds what is missing.
-        let in_force = self.in_force.lock();
-        for (address, backend) in &*in_force {
-            for &result in ConnectResult::ALL {
-                let labels = &[&self.listener, address.as_str(), result.as_str()];
-                let told = self.connects.with_label_values(labels);
-                told.inc_by(backend.connects(result) - told.get());
-            }
-            if let Some(up) = backend.is_up() {
-                self.up.with_label_values(&[&self.listener, address]).set(i64::from(up));
-            }
-        }
+    /// Brings the gauge up to date. A backend without an attempt has none.
+    pub(super) fn publish(&self) {
+        let tried = |backend: &Arc<BackendMetrics>| {
+            let up = f64::from(u8::from(backend.is_up()?));
+            Some((vec![backend.address.clone()], up))
+        };
+        self.handles.up.publish(self.all().iter().filter_map(tried));
     }
 }
 
+/// Returns a counter that no registry has.
+fn unexported() -> IntCounter {
+    IntCounter::new("unexported", "Counted for a backend that was removed.")
+        .expect("the name is a constant that a test has used")
+}
+
 impl BackendMetrics {
-    fn new(address: &str) -> Self {
-        let (address, connects) = (address.to_owned(), Default::default());
-        Self { address, connects, up: AtomicBool::new(false) }
+    fn new(address: &str, connects: Set<ConnectResult, IntCounter>) -> Self {
+        Self { address: address.to_owned(), connects, up: AtomicBool::new(false) }
     }
 
-    /// Its address, as in the configuration.
+    /// The address as configured.
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
-    /// An attempt to connect to it has ended.
+    /// Counts an attempt to connect that has ended.
     pub(crate) fn dialled(&self, result: ConnectResult) {
         self.up.store(result == ConnectResult::Ok, Ordering::Relaxed);
-        self.connects[result.index()].fetch_add(1, Ordering::Relaxed);
+        self.connects[result].inc();
     }
 
-    /// Whether the last attempt succeeded; none before the first.
+    /// Returns whether the last attempt succeeded, or none before the first.
     pub(crate) fn is_up(&self) -> Option<bool> {
         let tried = ConnectResult::ALL.iter().any(|&result| self.connects(result) > 0);
         tried.then(|| self.up.load(Ordering::Relaxed))
     }
 
-    /// How many attempts ended so.
+    /// Returns the number of attempts with this result.
     pub(crate) fn connects(&self, result: ConnectResult) -> u64 {
-        self.connects[result.index()].load(Ordering::Relaxed)
+        self.connects[result].get()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use prometheus::Opts;
-    use prometheus::core::Collector;
+    use prometheus::Registry;
 
     use super::*;
 
     #[test]
     fn a_backend_that_has_gone_does_not_come_back_by_an_old_connection() {
-        let connects = IntCounterVec::new(Opts::new("c", "c"), &["listener", "backend", "result"]);
-        let up = IntGaugeVec::new(Opts::new("u", "u"), &["listener", "backend"]);
-        let backends = Backends::new("test", &connects.unwrap(), &up.unwrap());
+        let registry = Registry::new();
+        let backends = BackendFamilies::register(&registry).listener("test");
         let series = || {
-            backends.tell();
-            let count = |collector: &dyn Collector| collector.collect()[0].get_metric().len();
-            (count(&backends.connects), count(&backends.up))
+            backends.publish();
+            let families = registry.gather();
+            let count = |name: &str| {
+                let family = families.iter().find(|family| family.name() == name);
+                family.map_or(0, |family| family.get_metric().len())
+            };
+            (count("tlsidecar_backend_connects_total"), count("tlsidecar_backend_up"))
         };
         let all = ConnectResult::ALL.len();
         backends.replace(["a", "b", "b"].map(str::to_owned).into_iter());
-        assert_eq!(series(), (2 * all, 0), "nobody knows yet who is up");
+        assert_eq!(series(), (2 * all, 0), "no backend has been tried yet");
         let (a, b) = (backends.get("a"), backends.get("b"));
         a.dialled(ConnectResult::Ok);
         a.dialled(ConnectResult::Refused);
         assert_eq!(series(), (2 * all, 1));
-        let refused = || backends.connects.with_label_values(&["test", "a", "refused"]).get();
+        let refused = || backends.get("a").connects(ConnectResult::Refused);
         assert_eq!((refused(), a.is_up(), b.is_up()), (1, Some(false), None));
         series();
-        assert_eq!(refused(), 1, "told twice, counted once");
+        assert_eq!(refused(), 1, "published twice, counted once");
 
         backends.replace(["a".to_owned()].into_iter());
         b.dialled(ConnectResult::Ok);
         backends.get("b").dialled(ConnectResult::Ok);
         assert_eq!(series(), (all, 1));
-        assert_eq!(refused(), 1, "what stays, counts on");
+        assert_eq!(refused(), 1, "a backend that stays keeps its count");
     }
 }

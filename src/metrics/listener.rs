@@ -1,20 +1,19 @@
 //! The metrics of one listener.
 //!
-//! **Promises.** Children exist from the first scrape, so a counter's first increase is seen; those of
-//! certificates, CAs, CRLs and backends are named by the configuration and come and go with it.
+//! **Promises.** All children exist from the first scrape, except those of certificates, CAs, CRLs and backends,
+//! which come and go with the configuration.
 //!
-//! **Not here.** Its backends (`backends.rs`), its certificates (`in_force.rs`). Who updates the connection metrics:
-//! `proxy/record.rs` alone, but for the relayed bytes, which the session counts (`sessions.rs`).
+//! **Not here.** Backends (`backends.rs`) and TLS material (`active.rs`). `proxy/record.rs` alone updates the
+//! connection metrics, except for the relayed bytes, which the session counts (`sessions.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::{Histogram, IntCounter, IntGauge};
+use prometheus::{Histogram, IntCounter, IntGauge, Registry};
 
-use super::backends::{BackendMetrics, Backends};
-use super::families::Families;
-use super::family::Set;
-use super::in_force::InForce;
+use super::active::{Active, ActiveFamilies};
+use super::backends::{BackendFamilies, BackendMetrics, Backends};
+use super::declare::{BySuite, Set, declare_metrics};
 use crate::terms::closed_set::ClosedSet;
 use crate::terms::labels::{
     AcceptError, Age, Alert, Cipher, ClientCertificate, Direction, Expiry, Group, HandshakeKind,
@@ -22,252 +21,313 @@ use crate::terms::labels::{
 };
 use crate::terms::reason::Reason;
 
+/// From a millisecond on an idle core to a minute of a slow device in a storm.
+const HANDSHAKE_BUCKETS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// Cryptography takes a fraction of a millisecond. Eight buckets are enough to see which part grows.
+const PART_BUCKETS: &[f64] = &[0.0001, 0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0];
+
+/// From loopback to the connect timeout.
+const CONNECT_BUCKETS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+];
+
+/// From a device that sends one report to a month.
+const DURATION_BUCKETS: &[f64] =
+    &[1.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0, 604_800.0, 2_592_000.0];
+
+declare_metrics! {
+    struct ListenerHandles of OwnFamilies {
+        accepted: IntCounter
+            = "tlsidecar_connections_accepted_total" ["listener"]
+            "Connections accepted.";
+        active: IntGauge
+            = "tlsidecar_connections_active" ["listener"]
+            "Open connections, including those in their handshake.";
+        limit: IntGauge
+            = "tlsidecar_connections_limit" ["listener"]
+            "Maximum number of open connections.";
+        at_limit: IntGauge
+            = "tlsidecar_connections_at_limit" ["listener"]
+            "1 while as many connections are open as may be, and the next ones wait in the backlog.";
+        accept_errors: Set<AcceptError, IntCounter>
+            = "tlsidecar_accept_errors_total" ["listener", "kind"]
+            "Connections that could not be accepted.";
+        closed: Set<Reason, IntCounter>
+            = "tlsidecar_connections_closed_total" ["listener", "reason"]
+            "Connections ended, by reason.";
+        duration: Histogram
+            = "tlsidecar_connection_duration_seconds" ["listener"]
+            "Time from accept to the end of a connection, for all reasons.", DURATION_BUCKETS;
+        bytes: Set<Direction, IntCounter>
+            = "tlsidecar_bytes_total" ["listener", "direction"]
+            "Plaintext bytes relayed.";
+        buffered: IntGauge
+            = "tlsidecar_buffered_bytes" ["listener"]
+            "Bytes that sessions hold because a peer does not read them yet, or as incomplete records.";
+        handshakes_in_progress: IntGauge
+            = "tlsidecar_handshakes_in_progress" ["listener"]
+            "Connections in their handshake.";
+        handshakes: BySuite<Set<HandshakeKind, IntCounter>>
+            = "tlsidecar_handshakes_total" ["listener", "version", "cipher", "kind"]
+            "TLS handshakes completed.";
+        handshake_duration: Set<HandshakeKind, Histogram>
+            = "tlsidecar_handshake_duration_seconds" ["listener", "kind"]
+            "Time from accept to the end of a completed TLS handshake.", HANDSHAKE_BUCKETS;
+        handshake_parts: Set<Part, Histogram>
+            = "tlsidecar_handshake_part_seconds" ["listener", "part"]
+            "Parts of the time of a completed TLS handshake.", PART_BUCKETS;
+        groups: Set<Group, IntCounter>
+            = "tlsidecar_handshake_groups_total" ["listener", "group"]
+            "TLS handshakes completed, by the group of the key exchange.";
+        certificates: Set<KeyKind, IntCounter>
+            = "tlsidecar_handshake_certificates_total" ["listener", "key"]
+            "TLS handshakes completed, by the key type of the server certificate.";
+        clients: Set<ClientCertificate, IntCounter>
+            = "tlsidecar_handshake_clients_total" ["listener", "certificate"]
+            "TLS handshakes completed, by the client's certificate.";
+        hellos: Set<OfferedVersion, IntCounter>
+            = "tlsidecar_client_hellos_total" ["listener", "version"]
+            "ClientHellos read, by the highest version that they offer.";
+        alerts: Set<Alert, IntCounter>
+            = "tlsidecar_client_alerts_total" ["listener", "alert"]
+            "Fatal alerts that clients sent in their handshakes.";
+        incompatible: Set<Incompatible, IntCounter>
+            = "tlsidecar_handshake_incompatible_total" ["listener", "what"]
+            "TLS handshakes refused because client and listener have nothing in common.";
+        refused_suites: Set<SuiteKind, IntCounter>
+            = "tlsidecar_refused_suites_total" ["listener", "best"]
+            "Clients refused because no cipher suite is in common, by the best kind that they offered.";
+        connect_duration: Histogram
+            = "tlsidecar_backend_connect_duration_seconds" ["listener"]
+            "Time from the look-up of the backend's name to the open connection.", CONNECT_BUCKETS;
+        ages: Set<Age, IntGauge>
+            = "tlsidecar_sessions_by_age" ["listener", "age"]
+            "Sessions, by age.";
+        silences: Set<Silence, IntGauge>
+            = "tlsidecar_sessions_by_silence" ["listener", "silence"]
+            "Sessions, by the time since their last relayed byte.";
+        expiries: Set<Expiry, IntGauge>
+            = "tlsidecar_sessions_by_certificate_expiry" ["listener", "expires"]
+            "Sessions, by the expiry of the client's certificate.";
+    }
+}
+
+/// The families of which each listener has children.
+pub(super) struct ListenerFamilies {
+    own: OwnFamilies,
+    backends: BackendFamilies,
+    active: ActiveFamilies,
+}
+
 /// The metrics of one listener: handles that are moved without a look-up.
 pub struct ListenerMetrics {
     name: String,
-    accepted: IntCounter,
-    active: IntGauge,
-    limit: IntGauge,
-    at_limit: IntGauge,
-    accept_errors: Set<AcceptError, IntCounter>,
-    closed: Set<Reason, IntCounter>,
-    duration: Histogram,
-    bytes: Set<Direction, IntCounter>,
-    buffered: IntGauge,
-    handshakes_in_progress: IntGauge,
-    /// For each of [`Cipher::ALL`].
-    handshakes: Vec<Set<HandshakeKind, IntCounter>>,
-    handshake_duration: Set<HandshakeKind, Histogram>,
-    handshake_parts: Set<Part, Histogram>,
-    groups: Set<Group, IntCounter>,
-    certificates: Set<KeyKind, IntCounter>,
-    clients: Set<ClientCertificate, IntCounter>,
-    hellos: Set<OfferedVersion, IntCounter>,
-    alerts: Set<Alert, IntCounter>,
-    incompatible: Set<Incompatible, IntCounter>,
-    refused_suites: Set<SuiteKind, IntCounter>,
-    connect_duration: Histogram,
+    own: ListenerHandles,
     backends: Backends,
-    ages: Set<Age, IntGauge>,
-    silences: Set<Silence, IntGauge>,
-    expiries: Set<Expiry, IntGauge>,
-    in_force: InForce,
+    active: Active,
 }
 
-/// How a listener is, at one moment.
+/// The load of a listener at one moment. Its fields are keys of `listeners` in `GET /status`.
+#[derive(serde::Serialize)]
 pub(crate) struct Load {
     pub(crate) active: i64,
     pub(crate) limit: i64,
     pub(crate) at_limit: bool,
     pub(crate) handshakes_in_progress: i64,
-    /// As of the last census.
+    /// As of the last scrape.
     pub(crate) sessions: i64,
 }
 
-/// What a listener has counted since the process started.
+/// The counters of a listener since the process started.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Counted {
+pub(crate) struct Totals {
     pub(crate) accepted: u64,
-    /// Those that were completed.
+    /// Completed handshakes.
     pub(crate) handshakes: u64,
     /// For each of [`Reason::ALL`].
     pub(crate) closed: Vec<u64>,
 }
 
-/// A completed handshake, as far as it is counted.
+/// The measured properties of a completed handshake.
 pub(crate) struct Handshake {
     pub(crate) cipher: Cipher,
     pub(crate) kind: HandshakeKind,
     pub(crate) group: Group,
-    /// Of the certificate that we have shown.
+    /// The key type of the server certificate.
     pub(crate) key: KeyKind,
     pub(crate) client: ClientCertificate,
-    /// From accept to its end.
+    /// From accept to the end of the handshake.
     pub(crate) took: Duration,
-    /// What of it went by before its first turn.
+    /// The part before a worker first polled the connection.
     pub(crate) wait: Duration,
-    /// What of it TLS itself needed.
+    /// The part that TLS itself took.
     pub(crate) crypto: Duration,
 }
 
-/// What the sessions of a listener are like, at one moment.
+/// Statistics of the sessions of a listener at one moment.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Census {
+pub(crate) struct SessionStats {
     pub(crate) ages: [u32; Age::ALL.len()],
     pub(crate) silences: [u32; Silence::ALL.len()],
     pub(crate) expiries: [u32; Expiry::ALL.len()],
     pub(crate) buffered_bytes: u64,
 }
 
-impl Families {
-    /// The children of the listener `name`.
-    pub(super) fn of(&self, name: &str) -> ListenerMetrics {
-        let own = &[name];
-        let handshakes = Cipher::ALL.iter().map(|cipher| {
-            Set::of(&self.handshakes.handshakes, &[name, cipher.version(), cipher.as_str()])
-        });
+impl ListenerFamilies {
+    pub(super) fn register(registry: &Registry) -> Self {
+        Self {
+            own: OwnFamilies::register(registry),
+            backends: BackendFamilies::register(registry),
+            active: ActiveFamilies::register(registry),
+        }
+    }
+
+    /// Returns the metrics of the listener `name`.
+    pub(super) fn listener(&self, name: &str) -> ListenerMetrics {
         ListenerMetrics {
             name: name.to_owned(),
-            accepted: self.connections.accepted.with_label_values(own),
-            active: self.connections.active.with_label_values(own),
-            limit: self.connections.limit.with_label_values(own),
-            at_limit: self.connections.at_limit.with_label_values(own),
-            accept_errors: Set::of(&self.connections.accept_errors, own),
-            closed: Set::of(&self.connections.closed, own),
-            duration: self.connections.duration.with_label_values(own),
-            bytes: Set::of(&self.connections.bytes, own),
-            buffered: self.connections.buffered.with_label_values(own),
-            handshakes_in_progress: self.handshakes.in_progress.with_label_values(own),
-            handshakes: handshakes.collect(),
-            handshake_duration: Set::of(&self.handshakes.handshake_duration, own),
-            handshake_parts: Set::of(&self.handshakes.handshake_parts, own),
-            groups: Set::of(&self.handshakes.groups, own),
-            certificates: Set::of(&self.handshakes.certificates, own),
-            clients: Set::of(&self.handshakes.clients, own),
-            hellos: Set::of(&self.offers.hellos, own),
-            alerts: Set::of(&self.offers.alerts, own),
-            incompatible: Set::of(&self.offers.incompatible, own),
-            refused_suites: Set::of(&self.offers.refused_suites, own),
-            connect_duration: self.backends.connect_duration.with_label_values(own),
-            backends: Backends::new(name, &self.backends.connects, &self.backends.backend_up),
-            ages: Set::of(&self.sessions.ages, own),
-            silences: Set::of(&self.sessions.silences, own),
-            expiries: Set::of(&self.sessions.expiries, own),
-            in_force: self.in_force.of(name),
+            own: self.own.children(&[name]),
+            backends: self.backends.listener(name),
+            active: self.active.listener(name),
         }
     }
 }
 
 impl ListenerMetrics {
-    /// The listener's name.
+    /// Returns the listener's name.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     pub(crate) fn accepted(&self) {
-        self.accepted.inc();
-        self.active.inc();
-        self.handshakes_in_progress.inc();
+        self.own.accepted.inc();
+        self.own.active.inc();
+        self.own.handshakes_in_progress.inc();
     }
 
     pub(crate) fn closed(&self, reason: Reason, age: Duration) {
-        self.active.dec();
-        self.closed[reason].inc();
-        self.duration.observe(age.as_secs_f64());
+        self.own.active.dec();
+        self.own.closed[reason].inc();
+        self.own.duration.observe(age.as_secs_f64());
     }
 
     pub(crate) fn set_limit(&self, limit: usize) {
-        self.limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
+        self.own.limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn set_at_limit(&self, at_limit: bool) {
-        self.at_limit.set(i64::from(at_limit));
+        self.own.at_limit.set(i64::from(at_limit));
     }
 
     pub(crate) fn accept_failed(&self, error: AcceptError) {
-        self.accept_errors[error].inc();
+        self.own.accept_errors[error].inc();
     }
 
     pub(crate) fn relayed(&self, direction: Direction, bytes: u64) {
-        self.bytes[direction].inc_by(bytes);
+        self.own.bytes[direction].inc_by(bytes);
     }
 
-    pub(crate) fn greeted(&self, version: OfferedVersion) {
-        self.hellos[version].inc();
+    pub(crate) fn on_client_hello(&self, version: OfferedVersion) {
+        self.own.hellos[version].inc();
     }
 
-    /// A handshake is over, in whatever way.
+    /// Counts the end of a handshake, completed or not.
     pub(crate) fn handshake_ended(&self) {
-        self.handshakes_in_progress.dec();
+        self.own.handshakes_in_progress.dec();
     }
 
-    pub(crate) fn handshaken(&self, handshake: &Handshake) {
+    /// Counts a completed handshake.
+    pub(crate) fn on_handshake(&self, handshake: &Handshake) {
         let Handshake { cipher, kind, group, key, client, took, wait, crypto } = *handshake;
-        self.handshakes[cipher.index()][kind].inc();
-        self.handshake_duration[kind].observe(took.as_secs_f64());
-        self.groups[group].inc();
-        self.certificates[key].inc();
-        self.clients[client].inc();
-        let waited_for = took.saturating_sub(wait).saturating_sub(crypto);
-        for (part, time) in [(Part::Wait, wait), (Part::Client, waited_for), (Part::Crypto, crypto)]
+        self.own.handshakes[cipher][kind].inc();
+        self.own.handshake_duration[kind].observe(took.as_secs_f64());
+        self.own.groups[group].inc();
+        self.own.certificates[key].inc();
+        self.own.clients[client].inc();
+        let waited_for_client = took.saturating_sub(wait).saturating_sub(crypto);
+        for (part, time) in
+            [(Part::Wait, wait), (Part::Client, waited_for_client), (Part::Crypto, crypto)]
         {
-            self.handshake_parts[part].observe(time.as_secs_f64());
+            self.own.handshake_parts[part].observe(time.as_secs_f64());
         }
     }
 
     pub(crate) fn alerted(&self, alert: Alert) {
-        self.alerts[alert].inc();
+        self.own.alerts[alert].inc();
     }
 
     pub(crate) fn refused(&self, what: Incompatible, best_suite: SuiteKind) {
-        self.incompatible[what].inc();
+        self.own.incompatible[what].inc();
         if what == Incompatible::CipherSuite {
-            self.refused_suites[best_suite].inc();
+            self.own.refused_suites[best_suite].inc();
         }
     }
 
     pub(crate) fn connected(&self, took: Duration) {
-        self.connect_duration.observe(took.as_secs_f64());
+        self.own.connect_duration.observe(took.as_secs_f64());
     }
 
-    /// The metrics of the backend at `address`.
+    /// Returns the metrics of the backend at `address`.
     pub(crate) fn backend(&self, address: &str) -> Arc<BackendMetrics> {
         self.backends.get(address)
     }
 
-    /// Replaces what is told of backends: those are left that the configuration has.
+    /// Replaces the exported backends by those with these addresses.
     pub(crate) fn set_backends(&self, addresses: impl Iterator<Item = String>) {
         self.backends.replace(addresses);
     }
 
-    /// The backends that the configuration in force has, by their addresses.
+    /// Returns the configured backends, ordered by address.
     pub(crate) fn backends(&self) -> Vec<Arc<BackendMetrics>> {
         self.backends.all()
     }
 
-    /// Tells how the backends are.
-    pub(crate) fn tell_backends(&self) {
-        self.backends.tell();
+    /// Brings the state of the backends up to date.
+    pub(crate) fn publish_backends(&self) {
+        self.backends.publish();
     }
 
-    /// Tells what the sessions are like.
-    pub(crate) fn set_census(&self, census: &Census) {
+    /// Replaces the statistics of the sessions.
+    pub(crate) fn set_session_stats(&self, stats: &SessionStats) {
         fn set<L: ClosedSet>(gauges: &Set<L, IntGauge>, counts: &[u32]) {
             for (&value, &count) in L::all().iter().zip(counts) {
                 gauges[value].set(i64::from(count));
             }
         }
-        set(&self.ages, &census.ages);
-        set(&self.silences, &census.silences);
-        set(&self.expiries, &census.expiries);
-        self.buffered.set(i64::try_from(census.buffered_bytes).unwrap_or(i64::MAX));
+        set(&self.own.ages, &stats.ages);
+        set(&self.own.silences, &stats.silences);
+        set(&self.own.expiries, &stats.expiries);
+        self.own.buffered.set(i64::try_from(stats.buffered_bytes).unwrap_or(i64::MAX));
     }
 
-    /// How it is now.
+    /// Returns the current load.
     pub(crate) fn load(&self) -> Load {
         Load {
-            active: self.active.get(),
-            limit: self.limit.get(),
-            at_limit: self.at_limit.get() == 1,
-            handshakes_in_progress: self.handshakes_in_progress.get(),
-            sessions: Age::ALL.iter().map(|&age| self.ages[age].get()).sum(),
+            active: self.own.active.get(),
+            limit: self.own.limit.get(),
+            at_limit: self.own.at_limit.get() == 1,
+            handshakes_in_progress: self.own.handshakes_in_progress.get(),
+            sessions: Age::ALL.iter().map(|&age| self.own.ages[age].get()).sum(),
         }
     }
 
-    /// What it has counted so far.
-    pub(crate) fn counted(&self) -> Counted {
-        let of_cipher = |kinds: &Set<HandshakeKind, IntCounter>| {
+    /// Returns the counters since the process started.
+    pub(crate) fn totals(&self) -> Totals {
+        let suites = Cipher::ALL.iter().map(|&cipher| &self.own.handshakes[cipher]);
+        let kinds = |kinds: &Set<HandshakeKind, IntCounter>| {
             HandshakeKind::ALL.iter().map(|&kind| kinds[kind].get()).sum::<u64>()
         };
-        Counted {
-            accepted: self.accepted.get(),
-            handshakes: self.handshakes.iter().map(of_cipher).sum(),
-            closed: Reason::ALL.iter().map(|&reason| self.closed[reason].get()).collect(),
+        Totals {
+            accepted: self.own.accepted.get(),
+            handshakes: suites.map(kinds).sum(),
+            closed: Reason::ALL.iter().map(|&reason| self.own.closed[reason].get()).collect(),
         }
     }
 
-    /// Where it is told which certificates, CAs and CRLs are in force.
-    pub(crate) fn in_force(&self) -> &InForce {
-        &self.in_force
+    /// Returns the metrics of the active certificates, CAs and CRLs.
+    pub(crate) fn active(&self) -> &Active {
+        &self.active
     }
 }

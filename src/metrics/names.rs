@@ -1,75 +1,67 @@
-//! The metrics of the names of backends.
+//! The metrics of the DNS names of backends.
 //!
-//! **Promises.** Names come from the configuration, and their series go with them. A name that has never
-//! been resolved has no age.
+//! **Promises.** The names come from the configuration, and a name that leaves it takes its series along. A name that
+//! has never been resolved has no age.
 //!
-//! **Not here.** Who looks names up (`proxy/backend/lookup.rs`).
+//! **Not here.** Name resolution (`proxy/backend/lookup.rs`).
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use prometheus::{GaugeVec, IntGaugeVec};
+use prometheus::Gauge;
 
-use super::family::Maker;
-
+use super::declare::{Named, declare_metrics};
 use crate::lock::Lock;
 
-/// What is known of the name of a backend.
+declare_metrics! {
+    struct NameHandles of NameFamilies {
+        age: Named<Gauge>
+            = "tlsidecar_backend_name_age_seconds" ["name"]
+            "Time since the name of a backend was last resolved.";
+        failing: Named<Gauge>
+            = "tlsidecar_backend_name_failing" ["name"]
+            "1 while the name of a backend cannot be resolved and its last addresses are used.";
+    }
+}
+
+/// The state of the name of a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NameStatus {
-    /// As in the configuration.
+    /// The name as configured.
     pub(crate) name: String,
-    /// What it leads to, by the last look-up that succeeded.
+    /// The addresses of the last look-up that succeeded.
     pub(crate) addresses: Vec<IpAddr>,
-    /// How long ago that was.
+    /// Time since then.
     pub(crate) age: Option<Duration>,
-    /// Why the last look-up failed, if it did.
+    /// The error of the last look-up, if it failed.
     pub(crate) error: Option<String>,
 }
 
 /// The names of all backends.
-pub(super) struct Names {
-    age: GaugeVec,
-    failing: IntGaugeVec,
-    told: Lock<Vec<NameStatus>>,
+pub(super) struct BackendNames {
+    handles: NameHandles,
+    reported: Lock<Vec<NameStatus>>,
 }
 
-impl Names {
-    pub(super) fn register(make: &Maker<'_>) -> Self {
-        Self {
-            age: make.instants(
-                "tlsidecar_backend_name_age_seconds",
-                "How long ago the name of a backend was last resolved.",
-                &["name"],
-            ),
-            failing: make.gauges(
-                "tlsidecar_backend_name_failing",
-                "1 while the name of a backend cannot be resolved, and its last addresses are used.",
-                &["name"],
-            ),
-            told: Lock::default(),
-        }
+impl NameFamilies {
+    pub(super) fn all(&self) -> BackendNames {
+        BackendNames { handles: self.children(&[]), reported: Lock::default() }
+    }
+}
+
+impl BackendNames {
+    /// Replaces the exported names.
+    pub(super) fn publish(&self, names: Vec<NameStatus>) {
+        let mut reported = self.reported.lock();
+        let age = |n: &NameStatus| Some((vec![n.name.clone()], n.age?.as_secs_f64()));
+        self.handles.age.publish(names.iter().filter_map(age));
+        let failing = |n: &NameStatus| f64::from(u8::from(n.error.is_some()));
+        self.handles.failing.publish(names.iter().map(|n| (vec![n.name.clone()], failing(n))));
+        *reported = names;
     }
 
-    /// Replaces what is told.
-    pub(super) fn tell(&self, names: Vec<NameStatus>) {
-        let mut told = self.told.lock();
-        for gone in told.iter().filter(|old| names.iter().all(|new| new.name != old.name)) {
-            // It fails only if it has never been told.
-            let _untold = self.age.remove_label_values(&[&gone.name]);
-            let _untold = self.failing.remove_label_values(&[&gone.name]);
-        }
-        for NameStatus { name, age, error, .. } in &names {
-            if let Some(age) = age {
-                self.age.with_label_values(&[name]).set(age.as_secs_f64());
-            }
-            self.failing.with_label_values(&[name]).set(i64::from(error.is_some()));
-        }
-        *told = names;
-    }
-
-    /// What was told last.
-    pub(super) fn told(&self) -> Vec<NameStatus> {
-        self.told.lock().clone()
+    /// Returns the names that were last published.
+    pub(super) fn reported(&self) -> Vec<NameStatus> {
+        self.reported.lock().clone()
     }
 }

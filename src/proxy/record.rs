@@ -142,7 +142,7 @@ impl Record {
 
     /// The client has said its ClientHello.
     pub(crate) fn on_client_hello(&mut self, offer: &Offer<'_>) {
-        self.session.metrics.greeted(offer.version);
+        self.session.metrics.on_client_hello(offer.version);
         self.best_suite = offer.best_suite;
         set(&self.session.server_name, offer.server_name.map(Box::from));
     }
@@ -170,7 +170,7 @@ impl Record {
         };
         let wait = self.wait;
         let handshake = Handshake { cipher, kind, group, key, client, took, wait, crypto };
-        self.session.metrics.handshaken(&handshake);
+        self.session.metrics.on_handshake(&handshake);
         if let Some(name) = identity.as_ref().and_then(|identity| identity.names.first()) {
             self.sessions.top.connected(By::Identity, name);
         }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::changes;
 use crate::config;
 use crate::metrics::{
-    CaInForce, CertificateInForce, CrlInForce, ListenerMetrics, MaterialInForce, Objects, Told,
+    ActiveCa, ActiveCertificate, ActiveCrl, ListenerMetrics, ActiveFile, Objects, Reported,
 };
 use crate::terms::labels::{MaterialKind, ReloadObject, ReloadOutcome};
 use crate::text::Shown;
@@ -28,7 +28,7 @@ pub(crate) fn announce(snapshot: &Snapshot, warnings: &[Warning], metrics: &List
         announce_policy(listener, policy);
     }
     metrics.set_backends(snapshot.listener.backends().map(ToString::to_string));
-    metrics.in_force().tell(in_force(snapshot));
+    metrics.active().publish(reported(snapshot));
 }
 
 fn announce_policy(listener: &str, policy: &Policy) {
@@ -52,8 +52,8 @@ fn announce_policy(listener: &str, policy: &Policy) {
 }
 
 /// Returns the active material with its dates, for the metrics.
-fn in_force(snapshot: &Snapshot) -> Told {
-    let certificate = |c: &ServerCertificate| CertificateInForce {
+fn reported(snapshot: &Snapshot) -> Reported {
+    let certificate = |c: &ServerCertificate| ActiveCertificate {
         cert: c.label.clone(),
         serial: c.info.serial.clone(),
         sha256: x509::fingerprint(&c.leaf, ""),
@@ -62,26 +62,26 @@ fn in_force(snapshot: &Snapshot) -> Told {
         not_before: c.info.not_before.timestamp(),
         not_after: c.info.not_after.timestamp(),
     };
-    let ca = |info: &CertInfo| CaInForce {
+    let ca = |info: &CertInfo| ActiveCa {
         ca: info.subject_text.clone(),
         not_before: info.not_before.timestamp(),
         not_after: info.not_after.timestamp(),
     };
-    let crl = |(file, due): &(PathBuf, Timestamp)| CrlInForce {
+    let crl = |(file, due): &(PathBuf, Timestamp)| ActiveCrl {
         crl: Shown(file).to_string(),
         next_update: due.timestamp(),
     };
-    let material = |file: FileSummary<'_>| MaterialInForce {
+    let material = |file: FileSummary<'_>| ActiveFile {
         file: Shown(file.path).to_string(),
         kind: file.role,
         count: file.count,
     };
     let policies = || snapshot.policies.iter();
-    Told {
+    Reported {
         certificates: policies().flat_map(|p| &p.certificates).map(certificate).collect(),
         cas: policies().flat_map(|p| &p.trust.cas).map(ca).collect(),
         crls: policies().flat_map(|p| &p.trust.crls).map(crl).collect(),
-        material: policies().flat_map(Policy::files).map(material).collect(),
+        files: policies().flat_map(Policy::files).map(material).collect(),
     }
 }
 
