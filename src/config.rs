@@ -16,6 +16,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::logging::{Filter, Format};
+use crate::terms::name_pattern::{NamePattern, is_dns_name};
 use crate::text::Shown;
 use crate::value::{InvalidValue, Value};
 
@@ -282,44 +283,6 @@ pub struct Route {
     pub backend: BackendAddress,
 }
 
-/// A DNS name, or `*.` and a DNS name, which matches exactly one more label. Lower case.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NamePattern(String);
-
-impl NamePattern {
-    /// Returns true if `name` matches, without regard to case.
-    #[must_use]
-    pub fn matches(&self, name: &str) -> bool {
-        match self.0.strip_prefix("*.") {
-            None => name.eq_ignore_ascii_case(&self.0),
-            Some(parent) => name.split_once('.').is_some_and(|(label, rest)| {
-                !label.is_empty() && rest.eq_ignore_ascii_case(parent)
-            }),
-        }
-    }
-}
-
-impl Value for NamePattern {
-    const EXPECTED: &'static str = "a DNS name, or \"*.\" and a DNS name to match one more label";
-}
-
-impl FromStr for NamePattern {
-    type Err = InvalidValue;
-
-    fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        let name = text.strip_prefix("*.").unwrap_or(text);
-        match text.len() <= 255 && name.split('.').all(is_label) {
-            true => Ok(Self(text.to_ascii_lowercase())),
-            false => Err(InvalidValue::of::<Self>()),
-        }
-    }
-}
-
-fn is_label(label: &str) -> bool {
-    (1..=63).contains(&label.len())
-        && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-}
-
 /// The address of a legacy server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackendAddress {
@@ -366,7 +329,7 @@ fn is_host(host: &str) -> bool {
     let name = host.strip_suffix('.').unwrap_or(host);
     // A resolver does not know an IPv4 address that ends in a dot.
     let is_dotted_address = name != host && name.parse::<IpAddr>().is_ok();
-    name.len() <= 255 && name.split('.').all(is_label) && !is_dotted_address
+    is_dns_name(name) && !is_dotted_address
 }
 
 impl fmt::Display for BackendAddress {
@@ -502,18 +465,5 @@ mod tests {
         assert!(!overlapping("127.0.0.1:1", "127.0.0.2:1"));
         assert!(!overlapping("0.0.0.0:1", "[::1]:1"));
         assert!(!overlapping("127.0.0.1:0", "127.0.0.1:0"));
-    }
-
-    #[test]
-    fn a_wildcard_stands_for_exactly_one_label() {
-        let pattern = "*.Plant.example".parse::<NamePattern>().unwrap();
-        assert!(pattern.matches("a.plant.example"));
-        assert!(pattern.matches("A.PLANT.EXAMPLE"));
-        assert!(!pattern.matches("plant.example"));
-        assert!(!pattern.matches("a.b.plant.example"));
-        assert!(!pattern.matches(".plant.example"));
-        for bad in ["", "*", "*.", "a..b", "a.*.b", "a b"] {
-            assert!(bad.parse::<NamePattern>().is_err(), "{bad:?}");
-        }
     }
 }

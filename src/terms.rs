@@ -1,7 +1,8 @@
-//! The vocabulary of the product, without dependencies.
+//! The vocabulary of the product: closed sets of words, and patterns for names.
 //!
-//! **Not here.** Behaviour: the other rooms decide, measure and report with these words.
+//! **Not here.** Behaviour: the other rooms decide, measure and report in these terms.
 
 pub mod closed_set;
 pub mod labels;
+pub mod name_pattern;
 pub mod reason;

@@ -4,7 +4,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
-use tlsidecar::config::{BackendAddress, NamePattern, Route, Timeouts};
+use tlsidecar::config::{BackendAddress, Route, Timeouts};
+use tlsidecar::terms::name_pattern::NamePattern;
 use tlsidecar::terms::reason::Reason;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};

@@ -41,7 +41,8 @@ fn matches(route: &Route, server_name: Option<&str>, alpn: Option<&[u8]>) -> boo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{CertificateFiles, ClientAuth, NamePattern};
+    use crate::config::{CertificateFiles, ClientAuth};
+    use crate::terms::name_pattern::NamePattern;
 
     fn listener(backend: Option<&str>, routes: &[(&[&str], &[&str], &str)]) -> ListenerConfig {
         let address = |text: &str| text.parse::<BackendAddress>().unwrap();

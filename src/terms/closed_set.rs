@@ -1,11 +1,11 @@
 //! Enums whose values are the only ones that a metric label or a log field can take.
 //!
-//! **Not here.** The sets: `reason.rs`, `labels.rs`, and those that one module alone uses.
+//! **Not here.** The sets: `reason.rs`, `labels.rs`, and sets that only one module uses.
 
 /// Declares a fieldless enum whose variants carry a stable label.
 ///
-/// It gives the enum `ALL`, `as_str`, `Display` and [`ClosedSet`], so that metric children can be made
-/// for every value at start and no label is ever built from free text.
+/// The enum gets `ALL`, `as_str`, `Display` and [`ClosedSet`], so that metric children exist for every value from the
+/// start and no label is built from free text.
 macro_rules! closed_set {
     (
         $(#[$enum_doc:meta])*
@@ -23,7 +23,7 @@ macro_rules! closed_set {
             /// Every value, in the order of declaration.
             $vis const ALL: &'static [Self] = &[ $( Self::$variant, )+ ];
 
-            /// The stable label.
+            /// Returns the stable label.
             $vis const fn as_str(self) -> &'static str {
                 match self {
                     $( Self::$variant => $label, )+
@@ -55,12 +55,12 @@ macro_rules! closed_set {
 
 pub(crate) use closed_set;
 
-/// What every enum of [`closed_set!`] has, for what is kept once for each of its values.
+/// An enum of [`closed_set!`].
 pub trait ClosedSet: Copy + 'static {
-    /// Every value, in the order of declaration.
+    /// Returns every value, in the order of declaration.
     fn all() -> &'static [Self];
-    /// The stable label.
+    /// Returns the stable label.
     fn label(self) -> &'static str;
-    /// Its place in [`Self::all`].
+    /// Returns the index in [`Self::all`].
     fn index(self) -> usize;
 }

@@ -7,7 +7,7 @@
 use super::closed_set::closed_set;
 
 closed_set! {
-    /// Which way bytes go.
+    /// The direction of relayed bytes.
     pub enum Direction {
         /// From the client to the backend.
         ToBackend => "to_backend",
@@ -17,37 +17,37 @@ closed_set! {
 }
 
 closed_set! {
-    /// What a TLS handshake consisted of.
+    /// The kind of a completed TLS handshake.
     pub enum HandshakeKind {
-        /// Everything, in the usual number of round trips.
+        /// A full handshake in the usual number of round trips.
         Full => "full",
-        /// Everything, and one round trip more: the client's key share was of no use.
+        /// A full handshake with one more round trip: the client's key share had an unsupported group.
         FullRetry => "full_retry",
-        /// A session taken up again.
+        /// A resumed session.
         Resumed => "resumed",
     }
 }
 
 closed_set! {
-    /// How a reload ended.
+    /// The outcome of a reload.
     pub enum ReloadOutcome {
-        /// Something new is in force.
+        /// Something new is active.
         Swapped => "swapped",
-        /// Everything was as before.
+        /// Nothing had changed.
         Unchanged => "unchanged",
-        /// Something could not be loaded; what was in force stays.
+        /// Something could not be loaded, and the current version is kept.
         Failed => "failed",
     }
 }
 
 closed_set! {
-    /// Why a connection could not be accepted.
+    /// The cause of a failed accept.
     pub enum AcceptError {
         /// The process or the system is out of file descriptors.
         FdLimit => "fd_limit",
         /// The kernel is out of memory for sockets.
         Memory => "memory",
-        /// The connection was gone before it could be accepted.
+        /// The client closed the connection before it was accepted.
         Aborted => "aborted",
         /// Anything else.
         Other => "other",
@@ -55,7 +55,7 @@ closed_set! {
 }
 
 closed_set! {
-    /// The cipher suites that rustls negotiates with aws-lc-rs, under their IANA names.
+    /// The cipher suites that rustls negotiates with aws-lc-rs, by their IANA names.
     pub enum Cipher {
         /// RFC 8446.
         Tls13Aes128 => "TLS_AES_128_GCM_SHA256",
@@ -79,7 +79,7 @@ closed_set! {
 }
 
 impl Cipher {
-    /// Whether it goes with a certificate that has this kind of key: those of TLS 1.3 with any.
+    /// Returns whether the suite works with a certificate of this key type. Suites of TLS 1.3 work with any.
     pub(crate) fn goes_with(self, key: KeyKind) -> bool {
         match self {
             Self::Tls13Aes128 | Self::Tls13Aes256 | Self::Tls13Chacha20 => true,
@@ -88,7 +88,7 @@ impl Cipher {
         }
     }
 
-    /// The TLS version that the suite belongs to; each belongs to one.
+    /// Returns the TLS version of the suite; each belongs to exactly one.
     #[must_use]
     pub const fn version(self) -> &'static str {
         match self {
@@ -104,19 +104,19 @@ impl Cipher {
 }
 
 closed_set! {
-    /// What the time of a handshake went into.
+    /// A part of the duration of a handshake.
     pub(crate) enum Part {
-        /// From accept to the first turn of the connection's task: a machine that is busy.
+        /// From accept until a worker first polls the connection. It grows on a busy machine.
         Wait => "wait",
-        /// Waiting for the client, its way included.
+        /// Waiting for the client and the network.
         Client => "client",
-        /// TLS itself, signatures and key exchange above all.
+        /// TLS itself, mostly signatures and key exchange.
         Crypto => "crypto",
     }
 }
 
 closed_set! {
-    /// The group of a handshake's key exchange, under its IANA name.
+    /// The group of a handshake's key exchange, by its IANA name.
     pub enum Group {
         /// The hybrid with ML-KEM: draft-ietf-tls-ecdhe-mlkem.
         X25519MlKem768 => "X25519MLKEM768",
@@ -126,17 +126,17 @@ closed_set! {
         Secp256r1 => "secp256r1",
         /// NIST P-384.
         Secp384r1 => "secp384r1",
-        /// Any other that the provider may come to have.
+        /// Any other group of the crypto provider.
         Other => "other",
-        /// No key exchange: TLS 1.2, resumed.
+        /// No key exchange: a resumed session of TLS 1.2.
         None => "none",
     }
 }
 
 closed_set! {
-    /// What kind of key a certificate has.
+    /// The key type of a certificate.
     pub enum KeyKind {
-        /// An elliptic curve, by ECDSA.
+        /// ECDSA.
         Ecdsa => "ecdsa",
         /// RSA.
         Rsa => "rsa",
@@ -144,17 +144,17 @@ closed_set! {
         Ed25519 => "ed25519",
         /// Any other.
         Other => "other",
-        /// No certificate was shown: the session was resumed.
+        /// No certificate was sent: the session was resumed.
         None => "none",
     }
 }
 
 closed_set! {
-    /// Whether a client has shown a certificate.
+    /// The certificate of a client.
     pub enum ClientCertificate {
-        /// It has not.
+        /// The client sent none.
         None => "none",
-        /// It has, and it was found good, now or when the session that it resumed began.
+        /// The client sent a valid one, now or in the handshake of the session that it resumed.
         Verified => "verified",
     }
 }
@@ -172,51 +172,51 @@ closed_set! {
         Tls10 => "1.0",
         /// SSL 3.0.
         Ssl3 => "ssl3",
-        /// None that can be read.
+        /// None that is known.
         Unknown => "unknown",
     }
 }
 
 closed_set! {
-    /// A fatal alert of a client: RFC 8446 section 6, RFC 5246 section 7.2.
+    /// A fatal alert from a client: RFC 8446 section 6, RFC 5246 section 7.2.
     pub enum Alert {
-        /// It does not know the CA of our certificate.
+        /// The client does not know the CA of our certificate.
         UnknownCa => "unknown_ca",
-        /// Our certificate is corrupt, or was refused without saying more.
+        /// Our certificate is corrupt, or was refused for an unspecified cause.
         BadCertificate => "bad_certificate",
-        /// Our certificate is expired, by the client's clock.
+        /// Our certificate has expired by the client's clock.
         CertificateExpired => "certificate_expired",
-        /// Our certificate was refused for a cause that has no alert of its own.
+        /// Our certificate was refused for a cause without a specific alert.
         CertificateUnknown => "certificate_unknown",
         /// Our certificate is revoked.
         CertificateRevoked => "certificate_revoked",
-        /// It cannot use certificates of our kind.
+        /// The client does not support this type of certificate.
         UnsupportedCertificate => "unsupported_certificate",
-        /// It found nothing acceptable.
+        /// The client found no acceptable parameters.
         HandshakeFailure => "handshake_failure",
-        /// It does not speak the version that we chose.
+        /// The client does not support the version that we chose.
         ProtocolVersion => "protocol_version",
-        /// It wants stronger ciphers.
+        /// The client requires stronger ciphers.
         InsufficientSecurity => "insufficient_security",
-        /// A field of ours is out of range to it.
+        /// A field that we sent is out of range.
         IllegalParameter => "illegal_parameter",
-        /// A message of ours could not be read.
+        /// A message that we sent could not be decoded.
         DecodeError => "decode_error",
-        /// A signature or a Finished of ours could not be verified.
+        /// Our signature or Finished could not be verified.
         DecryptError => "decrypt_error",
-        /// A record of ours could not be opened.
+        /// A record that we sent could not be decrypted.
         BadRecordMac => "bad_record_mac",
-        /// A message of ours came out of order.
+        /// A message that we sent came out of order.
         UnexpectedMessage => "unexpected_message",
-        /// A valid certificate, but no access.
+        /// Our certificate is valid, but access is denied.
         AccessDenied => "access_denied",
-        /// It does not know the name that was asked for.
+        /// The server name is not recognized.
         UnrecognizedName => "unrecognized_name",
         /// No common ALPN protocol.
         NoApplicationProtocol => "no_application_protocol",
-        /// A fault of its own: out of memory, say.
+        /// An internal fault of the client, for example out of memory.
         InternalError => "internal_error",
-        /// Its user gave up.
+        /// The user of the client cancelled.
         UserCanceled => "user_canceled",
         /// Any other.
         Other => "other",
@@ -224,7 +224,7 @@ closed_set! {
 }
 
 closed_set! {
-    /// What a client and the listener do not have in common.
+    /// The parameter of which client and listener have no common value.
     pub enum Incompatible {
         /// The TLS version.
         Version => "version",
@@ -242,20 +242,19 @@ closed_set! {
 }
 
 closed_set! {
-    /// The best kind of cipher suite that a client offers, from good to bad.
+    /// The best kind of cipher suite that a client offers, best first.
     pub enum SuiteKind {
-        /// What is accepted here: ephemeral elliptic curves with an AEAD; it fits no certificate of
-        /// ours.
+        /// Ephemeral elliptic curves with an AEAD, which we accept; but it fits none of our certificates.
         EcdheGcm => "ecdhe_gcm",
         /// Ephemeral elliptic curves with CBC.
         EcdheCbc => "ecdhe_cbc",
-        /// AES-CCM, as small devices have it.
+        /// AES-CCM, common on small devices.
         Ccm => "ccm",
         /// Finite-field Diffie-Hellman.
         Dhe => "dhe",
         /// RSA key exchange.
         Rsa => "rsa",
-        /// A shared key instead of certificates.
+        /// A pre-shared key instead of certificates.
         Psk => "psk",
         /// No cipher or no authentication, RC4, DES, 3DES, export.
         Weak => "weak",
@@ -265,15 +264,15 @@ closed_set! {
 }
 
 closed_set! {
-    /// How an attempt to reach a backend ended.
+    /// The result of an attempt to connect to a backend.
     pub enum ConnectResult {
-        /// It is connected.
+        /// Connected.
         Ok => "ok",
-        /// It refused.
+        /// The backend refused the connection.
         Refused => "refused",
-        /// It did not answer in time.
+        /// The backend did not answer in time.
         Timeout => "timeout",
-        /// There is no way to it, or its name does not resolve.
+        /// There is no route to the backend, or its name does not resolve.
         Unreachable => "unreachable",
         /// Anything else.
         Error => "error",
@@ -281,7 +280,7 @@ closed_set! {
 }
 
 closed_set! {
-    /// How old a session is.
+    /// The age of a session.
     pub enum Age {
         /// Less than a minute.
         UnderMinute => "under_1m",
@@ -291,13 +290,13 @@ closed_set! {
         UnderDay => "under_1d",
         /// Less than a week.
         UnderWeek => "under_7d",
-        /// A week and more.
+        /// A week or more.
         OverWeek => "over_7d",
     }
 }
 
 closed_set! {
-    /// How long ago a session's last byte was relayed.
+    /// The time since a session's last relayed byte.
     pub enum Silence {
         /// Less than a minute.
         UnderMinute => "under_1m",
@@ -307,17 +306,17 @@ closed_set! {
         UnderHour => "under_1h",
         /// Less than a day.
         UnderDay => "under_1d",
-        /// A day and more.
+        /// A day or more.
         OverDay => "over_1d",
     }
 }
 
 closed_set! {
-    /// When the certificate of a session's client expires.
+    /// The time until the client certificate of a session expires.
     pub enum Expiry {
-        /// It has shown none.
+        /// The client sent no certificate.
         None => "none",
-        /// It has expired since.
+        /// It has expired since the handshake.
         Expired => "expired",
         /// Within a day.
         WithinDay => "within_1d",
@@ -333,13 +332,13 @@ closed_set! {
 }
 
 closed_set! {
-    /// What a file of a listener's TLS holds.
+    /// The kind of objects in a file of a listener's TLS material.
     pub enum MaterialKind {
-        /// The certificates that are sent: the server's own, and those of its issuers.
+        /// Certificates that are sent: the server certificate and those of its issuers.
         Certificate => "certificate",
         /// Private keys.
         Key => "key",
-        /// The CAs of client certificates, and pinned devices.
+        /// CAs of client certificates, and pinned devices.
         ClientCa => "client_ca",
         /// Revocation lists.
         Crl => "crl",
@@ -347,7 +346,7 @@ closed_set! {
 }
 
 closed_set! {
-    /// What a reload loads.
+    /// A kind of object that a reload loads.
     pub enum ReloadObject {
         /// The configuration file.
         Config => "config",

@@ -1,38 +1,35 @@
 //! The closed set of reasons for which a connection ends.
 //!
-//! **Promises.** A reason's label is public: it is a metric label and an access-log value, so it
-//! is added to, never renamed. The grammar is `<who>_<what>`. Every label is explained in
-//! docs/reasons.md, which a test compares with [`Reason::ALL`].
+//! **Promises.** Labels are public, as metric labels and in the access log: added to, never renamed. Their grammar is
+//! `<who>_<what>`. docs/reasons.md explains every label, and a test compares it with [`Reason::ALL`].
 //!
-//! **Not here.** How an error becomes a reason: each phase's error has its own exhaustive `match`
-//! next to it.
+//! **Not here.** The mapping from errors: each phase's error has an exhaustive `match` beside it.
 
 use super::closed_set::closed_set;
 
 closed_set! {
-    /// Why a connection ended.
+    /// The reason for the end of a connection.
     pub enum Reason {
-        /// Both sides ended their stream in order, and every byte was delivered.
+        /// Both sides ended their streams in order, and every byte was delivered.
         Ok => "ok",
 
-        /// The client left without a byte: a load balancer's health check, a port scan.
+        /// The client closed without sending a byte: a load balancer's health check, a port scan.
         ClientProbe => "client_probe",
-        /// A handshake deadline passed: the whole handshake's, or the ClientHello's.
+        /// The deadline of the handshake or of its ClientHello passed.
         ClientTlsTimeout => "client_tls_timeout",
-        /// The limit of connections was reached, and it made room for another before its handshake was
-        /// over.
+        /// The connection limit was reached, and this connection was evicted during its handshake.
         ClientEvicted => "client_evicted",
-        /// Handshakes in progress held as much memory as they may, and this one most of all.
+        /// Handshakes in progress reached their memory limit, and this one held most.
         ClientTlsMemory => "client_tls_memory",
-        /// The client closed its connection before the handshake was over.
+        /// The client closed the connection during the handshake.
         ClientTlsEof => "client_tls_eof",
         /// The first bytes are not a TLS record: plain HTTP, plain MQTT, a scanner.
         ClientTlsNotTls => "client_tls_not_tls",
-        /// The client ended TLS with a fatal alert: it does not accept what we offer.
+        /// The client ended TLS with a fatal alert: it does not accept our parameters or our certificate.
         ClientTlsAlert => "client_tls_alert",
         /// Client and listener have no version, suite, group, signature scheme or ALPN in common.
         ClientTlsIncompatible => "client_tls_incompatible",
-        /// Anything else that is wrong with the client's TLS.
+        /// Any other fault of the client's TLS.
         ClientTlsError => "client_tls_error",
 
         /// The listener requires a client certificate and the client sent none.
@@ -45,35 +42,35 @@ closed_set! {
         ClientCertUnknownCa => "client_cert_unknown_ca",
         /// A CRL lists a certificate of the client's chain.
         ClientCertRevoked => "client_cert_revoked",
-        /// The client sent more certificates, or more bytes of them, than the listener takes.
+        /// The client's chain exceeded the listener's limit on certificates or on bytes.
         ClientCertChainTooLarge => "client_cert_chain_too_large",
         /// The client's certificate was refused for any other cause.
         ClientCertRejected => "client_cert_rejected",
 
-        /// No route matched and the listener has no backend of its own.
+        /// No route matched, and the listener has no default backend.
         NoRoute => "no_route",
 
         /// The backend refused the connection.
         BackendRefused => "backend_refused",
         /// The backend did not answer within the connect timeout.
         BackendTimeout => "backend_timeout",
-        /// There is no way to the backend, or its name does not resolve.
+        /// There is no route to the backend, or its name does not resolve.
         BackendUnreachable => "backend_unreachable",
         /// Any other failure to connect to the backend.
         BackendError => "backend_error",
 
-        /// No file descriptor was left for the socket towards the backend.
+        /// No file descriptor was left for the socket to the backend.
         ProxyFdLimit => "proxy_fd_limit",
-        /// No thread was left to look up the backend's name, which was not known yet.
+        /// No thread was left to look up the backend's name, which had not been resolved yet.
         ProxyThreadLimit => "proxy_thread_limit",
-        /// The kernel had no memory for the socket towards the backend.
+        /// The kernel had no memory for the socket to the backend.
         ProxyMemoryLimit => "proxy_memory_limit",
 
         /// The client reset the connection.
         ClientReset => "client_reset",
-        /// The client stopped answering: keepalive or `TCP_USER_TIMEOUT` gave up on it.
+        /// The client stopped answering: TCP keepalive or `TCP_USER_TIMEOUT` expired.
         ClientLost => "client_lost",
-        /// The client closed TCP without a TLS close_notify; what came before was delivered.
+        /// The client closed TCP without a TLS close_notify; earlier bytes were delivered.
         ClientTruncated => "client_truncated",
         /// The client closed TCP in the middle of a TLS record: the backend was reset.
         ClientRecordTruncated => "client_record_truncated",
@@ -84,38 +81,38 @@ closed_set! {
 
         /// No byte moved in either direction for the idle timeout.
         IdleTimeout => "idle_timeout",
-        /// One side had ended its stream and the other moved no byte for the half-close timeout.
+        /// One side had ended its stream, and the other moved no byte for the half-close timeout.
         HalfCloseTimeout => "half_close_timeout",
         /// The connection reached its maximum age.
         MaxAge => "max_age",
-        /// TLS 1.2 has used up what may be sealed under one key.
+        /// TLS 1.2 reached the limit of records under one key.
         KeysExhausted => "keys_exhausted",
-        /// The drain's deadline passed with the connection still open.
+        /// The connection was still open at the deadline of the drain.
         DrainDeadline => "drain_deadline",
 
-        /// A fault of ours: a panic, or a record that nobody closed. Always a bug.
+        /// An internal fault: a panic, or a record that was not closed. Always a bug.
         Internal => "internal",
     }
 }
 
-/// Who caused a connection's end.
+/// The cause of the end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The device.
     Client,
-    /// The legacy server.
+    /// The backend.
     Backend,
-    /// A limit or a stop of ours, or an end in order.
+    /// A limit or a stop of tlsidecar, or an end in order.
     Proxy,
-    /// This machine, or what it lets the process have.
+    /// A resource limit of this machine or of the process.
     Machine,
-    /// A bug of ours.
+    /// A bug.
     Internal,
 }
 
 impl Reason {
-    /// Whether something is wrong with the device, the network, the backend or this machine: what is not an end in
-    /// order, a limit or a stop of ours, a health check, or a device that ends without a goodbye.
+    /// Returns whether the device, the network, the backend or this machine has a fault. An end in order, a limit or a stop
+    /// of tlsidecar, a health check, and an end without close_notify are no failures.
     #[must_use]
     pub const fn is_failure(self) -> bool {
         match self.origin() {
@@ -125,7 +122,7 @@ impl Reason {
         }
     }
 
-    /// Who caused this end; it decides the level of the access-log line.
+    /// Returns the cause, which decides the level of the access-log line.
     #[must_use]
     pub const fn origin(self) -> Origin {
         match self {

@@ -15,10 +15,10 @@ use crate::config::values::{
     NonZeroDuration,
 };
 use crate::config::{
-    BackendAddress, Limits, LogConfig, NamePattern, ProcessConfig, ShutdownConfig, Tcp, Timeouts,
-    TlsVersion,
+    BackendAddress, Limits, LogConfig, ProcessConfig, ShutdownConfig, Tcp, Timeouts, TlsVersion,
 };
 use crate::logging::{Filter, Format};
+use crate::terms::name_pattern::NamePattern;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

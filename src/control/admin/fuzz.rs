@@ -1,13 +1,13 @@
-//! What the fuzz targets may touch of the admin port: the query of a request.
+//! The part of the admin port that the fuzz targets reach: query strings.
 //!
-//! Built with the feature `fuzz` alone, and no stable interface.
+//! Built with the feature `fuzz` only; not a stable interface.
 //!
-//! **Not here.** The target: `fuzz/`. The rest of a request is hyper's.
+//! **Not here.** The target (`fuzz/`). hyper parses the rest of a request.
 
-use super::query::{Ranking, Wanted};
+use super::query::{SessionQuery, TopQuery};
 
-/// Reads a query of `/sessions` and of `/top`. What is refused is refused without a panic.
+/// Parses a query of `/sessions` and of `/top`. A mistake is an error, never a panic.
 pub fn query(text: &str) {
-    let _refused = Wanted::parse(text);
-    let _refused = Ranking::parse(text);
+    let _refused = SessionQuery::parse(text);
+    let _refused = TopQuery::parse(text);
 }

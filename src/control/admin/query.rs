@@ -1,9 +1,9 @@
-//! What is asked for in a query string.
+//! Query strings of `GET /sessions` and `GET /top`.
 //!
-//! **Promises.** A key that is not known, or a value that is not allowed, is refused with what is: a
-//! filter that is misspelt must not answer with everything.
+//! **Promises.** An unknown key or a value that is not allowed is refused, with the allowed ones: a misspelt filter must
+//! not return everything.
 //!
-//! **Not here.** The answers (`views.rs`).
+//! **Not here.** The responses (`views.rs`).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,26 +12,27 @@ use form_urlencoded::parse;
 use crate::sessions::Session;
 use crate::sessions::top::{By, What};
 use crate::terms::closed_set::ClosedSet;
+use crate::terms::name_pattern::NamePattern;
 
-/// Sessions of a page, unless told otherwise.
+/// Default number of sessions on a page.
 const PAGE: usize = 100;
 
-/// Sessions of a page at the most, and names of a table.
+/// Largest number of sessions on a page, and of names in a table.
 const LARGEST_PAGE: usize = 1000;
 
-/// In bytes: as long as the names that are kept (`trust/identity.rs`).
+/// In bytes. Identities are cut to as many characters (`trust/identity.rs`).
 const LONGEST_PATTERN: usize = 256;
 
-/// Which sessions are asked for.
+/// A filter for sessions.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct SessionQuery {
     listener: Option<String>,
-    identity: Option<String>,
+    identity: Option<NamePattern>,
     peer: Option<Peer>,
     server_name: Option<String>,
-    /// How many of them.
+    /// Number of sessions on the page.
     pub(super) limit: Option<usize>,
-    /// Only those that began later than the one of this id.
+    /// Only sessions that began after the one with this id.
     pub(super) after: u64,
 }
 
@@ -41,19 +42,19 @@ enum Peer {
     Just(SocketAddr),
 }
 
-/// Which table is asked for.
+/// A choice of one table of counts.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Ranking {
+pub(super) struct TopQuery {
     pub(super) by: By,
     pub(super) what: What,
     pub(super) limit: usize,
 }
 
-impl Wanted {
-    /// Reads a query string.
+impl SessionQuery {
+    /// Parses a query string.
     ///
     /// # Errors
-    /// What is wrong with it, in a sentence.
+    /// A sentence about the first mistake.
     pub(super) fn parse(query: &str) -> Result<Self, String> {
         let mut wanted = Self::default();
         for (key, value) in parse(query.as_bytes()) {
@@ -74,12 +75,12 @@ impl Wanted {
         Ok(wanted)
     }
 
-    /// Whether a session is one of them.
+    /// Returns whether the filter selects a session.
     pub(super) fn includes(&self, session: &Session) -> bool {
         let listener = self.listener.as_deref().is_none_or(|name| name == session.metrics.name());
         let names = || session.identity.get().into_iter().flat_map(|identity| &identity.names);
         let identity =
-            self.identity.as_deref().is_none_or(|wanted| names().any(|name| fits(wanted, name)));
+            self.identity.as_ref().is_none_or(|wanted| names().any(|name| wanted.matches(name)));
         let peer = self.peer.as_ref().is_none_or(|peer| match peer {
             Peer::Any(address) => *address == session.peer.ip(),
             Peer::Just(address) => *address == session.peer,
@@ -100,22 +101,22 @@ impl Wanted {
     }
 }
 
-impl Ranking {
-    /// Reads a query string.
+impl TopQuery {
+    /// Parses a query string.
     ///
     /// # Errors
-    /// What is wrong with it, in a sentence.
+    /// A sentence about the first mistake.
     pub(super) fn parse(query: &str) -> Result<Self, String> {
-        let mut ranking = Self { by: By::Peer, what: What::Failures, limit: 20 };
+        let mut selected = Self { by: By::Peer, what: What::Failures, limit: 20 };
         for (key, value) in parse(query.as_bytes()) {
             match &*key {
-                "by" => ranking.by = one_of(&key, &value)?,
-                "what" => ranking.what = one_of(&key, &value)?,
-                "limit" => ranking.limit = limit(&value)?,
+                "by" => selected.by = one_of(&key, &value)?,
+                "what" => selected.what = one_of(&key, &value)?,
+                "limit" => selected.limit = limit(&value)?,
                 _ => return Err(unknown(&key, "by, what, limit")),
             }
         }
-        Ok(ranking)
+        Ok(selected)
     }
 }
 
@@ -126,17 +127,12 @@ fn peer(value: &str) -> Result<Peer, String> {
     })
 }
 
-/// A pattern for names, in which `**` is one star: neither way does it take long.
-fn pattern(value: &str) -> Result<String, String> {
+fn pattern(value: &str) -> Result<NamePattern, String> {
     if value.len() > LONGEST_PATTERN {
-        let told = format!("{} bytes long", value.len());
-        return Err(refused("identity", &told, &format!("{LONGEST_PATTERN} bytes")));
+        let length = format!("{} bytes long", value.len());
+        return Err(refused("identity", &length, &format!("{LONGEST_PATTERN} bytes")));
     }
-    let mut pattern = value.to_owned();
-    while pattern.contains("**") {
-        pattern = pattern.replace("**", "*");
-    }
-    Ok(pattern)
+    Ok(NamePattern::glob(value))
 }
 
 fn limit(value: &str) -> Result<usize, String> {
@@ -160,62 +156,26 @@ fn unknown(key: &str, known: &str) -> String {
     format!("unknown key {key:?}; known: {known}\n")
 }
 
-/// Whether a name fits a pattern, whatever its case; `*` stands for any part of a label, and labels
-/// end at dots and slashes.
-fn fits(pattern: &str, name: &str) -> bool {
-    let is_end = |c: &u8| [b'.', b'/'].contains(c);
-    let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
-    let (mut p, mut n) = (0, 0);
-    // The last star, and what of the name it does not stand for yet.
-    let mut star = None;
-    while n < name.len() {
-        if pattern.get(p) == Some(&b'*') {
-            star = Some((p, n));
-            p += 1;
-        } else if pattern.get(p).is_some_and(|c| c.eq_ignore_ascii_case(&name[n])) {
-            p += 1;
-            n += 1;
-        } else if let Some((at, from)) = star.filter(|(_, from)| !is_end(&name[*from])) {
-            star = Some((at, from + 1));
-            (p, n) = (at + 1, from + 1);
-        } else {
-            return false;
-        }
-    }
-    pattern[p..].iter().all(|c| *c == b'*')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_star_stands_within_one_label() {
-        assert!(fits("sensor-1.plant.example", "SENSOR-1.plant.example"));
-        assert!(fits("*.plant.example", "sensor-1.plant.example"));
-        assert!(!fits("*.example", "sensor-1.plant.example"));
+    fn a_mistake_is_refused_with_the_allowed_values() {
+        let refusal = |query: &str| SessionQuery::parse(query).unwrap_err();
+        assert!(refusal("identiy=x").contains("known: listener, identity"));
         assert!(
-            fits("sensor-*", "sensor-17") && fits("*", "sensor-17") && fits("s*r-*7", "sensor-17")
+            refusal("limit=0").contains("1 to 1000") && refusal("limit=1001").contains("\"1001\"")
         );
-        assert!(!fits("sensor-*", "sensor-17.plant") && !fits("*", "a.b") && !fits("", "a"));
-        assert!(fits("urn:plant/*/pump", "urn:plant/north/pump"));
-        assert!(!fits("urn:plant/*", "urn:plant/north/pump"));
-        assert!(fits("*a*b.c", "xaab.c") && !fits("*a*b.c", "xaac.c"));
-    }
-
-    #[test]
-    fn what_is_misspelt_is_refused_with_what_is_allowed() {
-        let said = |query: &str| Wanted::parse(query).unwrap_err();
-        assert!(said("identiy=x").contains("known: listener, identity"));
-        assert!(said("limit=0").contains("1 to 1000") && said("limit=1001").contains("\"1001\""));
-        let long = said(&format!("identity={}", "x".repeat(LONGEST_PATTERN + 1)));
+        let long = refusal(&format!("identity={}", "x".repeat(LONGEST_PATTERN + 1)));
         assert!(long.contains("256 bytes") && long.len() < 100, "{long}");
-        assert_eq!(pattern("*****.a**").unwrap(), "*.a*");
-        assert!(said("peer=host").contains("192.0.2.1:4711") && said("after=x").contains("after"));
-        assert!(Ranking::parse("by=name").unwrap_err().contains("identity, peer"));
-        assert!(Ranking::parse("what=x").unwrap_err().contains("failures, bytes, connections"));
-        let wanted = Wanted::parse("identity=a%2Fb&peer=%3A%3A1&limit=7").unwrap();
-        assert_eq!(wanted.identity.as_deref(), Some("a/b"));
+        assert!(
+            refusal("peer=host").contains("192.0.2.1:4711") && refusal("after=x").contains("after")
+        );
+        assert!(TopQuery::parse("by=name").unwrap_err().contains("identity, peer"));
+        assert!(TopQuery::parse("what=x").unwrap_err().contains("failures, bytes, connections"));
+        let wanted = SessionQuery::parse("identity=a%2Fb&peer=%3A%3A1&limit=7").unwrap();
+        assert_eq!(wanted.identity, Some(NamePattern::glob("a/b")));
         assert_eq!(
             (wanted.peer, wanted.limit),
             (Some(Peer::Any([0, 0, 0, 0, 0, 0, 0, 1].into())), Some(7))
