@@ -1,14 +1,13 @@
-//! Connections to the admin port: how long each may take, and which of them gives way.
+//! Connections to the admin port: their deadlines, and their eviction at the limit.
 //!
-//! **Promises.** A probe gets in whatever the others do: past [`Clients::new`]'s limit, the next
-//! connection takes the place of one that has not sent a whole request, or else of an idle one, or else
-//! of one that does not read its answer, or else of one that waits for its answer to be made, of each kind
-//! the oldest. A request whose answer is being made is never cut for another; there are [`MAX_ANSWERS`] of
-//! these at a time, probes apart. Slow
-//! clients have [`HEAD_TIMEOUT`] for a request's head and [`ANSWER_TIMEOUT`] for its answer, whether they
-//! read or not. A connection that is kept is announced [`IDLE_TIMEOUT`] with each answer.
+//! **Promises.** A probe is accepted whatever other clients do. At the limit of [`Clients::new`], the next connection
+//! evicts one, in this order: one that has not sent a whole request, an idle one, one that does not read its response,
+//! one whose request waits for its turn; of each kind the oldest. A request is never evicted while its response is made.
+//! [`MAX_TURNS`] responses are made at a time, not counting those that are answered at once. A slow client has
+//! [`HEAD_TIMEOUT`] for the head of a request and [`RESPONSE_TIMEOUT`] for the response, whether it reads or not. Each
+//! response announces how long an idle connection is kept.
 //!
-//! **Not here.** What is answered (`admin.rs`).
+//! **Not here.** The responses (`admin.rs`).
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -32,38 +31,38 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::lock::Lock;
 
-/// How long a client may take for a request's head: from accept, or from its first byte.
+/// Time for the head of a request, from accept or from its first byte.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an answer may take, from the request's head to its last byte. A reload goes on without it.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time from the head of a request to the last byte of its response. A reload continues without its client.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a request may wait for its turn, before it is refused.
+/// Time that a request waits for its turn before it is refused.
 const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many answers are made at a time, or wait for the thread that makes them.
-const MAX_ANSWERS: usize = 8;
+/// Responses that are made at a time, or that wait for the thread that makes them.
+const MAX_TURNS: usize = 8;
 
-/// How long a connection may wait for the next request: longer than Prometheus' default interval.
+/// Time to the next request. It is longer than Prometheus' default scrape interval.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// The same as clients are told it (RFC 2068 section 19.7.1.1), a little less, so that none sends a
-/// request in the moment in which we close.
+/// The announced idle timeout (RFC 2068 section 19.7.1.1). It is a little shorter than ours, so that no client sends a
+/// request while we close.
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const ANNOUNCED_IDLE: &str = "timeout=70";
 
-/// What is read of a request at the most. Ours have a line and a few headers.
+/// Largest head of a request. Real ones have a line and a few headers.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// The pause until the next look for a place, where no connection can give way.
-const PLACE_PAUSE: Duration = Duration::from_millis(5);
+/// Pause before the next attempt to evict a connection.
+const EVICTION_PAUSE: Duration = Duration::from_millis(5);
 
 /// The connections to the admin port.
 pub(super) struct Clients {
     max: usize,
-    places: Arc<Semaphore>,
-    /// For requests that are no probes.
-    work: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
+    /// For requests that are not answered at once.
+    turns: Arc<Semaphore>,
     listed: Lock<Listed>,
 }
 
@@ -73,99 +72,99 @@ struct Listed {
     clients: BTreeMap<u64, Arc<Client>>,
 }
 
-/// A connection that has a place.
-pub(super) struct Place {
+/// The permit of one connection.
+pub(super) struct ClientPermit {
     clients: Arc<Clients>,
     client: Arc<Client>,
     id: u64,
     _permit: OwnedSemaphorePermit,
 }
 
-/// The turn of a request whose answer takes a moment to be made.
+/// The turn of a request whose response takes a while to make.
 pub(super) struct Turn {
-    work: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
     client: Arc<Client>,
 }
 
 impl Turn {
-    /// Waits for it, if not for too long. Until then the connection may have to give way.
-    pub(super) async fn work(&self) -> Option<OwnedSemaphorePermit> {
-        let turn = timeout(TURN_TIMEOUT, Arc::clone(&self.work).acquire_owned()).await;
+    /// Waits for the turn; none after a timeout. Until then the connection can be evicted.
+    pub(super) async fn wait(&self) -> Option<OwnedSemaphorePermit> {
+        let turn = timeout(TURN_TIMEOUT, Arc::clone(&self.turns).acquire_owned()).await;
         let turn = turn.ok()?.ok()?;
-        self.client.is_at(Activity::Answering);
+        self.client.set_activity(Activity::Answering);
         Some(turn)
     }
 }
 
-/// What a connection is at, and since when.
+/// The activity of a connection, and when it began.
 struct Client {
-    at: Lock<(Activity, Instant)>,
-    gives_way: Notify,
+    activity: Lock<(Activity, Instant)>,
+    evicted: Notify,
 }
 
-/// What a connection is at, in the order in which they give way.
+/// The activity of a connection, in the order of eviction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Activity {
-    /// Its first request, or a part of the next one, is on its way.
-    Asking,
-    /// Its last request is answered.
+    /// Its first request, or a part of the next one, is arriving.
+    Requesting,
+    /// Its last request has been answered.
     Idle,
-    /// Its answer is being written.
+    /// Its response is being written.
     Writing,
-    /// Its answer waits for its turn to be made.
+    /// Its request waits for its turn.
     Waiting,
-    /// Its answer is being made.
+    /// Its response is being made.
     Answering,
 }
 
 impl Clients {
-    /// Room for `max` connections.
+    /// Allows `max` connections.
     pub(super) fn new(max: usize) -> Arc<Self> {
         Arc::new(Self {
             max,
-            places: Arc::new(Semaphore::new(max)),
-            work: Arc::new(Semaphore::new(MAX_ANSWERS.min(max.saturating_sub(1)).max(1))),
+            permits: Arc::new(Semaphore::new(max)),
+            turns: Arc::new(Semaphore::new(MAX_TURNS.min(max.saturating_sub(1)).max(1))),
             listed: Lock::default(),
         })
     }
 
-    /// A place for one more. Another gives way for it.
-    pub(super) async fn place(self: &Arc<Self>) -> Place {
+    /// Waits for a permit for one more connection, and evicts another one for it.
+    pub(super) async fn permit(self: &Arc<Self>) -> ClientPermit {
         loop {
-            if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
+            if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
                 return self.list(permit);
             }
-            let gone = self.places.acquire();
-            if self.one_gives_way() {
-                let _gone = gone.await;
+            let returned = self.permits.acquire();
+            if self.evict_one() {
+                let _returned = returned.await;
             } else {
-                sleep(PLACE_PAUSE).await;
+                sleep(EVICTION_PAUSE).await;
             }
         }
     }
 
-    /// Ends a connection that is not having its answer made; false if there is none.
-    pub(super) fn one_gives_way(&self) -> bool {
+    /// Evicts a connection, and returns false if every response is being made.
+    pub(super) fn evict_one(&self) -> bool {
         let mut listed = self.listed();
-        let activities = listed.clients.iter().map(|(id, client)| (*client.at(), *id));
+        let activities = listed.clients.iter().map(|(id, client)| (*client.activity(), *id));
         let Some(((activity, _), id)) = activities.min() else { return false };
         if activity == Activity::Answering {
             return false;
         }
         if let Some(client) = listed.clients.remove(&id) {
-            client.gives_way.notify_one();
+            client.evicted.notify_one();
         }
         true
     }
 
-    fn list(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Place {
+    fn list(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> ClientPermit {
         let client = Arc::new(Client::new());
         let mut listed = self.listed();
         let id = listed.next;
         listed.next += 1;
         listed.clients.insert(id, Arc::clone(&client));
         drop(listed);
-        Place { clients: Arc::clone(self), client, id, _permit: permit }
+        ClientPermit { clients: Arc::clone(self), client, id, _permit: permit }
     }
 
     fn listed(&self) -> MutexGuard<'_, Listed> {
@@ -173,58 +172,58 @@ impl Clients {
     }
 }
 
-impl Drop for Place {
+impl Drop for ClientPermit {
     fn drop(&mut self) {
         self.clients.listed().clients.remove(&self.id);
     }
 }
 
-impl Place {
-    /// Answers requests by `answer` until the client ends, has had its time, or gives way.
+impl ClientPermit {
+    /// Answers requests through `answer` until the client closes, exceeds a deadline, or is evicted.
     pub(super) async fn serve<Io, F>(self, io: Io, answer: impl Fn(Request<Incoming>, Turn) -> F)
     where
         Io: AsyncRead + AsyncWrite + Unpin,
         F: Future<Output = Response<Full<Bytes>>>,
     {
         let service = service_fn(|request| {
-            self.client.is_at(Activity::Waiting);
+            self.client.set_activity(Activity::Waiting);
             let turn =
-                Turn { work: Arc::clone(&self.clients.work), client: Arc::clone(&self.client) };
+                Turn { turns: Arc::clone(&self.clients.turns), client: Arc::clone(&self.client) };
             let answering = answer(request, turn);
             async {
                 let mut response = answering.await;
                 self.announce(&mut response);
-                self.client.is_at(Activity::Writing);
+                self.client.set_activity(Activity::Writing);
                 Ok::<_, Infallible>(response)
             }
         });
         let io = TokioIo::new(Watched { io, client: Arc::clone(&self.client) });
         let served = http1::Builder::new()
-            // Its own deadlines would count idleness as slowness.
+            // hyper's deadline also covers the wait for the next request.
             .header_read_timeout(None)
-            // One that has ended its side after the request waits for the answer.
+            // A client that shuts down its side after the request still gets the response.
             .half_close(true)
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(io, service);
         tokio::select! {
             biased;
             ended = served => if let Err(error) = ended {
-                tracing::debug!(%error, "a client of the admin port failed");
+                tracing::debug!(%error, "admin connection failed");
             },
-            () = self.client.gives_way.notified() => {
-                tracing::debug!("a client of the admin port gave way to another");
+            () = self.client.evicted.notified() => {
+                tracing::debug!("admin connection evicted for another");
             }
-            () = self.client.has_had_its_time() => {
-                tracing::debug!("a client of the admin port took too long");
+            () = self.client.timed_out() => {
+                tracing::debug!("admin connection timed out");
             }
         }
     }
 
-    /// Says until when the connection is kept. Those who ask again and again, as pages in browsers do,
-    /// leave places for others: they have to come again.
+    /// Announces how long the connection is kept. While fewer than half of the permits are free, it is closed: pages in
+    /// browsers request again and again, and must leave permits for others.
     fn announce(&self, response: &mut Response<Full<Bytes>>) {
         let headers = response.headers_mut();
-        if self.clients.places.available_permits() < self.clients.max / 2 {
+        if self.clients.permits.available_permits() < self.clients.max / 2 {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         } else if !headers.contains_key(CONNECTION) {
             headers.insert(KEEP_ALIVE, HeaderValue::from_static(ANNOUNCED_IDLE));
@@ -234,41 +233,40 @@ impl Place {
 
 impl Client {
     fn new() -> Self {
-        Self { at: Lock::new((Activity::Asking, Instant::now())), gives_way: Notify::new() }
+        Self { activity: Lock::new((Activity::Requesting, Instant::now())), evicted: Notify::new() }
     }
 
-    fn at(&self) -> MutexGuard<'_, (Activity, Instant)> {
-        self.at.lock()
+    fn activity(&self) -> MutexGuard<'_, (Activity, Instant)> {
+        self.activity.lock()
     }
 
-    fn is_at(&self, activity: Activity) {
-        let mut at = self.at();
-        // The time for an answer is for its turn, for making and for writing it.
-        let in_answer = |activity| activity >= Activity::Writing;
-        if in_answer(at.0) && in_answer(activity) {
-            at.0 = activity;
-        } else if at.0 != activity {
-            *at = (activity, Instant::now());
+    fn set_activity(&self, activity: Activity) {
+        let mut current = self.activity();
+        // One timeout covers the turn, and making and writing the response.
+        let in_response = |activity| activity >= Activity::Writing;
+        if in_response(current.0) && in_response(activity) {
+            current.0 = activity;
+        } else if current.0 != activity {
+            *current = (activity, Instant::now());
         }
     }
 
-    /// A byte has come.
-    fn has_sent(&self) {
-        if self.at().0 == Activity::Idle {
-            self.is_at(Activity::Asking);
+    /// Notes a byte from the client.
+    fn on_read(&self) {
+        if self.activity().0 == Activity::Idle {
+            self.set_activity(Activity::Requesting);
         }
     }
 
-    /// All that was to be written has been.
-    fn has_taken(&self) {
-        if self.at().0 == Activity::Writing {
-            self.is_at(Activity::Idle);
+    /// Notes that everything has been written.
+    fn on_flushed(&self) {
+        if self.activity().0 == Activity::Writing {
+            self.set_activity(Activity::Idle);
         }
     }
 
-    /// Waits for the deadline of what the connection is at: of the last poll, and so this is polled after
-    /// what moves it.
-    async fn has_had_its_time(&self) {
+    /// Waits for the deadline of the current activity. It is polled after the connection, which moves the deadline.
+    async fn timed_out(&self) {
         let mut timer = pin!(sleep_until(self.deadline()));
         poll_fn(|cx| {
             let deadline = self.deadline();
@@ -281,17 +279,17 @@ impl Client {
     }
 
     fn deadline(&self) -> Instant {
-        let (activity, since) = *self.at();
+        let (activity, since) = *self.activity();
         since
             + match activity {
-                Activity::Asking => HEAD_TIMEOUT,
+                Activity::Requesting => HEAD_TIMEOUT,
                 Activity::Idle => IDLE_TIMEOUT,
-                Activity::Writing | Activity::Waiting | Activity::Answering => ANSWER_TIMEOUT,
+                Activity::Writing | Activity::Waiting | Activity::Answering => RESPONSE_TIMEOUT,
             }
     }
 }
 
-/// A socket that notes what its connection is at.
+/// A socket that reports the activity of its connection.
 struct Watched<Io> {
     io: Io,
     client: Arc<Client>,
@@ -306,7 +304,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Watched<Io> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buffer);
         if buffer.filled().len() > before {
-            self.client.has_sent();
+            self.client.on_read();
         }
         read
     }
@@ -333,11 +331,11 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Watched<Io> {
         self.io.is_write_vectored()
     }
 
-    /// hyper flushes once it has handed over everything.
+    /// hyper flushes once it has written a whole response.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.io).poll_flush(cx);
         if flushed.is_ready() {
-            self.client.has_taken();
+            self.client.on_flushed();
         }
         flushed
     }
@@ -356,12 +354,12 @@ mod tests {
 
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-    /// A client whose requests are answered by so many bytes.
+    /// Serves a client whose requests are answered with so many bytes.
     async fn client(clients: &Arc<Clients>, bytes: usize) -> (DuplexStream, JoinHandle<()>) {
         let (client, ours) = duplex(1024);
         let answer = move |_, _| std::future::ready(Response::new(Full::from(vec![b'x'; bytes])));
-        let place = clients.place().await;
-        (client, tokio::spawn(async move { place.serve(ours, answer).await }))
+        let permit = clients.permit().await;
+        (client, tokio::spawn(async move { permit.serve(ours, answer).await }))
     }
 
     async fn ask(client: &mut DuplexStream) -> String {
@@ -378,26 +376,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_asks_on_and_on_and_reads_nothing_has_its_time() {
+    async fn a_client_that_requests_and_reads_nothing_times_out() {
         let clients = Clients::new(4);
         let (mut client, served) = client(&clients, 8192).await;
         let asking = async { while client.write_all(REQUEST).await.is_ok() {} };
         let (took, ()) = tokio::join!(ends_after(served), asking);
-        assert_eq!(took, ANSWER_TIMEOUT);
+        assert_eq!(took, RESPONSE_TIMEOUT);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_does_not_come_has_its_time() {
+    async fn a_response_that_does_not_come_times_out() {
         let clients = Clients::new(4);
         let (mut client, ours) = duplex(1024);
         client.write_all(REQUEST).await.unwrap();
-        let place = clients.place().await;
-        let served = tokio::spawn(place.serve(ours, async |_, _| std::future::pending().await));
-        assert_eq!(ends_after(served).await, ANSWER_TIMEOUT);
+        let permit = clients.permit().await;
+        let served = tokio::spawn(permit.serve(ours, async |_, _| std::future::pending().await));
+        assert_eq!(ends_after(served).await, RESPONSE_TIMEOUT);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_has_its_time_however_slowly_it_comes() {
+    async fn a_slow_request_times_out() {
         let clients = Clients::new(4);
         let (_silent, served) = client(&clients, 1).await;
         assert_eq!(ends_after(served).await, HEAD_TIMEOUT);
@@ -410,11 +408,11 @@ mod tests {
             }
         };
         let (took, ()) = tokio::join!(ends_after(served), dripping);
-        assert_eq!(took, HEAD_TIMEOUT, "from its first byte");
+        assert_eq!(took, HEAD_TIMEOUT, "counted from its first byte");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_kept_connection_is_told_for_how_long_and_ends_when_it_is_idle() {
+    async fn an_idle_connection_is_kept_as_long_as_announced() {
         let clients = Clients::new(4);
         let (mut kept, served) = client(&clients, 1).await;
         for _ in 0..20 {
@@ -426,7 +424,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_that_do_not_ask_give_way_before_the_idle_ones() {
+    async fn silent_connections_are_evicted_before_idle_ones() {
         let clients = Clients::new(5);
         let (mut idle, idle_served) = client(&clients, 1).await;
         ask(&mut idle).await;
@@ -437,21 +435,21 @@ mod tests {
         half.write_all(b"GET / HT").await.unwrap();
         let (mut asked, ours) = duplex(1024);
         asked.write_all(REQUEST).await.unwrap();
-        let place = clients.place().await;
-        let made = tokio::spawn(place.serve(ours, async |_, turn: Turn| {
-            let _turn = turn.work().await;
+        let permit = clients.permit().await;
+        let made = tokio::spawn(permit.serve(ours, async |_, turn: Turn| {
+            let _turn = turn.wait().await;
             std::future::pending().await
         }));
         sleep(Duration::from_millis(1)).await;
         for ends in [silent_served, half_served, idle_served, unread_served] {
-            assert!(clients.one_gives_way());
+            assert!(clients.evict_one());
             assert_eq!(ends_after(ends).await, Duration::ZERO);
         }
-        assert!(!clients.one_gives_way() && !made.is_finished(), "its answer is being made");
+        assert!(!clients.evict_one() && !made.is_finished(), "its response is being made");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_next_one_gets_the_place_of_the_oldest() {
+    async fn the_oldest_connection_is_evicted() {
         let clients = Clients::new(2);
         let (_first, first) = client(&clients, 1).await;
         let (_second, second) = client(&clients, 1).await;
@@ -461,15 +459,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_has_ended_its_side_gets_its_whole_answer() {
+    async fn a_client_that_has_ended_its_side_gets_its_whole_response() {
         let clients = Clients::new(4);
         let (mut client, ours) = duplex(1024);
-        let place = clients.place().await;
+        let permit = clients.permit().await;
         let answer = async |_, _| {
             sleep(Duration::from_secs(1)).await;
             Response::new(Full::from(vec![b'x'; 8192]))
         };
-        tokio::spawn(async move { place.serve(ours, answer).await });
+        tokio::spawn(async move { permit.serve(ours, answer).await });
         client.write_all(REQUEST).await.unwrap();
         client.shutdown().await.unwrap();
         let mut answer = Vec::new();
@@ -478,7 +476,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_leaves_gives_its_place_back_at_once() {
+    async fn a_client_that_leaves_returns_its_permit_at_once() {
         let clients = Clients::new(1);
         let (silent, served) = client(&clients, 1).await;
         drop(silent);

@@ -1,28 +1,30 @@
-//! `GET /status`: how it all is, in one answer, for the page and for scripts.
+//! `GET /status`: overall status as JSON, for the page and for scripts.
 //!
-//! **Promises.** Its keys are public: added to, never renamed (docs/admin-api.md). Instants are in Unix
-//! time, in whole seconds. Its size follows from the configuration, not from how many devices there are.
+//! **Promises.** The keys are public: added to, never renamed (docs/operations.md). Instants are in Unix time, in whole
+//! seconds. The size depends on the configuration, not on the number of devices.
 //!
-//! **Not here.** What is counted (`metrics.rs`, `control/history.rs`), the page (`page.rs`), who is connected
-//! (`views.rs`).
+//! **Not here.** Counting (`metrics.rs`, `control/history.rs`), the page (`page.rs`), the sessions (`views.rs`).
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 
-use crate::control::history::{History, Sample};
+use super::response::to_json;
+use crate::control::history::{History, Increase, Sample};
 use crate::lifecycle::Shutdown;
 use crate::metrics::{
-    BackendMetrics, CaInForce, CertificateInForce, CrlInForce, ListenerMetrics, NameStatus,
+    ActiveCa, ActiveCertificate, ActiveCrl, BackendMetrics, ListenerMetrics, Load, NameStatus,
+    Reported,
 };
 use crate::reload::ReloadStatus;
 use crate::terms::labels::{ConnectResult, ReloadOutcome};
 use crate::terms::reason::Reason;
 use crate::time::unix_seconds;
 
-/// What the process is known by for its whole life, and its recent past.
+/// The listeners with their addresses, the start of the process, and its recent past.
 pub(crate) struct Status {
     started: Instant,
     /// In the order of the history's listeners.
@@ -30,167 +32,216 @@ pub(crate) struct Status {
     pub(super) history: History,
 }
 
+#[derive(Serialize)]
+struct StatusView<'a> {
+    version: &'static str,
+    now: i64,
+    uptime_seconds: u64,
+    phase: &'static str,
+    drain: DrainView,
+    listeners: Vec<ListenerView<'a>>,
+    recent: RecentView<'a>,
+    certificates: Vec<OfListener<'a, ActiveCertificate>>,
+    client_cas: Vec<OfListener<'a, ActiveCa>>,
+    crls: Vec<OfListener<'a, ActiveCrl>>,
+    reload: ReloadView<'a>,
+    backends: Vec<OfListener<'a, BackendView>>,
+    names: Vec<NameView<'a>>,
+}
+
+#[derive(Serialize)]
+struct DrainView {
+    started: Option<i64>,
+    timeout_seconds: f64,
+}
+
+#[derive(Serialize)]
+struct ListenerView<'a> {
+    name: &'a str,
+    address: SocketAddr,
+    #[serde(flatten)]
+    load: Load,
+    accepted: u64,
+    handshakes: u64,
+    /// Only reasons that occurred.
+    closed: BTreeMap<&'static str, u64>,
+}
+
+/// The last minutes. Each list is as long as `ended_seconds_ago`.
+#[derive(Serialize)]
+struct RecentView<'a> {
+    ended_seconds_ago: Vec<u64>,
+    listeners: Vec<PastView<'a>>,
+}
+
+#[derive(Serialize)]
+struct PastView<'a> {
+    listener: &'a str,
+    accepted: Vec<u64>,
+    handshakes: Vec<u64>,
+    active: Vec<i64>,
+    closed: BTreeMap<&'static str, Vec<u64>>,
+}
+
+/// A value with the name of its listener beside its own keys.
+#[derive(Serialize)]
+struct OfListener<'a, T> {
+    listener: &'a str,
+    #[serde(flatten)]
+    value: T,
+}
+
+#[derive(Serialize)]
+struct BackendView {
+    backend: String,
+    up: Option<bool>,
+    connects: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Serialize)]
+struct NameView<'a> {
+    name: &'a str,
+    addresses: &'a [IpAddr],
+    age_seconds: Option<u64>,
+    error: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ReloadView<'a> {
+    failing: bool,
+    last_success: i64,
+    last_swap: Option<i64>,
+    failures: &'a [String],
+    waiting: &'a [String],
+}
+
 impl Status {
-    /// Of these listeners, which listen there.
+    /// Starts the history of these listeners, which listen on these addresses.
     pub(crate) fn new(listeners: Vec<(SocketAddr, Arc<ListenerMetrics>)>) -> Self {
         let (addresses, listeners) = listeners.into_iter().unzip();
         Self { started: Instant::now(), addresses, history: History::new(listeners) }
     }
 
-    /// How it all is now.
-    pub(super) fn tell(
+    /// Returns the current status as JSON.
+    pub(super) fn json(
         &self,
         shutdown: &Shutdown,
-        files: &ReloadStatus,
+        reload: &ReloadStatus,
         names: &[NameStatus],
-    ) -> Value {
+    ) -> String {
         let listeners = self.history.listeners.iter().zip(&self.addresses);
-        json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "now": unix_seconds(SystemTime::now()),
-            "uptime_seconds": self.started.elapsed().as_secs(),
-            "phase": shutdown.phase().as_str(),
-            "drain": {
-                "started": shutdown.drain_started().map(unix_seconds),
-                "timeout_seconds": shutdown.drain_timeout().as_secs_f64(),
+        let reported = |listener: &Arc<ListenerMetrics>| listener.active().reported();
+        let reported: Vec<Reported> = self.history.listeners.iter().map(reported).collect();
+        to_json(&StatusView {
+            version: env!("CARGO_PKG_VERSION"),
+            now: unix_seconds(SystemTime::now()),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            phase: shutdown.phase().as_str(),
+            drain: DrainView {
+                started: shutdown.drain_started().map(unix_seconds),
+                timeout_seconds: shutdown.drain_timeout().as_secs_f64(),
             },
-            "listeners": listeners.map(|(metrics, at)| listener(metrics, *at)).collect::<Vec<_>>(),
-            "recent": self.recent(),
-            "certificates": self.each(certificates),
-            "client_cas": self.each(client_cas),
-            "crls": self.each(crls),
-            "reload": reload(files),
-            "backends": self.each(backends),
-            "names": names.iter().map(name).collect::<Vec<_>>(),
+            listeners: listeners.map(|(metrics, at)| listener(metrics, *at)).collect(),
+            recent: self.recent(),
+            certificates: self.each(&reported, |reported| &reported.certificates),
+            client_cas: self.each(&reported, |reported| &reported.cas),
+            crls: self.each(&reported, |reported| &reported.crls),
+            reload: reload_view(reload),
+            backends: self.backends(),
+            names: names.iter().map(name).collect(),
         })
     }
 
-    /// What `tell` has to say of each listener, in one list.
-    fn each(&self, tell: impl Fn(&ListenerMetrics) -> Vec<Value>) -> Vec<Value> {
-        self.history.listeners.iter().flat_map(|listener| tell(listener)).collect()
+    /// Returns the values of all listeners in one list.
+    fn each<'a, T: Clone + 'a>(
+        &'a self,
+        reported: &'a [Reported],
+        values: impl Fn(&'a Reported) -> &'a Vec<T>,
+    ) -> Vec<OfListener<'a, T>> {
+        let listeners = self.history.listeners.iter().zip(reported);
+        let of_listener = |(listener, reported): (&'a Arc<ListenerMetrics>, &'a Reported)| {
+            let listener = listener.name();
+            values(reported).iter().map(move |value| OfListener { listener, value: value.clone() })
+        };
+        listeners.flat_map(of_listener).collect()
     }
 
-    /// The last minutes: for each listener and what it counts a list, as long as that which tells how
-    /// long ago the samples ended.
-    fn recent(&self) -> Value {
+    fn backends(&self) -> Vec<OfListener<'_, BackendView>> {
+        let of_listener = |metrics: &'_ Arc<ListenerMetrics>| {
+            metrics.backends().iter().map(|b| backend(b)).collect::<Vec<_>>()
+        };
+        let listeners = self.history.listeners.iter();
+        let named = listeners.flat_map(|metrics| {
+            let listener = metrics.name();
+            of_listener(metrics).into_iter().map(move |value| OfListener { listener, value })
+        });
+        named.collect()
+    }
+
+    fn recent(&self) -> RecentView<'_> {
         let now = Instant::now();
         let samples = self.history.recent(now);
         let ago = |sample: &Sample| now.saturating_duration_since(sample.ended).as_secs();
-        let ended: Vec<_> = samples.iter().map(ago).collect();
         let listeners = self.history.listeners.iter().enumerate();
-        let listeners: Vec<_> =
-            listeners.map(|(place, metrics)| past(&samples, place, metrics.name())).collect();
-        json!({ "ended_seconds_ago": ended, "listeners": listeners })
-    }
-}
-
-fn past(samples: &[Sample], place: usize, name: &str) -> Value {
-    let moved = || samples.iter().map(|sample| &sample.moved[place]);
-    let mut closed = Map::new();
-    for (at, moved) in moved().enumerate() {
-        for (reason, count) in &moved.closed {
-            let counts = closed
-                .entry(reason.as_str())
-                .or_insert_with(|| Value::Array(vec![json!(0); samples.len()]));
-            counts[at] = json!(count);
+        let listeners = listeners.map(|(place, metrics)| past(&samples, place, metrics.name()));
+        RecentView {
+            ended_seconds_ago: samples.iter().map(ago).collect(),
+            listeners: listeners.collect(),
         }
     }
-    json!({
-        "listener": name,
-        "accepted": moved().map(|moved| moved.accepted).collect::<Vec<_>>(),
-        "handshakes": moved().map(|moved| moved.handshakes).collect::<Vec<_>>(),
-        "active": moved().map(|moved| moved.active).collect::<Vec<_>>(),
-        "closed": closed,
-    })
 }
 
-fn listener(metrics: &ListenerMetrics, address: SocketAddr) -> Value {
-    let (load, counted) = (metrics.load(), metrics.counted());
-    let closed = Reason::ALL.iter().zip(&counted.closed).filter(|(_, count)| **count > 0);
-    let closed: Map<_, _> =
-        closed.map(|(reason, count)| (reason.to_string(), json!(count))).collect();
-    json!({
-        "name": metrics.name(),
-        "address": address.to_string(),
-        "active": load.active,
-        "limit": load.limit,
-        "at_limit": load.at_limit,
-        "handshakes_in_progress": load.handshakes_in_progress,
-        "sessions": load.sessions,
-        "accepted": counted.accepted,
-        "handshakes": counted.handshakes,
-        "closed": closed,
-    })
+fn past<'a>(samples: &[Sample], place: usize, listener: &'a str) -> PastView<'a> {
+    let increases: Vec<&Increase> = samples.iter().map(|s| &s.increases[place]).collect();
+    let mut closed = BTreeMap::new();
+    for (at, increase) in increases.iter().enumerate() {
+        for (reason, count) in &increase.closed {
+            let counts = closed.entry(reason.as_str()).or_insert_with(|| vec![0; samples.len()]);
+            counts[at] = *count;
+        }
+    }
+    PastView {
+        listener,
+        accepted: increases.iter().map(|increase| increase.accepted).collect(),
+        handshakes: increases.iter().map(|increase| increase.handshakes).collect(),
+        active: increases.iter().map(|increase| increase.active).collect(),
+        closed,
+    }
 }
 
-fn certificates(metrics: &ListenerMetrics) -> Vec<Value> {
-    let told = metrics.in_force().told().certificates;
-    let tell = |c: &CertificateInForce| {
-        json!({
-            "listener": metrics.name(),
-            "cert": c.cert,
-            "issuer": c.issuer,
-            "serial": c.serial,
-            "sha256": c.sha256,
-            "key": c.key,
-            "not_before": c.not_before,
-            "not_after": c.not_after,
-        })
-    };
-    told.iter().map(tell).collect()
+fn listener(metrics: &ListenerMetrics, address: SocketAddr) -> ListenerView<'_> {
+    let totals = metrics.totals();
+    let closed = Reason::ALL.iter().zip(&totals.closed).filter(|(_, count)| **count > 0);
+    ListenerView {
+        name: metrics.name(),
+        address,
+        load: metrics.load(),
+        accepted: totals.accepted,
+        handshakes: totals.handshakes,
+        closed: closed.map(|(reason, count)| (reason.as_str(), *count)).collect(),
+    }
 }
 
-fn client_cas(metrics: &ListenerMetrics) -> Vec<Value> {
-    let told = metrics.in_force().told().cas;
-    let tell = |ca: &CaInForce| {
-        json!({
-            "listener": metrics.name(),
-            "ca": ca.ca,
-            "not_before": ca.not_before,
-            "not_after": ca.not_after,
-        })
-    };
-    told.iter().map(tell).collect()
+fn backend(backend: &BackendMetrics) -> BackendView {
+    let connects = ConnectResult::ALL.iter();
+    BackendView {
+        backend: backend.address().to_owned(),
+        up: backend.is_up(),
+        connects: connects.map(|r| (r.as_str(), backend.connects(*r))).collect(),
+    }
 }
 
-fn crls(metrics: &ListenerMetrics) -> Vec<Value> {
-    let told = metrics.in_force().told().crls;
-    let tell = |crl: &CrlInForce| json!({ "listener": metrics.name(), "crl": crl.crl, "next_update": crl.next_update });
-    told.iter().map(tell).collect()
+fn name(status: &NameStatus) -> NameView<'_> {
+    let NameStatus { name, addresses, age, error } = status;
+    NameView { name, addresses, age_seconds: age.map(|age| age.as_secs()), error: error.as_deref() }
 }
 
-fn backends(metrics: &ListenerMetrics) -> Vec<Value> {
-    let backends = metrics.backends();
-    let tell = |backend: &Arc<BackendMetrics>| {
-        let connects = ConnectResult::ALL.iter();
-        let connects: Map<_, _> =
-            connects.map(|r| (r.to_string(), json!(backend.connects(*r)))).collect();
-        json!({
-            "listener": metrics.name(),
-            "backend": backend.address(),
-            "up": backend.is_up(),
-            "connects": connects,
-        })
-    };
-    backends.iter().map(tell).collect()
-}
-
-fn name(name: &NameStatus) -> Value {
-    let NameStatus { name, addresses, age, error } = name;
-    json!({
-        "name": name,
-        "addresses": addresses,
-        "age_seconds": age.map(|age| age.as_secs()),
-        "error": error,
-    })
-}
-
-fn reload(files: &ReloadStatus) -> Value {
-    json!({
-        "failing": files.report.outcome == ReloadOutcome::Failed,
-        "last_success": unix_seconds(files.last_success),
-        "last_swap": files.last_swap.map(unix_seconds),
-        "failures": files.report.failures,
-        "waiting": files.report.waiting,
-    })
+fn reload_view(status: &ReloadStatus) -> ReloadView<'_> {
+    ReloadView {
+        failing: status.report.outcome == ReloadOutcome::Failed,
+        last_success: unix_seconds(status.last_success),
+        last_swap: status.last_swap.map(unix_seconds),
+        failures: &status.report.failures,
+        waiting: &status.report.waiting,
+    }
 }

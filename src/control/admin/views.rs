@@ -1,84 +1,125 @@
-//! `GET /sessions` and `GET /top`: who is connected, and who stands out.
+//! `GET /sessions` and `GET /top`: the live sessions, and the devices that stand out.
 //!
-//! **Promises.** An answer is at most a page. What devices have said of themselves is a JSON string,
-//! and nowhere a key.
+//! **Promises.** A response has at most one page. Text that devices chose is a JSON string, never a key.
 //!
-//! **Not here.** What may be asked for (`query.rs`), the table itself (`sessions.rs`, `sessions/top.rs`).
+//! **Not here.** The queries (`query.rs`), the tables (`sessions.rs`, `sessions/top.rs`).
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use super::query::{Ranking, Wanted};
-use crate::sessions::top::{By, Standing, What};
+use super::query::{SessionQuery, TopQuery};
+use super::response::to_json;
+use crate::sessions::top::{By, Counts, What};
 use crate::sessions::{Session, Sessions};
 use crate::terms::labels::Direction;
 use crate::time::unix_seconds;
 
-/// The sessions that a query asks for, oldest first.
+#[derive(Serialize)]
+struct SessionsView<'a> {
+    matching: usize,
+    /// The value of `after` for the next page, if there is one.
+    next: Option<u64>,
+    sessions: Vec<SessionView<'a>>,
+}
+
+#[derive(Serialize)]
+struct SessionView<'a> {
+    id: u64,
+    listener: &'a str,
+    peer: String,
+    identity: Option<&'a str>,
+    names: &'a [Box<str>],
+    certificate_not_after: Option<i64>,
+    sni: Option<&'a str>,
+    alpn: Option<&'a str>,
+    tls: Option<&'static str>,
+    cipher: Option<&'static str>,
+    handshake: Option<&'static str>,
+    backend: Option<&'a str>,
+    age_seconds: u64,
+    idle_seconds: u64,
+    bytes_to_backend: u64,
+    bytes_to_client: u64,
+}
+
+#[derive(Serialize)]
+struct TopView {
+    by: &'static str,
+    what: &'static str,
+    since: Option<i64>,
+    error_at_most: u64,
+    entries: Vec<TopEntry>,
+}
+
+#[derive(Serialize)]
+struct TopEntry {
+    name: Box<str>,
+    count: u64,
+}
+
+/// Returns the sessions that a query selects, oldest first.
 ///
 /// # Errors
-/// What is wrong with the query, in a sentence.
-pub(super) fn sessions(sessions: &Sessions, query: &str) -> Result<Value, String> {
-    let wanted = Wanted::parse(query)?;
-    let mut matching = sessions.matching(|session| wanted.includes(session));
+/// A sentence about the mistake in the query.
+pub(super) fn sessions(sessions: &Sessions, query: &str) -> Result<String, String> {
+    let query = SessionQuery::parse(query)?;
+    let mut matching = sessions.matching(|session| query.includes(session));
     matching.sort_unstable_by_key(|session| session.id);
     let count = matching.len();
-    matching.truncate(wanted.limit());
+    matching.truncate(query.limit());
     let next = matching.last().filter(|_| matching.len() < count).map(|last| last.id);
-    let page: Vec<_> = matching.iter().map(|session| told(session)).collect();
-    Ok(json!({ "matching": count, "next": next, "sessions": page }))
+    let page = matching.iter().map(|session| view(session)).collect();
+    Ok(to_json(&SessionsView { matching: count, next, sessions: page }))
 }
 
-fn told(session: &Session) -> Value {
+fn view(session: &Session) -> SessionView<'_> {
     let tls = session.tls.get();
     let identity = session.identity.get();
-    json!({
-        "id": session.id,
-        "listener": session.metrics.name(),
-        "peer": session.peer.to_string(),
-        "identity": session.identity(),
-        "names": identity.map(|identity| &identity.names[..]).unwrap_or_default(),
-        "certificate_not_after": identity.map(|identity| identity.not_after),
-        "sni": session.server_name.get(),
-        "alpn": tls.and_then(|tls| tls.alpn.as_deref()),
-        "tls": tls.map(|tls| tls.cipher.version()),
-        "cipher": tls.map(|tls| tls.cipher.as_str()),
-        "handshake": tls.map(|tls| tls.kind.as_str()),
-        "backend": session.backend.get().map(|backend| backend.address()),
-        "age_seconds": session.age().as_secs(),
-        "idle_seconds": session.silence().as_secs(),
-        "bytes_to_backend": session.bytes(Direction::ToBackend),
-        "bytes_to_client": session.bytes(Direction::ToClient),
-    })
+    SessionView {
+        id: session.id,
+        listener: session.metrics.name(),
+        peer: session.peer.to_string(),
+        identity: session.identity(),
+        names: identity.map(|identity| &identity.names[..]).unwrap_or_default(),
+        certificate_not_after: identity.map(|identity| identity.not_after),
+        sni: session.server_name.get().map(AsRef::as_ref),
+        alpn: tls.and_then(|tls| tls.alpn.as_deref()),
+        tls: tls.map(|tls| tls.cipher.version()),
+        cipher: tls.map(|tls| tls.cipher.as_str()),
+        handshake: tls.map(|tls| tls.kind.as_str()),
+        backend: session.backend.get().map(|backend| backend.address()),
+        age_seconds: session.age().as_secs(),
+        idle_seconds: session.silence().as_secs(),
+        bytes_to_backend: session.bytes(Direction::ToBackend),
+        bytes_to_client: session.bytes(Direction::ToClient),
+    }
 }
 
-/// Those who count most, first the one who does most.
+/// Returns the devices with the highest counts, highest first.
 ///
 /// # Errors
-/// What is wrong with the query, in a sentence.
-pub(super) fn top(sessions: &Sessions, query: &str) -> Result<Value, String> {
-    let Ranking { by, what, limit } = Ranking::parse(query)?;
-    // Before the tables: one that ends meanwhile counts twice rather than not at all.
+/// A sentence about the mistake in the query.
+pub(super) fn top(sessions: &Sessions, query: &str) -> Result<String, String> {
+    let TopQuery { by, what, limit } = TopQuery::parse(query)?;
+    // Read before the tables: a session that ends in between counts twice, rather than not at all.
     let live = if what == What::Bytes { sessions.matching(|_| true) } else { Vec::new() };
-    let mut standing = sessions.top.standing(by, what);
-    add(&live, by, &mut standing);
-    let mut entries: Vec<_> = standing.counts.into_iter().collect();
+    let mut counts = sessions.top.counts(by, what);
+    add(&live, by, &mut counts);
+    let mut entries: Vec<_> = counts.counts.into_iter().collect();
     entries.sort_unstable_by(|(a, most), (b, least)| least.cmp(most).then_with(|| a.cmp(b)));
     entries.truncate(limit);
-    let entries: Vec<_> =
-        entries.iter().map(|(name, count)| json!({ "name": name, "count": count })).collect();
-    Ok(json!({
-        "by": by.as_str(),
-        "what": what.as_str(),
-        "since": standing.since.map(unix_seconds),
-        "error_at_most": standing.error_at_most,
-        "entries": entries,
+    Ok(to_json(&TopView {
+        by: by.as_str(),
+        what: what.as_str(),
+        since: counts.since.map(unix_seconds),
+        error_at_most: counts.error_at_most,
+        entries: entries.into_iter().map(|(name, count)| TopEntry { name, count }).collect(),
     }))
 }
 
-/// Adds what sessions that go on have moved since they began.
-fn add(live: &[Arc<Session>], by: By, standing: &mut Standing) {
+/// Adds the bytes of live sessions, since each began.
+fn add(live: &[Arc<Session>], by: By, counts: &mut Counts) {
     for session in live {
         let bytes = session.bytes(Direction::ToBackend) + session.bytes(Direction::ToClient);
         let name: Option<Box<str>> = match by {
@@ -86,7 +127,7 @@ fn add(live: &[Arc<Session>], by: By, standing: &mut Standing) {
             By::Peer => Some(session.peer.ip().to_string().into()),
         };
         if let Some(name) = name.filter(|_| bytes > 0) {
-            standing.add(name, bytes);
+            counts.add(name, bytes);
         }
     }
 }

@@ -1,0 +1,101 @@
+//! Guards: which requests to the admin port are refused before they are answered.
+//!
+//! A web page in a browser on this machine can send requests to a loopback port. Guards keep it from reading anything
+//! and from triggering anything.
+//!
+//! **Promises.** curl, the kubelet and the command line pass every guard.
+//!
+//! **Not here.** The guard of each route (`admin.rs`).
+
+use std::net::IpAddr;
+
+use hyper::HeaderMap;
+use hyper::header::{HOST, HeaderValue, ORIGIN};
+use hyper::http::uri::Authority;
+
+/// Response to a Host header that may belong to a web page.
+const FOREIGN_HOST: &str = "the admin port listens on this machine alone: ask for localhost, an address or a name without a dot\n";
+
+/// Response to a request that a web page sent.
+const FOREIGN_ORIGIN: &str = "not for web pages\n";
+
+/// The requirement that a request has to meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Guard {
+    /// None: the kubelet chooses its own Host header.
+    Open,
+    /// On a loopback port, the Host header must belong to this machine.
+    Host,
+    /// As `Host`, and the request must not come from a web page.
+    NotFromBrowser,
+}
+
+impl Guard {
+    /// Checks the headers of a request.
+    ///
+    /// # Errors
+    /// The text of the refusal.
+    pub(super) fn check(self, is_local: bool, headers: &HeaderMap) -> Result<(), &'static str> {
+        if self == Self::Open {
+            return Ok(());
+        }
+        if is_local && !may_be_this_machine(headers.get(HOST)) {
+            return Err(FOREIGN_HOST);
+        }
+        // Browsers send Origin with every POST; curl, the kubelet and `tlsidecar drain` send none.
+        if self == Self::NotFromBrowser && headers.contains_key(ORIGIN) {
+            return Err(FOREIGN_ORIGIN);
+        }
+        Ok(())
+    }
+}
+
+/// Returns whether a request over loopback may be meant for this machine.
+///
+/// A page of `evil.example` whose name resolves to 127.0.0.1 (DNS rebinding) could read our answers as its own. Its
+/// requests carry that name. No stranger can have a name of one label, below `localhost` (RFC 6761 section 6.3) or below
+/// `internal`, by which containers reach their host.
+fn may_be_this_machine(host: Option<&HeaderValue>) -> bool {
+    // RFC 9112 section 3.2: every browser sends it.
+    let Some(host) = host else { return true };
+    let Some(host) = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) else {
+        return false;
+    };
+    let name = host.host().trim_start_matches('[').trim_end_matches(']');
+    let last = name.trim_end_matches('.').rsplit_once('.').map_or("localhost", |(_, last)| last);
+    let is_private = ["localhost", "internal"].iter().any(|own| own.eq_ignore_ascii_case(last));
+    is_private || name.parse::<IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_a_stranger_can_have_is_not_ours() {
+        let ours = |host: &str| may_be_this_machine(Some(&HeaderValue::from_str(host).unwrap()));
+        for host in ["localhost", "LocalHost.:9901", "127.0.0.1", "[::1]:9901", "192.0.2.7:80"] {
+            assert!(ours(host), "{host}");
+        }
+        for host in ["a.localhost", "gateway:9901", "host.docker.internal:9901", "ip6-localhost"] {
+            assert!(ours(host), "{host}");
+        }
+        for host in ["evil.example", "localhost.evil.example:9901", "", "a b", "127.0.0.1.evil"] {
+            assert!(!ours(host), "{host}");
+        }
+        assert!(may_be_this_machine(None));
+    }
+
+    #[test]
+    fn a_web_page_passes_the_open_guard_alone() {
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, HeaderValue::from_static("localhost"));
+        headers.insert(ORIGIN, HeaderValue::from_static("http://localhost"));
+        assert_eq!(Guard::NotFromBrowser.check(true, &headers), Err(FOREIGN_ORIGIN));
+        assert_eq!(Guard::Host.check(true, &headers), Ok(()));
+        headers.insert(HOST, HeaderValue::from_static("evil.example"));
+        assert_eq!(Guard::Host.check(true, &headers), Err(FOREIGN_HOST));
+        assert_eq!(Guard::Host.check(false, &headers), Ok(()), "it is reached by its own name");
+        assert_eq!(Guard::Open.check(true, &headers), Ok(()));
+    }
+}

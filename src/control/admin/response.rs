@@ -1,0 +1,68 @@
+//! Responses of the admin port.
+//!
+//! **Promises.** Each has a content type and is neither cached nor sniffed.
+//!
+//! **Not here.** Their content (`status.rs`, `views.rs`, `page.rs`).
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use hyper::{Response, StatusCode};
+use serde::Serialize;
+
+use super::page::{PAGE, Page};
+
+/// A whole response.
+pub(super) type Reply = Response<Full<Bytes>>;
+
+pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Reply {
+    typed(status, body, "text/plain; charset=utf-8")
+}
+
+/// Returns a response of JSON, as [`to_json`] makes it.
+pub(super) fn json(body: String) -> Reply {
+    typed(StatusCode::OK, body, "application/json")
+}
+
+pub(super) fn failed(error: &std::io::Error) -> Reply {
+    text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"))
+}
+
+pub(super) fn not_allowed(allowed: &'static str) -> Reply {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("allowed: {allowed}\n"));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    response
+}
+
+/// Returns the page for people.
+pub(super) fn page() -> Reply {
+    let Page { html, policy } = &*PAGE;
+    let mut response = typed(StatusCode::OK, html.as_str(), "text/html; charset=utf-8");
+    if let Ok(policy) = HeaderValue::from_str(policy) {
+        response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    response
+}
+
+pub(super) fn typed(
+    status: StatusCode,
+    body: impl Into<Bytes>,
+    content_type: &'static str,
+) -> Reply {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// Returns a value as one line of JSON.
+pub(super) fn to_json(value: &impl Serialize) -> String {
+    let json = serde_json::to_string(value);
+    json.expect("views have text for keys, and nothing in them fails to serialize") + "\n"
+}
