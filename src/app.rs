@@ -12,12 +12,12 @@ use std::time::SystemTime;
 
 use tokio::net::TcpListener;
 
-use crate::blocking::Aside;
+use crate::blocking::BlockingPool;
 use crate::config::file::Source;
 use crate::config::{self, Config, Tcp};
 use crate::control::admin::status::Status;
 use crate::control::admin::{self, Admin};
-use crate::control::sockets::{Passed, PassedError};
+use crate::control::sockets::{ActivatedSockets, ActivationError};
 use crate::lifecycle::Shutdown;
 use crate::logging;
 use crate::metrics::Metrics;
@@ -64,7 +64,7 @@ pub enum StartError {
     Material(Vec<String>),
     /// Sockets that were passed to the process cannot be used.
     #[error("{}", self.lines().join("\n"))]
-    Passed(Vec<PassedError>),
+    Activation(Vec<ActivationError>),
     /// A socket cannot be bound.
     #[error("cannot listen on {address} for {what}: {cause}")]
     Bind {
@@ -91,7 +91,7 @@ impl StartError {
     pub fn lines(&self) -> Vec<String> {
         match self {
             Self::Material(problems) => problems.iter().map(|line| shown(line)).collect(),
-            Self::Passed(errors) => sentences(errors).iter().map(|line| shown(line)).collect(),
+            Self::Activation(errors) => sentences(errors).iter().map(|line| shown(line)).collect(),
             Self::Bind { .. } | Self::System { .. } => vec![shown(&self.to_string())],
         }
     }
@@ -144,14 +144,18 @@ fn counted(kind: MaterialKind, count: usize) -> String {
 /// # Errors
 /// A file or a socket cannot be used. No socket stays bound.
 pub fn start(config: Config, source: Option<Source>) -> Result<App, StartError> {
-    start_on(config, source, Passed::default())
+    start_on(config, source, ActivatedSockets::default())
 }
 
 /// Starts a proxy on the sockets in `passed`, and binds the others.
 ///
 /// # Errors
 /// As [`start`], and if no listener matches a passed socket.
-pub fn start_on(config: Config, source: Option<Source>, passed: Passed) -> Result<App, StartError> {
+pub fn start_on(
+    config: Config,
+    source: Option<Source>,
+    passed: ActivatedSockets,
+) -> Result<App, StartError> {
     let loaded = load(&config)?;
     let (sockets, (admin_socket, admin)) = bind_all(&config, passed)?;
     let capacity = socket::capacity(config.listeners.len());
@@ -188,7 +192,7 @@ pub fn start_on(config: Config, source: Option<Source>, passed: Passed) -> Resul
     let shown = listeners.iter().zip(&targets);
     let shown = shown.map(|((_, address), target)| (*address, Arc::clone(&target.metrics)));
     let status = Arc::new(Status::new(shown.collect()));
-    let aside = Aside::start().map_err(system("start a thread"))?;
+    let pool = BlockingPool::of_one_thread("admin").map_err(system("start a thread"))?;
     let reload = reload::start(targets, config, source, process_wide, Arc::clone(&metrics))
         .map_err(system("start a thread"))?;
 
@@ -198,7 +202,7 @@ pub fn start_on(config: Config, source: Option<Source>, passed: Passed) -> Resul
     }
     tracing::info!(address = %admin, "admin port");
     let app = App { listeners, admin, shutdown, reload, metrics };
-    app.run(accepting, (admin_socket, capacity.admin), sessions, status, aside);
+    app.run(accepting, (admin_socket, capacity.admin), sessions, status, pool);
     Ok(app)
 }
 
@@ -209,7 +213,7 @@ impl App {
         (admin, admin_connections): (TcpListener, usize),
         sessions: Arc<Sessions>,
         status: Arc<Status>,
-        aside: Aside,
+        pool: BlockingPool,
     ) {
         // Before the admin port answers, because it would undo a drain.
         self.shutdown.running();
@@ -223,7 +227,7 @@ impl App {
             reload: self.reload.clone(),
             status,
             is_local: self.admin.ip().to_canonical().is_loopback(),
-            aside,
+            pool,
         };
         tokio::spawn(admin::serve(admin, Arc::new(answering), admin_connections));
         let shutdown = self.shutdown.clone();
@@ -278,8 +282,8 @@ fn refresh(
     let listeners: Vec<_> = targets.iter().map(|target| Arc::clone(&target.metrics)).collect();
     let runtime = tokio::runtime::Handle::current().metrics();
     metrics.refresh_by(move |metrics| {
-        sessions.take_census(&listeners);
-        listeners.iter().for_each(|listener| listener.tell_backends());
+        sessions.publish_stats(&listeners);
+        listeners.iter().for_each(|listener| listener.publish_backends());
         metrics.set_phase(shutdown.phase(), shutdown.drain_started());
         metrics.set_names(lookup::statuses());
         metrics.set_log_lines_dropped(logging::dropped_lines());
@@ -292,11 +296,11 @@ fn refresh(
 type Bound = (TcpListener, SocketAddr);
 
 /// Returns the sockets of the listeners and of the admin port.
-fn bind_all(config: &Config, passed: Passed) -> Result<(Vec<Bound>, Bound), StartError> {
+fn bind_all(config: &Config, passed: ActivatedSockets) -> Result<(Vec<Bound>, Bound), StartError> {
     let wanted = config.listeners.iter().map(|listener| (listener.name.as_str(), listener.listen));
     // The admin port is last, so that a listener can be named "admin".
     let wanted: Vec<_> = wanted.chain([("admin", config.admin.listen)]).collect();
-    let mut passed = passed.assign(&wanted).map_err(StartError::Passed)?;
+    let mut passed = passed.assign(&wanted).map_err(StartError::Activation)?;
     let admin = passed.pop().flatten();
     let bind_listener = |(listener, passed): (&config::ListenerConfig, _)| {
         bind(&format!("listener {:?}", listener.name), listener.listen, listener.tcp, passed)
@@ -333,7 +337,7 @@ fn shown(line: &str) -> String {
     one_line(line).into_owned()
 }
 
-fn sentences(errors: &[PassedError]) -> Vec<String> {
+fn sentences(errors: &[ActivationError]) -> Vec<String> {
     errors.iter().map(ToString::to_string).collect()
 }
 

@@ -15,7 +15,7 @@ use crate::app::{self, App, StartError};
 use crate::config::file::Source;
 use crate::config::{Config, ProcessConfig};
 use crate::control::core_dumps;
-use crate::control::sockets::Passed;
+use crate::control::sockets::ActivatedSockets;
 use crate::control::systemd::Systemd;
 use crate::lifecycle::Drained;
 use crate::lifecycle::signals::{Request, Signals};
@@ -41,7 +41,7 @@ pub(super) fn run_proxy(
     started: impl FnOnce(&App),
 ) -> Exit {
     // This changes the environment, so it comes before the second thread.
-    let passed = Passed::take();
+    let passed = ActivatedSockets::take();
     let runtime = match runtime::of_a_proxy() {
         Ok(runtime) => runtime,
         Err(error @ RuntimeError::Workers { .. }) => return fail(error, Exit::BadFlags),
@@ -53,12 +53,12 @@ pub(super) fn run_proxy(
         // Before anything else, so that a SIGTERM during the start neither kills the process nor gets lost.
         let signals = Signals::install()
             .map_err(|cause| StartError::System { what: "handle signals", cause })?;
-        let passed = passed.map_err(|error| StartError::Passed(vec![error]))?;
+        let passed = passed.map_err(|error| StartError::Activation(vec![error]))?;
         let app = app::start_on(config, source, passed)?;
         started(&app);
         let systemd = Systemd::ready(app.listeners.len(), &app.shutdown);
         let exit = until_stopped(app, signals, &systemd).await;
-        systemd.told_everything().await;
+        systemd.flush().await;
         Ok(exit)
     });
     runtime.shutdown_timeout(TASKS_TIMEOUT);
@@ -85,7 +85,7 @@ fn report_start_error(error: &StartError) -> Exit {
         }
     }
     match error {
-        StartError::Material(_) | StartError::Passed(_) => Exit::BadConfiguration,
+        StartError::Material(_) | StartError::Activation(_) => Exit::BadConfiguration,
         StartError::Bind { .. } | StartError::System { .. } => Exit::Failed,
     }
 }

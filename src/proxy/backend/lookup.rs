@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use self::table::{Asked, Known, TABLE, Table};
+use self::table::{Asked, Known, TABLE};
 pub(crate) use self::table::{Kept, LookupError};
 use crate::config::BackendAddress;
 use crate::metrics::NameStatus;
@@ -95,7 +95,7 @@ pub(crate) fn keep<'a>(
         BackendAddress::Tcp { host, .. } if host.parse::<IpAddr>().is_err() => Some(host.as_str()),
         BackendAddress::Tcp { .. } | BackendAddress::Unix(_) => None,
     });
-    Table::keep(&TABLE, names)
+    TABLE.keep(names)
 }
 
 /// How the names are that are kept.

@@ -1,108 +1,98 @@
-//! The names of backends, what they lead to, and the threads that look them up.
+//! The names of backends, their addresses, and the look-ups.
 //!
-//! **Promises.** A name is looked up by one thread at a time, at the [`PACE`] there is; what it led to is kept until a later look-up succeeds. There
-//! are as many threads as there are names that hang, up to [`MAX_THREADS`], and one more that waits; one
-//! that cannot be started is missed, and nothing is lost by it. Names come from configurations, never
-//! from a peer; one that no configuration has is forgotten.
+//! **Promises.** A name is looked up by one thread at a time, at the intervals of [`PACE`], and its addresses are kept
+//! until a later look-up succeeds. A look-up that hangs delays no other name, up to [`MAX_THREADS`] of them. A thread that
+//! cannot be started loses nothing. Names come from configurations, never from a peer; a name that no configuration has is
+//! forgotten.
 //!
-//! **Not here.** Who waits for a name, and for how long (`proxy/backend/lookup.rs`).
+//! **Not here.** Waiting for a name (`proxy/backend/lookup.rs`), the threads (`blocking.rs`).
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
-use std::sync::{Arc, Condvar, MutexGuard};
-use std::thread;
+use std::sync::{Arc, LazyLock, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::lock::{Lock, unpoisoned};
+use crate::blocking::{BlockingPool, PoolThread, Start};
+use crate::lock::Lock;
 use crate::metrics::NameStatus;
 
-/// When a name is looked up again.
+/// The intervals between look-ups of a name.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
-    /// How long what it leads to is taken for true.
+    /// How long the addresses are considered current.
     refresh: Duration,
-    /// The pause after a look-up that failed.
+    /// The pause after a failed look-up.
     retry: Duration,
-    /// How long a name stays that no configuration has: connections that began before a reload ask for it.
+    /// How long a name is kept that no configuration has: connections that began before a reload ask for it.
     forget: Duration,
 }
 
-/// HAProxy's `hold valid` has the same 10 s.
+/// HAProxy's `hold valid` is 10 s as well.
 const PACE: Pace = Pace {
     refresh: Duration::from_secs(10),
     retry: Duration::from_secs(1),
     forget: Duration::from_secs(60),
 };
 
-/// Threads that stay when there is nothing to do, as far as they have been needed. What is needed now and
-/// then is there when the system has no more to give.
+/// Threads that stay when there is nothing to do, once they have been needed: the system may have no more to give the
+/// next time.
 const KEPT_THREADS: usize = 4;
 
-/// Threads at the most: names beyond these wait while as many hang.
+/// Maximum number of threads. If as many look-ups hang, further names wait.
 const MAX_THREADS: usize = 64;
 
 /// Looks up a name.
 type Resolve = fn(&str) -> io::Result<Vec<IpAddr>>;
 
-/// Starts a thread that looks up what is due.
-type Start = fn(&'static Table) -> io::Result<()>;
-
 /// The names of this process. Its resolver is one for the process as well (resolv.conf(5)).
-pub(super) static TABLE: Table = Table::new(PACE, resolve, start);
+pub(super) static TABLE: LazyLock<Table> =
+    LazyLock::new(|| Table::new(PACE, resolve, PoolThread::spawn));
 
 /// The names that are looked up.
 pub(super) struct Table {
-    inner: Lock<Inner>,
-    work: Condvar,
+    names: Lock<Names>,
+    pool: BlockingPool,
     pace: Pace,
     resolve: Resolve,
-    start: Start,
 }
 
-struct Inner {
-    names: BTreeMap<Box<str>, Name>,
-    threads: usize,
-    /// Of the threads those that wait.
-    idle: usize,
-    /// Why there is no other thread, if one was needed.
-    shortage: Option<Arc<io::Error>>,
-}
+type Names = BTreeMap<Box<str>, Name>;
 
 struct Name {
     state: watch::Sender<Known>,
     due: Instant,
     in_progress: bool,
     asked: Instant,
-    /// How many configurations have it.
+    /// The number of configurations that have it.
     kept: usize,
 }
 
-/// What is known of a name.
+/// The state of a name.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known {
-    /// Of the last look-up that succeeded. Not empty.
+    /// The addresses of the last look-up that succeeded. Not empty.
     pub(super) addresses: Option<Arc<[IpAddr]>>,
-    /// When that ended.
+    /// When that look-up ended.
     confirmed: Option<Instant>,
-    /// Why the last look-up failed, if it did, and when.
+    /// The error of the last look-up, if it failed, and when it ended.
     failure: Option<(LookupError, Instant)>,
-    /// How many look-ups have ended.
+    /// The number of look-ups that have ended.
     pub(super) lookups: u64,
 }
 
-/// A name that somebody has asked for.
+/// A name that a connection has asked for.
 pub(super) struct Asked {
     pub(super) table: &'static Table,
     host: Box<str>,
     pub(super) state: watch::Receiver<Known>,
-    /// How many look-ups had ended when it was asked for.
+    /// The number of look-ups that had ended when it was asked for.
     pub(super) lookups: u64,
 }
 
-/// Why a name leads nowhere.
+/// The error of a name without addresses.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum LookupError {
     #[error("cannot resolve the backend's name: {0}")]
@@ -115,7 +105,7 @@ pub(crate) enum LookupError {
     NoThread(Arc<io::Error>),
 }
 
-/// The names of a configuration. They are let go of on drop.
+/// The names of a configuration. They are released on drop.
 #[derive(Default)]
 pub(crate) struct Kept {
     table: Option<&'static Table>,
@@ -123,7 +113,7 @@ pub(crate) struct Kept {
 }
 
 impl Known {
-    /// What it leads to.
+    /// Returns the addresses, or the error of the last look-up.
     pub(super) fn outcome(&self) -> Result<Arc<[IpAddr]>, LookupError> {
         match (&self.addresses, &self.failure) {
             (Some(addresses), _) => Ok(Arc::clone(addresses)),
@@ -148,15 +138,15 @@ impl Known {
 }
 
 impl Asked {
-    /// Why nobody looks it up, if it has no addresses and there is no thread for it.
+    /// Returns an error if the name has no addresses and there is no thread to look it up.
     pub(super) fn shortage(&self) -> Option<LookupError> {
         if self.state.borrow().addresses.is_some() {
             return None;
         }
-        self.table.inner().shortage.clone().map(LookupError::NoThread)
+        self.table.pool.shortage().map(LookupError::NoThread)
     }
 
-    /// Asks again: for a look-up that ends after now, or one that has just ended.
+    /// Asks again, for a look-up that ends after now or has just ended.
     pub(super) fn again(self) -> Self {
         self.table.ask_for(&self.host, true)
     }
@@ -169,158 +159,107 @@ impl std::fmt::Debug for Asked {
 }
 
 impl Table {
-    const fn new(pace: Pace, resolve: Resolve, start: Start) -> Self {
-        let inner = Inner { names: BTreeMap::new(), threads: 0, idle: 0, shortage: None };
-        Self { inner: Lock::new(inner), work: Condvar::new(), pace, resolve, start }
+    fn new(pace: Pace, resolve: Resolve, start: Start) -> Self {
+        let pool = BlockingPool::new("lookup", MAX_THREADS, KEPT_THREADS, start);
+        Self { names: Lock::default(), pool, pace, resolve }
     }
 
-    /// Asks for a name, which is looked up now if it never was with success.
+    /// Asks for a name. It is looked up now unless a look-up has succeeded.
     pub(super) fn ask(&'static self, host: &str) -> Asked {
         self.ask_for(host, false)
     }
 
     fn ask_for(&'static self, host: &str, again: bool) -> Asked {
         let now = Instant::now();
-        let mut inner = self.inner();
-        let name = inner.names.entry(host.into()).or_insert_with(|| Name::new(now));
+        let mut names = self.names();
+        let name = self.name(&mut names, host, now);
         name.asked = now;
-        let (due, state) = (name.due, name.state.subscribe());
+        let state = name.state.subscribe();
         let (lookups, fresh, unknown) = {
             let known = state.borrow();
             let ended = known.failure.as_ref().map(|(_, at)| *at).max(known.confirmed);
             let fresh = ended.is_some_and(|at| now - at < self.pace.retry);
             (known.lookups, fresh, known.addresses.is_none())
         };
-        if (again || unknown) && !name.in_progress && !fresh && due > now {
+        if (again || unknown) && !name.in_progress && !fresh && name.due > now {
             name.due = now;
+            self.schedule(host, now);
         }
         // It may have become due while there was no thread for it.
         if !name.in_progress && name.due <= now {
-            let _missed = self.need_thread(&mut inner);
+            let _retried_later = self.pool.ensure_thread();
         }
-        drop(inner);
+        drop(names);
         let lookups = if again && fresh { lookups - 1 } else { lookups };
         Asked { table: self, host: host.into(), state, lookups }
     }
 
-    /// Has these names looked up for as long as what is returned is kept.
+    /// Looks up these names until the returned value is dropped.
     pub(super) fn keep<'a>(
         &'static self,
-        names: impl Iterator<Item = &'a str>,
+        hosts: impl Iterator<Item = &'a str>,
     ) -> (Kept, io::Result<()>) {
         let now = Instant::now();
-        let mut inner = self.inner();
-        let names: Vec<Box<str>> = names.map(Box::from).collect();
-        for host in &names {
-            let name = inner.names.entry(host.clone()).or_insert_with(|| Name::new(now));
-            name.kept += 1;
+        let mut names = self.names();
+        let hosts: Vec<Box<str>> = hosts.map(Box::from).collect();
+        for host in &hosts {
+            self.name(&mut names, host, now).kept += 1;
         }
-        let started = if names.is_empty() { Ok(()) } else { self.need_thread(&mut inner) };
-        drop(inner);
-        (Kept { table: Some(self), names }, started)
+        drop(names);
+        let started = if hosts.is_empty() { Ok(()) } else { self.pool.ensure_thread() };
+        (Kept { table: Some(self), names: hosts }, started)
     }
 
-    /// How the names are that are kept.
+    /// Returns the state of the names of all configurations.
     pub(super) fn statuses(&self) -> Vec<NameStatus> {
-        let inner = self.inner();
-        let kept = inner.names.iter().filter(|(_, name)| name.kept > 0);
+        let names = self.names();
+        let kept = names.iter().filter(|(_, name)| name.kept > 0);
         kept.map(|(host, name)| status(host, &name.state.borrow())).collect()
     }
 
-    /// Wakes a thread that waits, or starts another.
-    fn need_thread(&'static self, inner: &mut Inner) -> io::Result<()> {
-        if inner.idle > 0 {
-            self.work.notify_one();
-            return Ok(());
-        }
-        if inner.threads >= MAX_THREADS {
-            return Ok(());
-        }
-        match (self.start)(self) {
-            Ok(()) => {
-                inner.threads += 1;
-                inner.shortage = None;
-                Ok(())
-            }
-            Err(error) => {
-                // Those that there are take it up in their time.
-                inner.shortage = Some(Arc::new(io::Error::from(error.kind())));
-                Err(error)
-            }
-        }
+    /// Returns a name. A new one is due now.
+    fn name<'a>(&'static self, names: &'a mut Names, host: &str, now: Instant) -> &'a mut Name {
+        names.entry(host.into()).or_insert_with(|| {
+            self.schedule(host, now);
+            Name::new(now)
+        })
     }
 
-    /// Looks up what is due, again and again.
-    fn run(&'static self) {
-        let mut inner = self.inner();
-        loop {
-            let now = Instant::now();
-            inner.forget(now, self.pace.forget);
-            let next = inner.next();
-            match next {
-                Some((due, host)) if due <= now => inner = self.look_up(inner, &host),
-                // Beside those that wait already, which have the next one.
-                _ if inner.threads > KEPT_THREADS => break,
-                _ => {
-                    let wait = next.map_or(Duration::MAX, |(due, _)| due - now);
-                    inner = self.wait(inner, wait);
-                }
-            }
-        }
-        inner.threads -= 1;
+    /// Queues look-ups of a name, from `due` on. An earlier queue of the same name ends at its next turn.
+    fn schedule(&'static self, host: &str, due: Instant) {
+        let host: Box<str> = host.into();
+        self.pool.queue(due, Box::new(move || self.look_up(&host)));
     }
 
-    fn look_up<'a>(
-        &'static self,
-        mut inner: MutexGuard<'a, Inner>,
-        host: &str,
-    ) -> MutexGuard<'a, Inner> {
-        let Some(name) = inner.names.get_mut(host) else { return inner };
+    /// Looks up a name if it is due, and returns when it is due again.
+    fn look_up(&'static self, host: &str) -> Option<Instant> {
+        let now = Instant::now();
+        let mut names = self.names();
+        let name = names.get_mut(host)?;
+        if name.in_progress || name.due > now {
+            return None;
+        }
+        if name.kept == 0 && now - name.asked >= self.pace.forget {
+            names.remove(host);
+            return None;
+        }
         name.in_progress = true;
-        inner.shortage = None;
-        // This one may hang: another looks after the other names.
-        if inner.idle == 0 && inner.next().is_some() {
-            let _missed = self.need_thread(&mut inner);
-        }
-        drop(inner);
+        drop(names);
         let found = (self.resolve)(host);
-        let mut inner = self.inner();
-        if let Some(name) = inner.names.get_mut(host) {
-            name.in_progress = false;
-            let good = found.as_ref().is_ok_and(|found| !found.is_empty());
-            let pause = if good { self.pace.refresh } else { self.pace.retry };
-            name.due = Instant::now() + pause;
-            name.state.send_modify(|known| {
-                log(host, known, &found);
-                known.learn(found);
-            });
-        }
-        inner
+        let mut names = self.names();
+        let name = names.get_mut(host)?;
+        name.in_progress = false;
+        let good = found.as_ref().is_ok_and(|found| !found.is_empty());
+        name.due = Instant::now() + if good { self.pace.refresh } else { self.pace.retry };
+        name.state.send_modify(|known| {
+            log(host, known, &found);
+            known.learn(found);
+        });
+        Some(name.due)
     }
 
-    fn wait<'a>(&self, mut inner: MutexGuard<'a, Inner>, wait: Duration) -> MutexGuard<'a, Inner> {
-        inner.idle += 1;
-        let waited = self.work.wait_timeout(inner, wait);
-        let (mut inner, _) = unpoisoned(waited);
-        inner.idle -= 1;
-        inner
-    }
-
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock()
-    }
-}
-
-impl Inner {
-    /// The name that is due next, and when.
-    fn next(&self) -> Option<(Instant, Box<str>)> {
-        let waiting = self.names.iter().filter(|(_, name)| !name.in_progress);
-        let (host, name) = waiting.min_by_key(|(_, name)| name.due)?;
-        Some((name.due, host.clone()))
-    }
-
-    fn forget(&mut self, now: Instant, after: Duration) {
-        self.names.retain(|_, name| name.kept > 0 || name.in_progress || now - name.asked < after);
+    fn names(&self) -> MutexGuard<'_, Names> {
+        self.names.lock()
     }
 }
 
@@ -334,9 +273,9 @@ impl Name {
 impl Drop for Kept {
     fn drop(&mut self) {
         let Some(table) = self.table else { return };
-        let mut inner = table.inner();
+        let mut names = table.names();
         for host in &self.names {
-            if let Some(name) = inner.names.get_mut(host) {
+            if let Some(name) = names.get_mut(host) {
                 name.kept -= 1;
             }
         }
@@ -352,27 +291,26 @@ fn status(host: &str, known: &Known) -> NameStatus {
     }
 }
 
-/// Logs that look-ups begin to fail, and that they succeed again.
+/// Logs the first failure of a series, and its end.
 fn log(host: &str, known: &Known, found: &io::Result<Vec<IpAddr>>) {
     match (&known.failure, found) {
         (None, Err(error)) if known.addresses.is_some() => {
-            tracing::warn!(name = host, %error, "cannot resolve; using the last addresses");
+            tracing::warn!(name = host, %error, "cannot resolve the backend's name, using its last addresses");
         }
-        (None, Err(error)) => tracing::warn!(name = host, %error, "cannot resolve"),
-        (Some(_), Ok(found)) if !found.is_empty() => tracing::info!(name = host, "resolved again"),
+        (None, Err(error)) => {
+            tracing::warn!(name = host, %error, "cannot resolve the backend's name")
+        }
+        (Some(_), Ok(found)) if !found.is_empty() => {
+            tracing::info!(name = host, "backend's name resolved again")
+        }
         _ => {}
     }
-}
-
-fn start(table: &'static Table) -> io::Result<()> {
-    let thread = thread::Builder::new().name("lookup".to_owned());
-    thread.spawn(move || table.run()).map(|_runs_on| ())
 }
 
 fn resolve(host: &str) -> io::Result<Vec<IpAddr>> {
     let mut found = Vec::new();
     for address in (host, 0).to_socket_addrs()? {
-        // Once for each protocol, in some libraries.
+        // Some libraries return an address once for each protocol.
         if !found.contains(&address.ip()) {
             found.push(address.ip());
         }

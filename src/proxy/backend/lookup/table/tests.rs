@@ -1,8 +1,9 @@
-//! How names are looked up, by a resolver that does what its names say.
+//! Look-ups by a resolver of the test.
 //!
-//! **Not here.** Real names, which tests/backends.rs has.
+//! **Not here.** Real names (tests/backends.rs).
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 
 use super::*;
 use crate::proxy::backend::lookup::resolved;
@@ -25,7 +26,7 @@ const FIRST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 const LATER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
 
 fn table(pace: Pace, resolve: Resolve) -> &'static Table {
-    Box::leak(Box::new(Table::new(pace, resolve, start)))
+    Box::leak(Box::new(Table::new(pace, resolve, PoolThread::spawn)))
 }
 
 fn unreachable_server() -> io::Error {
@@ -59,7 +60,7 @@ async fn all_connections_share_one_look_up() {
 }
 
 #[tokio::test]
-async fn the_last_addresses_are_used_while_look_ups_fail_and_new_ones_once_they_do_not() {
+async fn the_last_addresses_are_used_while_look_ups_fail_and_new_ones_after_that() {
     static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
     static BACK: AtomicBool = AtomicBool::new(false);
     let table = table(QUICK, |_| match LOOKUPS.fetch_add(1, Ordering::SeqCst) {
@@ -70,7 +71,7 @@ async fn the_last_addresses_are_used_while_look_ups_fail_and_new_ones_once_they_
     let (_kept, started) = table.keep(["plant.example"].into_iter());
     started.unwrap();
     assert_eq!(resolved_by(table, "plant.example").await.unwrap(), [FIRST]);
-    // In the background: nobody asks.
+    // In the background, without a connection.
     let mut state = table.ask("plant.example").state;
     state.wait_for(|known| known.lookups > 5).await.unwrap();
     assert_eq!(resolved_by(table, "plant.example").await.unwrap(), [FIRST]);
@@ -84,7 +85,7 @@ async fn the_last_addresses_are_used_while_look_ups_fail_and_new_ones_once_they_
 }
 
 #[tokio::test]
-async fn a_name_whose_server_hangs_keeps_no_other_from_being_looked_up() {
+async fn a_look_up_that_hangs_delays_no_other_name() {
     let table = table(RARE, |host| {
         if host.starts_with("hangs") {
             thread::park();
@@ -153,11 +154,11 @@ async fn addresses_that_do_not_answer_are_looked_up_again() {
 }
 
 #[tokio::test]
-async fn a_shortage_of_threads_is_told_and_over_when_it_is_over() {
+async fn a_shortage_of_threads_is_reported_and_ends() {
     static SHORT: AtomicBool = AtomicBool::new(true);
-    let start: Start = |table| match SHORT.load(Ordering::SeqCst) {
+    let start: Start = |thread| match SHORT.load(Ordering::SeqCst) {
         true => Err(io::ErrorKind::WouldBlock.into()),
-        false => start(table),
+        false => thread.spawn(),
     };
     let table: &'static Table = Box::leak(Box::new(Table::new(QUICK, |_| Ok(vec![FIRST]), start)));
     let (_kept, started) = table.keep(["plant.example"].into_iter());
@@ -169,7 +170,7 @@ async fn a_shortage_of_threads_is_told_and_over_when_it_is_over() {
     SHORT.store(false, Ordering::SeqCst);
     let found = resolved(table.ask("plant.example"), SOON, SOON).await.unwrap();
     assert_eq!(*found.addresses, [FIRST]);
-    // One that is there goes on when there are no others.
+    // The existing thread continues while no other can be started.
     SHORT.store(true, Ordering::SeqCst);
     let mut state = table.ask("plant.example").state;
     let lookups = state.borrow().lookups;
@@ -186,7 +187,7 @@ async fn a_name_that_no_configuration_has_is_forgotten() {
     drop(kept);
     assert_eq!(table.statuses().len(), 1);
     let deadline = Instant::now() + SOON;
-    while table.inner().names.len() > 1 {
+    while table.names().len() > 1 {
         assert!(Instant::now() < deadline);
         tokio::task::yield_now().await;
     }
