@@ -31,14 +31,8 @@ impl<W: Write> Write for OneLine<W> {
         }
         let text = String::from_utf8_lossy(text);
         let escaped = match self.format {
-            Format::Text => text::one_line(&text).into_owned(),
-            Format::Json => text.chars().fold(String::new(), |mut json, c| {
-                match text::draws(c) {
-                    true => json.push_str(&format!("\\u{:04x}", u32::from(c))),
-                    false => json.push(c),
-                }
-                json
-            }),
+            Format::Text => text::one_line(&text),
+            Format::Json => text::json_line(&text),
         };
         self.to.write_all(format!("{escaped}{end}").as_bytes())?;
         Ok(line.len())

@@ -11,6 +11,7 @@
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use super::x509;
+use crate::text::one_line;
 
 /// Names that are kept at most.
 const MAX_NAMES: usize = 8;
@@ -40,10 +41,10 @@ pub(crate) fn of(leaf: &CertificateDer<'_>) -> Identity {
     }
 }
 
-/// Truncates a name and replaces its control characters.
+/// Returns a name on one line, cut to [`MAX_NAME_CHARS`] characters. An ellipsis would not match a filter.
 fn bounded(name: &str) -> Box<str> {
-    let visible = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-    name.chars().take(MAX_NAME_CHARS).map(visible).collect::<String>().into()
+    let end = name.char_indices().nth(MAX_NAME_CHARS).map_or(name.len(), |(end, _)| end);
+    one_line(&name[..end]).into()
 }
 
 #[cfg(test)]
@@ -53,7 +54,7 @@ mod tests {
     #[test]
     fn a_name_is_truncated_and_has_no_control_characters() {
         assert_eq!(&*bounded("sensor-1"), "sensor-1");
-        assert_eq!(&*bounded("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
+        assert_eq!(&*bounded("a\u{1b}[2Jb\n"), "a\\u{1b}[2Jb\\n");
         assert_eq!(bounded(&"x".repeat(1000)).len(), MAX_NAME_CHARS);
     }
 }
