@@ -1,6 +1,6 @@
-//! The interfaces that operators and the system call: the admin port, systemd, inherited sockets.
+//! Interfaces for operators and the operating system: admin port, systemd, socket activation.
 //!
-//! **Not here.** Measuring (`metrics/`), live sessions (`sessions.rs`), the stop (`lifecycle.rs`).
+//! **Not here.** Metrics (`metrics/`), live sessions (`sessions.rs`), the stop (`lifecycle.rs`).
 
 pub mod admin;
 pub mod core_dumps;

@@ -1,19 +1,19 @@
-//! Keeps the memory of the process to itself: private keys, ticket keys and what devices send are in it.
+//! Protection of the process memory, which holds private keys, ticket keys and the plaintext of devices.
 //!
-//! **Promises.** After [`forbid`] the kernel writes no core file and passes none to a handler, and no
-//! other process can read the memory but with `CAP_SYS_PTRACE`: the files below `/proc/PID` belong to root
-//! (`PR_SET_DUMPABLE` of prctl(2), ptrace(2)).
+//! **Promises.** After [`forbid`], the kernel writes no core file and passes none to a handler, and only a process with
+//! `CAP_SYS_PTRACE` can read the memory: the files below `/proc/PID` belong to root (`PR_SET_DUMPABLE` in prctl(2),
+//! ptrace(2)).
 //!
-//! **Not here.** The switch that leaves it as it is, for a debugger: `process.dumpable` (`config.rs`).
+//! **Not here.** The key that turns this off for a debugger: `process.dumpable` (`config.rs`).
 
 use std::io;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-/// Forbids core dumps, and other processes of the same user to read this one's memory.
+/// Disables core dumps, and keeps other processes of the same user from reading this one's memory.
 ///
 /// # Errors
-/// If the system refuses.
+/// If a system call fails.
 pub fn forbid() -> io::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     #[cfg(target_os = "linux")]

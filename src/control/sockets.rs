@@ -1,9 +1,9 @@
-//! Listening sockets that systemd passes, and whose they are: sd_listen_fds(3).
+//! Socket activation: listening sockets that systemd passes to the process, see sd_listen_fds(3).
 //!
-//! **Promises.** Each is taken once, closed in what we execute, and belongs to just one listener or
-//! to the admin port: what fits none is an error, since devices would wait in it for ever.
+//! **Promises.** Each socket is taken once, is closed on exec, and belongs to exactly one listener or to the admin port.
+//! A socket that fits none is an error: devices would wait in its backlog forever.
 //!
-//! **Not here.** Sockets of our own, and the options of both (`proxy/socket.rs`).
+//! **Not here.** Sockets that the process opens itself, and the options of both (`proxy/socket.rs`).
 
 use std::env;
 use std::io;
@@ -11,88 +11,87 @@ use std::net::{SocketAddr, TcpListener};
 
 use listenfd::ListenFd;
 
-/// The listening sockets that came with the process.
+/// The listening sockets that were passed to the process.
 #[derive(Debug, Default)]
-pub struct Passed {
+pub struct ActivatedSockets {
     sockets: Vec<Socket>,
 }
 
 #[derive(Debug)]
 struct Socket {
-    /// `FileDescriptorName=` of the unit; by default the unit's own name.
+    /// `FileDescriptorName=` of the socket unit; by default the name of the unit.
     name: String,
     address: SocketAddr,
     listener: TcpListener,
 }
 
-/// Who wants a socket: a name and an address.
+/// The name and the address of a listener that can take a socket.
 pub(crate) type Wanted<'a> = (&'a str, SocketAddr);
 
-/// What was passed cannot be used.
+/// A fault of the passed sockets.
 #[derive(Debug, thiserror::Error)]
-pub enum PassedError {
-    /// The environment variables do not fit together, or what they say is not there.
+pub enum ActivationError {
+    /// The environment variables contradict each other, or name file descriptors that do not exist.
     #[error("LISTEN_FDS, LISTEN_FDNAMES: {0}")]
     Environment(io::Error),
-    /// It is no listening TCP socket.
-    #[error("what systemd has passed as {name:?} is no listening TCP socket: {cause}")]
+    /// The file descriptor is not a listening TCP socket.
+    #[error("the file descriptor {name:?} from systemd is not a listening TCP socket: {cause}")]
     NotTcp {
         /// Its name.
         name: String,
-        /// What is wrong with it.
+        /// The error of the system.
         cause: io::Error,
     },
-    /// Nobody wants it.
+    /// No listener has this name or address.
     #[error(
-        "systemd has passed a socket {name:?} that listens on {address}: no listener is called so or \
-         listens there"
+        "the socket {name:?} from systemd listens on {address}: no listener has this name or this \
+         address"
     )]
-    Unwanted {
+    Unused {
         /// Its name.
         name: String,
-        /// Where it listens.
+        /// Its address.
         address: SocketAddr,
     },
 }
 
-impl Passed {
-    /// Takes what came with the process, out of the environment: call it once, while there is just
-    /// one thread.
+impl ActivatedSockets {
+    /// Takes the passed sockets and removes their variables from the environment. Call it once, while the process
+    /// has one thread.
     ///
     /// # Errors
-    /// If anything of it is not a TCP socket.
-    pub fn take() -> Result<Self, PassedError> {
-        // A variable without a value is none: sd_notify would miss a number in it.
+    /// If a passed file descriptor is not a TCP socket.
+    pub fn take() -> Result<Self, ActivationError> {
+        // An empty variable counts as unset; sd_notify would report a missing number.
         let is_empty = |name| env::var_os(name).is_some_and(|value| value.is_empty());
         if is_empty("LISTEN_PID") || is_empty("LISTEN_FDS") {
             return Ok(Self::default());
         }
-        // None also where LISTEN_PID names another process, whose names they are then.
-        if sd_notify::listen_fds().map_err(PassedError::Environment)?.len() == 0 {
+        // Also empty if LISTEN_PID names another process: the names belong to that one.
+        if sd_notify::listen_fds().map_err(ActivationError::Environment)?.len() == 0 {
             return Ok(Self::default());
         }
-        let names = sd_notify::listen_fds_with_names().map_err(PassedError::Environment)?;
+        let names = sd_notify::listen_fds_with_names().map_err(ActivationError::Environment)?;
         let names: Vec<_> = names.map(|(_, name)| name).collect();
         let mut fds = ListenFd::from_env();
         let take = |(index, name): (usize, String)| match take(&mut fds, index) {
             Ok((listener, address)) => Ok(Socket { name, address, listener }),
-            Err(cause) => Err(PassedError::NotTcp { name, cause }),
+            Err(cause) => Err(ActivationError::NotTcp { name, cause }),
         };
         let sockets = names.into_iter().enumerate().map(take).collect::<Result<_, _>>()?;
         Ok(Self { sockets })
     }
 
-    /// Gives each socket to whom it is for, by its name, or else by its address. In the order of
-    /// `wanted`, what each gets.
+    /// Assigns each socket by its name, or else by its address. Returns the sockets in the order of `wanted`.
     ///
     /// # Errors
-    /// Every socket that is for nobody.
+    /// Every socket that nothing wants.
     pub(crate) fn assign(
         mut self,
         wanted: &[Wanted<'_>],
-    ) -> Result<Vec<Option<TcpListener>>, Vec<PassedError>> {
+    ) -> Result<Vec<Option<TcpListener>>, Vec<ActivationError>> {
         let mut given: Vec<_> = wanted.iter().map(|_| None).collect();
-        // Of several that one unit has named alike, each finds the listener of its own address.
+        // Sockets of one unit have the same name: each goes to the listener with its address.
         let fits: [fn(&Socket, &Wanted<'_>) -> bool; 3] = [
             |socket, wanted| socket.name == wanted.0 && socket.address == wanted.1,
             |socket, wanted| socket.name == wanted.0,
@@ -109,8 +108,8 @@ impl Passed {
         if self.sockets.is_empty() {
             return Ok(given);
         }
-        let unwanted = |Socket { name, address, .. }| PassedError::Unwanted { name, address };
-        Err(self.sockets.into_iter().map(unwanted).collect())
+        let unused = |Socket { name, address, .. }| ActivationError::Unused { name, address };
+        Err(self.sockets.into_iter().map(unused).collect())
     }
 }
 
@@ -124,18 +123,18 @@ fn take(fds: &mut ListenFd, index: usize) -> io::Result<(TcpListener, SocketAddr
 mod tests {
     use super::*;
 
-    /// Sockets with these names, and where they listen.
-    fn passed(names: &[&str]) -> (Passed, Vec<SocketAddr>) {
+    /// Returns sockets with these names, and their addresses.
+    fn passed(names: &[&str]) -> (ActivatedSockets, Vec<SocketAddr>) {
         let socket = |name: &&str| {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             Socket { name: (*name).to_owned(), address: listener.local_addr().unwrap(), listener }
         };
         let sockets: Vec<_> = names.iter().map(socket).collect();
         let addresses = sockets.iter().map(|socket| socket.address).collect();
-        (Passed { sockets }, addresses)
+        (ActivatedSockets { sockets }, addresses)
     }
 
-    fn assigned(passed: Passed, wanted: &[Wanted<'_>]) -> Vec<Option<SocketAddr>> {
+    fn assigned(passed: ActivatedSockets, wanted: &[Wanted<'_>]) -> Vec<Option<SocketAddr>> {
         let given = passed.assign(wanted).unwrap();
         given.iter().map(|given| given.as_ref().map(|l| l.local_addr().unwrap())).collect()
     }
@@ -153,13 +152,13 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_nobody_is_an_error_and_so_is_a_second_one_of_a_name() {
+    fn an_unused_socket_is_an_error_and_so_is_a_second_one_of_a_name() {
         let (sockets, at) = passed(&["a", "a", "x"]);
         let errors = sockets.assign(&[("a", at[1]), ("b", ELSEWHERE)]).unwrap_err();
-        let unwanted = |error: &PassedError| match error {
-            PassedError::Unwanted { address, .. } => *address,
+        let unused = |error: &ActivationError| match error {
+            ActivationError::Unused { address, .. } => *address,
             _ => panic!("{error}"),
         };
-        assert_eq!(errors.iter().map(unwanted).collect::<Vec<_>>(), [at[0], at[2]]);
+        assert_eq!(errors.iter().map(unused).collect::<Vec<_>>(), [at[0], at[2]]);
     }
 }

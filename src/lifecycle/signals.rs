@@ -1,20 +1,20 @@
-//! The signals of the process: those that it obeys, and those that it logs and ignores.
+//! The signals of the process: those that it handles, and those that it logs and ignores.
 //!
-//! A signal that is sent by mistake must not take a fleet down: scripts and units that were written for
-//! another proxy send SIGUSR1 (nginx: reopen the log), SIGUSR2 or SIGQUIT, whose default action ends the
-//! process at once, as that of most signals does (signal(7)).
+//! A signal that is sent by mistake must not disconnect a fleet. Scripts and units for other proxies send SIGUSR1 (nginx:
+//! reopen the log), SIGUSR2 or SIGQUIT, whose default action ends the process at once, like that of most signals
+//! (signal(7)).
 //!
-//! **Promises.** Once installed, no signal ends the process but SIGKILL, SIGSTOP stops it, and the
-//! kernel's own reports of a fault (SIGSEGV, SIGABRT and the like) do.
+//! **Promises.** Once installed, only SIGKILL and the kernel's reports of a fault (for example SIGSEGV and SIGABRT) end the
+//! process, and only SIGSTOP stops it.
 //!
-//! **Not here.** What a drain and a reload do (`lifecycle.rs`, `reload.rs`).
+//! **Not here.** The drain and the reload (`lifecycle.rs`, `reload.rs`).
 
 use std::io;
 
 use rustix::process::Signal as Number;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Signals whose default action is to end the process, and which report no fault of it.
+/// Signals whose default action ends the process, and which report no fault in it.
 const FOREIGN: &[(&str, Number)] = &[
     ("SIGQUIT", Number::QUIT),
     ("SIGUSR1", Number::USR1),
@@ -24,7 +24,7 @@ const FOREIGN: &[(&str, Number)] = &[
     ("SIGPROF", Number::PROF),
     ("SIGIO", Number::IO),
     ("SIGXCPU", Number::XCPU),
-    // A log that has reached its limit (RLIMIT_FSIZE): the write fails as well, and is counted.
+    // The log has reached its size limit (RLIMIT_FSIZE). The write fails too, and is counted.
     ("SIGXFSZ", Number::XFSZ),
     #[cfg(target_os = "linux")]
     ("SIGPWR", Number::POWER),
@@ -32,11 +32,11 @@ const FOREIGN: &[(&str, Number)] = &[
     ("SIGSTKFLT", Number::STKFLT),
 ];
 
-/// The real-time signals of Linux (signal(7)): systemd's and LXC's commands to an init process are some.
+/// The real-time signals of Linux (signal(7)). systemd and LXC send some of them to an init process.
 #[cfg(target_os = "linux")]
 const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
 
-/// What a signal asks for.
+/// A request by signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// SIGHUP.
@@ -45,7 +45,7 @@ pub enum Request {
     Stop,
 }
 
-/// The signals that the process obeys.
+/// The signals that the process handles.
 #[derive(Debug)]
 pub struct Signals {
     hangup: Signal,
@@ -57,7 +57,7 @@ impl Signals {
     /// Installs the handlers. Call it within the runtime.
     ///
     /// # Errors
-    /// If the system refuses a handler for a signal that is obeyed.
+    /// If a handler of a request cannot be installed.
     pub fn install() -> io::Result<Self> {
         for (name, number) in FOREIGN {
             ignore((*name).to_owned(), number.as_raw());
@@ -83,9 +83,9 @@ impl Signals {
     }
 }
 
-/// Logs a signal from now on, instead of ending the process.
+/// Logs a signal from now on, instead of letting it end the process.
 fn ignore(name: String, number: i32) {
-    // The C library keeps some of the real-time ones for itself: nobody else can send those either.
+    // The C library reserves some real-time signals; no other process sends those.
     let Ok(mut foreign) = signal(SignalKind::from_raw(number)) else { return };
     tokio::spawn(async move {
         while foreign.recv().await.is_some() {

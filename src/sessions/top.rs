@@ -1,13 +1,12 @@
-//! Who stands out: the devices that fail most, move most, connect most.
+//! Devices that stand out: those that fail most, transfer most, connect most.
 //!
-//! **Promises.** However many devices there are, each table holds [`NAMES`] names: when it is full, the
-//! least of them makes room for a new one, which takes over its count (Metwally, Agrawal, El Abbadi:
-//! "Efficient computation of frequent and top-k elements in data streams", 2005). So a count is never
-//! too low, is too high by at most what the answer states, and who counts for more than that is in the
-//! table. Counts are of the last one to two hours: there is a table for the present hour and one for the hour
-//! before.
+//! **Promises.** Each table holds at most [`NAMES`] names, however many devices there are. In a full table a new name
+//! replaces the one with the lowest count and inherits that count (Metwally, Agrawal, El Abbadi: "Efficient computation
+//! of frequent and top-k elements in data streams", 2005). A count is therefore never too low, is too high by at most
+//! the error that is returned with it, and every device with a higher count than this error is in the table. Counts
+//! cover the last one to two hours: one table is for the current hour, one for the hour before.
 //!
-//! **Not here.** Who asks (`admin/views.rs`), what a failure is (`Reason::is_failure`).
+//! **Not here.** The output (`admin/views.rs`), the definition of a failure (`Reason::is_failure`).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,28 +16,28 @@ use crate::lock::Lock;
 use crate::terms::closed_set::closed_set;
 use crate::terms::reason::Reason;
 
-/// Names that a table holds: a hundred bytes or so each.
+/// Names in a table, about a hundred bytes each.
 const NAMES: usize = 256;
 
-/// How long a table is the present one.
+/// Duration of the current table.
 const PERIOD: Duration = Duration::from_secs(3600);
 
 closed_set! {
-    /// What devices are told apart by.
+    /// The name by which devices are counted.
     pub(crate) enum By {
-        /// Who they are by their verified certificates.
+        /// The identity in the verified certificate.
         Identity => "identity",
-        /// The address that they come from.
+        /// The source address.
         Peer => "peer",
     }
 }
 
 closed_set! {
-    /// What is counted of them.
+    /// The counted quantity.
     pub(crate) enum What {
-        /// Connections that ended by a fault of the device, the network, the backend or ours.
+        /// Connections that ended by a fault of the device, the network, the backend or tlsidecar.
         Failures => "failures",
-        /// Plaintext bytes of connections that have ended, both directions.
+        /// Plaintext bytes in both directions, of connections that have ended.
         Bytes => "bytes",
         /// Connections that have begun.
         Connections => "connections",
@@ -51,23 +50,23 @@ pub(crate) struct Top {
     tables: [[Lock<Hours>; What::ALL.len()]; By::ALL.len()],
 }
 
-/// Who counts most, and how sure that is.
-pub(crate) struct Standing {
+/// The highest counts, and their error.
+pub(crate) struct Counts {
     /// In no order.
     pub(crate) counts: HashMap<Box<str>, u64>,
-    /// How much too high each count may be.
+    /// Upper bound of the excess in each count.
     pub(crate) error_at_most: u64,
-    /// Since when it is counted; none if nothing has been.
+    /// Start of the counted time; none if nothing has been counted.
     pub(crate) since: Option<SystemTime>,
 }
 
 impl Top {
-    /// A connection has begun.
+    /// Counts a connection that has begun.
     pub(crate) fn connected(&self, by: By, name: &str) {
         self.count(by, What::Connections, name, 1);
     }
 
-    /// Counts a connection that ended after `bytes` in both directions.
+    /// Counts a connection that has ended, with its plaintext bytes in both directions.
     pub(crate) fn ended(&self, peer: IpAddr, identity: Option<&str>, bytes: u64, reason: Reason) {
         let peer = peer.to_string();
         let names = [(By::Peer, Some(peer.as_str())), (By::Identity, identity)];
@@ -81,17 +80,17 @@ impl Top {
         }
     }
 
-    /// Who counts most now.
-    pub(crate) fn standing(&self, by: By, what: What) -> Standing {
+    /// Returns the current counts of a table.
+    pub(crate) fn counts(&self, by: By, what: What) -> Counts {
         let mut hours = self.table(by, what).lock();
         hours.turn(Beginning::now());
-        hours.standing()
+        hours.counts()
     }
 
     fn count(&self, by: By, what: What, name: &str, amount: u64) {
         let mut hours = self.table(by, what).lock();
         hours.turn(Beginning::now());
-        hours.present.count(name, amount);
+        hours.current.count(name, amount);
     }
 
     const fn table(&self, by: By, what: What) -> &Lock<Hours> {
@@ -99,18 +98,18 @@ impl Top {
     }
 }
 
-/// The present hour and the one before.
+/// The current hour and the one before.
 #[derive(Default)]
 struct Hours {
-    present: Table,
+    current: Table,
     before: Table,
-    /// When the present one began.
+    /// Start of the current hour.
     began: Option<Beginning>,
-    /// When the one before began, if there is one.
+    /// Start of the hour before, if there is one.
     before_began: Option<Beginning>,
 }
 
-/// A moment, by a clock that nobody sets, and as people know it.
+/// An instant by the monotonic clock, and by the system clock for display.
 #[derive(Clone, Copy)]
 struct Beginning(Instant, SystemTime);
 
@@ -121,42 +120,43 @@ impl Beginning {
 }
 
 impl Hours {
-    /// Begins a new hour if the present one is over.
+    /// Begins a new hour if the current one is over.
     fn turn(&mut self, now: Beginning) {
         let began = *self.began.get_or_insert(now);
         let age = now.0.saturating_duration_since(began.0);
         if age < PERIOD {
             return;
         }
-        let last = std::mem::take(&mut self.present);
+        let last = std::mem::take(&mut self.current);
         (self.before, self.before_began, self.began) = if age < 2 * PERIOD {
             (last, Some(began), Some(Beginning(began.0 + PERIOD, began.1 + PERIOD)))
         } else {
-            // It has been quiet for a whole hour.
+            // Nothing was counted for a whole hour.
             (Table::default(), None, Some(now))
         };
     }
 
-    fn standing(&self) -> Standing {
-        let errors = [self.present.error_at_most(), self.before.error_at_most()];
+    fn counts(&self) -> Counts {
+        let errors = [self.current.error_at_most(), self.before.error_at_most()];
         let mut counts = HashMap::new();
         for (table, other, missed) in
-            [(&self.present, &self.before, errors[1]), (&self.before, &self.present, errors[0])]
+            [(&self.current, &self.before, errors[1]), (&self.before, &self.current, errors[0])]
         {
             for (name, &place) in &table.places {
-                // Who is not in the other table may have been, for no more than its error.
+                // A name that is missing in the other table may have been evicted there, with a count of at most
+                // that table's error.
                 let elsewhere = other.count_of(name).unwrap_or(missed);
                 counts.insert(name.clone(), table.counts[place].saturating_add(elsewhere));
             }
         }
         let error_at_most = errors[0].saturating_add(errors[1]);
         let since = self.before_began.or(self.began).map(|began| began.1);
-        Standing { counts, error_at_most, since }
+        Counts { counts, error_at_most, since }
     }
 }
 
-impl Standing {
-    /// Adds to the count of `name`, which was in no table if it is new.
+impl Counts {
+    /// Adds to the count of `name`. A new name was in no table and starts at the error.
     pub(crate) fn add(&mut self, name: Box<str>, amount: u64) {
         let count = self.counts.entry(name).or_insert(self.error_at_most);
         *count = count.saturating_add(amount);
@@ -167,7 +167,7 @@ impl Standing {
 #[derive(Default)]
 struct Table {
     places: HashMap<Box<str>, usize>,
-    /// Beside each other, so that the least is found fast.
+    /// Contiguous, so that the lowest is found fast.
     counts: Vec<u64>,
 }
 
@@ -193,7 +193,7 @@ impl Table {
         self.places.get(name).map(|&place| self.counts[place])
     }
 
-    /// Whoever is not in a full table counts for no more than the least in it.
+    /// Returns the lowest count of a full table: no name outside the table has a higher one.
     fn error_at_most(&self) -> u64 {
         if self.counts.len() < NAMES {
             return 0;
@@ -207,11 +207,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_counts_for_more_than_the_error_is_found_among_very_many() {
+    fn a_name_with_a_count_above_the_error_is_found_among_very_many() {
         let mut table = Table::default();
         let mut total = 0;
         for round in 0..2_000_u64 {
-            // One in ten is the same, the others come once each.
+            // Every tenth has the same name, the others are unique.
             let name = if round % 10 == 0 { "often".to_owned() } else { format!("once-{round}") };
             table.count(&name, 1);
             total += 1;
@@ -230,25 +230,25 @@ mod tests {
             table.count(&name, amount);
             *truth.entry(name).or_insert(0) += amount;
         };
-        // Thrown out of the hour before, and well known in the present one.
+        // Evicted from the table of the hour before, and frequent in the current one.
         for n in 0..100 {
             count(&mut hours.before, format!("both-{n}"), 7);
-            count(&mut hours.present, format!("both-{n}"), 1_000);
+            count(&mut hours.current, format!("both-{n}"), 1_000);
         }
         for n in 0..2_000_u64 {
             count(&mut hours.before, format!("before-{}", n % 700), 10 + n % 3);
-            count(&mut hours.present, format!("now-{}", n % 600), 1 + n % 5);
+            count(&mut hours.current, format!("now-{}", n % 600), 1 + n % 5);
         }
-        let standing = hours.standing();
+        let found = hours.counts();
         assert!(!hours.before.places.contains_key("both-0"));
-        for (name, count) in &standing.counts {
+        for (name, count) in &found.counts {
             let truth = truth[&**name];
             assert!(*count >= truth, "{name}: {count} for {truth}");
-            assert!(*count <= truth + standing.error_at_most, "{name}: {count} for {truth}");
+            assert!(*count <= truth + found.error_at_most, "{name}: {count} for {truth}");
         }
         for (name, truth) in truth {
-            let known = standing.counts.contains_key(name.as_str());
-            assert!(known || truth <= standing.error_at_most, "{name}: {truth}");
+            let known = found.counts.contains_key(name.as_str());
+            assert!(known || truth <= found.error_at_most, "{name}: {truth}");
         }
     }
 
@@ -259,19 +259,23 @@ mod tests {
         let mut count_at = |minutes: u64, name: &str| {
             let later = Duration::from_secs(60 * minutes);
             hours.turn(Beginning(start.0 + later, start.1 + later));
-            hours.present.count(name, 1);
-            let standing = hours.standing();
-            let mut counts: Vec<_> = standing.counts.into_iter().collect();
+            hours.current.count(name, 1);
+            let found = hours.counts();
+            let mut counts: Vec<_> = found.counts.into_iter().collect();
             counts.sort_unstable();
             let counts = counts.iter().map(|(name, count)| format!("{name} {count}"));
-            let since = standing.since.unwrap().duration_since(start.1).unwrap().as_secs() / 60;
+            let since = found.since.unwrap().duration_since(start.1).unwrap().as_secs() / 60;
             (counts.collect::<Vec<_>>().join(", "), since)
         };
-        let told = |counts: &str, since| (counts.to_owned(), since);
-        assert_eq!(count_at(0, "a"), told("a 1", 0));
-        assert_eq!(count_at(59, "a"), told("a 2", 0));
-        assert_eq!(count_at(110, "b"), told("a 2, b 1", 0), "the hour before counts");
-        assert_eq!(count_at(121, "b"), told("b 2", 60), "two hours ago does not");
-        assert_eq!(count_at(600, "d"), told("d 1", 600), "nothing is left after a long silence");
+        let expected = |counts: &str, since| (counts.to_owned(), since);
+        assert_eq!(count_at(0, "a"), expected("a 1", 0));
+        assert_eq!(count_at(59, "a"), expected("a 2", 0));
+        assert_eq!(count_at(110, "b"), expected("a 2, b 1", 0), "the hour before is included");
+        assert_eq!(count_at(121, "b"), expected("b 2", 60), "two hours ago is not");
+        assert_eq!(
+            count_at(600, "d"),
+            expected("d 1", 600),
+            "after a long silence nothing is left"
+        );
     }
 }
