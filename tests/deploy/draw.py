@@ -1,8 +1,7 @@
-"""Draws a dashboard's panels from the answers to their queries, in the dashboard's order, into one picture, and the
-first row of panels into a second one (dashboard.png and dashboard-top.png).
+"""Draws a dashboard's panels from what its queries answer, in the dashboard's order, into one picture.
 
-The picture does not look like Grafana. It shows the data of each panel. tests/deploy/prometheus.py --draw FILE calls
-it with the answers of its Prometheus. Needs matplotlib.
+This is not Grafana, and does not look like it: it shows that each panel has something to tell, and what.
+tests/deploy/prometheus.py --draw FILE calls it, with the answers of its own Prometheus. Needs matplotlib.
 """
 
 import datetime
@@ -34,8 +33,8 @@ def draw(board, path, now, over, span):
     figure = pyplot.figure(figsize=(12, height * ROW), facecolor=PAPER)
     figure.text(0.008, 1 - 0.65 / height, f"Dashboard “{board['title']}”, drawn from its panels' queries",
                 fontsize=11, weight="bold", va="center")
-    figure.text(0.008, 1 - 1.45 / height, "Not a screenshot of Grafana: drawn from the answers of a Prometheus that scraped two tlsidecar instances "
-                f"for {span.seconds} s, with devices that connect and devices that fail in every way.",
+    figure.text(0.008, 1 - 1.45 / height, "Not a screenshot of Grafana: a Prometheus has scraped two tlsidecars whose devices "
+                f"get through, and fail in every way, for {span.seconds} s; each panel shows what its queries answered.",
                 fontsize=7, color=FAINT, va="center")
     for panel in board["panels"]:
         at = panel["gridPos"]
@@ -48,18 +47,15 @@ def draw(board, path, now, over, span):
         KINDS[panel["type"]](place, panel, now, over, span)
     figure.savefig(path, dpi=92, facecolor=PAPER, pil_kwargs={"optimize": True})
     pyplot.close(figure)
-    second = [panel["gridPos"]["y"] for panel in board["panels"] if panel["type"] == "row"][1]
+    smaller(path)
+
+
+def smaller(path):
+    """The same with a palette: there are few colours."""
     if path.endswith(".png"):
-        palette(path, (second + 2) / height)
-
-
-def palette(path, top):
-    """Reduces a picture to a palette, and saves its upper part beside it."""
-    from PIL import Image
-    with Image.open(path) as picture:
-        few = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
-    few.save(path, optimize=True)
-    few.crop((0, 0, few.width, round(few.height * top))).save(path.replace(".png", "-top.png"), optimize=True)
+        from PIL import Image
+        with Image.open(path) as picture:
+            picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 class Place:

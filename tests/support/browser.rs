@@ -1,32 +1,32 @@
-//! A real browser: Debian's Chromium, without a window, and without a network but this machine's loopback.
+//! A real browser: Debian's Chromium, headless, with no network except loopback.
 
 use std::path::Path;
 use std::process::Command;
 
 use super::command::run;
 
-/// What a page has become after a few seconds of its own time.
+/// A page after some seconds of its virtual time.
 pub(crate) struct Rendered {
-    /// The document, without what its scripts and styles say.
+    /// The document without the text of its scripts and styles.
     pub(crate) dom: String,
-    /// What was said on the console.
+    /// The messages on the console.
     pub(crate) console: String,
 }
 
-/// Opens a page and lets so many milliseconds of its time pass.
+/// Opens a page and lets so many milliseconds of its virtual time pass.
 pub(crate) async fn open(url: &str, milliseconds: u32) -> Rendered {
     let mut command = chromium(milliseconds);
     command.args(["--enable-logging=stderr", "--dump-dom", url]);
-    // Both streams come as one text: the document first.
-    let (content, text) = run(command).await;
-    assert!(content, "{text}");
+    // Both streams are one text, with the document first.
+    let (good, text) = run(command).await;
+    assert!(good, "{text}");
     let (dom, log) = text.rsplit_once("</html>").unwrap_or_else(|| panic!("no document:\n{text}"));
     let console =
         log.lines().filter(|line| line.contains("CONSOLE")).map(|line| format!("{line}\n"));
     Rendered { dom: without(&without(dom, "script"), "style"), console: console.collect() }
 }
 
-/// Draws a page, light or dark.
+/// Saves a picture of a page, in the light or the dark colours.
 pub(crate) async fn draw(url: &str, dark: bool, size: (u32, u32), into: &Path) {
     let mut command = chromium(3000);
     command.args([
@@ -36,12 +36,12 @@ pub(crate) async fn draw(url: &str, dark: bool, size: (u32, u32), into: &Path) {
         "--hide-scrollbars".to_owned(),
         url.to_owned(),
     ]);
-    let (content, text) = run(command).await;
-    assert!(content && into.exists(), "{text}");
+    let (good, text) = run(command).await;
+    assert!(good && into.exists(), "{text}");
 }
 
 fn chromium(milliseconds: u32) -> Command {
-    // A directory of its own, which is gone when its user is. No D-Bus, no other machine.
+    // A temporary profile that is removed afterwards. No D-Bus, no other machine.
     let script = "dir=$(mktemp -d) && trap 'rm -rf \"$dir\"' EXIT && \
         timeout --kill-after=2 60 chromium --user-data-dir=\"$dir\" \"$@\"";
     let mut command = Command::new("sh");
@@ -56,7 +56,7 @@ fn chromium(milliseconds: u32) -> Command {
     command
 }
 
-/// The text without elements of this kind.
+/// Returns the document without elements of this kind.
 fn without(html: &str, tag: &str) -> String {
     let (start, end) = (format!("<{tag}"), format!("</{tag}>"));
     let mut parts = html.split(&start);
@@ -65,7 +65,7 @@ fn without(html: &str, tag: &str) -> String {
     first + &after.collect::<String>()
 }
 
-/// What a reader sees of HTML: its text, one space where tags are.
+/// Returns the visible text of HTML, with one space for each tag.
 pub(crate) fn text(html: &str) -> String {
     let mut text = String::new();
     for part in html.split('<').enumerate() {

@@ -1,9 +1,9 @@
-//! Bytes to send, that no reordering, loss or repetition leaves the same.
+//! Pseudo-random bytes to send: reordering, loss or repetition changes their hash.
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// A stream of bytes that is different for each seed and at each place.
+/// A stream of bytes that differs for each seed and at each position.
 pub(crate) struct Bytes(u64);
 
 impl Bytes {
@@ -11,19 +11,19 @@ impl Bytes {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    /// A number below `bound`, by the same generator.
+    /// Returns a number below `bound`, from the same generator.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound as u64) as usize
     }
 
-    /// The next bytes of the stream.
+    /// Fills the buffer with the next bytes of the stream.
     pub(crate) fn fill(&mut self, buffer: &mut [u8]) {
         for chunk in buffer.chunks_mut(8) {
             chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
         }
     }
 
-    /// xorshift64.
+    /// Advances the generator: xorshift64.
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -61,7 +61,7 @@ pub(crate) async fn receive_some<R: AsyncReadExt + Unpin>(from: &mut R, total: u
     digest(&SHA256, &bytes).as_ref().to_vec()
 }
 
-/// Reads until the end and returns how much that was, and its SHA-256.
+/// Reads until the end and returns the number of bytes and their SHA-256.
 pub(crate) async fn receive<R: AsyncReadExt + Unpin>(from: &mut R) -> (usize, Vec<u8>) {
     let mut hash = Context::new(&SHA256);
     let mut buffer = vec![0; 64 * 1024];

@@ -1,4 +1,4 @@
-//! Programs of others, run to their end, or until the test is over.
+//! Other programs, run to completion or until the end of the test.
 
 use std::fs;
 use std::io::Write;
@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 
 use super::skips;
 
-/// Runs a program with nothing to read, without holding up the runtime; returns whether it was
-/// content, and what it wrote to both.
+/// Runs a program with empty standard input, without blocking the runtime. Returns whether it succeeded, and its
+/// output on both streams.
 pub(crate) async fn run(mut command: Command) -> (bool, String) {
     let ran = tokio::task::spawn_blocking(move || command.stdin(Stdio::null()).output());
     let output = super::wait::within("a program", ran).await.unwrap().unwrap();
@@ -16,31 +16,31 @@ pub(crate) async fn run(mut command: Command) -> (bool, String) {
     (output.status.success(), text.into_owned())
 }
 
-/// Whether a program is installed; says loudly if not.
+/// Returns whether a program is installed, and reports the test as skipped if not.
 pub(crate) fn has(program: &str) -> bool {
     let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().unwrap();
     found.status.success() || skipped(&format!("{program} is not installed on this machine"))
 }
 
-/// Says loudly what keeps a test from being run, and notes it for the last lines of `cargo test`;
-/// false. Where everything is to be there, it fails.
+/// Reports a test as skipped, notes it for the last lines of `cargo test`, and returns false. Fails if all tests have
+/// to run.
 pub(crate) fn skipped(why: &str) -> bool {
-    // Not eprintln!: libtest holds that back for tests that pass, as this one will.
+    // Not eprintln!: libtest hides that for tests that pass, as this one will.
     let line = format!("SKIPPED: {why}; CI has it\n");
     std::io::stderr().write_all(line.as_bytes()).unwrap();
     assert!(std::env::var_os("TLSIDECAR_TEST_EVERYTHING").is_none(), "{why}");
     let thread = std::thread::current();
-    // With one test at a time libtest runs them in its main thread, which has no test's name.
+    // With one test at a time, libtest runs them in its main thread, which does not have the test's name.
     let test = thread.name().filter(|name| *name != "main").unwrap_or("a test");
     note(skips::DIRECTORY.as_ref(), &skips::this_run(), test, why);
     false
 }
 
-/// Notes that this test was skipped, and why.
+/// Writes a note about a skipped test.
 fn note(directory: &Path, run: &str, test: &str, why: &str) {
     fs::create_dir_all(directory).unwrap();
     let file = fs::OpenOptions::new().append(true).create(true).open(directory.join(run));
-    // One write: tests run side by side.
+    // One write, because tests run in parallel.
     let line = format!("{test}\t{why}\n");
     file.unwrap().write_all(line.as_bytes()).unwrap();
 }
@@ -50,7 +50,7 @@ pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It fails if it has ended already.
+        // It fails if the program has ended already.
         let _ended = self.0.kill();
         let _ended = self.0.wait();
     }

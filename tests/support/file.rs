@@ -1,4 +1,4 @@
-//! Configuration files for tests, everything on free ports.
+//! Configuration files for tests. All listeners use free ports.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::Pair;
 
-/// The text of a configuration with the listener `test`; `more` follows in its section.
+/// Returns a configuration with the listener `test`; `more` is appended to its section.
 pub(crate) fn text(backend: SocketAddr, pair: &Pair, more: &str) -> String {
     let mut text = String::new();
     writeln!(text, "[admin]\nlisten = \"127.0.0.1:0\"").unwrap();
@@ -21,7 +21,7 @@ pub(crate) fn text(backend: SocketAddr, pair: &Pair, more: &str) -> String {
     text + more
 }
 
-/// Writes a configuration, whole, as an editor does.
+/// Writes a configuration by replacing the file, as an editor does.
 pub(crate) fn write(dir: &Path, text: &str) -> PathBuf {
     let path = dir.join("tlsidecar.toml");
     super::certs::replace(&path, text);

@@ -1,20 +1,20 @@
-//! Notes of the tests that were skipped in one run of `cargo test`, for its last lines.
+//! Notes about skipped tests of one run of `cargo test`, for its last lines.
 //!
-//! libtest knows no test that finds out while it runs that it cannot: it counts it as passed. So the
-//! test leaves a note (`support/command.rs`), and `tests/skipped.rs`, which cargo starts last, reads the notes of its run.
+//! libtest counts a test that skips itself as passed. Such a test leaves a note (`support/command.rs`), and
+//! `tests/skipped.rs`, which cargo starts last, prints the notes of its run.
 //!
-//! **Promises.** Notes belong to the process that started both programs, by its id and start time.
-//! Notes of runs that ended without their summary are deleted by the next one.
+//! **Promises.** Notes belong to the process that started both programs, by its id and start time. Notes of a run that
+//! ended without a summary are deleted by the next run.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where the notes of all runs are.
+/// The directory with the notes of all runs.
 pub(crate) const DIRECTORY: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/skipped");
 
-/// Takes the notes of this run, and returns what is to be printed; nothing if no test was skipped.
+/// Removes the notes of this run and returns the text to print, which is empty if no test was skipped.
 pub(crate) fn summary(directory: &Path, run: &str) -> String {
     let notes = fs::read_to_string(directory.join(run)).unwrap_or_default();
     let _none = fs::remove_file(directory.join(run));
@@ -32,25 +32,25 @@ pub(crate) fn summary(directory: &Path, run: &str) -> String {
     text
 }
 
-/// The run of which this program is a part: the process that started it.
+/// Returns the name of this run: the process that started this program.
 pub(crate) fn this_run() -> String {
     let parent = std::os::unix::process::parent_id();
     format!("{parent}-{}", start_time(&parent.to_string()).unwrap_or_default())
 }
 
-/// Notes of processes that are no more.
+/// Returns the notes of processes that have ended.
 fn left_over(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
-    let of_the_living = |path: &PathBuf| {
+    let is_running = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         name.split_once('-').is_some_and(|(pid, start)| start_time(pid).as_deref() == Some(start))
     };
-    entries.map(|entry| entry.path()).filter(|path| !of_the_living(path)).collect()
+    entries.map(|entry| entry.path()).filter(|path| !is_running(path)).collect()
 }
 
-/// When a process was started, in the kernel's ticks: proc_pid_stat(5).
+/// Returns the start time of a process in clock ticks: proc_pid_stat(5).
 fn start_time(pid: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold anything; the 22nd field is the 20th behind it.
+    // The name in parentheses can contain anything; field 22 is the 20th after it.
     text.rsplit_once(')')?.1.split_whitespace().nth(19).map(str::to_owned)
 }

@@ -1,10 +1,10 @@
-//! Waiting without sleeping: for a condition, with a deadline.
+//! Waiting for conditions, with a deadline instead of a fixed sleep.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-/// How long anything may take that is to happen at once. Generous, for a busy machine: a test that
-/// passes does not wait for it.
+/// Deadline for anything that should happen at once. It is generous for a busy machine; a test that passes does not wait
+/// for it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits until `condition` holds.
@@ -16,7 +16,7 @@ pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) 
     }
 }
 
-/// Waits for `work`, but not for ever.
+/// Waits for `work`, with a deadline.
 pub(crate) async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, work).await {
         Ok(done) => done,
