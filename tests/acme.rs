@@ -1,8 +1,8 @@
-//! Does a certificate from an ACME server come, and its successor, without anybody's help?
+//! Certificates from an ACME server, and their renewal without operator action.
 //!
-//! The server is pebble, which looks for the answer to its challenge over HTTP as a public one does;
-//! the client is lego. It writes where tlsidecar reads: what is renewed is taken up as it comes.
-//! The way over a hook and another directory is in docs/acme.md, whose commands are run too.
+//! The server is pebble, which validates challenges over HTTP as a public CA does; the client is lego. lego writes to the
+//! files that tlsidecar watches. The variant with a hook and another directory is in docs/acme.md, whose commands are
+//! tested too.
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -22,13 +22,13 @@ use crate::support::{Authority, Backend, Device, Pair, Sidecar, eventually, file
 
 const NAME: &str = "gateway.plant.example";
 
-/// An ACME server, and a name server to which every name is this machine.
+/// An ACME server, and a name server that resolves every name to this machine.
 struct Acme {
-    /// Who vouches for the server itself.
+    /// The CA of the server's own certificate.
     authority: Authority,
     directory: SocketAddr,
     management: SocketAddr,
-    /// Where the server looks for the answer to its challenge.
+    /// The port at which the server validates challenges.
     challenge: SocketAddr,
     _running: [Running; 2],
 }
@@ -66,7 +66,7 @@ impl Acme {
         Self { authority, directory, management, challenge, _running: running }
     }
 
-    /// Lets lego get a certificate, or the next one.
+    /// Runs lego to get the first or the next certificate.
     async fn lego(&self, arguments: &[&str]) -> Pair {
         let mut lego = Command::new("lego");
         lego.env("LEGO_CA_CERTIFICATES", self.authority.ca());
@@ -84,7 +84,7 @@ impl Acme {
         self.authority.dir().join("lego")
     }
 
-    /// The root of what it issues, which it makes anew each time that it starts.
+    /// Returns the root of the issued certificates, which the server generates at each start.
     async fn roots(&self) -> RootCertStore {
         let mut curl = Command::new("curl");
         curl.args(["-s", "-f", "--cacert"]).arg(self.authority.ca());
@@ -97,13 +97,13 @@ impl Acme {
     }
 }
 
-/// The certificate that a device has been shown.
+/// Returns the server certificate of a session.
 fn shown(session: &Session) -> CertificateDer<'static> {
     session.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_lego_renews_is_taken_up_and_a_connected_device_does_not_notice() {
+async fn a_certificate_that_lego_renews_is_loaded_without_disconnecting_devices() {
     let programs = ["lego", "pebble", "pebble-challtestsrv", "curl"];
     if !programs.into_iter().all(has) {
         return;
@@ -119,7 +119,7 @@ async fn a_certificate_that_lego_renews_is_taken_up_and_a_connected_device_does_
 
     acme.lego(&["renew", "--days", "9999", "--no-random-sleep"]).await;
     let swapped = || sidecar.count("tlsidecar_reloads_total{outcome=\"swapped\"}") > 0;
-    eventually("the new certificate is in force", swapped).await;
+    eventually("the new certificate is active", swapped).await;
 
     let after = device.echo(sidecar.address).await.unwrap();
     assert_ne!(shown(&before), shown(&after));

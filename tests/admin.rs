@@ -1,4 +1,4 @@
-//! Does the admin port answer, whatever its other clients do?
+//! The admin port answers, whatever its other clients do.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -11,7 +11,7 @@ use crate::support::process::binary;
 use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, Proxy, Sidecar, eventually, file};
 
-/// How long an answer may take on a busy machine that builds and tests at the same time.
+/// Longest time to a response on a busy machine that builds and tests at the same time.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 async fn proxy() -> (Authority, Backend, Proxy) {
@@ -24,7 +24,7 @@ fn request(method: &str, path: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n")
 }
 
-/// The whole answer to a request, after which the client ends its own side, or not.
+/// Returns the whole response to a request. If `ends`, the client shuts down its side after the request.
 async fn answer(admin: SocketAddr, method: &str, path: &str, ends: bool) -> String {
     let mut tcp = TcpStream::connect(admin).await.unwrap();
     let request = request(method, path) + "Connection: close\r\n\r\n";
@@ -37,14 +37,15 @@ async fn answer(admin: SocketAddr, method: &str, path: &str, ends: bool) -> Stri
     answer
 }
 
-/// With so many connections that begin so and go no further, probes, metrics and a drain are answered.
+/// Opens `count` connections that send `begin` and then nothing, and checks that probes, metrics and a drain are
+/// answered.
 async fn answers_beside(count: usize, begin: &str) {
     let (_authority, _backend, proxy) = proxy().await;
     let admin = proxy.app.admin;
     let mut held = Vec::new();
     for _ in 0..count {
         let mut tcp = TcpStream::connect(admin).await.unwrap();
-        // The first ones have given way by now.
+        // The first ones have been evicted by now.
         let _gone = tcp.write_all(begin.as_bytes()).await;
         held.push(tcp);
     }
@@ -63,27 +64,27 @@ async fn answers_beside(count: usize, begin: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_say_nothing_keep_no_probe_from_its_answer() {
+async fn silent_connections_do_not_block_a_probe() {
     answers_beside(1000, "").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_a_request_keeps_no_probe_from_its_answer() {
+async fn incomplete_requests_do_not_block_a_probe() {
     answers_beside(500, "GET /livez HTTP/1.1\r\nHost: localhost\r\nX: ").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn idle_connections_keep_no_probe_from_its_answer() {
+async fn idle_connections_do_not_block_a_probe() {
     answers_beside(500, &(request("GET", "/livez") + "\r\n")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_do_not_read_keep_no_probe_from_its_answer() {
+async fn connections_that_do_not_read_do_not_block_a_probe() {
     answers_beside(200, &(request("GET", "/metrics") + "\r\n").repeat(50)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_ends_its_side_after_the_request_gets_the_whole_answer() {
+async fn a_client_that_shuts_down_its_side_gets_the_whole_response() {
     let (_authority, _backend, proxy) = proxy().await;
     for (method, path) in [
         ("GET", "/livez"),
@@ -114,12 +115,12 @@ async fn with_few_file_descriptors_the_admin_port_has_what_it_needs() {
         command.args(["-c", &run]);
         let sidecar = Sidecar::run(command);
         let device = Device::new(&authority);
-        let places = sidecar.count("tlsidecar_connections_limit{listener=\"test\"}");
+        let limit_of_connections = sidecar.count("tlsidecar_connections_limit{listener=\"test\"}");
         let mut sessions = Vec::new();
-        for _ in 0..places {
+        for _ in 0..limit_of_connections {
             sessions.push(device.echo(sidecar.address).await.unwrap());
         }
-        // They wait for a place, and each client of the admin port keeps its connection.
+        // Devices wait in the backlog, and each client of the admin port keeps its connection.
         let mut waiting = Vec::new();
         for _ in 0..limit {
             waiting.push(TcpStream::connect(sidecar.address).await.unwrap());
@@ -138,6 +139,7 @@ async fn with_few_file_descriptors_the_admin_port_has_what_it_needs() {
         assert!(!sidecar.log().contains("cannot accept"), "{}", sidecar.log());
         drop(waiting);
         let active = "tlsidecar_connections_active{listener=\"test\"}";
-        eventually("only sessions are left", || sidecar.count(active) == places).await;
+        eventually("only sessions are left", || sidecar.count(active) == limit_of_connections)
+            .await;
     }
 }

@@ -1,4 +1,4 @@
-//! Does the demo do what the README says?
+//! The demo, as the README describes it.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use crate::support::command::run;
 use crate::support::process::binary;
 use crate::support::{Sidecar, eventually};
 
-/// A demo on free ports, with its certificates in `dir`.
+/// Returns a command for a demo on free ports, with its certificates in `dir`.
 fn command(dir: &Path) -> Command {
     let mut command = binary();
     command.args(["demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--dir"]).arg(dir);
@@ -19,20 +19,20 @@ fn demo(dir: &Path) -> Sidecar {
     Sidecar::run(command(dir))
 }
 
-/// A demo that is run from `here`, and not by cargo; and what it says to type.
+/// Starts a demo from `here`, not through cargo, and returns its instructions.
 async fn demo_from(here: &Path, dir: &Path) -> (Sidecar, String) {
-    let said = tempfile::NamedTempFile::new().unwrap();
+    let output = tempfile::NamedTempFile::new().unwrap();
     let mut command = command(dir);
     command.current_dir(here).env_remove("CARGO").env_remove("CARGO_MANIFEST_DIR");
-    command.stdout(said.reopen().unwrap());
+    command.stdout(output.reopen().unwrap());
     let demo = Sidecar::run(command);
-    let text = || fs::read_to_string(said.path()).unwrap();
-    eventually("it says what to type", || text().contains("Ctrl-C ends it.")).await;
+    let text = || fs::read_to_string(output.path()).unwrap();
+    eventually("it prints its instructions", || text().contains("Ctrl-C ends it.")).await;
     let text = text();
     (demo, text)
 }
 
-/// Types the line of `text` that holds `what`, in the directory `here`.
+/// Runs the line of `text` that contains `what`, in the directory `here`.
 async fn typed(text: &str, what: &str, here: &Path) -> (bool, String) {
     let line = text.lines().find(|line| line.starts_with("    ") && line.contains(what)).unwrap();
     let mut shell = Command::new("sh");
@@ -41,7 +41,7 @@ async fn typed(text: &str, what: &str, here: &Path) -> (bool, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_demo_serves_the_python_device_and_takes_up_a_renewed_certificate() {
+async fn the_demo_serves_the_python_device_and_loads_a_renewed_certificate() {
     let dir = tempfile::tempdir().unwrap();
     let mut demo = demo(dir.path());
     let device = |ca: &str| {
@@ -57,7 +57,7 @@ async fn the_demo_serves_the_python_device_and_takes_up_a_renewed_certificate() 
     renew.args(["demo", "--renew", "--dir"]).arg(dir.path());
     assert!(run(renew).await.0);
     let swapped = || demo.count("tlsidecar_reloads_total{outcome=\"swapped\"}") > 0;
-    eventually("the new certificate is in force", swapped).await;
+    eventually("the new certificate is active", swapped).await;
     let (good, text) = run(device(&ca)).await;
     assert!(good, "{text}");
     demo.signal("INT");
@@ -74,7 +74,7 @@ async fn a_second_demo_keeps_the_certificates_of_the_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_of_the_demo_are_for_their_owner_alone() {
+async fn only_the_owner_can_read_the_keys_of_the_demo() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let demo = demo(dir.path());
@@ -86,9 +86,9 @@ async fn keys_of_the_demo_are_for_their_owner_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_it_says_to_type_works_from_any_directory() {
+async fn its_instructions_work_from_any_directory() {
     let scene = tempfile::tempdir().unwrap();
-    // A name that a shell would take apart.
+    // A name that a shell would split.
     let dir = scene.path().join("it's mine");
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (demo, text) = demo_from(repository, &dir).await;
@@ -103,15 +103,15 @@ async fn what_it_says_to_type_works_from_any_directory() {
     let (good, answer) = typed(&text, "--renew", Path::new("/")).await;
     assert!(good, "{answer}");
     let swapped = || demo.count("tlsidecar_reloads_total{outcome=\"swapped\"}") > 0;
-    eventually("the new certificate is in force", swapped).await;
+    eventually("the new certificate is active", swapped).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_from_elsewhere_it_says_where_the_examples_are() {
+async fn outside_the_repository_its_instructions_contain_the_path_of_the_examples() {
     let here = tempfile::tempdir().unwrap();
     let (demo, text) = demo_from(here.path(), Path::new("dev")).await;
     assert_eq!(text.matches("in the repository of tlsidecar").count(), 2, "{text}");
-    // What belongs to it is where it was started, and what it prints leads there.
+    // Its files are where it was started, and its instructions contain that path.
     assert!(here.path().join("dev/ca.key").exists());
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (good, answer) = typed(&text, "device.py", repository).await;
@@ -119,23 +119,23 @@ async fn run_from_elsewhere_it_says_where_the_examples_are() {
     let (good, answer) = typed(&text, "--renew", repository).await;
     assert!(good, "{answer}");
     let swapped = || demo.count("tlsidecar_reloads_total{outcome=\"swapped\"}") > 0;
-    eventually("the new certificate is in force", swapped).await;
+    eventually("the new certificate is active", swapped).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_by_cargo_it_says_to_renew_by_cargo() {
+async fn its_instructions_use_cargo_if_cargo_started_it() {
     let dir = tempfile::tempdir().unwrap();
-    let said = tempfile::NamedTempFile::new().unwrap();
+    let output = tempfile::NamedTempFile::new().unwrap();
     let mut command = command(dir.path());
-    command.env("CARGO", "cargo").stdout(said.reopen().unwrap());
+    command.env("CARGO", "cargo").stdout(output.reopen().unwrap());
     let _demo = Sidecar::run(command);
     let renew = format!("    cargo run --release -- demo --renew --dir {}\n", dir.path().display());
-    let text = || fs::read_to_string(said.path()).unwrap();
-    eventually("it says so", || text().contains(&renew)).await;
+    let text = || fs::read_to_string(output.path()).unwrap();
+    eventually("it prints that", || text().contains(&renew)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn certificates_that_are_missing_are_made_and_the_others_kept() {
+async fn missing_certificates_are_made_and_the_others_kept() {
     let dir = tempfile::tempdir().unwrap();
     drop(demo(dir.path()));
     let read = |file: &str| fs::read(dir.path().join(file)).unwrap();
@@ -143,12 +143,12 @@ async fn certificates_that_are_missing_are_made_and_the_others_kept() {
     fs::remove_file(dir.path().join("server.key")).unwrap();
     drop(demo(dir.path()));
     assert_eq!((read("ca.crt"), read("device.crt")), (ca, device));
-    // A key that is gone makes its certificate worthless.
+    // Without its key, a certificate is made again.
     assert!(read("server.crt") != server);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_a_ca_is_told_with_what_is_missing_and_what_to_do() {
+async fn an_incomplete_ca_is_reported_with_the_missing_file_and_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
     drop(demo(dir.path()));
     for file in ["ca.key", "device.crt"] {
@@ -160,7 +160,7 @@ async fn half_a_ca_is_told_with_what_is_missing_and_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_renewal_without_a_ca_says_to_run_the_demo_first() {
+async fn a_renewal_without_a_ca_is_refused_with_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = command(dir.path());
     command.arg("--renew");
@@ -169,7 +169,7 @@ async fn a_renewal_without_a_ca_says_to_run_the_demo_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_that_cannot_be_made_is_named_with_what_was_tried() {
+async fn a_directory_that_cannot_be_created_is_reported_with_its_path() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let dir = file.path().join("dev");
     let (good, text) = run(command(&dir)).await;

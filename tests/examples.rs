@@ -1,6 +1,6 @@
-//! Do the examples work, with legacy servers that are not changed?
+//! The examples, with unchanged legacy servers.
 //!
-//! What is typed, and what comes out, is in their own pages.
+//! Their pages contain the commands and the expected output.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -10,10 +10,10 @@ use crate::support::command::skipped;
 use crate::support::page::blocks;
 use crate::support::terminal::Terminal;
 
-/// Where CI installs examples/requirements.txt.
+/// The directory in which CI installs examples/requirements.txt.
 const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv");
 
-/// Whether Python has a module there; says loudly if not.
+/// Returns whether Python has a module there, and reports the test as skipped if not.
 fn has_module(name: &str) -> bool {
     let mut command = Command::new(Path::new(PYTHON).join("bin/python"));
     let found = command.args(["-c", &format!("import {name}")]).output();
@@ -21,7 +21,7 @@ fn has_module(name: &str) -> bool {
         || skipped(&format!("{PYTHON} has no {name}: see examples/requirements.txt"))
 }
 
-/// Types what an example's page says, in its directory.
+/// Types the commands of an example's page, in its directory.
 fn follow(example: &str, programs: &[&str]) {
     let page = format!("examples/{example}/README.md");
     let Some(mut terminal) = Terminal::open(programs, &["examples"]) else { return };

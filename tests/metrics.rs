@@ -1,4 +1,4 @@
-//! Do the metrics say why devices cannot connect, and how those are that can?
+//! Metrics show why devices cannot connect, and the state of those that can.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -26,9 +26,9 @@ async fn scene() -> (Authority, Backend, Proxy) {
 }
 
 impl Proxy {
-    /// The value of a metric of the listener `test`, by its name and one label more.
+    /// Returns the value of a metric of the listener `test` with one further label.
     fn of_label(&self, name: &str, label: &str, value: &str) -> u64 {
-        // Labels are in the order of the alphabet.
+        // Labels are sorted by name.
         let mut labels = ["listener=\"test\"".to_owned(), format!("{label}=\"{value}\"")];
         labels.sort_unstable();
         self.count(&format!("tlsidecar_{name}{{{}}}", labels.join(",")))
@@ -39,8 +39,8 @@ impl Proxy {
     }
 }
 
-/// A listener that wants certificates of `devices`, and a device that shows a good one.
-fn wanting_certificates(
+/// Returns a listener that requires certificates of `devices`, and a device with a valid one.
+fn requiring_certificates(
     backend: &Backend,
     servers: &Authority,
     devices: &Authority,
@@ -68,9 +68,9 @@ async fn a_device_that_rejects_our_certificate_is_counted_by_its_alert() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_old_device_offers_and_is_refused_for_is_counted() {
+async fn the_offer_of_an_old_device_and_the_cause_of_its_refusal_are_counted() {
     let (_authority, _backend, proxy) = scene().await;
-    // TLS 1.1 with AES-CBC by ECDHE.
+    // TLS 1.1 with ECDHE and AES-CBC.
     answer_to(proxy.address, &old_hello([3, 2], &[[0xc0, 0x13]])).await;
     proxy.ends_with(Reason::ClientTlsIncompatible).await;
     assert_eq!(proxy.of_label("client_hellos_total", "version", "1.1"), 1);
@@ -83,7 +83,7 @@ async fn a_device_without_a_common_suite_is_counted_by_the_best_that_it_has() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let proxy = Proxy::start(backend.config(), &authority.server());
-    // It would do with a certificate for RSA; ours is for ECDSA.
+    // The device needs an RSA certificate; ours has an ECDSA key.
     let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites = vec![aws_lc_rs::cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256];
     let device = Device::with(authority.roots(), &[&TLS12], provider, None);
@@ -126,7 +126,7 @@ async fn a_device_with_rsa_key_exchange_alone_is_refused_for_its_suites_not_for_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_completed_handshake_tells_what_was_agreed_on_and_where_its_time_went() {
+async fn a_completed_handshake_is_counted_by_its_parameters_and_timed_by_its_parts() {
     let (authority, _backend, proxy) = scene().await;
     let device = Device::new(&authority).resuming();
     for _ in 0..2 {
@@ -185,7 +185,7 @@ async fn handshakes_in_progress_and_their_ends_are_counted() {
 async fn sessions_are_counted_by_age_silence_and_their_certificates_expiry() {
     let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
     let backend = Backend::echo().await;
-    let (listener, device) = wanting_certificates(&backend, &servers, &devices);
+    let (listener, device) = requiring_certificates(&backend, &servers, &devices);
     let proxy = Proxy::with(listener);
     let session = device.echo(proxy.address).await.unwrap();
     assert_eq!(proxy.of_label("sessions_by_age", "age", "under_1m"), 1);
@@ -198,7 +198,7 @@ async fn sessions_are_counted_by_age_silence_and_their_certificates_expiry() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_backend_does_not_take_is_told_while_it_is_held() {
+async fn bytes_that_a_backend_does_not_read_are_reported_as_buffered() {
     let authority = Authority::new("ca");
     let stuck = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = stuck.local_addr().unwrap().to_string().parse::<BackendAddress>().unwrap();
@@ -222,7 +222,7 @@ async fn what_a_backend_does_not_take_is_told_while_it_is_held() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn attempts_to_reach_a_backend_are_counted_by_their_result() {
+async fn attempts_to_connect_are_counted_by_their_result() {
     let authority = Authority::new("ca");
     let down = silent_port();
     let address = down.local_addr().unwrap();
@@ -248,10 +248,10 @@ async fn attempts_to_reach_a_backend_are_counted_by_their_result() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn certificates_cas_and_crls_in_force_tell_until_when() {
+async fn active_certificates_cas_and_crls_have_their_dates() {
     let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
     let backend = Backend::echo().await;
-    let (listener, _device) = wanting_certificates(&backend, &servers, &devices);
+    let (listener, _device) = requiring_certificates(&backend, &servers, &devices);
     let (crl, cert) = (devices.dir().join("devices.crl"), servers.dir().join("server.crt"));
     let proxy = Proxy::with(listener);
     let seconds = |name: &str, label: &str| {
@@ -266,18 +266,18 @@ async fn certificates_cas_and_crls_in_force_tell_until_when() {
     let both = (seconds("client_ca_not_before", ca), seconds("client_ca_not_after", ca));
     assert_eq!(both, (in_2020, in_2060));
     assert!(proxy.text().contains(&format!("crl_next_update_timestamp_seconds{{crl={crl:?}")));
-    // Another certificate in its place is told in its place.
+    // A new certificate replaces the series of the old one.
     servers.issue("server", &Wish { serial: 2, ..Wish::default() });
-    let told = |serial: &str| proxy.text().matches(&format!("serial={serial:?}")).count();
-    eventually("the new one is told", || told("02") == 1).await;
-    assert_eq!(told("01"), 0, "the old one no more");
+    let reported = |serial: &str| proxy.text().matches(&format!("serial={serial:?}")).count();
+    eventually("the new one is reported", || reported("02") == 1).await;
+    assert_eq!(reported("01"), 0, "the old one no more");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_is_counted_by_what_was_loaded() {
     let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
     let backend = Backend::echo().await;
-    let (listener, _device) = wanting_certificates(&backend, &servers, &devices);
+    let (listener, _device) = requiring_certificates(&backend, &servers, &devices);
     let proxy = Proxy::with(listener);
     let objects = |object: &str, outcome: &str| {
         let labels = format!("object={object:?},outcome={outcome:?}");
@@ -292,7 +292,7 @@ async fn a_reload_is_counted_by_what_was_loaded() {
     let failed = objects("crl", "failed");
     std::fs::write(devices.ca(), "rubbish").unwrap();
     eventually("the CA fails as well", || objects("client_ca", "failed") >= 1).await;
-    assert!(objects("crl", "failed") > failed, "all that is wrong is told");
+    assert!(objects("crl", "failed") > failed, "all that is wrong is reported");
     std::fs::write(servers.dir().join("server.crt"), "rubbish").unwrap();
     eventually("and the certificate", || objects("certificate", "failed") >= 1).await;
     assert_eq!(objects("certificate", "swapped"), 0);
@@ -303,24 +303,24 @@ async fn a_reload_is_counted_by_what_was_loaded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_large_bundle_the_eight_cas_that_expire_first_are_told() {
+async fn the_eight_cas_that_expire_first_are_reported_of_a_large_bundle() {
     let servers = Authority::new("servers");
     let backend = Backend::echo().await;
     let cas: Vec<_> = (0..11).map(|n| Authority::new(&format!("ca-{n:02}"))).collect();
-    let (mut listener, _device) = wanting_certificates(&backend, &servers, &cas[0]);
+    let (mut listener, _device) = requiring_certificates(&backend, &servers, &cas[0]);
     let bundle: String = cas.iter().map(Authority::pem).collect();
     std::fs::write(cas[0].ca(), bundle).unwrap();
     let trust = ClientTrust { ca: cas[0].ca(), crls: Vec::new() };
     listener.tls.client_auth = ClientAuth::Required(trust);
     let proxy = Proxy::with(listener);
-    let told = || proxy.text().matches("client_ca_not_after_timestamp_seconds{ca=").count();
-    assert_eq!(told(), 8);
+    let reported = || proxy.text().matches("client_ca_not_after_timestamp_seconds{ca=").count();
+    assert_eq!(reported(), 8);
     std::fs::write(cas[0].ca(), cas[0].pem()).unwrap();
-    eventually("those that are gone are told no more", || told() == 1).await;
+    eventually("removed CAs have no series", || reported() == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_phase_and_the_drain_are_told_and_the_runtime_and_the_process() {
+async fn the_phase_the_drain_the_runtime_and_the_process_are_reported() {
     let (authority, _backend, proxy) = scene().await;
     let phase = |phase: &str| proxy.count(&format!("tlsidecar_phase{{phase={phase:?}}}"));
     assert_eq!((phase("running"), phase("draining")), (1, 0));
@@ -343,7 +343,7 @@ async fn the_phase_and_the_drain_are_told_and_the_runtime_and_the_process() {
 async fn a_process_with_three_listeners_has_fewer_than_a_thousand_series() {
     let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
     let backend = Backend::echo().await;
-    let (listener, device) = wanting_certificates(&backend, &servers, &devices);
+    let (listener, device) = requiring_certificates(&backend, &servers, &devices);
     let three = ["one", "two", "three"];
     let listeners = three.map(|name| ListenerConfig { name: name.to_owned(), ..listener.clone() });
     let config = Config { listeners: listeners.to_vec(), ..config(listener) };
@@ -362,10 +362,10 @@ async fn a_process_with_three_listeners_has_fewer_than_a_thousand_series() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_of_tomorrow_is_counted_as_it_expires() {
+async fn sessions_are_counted_by_the_expiry_of_a_certificate_that_expires_tomorrow() {
     let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
     let backend = Backend::echo().await;
-    let (listener, _device) = wanting_certificates(&backend, &servers, &devices);
+    let (listener, _device) = requiring_certificates(&backend, &servers, &devices);
     let mut params = CertificateParams::new(vec!["device-2".to_owned()]).unwrap();
     params.not_before = date_time_ymd(2020, 1, 1);
     params.not_after = (std::time::SystemTime::now() + Duration::from_secs(3 * 86_400)).into();

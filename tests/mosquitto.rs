@@ -1,7 +1,7 @@
-//! Does an unchanged broker work behind it?
+//! An unchanged broker behind the sidecar.
 //!
-//! mosquitto knows a plaintext listener only; its clients speak TLS to the sidecar. Where it is not
-//! installed, the test says so loudly and passes; in CI it is.
+//! mosquitto has a plaintext listener only; its clients speak TLS to the sidecar. If it is not installed, the test is
+//! reported as skipped; in CI it is installed.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -16,7 +16,7 @@ use crate::support::certs::Wish;
 use crate::support::command::{Running, has, run};
 use crate::support::{Authority, Proxy, eventually};
 
-/// A broker with a plaintext listener.
+/// Starts a broker with a plaintext listener.
 async fn broker(dir: &Path) -> (Running, SocketAddr) {
     let address = free();
     let config = dir.join("mosquitto.conf");
@@ -29,7 +29,7 @@ async fn broker(dir: &Path) -> (Running, SocketAddr) {
     (running, address)
 }
 
-/// One of mosquitto's own clients, through the sidecar.
+/// Returns a command that runs one of mosquitto's clients through the sidecar.
 fn client(program: &str, proxy: &Proxy, authority: &Authority) -> Command {
     let mut command = Command::new(program);
     let port = proxy.address.port().to_string();
@@ -51,15 +51,15 @@ async fn a_hundred_clients_lose_nothing_over_a_certificate_swap() {
     let proxy = Proxy::start(backend, &pair);
     let active = || usize::try_from(proxy.active()).unwrap();
 
-    // One listens to all of them, with QoS 1 and a session of its own.
+    // One subscribes to all of them, with QoS 1 and a persistent session.
     let received = authority.dir().join("received.txt");
     let mut subscriber = client("mosquitto_sub", &proxy, &authority);
     subscriber.args(["-t", "plant/#", "-F", "%t %p", "-i", "listener", "-c", "-x", "3600"]);
     subscriber.stdout(std::fs::File::create(&received).unwrap());
     let _subscriber = Running(subscriber.spawn().unwrap());
-    eventually("the subscriber is there", || active() == 1).await;
+    eventually("the subscriber is connected", || active() == 1).await;
 
-    // A hundred publish what they are told, line by line, retained and with QoS 1.
+    // A hundred publish their standard input line by line, retained and with QoS 1.
     let mut publishers: Vec<_> = (0..CLIENTS)
         .map(|n| {
             let mut command = client("mosquitto_pub", &proxy, &authority);
@@ -87,7 +87,7 @@ async fn a_hundred_clients_lose_nothing_over_a_certificate_swap() {
     for round in ["before", "swap", "after"] {
         eventually(&format!("{round} has arrived"), || got(round) == CLIENTS).await;
     }
-    // The end of their input is the end of the publishers: DISCONNECT, close_notify.
+    // At the end of their input, the publishers send DISCONNECT and close_notify.
     for publisher in &mut publishers {
         drop(publisher.0.stdin.take());
     }
@@ -95,7 +95,7 @@ async fn a_hundred_clients_lose_nothing_over_a_certificate_swap() {
         let ended = || publisher.0.try_wait().unwrap().is_some_and(|status| status.success());
         eventually("a publisher ends", ended).await;
     }
-    // Whoever comes now, to the new certificate, gets what was retained.
+    // A new client, with the new certificate, receives the retained messages.
     let mut late = client("mosquitto_sub", &proxy, &authority);
     late.args(["-t", "plant/#", "-C", &CLIENTS.to_string(), "-W", "20", "-F", "%p"]);
     let (good, text) = run(late).await;

@@ -1,4 +1,4 @@
-//! Do metrics, probes and log say how it is?
+//! Metrics, probes and the log report the state.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -56,12 +56,12 @@ async fn metrics_follow_a_connection_while_it_lives() {
     let (authority, _backend, proxy) = scene().await;
     let mut session = Device::new(&authority).connect(proxy.address).await.unwrap();
     say_and_hear(&mut session, &[1; 1000]).await.unwrap();
-    // Weeks may pass until it ends: its bytes count now.
+    // A connection can live for weeks: its bytes are counted at once.
     let bytes = |direction: &str| {
         proxy.count(&format!("tlsidecar_bytes_total{{direction={direction:?},listener=\"test\"}}"))
     };
     let both = || (bytes("to_backend"), bytes("to_client"));
-    // The device may have its answer a moment before it is counted.
+    // The device can receive the answer a moment before it is counted.
     eventually("its bytes are counted", || both() == (1000, 1000)).await;
     assert_eq!(proxy.active(), 1);
     let took = "tlsidecar_handshake_duration_seconds_sum{kind=\"full\",listener=\"test\"}";
@@ -75,7 +75,7 @@ async fn metrics_follow_a_connection_while_it_lives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn probes_answer_and_others_are_told_what_there_is() {
+async fn probes_answer_and_an_unknown_path_returns_the_routes() {
     let (_authority, backend, proxy) = scene().await;
     let ask = |method: &str, path: &str| ask(proxy.app.admin, method, path, "").unwrap();
     for path in ["/livez", "/startupz", "/readyz", "/metrics"] {
@@ -103,7 +103,7 @@ async fn a_web_page_can_neither_drain_nor_reload() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_web_page_whose_name_leads_to_this_machine_reads_nothing() {
+async fn a_web_page_whose_name_resolves_to_this_machine_reads_nothing() {
     let (_authority, _backend, proxy) = scene().await;
     for path in ["/", "/status", "/sessions", "/top", "/metrics"] {
         for (host, expected) in [("evil.example:9901", "403"), ("localhost:9901", "200")] {
@@ -117,7 +117,7 @@ async fn a_web_page_whose_name_leads_to_this_machine_reads_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn slow_clients_of_the_admin_port_do_not_keep_others_out() {
+async fn slow_clients_of_the_admin_port_do_not_block_others() {
     let (_authority, _backend, proxy) = scene().await;
     let slow: Vec<_> = (0..40)
         .map(|_| {
@@ -127,7 +127,7 @@ async fn slow_clients_of_the_admin_port_do_not_keep_others_out() {
         })
         .collect();
     assert_eq!(ask(proxy.app.admin, "GET", "/livez", "").unwrap().0, 200);
-    // And they are given up.
+    // They time out.
     for mut tcp in slow {
         tcp.set_read_timeout(Some(crate::support::wait::PATIENCE)).unwrap();
         let mut rest = Vec::new();
@@ -136,7 +136,7 @@ async fn slow_clients_of_the_admin_port_do_not_keep_others_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_keep_their_connections_leave_places_for_probes() {
+async fn clients_that_keep_their_connections_do_not_block_probes() {
     let (_authority, _backend, proxy) = scene().await;
     let asked = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let answered = |tcp: &mut TcpStream| {
@@ -159,7 +159,7 @@ async fn clients_that_keep_their_connections_leave_places_for_probes() {
     assert!(answered(&mut kept[0]).starts_with("HTTP/1.1 200"), "and are answered again");
 }
 
-/// A sidecar that logs JSON.
+/// Starts a sidecar that logs JSON.
 async fn logging_json(filter: &str) -> (Authority, Backend, Sidecar) {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
@@ -169,7 +169,7 @@ async fn logging_json(filter: &str) -> (Authority, Backend, Sidecar) {
     (authority, backend, sidecar)
 }
 
-/// The value of a key in a line of JSON; strings without their quotes.
+/// Returns the value of a key in a line of JSON; strings without quotes.
 fn field<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     let rest = line.split_once(&format!("\"{key}\":"))?.1;
     Some(match rest.strip_prefix('"') {
@@ -179,7 +179,7 @@ fn field<'a>(line: &'a str, key: &str) -> Option<&'a str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_access_log_has_one_line_for_a_connection_with_everything_that_is_known() {
+async fn the_access_log_has_one_line_with_all_fields_for_a_connection() {
     let (authority, backend, mut sidecar) = logging_json("info").await;
     let device = Device::new(&authority).offering(&["mqtt"]);
     let mut session = device.connect(sidecar.address).await.unwrap();
@@ -215,7 +215,7 @@ async fn the_access_log_has_one_line_for_a_connection_with_everything_that_is_kn
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_handshake_says_why_and_a_probe_says_nothing() {
+async fn a_failed_handshake_is_logged_with_its_cause_and_a_probe_is_not_logged() {
     let (_authority, _backend, mut sidecar) = logging_json("info").await;
     drop(TcpStream::connect(sidecar.address).unwrap());
     answer_to(sidecar.address, b"GET / HTTP/1.1\r\n\r\n").await;
@@ -231,9 +231,9 @@ async fn a_failed_handshake_says_why_and_a_probe_says_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_handshake_names_what_the_device_asked_for() {
+async fn a_failed_handshake_is_logged_with_the_name_in_the_hello() {
     let (_authority, _backend, mut sidecar) = logging_json("info").await;
-    // It does not know our CA.
+    // The device does not know our CA.
     let stranger = Device::new(&Authority::new("other"));
     assert!(stranger.connect(sidecar.address).await.is_err());
     sidecar.until("the line is there", |log| log.contains("client_tls_alert"));
@@ -244,7 +244,7 @@ async fn a_failed_handshake_names_what_the_device_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_device_has_not_in_common_with_us_is_said_in_words() {
+async fn an_incompatible_parameter_is_logged_in_words() {
     let (_authority, _backend, mut sidecar) = logging_json("info").await;
     // TLS 1.1; and TLS 1.2 without an extension.
     answer_to(sidecar.address, &old_hello([3, 2], &[[0xc0, 0x2f]])).await;

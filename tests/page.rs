@@ -1,4 +1,4 @@
-//! Does the page say how it is, in a real browser, and nothing that a device wants it to?
+//! The status page in a real browser: it shows the state, and never runs text from a device.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -28,10 +28,10 @@ use crate::support::proxy::{config, listener};
 use crate::support::raw::answer_to;
 use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
 
-/// A name that would take over a page that let it.
+/// A name that runs a script in a page that does not escape it.
 const HOSTILE: &str = "<img src=x onerror=document.title='taken'>";
 
-/// A device's certificate with this name alone.
+/// Issues a device certificate with this name only.
 fn named(devices: &Authority, file: &str, name: &str) -> Pair {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -47,7 +47,7 @@ fn status(proxy: &Proxy) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// What a listener has counted in the last minutes.
+/// Returns the recent increase of a listener's counter.
 fn recent(status: &Value, listener: usize, what: &str) -> u64 {
     let counts = &status["recent"]["listeners"][listener];
     let counts = what.split('/').fold(counts, |found, key| &found[key]);
@@ -55,7 +55,7 @@ fn recent(status: &Value, listener: usize, what: &str) -> u64 {
     counts.iter().map(|count| count.as_u64().unwrap()).sum()
 }
 
-/// A listener that wants certificates of `devices`.
+/// Returns a listener that requires certificates of `devices`.
 fn strict(name: &str, backend: BackendAddress, pair: &Pair, devices: &Authority) -> ListenerConfig {
     let trust = ClientTrust { ca: devices.ca(), crls: vec![devices.crl("devices.crl", &[7])] };
     let mut listener = ListenerConfig { name: name.to_owned(), ..listener(backend, pair) };
@@ -64,7 +64,7 @@ fn strict(name: &str, backend: BackendAddress, pair: &Pair, devices: &Authority)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_status_is_what_the_counters_say() {
+async fn the_status_agrees_with_the_counters() {
     let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
     let (backend, down) = (Backend::echo().await, nobody());
     let pair = servers.server();
@@ -87,12 +87,12 @@ async fn the_status_is_what_the_counters_say() {
     let known = Device::showing(&servers, &named(&devices, "device", "pump-7"));
     let mut refused = known.connect(proxy.app.listeners[1].1).await.unwrap();
     let _closed = refused.read(&mut [0; 1]).await;
-    let told = || {
+    let counted = || {
         let now = status(&proxy);
         let closed = [(0, "client_tls_not_tls"), (1, "backend_refused")];
         closed.iter().all(|(at, reason)| now["listeners"][at]["closed"][reason] == json!(1))
     };
-    eventually("both failures are counted", told).await;
+    eventually("both failures are counted", counted).await;
 
     let now = status(&proxy);
     let first = &now["listeners"][0];
@@ -134,7 +134,7 @@ async fn the_status_is_what_the_counters_say() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_status_tells_what_became_of_a_reload_and_that_it_drains() {
+async fn the_status_reports_reloads_and_the_drain() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let pair = authority.server();
@@ -147,11 +147,11 @@ async fn the_status_tells_what_became_of_a_reload_and_that_it_drains() {
     let failures = failing["failures"].as_array().unwrap();
     assert!(failures.iter().any(|failure| failure.as_str().unwrap().contains("server.crt")));
     replace(&pair.files.cert, &good);
-    eventually("it is well again", || status(&proxy)["reload"]["failing"] == json!(false)).await;
+    eventually("it succeeds again", || status(&proxy)["reload"]["failing"] == json!(false)).await;
     authority.issue("server", &Wish { serial: 2, ..Wish::default() });
     let swapped = || status(&proxy)["certificates"][0]["serial"] == json!("02");
-    eventually("the new one is told", swapped).await;
-    eventually("so is the time", || status(&proxy)["reload"]["last_swap"].is_u64()).await;
+    eventually("the new one is reported", swapped).await;
+    eventually("the time is reported", || status(&proxy)["reload"]["last_swap"].is_u64()).await;
     let _held = Device::new(&authority).echo(proxy.address).await.unwrap();
     proxy.app.shutdown.drain();
     eventually("it drains", || status(&proxy)["drain"]["started"].is_u64()).await;
@@ -163,7 +163,7 @@ async fn the_status_tells_what_became_of_a_reload_and_that_it_drains() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_is_served_with_a_policy_that_lets_nothing_else_in() {
+async fn the_page_is_served_with_a_policy_that_allows_nothing_else() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let proxy = Proxy::start(backend.config(), &authority.server());
@@ -191,7 +191,7 @@ async fn the_page_is_served_with_a_policy_that_lets_nothing_else_in() {
     assert!(ask(proxy.app.admin, "GET", "/elsewhere", "").unwrap().1.contains("GET / "));
 }
 
-/// The text of the element that has this id.
+/// Returns the text of the element with this id.
 fn part(rendered: &Rendered, id: &str, tag: &str) -> String {
     let start = rendered.dom.split_once(&format!("id=\"{id}\""));
     let after = start.unwrap_or_else(|| panic!("no {id} in\n{}", rendered.dom)).1;
@@ -200,7 +200,7 @@ fn part(rendered: &Rendered, id: &str, tag: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_shows_failures_certificates_and_whom_they_concern_as_text() {
+async fn a_browser_shows_failures_and_certificates_as_text() {
     if !has("chromium") {
         return;
     }
@@ -225,10 +225,10 @@ async fn a_browser_shows_failures_certificates_and_whom_they_concern_as_text() {
     eventually("all have ended", ended).await;
 
     let page = browser::open(&format!("http://{}/", proxy.app.admin), 5000).await;
-    assert_eq!(page.console, "", "nothing is refused by the policy, nothing fails");
+    assert_eq!(page.console, "", "the policy refuses nothing, and no script fails");
     let row = part(&page, "reason-client_tls_not_tls", "tr");
     assert!(row.ends_with("test 3 3 3 3 3"), "{row}");
-    assert!(row.contains("What to do: Check that the device is configured for TLS"), "{row}");
+    assert!(row.contains("Remedy: Check that the device is configured for TLS"), "{row}");
     assert!(part(&page, "reason-backend_refused", "tr").ends_with("test 3 3 3 3 3"));
     let certificates = part(&page, "certificates", "tbody");
     let left = (2_840_140_800 - status(&proxy)["now"].as_i64().unwrap()) / 86_400;
@@ -241,7 +241,7 @@ async fn a_browser_shows_failures_certificates_and_whom_they_concern_as_text() {
     let peers = part(&page, "peers", "tbody");
     assert!(peers.ends_with("127.0.0.1 6"), "{peers}");
 
-    // Who issues certificates, and who shows one, is text.
+    // The names of issuers and devices are text.
     let identities = &page.dom.split_once("id=\"identities\"").unwrap().1;
     assert!(browser::text(identities).contains(&format!("{HOSTILE} 3")), "{identities}");
     assert!(certificates.contains(HOSTILE), "{certificates}");
@@ -250,7 +250,7 @@ async fn a_browser_shows_failures_certificates_and_whom_they_concern_as_text() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_says_when_the_process_does_not_answer_any_more() {
+async fn a_browser_reports_that_the_process_does_not_answer() {
     if !has("chromium") {
         return;
     }
@@ -258,7 +258,7 @@ async fn a_browser_says_when_the_process_does_not_answer_any_more() {
     let backend = Backend::echo().await;
     let proxy = Proxy::start(backend.config(), &authority.server());
     let (admin, answered) = (proxy.app.admin, Arc::new(AtomicBool::new(false)));
-    // In front of the admin port: the status is told once, and then never again.
+    // In front of the admin port: it answers `/status` once, and never again.
     let front = Backend::serving(move |mut tcp| {
         let answered = Arc::clone(&answered);
         async move {
@@ -272,7 +272,7 @@ async fn a_browser_says_when_the_process_does_not_answer_any_more() {
             let asked =
                 format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
             let answer = answer_to(admin, asked.as_bytes()).await;
-            // It may have left.
+            // The browser may have closed the connection.
             let _gone = tcp.write_all(&answer).await;
         }
     })
@@ -280,14 +280,14 @@ async fn a_browser_says_when_the_process_does_not_answer_any_more() {
     let page = browser::open(&format!("http://{}/", front.address), 9000).await;
     let problems = part(&page, "problems", "ul");
     assert!(problems.contains("No answer from the process"), "{problems}");
-    assert!(problems.contains("What is shown is"), "{problems}");
+    assert!(problems.contains("The data below is"), "{problems}");
     assert!(page.dom.contains("<body class=\"stale\""));
-    assert!(part(&page, "phase", "span").contains("no answer"), "nobody knows whether it runs");
-    assert!(part(&page, "listeners", "tbody").contains("test"), "what was known stays");
+    assert!(part(&page, "phase", "span").contains("no answer"), "the phase is unknown");
+    assert!(part(&page, "listeners", "tbody").contains("test"), "the last known state stays");
 }
 
-/// A listener and its last half minute, with what ended by which reasons just now.
-fn told(name: &str, active: i64, handshakes: u64, closed: &[(&str, u64)]) -> (Value, Value) {
+/// Returns a listener and its last half minute, with the connections that just ended, by reason.
+fn fixture(name: &str, active: i64, handshakes: u64, closed: &[(&str, u64)]) -> (Value, Value) {
     let now: Map<_, _> = closed.iter().map(|(r, n)| ((*r).to_owned(), json!([0, 0, n]))).collect();
     let ever: Map<_, _> = closed.iter().map(|(r, n)| ((*r).to_owned(), json!(n))).collect();
     let listener = json!({
@@ -302,10 +302,10 @@ fn told(name: &str, active: i64, handshakes: u64, closed: &[(&str, u64)]) -> (Va
     (listener, recent)
 }
 
-/// What the page says is wrong, of a process that tells this as its status, by title and grade.
+/// Returns the problems that the page shows for this status, each with its grade and title.
 async fn problems(status: Value) -> Vec<String> {
     let front = Backend::serving(move |mut tcp| {
-        let told = status.clone();
+        let status = status.clone();
         async move {
             let mut request = vec![0; 4096];
             let Ok(read) = tcp.read(&mut request).await else { return };
@@ -314,13 +314,13 @@ async fn problems(status: Value) -> Vec<String> {
                 Some("/") => {
                     ("text/html", include_str!("../src/control/admin/page.html").to_owned())
                 }
-                Some("/status") => ("application/json", told.to_string()),
+                Some("/status") => ("application/json", status.to_string()),
                 _ => ("application/json", json!({ "entries": [], "since": null }).to_string()),
             };
             let length = body.len();
             let header = format!("content-type: {kind}\r\ncontent-length: {length}");
             let answer = format!("HTTP/1.1 200 OK\r\n{header}\r\nconnection: close\r\n\r\n{body}");
-            // It may have left.
+            // The browser may have closed the connection.
             let _gone = tcp.write_all(answer.as_bytes()).await;
         }
     })
@@ -328,12 +328,12 @@ async fn problems(status: Value) -> Vec<String> {
     let page = browser::open(&format!("http://{}/", front.address), 5000).await;
     let list = page.dom.split_once("id=\"problems\"").unwrap().1;
     let items = list.split_once("</ul>").unwrap().0.split("<li").skip(1);
-    let tell = |item: &str| browser::text(&format!("<{}", item.split("</b>").next().unwrap()));
-    items.map(tell).collect()
+    let title = |item: &str| browser::text(&format!("<{}", item.split("</b>").next().unwrap()));
+    items.map(title).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_warns_of_what_the_alerts_warn_of_and_of_nothing_else() {
+async fn a_browser_shows_the_same_problems_as_the_alerts_and_no_others() {
     if !has("chromium") {
         return;
     }
@@ -346,20 +346,20 @@ async fn a_browser_warns_of_what_the_alerts_warn_of_and_of_nothing_else() {
     };
     let ca = |name: &str, age: i64, left: i64| json!({ "listener": "l", "ca": name, "not_before": now - age * DAY, "not_after": now + left * DAY });
     let backend = |listener: &str| json!({ "listener": listener, "backend": "b:1", "up": false, "connects": { "refused": 9 } });
-    let mut gone = told("gone", 10, 0, &[]);
+    let mut gone = fixture("gone", 10, 0, &[]);
     gone.1["active"] = json!([100, 90, 10]);
     let (listeners, recent): (Vec<_>, Vec<_>) = [
-        // Nine of nine devices do not like the certificate; one of a fleet that stays connected.
-        told("refused", 0, 0, &[("client_tls_alert", 30)]),
-        told("one", 5_000, 0, &[("client_tls_alert", 9)]),
-        // Handshakes fail, half of them; sessions that end are no handshakes.
-        told("old", 100, 10, &[("client_tls_incompatible", 30)]),
-        told("lost", 100, 0, &[("client_reset", 500), ("ok", 500)]),
-        // Nobody reaches the backend; nobody has tried for long.
-        told("down", 0, 43, &[("backend_refused", 43)]),
-        told("quiet", 0, 0, &[]),
-        told("ours", 1, 9, &[("internal", 1)]),
-        told("well", 100, 1_000, &[("client_tls_eof", 9), ("ok", 900)]),
+        // All devices reject the certificate; then one device of a fleet that stays connected.
+        fixture("refused", 0, 0, &[("client_tls_alert", 30)]),
+        fixture("one", 5_000, 0, &[("client_tls_alert", 9)]),
+        // Most handshakes fail; then sessions end, which are not handshakes.
+        fixture("old", 100, 10, &[("client_tls_incompatible", 30)]),
+        fixture("lost", 100, 0, &[("client_reset", 500), ("ok", 500)]),
+        // No connection reaches the backend; then nothing was attempted for a long time.
+        fixture("down", 0, 43, &[("backend_refused", 43)]),
+        fixture("quiet", 0, 0, &[]),
+        fixture("ours", 1, 9, &[("internal", 1)]),
+        fixture("well", 100, 1_000, &[("client_tls_eof", 9), ("ok", 900)]),
         gone,
     ]
     .into_iter()
@@ -378,30 +378,30 @@ async fn a_browser_warns_of_what_the_alerts_warn_of_and_of_nothing_else() {
         "reload": { "failing": true, "last_success": now, "last_swap": null, "failures": ["f"], "waiting": [] },
         "backends": [backend("down"), backend("quiet")],
     });
-    let mut said = problems(status).await;
-    said.sort_unstable();
+    let mut found = problems(status).await;
+    found.sort_unstable();
     assert_eq!(
-        said,
+        found,
         [
+            "Critical: Backend of down is down.",
+            "Critical: Certificate of l: 6 days left.",
+            "Critical: Client CA of l: 4 days left.",
+            "Critical: Devices reject the certificate of refused.",
+            "Critical: Many handshakes of old fail.",
+            "Critical: Most devices of gone have disconnected.",
             "Note: Backend of quiet: the last attempt to connect failed.",
             "Warning: CRL of l is overdue for 3 days.",
             "Warning: Certificate of l: 19 days left.",
             "Warning: Certificate of l: valid in 24 hours; is the clock right?.",
             "Warning: Client CA of l: 150 days left.",
-            "Warning: Connections to ours ended by a fault of tlsidecar's own.",
-            "Warning: Devices refuse what one shows them.",
-            "Warning: The last reload failed; what was in force stays.",
-            "Wrong: Backend of down is down.",
-            "Wrong: Certificate of l: 6 days left.",
-            "Wrong: Client CA of l: 4 days left.",
-            "Wrong: Devices refuse what refused shows them.",
-            "Wrong: Many handshakes of old fail.",
-            "Wrong: Most devices of gone have gone.",
+            "Warning: Connections to ours ended because of a bug in tlsidecar.",
+            "Warning: Devices reject the certificate of one.",
+            "Warning: The last reload failed; the current configuration is kept.",
         ]
     );
 }
 
-/// A plant for a picture: three listeners, devices that are well and others.
+/// A plant for the pictures: three listeners, with healthy and with failing devices.
 struct Plant {
     servers: Authority,
     devices: Authority,
@@ -447,8 +447,8 @@ impl Plant {
         self.proxy.app.listeners[listener].1
     }
 
-    /// Lets one device come that is well.
-    async fn welcome(&mut self, listener: usize, name: &str, from: u8, most: usize) {
+    /// Connects one healthy device.
+    async fn connect_healthy(&mut self, listener: usize, name: &str, from: u8, most: usize) {
         let device = Device::showing(&self.servers, &named(&self.devices, "known", name));
         let tcp = dial(self.at(listener), from).await;
         let mut session = device.connect_over(tcp).await.unwrap();
@@ -461,15 +461,15 @@ impl Plant {
         }
     }
 
-    /// One turn of a plant's day.
-    async fn turn(&mut self, n: u64) {
+    /// Makes the connections of one step of the simulation.
+    async fn step(&mut self, n: u64) {
         let every = |turns| n.is_multiple_of(turns);
         let busy = n % 97 < 40;
         if busy || every(3) {
-            self.welcome(0, &format!("sensor-{}", n % 120), (n % 60) as u8 + 10, 60).await;
+            self.connect_healthy(0, &format!("sensor-{}", n % 120), (n % 60) as u8 + 10, 60).await;
         }
         if every(9) {
-            self.welcome(1, &format!("plc-{}", n % 8), 90 + (n % 8) as u8, 60).await;
+            self.connect_healthy(1, &format!("plc-{}", n % 8), 90 + (n % 8) as u8, 60).await;
         }
         if every(14) {
             let mut tcp = dial(self.at(0), 23).await;
@@ -503,8 +503,8 @@ impl Plant {
             let _closed = refused.read(&mut [0; 1]).await;
         }
         if every(31) {
-            self.welcome(0, "pump-7.hall-2.plant.example", 52, 60).await;
-            // It loses its power: no goodbye, and a reset.
+            self.connect_healthy(0, "pump-7.hall-2.plant.example", 52, 60).await;
+            // It loses power: no close_notify, and a reset.
             if let Some(session) = self.held.pop() {
                 let tcp = session.into_inner().0;
                 tcp.set_zero_linger().unwrap();
@@ -513,7 +513,7 @@ impl Plant {
     }
 }
 
-/// A certificate where a plant would have it.
+/// Copies a certificate to a directory with a realistic name.
 fn placed(pair: &Pair, dir: &Path, name: &str) -> Pair {
     let files = CertificateFiles {
         cert: dir.join(format!("{name}.crt")),
@@ -545,7 +545,7 @@ async fn the_pictures_of_the_page_are_drawn() {
     let mut turns = interval(Duration::from_millis(300));
     for n in 0.. {
         turns.tick().await;
-        plant.turn(n).await;
+        plant.step(n).await;
         if Instant::now() > until {
             break;
         }
@@ -563,8 +563,8 @@ async fn the_pictures_of_the_page_are_drawn() {
         // A page has few colours.
         let mut fewer = Command::new("pngquant");
         fewer.args(["--force", "--strip", "--output"]).arg(&file).arg("64").arg(&file);
-        let (content, text) = run(fewer).await;
-        assert!(content, "{text}");
+        let (good, text) = run(fewer).await;
+        assert!(good, "{text}");
     }
     plant.held.clear();
     eventually("all have left", || plant.proxy.text().matches("connections_active{").count() == 3)

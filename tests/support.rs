@@ -1,4 +1,4 @@
-//! The harness: certificates, clients, backends, the proxy in this process or as a process.
+//! Test harness: certificates, clients, backends, the proxy in the test's process or as a separate process.
 
 pub(crate) mod admin;
 pub(crate) mod backend;

@@ -1,5 +1,5 @@
-//! Does the process bear what surrounds it: signals of others, outputs that nobody reads, variables without a
-//! value, a stop by SIGSTOP, a user who reads the memory of his processes?
+//! The environment of the process: foreign signals, outputs that are not read, empty variables, SIGSTOP, and a user who
+//! tries to read its memory.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -19,7 +19,7 @@ use crate::support::raw::answer_to;
 use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, Sidecar, eventually};
 
-/// A backend, and a configuration for it.
+/// Returns a backend, and a configuration for it.
 struct Scene {
     authority: Authority,
     _backend: Backend,
@@ -47,12 +47,12 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_signal_that_is_meant_for_another_proxy_ends_no_session() {
+async fn a_signal_for_another_proxy_ends_no_session() {
     let scene = Scene::new("").await;
     let mut sidecar = scene.start();
     let mut session = scene.device().echo(sidecar.address).await.unwrap();
     let names = "USR1 USR2 QUIT ALRM VTALRM PROF IO XCPU XFSZ PWR PIPE WINCH URG CHLD";
-    // SIGSTKFLT, SIGRTMIN+3, which is systemd's halt, and the last one.
+    // SIGSTKFLT, SIGRTMIN+3 (systemd's halt), and the last one.
     for name in names.split(' ').chain(["16", "37", "64"]) {
         sidecar.signal(name);
         say_and_hear(&mut session, name.as_bytes()).await.unwrap();
@@ -65,7 +65,7 @@ async fn a_signal_that_is_meant_for_another_proxy_ends_no_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_came_while_the_process_was_stopped_is_read_before_anything_is_closed_as_idle() {
+async fn bytes_that_arrived_during_sigstop_are_read_before_connections_are_closed_as_idle() {
     let scene = Scene::new("timeouts.idle = \"1s\"\ntimeouts.half_close = \"1s\"\n").await;
     let sidecar = scene.start();
     let mut sessions = Vec::new();
@@ -87,7 +87,7 @@ async fn what_came_while_the_process_was_stopped_is_read_before_anything_is_clos
     }
 }
 
-/// Who owns a file of `/proc`, and the limit of core files.
+/// Returns the owner of the files below `/proc/PID`, and the limit of core files.
 fn exposed(sidecar: &Sidecar) -> (u32, String) {
     let proc = PathBuf::from(format!("/proc/{}", sidecar.pid()));
     let limits = fs::read_to_string(proc.join("limits")).unwrap();
@@ -97,14 +97,14 @@ fn exposed(sidecar: &Sidecar) -> (u32, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_memory_is_open_to_nobody_unless_the_configuration_says_so() {
+async fn the_memory_is_unreadable_unless_the_configuration_allows_it() {
     let scene = Scene::new("").await;
     let user = match fs::metadata("/proc/self").unwrap().uid() {
         0 => 65_534,
         own => own,
     };
     let dir = scene.authority.dir();
-    // As another user than root, who owns what is closed. What he runs has to be within his reach.
+    // As a user other than root, because root owns the protected files. That user must be able to run the binary.
     let own = |path: PathBuf| chown(path, Some(user), Some(user)).unwrap();
     let program = dir.join("tlsidecar");
     fs::copy(env!("CARGO_BIN_EXE_tlsidecar"), &program).unwrap();
@@ -124,17 +124,17 @@ async fn the_memory_is_open_to_nobody_unless_the_configuration_says_so() {
     assert!(open.log().contains("process.dumpable"), "{}", open.log());
 }
 
-/// Runs a command of the binary by bash, with redirections; its exit code and what it has complained of.
+/// Runs a command of the binary in bash, with redirections. Returns its exit code and its standard error.
 fn code(arguments: &str, redirections: &str) -> (i32, String) {
     let program = env!("CARGO_BIN_EXE_tlsidecar");
-    // The reader of the pipe has gone before anything is written.
+    // The reader of the pipe exits before anything is written.
     let script = format!("exec 3> >(:); wait $!; {program} {arguments} {redirections}");
     let output = Command::new("bash").args(["-c", &script]).output().unwrap();
     (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_whose_output_is_not_taken_ends_as_it_would_otherwise() {
+async fn a_command_whose_output_is_not_read_has_the_same_exit_code() {
     let scene = Scene::new("").await;
     let good = format!("check --config {}", scene.path.display());
     let bad = scene.authority.dir().join("bad.toml");
@@ -152,7 +152,7 @@ async fn a_command_whose_output_is_not_taken_ends_as_it_would_otherwise() {
         ("probe 127.0.0.1:1 --format json", &[1]),
         ("probe --live --admin 127.0.0.1:1", &[1]),
         ("demo --renew --dir /nonexistent", &[1]),
-        // What they are for is their output: 1 if it could not be written.
+        // Output is their purpose: 1 if it could not be written.
         ("man", &[0, 1]),
         ("completions bash", &[0, 1]),
     ] {
@@ -167,15 +167,15 @@ async fn a_command_whose_output_is_not_taken_ends_as_it_would_otherwise() {
             "2>&-",
             ">&- 2>&-",
         ] {
-            let (code, said) = code(command, redirections);
-            assert!(expected.contains(&code), "{command} {redirections}: {code} {said}");
-            assert!(!said.contains("panicked"), "{command} {redirections}: {said}");
+            let (code, stderr) = code(command, redirections);
+            assert!(expected.contains(&code), "{command} {redirections}: {code} {stderr}");
+            assert!(!stderr.contains("panicked"), "{command} {redirections}: {stderr}");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_demo_of_which_nobody_reads_on_goes_on() {
+async fn a_demo_continues_when_its_output_is_not_read() {
     for output in ["> /dev/full", ">&-", "> >(:)"] {
         let dir = tempfile::tempdir().unwrap();
         let mut command = Command::new("bash");
@@ -192,26 +192,26 @@ async fn a_demo_of_which_nobody_reads_on_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_filter_by_which_nothing_would_be_logged_is_refused_with_what_is_allowed() {
+async fn a_filter_that_would_log_nothing_is_refused_with_the_allowed_values() {
     let scene = Scene::new("").await;
     let text = fs::read_to_string(&scene.path).unwrap();
     for filter in ["warning", "verbose", "debgu", "", "info,acces", "hyper=info"] {
         let mut command = by_shell("exec timeout 20 \"$@\"");
         command.arg("--config").arg(&scene.path).arg(format!("--log-filter={filter}"));
         let output = command.output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{filter}: {said}");
-        assert!(said.contains("off, error, warn, info, debug or trace"), "{filter}: {said}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{filter}: {stderr}");
+        assert!(stderr.contains("off, error, warn, info, debug or trace"), "{filter}: {stderr}");
         let path = file::write(scene.authority.dir(), &format!("log.filter = {filter:?}\n{text}"));
         let output = binary().arg("check").arg("--config").arg(path).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(78), "{filter}: {said}");
-        assert!(said.contains("off, error, warn, info, debug or trace"), "{filter}: {said}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{filter}: {stderr}");
+        assert!(stderr.contains("off, error, warn, info, debug or trace"), "{filter}: {stderr}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_that_fails_says_why_whatever_the_filter_is() {
+async fn a_failed_start_reports_its_cause_whatever_the_filter_is() {
     let scene = Scene::new("").await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let admin = taken.local_addr().unwrap().to_string();
@@ -219,9 +219,9 @@ async fn a_start_that_fails_says_why_whatever_the_filter_is() {
         let mut command = binary();
         command.arg("--config").arg(&scene.path).args(["--admin", &admin, "--log-filter", filter]);
         let output = command.output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{filter}");
-        assert_eq!(said.matches(&admin).count(), 1, "{filter}: {said}");
+        assert_eq!(stderr.matches(&admin).count(), 1, "{filter}: {stderr}");
     }
 }
 
@@ -239,7 +239,7 @@ async fn a_variable_without_a_value_counts_as_unset() {
     scene.device().echo(sidecar.address).await.unwrap();
     assert!(!sidecar.log().contains("WARN"), "{}", sidecar.log());
 
-    // One listener from flags, with a file that has no name.
+    // One listener from flags, with an empty file name.
     let mut command = binary();
     command.env("TLSIDECAR_CONFIG", "");
     command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--backend", "127.0.0.1:1"]);
@@ -252,7 +252,7 @@ async fn a_variable_without_a_value_counts_as_unset() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_configuration_that_cannot_be_read_again_is_refused_at_the_start() {
+async fn a_configuration_that_cannot_be_read_twice_is_refused_at_the_start() {
     let scene = Scene::new("").await;
     let (program, path) = (env!("CARGO_BIN_EXE_tlsidecar"), scene.path.display());
     for script in [
@@ -262,9 +262,9 @@ async fn a_configuration_that_cannot_be_read_again_is_refused_at_the_start() {
         format!("cat {path} | {program} check --config /dev/stdin"),
     ] {
         let output = Command::new("bash").args(["-c", &script]).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(78), "{script}: {said}");
-        assert!(said.contains("regular file"), "{script}: {said}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{script}: {stderr}");
+        assert!(stderr.contains("regular file"), "{script}: {stderr}");
     }
 }
 
@@ -280,7 +280,7 @@ impl Drop for Running {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lines_of_the_log_that_are_not_taken_are_counted() {
+async fn log_lines_that_are_not_read_are_counted() {
     for output in ["2> /dev/full", "2> >(head -1 >/dev/null)"] {
         let scene = Scene::new("").await;
         let (devices, admin) = (free(), free());

@@ -1,7 +1,6 @@
-//! Is systemd told the truth, and are its sockets used?
+//! Notifications to systemd, and sockets from it.
 //!
-//! The real binary, with a socket of ours in the place of systemd's. `tests/deploy/package.sh` does
-//! it with the real one.
+//! The real binary runs with a socket of the test in place of systemd's. `tests/deploy/package.sh` uses the real systemd.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -24,7 +23,7 @@ use crate::support::process::{binary, by_shell};
 use crate::support::wait::{PATIENCE, within};
 use crate::support::{Authority, Backend, Device, Sidecar};
 
-/// What is needed to run one under a service manager.
+/// Everything that is needed to run a sidecar under a service manager.
 struct Scene {
     authority: Authority,
     backend: Backend,
@@ -37,7 +36,7 @@ impl Scene {
         Self { authority, backend: Backend::echo().await, manager: Manager::new() }
     }
 
-    /// A command that runs it as a service, with `more` in the configuration.
+    /// Returns a command that runs it as a service, with `more` in the configuration.
     fn service(&self, more: &str) -> Command {
         let mut command = binary();
         self.serve(&mut command, more);
@@ -50,9 +49,9 @@ impl Scene {
         command.env("NOTIFY_SOCKET", self.manager.path());
     }
 
-    /// One that also passes a socket, as systemd does from a socket unit with `FileDescriptorName=`.
+    /// Returns a command that also passes a socket, as systemd does for a socket unit with `FileDescriptorName=`.
     fn activated(&self, socket: impl Into<OwnedFd>, name: &str) -> Command {
-        // LISTEN_PID has to be the process's own.
+        // LISTEN_PID has to be the id of the process itself.
         let mut command = by_shell("LISTEN_PID=$$ exec \"$@\" 3<&0 </dev/null");
         self.serve(&mut command, "[shutdown]\ndrain_timeout = \"0s\"\n");
         command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", name);
@@ -65,13 +64,13 @@ impl Scene {
     }
 }
 
-/// A service manager, as far as it listens.
+/// The socket of a service manager.
 struct Manager {
     dir: TempDir,
     socket: UnixDatagram,
 }
 
-/// One message: what is assigned in it.
+/// The assignments in a message.
 type Message = BTreeMap<String, String>;
 
 impl Manager {
@@ -85,7 +84,7 @@ impl Manager {
         self.dir.path().join("notify")
     }
 
-    /// The next message, if there is one in time.
+    /// Returns the next message, or none after the timeout.
     fn next_within(&self, time: Duration) -> Option<Message> {
         let deadline = Instant::now() + time;
         let mut bytes = [0; 4096];
@@ -95,7 +94,7 @@ impl Manager {
             match self.socket.recv(&mut bytes) {
                 Ok(length) => break length,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
-                // With a timeout, a signal (a child that has ended) is not passed over.
+                // With a timeout, recv is not restarted after a signal (SIGCHLD): signal(7).
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => panic!("{error}"),
             }
@@ -108,12 +107,12 @@ impl Manager {
         Some(text.lines().map(assigned).collect())
     }
 
-    /// The next message that assigns `key`.
+    /// Returns the next message that assigns `key`.
     fn until(&self, key: &str) -> Message {
         self.until_it(key, |message| message.contains_key(key))
     }
 
-    /// The next message that is as wanted.
+    /// Returns the next message for which `wanted` holds.
     fn until_it(&self, what: &str, wanted: impl Fn(&Message) -> bool) -> Message {
         let deadline = Instant::now() + PATIENCE;
         let mut others = Vec::new();
@@ -127,18 +126,18 @@ impl Manager {
         panic!("no {what} among {others:?}");
     }
 
-    /// Every message until now.
+    /// Returns all messages that have arrived.
     fn so_far(&self) -> Vec<Message> {
         std::iter::from_fn(|| self.next_within(Duration::from_millis(1))).collect()
     }
 }
 
-/// Runs lines of a shell.
+/// Runs a shell script.
 fn by_hand(script: &str) {
     assert!(Command::new("sh").args(["-c", script]).status().unwrap().success());
 }
 
-/// The clock of MONOTONIC_USEC.
+/// Returns the time by the clock of MONOTONIC_USEC.
 fn monotonic_usec() -> u128 {
     let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
     let seconds: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
@@ -146,7 +145,7 @@ fn monotonic_usec() -> u128 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ready_is_told_once_devices_are_served_and_the_status_says_on_how_many_listeners() {
+async fn ready_is_sent_once_devices_are_served_with_the_number_of_listeners() {
     let scene = Scene::new().await;
     let sidecar = Sidecar::run(scene.service(""));
     let message = scene.manager.next_within(PATIENCE).unwrap();
@@ -156,7 +155,7 @@ async fn ready_is_told_once_devices_are_served_and_the_status_says_on_how_many_l
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_cannot_start_is_never_ready() {
+async fn ready_is_not_sent_by_a_process_that_cannot_start() {
     let scene = Scene::new().await;
     let mut command = scene.service("");
     replace(&scene.authority.dir().join("server.key"), "rubbish");
@@ -165,7 +164,7 @@ async fn who_cannot_start_is_never_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_notify_socket_that_is_not_there_stops_nobody() {
+async fn a_missing_notify_socket_does_not_stop_the_process() {
     let scene = Scene::new().await;
     let mut command = scene.service("");
     command.env("NOTIFY_SOCKET", "/nonexistent/notify").env("WATCHDOG_USEC", "100000");
@@ -174,11 +173,11 @@ async fn a_notify_socket_that_is_not_there_stops_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_by_signal_is_told_when_it_begins_and_when_it_is_over() {
+async fn a_reload_by_signal_is_reported_at_its_start_and_its_end() {
     let scene = Scene::new().await;
     let sidecar = Sidecar::run(scene.service(""));
     scene.manager.until("READY");
-    // The clock's reading has hundredths of a second.
+    // The clock was read with a resolution of 10 ms.
     let before = monotonic_usec();
     sidecar.signal("HUP");
     let reloading = scene.manager.next_within(PATIENCE).unwrap();
@@ -199,7 +198,7 @@ async fn the_status_of_a_reload_that_failed_has_its_cause_in_one_line() {
     scene.manager.until("READY");
     sidecar.signal("HUP");
     scene.manager.until("RELOADING");
-    // Ready still, on what was in force; a line break would have added an assignment.
+    // It is still ready, with the current configuration. A line break would have added an assignment.
     let ready = scene.manager.next_within(PATIENCE).unwrap();
     assert_eq!(ready.keys().collect::<Vec<_>>(), ["READY", "STATUS"]);
     assert_eq!(ready["READY"], "1");
@@ -208,14 +207,14 @@ async fn the_status_of_a_reload_that_failed_has_its_cause_in_one_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reloads_in_a_row_are_told_one_after_another() {
+async fn consecutive_reloads_are_reported_one_after_another() {
     let scene = Scene::new().await;
     let sidecar = Sidecar::run(scene.service(""));
     scene.manager.until("READY");
     for _ in 0..20 {
         sidecar.signal("HUP");
     }
-    // Signals that come close together become one; whatever is told, is told in pairs.
+    // Signals in quick succession are merged. Each reported reload has both messages.
     let mut reloading = false;
     let mut pairs = 0;
     let until_it_ends = || scene.manager.next_within(PATIENCE).unwrap();
@@ -237,12 +236,12 @@ async fn reloads_in_a_row_are_told_one_after_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_that_meets_a_stop_tells_nothing_after_it() {
+async fn a_reload_reports_nothing_after_a_stop() {
     for _ in 0..10 {
         let scene = Scene::new().await;
         let mut sidecar = Sidecar::run(scene.service(""));
         scene.manager.until("READY");
-        // Both at once, so that the one is told of while the other is.
+        // Both at once, so that their reports overlap.
         let pid = sidecar.pid();
         by_hand(&format!("for _ in 1 2 3; do kill -HUP {pid}; done; kill -TERM {pid}"));
         scene.manager.until("STOPPING");
@@ -255,17 +254,17 @@ async fn a_reload_that_meets_a_stop_tells_nothing_after_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_end_waits_until_the_last_word_is_told() {
+async fn the_process_ends_after_its_last_message_is_read() {
     let scene = Scene::new().await;
     let mut sidecar = Sidecar::run(scene.service(""));
     scene.manager.until("READY");
-    // A service manager that is busy: nothing more fits into its socket.
+    // A busy service manager: its socket buffer is full.
     let other = UnixDatagram::unbound().unwrap();
     other.connect(scene.manager.path()).unwrap();
     other.set_nonblocking(true).unwrap();
     while other.send(b"STATUS=of another service").is_ok() {}
     sidecar.signal("TERM");
-    sidecar.until("it is about to end", |log| log.contains("stopped"));
+    sidecar.until("it has stopped", |log| log.contains("stopped"));
     scene.manager.until("STOPPING");
     assert_eq!(sidecar.ended().code(), Some(0));
     assert!(!scene.manager.so_far().iter().any(|message| message.contains_key("STOPPING")));
@@ -284,16 +283,16 @@ async fn a_notify_socket_may_have_an_abstract_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_is_told_with_what_is_left_and_asks_for_the_time_that_it_takes() {
+async fn a_stop_reports_the_open_connections_and_extends_its_timeout() {
     let scene = Scene::new().await;
     let mut sidecar = Sidecar::run(scene.service("[shutdown]\ndrain_timeout = \"1h\"\n"));
     let open = scene.device().echo(sidecar.address).await.unwrap();
     sidecar.signal("TERM");
     scene.manager.until("STOPPING");
     for _ in 0..3 {
-        let told = scene.manager.until("STATUS");
-        assert_eq!(told["STATUS"], "draining: 1 connection left");
-        let extension: u64 = told["EXTEND_TIMEOUT_USEC"].parse().unwrap();
+        let messages = scene.manager.until("STATUS");
+        assert_eq!(messages["STATUS"], "draining: 1 connection left");
+        let extension: u64 = messages["EXTEND_TIMEOUT_USEC"].parse().unwrap();
         assert!(extension > 5_000_000, "systemd must not lose patience between two of them");
     }
     drop(open);
@@ -307,21 +306,21 @@ async fn a_drain_by_request_is_no_stop() {
     let sidecar = Sidecar::run(scene.service("[shutdown]\ndelay = \"100ms\"\n"));
     scene.manager.until("READY");
     assert_eq!(sidecar.ask("POST", "/drain").unwrap().0, 202);
-    // systemd would kill a service that says that it stops, and then stays.
-    let mut told = Vec::new();
-    while told.last().is_none_or(|message: &Message| message["STATUS"] != "drained") {
-        told.push(scene.manager.next_within(PATIENCE).unwrap());
+    // systemd kills a service that sends STOPPING and does not end.
+    let mut messages = Vec::new();
+    while messages.last().is_none_or(|message: &Message| message["STATUS"] != "drained") {
+        messages.push(scene.manager.next_within(PATIENCE).unwrap());
     }
-    let told_more = |message: &Message| message.keys().any(|key| key != "STATUS");
-    assert!(!told.iter().any(told_more), "{told:?}");
-    // Nor does it listen again, because it has reloaded.
+    let sends_more = |message: &Message| message.keys().any(|key| key != "STATUS");
+    assert!(!messages.iter().any(sends_more), "{messages:?}");
+    // A reload does not make it ready again.
     sidecar.signal("HUP");
     let ready = scene.manager.until("READY");
     assert!(ready["STATUS"].starts_with("drained; "), "{ready:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_watchdog_is_pinged_twice_in_its_time_and_not_by_a_process_that_stands_still() {
+async fn the_watchdog_is_pinged_twice_in_its_timeout_and_not_by_a_stalled_process() {
     let scene = Scene::new().await;
     let mut command = scene.service("");
     command.env("WATCHDOG_USEC", "400000");
@@ -351,13 +350,13 @@ async fn another_process_s_watchdog_is_not_pinged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_manager_that_does_not_read_holds_up_nobody() {
+async fn a_service_manager_that_does_not_read_blocks_nothing() {
     let scene = Scene::new().await;
     let mut command = scene.service("[shutdown]\ndrain_timeout = \"0s\"\n");
     command.env("WATCHDOG_USEC", "2000");
     let mut sidecar = Sidecar::run(command);
     let start = Instant::now();
-    // More pings than its socket and our queue hold.
+    // More pings than its socket buffer and our queue hold.
     while start.elapsed() < Duration::from_secs(1) {
         let mut session = scene.device().echo(sidecar.address).await.unwrap();
         session.shutdown().await.unwrap();
@@ -386,7 +385,7 @@ async fn a_socket_of_the_listener_s_name_is_used() {
 async fn a_socket_of_the_listener_s_address_is_used_whatever_its_name() {
     let scene = Scene::new().await;
     let (socket, address) = listening();
-    // Of the configuration; a second socket could not be bound there.
+    // The address of the configuration. A second socket cannot be bound to it.
     let mut command = scene.activated(socket, "tlsidecar.socket");
     let path = scene.authority.dir().join("tlsidecar.toml");
     let text = std::fs::read_to_string(&path).unwrap();
@@ -409,24 +408,24 @@ async fn the_admin_port_s_socket_is_used() {
     assert_eq!(sidecar.ask("GET", "/readyz").unwrap().0, 200);
 }
 
-/// Runs a command that cannot start; returns its code.
+/// Runs a command that cannot start, and returns its exit code.
 fn code_of(mut command: Command) -> i32 {
     command.stderr(Stdio::null()).status().unwrap().code().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_socket_that_is_for_nobody_is_a_bad_configuration() {
+async fn a_socket_that_no_listener_uses_is_a_bad_configuration() {
     let scene = Scene::new().await;
     assert_eq!(code_of(scene.activated(listening().0, "other")), 78);
     assert_eq!(scene.manager.so_far(), Vec::<Message>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_listening_tcp_socket_is_refused() {
+async fn a_file_descriptor_that_is_no_listening_tcp_socket_is_refused() {
     let scene = Scene::new().await;
     let unix = UnixListener::bind(scene.authority.dir().join("unix")).unwrap();
     assert_eq!(code_of(scene.activated(unix, "test")), 78);
-    // As from a unit with Accept=yes.
+    // As from a socket unit with Accept=yes.
     let (listener, address) = listening();
     let connected = std::net::TcpStream::connect(address).unwrap();
     assert_eq!(code_of(scene.activated(connected, "test")), 1);
@@ -438,10 +437,10 @@ async fn what_is_no_listening_tcp_socket_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_said_of_sockets_and_is_not_so_is_a_bad_configuration() {
+async fn contradictory_socket_variables_are_a_bad_configuration() {
     let scene = Scene::new().await;
     for (name, value) in [
-        // More than there are; no number; one too many for its names; nobody's number.
+        // More sockets than there are; not a number; more sockets than names; not a process id.
         ("LISTEN_FDS", "4000"),
         ("LISTEN_FDS", "4294967295"),
         ("LISTEN_FDS", "one"),
@@ -470,7 +469,7 @@ async fn sockets_for_another_process_are_not_touched() {
 }
 
 #[test]
-fn the_example_of_the_package_is_good_once_its_lines_are_taken_into_use() {
+fn the_example_of_the_package_is_valid_with_its_lines_uncommented() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let example = std::fs::read_to_string(root.join("deploy/debian/tlsidecar.toml")).unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -479,7 +478,7 @@ fn the_example_of_the_package_is_good_once_its_lines_are_taken_into_use() {
     }
     let path = dir.path().join("tlsidecar.toml");
     assert!(config::file::parse(&example, &path).is_err(), "as it is shipped, it is none");
-    // "#key" is a line to use, "##key" one to use perhaps, "# A word" is for people.
+    // "#key" is a setting, "##key" an optional one, and "# A word" is a comment.
     let used = |signs: &str, text: &str| {
         let line = |line: &str| match line.strip_prefix(signs) {
             Some(rest) if !rest.starts_with([' ', '#']) => format!("{rest}\n"),
@@ -494,14 +493,14 @@ fn the_example_of_the_package_is_good_once_its_lines_are_taken_into_use() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_on_a_passed_socket_refuses_nobody() {
+async fn a_restart_on_a_passed_socket_refuses_no_device() {
     let scene = Scene::new().await;
     let (socket, address) = listening();
     let mut first = Sidecar::run(scene.activated(socket.try_clone().unwrap(), "test"));
     drop(scene.device().echo(address).await.unwrap());
     first.signal("TERM");
     first.ended();
-    // Nobody runs, and devices come: they wait.
+    // No process runs. Devices connect and wait.
     let waiting: Vec<_> = [(); 5].map(|()| TcpStream::connect(address)).into();
     let mut connected = Vec::new();
     for waiting in waiting {

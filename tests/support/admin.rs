@@ -15,14 +15,14 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connects, and asks once, so that the connection is accepted.
+    /// Connects and sends one request, so that the connection is accepted.
     pub(crate) async fn connect(admin: SocketAddr) -> Self {
         let mut client = Self { tcp: TcpStream::connect(admin).await.unwrap() };
         client.text().await;
         client
     }
 
-    /// All metrics.
+    /// Returns all metrics as text.
     pub(crate) async fn text(&mut self) -> String {
         let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
         self.tcp.write_all(request.as_bytes()).await.unwrap();
@@ -41,13 +41,13 @@ impl Client {
         }
     }
 
-    /// The value of a counter.
+    /// Returns the value of a counter.
     pub(crate) async fn count(&mut self, series: &str) -> u64 {
         let text = self.text().await;
         metric(&text, series).unwrap_or_else(|| panic!("no {series} in\n{text}"))
     }
 
-    /// Waits until a metric is as wanted.
+    /// Waits until a metric meets a condition.
     pub(crate) async fn until(&mut self, series: &str, wanted: impl Fn(u64) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         loop {

@@ -1,4 +1,4 @@
-//! Stand-ins for legacy servers: plain TCP, each with its own manners.
+//! Stand-ins for legacy servers, on plain TCP.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ pub(crate) struct Backend {
 }
 
 impl Backend {
-    /// Serves each connection by `serve`.
+    /// Serves each connection with `serve`.
     pub(crate) async fn serving<F, S>(serve: S) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
@@ -28,7 +28,7 @@ impl Backend {
         Self::on(listener, serve)
     }
 
-    /// The same on a socket that is bound already.
+    /// Serves each connection on a socket that is already bound.
     pub(crate) fn on<F, S>(listener: TcpListener, serve: S) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
@@ -47,23 +47,23 @@ impl Backend {
         Self { address, connections, task }
     }
 
-    /// Sends back what it gets, and ends when the other side has.
+    /// Echoes, and ends its stream after the other side has.
     pub(crate) async fn echo() -> Self {
         Self::serving(echo).await
     }
 
-    /// Ends it. On return its port refuses: a task that is only told to end may still listen for a while.
+    /// Ends it. On return its port refuses connections: an aborted task can still listen for a while.
     pub(crate) async fn end(mut self) {
         self.task.abort();
         assert!((&mut self.task).await.unwrap_err().is_cancelled());
     }
 
-    /// How many connections it has had.
+    /// Returns the number of accepted connections.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// Its address, as a configuration has it.
+    /// Returns its address for a configuration.
     pub(crate) fn config(&self) -> BackendAddress {
         self.address.to_string().parse::<BackendAddress>().unwrap()
     }
@@ -75,27 +75,27 @@ impl Drop for Backend {
     }
 }
 
-/// An address where nobody listens, and no other test will: its port stays taken.
+/// Returns an address at which nothing listens. No other test can use it: its port stays bound.
 pub(crate) fn nobody() -> SocketAddr {
     Box::leak(Box::new(silent_port())).local_addr().unwrap()
 }
 
-/// A port that is taken and refuses, until it is made to listen.
+/// Returns a bound socket, which refuses connections until it listens.
 pub(crate) fn silent_port() -> TcpSocket {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     socket
 }
 
-/// An address for something else to listen at.
+/// Returns a free address for another program to listen on.
 pub(crate) fn free() -> SocketAddr {
     silent_port().local_addr().unwrap()
 }
 
-/// Sends back what it gets, and ends when the other side has.
+/// Echoes, and ends its stream after the other side has.
 pub(crate) async fn echo(mut tcp: TcpStream) {
     let (mut reader, mut writer) = tcp.split();
-    // A peer that is gone has no use for its echo.
+    // The peer may have closed the connection.
     let _gone = tokio::io::copy(&mut reader, &mut writer).await;
     let _gone = writer.shutdown().await;
 }

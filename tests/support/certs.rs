@@ -1,4 +1,4 @@
-//! Certificates for tests, made when they are needed.
+//! Certificates for tests, generated on demand.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,11 +15,11 @@ use tokio_rustls::rustls::RootCertStore;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// A CA, with a directory for what it issues.
+/// A CA, with a directory for the files that it issues.
 pub(crate) struct Authority {
     name: String,
     key: KeyPair,
-    /// Who has issued this one, up to the root's own.
+    /// The certificates above and including this CA's, without the root.
     parents: Vec<String>,
     pem: String,
     dir: Arc<TempDir>,
@@ -31,7 +31,7 @@ pub(crate) struct Pair {
     pub(crate) files: CertificateFiles,
 }
 
-/// What a certificate is to be like.
+/// The properties of a certificate to issue.
 pub(crate) struct Wish<'a> {
     pub(crate) names: &'a [&'a str],
     pub(crate) rsa: bool,
@@ -53,7 +53,7 @@ impl Default for Wish<'_> {
 }
 
 impl Authority {
-    /// A root.
+    /// Makes a root.
     pub(crate) fn new(name: &str) -> Self {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let pem = ca_params(name).self_signed(&key).unwrap().pem();
@@ -63,37 +63,37 @@ impl Authority {
         authority
     }
 
-    /// A CA below this one.
+    /// Makes an intermediate CA below this one.
     pub(crate) fn intermediate(&self, name: &str) -> Self {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let pem = ca_params(name).signed_by(&key, &self.issuer()).unwrap().pem();
-        // A root is not sent along.
+        // Roots are not sent.
         let parents = [vec![pem.clone()], self.parents.clone()].concat();
         Self { name: name.to_owned(), key, parents, pem, dir: Arc::clone(&self.dir) }
     }
 
-    /// A certificate for another CA, with a key that nobody has.
+    /// Issues a certificate for another CA, and discards its key.
     pub(crate) fn certify_ca(&self, name: &str) -> CertificateDer<'static> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         ca_params(name).signed_by(&key, &self.issuer()).unwrap().der().clone()
     }
 
-    /// The directory for everything that belongs to this test.
+    /// Returns the directory for the files of this test.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// The CA's certificate in PEM.
+    /// Returns the CA's certificate in PEM.
     pub(crate) fn pem(&self) -> &str {
         &self.pem
     }
 
-    /// The file of the CA's certificate.
+    /// Returns the file of the CA's certificate.
     pub(crate) fn ca(&self) -> PathBuf {
         self.dir().join(format!("{}.ca.crt", self.name))
     }
 
-    /// The file of another certificate of the same CA, with the same key, for these years.
+    /// Makes another certificate of this CA with the same key, valid for these years, and returns its file.
     pub(crate) fn ca_of(&self, years: (i32, i32)) -> PathBuf {
         let mut params = ca_params(&self.name);
         params.not_before = date_time_ymd(years.0, 1, 1);
@@ -103,19 +103,19 @@ impl Authority {
         path
     }
 
-    /// The trust in this CA, for a client.
+    /// Returns a root store with this CA, for a client.
     pub(crate) fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
         roots
     }
 
-    /// A server's certificate for localhost, in the files `server.crt` and `server.key`.
+    /// Issues a server certificate for localhost, in the files `server.crt` and `server.key`.
     pub(crate) fn server(&self) -> Pair {
         self.issue("server", &Wish::default())
     }
 
-    /// Issues a certificate into `file.crt` and `file.key`, each replaced whole.
+    /// Issues a certificate into `file.crt` and `file.key`, each replaced atomically.
     pub(crate) fn issue(&self, file: &str, wish: &Wish<'_>) -> Pair {
         let (chain, key) = self.issue_pem(wish);
         self.write(file, &chain, &key)
@@ -131,7 +131,7 @@ impl Authority {
         Pair { files }
     }
 
-    /// Issues a certificate from parameters of its own.
+    /// Issues a certificate with these parameters.
     pub(crate) fn sign(&self, file: &str, params: &CertificateParams) -> Pair {
         let key = KeyPair::generate().unwrap();
         let leaf = params.signed_by(&key, &self.issuer()).unwrap().pem();
@@ -153,14 +153,14 @@ impl Authority {
         (leaf + &self.parents.concat(), key.serialize_pem())
     }
 
-    /// A CRL of this CA, in the file `name`.
+    /// Issues a CRL into the file `name`.
     pub(crate) fn crl(&self, name: &str, revoked: &[u64]) -> PathBuf {
         let path = self.dir().join(name);
         replace(&path, &self.crl_pem(1, revoked));
         path
     }
 
-    /// A CRL of this CA with this number.
+    /// Returns a CRL of this CA with this number, in PEM.
     pub(crate) fn crl_pem(&self, number: u64, revoked: &[u64]) -> String {
         let revoked = revoked.iter().map(|&serial| RevokedCertParams {
             serial_number: SerialNumber::from(serial),
@@ -185,7 +185,7 @@ impl Authority {
 }
 
 impl Pair {
-    /// The chain and the key, for a client that shows them.
+    /// Loads the chain and the key, for a client that sends them.
     pub(crate) fn load(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let chain = CertificateDer::pem_file_iter(&self.files.cert).unwrap();
         let key = PrivateKeyDer::from_pem_file(&self.files.key).unwrap();
@@ -193,7 +193,7 @@ impl Pair {
     }
 }
 
-/// Replaces a file as an editor does: whole, by a rename. Keys are for their owner alone.
+/// Replaces a file by a rename, as editors do. Only the owner can read it.
 pub(crate) fn replace(path: &Path, text: &str) {
     use std::os::unix::fs::PermissionsExt;
     let temporary = path.with_extension("tmp");
@@ -202,7 +202,7 @@ pub(crate) fn replace(path: &Path, text: &str) {
     fs::rename(temporary, path).unwrap();
 }
 
-/// RSA keys take long to make: one serves all.
+/// Returns the RSA key of all tests: generating one takes long.
 fn rsa_key() -> KeyPair {
     static KEY: OnceLock<String> = OnceLock::new();
     let pem = KEY.get_or_init(|| KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap().serialize_pem());

@@ -19,7 +19,7 @@ use tokio_rustls::rustls::{
 use super::certs::{Authority, Pair};
 use super::wait::within;
 
-/// How a device connects.
+/// A device, and the way in which it connects.
 #[derive(Clone)]
 pub(crate) struct Device {
     config: ClientConfig,
@@ -30,12 +30,12 @@ pub(crate) struct Device {
 pub(crate) type Session = TlsStream<TcpStream>;
 
 impl Device {
-    /// A device that trusts `authority` and asks for localhost. It resumes nothing.
+    /// Makes a device that trusts `authority` and connects to localhost, without resumption.
     pub(crate) fn new(authority: &Authority) -> Self {
         Self::with(authority.roots(), &[&TLS13, &TLS12], aws_lc_rs::default_provider(), None)
     }
 
-    /// One that speaks just this version.
+    /// Makes a device that supports only this version.
     pub(crate) fn speaking(
         authority: &Authority,
         version: &'static SupportedProtocolVersion,
@@ -43,13 +43,13 @@ impl Device {
         Self::with(authority.roots(), &[version], aws_lc_rs::default_provider(), None)
     }
 
-    /// One that shows a certificate.
+    /// Makes a device with a client certificate.
     pub(crate) fn showing(authority: &Authority, pair: &Pair) -> Self {
         let versions = [&TLS13, &TLS12];
         Self::with(authority.roots(), &versions, aws_lc_rs::default_provider(), Some(pair))
     }
 
-    /// One with all of that, and its own cryptography.
+    /// Makes a device with all of these properties and a crypto provider.
     pub(crate) fn with(
         roots: RootCertStore,
         versions: &[&'static SupportedProtocolVersion],
@@ -68,25 +68,25 @@ impl Device {
         Self { config, name: "localhost".to_owned() }
     }
 
-    /// Asks for another name; an IP address sends no SNI.
+    /// Connects to another server name; with an IP address it sends no SNI.
     pub(crate) fn asking_for(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
         self
     }
 
-    /// Offers protocols by ALPN.
+    /// Offers ALPN protocols.
     pub(crate) fn offering(mut self, protocols: &[&str]) -> Self {
         self.config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
         self
     }
 
-    /// Keeps tickets and sessions, and takes them up again.
+    /// Keeps tickets and sessions, and resumes them.
     pub(crate) fn resuming(mut self) -> Self {
         self.config.resumption = Resumption::in_memory_sessions(64);
         self
     }
 
-    /// Shows a chain, in records of so many bytes.
+    /// Sends a client certificate chain, in records of so many bytes.
     pub(crate) fn showing_in_records_of(
         mut self,
         bytes: usize,
@@ -100,34 +100,33 @@ impl Device {
         self
     }
 
-    /// Connects and finishes the handshake, as far as a client can tell.
+    /// Connects and completes the client's part of the handshake.
     pub(crate) async fn connect(&self, address: SocketAddr) -> std::io::Result<Session> {
         let tcp = TcpStream::connect(address).await?;
-        // Otherwise its own kernel holds small messages back for up to 40 ms.
+        // Otherwise the client's kernel delays small messages for up to 40 ms.
         tcp.set_nodelay(true)?;
         self.connect_over(tcp).await
     }
 
-    /// The same over a socket that is connected already.
+    /// Completes the client's part of the handshake on a connected socket.
     pub(crate) async fn connect_over(&self, tcp: TcpStream) -> std::io::Result<Session> {
         let name = ServerName::try_from(self.name.clone()).unwrap();
         let connector = TlsConnector::from(Arc::new(self.config.clone()));
         within("a handshake", connector.connect(name, tcp)).await
     }
 
-    /// Connects, sends one message, and waits until it has come back from an echo.
+    /// Connects, sends one message to an echo, and waits for it to come back.
     pub(crate) async fn echo(&self, address: SocketAddr) -> std::io::Result<Session> {
         let mut session = self.connect(address).await?;
         say_and_hear(&mut session, b"ping").await?;
         Ok(session)
     }
 
-    /// Connects and expects to be refused, in the handshake or, in TLS 1.3, right after it; returns
-    /// the alert.
+    /// Connects, expects to be refused in the handshake or, in TLS 1.3, directly after it, and returns the alert.
     pub(crate) async fn refused_with(&self, address: SocketAddr) -> AlertDescription {
         let refused = async {
             let mut session = self.connect(address).await?;
-            // In TLS 1.3 a client is done before the server has looked at its certificate.
+            // In TLS 1.3 a client's handshake ends before the server has verified its certificate.
             match session.read(&mut [0; 1]).await? {
                 0 => Err(std::io::Error::other("closed without an alert")),
                 _ => Err(std::io::Error::other("data instead of an alert")),
@@ -141,7 +140,7 @@ impl Device {
     }
 }
 
-/// `Result::unwrap_err` for a result that has no good value.
+/// Returns the error of a result whose value cannot be printed.
 trait UnwrapErrOrNever {
     fn unwrap_err_or_never(self) -> std::io::Error;
 }
@@ -155,7 +154,7 @@ impl UnwrapErrOrNever for std::io::Result<std::convert::Infallible> {
     }
 }
 
-/// Sends `message` and waits until the same has come back.
+/// Sends `message` and waits for its echo.
 pub(crate) async fn say_and_hear<Io>(io: &mut Io, message: &[u8]) -> std::io::Result<()>
 where
     Io: AsyncReadExt + AsyncWriteExt + Unpin,

@@ -1,4 +1,4 @@
-//! The real binary, as a process.
+//! The real binary as a separate process.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -20,7 +20,7 @@ pub(crate) struct Sidecar {
 }
 
 impl Sidecar {
-    /// Runs it on a configuration text, which is written to `dir`.
+    /// Starts it with a configuration, which is written to `dir`.
     pub(crate) fn start(dir: &Path, text: &str) -> Self {
         let mut command = binary();
         command.arg("--config").arg(super::file::write(dir, text));
@@ -54,17 +54,17 @@ impl Sidecar {
         sidecar
     }
 
-    /// Its process.
+    /// Returns its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it has logged.
+    /// Returns its log.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// Waits until its log is as wanted.
+    /// Waits until its log meets a condition.
     pub(crate) fn until(&mut self, what: &str, wanted: impl Fn(&str) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !wanted(&self.log()) {
@@ -75,7 +75,7 @@ impl Sidecar {
         }
     }
 
-    /// Sends it a signal, by name.
+    /// Sends a signal, by its name.
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("sh")
             .args(["-c", &format!("kill -{name} {}", self.pid())])
@@ -84,7 +84,7 @@ impl Sidecar {
         assert!(sent.success());
     }
 
-    /// Waits until it has ended.
+    /// Waits until it ends, and returns its exit status.
     pub(crate) fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -99,12 +99,12 @@ impl Sidecar {
         }
     }
 
-    /// Asks its admin port; returns the status and the body.
+    /// Sends a request to its admin port, and returns the status code and the body.
     pub(crate) fn ask(&self, method: &str, path: &str) -> Option<(u16, String)> {
         ask(self.admin, method, path, "")
     }
 
-    /// The value of a counter or gauge of whole numbers.
+    /// Returns the value of a counter or gauge of whole numbers.
     pub(crate) fn count(&self, series: &str) -> u64 {
         let (_, text) = self.ask("GET", "/metrics").unwrap();
         super::proxy::metric(&text, series).unwrap_or_else(|| panic!("no {series} in\n{text}"))
@@ -119,12 +119,12 @@ impl Drop for Sidecar {
     }
 }
 
-/// The binary under test.
+/// Returns a command that runs the binary under test.
 pub(crate) fn binary() -> Command {
     clean(Command::new(env!("CARGO_BIN_EXE_tlsidecar")))
 }
 
-/// A shell that runs `script`, where `"$@"` is the binary under test and what is added to it.
+/// Returns a shell that runs `script`, in which `"$@"` is the binary under test with the further arguments.
 pub(crate) fn by_shell(script: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_tlsidecar")]);
@@ -132,7 +132,7 @@ pub(crate) fn by_shell(script: &str) -> Command {
 }
 
 fn clean(mut command: Command) -> Command {
-    // Nothing of the machine's own configuration, nor of the service that runs the tests.
+    // No variables of the machine's configuration or of the service that runs the tests.
     let foreign = ["TLSIDECAR_", "NOTIFY_", "WATCHDOG_", "LISTEN_"];
     let ours = |name: &str| !foreign.iter().any(|foreign| name.starts_with(foreign));
     command.env_clear().envs(std::env::vars().filter(|(name, _)| ours(name)));
@@ -140,7 +140,7 @@ fn clean(mut command: Command) -> Command {
     command
 }
 
-/// One HTTP request to an admin port, with more header lines perhaps.
+/// Sends one HTTP request to an admin port, with optional header lines.
 pub(crate) fn ask(
     admin: SocketAddr,
     method: &str,
@@ -164,7 +164,7 @@ fn address(log: &str, what: &str) -> Option<SocketAddr> {
     at.split(['"', ' ', ',', '}']).next()?.parse().ok()
 }
 
-/// A turn of a loop that has a deadline.
+/// Pauses a loop that has a deadline.
 #[expect(clippy::disallowed_methods, reason = "the waits for a process are not in a runtime")]
 fn pause() {
     std::thread::sleep(Duration::from_millis(10));

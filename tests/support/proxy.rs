@@ -1,4 +1,4 @@
-//! The whole proxy in the test's own process, on free ports.
+//! The whole proxy in the test's process, on free ports.
 
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -12,52 +12,52 @@ use tlsidecar::terms::reason::Reason;
 use super::certs::Pair;
 use super::eventually;
 
-/// A running proxy with one listener. On drop it is checked that its books balance.
+/// A running proxy with one listener. On drop, its metrics are checked for balance.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     pub(crate) app: App,
 }
 
 impl Proxy {
-    /// Starts one in front of `backend`.
+    /// Starts a proxy in front of `backend`.
     pub(crate) fn start(backend: BackendAddress, pair: &Pair) -> Self {
         Self::with(listener(backend, pair))
     }
 
-    /// Starts one with this listener.
+    /// Starts a proxy with this listener.
     pub(crate) fn with(listener: ListenerConfig) -> Self {
         Self::on(config(listener), None)
     }
 
-    /// Starts one on this configuration, from a file perhaps.
+    /// Starts a proxy with this configuration, which can come from a file.
     pub(crate) fn on(config: Config, source: Option<Source>) -> Self {
         let app = app::start(config, source).unwrap();
         Self { address: app.listeners[0].1, app }
     }
 
-    /// The value of a counter or gauge of whole numbers, by its name and labels.
+    /// Returns the value of a counter or gauge of whole numbers, by its name and labels.
     pub(crate) fn count(&self, series: &str) -> u64 {
         let text = self.text();
         metric(&text, series).unwrap_or_else(|| panic!("no {series} in\n{text}"))
     }
 
-    /// The value of a metric of time.
+    /// Returns the value of a metric in seconds.
     pub(crate) fn seconds(&self, series: &str) -> f64 {
         let text = self.text();
         metric(&text, series).unwrap_or_else(|| panic!("no {series} in\n{text}"))
     }
 
-    /// All metrics.
+    /// Returns all metrics as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8(self.app.metrics.render().unwrap().0).unwrap()
     }
 
-    /// How many connections ended for `reason`.
+    /// Returns the number of connections that ended for `reason`.
     pub(crate) fn closed(&self, reason: Reason) -> u64 {
         self.count(&closed_series(reason))
     }
 
-    /// Waits until just one connection has ended, for this reason.
+    /// Waits until exactly one connection has ended, for this reason.
     pub(crate) async fn ends_with(&self, reason: Reason) {
         self.end_with(reason, 1).await;
     }
@@ -70,46 +70,46 @@ impl Proxy {
         assert_eq!((self.closed(reason), all()), (count, count), "they ended with {found:?}");
     }
 
-    /// How many connections are open.
+    /// Returns the number of open connections.
     pub(crate) fn active(&self) -> u64 {
         self.count("tlsidecar_connections_active{listener=\"test\"}")
     }
 
-    /// How many reloads ended so.
+    /// Returns the number of reloads with this outcome.
     pub(crate) fn reloads(&self, outcome: ReloadOutcome) -> u64 {
         self.count(&format!("tlsidecar_reloads_total{{outcome=\"{outcome}\"}}"))
     }
 
-    /// The reloads that ended so for one kind of object.
+    /// Returns the number of reloads with this outcome for one kind of object.
     pub(crate) fn reloads_of(&self, object: &str, outcome: ReloadOutcome) -> u64 {
         self.count(&format!(
             "tlsidecar_reload_objects_total{{object=\"{object}\",outcome=\"{outcome}\"}}"
         ))
     }
 
-    /// Whether the last reload failed.
+    /// Returns whether the last reload failed.
     pub(crate) fn reload_fails(&self) -> bool {
         self.count("tlsidecar_reload_failing") == 1
     }
 }
 
 impl Drop for Proxy {
-    /// accepted = active + Σ closed, and no connection ended by a fault of ours.
+    /// Checks that accepted = active + Σ closed, and that no connection ended for `internal`.
     fn drop(&mut self) {
         if std::thread::panicking() {
             return;
         }
-        // Between two counters a connection may just be on its way.
+        // A connection can be between two of the counters for a moment.
         let balanced = (0..1000).any(|_| {
             std::thread::yield_now();
             balances(&self.text())
         });
-        assert!(balanced, "the books do not balance:\n{}", self.text());
-        let gone = (0..1000).any(|_| {
+        assert!(balanced, "accepted is not active + closed:\n{}", self.text());
+        let empty = (0..1000).any(|_| {
             std::thread::yield_now();
-            nobody_is_left(&self.text())
+            is_empty(&self.text())
         });
-        assert!(gone, "who has gone is still counted:\n{}", self.text());
+        assert!(empty, "ended connections are still counted:\n{}", self.text());
         for (name, _) in &self.app.listeners {
             let internal = format!(
                 "tlsidecar_connections_closed_total{{listener=\"{name}\",reason=\"internal\"}}"
@@ -119,43 +119,43 @@ impl Drop for Proxy {
     }
 }
 
-/// Whether accepted = active + Σ closed, over all listeners.
+/// Returns whether accepted = active + Σ closed, over all listeners.
 pub(crate) fn balances(text: &str) -> bool {
     sum(text, "tlsidecar_connections_accepted_total{")
         == sum(text, "tlsidecar_connections_active{")
             + sum(text, "tlsidecar_connections_closed_total{")
 }
 
-/// Whether, if no connection is active, none is in its handshake and none has a session.
-fn nobody_is_left(text: &str) -> bool {
+/// Returns whether a proxy without active connections has no handshakes in progress and no sessions.
+fn is_empty(text: &str) -> bool {
     sum(text, "tlsidecar_connections_active{") > 0
         || sum(text, "tlsidecar_handshakes_in_progress{") + sum(text, "tlsidecar_sessions_by_age{")
             == 0
 }
 
-/// The sum of the series whose lines begin so.
+/// Returns the sum of the series whose lines have this prefix.
 fn sum(text: &str, start: &str) -> u64 {
     let lines = text.lines().filter(|line| line.starts_with(start));
     lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
 }
 
-/// The value of a metric, by its name and labels.
+/// Returns the value of a metric, by its name and labels.
 pub(crate) fn metric<T: FromStr>(text: &str, series: &str) -> Option<T> {
     text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
 }
 
-/// The series that counts the ends for `reason`.
+/// Returns the series that counts connections closed for `reason`.
 pub(crate) fn closed_series(reason: Reason) -> String {
     format!("tlsidecar_connections_closed_total{{listener=\"test\",reason=\"{reason}\"}}")
 }
 
-/// A listener on a free port.
+/// Returns a listener on a free port.
 pub(crate) fn listener(backend: BackendAddress, pair: &Pair) -> ListenerConfig {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     ListenerConfig::new("test", listen, backend, pair.files.clone(), ClientAuth::None)
 }
 
-/// A configuration with this listener, everything else on free ports and by default.
+/// Returns a configuration with this listener, and otherwise with free ports and defaults.
 pub(crate) fn config(listener: ListenerConfig) -> Config {
     let admin = AdminConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)) };
     Config { admin, ..Config::of(listener) }

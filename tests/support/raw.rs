@@ -1,4 +1,4 @@
-//! A peer that speaks bytes, not TLS.
+//! A peer that sends raw bytes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,22 +10,22 @@ use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use super::wait::within;
 
-/// Sends bytes and returns all that comes back until the other side closes or resets.
+/// Sends bytes and returns everything that arrives until the other side closes or resets.
 pub(crate) async fn answer_to(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut tcp = TcpStream::connect(address).await.unwrap();
-    // It may be closed before it has taken everything.
+    // The other side may close before it has read everything.
     let _refused = tcp.write_all(bytes).await;
     let mut answer = Vec::new();
     let _reset = within("it is closed", tcp.read_to_end(&mut answer)).await;
     answer
 }
 
-/// A fatal alert as it stands on the wire while nothing is encrypted.
+/// Returns an unencrypted fatal alert as it is on the wire.
 pub(crate) fn alert(description: u8) -> Vec<u8> {
     vec![21, 3, 3, 0, 2, 2, description]
 }
 
-/// A ClientHello that asks for localhost, as rustls makes it.
+/// Returns a ClientHello of rustls for localhost.
 pub(crate) fn client_hello() -> Vec<u8> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
@@ -40,12 +40,12 @@ pub(crate) fn client_hello() -> Vec<u8> {
     hello
 }
 
-/// A ClientHello of this version with these suites and no extensions.
+/// Returns a ClientHello of this version with these suites and no extensions.
 pub(crate) fn old_hello(version: [u8; 2], suites: &[[u8; 2]]) -> Vec<u8> {
     records(&hello(version, suites, None))
 }
 
-/// A ClientHello of this version with these suites and extensions, each by its type.
+/// Returns a ClientHello of this version with these suites and extensions, each by its type.
 pub(crate) fn extended_hello(
     version: [u8; 2],
     suites: &[[u8; 2]],
@@ -57,12 +57,12 @@ pub(crate) fn extended_hello(
     records(&hello(version, suites, Some(&extensions)))
 }
 
-/// A vector with a length of two bytes: RFC 8446 section 3.4.
+/// Returns a vector with a length of two bytes: RFC 8446 section 3.4.
 pub(crate) fn vector16(bytes: &[u8]) -> Vec<u8> {
     [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat()
 }
 
-/// A message in records of 16 KiB.
+/// Returns a message in records of 16 KiB.
 fn records(message: &[u8]) -> Vec<u8> {
     let record = |part: &[u8]| [&[22, 3, 1][..], &vector16(part)].concat();
     message.chunks(1 << 14).flat_map(record).collect()

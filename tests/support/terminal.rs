@@ -1,7 +1,7 @@
-//! A shell on a machine of its own, in which the commands of a page are typed.
+//! A shell in separate namespaces, in which the commands of a page are typed.
 //!
-//! The machine is a network and process namespace: ports are free, whatever runs beside it, and
-//! everything that was started in it ends with it.
+//! The network and process namespaces have free ports, whatever else runs on the machine, and everything that was
+//! started in them ends with them.
 
 use std::fs;
 use std::io::Write;
@@ -14,25 +14,25 @@ use tempfile::TempDir;
 use super::command::{has, skipped};
 use super::page::{Block, How, missing};
 
-/// How long a block may take.
+/// Deadline for a block.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What makes the namespaces; everything in them is killed with it.
+/// Arguments of unshare(1), which makes the namespaces; everything in them is killed with it.
 const UNSHARE: [&str; 5] = ["--net", "--pid", "--fork", "--kill-child", "--mount-proc"];
 
-/// The shell. Everything that it has started is killed on drop.
+/// A shell. Everything that it has started is killed on drop.
 pub(crate) struct Terminal {
     shell: Child,
     input: ChildStdin,
     scene: TempDir,
-    /// Where each terminal begins.
+    /// The directory in which each terminal begins.
     here: PathBuf,
     typed: usize,
-    /// What the terminals beside say.
+    /// The outputs of the separate terminals.
     beside: Vec<PathBuf>,
 }
 
-/// What a block has said, and whether it was content.
+/// The output of a block, and whether commands failed.
 struct Ended {
     output: String,
     failed: bool,
@@ -40,8 +40,8 @@ struct Ended {
 }
 
 impl Terminal {
-    /// A shell which finds the binary under test, in a home that has nothing but these directories of
-    /// the repository. None where the system does not allow namespaces, or a program is missing.
+    /// Starts a shell that has the binary under test in its path, and copies of these directories of the repository in its
+    /// home. Returns none if the system does not allow namespaces or a program is missing.
     pub(crate) fn open(programs: &[&str], directories: &[&str]) -> Option<Self> {
         if !programs.iter().chain(&["unshare", "ip", "bash"]).all(|program| has(program)) {
             return None;
@@ -72,23 +72,23 @@ impl Terminal {
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         let mut shell = command.spawn().unwrap();
         let mut input = shell.stdin.take().unwrap();
-        // A command that fails in the middle of a block is as bad as at its end.
+        // A command that fails in the middle of a block counts like one at its end.
         writeln!(input, "ip link set lo up; trap '__failed=1' ERR").unwrap();
         Some(Self { shell, input, here: home, scene, typed: 0, beside: Vec::new() })
     }
 
-    /// Where the shell begins.
+    /// Returns the directory in which the shell begins.
     pub(crate) fn home(&self) -> PathBuf {
         self.scene.path().join("home")
     }
 
-    /// Where this and each other terminal begins from now on.
+    /// Changes the directory of this terminal, and of those that begin later.
     pub(crate) fn enter(&mut self, directory: &Path) {
         writeln!(self.input, "cd {}", directory.display()).unwrap();
         directory.clone_into(&mut self.here);
     }
 
-    /// Puts a command into the shell's path: a script for `sh`.
+    /// Adds a command to the shell's path: a script for `sh`.
     pub(crate) fn command(&self, name: &str, script: &str) {
         use std::os::unix::fs::PermissionsExt;
         let path = self.scene.path().join("bin").join(name);
@@ -96,7 +96,7 @@ impl Terminal {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// Types a page's blocks, one after the other; each says what the page says. Returns how many.
+    /// Types the blocks of a page in order, compares their output with the page, and returns their number.
     pub(crate) fn follow(&mut self, page: &str, blocks: &[Block]) -> usize {
         let mut run = 0;
         for block in blocks {
@@ -118,24 +118,24 @@ impl Terminal {
         run
     }
 
-    /// A block that is the last of its terminal. What it is expected to say comes by and by.
+    /// Types a block in a separate terminal, where it keeps running, and waits for its output.
     fn beside(&mut self, at: &str, block: &Block) {
         let file = self.file(&block.commands);
         let output = file.with_extension("out");
         let (script, out, here) = (file.display(), output.display(), self.here.display());
-        // A group of its own, to be ended as a whole.
+        // In a process group, which can be ended as a whole.
         writeln!(self.input, "(cd {here}; exec setsid bash {script}) </dev/null >{out} 2>&1 &")
             .unwrap();
         self.beside.push(output.clone());
         self.until(at, || {
-            let said = fs::read_to_string(&output).unwrap_or_default();
-            missing(&block.expected, &said).map_or(Ok(()), |line| {
-                Err(format!("{at}: it does not say {line:?}:\n{}\n{said}", block.commands))
+            let printed = fs::read_to_string(&output).unwrap_or_default();
+            missing(&block.expected, &printed).map_or(Ok(()), |line| {
+                Err(format!("{at}: it does not print {line:?}:\n{}\n{printed}", block.commands))
             })
         });
     }
 
-    /// Ends what runs in the terminals beside, and waits for it.
+    /// Ends the programs in the separate terminals, and waits for them.
     pub(crate) fn end_beside(&mut self) {
         let ended =
             self.type_in("its end", "for job in $(jobs -p); do kill -- -$job; done; wait\n");
@@ -143,17 +143,21 @@ impl Terminal {
         self.beside.clear();
     }
 
-    /// What one of the terminals beside is to say by then.
+    /// Waits until one of the separate terminals has printed the expected lines.
     fn elsewhere(&mut self, at: &str, block: &Block) {
         let beside = self.beside.clone();
         self.until(at, || {
-            let said: Vec<_> =
+            let printed: Vec<_> =
                 beside.iter().map(|file| fs::read_to_string(file).unwrap_or_default()).collect();
-            let fine = said.iter().any(|said| missing(&block.elsewhere, said).is_none());
+            let fine = printed.iter().any(|text| missing(&block.elsewhere, text).is_none());
             if block.elsewhere.is_empty() || fine {
                 Ok(())
             } else {
-                Err(format!("{at}: no terminal says {:?}:\n{}", block.elsewhere, said.join("\n")))
+                Err(format!(
+                    "{at}: no terminal prints {:?}:\n{}",
+                    block.elsewhere,
+                    printed.join("\n")
+                ))
             }
         });
     }
@@ -169,12 +173,12 @@ impl Terminal {
         }
     }
 
-    /// Types commands and waits until the shell is through with them.
+    /// Types commands and waits until the shell has run them.
     fn type_in(&mut self, at: &str, commands: &str) -> Ended {
         let file = self.file(commands);
         let (output, end) = (file.with_extension("out"), file.with_extension("end"));
         let (script, out, done) = (file.display(), output.display(), end.display());
-        // Sourced: directories and variables stay, as they do for who types.
+        // Sourced, so that directories and variables persist, as in an interactive shell.
         writeln!(
             self.input,
             "__failed=0; . {script} </dev/null >{out} 2>&1; __last=$?; \
@@ -182,11 +186,11 @@ impl Terminal {
         )
         .unwrap();
         self.until(at, || {
-            let said = || fs::read_to_string(&output).unwrap_or_default();
+            let printed = || fs::read_to_string(&output).unwrap_or_default();
             if end.exists() {
                 Ok(())
             } else {
-                Err(format!("{at}: no end:\n{commands}\n{}", said()))
+                Err(format!("{at}: no end:\n{commands}\n{}", printed()))
             }
         });
         let end = fs::read_to_string(end).unwrap();
@@ -195,7 +199,7 @@ impl Terminal {
         Ended { output, failed: failed != "0", last_failed: last != "0" }
     }
 
-    /// A script of these commands.
+    /// Writes a script of these commands.
     fn file(&mut self, commands: &str) -> PathBuf {
         self.typed += 1;
         let file = self.scene.path().join(format!("typed/{}.sh", self.typed));
@@ -222,7 +226,7 @@ impl Drop for Terminal {
     }
 }
 
-/// What is wrong with how a block ended.
+/// Returns the difference between the outcome of a block and the page, if there is one.
 fn wrong(block: &Block, ended: &Ended) -> Option<String> {
     if block.how == How::Fails {
         if !ended.last_failed {
@@ -231,10 +235,10 @@ fn wrong(block: &Block, ended: &Ended) -> Option<String> {
     } else if ended.failed || ended.last_failed {
         return Some("it fails".to_owned());
     }
-    missing(&block.expected, &ended.output).map(|line| format!("it does not say {line:?}"))
+    missing(&block.expected, &ended.output).map(|line| format!("it does not print {line:?}"))
 }
 
-/// A turn of a loop that has a deadline.
+/// Pauses a loop that has a deadline.
 #[expect(clippy::disallowed_methods, reason = "the waits for a shell are not in a runtime")]
 fn pause() {
     std::thread::sleep(Duration::from_millis(10));
