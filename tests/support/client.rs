@@ -140,7 +140,7 @@ impl Device {
     }
 }
 
-/// Returns the error of a result whose value cannot be printed.
+/// Returns the error of a result that is never `Ok`.
 trait UnwrapErrOrNever {
     fn unwrap_err_or_never(self) -> std::io::Error;
 }
