@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::changes;
 use crate::config;
 use crate::metrics::{
-    ActiveCa, ActiveCertificate, ActiveCrl, ListenerMetrics, ActiveFile, Objects, Reported,
+    ActiveCa, ActiveCertificate, ActiveCrl, ActiveFile, ListenerMetrics, Objects, Reported,
 };
 use crate::terms::labels::{MaterialKind, ReloadObject, ReloadOutcome};
 use crate::text::Shown;
