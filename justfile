@@ -11,8 +11,8 @@ default:
 # Format, lints, documentation and tests: what every change has to pass.
 check: format lint docs test
 
-# Kubernetes, Helm, alerts, dashboard and units, without a cluster.
-deploy: build kubernetes helm rules dashboards prometheus units
+# Kubernetes, Helm, alerts, dashboard and units, without a cluster. The first ones take any build of the program.
+deploy: kubernetes helm rules dashboards build prometheus units
 
 # What is released: licences of dependencies, the demo, the Debian package, the image.
 package: licenses build demo debian image

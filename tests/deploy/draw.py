@@ -87,14 +87,14 @@ class Place:
 # ---- Words ---------------------------------------------------------------------------------------
 
 
-def told(value, unit, decimals=None):
+def formatted(value, unit, decimals=None):
     """A value in a unit, as short as can be."""
     if not math.isfinite(value):
         return "–"
     if unit == "percentunit":
         return f"{value * 100:.{1 if decimals is None else decimals}f} %"
     if unit == "s" and value < 0:
-        return "-" + told(-value, unit)
+        return "-" + formatted(-value, unit)
     if unit == "s" and value < 1:
         return f"{value * 1000:.3g} ms" if value >= 0.001 or value == 0 else f"{value * 1e6:.3g} µs"
     if decimals is not None:
@@ -160,7 +160,7 @@ def stat(place, panel, now, _over, _span):
         for over in panel["fieldConfig"]["overrides"]:
             if over["matcher"]["options"] == name:
                 steps = next(p["value"]["steps"] for p in over["properties"] if p["id"] == "thresholds")
-        text = mapped(defaults["mappings"], f"{value:.0f}") if defaults["mappings"] else told(
+        text = mapped(defaults["mappings"], f"{value:.0f}") if defaults["mappings"] else formatted(
             value, defaults["unit"], defaults.get("decimals"))
         middle = place.x + place.w * (2 * number + 1) / (2 * len(found))
         place.figure.text(middle, place.y + place.h * 0.42, text, ha="center", va="center", weight="bold",
@@ -199,7 +199,7 @@ def series(place, panel, _now, over, span):
             where = place.x + 0.008 + column * (place.w - 0.01) / per_line
             up = place.y + (0.62 * (lines - line) - 0.25) * place.line
             place.figure.text(where, up, "■", color=colour, va="center", fontsize=5)
-            place.figure.text(where + 0.008, up, f"{cut(name, 43 if per_line == 3 else 29)}  {told(last, unit)}",
+            place.figure.text(where + 0.008, up, f"{cut(name, 43 if per_line == 3 else 29)}  {formatted(last, unit)}",
                               va="center", fontsize=5.2, color=INK)
     if len(shown) > len(listed):
         number = len(listed)
@@ -229,7 +229,7 @@ def finish(axes, span, unit=None):
     if unit:
         axes.yaxis.set_major_locator(
             matplotlib.ticker.LogLocator() if axes.get_yscale() == "log" else matplotlib.ticker.MaxNLocator(4))
-        axes.yaxis.set_major_formatter(lambda value, _: told(value, unit))
+        axes.yaxis.set_major_formatter(lambda value, _: formatted(value, unit))
         axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
 
 
@@ -253,7 +253,7 @@ def heatmap(place, panel, _now, over, span):
                 norm=colors.PowerNorm(0.5, 0, top), interpolation="nearest")
     finish(axes, span)
     every = max(1, (high - low) // 6)
-    names = [("∞" if le == "+Inf" else told(float(le), "s")) for le, _ in found[low:high]]
+    names = [("∞" if le == "+Inf" else formatted(float(le), "s")) for le, _ in found[low:high]]
     axes.set_yticks([n + 1 for n in range(0, high - low, every)], names[::every])
 
 
@@ -281,7 +281,7 @@ def table(place, panel, now, _over, _span):
         for name in columns:
             look = looks.get(shown[name], {})
             value = row.get(name, "")
-            text = mapped(look.get("mappings", []), value) if isinstance(value, str) else told(
+            text = mapped(look.get("mappings", []), value) if isinstance(value, str) else formatted(
                 value, look.get("unit", "none"), look.get("decimals"))
             text = cut(text, 20 if name in ("sha256", "serial") else 76)
             colour = step_colour(look["thresholds"]["steps"], value) if "thresholds" in look and value != "" else INK
@@ -318,7 +318,7 @@ def bars(place, panel, now, _over, _span):
         axes.barh([0], [value], color=NAMED["orange"], height=2)
         axes.set(xlim=(0, most), ylim=(-0.5, 0.5))
         axes.axis("off")
-        place.figure.text(left + width + 0.004, y, told(value, "short"), va="center", weight="bold", fontsize=5.8)
+        place.figure.text(left + width + 0.004, y, formatted(value, "short"), va="center", weight="bold", fontsize=5.8)
 
 
 def timeline(place, panel, _now, over, span):

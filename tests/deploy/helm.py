@@ -217,7 +217,7 @@ def essence(things):
     # The job is named after the application by kustomize, after the release by Helm.
     for endpoint in parts.get("PodMonitor", {}).get("podMetricsEndpoints", []):
         jobs = [rule for rule in endpoint["relabelings"] if rule.get("targetLabel") == "job"]
-        require(len(jobs) == 1 and "/tlsidecar-" in jobs[0]["replacement"], f"PodMonitor: no job of its own: {jobs}")
+        require(len(jobs) == 1 and "/tlsidecar-" in jobs[0]["replacement"], f"PodMonitor: another job than expected: {jobs}")
         endpoint["relabelings"].remove(jobs[0])
     certificate = [c for c in of_kind(things, "Certificate") if c["spec"]["secretName"] == "tlsidecar-tls"]
     parts["Certificate"] = certificate[0]["spec"]

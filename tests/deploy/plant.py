@@ -151,10 +151,13 @@ class Plant:
         self.pump(devices, "purpose", usage="server")
         self.pump(others, "stranger")
         devices.revoke("devices.crl", os.path.join(self.place, "revoked.crt"))
+        # More certificates than max_chain_certificates.
+        crt, _ = self.pump(devices, "chain")
+        crt.write_text(crt.read_text() + devices.crt.read_text() * 10)
 
     @staticmethod
     def pump(authority, file, usage="client", **validity):
-        authority.issue(file, f"pump-{file}", [f"pump-{file}"], usage, **{"begins": -30, **validity})
+        return authority.issue(file, f"pump-{file}", [f"pump-{file}"], usage, **{"begins": -30, **validity})
 
     def put(self, name_of_pair, key=None):
         """Installs a certificate and its key as tls.crt and tls.key, by two renames."""
@@ -255,7 +258,7 @@ class Plant:
         anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
         stranger, modbus = self.context("other-ca.crt"), self.context(alpn="modbus")
         pumps = {pair: self.context(pair=pair) for pair in (
-            "later", "expired", "tomorrow", "purpose", "stranger", "revoked")}
+            "later", "expired", "tomorrow", "purpose", "stranger", "revoked", "chain")}
         sessions = {}
 
         def resume():
@@ -297,6 +300,7 @@ class Plant:
             (1, lambda: self.device(1, pumps["purpose"])),
             (1, lambda: self.device(1, pumps["stranger"])),
             (1, lambda: self.device(1, pumps["revoked"])),
+            (1, lambda: self.device(1, pumps["chain"])),
             (1, lambda: self.device(2, anybody, host="other.example")),
             (2, lambda: self.device(0, anybody, host="refused.example")),
             (1, lambda: self.device(0, anybody, host="timeout.example")),
