@@ -16,8 +16,6 @@ set -euo pipefail
 checks=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$checks/../.." && pwd)
 kubernetes=${KUBERNETES:-$root/deploy/kubernetes}
-# With the first build in it; kept, so that the next one is incremental.
-home=$root/target/image-check/home
 IMAGE=localhost/tlsidecar
 MAX_BYTES=$((15 * 1024 * 1024))
 
@@ -59,7 +57,7 @@ machine_image() {
 # Starts build.sh with a CARGO_HOME in which nothing is installed, as on a machine with only what docs/image.md names.
 start_first() {
     cargo fetch --quiet --locked --manifest-path "$root/Cargo.toml"
-    mkdir -p "$home" && ln -sfn "$cargo_home/registry" "$home/registry"
+    mkdir "$home" && ln -s "$cargo_home/registry" "$home/registry"
     # A process group for each build, so that it ends with its children.
     set -m
     CARGO_HOME=$home "$root/deploy/docker/build.sh" "$work/first/out" >"$work/first.log" 2>&1 &
@@ -227,6 +225,8 @@ pod() {
 
 main() {
     work=$(mktemp -d)
+    # Outside of the checkout, because build.sh maps the paths of both to other names.
+    home=$work/home
     cargo_home=${CARGO_HOME:-$HOME/.cargo}
     revision=$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)
     compiling=""
