@@ -589,7 +589,7 @@ def lifecycle():
     ]
 
 
-# ---- What stands around the panels ---------------------------------------------------------------
+# ---- Variables, annotations, layout --------------------------------------------------------------
 
 
 def variables():

@@ -1,7 +1,6 @@
-// Validates custom resources, a JSON list on stdin: by the models of the npm packages
-// @kubernetes-models/cert-manager and @kubernetes-models/prometheus-operator, made from the CRDs, and by
-// their types with `tsc --strict`, which also finds fields that do not exist. NODE_PATH names the
-// packages' directory. For checks: the number of objects on the last line.
+// Validates custom resources, a JSON list on stdin: by the models of the npm packages @kubernetes-models/cert-manager and
+// @kubernetes-models/prometheus-operator, made from the CRDs, and by their types with `tsc --strict`, which also finds
+// unknown fields. NODE_PATH is the directory of the packages. The last line of the output is the number of objects.
 "use strict";
 
 const { execFileSync } = require("node:child_process");
@@ -33,7 +32,7 @@ async function main() {
   console.log(`${things.length}`);
 }
 
-// Where the models of an object's API version are.
+// Returns the directory of the models of an object's API version.
 function packageOf(thing) {
   const [group, version] = thing.apiVersion.split("/");
   if (!PACKAGES[group]) {
@@ -45,7 +44,7 @@ function packageOf(thing) {
 async function byModels(things) {
   const problems = [];
   for (const thing of things) {
-    // By its file: the import of a package would not look into NODE_PATH.
+    // By its file: the import of a package ignores NODE_PATH.
     const models = await import(path.join(modules, packageOf(thing), "index.js"));
     const Model = models[thing.kind];
     if (!Model) {

@@ -84,7 +84,7 @@ class Place:
                                      self.h - under - 1.3 * self.line), facecolor=PANEL)
 
 
-# ---- Words ---------------------------------------------------------------------------------------
+# ---- Texts ---------------------------------------------------------------------------------------
 
 
 def formatted(value, unit, decimals=None):
@@ -171,7 +171,7 @@ def stat(place, panel, now, _over, _span):
 
 def series(place, panel, _now, over, span):
     found = answers(panel, over)
-    # What is there and moves first, as a legend that is sorted.
+    # Series with the highest values first.
     found.sort(key=lambda each: -max((v for _, v in each[1] if math.isfinite(v)), default=-1))
     shown = [each for each in found if any(v for _, v in each[1] if math.isfinite(v))] or found[:1]
     per_line = 2 if panel["gridPos"]["w"] <= 8 else 3
@@ -288,7 +288,7 @@ def table(place, panel, now, _over, _span):
             widest[name] = max(widest[name], len(text) + 1)
             line.append((text, colour))
         cells.append(line)
-    # Letters that fit; what does not is cut in the widest column.
+    # Text that does not fit is cut in the widest column.
     fits, total = place.w * 285, sum(widest.values())
     if total > fits:
         greatest = max(widest, key=widest.get)

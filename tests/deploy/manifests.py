@@ -295,7 +295,7 @@ def selects(selector, labels):
     return selector["matchLabels"].items() <= labels.items()
 
 
-# --- the real program ------------------------------------------------------------------------------
+# --- tlsidecar check -------------------------------------------------------------------------------
 
 
 def crate_version():

@@ -412,8 +412,7 @@ def watchdog(debian):
     path = override(debian, "watchdog.conf", "[Service]\nWatchdogSec=2s\nRestartSec=100ms\n")
     debian(f"systemctl restart {UNIT}")
     pid = debian.show("MainPID")
-    # It lives as long as it turns, also where nothing happens and its workers sleep: three times the
-    # watchdog's.
+    # An idle process whose workers sleep stays alive: for three times the watchdog's time.
     time.sleep(6)
     assert debian.show("MainPID", "NRestarts") == [pid, "0"], debian.journal()
     debian(f"kill -STOP {pid}")
@@ -435,7 +434,7 @@ def upgrade(debian):
     assert debian.show("MainPID") == pid and debian.state() == "active/running"
     assert debian(f"systemctl is-enabled {UNIT}")[1] == "enabled\n"
     talk(opened)
-    # The old process still reloads.
+    # The old process still accepts a reload.
     debian(f"systemctl reload {UNIT}")
     eventually("the reload is reported", lambda: "reload by signal: unchanged" in debian.show("StatusText"))
     opened.close()
@@ -450,7 +449,7 @@ def upgrade(debian):
 def socket_unit(debian):
     step("socket unit: restarts refuse no device")
     debian(f"systemctl stop {UNIT} && systemctl enable --now tlsidecar.socket")
-    # The first device starts it, and may be answered before systemd has read that it is ready.
+    # The first device starts the service, and may be served before systemd has read the readiness message.
     device().close()
     eventually("systemd reports it running", debian.running)
     ended, served, problems = threading.Event(), [], []

@@ -59,7 +59,7 @@ def load(path):
 
 
 def promtool(*arguments, where=PROMETHEUS):
-    done = attempt("promtool", *arguments, cwd=where)
+    done = attempt("promtool", *arguments, cwd=where, timeout=600)
     if done.returncode:
         problem(f"promtool {' '.join(arguments)}:\n{done.stdout}{done.stderr}")
 
@@ -212,7 +212,7 @@ def survives(*stages):
             (place / "rules/alerts.yml").write_text(json.dumps(alerts))
             for file, content in tests.items():
                 (place / "tests" / file).write_text(json.dumps(content))
-            done = attempt("promtool", "test", "rules", *[f"tests/{file}" for file in tests], cwd=place) if tests else None
+            done = attempt("promtool", "test", "rules", *[f"tests/{file}" for file in tests], cwd=place, timeout=600) if tests else None
             if done and done.returncode:
                 # An invalid rule would fail every test.
                 checked = attempt("promtool", "check", "rules", "rules/alerts.yml", cwd=place)
