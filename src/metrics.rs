@@ -23,7 +23,7 @@ pub(crate) use self::active::{ActiveCa, ActiveCertificate, ActiveCrl, ActiveFile
 pub(crate) use self::backends::BackendMetrics;
 use self::listener::ListenerFamilies;
 pub use self::listener::ListenerMetrics;
-pub(crate) use self::listener::{Handshake, Load, SessionStats, Totals};
+pub(crate) use self::listener::{Load, SessionStats, Totals};
 pub(crate) use self::names::NameStatus;
 use self::names::{BackendNames, NameFamilies};
 pub(crate) use self::process::Objects;

@@ -20,7 +20,8 @@ use self::stop::StopOrder;
 use self::top::Top;
 use crate::lock::Lock;
 use crate::metrics::{BackendMetrics, ListenerMetrics, SessionStats};
-use crate::terms::labels::{Age, Cipher, Direction, Expiry, HandshakeKind, Silence};
+use crate::terms::labels::{Age, Direction, Expiry, Silence};
+use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::Reason;
 use crate::time::unix_seconds;
 use crate::trust::identity::Identity;
@@ -41,7 +42,7 @@ pub(crate) struct Session {
     pub(crate) opened: Instant,
     /// The server name (SNI) of the ClientHello.
     pub(crate) server_name: OnceLock<Box<str>>,
-    pub(crate) tls: OnceLock<Tls>,
+    pub(crate) handshake: OnceLock<CompletedHandshake>,
     pub(crate) identity: OnceLock<Box<Identity>>,
     pub(crate) backend: OnceLock<Arc<BackendMetrics>>,
     /// Time until the backend was connected. Set when the relay begins.
@@ -51,11 +52,8 @@ pub(crate) struct Session {
 }
 
 /// Result of a completed handshake.
-pub(crate) struct Tls {
-    pub(crate) cipher: Cipher,
-    pub(crate) kind: HandshakeKind,
-    /// One of the protocols in the listener's configuration.
-    pub(crate) alpn: Option<Box<str>>,
+pub(crate) struct CompletedHandshake {
+    pub(crate) negotiated: Negotiated,
     /// Time from accept to the end of the handshake.
     pub(crate) took: Duration,
 }
@@ -89,7 +87,7 @@ impl Session {
             peer,
             opened: Instant::now(),
             server_name: OnceLock::new(),
-            tls: OnceLock::new(),
+            handshake: OnceLock::new(),
             identity: OnceLock::new(),
             backend: OnceLock::new(),
             connect: OnceLock::new(),

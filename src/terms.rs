@@ -5,4 +5,5 @@
 pub mod closed_set;
 pub mod labels;
 pub mod name_pattern;
+pub(crate) mod negotiated;
 pub mod reason;

@@ -1,37 +1,37 @@
-//! The committed instruction counts, and their comparison with new ones.
+//! The committed instruction counts, and the verdict on new counts: accepted, reported or refused.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
-/// Instructions per turn, by the names of the cases.
+/// Instructions per turn, by case name.
 pub(crate) type Counts = BTreeMap<String, u32>;
 
-/// The committed baseline.
+/// The committed file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Baseline {
-    /// The architecture and the tools of the baseline. Counts with others may differ.
+    /// Architecture and tools of the baseline: others may produce other counts.
     pub(crate) made_with: String,
     pub(crate) counts: Counts,
 }
 
-/// A larger change is not random: runs differ by a thousandth.
+/// Largest change that is accepted. Runs differ by about a thousandth by chance.
 const TOLERATED_PERCENT: f64 = 5.0;
 
-/// Result of a comparison.
+/// Verdict on a run.
 #[derive(Debug, Default)]
 pub(crate) struct Judgement {
-    /// Every case with its change, in Markdown.
+    /// All cases with their changes, in Markdown.
     pub(crate) table: String,
-    /// Failures.
+    /// Reasons to fail.
     pub(crate) faults: Vec<String>,
-    /// Remarks.
+    /// Notes.
     pub(crate) hints: Vec<String>,
 }
 
 impl Baseline {
-    /// Compares new counts with the committed ones. The results keep the order of the new counts.
+    /// Compares new counts with the committed ones. The order of `new` is the order of the report.
     pub(crate) fn judge<'a>(&self, counts: impl IntoIterator<Item = (&'a str, u32)>) -> Judgement {
         let mut judged = Judgement {
             table: "| instructions a turn | count | baseline | change |\n|---|---|---|---|\n"
@@ -54,7 +54,7 @@ impl Judgement {
     fn add(&mut self, case: &str, count: u32, baseline: Option<u32>) {
         let mut row = |baseline: &str, change: &str| {
             let row = writeln!(self.table, "| {case} | {count} | {baseline} | {change} |");
-            row.expect("a string takes everything");
+            row.expect("writing to a string cannot fail");
         };
         let Some(baseline) = baseline else {
             row("", "");
@@ -62,7 +62,7 @@ impl Judgement {
             return;
         };
         let whole = f64::from(baseline);
-        // Compared before the division, which is exact; the bound itself is accepted.
+        // Compared without a division: exact, and the bound itself is accepted.
         let more = (f64::from(count) - whole) * 100.0;
         let change = more / whole;
         row(&baseline.to_string(), &format!("{change:+.2} %"));

@@ -1,22 +1,22 @@
-//! Counts instructions: runs this program again, under callgrind.
+//! Counting of instructions: runs this program again under callgrind.
 //!
-//! callgrind counts only inside [`turns_that_count`]. The counts therefore include neither the set-up nor
-//! the preparation of a turn, whose random parts (keys, hash seeds, signatures) would change them.
+//! callgrind counts only within [`turns_that_count`]. Set-up and the preparation of a turn are not counted:
+//! they depend on chance (keys, hash seeds, signatures).
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::{env, fs, io};
 
-/// Turns before the counted ones: they create buffers and fill tables, once per process or session.
+/// Turns before the counted ones: they allocate buffers and fill tables, once per process or session.
 const TURNS_BEFORE: usize = 10;
 
-/// Number of counted turns, for each case.
+/// Counted turns of a case.
 const TURNS: u32 = 50;
 
-/// Function whose name limits callgrind's counting.
+/// Runs the counted turns. callgrind finds this function by its name.
 const WHERE: &str = "--toggle-collect=*turns_that_count*";
 
-/// Entry point under callgrind: prepares a case and runs its turns.
+/// Prepares a case and runs its turns, under callgrind.
 pub fn run(prepare: impl FnOnce(usize) -> Box<dyn FnMut()>) {
     let mut turn = prepare(TURNS_BEFORE + TURNS as usize);
     (0..TURNS_BEFORE).for_each(|_| turn());
@@ -28,7 +28,7 @@ fn turns_that_count(turn: &mut dyn FnMut()) {
     (0..TURNS).for_each(|_| turn());
 }
 
-/// Tools that count the instructions. Counts of other tools may differ.
+/// Returns the architecture and the tools, on which counts depend.
 pub fn tools() -> Result<String, String> {
     let (rustc, valgrind) = (version("rustc")?, version("valgrind")?);
     Ok(format!("{}, {rustc}, {valgrind}", env::consts::ARCH))
@@ -47,13 +47,13 @@ fn missing(tool: &str, error: &io::Error) -> String {
     }
 }
 
-/// Returns the average number of instructions of one turn of a case.
+/// Returns the average number of instructions per turn of a case.
 ///
-/// `dir` is for callgrind's output.
+/// `dir` is the directory for the files of callgrind.
 pub fn count(case: &str, dir: &Path) -> Result<u32, String> {
     let (out, log) = (dir.join("callgrind.out"), dir.join("valgrind.log"));
     let program = env::current_exe().map_err(|error| error.to_string())?;
-    // A case takes a second or two.
+    // A case takes one or two seconds.
     let mut valgrind = Command::new("timeout");
     valgrind.args(["60", "valgrind", "--tool=callgrind", WHERE]);
     valgrind.arg(format!("--callgrind-out-file={}", out.display()));

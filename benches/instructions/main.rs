@@ -1,25 +1,26 @@
-//! Instruction counts of the parts of the hot path: `cargo bench --features bench --bench instructions`.
+//! Instruction counts of each part of the hot path:
+//! `cargo bench --features bench --bench instructions`.
 //!
-//! It runs each case of `benches/micro/` under `valgrind --tool=callgrind`, prints a table in Markdown, and
-//! fails if a count is more than 5 % above `baseline.json` in this directory. With `--write` its counts
+//! Each case of `benches/micro/` runs under `valgrind --tool=callgrind`. The program prints a table in Markdown
+//! and fails if a count is more than 5 % above `baseline.json` in this directory. With `--write` its counts
 //! become the baseline.
 //!
-//! Unlike times, counts repeat to a thousandth between runs, also on a busy machine. They depend on:
-//! - the processor, as far as AWS-LC selects its code by it. valgrind 3.19 presents every processor with
-//!   AVX2 as a Haswell (AES-NI, AVX2, no AVX-512, no SHA extensions), so these give the same counts.
-//!   Without valgrind, a newer processor runs faster code. Other architectures have other counts.
-//! - the compilers of Rust and C, the dependencies and the C library: a change of these may need a new
+//! Unlike times, counts repeat to a thousandth from run to run, even on a busy machine. They depend on:
+//! - the processor, as far as AWS-LC selects its code by it. valgrind 3.19 presents any processor with AVX2
+//!   as a Haswell (AES-NI, AVX2, no AVX-512, no SHA extensions), so these agree with each other, although
+//!   a newer one runs faster code without valgrind. Counts of another architecture differ.
+//! - the compilers of Rust and C, the dependencies, the C library: a change of these may require a new
 //!   baseline.
 //!
-//! The counts do not include the kernel, and do not show cache misses and stalls. A long copy (`rep movsb`)
-//! counts one instruction per byte, which is far more than its share of the time.
+//! Counts do not cover the kernel, caches and stalled instructions. A long copy (`rep movsb`) counts one
+//! instruction per byte, far more than its share of the time.
 
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a bench tells its figures, and what is wrong with them"
+    reason = "a bench prints its figures and their faults"
 )]
-#![allow(unreachable_pub, reason = "nothing outside a program can reach into it")]
+#![allow(unreachable_pub, reason = "a program has no public interface")]
 
 mod baseline;
 #[path = "../micro/cases.rs"]
@@ -41,13 +42,13 @@ use self::cases::{CASES, World};
 /// The committed counts.
 const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions/baseline.json");
 
-/// Command that renews the baseline.
+/// The command that renews the baseline.
 const RENEW: &str = "cargo bench --features bench --bench instructions -- --write";
 
 /// Counts the instructions of the parts of the hot path and compares them with the committed baseline.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Make the counts of this run the baseline.
+    /// Write the counts of this run as the new baseline.
     #[arg(long)]
     write: bool,
     /// Run the turns of one case (used by this program itself).
@@ -73,10 +74,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Entry point under callgrind.
+/// Runs one case, under callgrind.
 fn take_turns(name: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-    let runtime = runtime.expect("a thread is all that it needs");
+    let runtime = runtime.expect("a runtime of one thread can be built");
     let _entered = runtime.enter();
     let case = CASES.iter().find(|case| case.name == name).expect("this program knows its cases");
     let mut work = (case.setup)(&World::new(), case.bytes);
@@ -86,7 +87,7 @@ fn take_turns(name: &str) {
     });
 }
 
-/// Counts all cases, prints the counts, and then either writes the baseline or reports the failures.
+/// Counts all cases, prints the counts, and writes them or reports the faults.
 fn count(write: bool) -> Result<(), String> {
     let tools = counter::tools()?;
     let committed =

@@ -1,8 +1,8 @@
-//! The parts of the hot path, one case each, for the two programs that measure them.
+//! The cases: one for each part of the hot path, shared by the two programs that measure them.
 //!
-//! A case works in turns. [`Work::prepare`] creates the device's input of a turn (records, ClientHellos) in
-//! advance, so that a turn contains only the proxy's work. All futures are polled by hand over sockets in
-//! memory, on one thread: no scheduler, no kernel.
+//! A case works in turns. The device's input for a turn (records, ClientHellos) is created before, by
+//! [`Work::prepare`], so that a turn contains only the proxy's work. Futures are polled directly over sockets in
+//! memory, on one thread, without a scheduler or the kernel.
 
 use std::fs;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use tlsidecar::proxy::bench::{self, Server, Session};
+use tlsidecar::proxy::bench::{self, BenchServer, BenchStream};
 use tokio_rustls::rustls::ClientConfig;
 
 use crate::device::{self, Device};
@@ -19,20 +19,20 @@ use crate::wire::Wire;
 /// A measured part.
 pub struct Case {
     pub name: &'static str,
-    /// Bytes of plaintext that a turn moves, or the length of the message that it parses.
+    /// Bytes of plaintext that a turn moves, or of the message that it reads.
     pub bytes: usize,
     pub setup: fn(&World, usize) -> Box<dyn Work>,
 }
 
 /// A prepared case.
 pub trait Work {
-    /// Creates the input of this many turns.
+    /// Creates the input of `turns` turns.
     fn prepare(&mut self, turns: usize);
     /// Runs one turn.
     fn turn(&mut self);
 }
 
-/// Every case.
+/// All cases.
 pub const CASES: &[Case] = &[
     Case { name: "open 64 B", bytes: 64, setup: Open::setup },
     Case { name: "open 1 KiB", bytes: 1024, setup: Open::setup },
@@ -48,32 +48,32 @@ pub const CASES: &[Case] = &[
     Case { name: "relay turn, 128 B", bytes: 2 * 128, setup: Turn::setup },
 ];
 
-/// Common state of all cases: a server, and the configuration of its devices.
+/// The shared parts of all cases: a server, and the configuration of its devices.
 #[derive(Clone)]
 pub struct World {
-    server: Rc<Server>,
+    server: Rc<BenchServer>,
     devices: Arc<ClientConfig>,
 }
 
-type Accepting = Pin<Box<dyn Future<Output = Session<Wire>>>>;
+type Accepting = Pin<Box<dyn Future<Output = BenchStream<Wire>>>>;
 
 impl World {
-    /// Creates a server with a new certificate (P-256), and devices that trust it.
+    /// Creates a server with a new P-256 certificate, and devices that trust it.
     ///
-    /// Needs a runtime with time: the server's deadlines are timers.
+    /// Needs a runtime with timers, for the server's deadlines.
     pub fn new() -> Self {
-        let dir = tempfile::tempdir().expect("there is a temporary directory");
+        let dir = tempfile::tempdir().expect("a temporary directory can be created");
         let (cert, key) = (dir.path().join("crt"), dir.path().join("key"));
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])
-            .expect("certificates can be made");
-        fs::write(&cert, made.cert.pem()).expect("the directory is ours");
-        fs::write(&key, made.signing_key.serialize_pem()).expect("the directory is ours");
-        let server = Rc::new(Server::new(&cert, &key));
+            .expect("certificates can be created");
+        fs::write(&cert, made.cert.pem()).expect("the directory is writable");
+        fs::write(&key, made.signing_key.serialize_pem()).expect("the directory is writable");
+        let server = Rc::new(BenchServer::new(&cert, &key));
         Self { server, devices: device::config(made.cert.der().clone()) }
     }
 
-    /// A device that has sent its ClientHello, and a server that has not read it yet.
-    fn greeting(&self) -> (Device, Wire, Accepting) {
+    /// Returns a device that has sent its ClientHello, and a server that has not read it.
+    fn hello_sent(&self) -> (Device, Wire, Accepting) {
         let mut device = Device::new(&self.devices);
         let wire = Wire::default();
         wire.say(vec![device.say()]);
@@ -82,9 +82,9 @@ impl World {
         (device, wire, Box::pin(async move { server.accept(io).await }))
     }
 
-    /// A device that has sent its Finished, and a server that has not read it yet.
+    /// Returns a device that has sent its Finished, and a server that has not read it.
     fn finishing(&self) -> (Device, Wire, Accepting) {
-        let (mut device, wire, mut accepting) = self.greeting();
+        let (mut device, wire, mut accepting) = self.hello_sent();
         assert!(walk(accepting.as_mut()).is_pending(), "a server waits for the device's Finished");
         device.hear(&wire.hear());
         wire.say(vec![device.say()]);
@@ -92,22 +92,22 @@ impl World {
         (device, wire, accepting)
     }
 
-    /// An established session.
-    fn session(&self) -> (Device, Wire, Session<Wire>) {
+    /// Returns an established session.
+    fn session(&self) -> (Device, Wire, BenchStream<Wire>) {
         let (mut device, wire, mut accepting) = self.finishing();
         let Poll::Ready(session) = walk(accepting.as_mut()) else {
             unreachable!("a handshake is over with the device's Finished")
         };
-        // Reads the ticket.
+        // The ticket.
         device.hear(&wire.hear());
         (device, wire, session)
     }
 }
 
-/// Maximum number of polls that a handshake needs for one flight of the device.
+/// Number of polls after which a handshake has processed one flight of the device.
 const TURNS: usize = 6;
 
-/// Polls a handshake until it waits for the device. It yields between two expensive records.
+/// Polls a handshake until it waits for the device: it yields between two costly records.
 fn walk<T>(mut accepting: Pin<&mut (impl Future<Output = T> + ?Sized)>) -> Poll<T> {
     for _ in 0..TURNS - 1 {
         if let Poll::Ready(session) = poll(accepting.as_mut()) {
@@ -117,7 +117,7 @@ fn walk<T>(mut accepting: Pin<&mut (impl Future<Output = T> + ?Sized)>) -> Poll<
     poll(accepting)
 }
 
-/// Polls once. There is no waker: the next step is always known.
+/// Polls once. No wakers are needed: the order of the steps is fixed.
 fn poll<T>(future: Pin<&mut (impl Future<Output = T> + ?Sized)>) -> Poll<T> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
@@ -126,7 +126,7 @@ fn poll<T>(future: Pin<&mut (impl Future<Output = T> + ?Sized)>) -> Poll<T> {
 struct Open {
     device: Device,
     wire: Wire,
-    session: Session<Wire>,
+    session: BenchStream<Wire>,
     plain: Vec<u8>,
 }
 
@@ -146,7 +146,7 @@ impl Work for Open {
         self.wire.arrive();
         let mut cx = Context::from_waker(Waker::noop());
         let mut opened = 0;
-        // A read is 64 KiB. The records of this much plaintext are longer.
+        // A read is 64 KiB: the records of 64 KiB of plaintext are longer.
         while opened < self.plain.len() {
             let Poll::Ready(more) = self.session.poll_receive(&mut cx) else {
                 unreachable!("the records have come whole")
@@ -156,10 +156,10 @@ impl Work for Open {
     }
 }
 
-/// Seals plaintext for the device and writes it.
+/// Seals and writes plaintext for the device.
 struct Seal {
     wire: Wire,
-    session: Session<Wire>,
+    session: BenchStream<Wire>,
     plain: Vec<u8>,
 }
 
@@ -182,7 +182,7 @@ impl Work for Seal {
     }
 }
 
-/// Reads and parses a complete ClientHello. Each turn has a new one, because rustls shuffles extensions.
+/// Reads and parses a complete ClientHello, a new one each time: rustls shuffles extensions.
 struct Look {
     devices: Arc<ClientConfig>,
     hellos: Vec<Vec<u8>>,
@@ -202,7 +202,7 @@ impl Work for Look {
     }
 
     fn turn(&mut self) {
-        let mut looking = std::pin::pin!(bench::look(&self.hellos[self.next]));
+        let mut looking = std::pin::pin!(bench::read_hello(&self.hellos[self.next]));
         let Poll::Ready(name) = poll(looking.as_mut()) else {
             unreachable!("the message is whole")
         };
@@ -211,38 +211,38 @@ impl Work for Look {
     }
 }
 
-/// From the ClientHello of a full handshake to the server's complete flight: key exchange and signature.
+/// Processes the ClientHello of a full handshake up to our flight: key exchange and signature.
 struct Flight {
     world: World,
-    greeting: Vec<Accepting>,
+    started: Vec<Accepting>,
     flown: Vec<Accepting>,
 }
 
 impl Flight {
     fn setup(world: &World, _bytes: usize) -> Box<dyn Work> {
-        Box::new(Self { world: world.clone(), greeting: Vec::new(), flown: Vec::new() })
+        Box::new(Self { world: world.clone(), started: Vec::new(), flown: Vec::new() })
     }
 }
 
 impl Work for Flight {
     fn prepare(&mut self, turns: usize) {
         self.flown = Vec::with_capacity(turns);
-        self.greeting = (0..turns).map(|_| self.world.greeting().2).collect();
+        self.started = (0..turns).map(|_| self.world.hello_sent().2).collect();
     }
 
     fn turn(&mut self) {
-        let mut accepting = self.greeting.pop().expect("it was prepared");
+        let mut accepting = self.started.pop().expect("the turn was prepared");
         assert!(walk(accepting.as_mut()).is_pending(), "a server waits for the device's Finished");
-        // Freeing it belongs to the next half.
+        // Its memory is freed in the next half.
         self.flown.push(accepting);
     }
 }
 
-/// From the device's Finished to the server's ticket.
+/// Processes the device's Finished up to our ticket.
 struct Finish {
     world: World,
     finishing: Vec<Accepting>,
-    finished: Vec<Session<Wire>>,
+    finished: Vec<BenchStream<Wire>>,
 }
 
 impl Finish {
@@ -258,7 +258,7 @@ impl Work for Finish {
     }
 
     fn turn(&mut self) {
-        let mut accepting = self.finishing.pop().expect("it was prepared");
+        let mut accepting = self.finishing.pop().expect("the turn was prepared");
         let Poll::Ready(session) = walk(accepting.as_mut()) else {
             unreachable!("a handshake is over with the device's Finished")
         };
@@ -266,7 +266,7 @@ impl Work for Finish {
     }
 }
 
-/// Relays a message of the device to the backend, and the backend's answer to the device.
+/// Relays the device's bytes to the backend, and the answer back.
 struct Turn {
     device: Device,
     client: Wire,

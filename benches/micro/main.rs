@@ -1,9 +1,9 @@
-//! Times of the parts of the hot path: `cargo bench --features bench --bench micro`.
+//! Wall-clock time of the parts of the hot path: `cargo bench --features bench --bench micro`.
 //!
-//! Prints criterion's times, with the throughput in plaintext bytes. They are valid for one machine and one
-//! moment; CI checks instruction counts (`benches/instructions/`).
+//! criterion's figures; the throughput counts the plaintext that a case moves. They are valid for one machine
+//! on one day. CI checks instruction counts instead (`benches/instructions/`).
 
-#![allow(unreachable_pub, reason = "nothing outside a program can reach into it")]
+#![allow(unreachable_pub, reason = "a program has no public interface")]
 
 mod cases;
 mod device;
@@ -15,12 +15,12 @@ use criterion::{Criterion, Throughput};
 
 use self::cases::{CASES, Case, World};
 
-/// Amount of plaintext that is prepared at a time: small enough for the caches, as in the proxy.
+/// Plaintext that is prepared at a time: little enough to stay in the caches, as in production.
 const PREPARED_BYTES: usize = 1 << 20;
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-    let runtime = runtime.expect("a thread is all that it needs");
+    let runtime = runtime.expect("a runtime of one thread can be built");
     let _entered = runtime.enter();
     let world = World::new();
     let mut criterion = Criterion::default()
@@ -39,15 +39,14 @@ fn main() {
     criterion.final_summary();
 }
 
-/// Measures the time of this many turns. Each measurement has a separate session, so that no key is
-/// exhausted.
+/// Returns the time of `turns` turns, in a new session, so that no key is used up.
 fn measure(case: &Case, world: &World, turns: u64) -> Duration {
     let mut work = (case.setup)(world, case.bytes);
     let most = (PREPARED_BYTES / case.bytes.max(4096)) as u64;
     let (mut left, mut took) = (turns, Duration::ZERO);
     while left > 0 {
         let now = left.min(most);
-        work.prepare(usize::try_from(now).expect("it is 256 at most"));
+        work.prepare(usize::try_from(now).expect("at most 256"));
         let started = Instant::now();
         (0..now).for_each(|_| work.turn());
         took += started.elapsed();

@@ -1,4 +1,4 @@
-//! A socket in memory, without a waker, a lock or a system call, so that only the proxy's work is measured.
+//! A socket in memory, without wakers, locks or system calls, so that only the proxy's work is measured.
 
 use std::cell::RefCell;
 use std::io;
@@ -8,35 +8,34 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Both ends of the socket: the program's end, and an end that provides input and inspects output.
+/// Both ends of the socket: the program reads and writes one, the bench fills and inspects the other.
 #[derive(Clone, Default)]
 pub struct Wire(Rc<RefCell<Ends>>);
 
 #[derive(Default)]
 struct Ends {
-    /// Messages of the peer, each returned by a separate read.
+    /// Bytes from the peer, one entry per read.
     said: Vec<Vec<u8>>,
-    /// Number of messages that have arrived.
+    /// Number of entries that have arrived.
     arrived: usize,
-    /// Number of bytes read from the last message.
+    /// Number of read bytes of the current entry.
     read: usize,
     /// Written bytes, if they are kept.
     written: Vec<u8>,
-    /// True if written bytes are only counted.
+    /// Written bytes are only counted.
     forgets: bool,
     taken: usize,
 }
 
 impl Wire {
-    /// Sets the peer's messages to `said`, one for each call of [`Self::arrive`], and discards the earlier
-    /// ones.
+    /// Replaces the bytes from the peer by `said`. Each call of [`Self::arrive`] makes one entry readable.
     pub fn say(&self, said: Vec<Vec<u8>>) {
         let mut ends = self.0.borrow_mut();
         ends.said = said;
         ends.arrived = 0;
     }
 
-    /// Makes the peer's next message readable.
+    /// Makes the next entry readable.
     pub fn arrive(&self) {
         let mut ends = self.0.borrow_mut();
         ends.arrived += 1;
@@ -48,7 +47,7 @@ impl Wire {
         std::mem::take(&mut self.0.borrow_mut().written)
     }
 
-    /// From now on counts written bytes without keeping them.
+    /// Only counts written bytes from now on.
     pub fn forget(&self) {
         self.0.borrow_mut().forgets = true;
     }

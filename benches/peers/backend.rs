@@ -1,6 +1,7 @@
-//! The legacy server behind every proxy: a separate process, so that its memory and CPU time are separate.
+//! The legacy server behind every proxy: a separate process, so that its memory and CPU time are not counted as
+//! another's.
 //!
-//! The first byte of a connection selects its task: see [`Task`].
+//! The first byte of a connection selects its [`Task`].
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -10,21 +11,21 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Task of the backend for one connection.
+/// The backend's task on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// Echo.
+    /// Send received bytes back.
     Echo,
-    /// Read for ever.
+    /// Read without end.
     Sink,
-    /// Write for ever.
+    /// Write without end.
     Source,
-    /// Read and write for ever.
+    /// Read and write without end.
     Both,
 }
 
 impl Task {
-    /// The byte that selects the task.
+    /// Returns the byte that selects the task.
     pub const fn byte(self) -> u8 {
         match self {
             Self::Echo => b'e',
@@ -44,13 +45,13 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Starts this program again, as a backend.
+    /// Starts this program again as a backend.
     pub fn start() -> std::io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         let mut child = command.arg("--backend").stdout(Stdio::piped()).spawn()?;
         let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line)?;
-        let address = line.trim().parse().expect("the backend says where it listens");
+        BufReader::new(child.stdout.take().expect("stdout is piped")).read_line(&mut line)?;
+        let address = line.trim().parse().expect("the backend prints its address");
         Ok(Self { child, address })
     }
 }
@@ -62,18 +63,18 @@ impl Drop for Backend {
     }
 }
 
-/// Serves until the process is killed, or until its parent process has ended for any reason.
+/// Serves until the process is killed or its parent has ended.
 pub async fn serve() {
-    // It fails only for an invalid signal.
+    // Fails only for an invalid signal.
     let _set = set_parent_process_death_signal(Some(Signal::KILL));
-    let socket = tokio::net::TcpSocket::new_v4().expect("there is IPv4");
+    let socket = tokio::net::TcpSocket::new_v4().expect("IPv4 is available");
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("loopback has a free port");
-    let listener: TcpListener = socket.listen(4096).expect("it is bound");
-    println!("{}", listener.local_addr().expect("it is bound"));
+    let listener: TcpListener = socket.listen(4096).expect("the socket is bound");
+    println!("{}", listener.local_addr().expect("the socket is bound"));
     loop {
         if let Ok((tcp, _)) = listener.accept().await {
             tokio::spawn(async move {
-                // A proxy that exits ends its connection.
+                // A proxy that ends closes its connections.
                 let _ended = work(tcp).await;
             });
         }
@@ -95,7 +96,7 @@ async fn work(mut tcp: TcpStream) -> std::io::Result<()> {
 
 async fn echo(mut tcp: TcpStream) -> std::io::Result<()> {
     loop {
-        // An idle connection owns no buffer: wait before allocating one.
+        // An idle connection owns no buffer: readiness is awaited first.
         tcp.readable().await?;
         let mut buffer = vec![0; CHUNK];
         match tcp.try_read(&mut buffer) {

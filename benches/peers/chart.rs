@@ -1,13 +1,13 @@
-//! The chart: bars for a few figures, one group each, scaled within their group.
+//! The chart: a group of bars for each of a few figures, scaled within the group.
 //!
-//! Plain SVG. Text stays text, so that it can be searched and read aloud. The background is filled, so that
-//! the chart is readable on light and dark pages.
+//! Plain SVG. Text is text, for search and screen readers. The background is opaque, so that the chart is
+//! readable on light and dark pages.
 
 use std::fmt::Write as _;
 
 use super::report::{OURS, Report};
 
-/// A group of bars: its title, load and figure.
+/// A group of bars: title, load and figure.
 const GROUPS: &[(&str, &str, &str)] = &[
     ("Full TLS 1.3 handshakes per CPU second", "full 1.3, ECDSA", "handshakes per CPU second"),
     ("Resumed TLS 1.2 handshakes per CPU second", "resumed 1.2", "handshakes per CPU second"),

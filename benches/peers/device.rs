@@ -1,7 +1,7 @@
-//! Devices: TLS clients that connect to a proxy.
+//! Devices: TLS clients that dial a proxy.
 //!
-//! All of them offer X25519 and P-256, and AES-128-GCM first, so that every proxy uses the same suite and
-//! group, and the figures compare implementations, not ciphers.
+//! All make the same offer (X25519 and P-256, AES-128-GCM first), so that every proxy selects the same suite
+//! and group, and the figures compare implementations rather than ciphers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,11 +29,11 @@ pub enum Version {
     Tls13,
 }
 
-/// Connects to one proxy, as devices of one kind.
+/// Connects devices of one kind to one proxy.
 #[derive(Clone)]
 pub struct Dialer {
     address: SocketAddr,
-    /// None: plain TCP.
+    /// None for plain TCP.
     tls: Option<TlsConnector>,
 }
 
@@ -45,13 +45,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 pub type Line = Box<dyn Stream>;
 
 impl Dialer {
-    /// Devices without TLS.
+    /// Returns a dialer for devices without TLS.
     pub const fn plain(address: SocketAddr) -> Self {
         Self { address, tls: None }
     }
 
-    /// Devices that support only `version`, send a certificate if `shows_certificate`, and resume sessions
-    /// if `resumes`.
+    /// Returns a dialer for devices that support only `version`, send a certificate if `shows_certificate`, and
+    /// resume sessions if `resumes`.
     pub fn tls(
         address: SocketAddr,
         material: &Material,
@@ -67,12 +67,12 @@ impl Dialer {
         Self { address, tls: Some(TlsConnector::from(Arc::new(config))) }
     }
 
-    /// Connects and completes the TLS handshake.
+    /// Connects and performs the TLS handshake.
     pub async fn handshake(&self) -> io::Result<TlsStream<TcpStream>> {
-        let tls = self.tls.as_ref().expect("asked only of devices with TLS");
+        let tls = self.tls.as_ref().expect("the device has TLS");
         let tcp = TcpStream::connect(self.address).await?;
         tcp.set_nodelay(true)?;
-        tls.connect(ServerName::try_from("localhost").expect("it is one"), tcp).await
+        tls.connect(ServerName::try_from("localhost").expect("the name is valid"), tcp).await
     }
 
     /// Connects, and selects the backend's task.
@@ -88,7 +88,7 @@ impl Dialer {
         Ok(line)
     }
 
-    /// Opens many connections, some at a time, each with one echo of 64 bytes.
+    /// Opens `count` connections, some at a time, each with one echo of 64 bytes.
     pub async fn dial_many(&self, count: usize) -> io::Result<Vec<Line>> {
         let mut lines = Vec::with_capacity(count);
         while lines.len() < count {
@@ -111,7 +111,7 @@ impl Dialer {
 /// A certificate chain and its key.
 pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-/// A separate client that resumes no session, and whose secrets can be extracted.
+/// Returns a client that never resumes sessions, and whose secrets can be extracted.
 pub fn connector(
     material: &Material,
     version: Version,
@@ -125,22 +125,24 @@ pub fn connector(
 
 fn config(material: &Material, version: Version, identity: Option<Identity>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
-    roots.add(material.ca.clone()).expect("the CA was made for this");
+    roots.add(material.ca.clone()).expect("the CA is valid");
     let version = match version {
         Version::Tls12 => &TLS12,
         Version::Tls13 => &TLS13,
     };
     let config = ClientConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(&[version])
-        .expect("the provider has suites of both versions")
+        .expect("the provider supports both versions")
         .with_root_certificates(roots);
     match identity {
-        Some((chain, key)) => config.with_client_auth_cert(chain, key).expect("it fits its key"),
+        Some((chain, key)) => {
+            config.with_client_auth_cert(chain, key).expect("the certificate matches its key")
+        }
         None => config.with_no_client_auth(),
     }
 }
 
-/// True if the session was resumed.
+/// Returns whether the session was resumed.
 pub fn is_resumed(session: &TlsStream<TcpStream>) -> bool {
     session.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
 }
@@ -153,7 +155,7 @@ pub async fn echo(line: &mut (impl Stream + ?Sized), message: &[u8]) -> io::Resu
     line.read_exact(&mut answer).await.map(|_| ())
 }
 
-/// Bounds a wait: a proxy that hangs must not block the run.
+/// Limits a wait: a stuck proxy must not block the run.
 pub async fn within<T>(bound: Duration, work: impl Future<Output = T>) -> io::Result<T> {
     tokio::time::timeout(bound, work).await.map_err(|_| io::ErrorKind::TimedOut.into())
 }

@@ -1,7 +1,7 @@
-//! The loads: name, requirements and execution of each one.
+//! The loads: names, requirements and code.
 //!
-//! A load gets a freshly started proxy and returns its figures. A figure that could not be measured is
-//! missing; the reason is printed.
+//! A load gets a newly started proxy and returns its figures. A figure that cannot be measured is missing, and the
+//! reason is printed.
 
 mod handshakes;
 mod idle;
@@ -21,36 +21,36 @@ use super::material::Key;
 use super::peer::{Peer, Setup, Site};
 use super::process::Proxy;
 
-/// Warm-up time of a steady load.
+/// Time that a steady load runs before it is measured.
 const WARM_UP: Duration = Duration::from_millis(300);
 
-/// One load.
+/// A load.
 pub struct Load {
     pub name: &'static str,
     pub kind: Kind,
     pub setup: Setup,
 }
 
-/// Kind of a load.
+/// Action of a load.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
-    /// Time from exec to an accepted connection, and memory after the first echo.
+    /// Time from exec to the first accepted connection, and memory after the first echo.
     Start,
-    /// Handshakes in sequence, on each of several tasks.
+    /// Handshakes in sequence on some concurrent tasks.
     Handshakes { version: Version, resumed: bool },
-    /// Maximum throughput over this many connections.
+    /// Bulk transfer over this number of connections.
     Bulk { task: Task, connections: usize },
-    /// Messages there and back, in sequence on each of this many connections.
+    /// Messages with replies, in sequence on each of this number of connections.
     Replies { bytes: usize, connections: usize },
     /// Cost of idle connections, while they are open and after they have closed.
     Idle,
-    /// Memory of fewer connections, which takes less time.
+    /// Memory of fewer idle connections, which takes less time.
     FewIdle,
-    /// Handshakes during repeated renewals of the certificate.
+    /// Handshakes during repeated certificate reloads.
     Reloads,
-    /// All devices reconnect at once.
+    /// Reconnection of all devices at once.
     Storm,
-    /// The cost of unauthenticated clients.
+    /// Cost of unauthenticated clients.
     Unauthenticated(&'static Input),
 }
 
@@ -58,7 +58,7 @@ const ECDSA: Setup = Setup { key: Key::Ecdsa, client_auth: false };
 const RSA: Setup = Setup { key: Key::Rsa, client_auth: false };
 const CLIENT_AUTH: Setup = Setup { key: Key::Ecdsa, client_auth: true };
 
-/// All loads, in the order of execution.
+/// All loads, in the order of their runs.
 pub const LOADS: &[Load] = &[
     load("start", Kind::Start, ECDSA),
     load("full 1.3, ECDSA", handshakes(Version::Tls13, false), ECDSA),
@@ -86,8 +86,8 @@ pub const LOADS: &[Load] = &[
     load("storm", Kind::Storm, RSA),
 ];
 
-/// Inputs of unauthenticated clients, with `--unauthenticated`: first their memory while they are held,
-/// then their CPU time.
+/// Loads of `--unauthenticated`: first inputs whose memory is measured while they are held, then inputs whose CPU
+/// time is measured.
 pub const UNAUTHENTICATED: &[Load] = &[
     unauthenticated("nothing", inputs::SILENT, CLIENT_AUTH),
     unauthenticated("40 bytes of a hello", inputs::FORTY_BYTES, CLIENT_AUTH),
@@ -155,19 +155,19 @@ const fn replies(bytes: usize, connections: usize) -> Kind {
 /// A figure: its name with the unit, and its value.
 pub type Figure = (&'static str, f64);
 
-/// One proxy, ready for a load.
+/// A proxy that is ready for a load.
 pub struct Bench<'a> {
     pub peer: &'a Peer,
     pub proxy: &'a Proxy,
     pub site: &'a Site<'a>,
-    /// Start-up time of the proxy.
+    /// Time of its start.
     pub started_in: Duration,
-    /// Measurement time of a steady load.
+    /// Time of measurement of a steady load.
     pub time: Duration,
 }
 
 impl Load {
-    /// True if the load applies to a peer: the lower bound without TLS has no handshakes.
+    /// Returns whether the load applies to a peer: the baseline without TLS has no handshakes.
     pub fn suits(&self, peer: &Peer) -> bool {
         peer.tls || matches!(self.kind, Kind::Bulk { .. } | Kind::Replies { .. })
     }
@@ -193,7 +193,7 @@ impl Load {
 }
 
 impl Bench<'_> {
-    /// Devices for this proxy.
+    /// Returns a dialer for this proxy.
     fn dialer(&self, version: Version, resumes: bool) -> Dialer {
         let Site { material, setup, listen, .. } = self.site;
         if self.peer.tls {
@@ -204,7 +204,7 @@ impl Bench<'_> {
     }
 }
 
-/// A load that runs until it is stopped, and counts its operations.
+/// A load that runs until it is stopped, and counts its work.
 #[derive(Clone, Default)]
 struct Steady {
     count: Arc<AtomicU64>,
@@ -212,7 +212,7 @@ struct Steady {
     stop: Arc<AtomicBool>,
 }
 
-/// Result of a steady load.
+/// Results of a steady load.
 struct Rates {
     per_cpu_second: f64,
     per_second: f64,
@@ -245,7 +245,7 @@ impl Steady {
     }
 }
 
-/// The value below which `share` of all values are, in milliseconds.
+/// Returns the percentile `share` of `times`, in milliseconds.
 fn percentile_ms(times: &mut [Duration], share: f64) -> f64 {
     times.sort_unstable();
     let last = times.len().saturating_sub(1);

@@ -1,12 +1,12 @@
-//! All installed proxies side by side in one run: `cargo bench --bench peers`.
+//! Comparison of all installed proxies in one run: `cargo bench --bench peers`.
 //!
-//! Each load runs against each proxy in turn (A B C, A B C, …), each time against a freshly started one,
-//! and each figure is the median of the rounds. Figures are per second of CPU time of the proxy's process
-//! tree, so that other work on the machine, including this program, has no influence. Figures per second of
-//! wall-clock time are in separate tables.
+//! Each load runs against each proxy in turn (A B C, A B C, …), each time against a newly started process. Each
+//! figure is the median of the rounds. Figures cover only the proxy's process tree, per second of its CPU time,
+//! so that other load on the machine, including this program, cancels out. Wall-clock figures are listed as
+//! well.
 //!
-//! It prints tables in Markdown and writes `figures.json` and `chart.svg`. A proxy that is not installed is
-//! named and skipped. All processes are stopped at the end.
+//! The program prints tables in Markdown and writes `figures.json` and `chart.svg`. It names and skips proxies
+//! that are not installed. No process is left running.
 
 #![expect(
     clippy::print_stdout,
@@ -14,9 +14,9 @@
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "a bench fails by panicking and tells its figures"
+    reason = "a bench fails by panicking and prints its figures"
 )]
-#![allow(unreachable_pub, reason = "nothing outside a program can reach into it")]
+#![allow(unreachable_pub, reason = "a program has no public interface")]
 
 mod backend;
 mod chart;
@@ -44,16 +44,16 @@ use self::report::Report;
 /// Measures tlsidecar side by side with other proxies.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Rounds of each load against each proxy.
+    /// Number of runs of each load against each proxy.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Seconds of measurement for a steady load.
+    /// Seconds of measurement of a steady load.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// Only loads whose name contains one of these.
+    /// Run only loads whose name contains one of these.
     #[arg(long, value_delimiter = ';', value_name = "NAME;…")]
     loads: Vec<String>,
-    /// Only proxies with these names.
+    /// Run only proxies with these names.
     #[arg(long, value_delimiter = ';', value_name = "NAME;…")]
     peers: Vec<String>,
     /// Directory for the figures and the chart.
@@ -62,7 +62,7 @@ struct Args {
     /// Measure only the cost of unauthenticated clients.
     #[arg(long)]
     unauthenticated: bool,
-    /// Fail if a measured figure is below CI's bound.
+    /// Fail if a measured figure misses a bound of CI.
     #[arg(long)]
     judge: bool,
     /// Run as the backend (used by this program itself).
@@ -78,7 +78,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .expect("the system has threads to give");
+        .expect("threads can be started");
     if args.backend {
         runtime.block_on(backend::serve());
         return;
@@ -86,12 +86,16 @@ fn main() {
     let report = runtime.block_on(compare(&args));
     println!("{}", report.tables());
     println!("{}", targets::aims(&report).text);
-    report.write(&args.out).expect("the output directory can be written");
+    report.write(&args.out).expect("the output directory is writable");
     let costs = targets::unauthenticated(&report);
     println!("{}", costs.text);
-    assert!(!args.judge || costs.all_met, "more than a client may cost:\n{}", costs.text);
+    assert!(
+        !args.judge || costs.all_met,
+        "an unauthenticated client costs too much:\n{}",
+        costs.text
+    );
     let floors = targets::floors(&report);
-    assert!(!args.judge || floors.all_met, "below what CI holds:\n{}", floors.text);
+    assert!(!args.judge || floors.all_met, "below a bound of CI:\n{}", floors.text);
 }
 
 async fn compare(args: &Args) -> Report {
@@ -104,8 +108,8 @@ async fn compare(args: &Args) -> Report {
     let peers: Vec<_> = peers.into_iter().filter(|peer| report.version_of(peer)).collect();
     let all = if args.unauthenticated { UNAUTHENTICATED } else { LOADS };
     let loads: Vec<_> = all.iter().filter(|load| wanted(&args.loads, load.name)).collect();
-    let dir = tempfile::tempdir().expect("there is a temporary directory");
-    let material = Material::make(dir.path()).expect("certificates can be made");
+    let dir = tempfile::tempdir().expect("a temporary directory can be created");
+    let material = Material::make(dir.path()).expect("certificates can be created");
     let backend = Backend::start().expect("this program can be started again");
     for round in 1..=args.rounds {
         for load in &loads {
@@ -119,7 +123,7 @@ async fn compare(args: &Args) -> Report {
     report
 }
 
-/// Runs one load against one proxy, from its start to its end.
+/// Runs one load against one proxy, which is started and ended here.
 async fn run(
     load: &Load,
     peer: &Peer,
@@ -129,7 +133,7 @@ async fn run(
 ) -> std::io::Result<Vec<load::Figure>> {
     let site = Site { material, setup: load.setup, listen: free_port().await, backend };
     let Some((proxy, started_in)) = peer.start(&site).await else {
-        return Err(std::io::Error::other("it does not start"));
+        return Err(std::io::Error::other("the proxy does not start"));
     };
     let time = Duration::from_secs_f64(seconds);
     load.run(&Bench { peer, proxy: &proxy, site: &site, started_in, time }).await
@@ -145,8 +149,8 @@ fn said(run: &std::io::Result<Vec<load::Figure>>) -> String {
     }
 }
 
-/// An address for a proxy, which was free a moment ago.
+/// Returns an address for a proxy, with a port that was free just before.
 async fn free_port() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
-    listener.local_addr().expect("it is bound")
+    listener.local_addr().expect("the socket is bound")
 }

@@ -18,19 +18,19 @@ pub enum Key {
     Rsa,
 }
 
-/// The certificates of one run, and their paths.
+/// Certificates of one run, with their files.
 pub struct Material {
     dir: PathBuf,
     issuer: Issuer<'static, KeyPair>,
     /// The CA that devices trust.
     pub ca: CertificateDer<'static>,
-    /// A device's certificate and key.
+    /// Certificate and key of a device.
     pub device: (CertificateDer<'static>, PrivatePkcs8KeyDer<'static>),
     stranger: (CertificateDer<'static>, PrivatePkcs8KeyDer<'static>),
 }
 
 impl Material {
-    /// Creates the certificates in `dir`.
+    /// Creates the files in `dir`.
     pub fn make(dir: &Path) -> Result<Self, rcgen::Error> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.distinguished_name.push(DnType::CommonName, "bench CA");
@@ -56,8 +56,7 @@ impl Material {
         Ok(made)
     }
 
-    /// Issues a new server certificate and replaces the old one, each file by a rename: the key first, as
-    /// certbot does.
+    /// Issues a new server certificate and replaces the old files by rename, the key first, as certbot does.
     pub fn renew(&self, kind: Key) -> Result<(), rcgen::Error> {
         let key = match kind {
             Key::Ecdsa => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
@@ -87,7 +86,7 @@ impl Material {
         self.file(kind, "key")
     }
 
-    /// Certificate and key in one file, for HAProxy, hitch and stunnel.
+    /// Returns the file with certificate and key, for HAProxy, hitch and stunnel.
     pub fn pem(&self, kind: Key) -> PathBuf {
         self.file(kind, "pem")
     }
@@ -100,18 +99,18 @@ impl Material {
         self.dir.join(name).with_extension(extension)
     }
 
-    /// A certificate and key of an unknown CA.
+    /// Returns a certificate and key of an unknown CA.
     pub fn stranger(&self) -> &(CertificateDer<'static>, PrivatePkcs8KeyDer<'static>) {
         &self.stranger
     }
 
-    /// The device's key, for a TLS client.
+    /// Returns the device's key, for a TLS client.
     pub fn device_key(&self) -> PrivateKeyDer<'static> {
         self.device.1.clone_key().into()
     }
 }
 
-/// A device's certificate by a CA named `X`.
+/// Returns a device's certificate of a CA named `X`.
 fn stranger() -> Result<(CertificateDer<'static>, PrivatePkcs8KeyDer<'static>), rcgen::Error> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.distinguished_name.push(DnType::CommonName, "X");
@@ -136,6 +135,6 @@ fn params_of(
 
 fn write(path: &Path, text: &str) {
     let temporary = path.with_extension("new");
-    fs::write(&temporary, text).expect("the run's own directory can be written");
-    fs::rename(&temporary, path).expect("it is in the same directory");
+    fs::write(&temporary, text).expect("the directory of the run is writable");
+    fs::rename(&temporary, path).expect("both are in the same directory");
 }

@@ -1,10 +1,10 @@
-//! The measured proxies, each configured as its manual recommends.
+//! The measured proxies, each configured as its manual recommends for this task.
 //!
-//! All have two workers, TLS 1.2 and 1.3, tickets on, the same certificates and the same backend, and log
-//! nothing. Only tlsidecar runs with its defaults, and therefore logs each connection.
-//! docs/performance-method.md has the settings and their reasons.
+//! All have two workers, TLS 1.2 and 1.3, tickets, the same certificates and the same backend, and write no
+//! logs. Only tlsidecar runs on its default settings and logs each connection. docs/performance-method.md has
+//! the settings and their reasons.
 //!
-//! **Not here.** The loads.
+//! **Not here.** The loads (`load.rs`).
 
 use std::fs;
 use std::io::Write as _;
@@ -20,15 +20,15 @@ use tokio::net::TcpStream;
 use super::material::{Key, Material};
 use super::process::Proxy;
 
-/// Requirements of a load for a proxy.
+/// Requirements of a load.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
     pub key: Key,
-    /// True if devices have to send a certificate.
+    /// Devices must send a certificate.
     pub client_auth: bool,
 }
 
-/// Addresses and certificate of one proxy in one load.
+/// Addresses and certificates of one proxy in one load.
 pub struct Site<'a> {
     pub material: &'a Material,
     pub setup: Setup,
@@ -36,20 +36,20 @@ pub struct Site<'a> {
     pub backend: SocketAddr,
 }
 
-/// A proxy that can be measured.
+/// A measured proxy.
 pub struct Peer {
     pub name: &'static str,
-    /// The program, and the argument that prints its version.
+    /// The program, and the arguments that print its version.
     program: &'static str,
     version: &'static [&'static str],
     command: fn(&Path, &Site<'_>) -> Command,
-    /// Triggers the reload of a renewed certificate, if the proxy needs it.
+    /// Makes the proxy load a renewed certificate, if it needs a signal or command.
     reload: fn(&Proxy, &Site<'_>),
-    /// False for the lower bound without TLS.
+    /// The proxy terminates TLS. The baseline without TLS does not.
     pub tls: bool,
 }
 
-/// All proxies; tlsidecar first.
+/// All proxies, tlsidecar first.
 pub const PEERS: &[Peer] = &[
     Peer {
         name: "tlsidecar",
@@ -59,7 +59,7 @@ pub const PEERS: &[Peer] = &[
         reload: |_, _| {},
         tls: true,
     },
-    // Another build of tlsidecar, to evaluate a change.
+    // Another build of tlsidecar, to judge a change.
     Peer {
         name: "before",
         program: "tlsidecar-before",
@@ -129,11 +129,11 @@ pub const PEERS: &[Peer] = &[
 /// Workers of each proxy.
 pub const WORKERS: usize = 2;
 
-/// Minimum file-descriptor limit for every proxy.
+/// Connections that every proxy must be able to hold.
 const CONNECTIONS: usize = 9500;
 
 impl Peer {
-    /// The first line of the program's version output; none if it is not installed.
+    /// Returns the first line of the program's version output; none if it is not installed.
     pub fn version(&self) -> Option<String> {
         let output = Command::new(self.program()?).args(self.version).output().ok()?;
         let said = [output.stdout, output.stderr].concat();
@@ -142,14 +142,14 @@ impl Peer {
         Some(line.unwrap_or("?").to_owned())
     }
 
-    /// Path of the program; none if it is not installed.
+    /// Returns the path of the program; none if it is not installed.
     pub fn program(&self) -> Option<PathBuf> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let named = PathBuf::from(self.program);
         std::env::split_paths(&path).map(|dir| dir.join(&named)).find(|file| file.is_file())
     }
 
-    /// Starts the proxy, and waits until it listens. Returns the start-up time.
+    /// Starts the proxy and waits until it listens. Returns the time of the start.
     pub async fn start(&self, site: &Site<'_>) -> Option<(Proxy, Duration)> {
         let command = (self.command)(&self.program()?, site);
         let start = Instant::now();
@@ -163,7 +163,7 @@ impl Peer {
         Some((proxy, start.elapsed()))
     }
 
-    /// Reloads the certificate of a running proxy.
+    /// Makes a running proxy load the certificate that is in its files now.
     pub fn reload(&self, proxy: &Proxy, site: &Site<'_>) {
         (self.reload)(proxy, site);
     }
@@ -186,18 +186,18 @@ impl Site<'_> {
         self.material.ca_file().display().to_string()
     }
 
-    /// A file of one proxy, by its port.
+    /// Returns the path of a file of one proxy, named by its port.
     fn file(&self, name: &str) -> PathBuf {
         self.material.dir().join(format!("{}-{name}", self.listen.port()))
     }
 
     fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.file(name);
-        fs::write(&path, text).expect("the run's own directory can be written");
+        fs::write(&path, text).expect("the directory of the run is writable");
         path
     }
 
-    /// `text` if devices have to send a certificate.
+    /// Returns `text` if devices must send a certificate.
     fn if_client_auth(&self, text: String) -> String {
         if self.setup.client_auth { text } else { String::new() }
     }
@@ -219,7 +219,7 @@ fn tlsidecar(program: &Path, site: &Site<'_>) -> Command {
     command
 }
 
-/// Follows its start-up warnings: timeouts are set, and the suites are those of Mozilla's intermediate
+/// Configures HAProxy as its start-up warnings advise: with timeouts and the suites of Mozilla's intermediate
 /// list. `nbthread` is the manual's way to use several cores.
 fn haproxy(program: &Path, site: &Site<'_>, bind: &str) -> Command {
     let text = format!(
@@ -248,7 +248,7 @@ fn haproxy_plain(program: &Path, site: &Site<'_>) -> Command {
     haproxy(program, site, "")
 }
 
-/// Uses the runtime API, as its management guide recommends for certificates.
+/// Reloads through the runtime API, as HAProxy's management guide describes it for certificates.
 fn haproxy_reload(_: &Proxy, site: &Site<'_>) {
     let (file, pem) = (site.pem(), fs::read_to_string(site.pem()).expect("it was written"));
     for line in [format!("set ssl cert {file} <<\n{pem}\n"), format!("commit ssl cert {file}\n")] {
@@ -259,8 +259,8 @@ fn haproxy_reload(_: &Proxy, site: &Site<'_>) {
     }
 }
 
-/// A shared session cache and one worker per core, as its guide to HTTPS servers recommends, and a
-/// listening socket per worker.
+/// Configures nginx with a shared session cache and a worker per core, as its guide to HTTPS servers advises,
+/// and a listening socket for each worker.
 fn nginx(program: &Path, site: &Site<'_>) -> Command {
     let verify =
         site.if_client_auth(format!("ssl_client_certificate {}; ssl_verify_client on;", site.ca()));
@@ -306,7 +306,7 @@ fn hitch(program: &Path, site: &Site<'_>) -> Command {
     command
 }
 
-/// It supports only one thread per connection, and uses all available cores.
+/// Configures stunnel. Its only model here is one thread per connection, on all cores.
 fn stunnel(program: &Path, site: &Site<'_>) -> Command {
     let verify = site
         .if_client_auth(format!("CAfile = {}\nverifyChain = yes\nrequireCert = yes\n", site.ca()));
@@ -336,8 +336,8 @@ fn ghostunnel(program: &Path, site: &Site<'_>) -> Command {
     command
 }
 
-/// Certificates by file-based SDS with a watched directory, which is its way to reload them, and circuit
-/// breakers without limits, as in its guide for edge proxies with plain TCP.
+/// Configures Envoy with file-based SDS and a watched directory, its way to reload certificates, and with
+/// circuit breakers that never open, as its guide for edge proxies recommends for plain TCP.
 fn envoy(program: &Path, site: &Site<'_>) -> Command {
     let sds = format!(
         "resources:\n- \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret\n  \

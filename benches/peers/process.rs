@@ -1,8 +1,8 @@
 //! A running proxy, and the cost of its process tree.
 //!
-//! **Promises.** CPU time is user and system time of every process of the tree, including ended threads and
-//! reaped children, in steps of 10 ms. Memory is PSS, so that shared pages are counted once. Every process
-//! that was started here is ended on drop.
+//! **Promises.** CPU time is the user and system time of all processes of the tree, with ended threads and
+//! reaped children, in steps of 10 ms. Memory is PSS, which counts pages shared by processes once. Dropping a
+//! proxy ends all of its processes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts it with its output discarded, or written to `$TLSIDECAR_BENCH_LOG` if that is set.
+    /// Starts a proxy. Its output is discarded, or written to the file `$TLSIDECAR_BENCH_LOG`.
     pub fn spawn(mut command: Command) -> std::io::Result<Self> {
         let sink = || match std::env::var_os("TLSIDECAR_BENCH_LOG") {
             Some(path) => {
@@ -28,22 +28,22 @@ impl Proxy {
         Ok(Self { child })
     }
 
-    /// True while the process is running.
+    /// Returns whether the process still runs.
     pub fn is_alive(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Sends a signal to the process that was started.
+    /// Sends a signal to the first process.
     pub fn signal(&self, signal: Signal) {
         signal_to(self.child.id(), signal);
     }
 
-    /// Seconds of CPU time that the tree has used since its start.
+    /// Returns the CPU seconds of the tree since its start.
     pub fn cpu_seconds(&self) -> f64 {
         self.tree().values().map(|stat| stat.cpu_seconds).sum()
     }
 
-    /// CPU time of the live threads in nanoseconds, from the scheduler.
+    /// Returns the CPU seconds of live threads, by the scheduler's count in nanoseconds.
     pub fn precise_cpu_seconds(&self) -> f64 {
         let tree = self.tree();
         let threads = tree.keys().filter_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).ok());
@@ -54,12 +54,12 @@ impl Proxy {
         nanoseconds.sum::<f64>() / 1e9
     }
 
-    /// PSS of the tree in bytes: proc_pid_smaps(5).
+    /// Returns the PSS of the tree in bytes: proc_pid_smaps(5).
     pub fn memory_bytes(&self) -> f64 {
         self.tree().keys().filter_map(|pid| pss(*pid)).sum()
     }
 
-    /// The process and all its descendants.
+    /// Returns the process and all its descendants.
     fn tree(&self) -> BTreeMap<u32, Stat> {
         let all = processes();
         let mut tree = BTreeMap::new();
@@ -76,7 +76,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // Lists the children before ending them: a master process would replace children that end.
+        // The tree is listed before any process is ended: a master process would replace ended children.
         let tree = self.tree();
         let _ended = self.child.kill();
         let _ended = self.child.wait();
@@ -88,7 +88,7 @@ impl Drop for Proxy {
 
 fn signal_to(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        // It fails if the process has already ended.
+        // Fails if the process has already ended.
         let _ended = kill_process(pid, signal);
     }
 }
@@ -108,9 +108,9 @@ fn processes() -> BTreeMap<u32, Stat> {
 
 fn stat(pid: u32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may contain any character.
+    // The name in parentheses can contain any characters.
     let fields: Vec<_> = text.rsplit_once(')')?.1.split_whitespace().collect();
-    // utime, stime, cutime, cstime; Linux reports 100 ticks per second to user space since 2.6.
+    // utime, stime, cutime, cstime, in ticks of 10 ms (USER_HZ is 100 since Linux 2.6).
     let ticks: f64 = fields[11..15].iter().filter_map(|field| field.parse::<f64>().ok()).sum();
     Some(Stat { parent: fields[1].parse().ok()?, cpu_seconds: ticks / 100.0 })
 }

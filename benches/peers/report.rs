@@ -1,4 +1,4 @@
-//! Figures of all rounds: their medians as tables in Markdown, and the raw values as JSON.
+//! Figures of all rounds: medians as tables in Markdown, raw values as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ pub struct Report {
     rounds: usize,
     /// Name and version, in the order of the columns.
     peers: Vec<(&'static str, String)>,
-    /// In order of arrival.
+    /// In the order of measurement.
     rows: Vec<Row>,
 }
 
@@ -32,7 +32,7 @@ impl Report {
         Self { rounds, peers: Vec::new(), rows: Vec::new() }
     }
 
-    /// Adds a peer if it is installed. Returns true if it is.
+    /// Adds a peer if it is installed. Returns whether it is.
     pub fn version_of(&mut self, peer: &Peer) -> bool {
         match peer.version() {
             Some(version) => {
@@ -57,24 +57,24 @@ impl Report {
         }
     }
 
-    /// The median of a figure over the rounds.
+    /// Returns the median of a figure over the rounds.
     pub fn median(&self, load: &str, figure: &str, peer: &str) -> Option<f64> {
         let row = self.rows.iter().find(|row| row.load == load && row.figure == figure)?;
         row.median(peer)
     }
 
-    /// The other peers with TLS, and their medians of a figure.
+    /// Returns the other proxies with TLS, with their medians of a figure.
     pub fn others(&self, load: &str, figure: &str) -> Vec<(&'static str, f64)> {
         let tls = self.peers.iter().filter(|(name, _)| *name != OURS && *name != FLOOR);
         tls.filter_map(|(name, _)| Some((*name, self.median(load, figure, name)?))).collect()
     }
 
-    /// The names of the peers, in the order of the columns.
+    /// Returns the names of the peers, in the order of the columns.
     pub fn peers(&self) -> impl Iterator<Item = &'static str> {
         self.peers.iter().map(|(name, _)| *name)
     }
 
-    /// A table for each kind of figure: a row for each load, a column for each peer.
+    /// Returns a table for each kind of figure, with a row for each load and a column for each peer.
     pub fn tables(&self) -> String {
         let mut text = format!("\nMedians of {} rounds.\n", self.rounds);
         for (name, version) in &self.peers {
@@ -120,10 +120,10 @@ impl Report {
     }
 }
 
-/// The name of this project's proxy.
+/// Name of this project's proxy.
 pub const OURS: &str = "tlsidecar";
 
-/// The lower bound: forwarding without TLS.
+/// Name of the baseline: forwarding without TLS.
 pub const FLOOR: &str = "HAProxy, no TLS";
 
 impl Row {

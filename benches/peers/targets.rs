@@ -1,8 +1,8 @@
-//! Targets of the figures, and bounds that CI checks.
+//! Targets for the figures, and bounds that CI enforces.
 //!
-//! Each is evaluated on medians of one run. A figure that was not measured, or has no peer to compare with,
-//! is omitted. [`TARGETS`] are printed with their results. [`FLOORS`] are checked by CI, whose machine is
-//! never idle, and therefore leave some margin.
+//! Both are judged on medians of one run. Figures that were not measured, or have no peer for comparison, are
+//! left out. [`TARGETS`] are printed with their ratio. [`FLOORS`] are enforced by CI and leave a margin, since
+//! its machine is never quiet.
 
 use std::fmt::Write as _;
 
@@ -10,13 +10,13 @@ use super::load::UNAUTHENTICATED;
 use super::load::unauthenticated::{CPU, MEMORY};
 use super::report::{FLOOR, OURS, Report};
 
-/// A table of all bounds that could be evaluated.
+/// Table of the bounds that could be judged.
 pub struct Table {
     pub text: String,
     pub all_met: bool,
 }
 
-/// CI's bounds.
+/// Bounds that CI enforces.
 const FLOORS: &[Target] = &[
     target("full 1.3, ECDSA", HANDSHAKES, Bound::Times(1.9, "HAProxy")),
     target("full 1.2, ECDSA", HANDSHAKES, Bound::Times(1.6, "HAProxy")),
@@ -27,7 +27,7 @@ const FLOORS: &[Target] = &[
     target("idle", "memory 10 s after 9,000 left, MiB", Bound::Most(16.0)),
 ];
 
-/// One target: a figure of tlsidecar, and the bound for it.
+/// A target: a figure of tlsidecar and its bound.
 struct Target {
     load: &'static str,
     figure: &'static str,
@@ -36,15 +36,15 @@ struct Target {
 
 #[derive(Clone, Copy)]
 enum Bound {
-    /// At least this many times a peer's.
+    /// At least this multiple of a peer's figure.
     Times(f64, &'static str),
-    /// At least this many times the best peer's, which is the highest.
+    /// At least this multiple of the highest figure of all peers.
     TimesBest(f64),
-    /// Below the best peer's, which is the lowest.
+    /// Below the lowest figure of all peers.
     BelowBest,
-    /// At most.
+    /// At most this value.
     Most(f64),
-    /// At least.
+    /// At least this value.
     Least(f64),
 }
 
@@ -93,7 +93,7 @@ const TARGETS: &[Target] = &[
     target("storm", "attempts wasted, percent", Bound::Most(5.0)),
 ];
 
-/// Results of the targets.
+/// Judges the targets.
 pub fn aims(report: &Report) -> Table {
     let mut table = judge(TARGETS, report);
     let left = "memory 10 s after 9,000 left, MiB";
@@ -105,17 +105,16 @@ pub fn aims(report: &Report) -> Table {
     table
 }
 
-/// True if CI's bounds are met.
+/// Judges the bounds of CI.
 pub fn floors(report: &Report) -> Table {
     judge(FLOORS, report)
 }
 
-/// CI's bound on the cost of an unauthenticated client, as a multiple of its cost in the better of two
-/// peers. The target is 2. Lists of maximum length reach it, and one round on a busy machine deviates by 20
-/// %.
+/// CI's bound on the cost of an unauthenticated client, as a multiple of its cost in the better of two peers.
+/// The target is 2. Lists of maximal length reach it, and one round on a busy machine can be off by 20 %.
 const MOST_UNAUTHENTICATED: f64 = 2.5;
 
-/// Bounds on the cost of an unauthenticated client, plus the resolution of the clock or the allocator.
+/// Judges the cost of an unauthenticated client, with a margin for the resolution of clocks and allocators.
 pub fn unauthenticated(report: &Report) -> Table {
     let mut table = Table::new();
     for load in UNAUTHENTICATED {

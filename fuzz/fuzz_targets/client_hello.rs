@@ -1,5 +1,5 @@
-//! Parses a ClientHello. Asserts that its split into segments does not change the result, and that the
-//! parsed name is the one that rustls parses.
+//! Reads a ClientHello. Asserts that its split into segments does not change the result, and that rustls reads the
+//! same server name.
 
 #![no_main]
 
@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// The name that rustls parses; none if it rejects the ClientHello.
+/// Returns the name that rustls reads; none if rustls refuses the hello.
 fn by_rustls(mut bytes: &[u8]) -> Option<Option<Box<str>>> {
     let mut acceptor = Acceptor::default();
     while !bytes.is_empty() {

@@ -9,7 +9,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let path = Material::get().file("tlsidecar.toml");
     if let Err(error) = tlsidecar::config::file::parse(text, &path) {
-        // Formats the error, as when it is printed.
+        // Formats it, as the program does.
         let _text = error.to_string();
     }
 });

@@ -1,5 +1,4 @@
-//! All input of a client before its keys are established: records, their split, and the handshake messages
-//! in them.
+//! Input of a client before keys are negotiated: records, their split, and handshake messages in them.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Loads files: the server's chain, its key, the CAs and the CRLs. The first byte of an input selects the
-//! kind of the rest; 4 and above are a CRL in DER, wrapped into PEM.
+//! Loads files: the server's chain, its key, the CAs and the CRLs. The first byte of an input selects the file that
+//! gets the rest; from 4 on it is a CRL in DER, wrapped into PEM.
 
 #![no_main]
 
@@ -16,11 +16,11 @@ fuzz_target!(|data: &[u8]| {
     let material = Material::get();
     let made_up = material.file("made-up");
     let content = if *which >= 4 { as_pem(content) } else { content.to_vec() };
-    std::fs::write(&made_up, content).expect("the directory can be written");
+    std::fs::write(&made_up, content).expect("the directory is writable");
     let which = usize::from(*which).min(3);
     let files: [PathBuf; 4] =
         std::array::from_fn(|i| if i == which { made_up.clone() } else { material.file(FILES[i]) });
-    // A rejected file is a valid result.
+    // The problems are the result.
     let _refused = load(&files);
 });
 

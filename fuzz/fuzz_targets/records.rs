@@ -1,5 +1,4 @@
-//! The record layer after the handshake: correctly sealed records of any inner type and content, and other
-//! bytes.
+//! The record layer after the handshake: correctly sealed records of any inner type and content, and raw bytes.
 
 #![no_main]
 
@@ -21,21 +20,21 @@ fuzz_target!(|data: &[u8]| {
         let (client, device) = tokio::io::duplex(1 << 18);
         let backend = Script::new(b"hello".to_vec(), &[]);
         tokio::join!(server.serve(device, backend), async {
-            // An error is the server's way to reject the input.
+            // The server refuses input by an error.
             let _refused = speak(client, data).await;
         });
     });
 });
 
 async fn speak(tcp: DuplexStream, data: &[u8]) -> io::Result<()> {
-    let name = ServerName::try_from("localhost").expect("it is a name");
+    let name = ServerName::try_from("localhost").expect("the name is valid");
     let session = connector().connect(name, tcp).await.expect("the server serves localhost");
     let (mut tcp, connection) = session.into_inner();
     let secrets = connection.dangerous_extract_secrets().map_err(io::Error::other)?;
     let (mut sequence, ConnectionTrafficSecrets::Aes128Gcm { key, iv }) = secrets.tx else {
         panic!("another suite than was offered");
     };
-    let key = UnboundKey::new(&AES_128_GCM, key.as_ref()).expect("it has the key's size");
+    let key = UnboundKey::new(&AES_128_GCM, key.as_ref()).expect("the key has the right size");
     let key = LessSafeKey::new(key);
     let mut rest = data;
     // Each record: its type, its length in two bytes, its content.
@@ -54,14 +53,14 @@ async fn speak(tcp: DuplexStream, data: &[u8]) -> io::Result<()> {
         let size = u16::try_from(inner.len() + 16).unwrap_or(u16::MAX);
         let head = [&[23, 3, 3][..], &size.to_be_bytes()].concat();
         key.seal_in_place_append_tag(nonce, Aad::from(head.clone()), &mut inner)
-            .expect("it is short");
+            .expect("the record is short");
         tcp.write_all(&[head, inner].concat()).await?;
     }
     tcp.shutdown().await
 }
 
 fn nonce(iv: &[u8], sequence: u64) -> Nonce {
-    let mut nonce: [u8; 12] = iv.try_into().expect("AES-GCM's has twelve bytes");
+    let mut nonce: [u8; 12] = iv.try_into().expect("the nonce of AES-GCM has twelve bytes");
     for (byte, other) in nonce[4..].iter_mut().zip(sequence.to_be_bytes()) {
         *byte ^= other;
     }
@@ -75,10 +74,10 @@ fn connector() -> &'static TlsConnector {
         provider.cipher_suites = vec![cipher_suite::TLS13_AES_128_GCM_SHA256];
         let mut roots = RootCertStore::empty();
         let ca = CertificateDer::from_pem_file(Material::get().file("ca.crt"));
-        roots.add(ca.expect("it was written")).expect("it is a CA");
+        roots.add(ca.expect("the file was written")).expect("the file has a CA");
         let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_safe_default_protocol_versions()
-            .expect("the suite is one of TLS 1.3")
+            .expect("the suite belongs to TLS 1.3")
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.resumption = Resumption::disabled();

@@ -1,5 +1,4 @@
-//! Common parts of the fuzz targets: certificates, a server, a client, and a socket that sends a target's
-//! input.
+//! Shared parts of the fuzz targets: certificates, a server, a client, and a socket with scripted input.
 
 use std::cell::OnceCell;
 use std::io;
@@ -12,7 +11,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
     KeyIdMethod, KeyPair, KeyUsagePurpose, SerialNumber, date_time_ymd,
 };
-use tlsidecar::proxy::fuzz::Server;
+use tlsidecar::proxy::fuzz::FuzzServer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::{Builder, Runtime};
 
@@ -20,24 +19,24 @@ use tokio::runtime::{Builder, Runtime};
 pub struct Material(tempfile::TempDir);
 
 impl Material {
-    /// The files of the process.
+    /// Returns the files of this process.
     pub fn get() -> &'static Self {
         static MATERIAL: OnceLock<Material> = OnceLock::new();
         MATERIAL.get_or_init(Self::make)
     }
 
     fn make() -> Self {
-        let dir = tempfile::tempdir().expect("there is a temporary directory");
-        let mut ca = CertificateParams::new(Vec::new()).expect("it has no names");
+        let dir = tempfile::tempdir().expect("a temporary directory can be created");
+        let mut ca = CertificateParams::new(Vec::new()).expect("no names are valid names");
         ca.distinguished_name.push(DnType::CommonName, "fuzz CA");
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let ca_key = KeyPair::generate().expect("a key can be made");
-        let ca_cert = ca.self_signed(&ca_key).expect("it can be signed");
+        let ca_key = KeyPair::generate().expect("a key can be generated");
+        let ca_cert = ca.self_signed(&ca_key).expect("signing works");
         let issuer = Issuer::new(ca, ca_key);
-        let key = KeyPair::generate().expect("a key can be made");
-        let server = CertificateParams::new(vec!["localhost".to_owned()]).expect("it is a name");
-        let server = server.signed_by(&key, &issuer).expect("it can be signed");
+        let key = KeyPair::generate().expect("a key can be generated");
+        let server = CertificateParams::new(vec!["localhost".to_owned()]).expect("the name is valid");
+        let server = server.signed_by(&key, &issuer).expect("signing works");
         let crl = CertificateRevocationListParams {
             this_update: date_time_ymd(2026, 1, 1),
             next_update: date_time_ymd(2096, 1, 1),
@@ -46,15 +45,15 @@ impl Material {
             revoked_certs: Vec::new(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        let crl = crl.signed_by(&issuer).expect("it can be signed");
-        let crl = crl.pem().expect("it can be encoded");
+        let crl = crl.signed_by(&issuer).expect("signing works");
+        let crl = crl.pem().expect("encoding works");
         for (name, text) in [
             ("ca.crt", ca_cert.pem()),
             ("server.crt", server.pem()),
             ("server.key", key.serialize_pem()),
             ("devices.crl", crl),
         ] {
-            std::fs::write(dir.path().join(name), text).expect("the directory can be written");
+            std::fs::write(dir.path().join(name), text).expect("the directory is writable");
         }
         Self(dir)
     }
@@ -68,19 +67,18 @@ impl Material {
     }
 }
 
-/// Runs `work` on this thread with a server that requests certificates and also accepts devices without
-/// one.
-pub fn with_server<T>(work: impl AsyncFnOnce(&Server) -> T) -> T {
+/// Runs `work` on this thread with a server that requests client certificates and also accepts devices without one.
+pub fn with_server<T>(work: impl AsyncFnOnce(&FuzzServer) -> T) -> T {
     thread_local! {
-        static RUNTIME: OnceCell<(Runtime, Server)> = const { OnceCell::new() };
+        static RUNTIME: OnceCell<(Runtime, FuzzServer)> = const { OnceCell::new() };
     }
     RUNTIME.with(|cell| {
         let (runtime, server) = cell.get_or_init(|| {
             let runtime = Builder::new_current_thread().enable_time().build();
-            let runtime = runtime.expect("a runtime can be made");
+            let runtime = runtime.expect("a runtime can be built");
             let server = {
                 let _entered = runtime.enter();
-                Server::new(Material::get().dir())
+                FuzzServer::new(Material::get().dir())
             };
             (runtime, server)
         });
@@ -88,7 +86,7 @@ pub fn with_server<T>(work: impl AsyncFnOnce(&Server) -> T) -> T {
     })
 }
 
-/// A peer that sends these bytes in segments, accepts all data, and ends its stream.
+/// A peer that sends these bytes in segments, accepts all writes, and ends its stream.
 pub struct Script {
     bytes: Vec<u8>,
     at: usize,
@@ -97,8 +95,8 @@ pub struct Script {
 }
 
 impl Script {
-    /// Each segment has one byte more than the next entry of `segments`, repeatedly; without entries there
-    /// is one segment.
+    /// Each segment has one byte more than the next value of `segments`, which repeats. Without values there is one
+    /// segment.
     pub fn new(bytes: Vec<u8>, segments: &[u8]) -> Self {
         Self { bytes, at: 0, segments: segments.into(), segment: 0 }
     }
@@ -142,8 +140,7 @@ impl AsyncWrite for Script {
     }
 }
 
-/// Splits an input into the sizes of segments, of which its first byte gives the number (0 to 7), and the
-/// rest.
+/// Splits an input into the bytes for segments, whose number is its first byte (0 to 7), and the rest.
 pub fn segmented(data: &[u8]) -> (&[u8], &[u8]) {
     let Some((first, rest)) = data.split_first() else { return (&[], data) };
     rest.split_at(usize::from(first % 8).min(rest.len()))

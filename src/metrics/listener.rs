@@ -19,6 +19,7 @@ use crate::terms::labels::{
     AcceptError, Age, Alert, Cipher, ClientCertificate, Direction, Expiry, Group, HandshakeKind,
     Incompatible, KeyKind, OfferedVersion, Part, Silence, SuiteKind,
 };
+use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::Reason;
 
 /// From a millisecond on an idle core to a minute of a slow device in a storm.
@@ -150,22 +151,6 @@ pub(crate) struct Totals {
     pub(crate) closed: Vec<u64>,
 }
 
-/// The measured properties of a completed handshake.
-pub(crate) struct Handshake {
-    pub(crate) cipher: Cipher,
-    pub(crate) kind: HandshakeKind,
-    pub(crate) group: Group,
-    /// The key type of the server certificate.
-    pub(crate) key: KeyKind,
-    pub(crate) client: ClientCertificate,
-    /// From accept to the end of the handshake.
-    pub(crate) took: Duration,
-    /// The part before a worker first polled the connection.
-    pub(crate) wait: Duration,
-    /// The part that TLS itself took.
-    pub(crate) crypto: Duration,
-}
-
 /// Statistics of the sessions of a listener at one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SessionStats {
@@ -238,9 +223,16 @@ impl ListenerMetrics {
         self.own.handshakes_in_progress.dec();
     }
 
-    /// Counts a completed handshake.
-    pub(crate) fn on_handshake(&self, handshake: &Handshake) {
-        let Handshake { cipher, kind, group, key, client, took, wait, crypto } = *handshake;
+    /// Counts a completed handshake: `took` is the time since accept, `wait` the part before a worker first
+    /// polled the connection, `crypto` the part that TLS itself took.
+    pub(crate) fn on_handshake(
+        &self,
+        negotiated: &Negotiated,
+        took: Duration,
+        wait: Duration,
+        crypto: Duration,
+    ) {
+        let Negotiated { cipher, kind, group, key, client, alpn: _ } = *negotiated;
         self.own.handshakes[cipher][kind].inc();
         self.own.handshake_duration[kind].observe(took.as_secs_f64());
         self.own.groups[group].inc();

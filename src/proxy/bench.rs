@@ -1,11 +1,11 @@
-//! What the micro-benchmarks may touch of a connection: its handshake, its session, its relay.
+//! Access for the micro-benchmarks to the parts of a connection: handshake, record layer, relay.
 //!
-//! Built with the feature `bench` alone, and no stable interface: it changes with what it opens.
-//! Each function is as thin as it can be, so that a bench measures what a connection does.
+//! Built only with the feature `bench`. Not a stable interface: it changes with the parts. Each function is
+//! as thin as possible, so that a bench measures only the work of a connection.
 //!
-//! **Promises.** Nothing is done here that a connection does not do; a case that fails panics.
+//! **Promises.** A case that fails panics.
 //!
-//! **Not here.** The cases and the device at the other end: `benches/micro/`.
+//! **Not here.** The cases and the device at the other end (`benches/micro/`).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::handshake;
 use super::handshake_memory::Share;
-use super::hello::{self, Between};
+use super::hello::{self, Between, HelloLimits};
 use super::relay::{self, Bounds};
 use super::tls::scratch::{self, HANDSHAKE_READ_BYTES};
 use super::tls::{Received, TlsStream};
@@ -26,20 +26,20 @@ use crate::metrics::Metrics;
 use crate::sessions;
 use crate::trust::snapshot::Snapshot;
 
-/// A listener's side, on its defaults.
-pub struct Server {
+/// The server side of a listener with default settings.
+pub struct BenchServer {
     snapshot: Snapshot,
     metrics: Arc<Metrics>,
 }
 
 /// A client after its handshake.
-pub struct Session<Io>(TlsStream<Io>);
+pub struct BenchStream<Io>(TlsStream<Io>);
 
-impl Server {
-    /// A server that shows the certificate in these files.
+impl BenchServer {
+    /// Returns a server with the certificate and key of these files.
     ///
     /// # Panics
-    /// If they cannot be used.
+    /// If the files cannot be used.
     #[must_use]
     pub fn new(cert: &Path, key: &Path) -> Self {
         let pair = CertificateFiles { cert: cert.to_owned(), key: key.to_owned() };
@@ -51,23 +51,24 @@ impl Server {
         Self { snapshot, metrics: Arc::new(Metrics::new()) }
     }
 
-    /// Takes a client through its handshake.
+    /// Performs a handshake.
     ///
     /// # Panics
-    /// If there is no session at its end.
-    pub async fn accept<Io: AsyncRead + AsyncWrite + Unpin>(&self, io: Io) -> Session<Io> {
-        let greeted = handshake::greet(io, &self.snapshot.listener, Share::default()).await;
-        let client = greeted.expect("it is a ClientHello").accept(&self.snapshot).await;
-        Session(client.expect("the device can be served").stream)
+    /// If the handshake fails.
+    pub async fn accept<Io: AsyncRead + AsyncWrite + Unpin>(&self, io: Io) -> BenchStream<Io> {
+        let started =
+            handshake::read_client_hello(io, &self.snapshot.listener, Share::default()).await;
+        let client = started.expect("it is a ClientHello").accept(&self.snapshot).await;
+        BenchStream(client.expect("the device can be served").stream)
     }
 
     /// Relays until both directions have ended.
     ///
     /// # Panics
-    /// If they do not end in order.
+    /// If the relay fails.
     pub fn relay<C, B>(
         &self,
-        mut client: Session<C>,
+        mut client: BenchStream<C>,
         mut backend: B,
     ) -> impl Future<Output = ()> + use<C, B>
     where
@@ -82,42 +83,42 @@ impl Server {
             let backend = &mut backend;
             let never = |_: (&C, _), _: (&B, _)| false;
             let relay = relay::relay(stream, backend, Vec::new(), &session, bounds, never);
-            relay.await.result.expect("nothing disturbs it");
+            relay.await.result.expect("the relay ends without an error");
         }
     }
 }
 
-impl<Io: AsyncRead + AsyncWrite + Unpin> Session<Io> {
-    /// Reads once and opens what came: how many bytes of plaintext there were.
+impl<Io: AsyncRead + AsyncWrite + Unpin> BenchStream<Io> {
+    /// Reads once, opens the records, and returns the number of plaintext bytes.
     ///
     /// # Panics
-    /// If the session is over.
+    /// If the session has ended.
     pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
         scratch::with(|scratch| {
             self.0.poll_receive(cx, scratch, HANDSHAKE_READ_BYTES).map(|received| {
-                assert_eq!(received.expect("what came can be opened"), Received::Some);
+                assert_eq!(received.expect("the records can be opened"), Received::Some);
                 scratch.plain.len()
             })
         })
     }
 
-    /// Seals `plain`, of at most 64 KiB, and writes it. Only after a flush.
+    /// Seals `plain`, of at most 64 KiB, and writes it. Nothing may be queued before.
     ///
     /// # Panics
     /// If it cannot be sealed or written.
     pub fn send(&mut self, cx: &mut Context<'_>, plain: &[u8]) {
         let sent = scratch::with(|scratch| self.0.send(cx, plain, &mut scratch.sealed));
-        sent.expect("a session in order takes what is said");
+        sent.expect("an open session accepts data");
     }
 }
 
-/// Reads a whole ClientHello and looks at it: the name that it asks for.
+/// Reads a complete ClientHello and returns the server name that it requests.
 ///
 /// # Panics
-/// If it is none, or not whole.
-pub async fn look(mut bytes: &[u8]) -> Option<Box<str>> {
+/// If `bytes` is not a complete ClientHello.
+pub async fn read_hello(mut bytes: &[u8]) -> Option<Box<str>> {
     let timeouts = Timeouts::default();
-    let limits = hello::Limits {
+    let limits = HelloLimits {
         deadline: Instant::now() + timeouts.handshake,
         timeout: timeouts.hello,
         max_bytes: config::Limits::default().max_hello_bytes,

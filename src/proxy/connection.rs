@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 
 use super::admission::Evicted;
 use super::backend::{self, BackendStream, ConnectError};
-use super::handshake::{self, Client, HandshakeError};
+use super::handshake::{self, EstablishedClient, HandshakeError};
 use super::record::Record;
 use super::relay::{self, Bounds, RelayError, Side};
 use super::route::{self, NoRoute};
@@ -85,18 +85,18 @@ async fn open(
     // Pinned, so that the future has room for it once.
     let mut client = {
         let handshake = pin!(async {
-            let greeted = handshake::greet(tcp, listener, newcomer.memory()).await?;
+            let started = handshake::read_client_hello(tcp, listener, newcomer.memory()).await?;
             newcomer.heard();
-            record.on_client_hello(&greeted.offer());
-            let mut accepted = greeted.accept(&snapshot).await;
+            record.on_client_hello(&started.offer());
+            let mut accepted = started.accept(&snapshot).await;
             if let Err(error) = &mut accepted {
-                record.refused(error.fault(), error.take_identity());
+                record.refused(error.detail(), error.take_identity());
             }
             accepted
         });
         newcomer.or_evicted(handshake).await??
     };
-    record.on_handshake(client.negotiated.take());
+    record.on_handshake(client.negotiated.take(), client.identity.take(), client.crypto);
 
     match connect_backend(listener, &client, record).await {
         Ok(backend) => Ok((client.stream, client.early, backend)),
@@ -110,7 +110,7 @@ async fn open(
 /// Chooses the backend and dials it.
 async fn connect_backend(
     listener: &config::ListenerConfig,
-    client: &Client<TcpStream>,
+    client: &EstablishedClient<TcpStream>,
     record: &mut Record,
 ) -> Result<BackendStream, End> {
     let address = route::pick(listener, client.server_name.as_deref(), client.alpn.as_deref())?;

@@ -1,13 +1,12 @@
-//! What the fuzz targets may touch of a connection: its ClientHello, its TLS, and the files that its
-//! listener is loaded from.
+//! Access for the fuzz targets to the ClientHello and TLS of a connection, and to the files of a listener.
 //!
-//! Built with the feature `fuzz` alone, and no stable interface: it changes with what it opens.
+//! Built only with the feature `fuzz`. Not a stable interface: it changes with the parts.
 //!
-//! **Promises.** Nothing is done here that the proxy does not do with the same input. What is refused
-//! is refused by a return value: a panic is a finding.
+//! **Promises.** The proxy does the same with the same input. Input is refused by a return value: a panic is
+//! a finding.
 //!
-//! **Not here.** The targets and what they hold: `fuzz/`. The configuration, which is public, and the
-//! admin port (`control/admin/fuzz.rs`).
+//! **Not here.** The targets and their assertions (`fuzz/`), the configuration, which is public, the admin
+//! port (`control/admin/fuzz.rs`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,24 +17,24 @@ use tokio::time::Instant;
 
 use super::handshake;
 use super::handshake_memory::Share;
-use super::hello::{self, Between};
+use super::hello::{self, Between, HelloLimits};
 use super::relay::{self, Bounds};
 use crate::config::{BackendAddress, CertificateFiles, ClientAuth, ClientTrust, ListenerConfig};
 use crate::metrics::Metrics;
 use crate::sessions::Session;
 use crate::trust::snapshot::Snapshot;
 
-/// A listener's side, which asks for certificates and takes devices that have none.
-pub struct Server {
+/// The server side of a listener that requests client certificates and also accepts devices without one.
+pub struct FuzzServer {
     snapshot: Snapshot,
     metrics: Arc<Metrics>,
 }
 
-impl Server {
-    /// A server of the files `server.crt`, `server.key`, `ca.crt` and `devices.crl` of a directory.
+impl FuzzServer {
+    /// Returns a server with the files `server.crt`, `server.key`, `ca.crt` and `devices.crl` of a directory.
     ///
     /// # Panics
-    /// If they cannot be used.
+    /// If the files cannot be used.
     #[must_use]
     pub fn new(dir: &Path) -> Self {
         let files = ["server.crt", "server.key", "ca.crt", "devices.crl"].map(|f| dir.join(f));
@@ -44,11 +43,10 @@ impl Server {
         Self { snapshot, metrics: Arc::new(Metrics::new()) }
     }
 
-    /// Reads a ClientHello, and returns the server name that is seen in it; none if the hello is
-    /// refused.
+    /// Reads a ClientHello, and returns its server name; none if the hello is refused.
     pub async fn server_name(&self, mut io: impl AsyncRead + Unpin) -> Option<Option<Box<str>>> {
         let listener = &self.snapshot.listener;
-        let limits = hello::Limits {
+        let limits = HelloLimits {
             deadline: Instant::now() + listener.timeouts.handshake,
             timeout: listener.timeouts.hello,
             max_bytes: listener.limits.max_hello_bytes,
@@ -58,15 +56,17 @@ impl Server {
         hello.ok().map(|hello| hello.server_name)
     }
 
-    /// Takes a connection through its handshake and its relay.
+    /// Performs the handshake and the relay of a connection.
     pub async fn serve<C, B>(&self, io: C, mut backend: B)
     where
         C: AsyncRead + AsyncWrite + Unpin,
         B: AsyncRead + AsyncWrite + Unpin,
     {
         let listener = &self.snapshot.listener;
-        let Ok(greeted) = handshake::greet(io, listener, Share::default()).await else { return };
-        let Ok(client) = greeted.accept(&self.snapshot).await else { return };
+        let Ok(started) = handshake::read_client_hello(io, listener, Share::default()).await else {
+            return;
+        };
+        let Ok(client) = started.accept(&self.snapshot).await else { return };
         let mut stream = client.stream;
         let peer = ([127, 0, 0, 1], 1).into();
         let session = Session::new(self.metrics.listener("fuzz"), 1, peer);
@@ -81,7 +81,7 @@ impl Server {
 /// Loads a server's chain and key, CAs and CRLs from these files.
 ///
 /// # Errors
-/// What is wrong with them, as it is reported.
+/// The problems of the files, as they are reported.
 pub fn load(files: &[PathBuf; 4]) -> Result<(), Vec<String>> {
     let loaded = Snapshot::load(&listener(files), SystemTime::now());
     let reported = |problems: Vec<_>| problems.iter().map(ToString::to_string).collect();

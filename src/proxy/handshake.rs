@@ -1,16 +1,15 @@
-//! From an accepted socket to a TLS session, before one deadline.
+//! The handshake: from an accepted socket to an established TLS session, within one deadline.
 //!
-//! **Promises.** The deadline runs from accept to the last byte of our last flight, whatever the
-//! client does in between. A client that is refused gets the alert that the RFC names, and gets it
-//! before the socket is closed. A resumed client's certificate is checked again, since rustls does
-//! not.
+//! **Promises.** The deadline covers the time from accept to the last byte of our last flight. A client that
+//! is refused gets the alert that the RFCs name before its socket is closed. The certificate of a resumed
+//! client is verified again, since rustls does not do so.
 //!
-//! **Not here.** What the ClientHello says (`hello.rs`), which certificate is shown and which are
-//! believed (`trust/`).
+//! **Not here.** The ClientHello (`hello.rs`), the choice of the server certificate and the verification of
+//! client certificates (`trust/`).
 
-mod faults;
+pub(crate) mod describe;
+mod labels;
 mod negotiated;
-pub(crate) mod words;
 
 use std::io;
 use std::pin::pin;
@@ -27,73 +26,79 @@ use tokio_rustls::rustls::{
 use self::negotiated::negotiated;
 use super::close;
 use super::handshake_memory::{Exceeded, Share};
+use super::hello::fault::HelloFault;
 use super::hello::message::records;
-use super::hello::{self, Between, Hello, HelloError, HelloFault};
-use super::record::{Fault, Negotiated, Offer};
+use super::hello::{self, Between, Hello, HelloError, HelloLimits};
+use super::record::{FailureDetail, Offer};
 use super::socket;
-use super::tls::{Negotiation, Opening, ReceiveError, TlsStream, plaintext_alert};
+use super::tls::{Negotiation, Opening, Progress, RustlsHandshake, TlsStream, plaintext_alert};
 use crate::config::{self, TlsVersion};
 use crate::terms::labels::{Incompatible, SuiteKind};
+use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::Reason;
 use crate::trust::certs::verifier::ChainError;
-use crate::trust::identity::Identity;
+use crate::trust::identity::{self, Identity};
 use crate::trust::provider::Disguise;
 use crate::trust::snapshot::Snapshot;
 
 /// A client after its handshake.
-pub(crate) struct Client<Io> {
+pub(crate) struct EstablishedClient<Io> {
     pub(crate) stream: TlsStream<Io>,
-    /// What was opened together with the end of the handshake.
+    /// Application data that came with the end of the handshake.
     pub(crate) early: Vec<u8>,
-    /// As the client asked for it.
+    /// The server name that the client requested.
     pub(crate) server_name: Option<Box<str>>,
-    /// The protocol that ALPN agreed on: one of the listener's own.
+    /// The protocol that ALPN selected: one of the listener's own.
     pub(crate) alpn: Option<Box<[u8]>>,
-    /// What the handshake agreed on.
+    /// Result of the handshake.
     pub(crate) negotiated: Option<Negotiated>,
+    /// Identity in the client's certificate.
+    pub(crate) identity: Option<Box<Identity>>,
+    /// The CPU time of the handshake's TLS: mostly signatures and key exchange.
+    pub(crate) crypto: Duration,
 }
 
-impl<Io: AsyncRead + AsyncWrite + Unpin> Client<Io> {
-    /// Ends the session of a client that has nowhere to go.
+impl<Io: AsyncRead + AsyncWrite + Unpin> EstablishedClient<Io> {
+    /// Closes the session of a client for which there is no backend connection.
     pub(crate) async fn close_gracefully(mut self) {
         self.stream.queue_close_notify();
         self.stream.close().await;
     }
 }
 
-/// Why there is no TLS session.
+/// Reason for a failed handshake.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
     #[error(transparent)]
     Hello(#[from] HelloError),
-    #[error("the handshake was not over within {0:?}")]
+    #[error("the handshake was not complete within {0:?}")]
     Timeout(Duration),
     #[error(transparent)]
     Memory(#[from] Exceeded),
     #[error("the client closed the connection during the handshake")]
     Eof,
-    #[error("the client sent the fatal alert {}", words::alert(*.0))]
+    #[error("the client sent the fatal alert {}", describe::alert(*.0))]
     Alert(AlertDescription),
-    #[error("{}", words::incompatible(.0))]
+    #[error("{}", describe::incompatible(.0))]
     Incompatible(PeerIncompatible),
     #[error("none of the client's ALPN protocols is accepted")]
     NoCommonAlpn,
     #[error("the client sent no certificate")]
     CertificateMissing,
-    #[error("the client's certificate is refused: {}", words::certificate(.0))]
+    #[error("the client's certificate was refused: {}", describe::certificate(.0))]
     Certificate(CertificateError),
-    #[error("the client's certificate was good when its session began, and is refused now: {}", words::certificate(.cause))]
+    #[error("the client's certificate was accepted when its session began, and is refused now: {}", describe::certificate(.cause))]
     Resumed { cause: CertificateError, identity: Option<Box<Identity>> },
-    #[error("the client's TLS is at fault: {0}")]
+    #[error("the client violated TLS: {0}")]
     Tls(rustls::Error),
-    #[error("TLS failed on our side: {0}")]
+    #[error("TLS failed in this proxy: {0}")]
     Internal(rustls::Error),
     #[error(transparent)]
     Io(io::Error),
 }
 
 impl HandshakeError {
-    /// The stable reason for this error.
+    /// Returns the reason for this error.
     pub(crate) fn reason(&self) -> Reason {
         match self {
             Self::Hello(HelloError::Silent | HelloError::Slow { .. }) | Self::Timeout(_) => {
@@ -113,17 +118,19 @@ impl HandshakeError {
         }
     }
 
-    /// What is known of it that its reason does not tell.
-    pub(crate) fn fault(&self) -> Option<Fault> {
+    /// Returns the detail that the reason does not contain.
+    pub(crate) fn detail(&self) -> Option<FailureDetail> {
         match self {
-            Self::Alert(description) => Some(Fault::Alert(faults::alert(*description))),
-            Self::Incompatible(what) => Some(Fault::Incompatible(faults::incompatible(what))),
-            Self::NoCommonAlpn => Some(Fault::Incompatible(Incompatible::Alpn)),
+            Self::Alert(description) => Some(FailureDetail::Alert(labels::alert(*description))),
+            Self::Incompatible(what) => {
+                Some(FailureDetail::Incompatible(labels::incompatible(what)))
+            }
+            Self::NoCommonAlpn => Some(FailureDetail::Incompatible(Incompatible::Alpn)),
             Self::Hello(HelloError::Fault(HelloFault::Incompatible(what, _))) => {
-                Some(Fault::Incompatible(faults::incompatible(what)))
+                Some(FailureDetail::Incompatible(labels::incompatible(what)))
             }
             Self::Hello(HelloError::Fault(HelloFault::Fallback)) => {
-                Some(Fault::Incompatible(Incompatible::Version))
+                Some(FailureDetail::Incompatible(Incompatible::Version))
             }
             Self::Hello(_)
             | Self::Timeout(_)
@@ -138,7 +145,7 @@ impl HandshakeError {
         }
     }
 
-    /// Returns the identity of a client that was verified once.
+    /// Takes the identity of a client that was verified when its session began.
     pub(crate) fn take_identity(&mut self) -> Option<Box<Identity>> {
         match self {
             Self::Resumed { identity, .. } => identity.take(),
@@ -162,7 +169,7 @@ impl From<rustls::Error> for HandshakeError {
             | Error::BadMaxFragmentSize
             | Error::InconsistentKeys(_)
             | Error::EncryptError => Self::Internal(error),
-            // rustls's list is open. Whatever else it finds, it finds in what the client sent.
+            // rustls's enum is non-exhaustive. Its other errors are about the client's bytes.
             _ => Self::Tls(error),
         }
     }
@@ -182,7 +189,7 @@ fn fault_reason(fault: &HelloFault) -> Reason {
     }
 }
 
-/// A socket that failed was reset, or its peer has stopped answering.
+/// Returns the reason for a failed socket: it was reset, or its peer has stopped answering.
 fn io_reason(error: &io::Error) -> Reason {
     if socket::is_lost(error) { Reason::ClientLost } else { Reason::ClientReset }
 }
@@ -200,29 +207,29 @@ fn certificate_reason(error: &CertificateError) -> Reason {
             }
             ChainError::Version1 | ChainError::Empty => Reason::ClientCertRejected,
         },
-        // rustls's list is open: an unknown status, a bad signature, a wrong purpose, and so on.
+        // rustls's enum is non-exhaustive: an unknown status, a bad signature, a wrong purpose, and so on.
         _ => Reason::ClientCertRejected,
     }
 }
 
-/// A client that has said its ClientHello, and waits for our answer.
-pub(crate) struct Greeted<Io> {
+/// A handshake whose ClientHello has been read and not been answered.
+pub(crate) struct StartedHandshake<Io> {
     io: Io,
     hello: Hello,
-    limits: hello::Limits,
+    limits: HelloLimits,
     memory: Share,
 }
 
-/// Hears what the client of a socket that was accepted just now says first.
+/// Reads the ClientHello of a socket that was just accepted.
 ///
 /// # Errors
-/// Why it is no ClientHello. The client has been told by then, and its socket is closed.
-pub(crate) async fn greet<Io: AsyncRead + AsyncWrite + Unpin>(
+/// If no valid ClientHello arrives. The alert has then been sent and the socket closed.
+pub(crate) async fn read_client_hello<Io: AsyncRead + AsyncWrite + Unpin>(
     mut io: Io,
     listener: &config::ListenerConfig,
     memory: Share,
-) -> Result<Greeted<Io>, HandshakeError> {
-    let limits = hello::Limits {
+) -> Result<StartedHandshake<Io>, HandshakeError> {
+    let limits = HelloLimits {
         deadline: Instant::now() + listener.timeouts.handshake,
         timeout: listener.timeouts.hello,
         max_bytes: listener.limits.max_hello_bytes,
@@ -232,7 +239,7 @@ pub(crate) async fn greet<Io: AsyncRead + AsyncWrite + Unpin>(
         memory.or_exceeded(read).await?
     };
     match read {
-        Ok(hello) => Ok(Greeted { io, hello, limits, memory }),
+        Ok(hello) => Ok(StartedHandshake { io, hello, limits, memory }),
         Err(error) => {
             refuse_hello(&mut io, &error).await;
             Err(error.into())
@@ -240,19 +247,26 @@ pub(crate) async fn greet<Io: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-impl<Io: AsyncRead + AsyncWrite + Unpin> Greeted<Io> {
-    /// What the client offers.
+impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
+    /// Returns the client's offer.
     pub(crate) fn offer(&self) -> Offer<'_> {
-        let Hello { server_name, odd_name, version, best_suite, .. } = &self.hello;
-        let server_name = server_name.as_deref().or(odd_name.as_deref());
-        Offer { server_name, version: *version, best_suite: *best_suite }
+        let hello = &self.hello;
+        Offer {
+            server_name: hello.server_name.as_deref().or(hello.odd_name.as_deref()),
+            version: hello.version,
+            best_suite: hello.best_suite,
+            resumption: hello.offers_resumption,
+        }
     }
 
-    /// Takes the client through the rest of its handshake.
+    /// Completes the handshake.
     ///
     /// # Errors
-    /// Why there is no session. The client has been told by then, and its socket is closed.
-    pub(crate) async fn accept(self, snapshot: &Snapshot) -> Result<Client<Io>, HandshakeError> {
+    /// If the handshake fails. The alert has then been sent and the socket closed.
+    pub(crate) async fn accept(
+        self,
+        snapshot: &Snapshot,
+    ) -> Result<EstablishedClient<Io>, HandshakeError> {
         let Self { mut io, mut hello, limits, memory } = self;
         let opening = match opening(&mut hello, snapshot) {
             Ok(opening) => opening,
@@ -263,7 +277,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Greeted<Io> {
             }
         };
         let negotiation = Negotiation::new(io, server_config(&hello, snapshot));
-        // Boxed and pinned: a future has room for each place that they are moved to.
+        // Boxed and pinned: a future reserves room for each place that a value is moved to.
         let mut negotiation = Box::new(negotiation.map_err(HandshakeError::Internal)?);
         let finished = {
             let finished = pin!(finish(&mut negotiation, opening, limits, &memory, snapshot));
@@ -281,24 +295,28 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Greeted<Io> {
         if let Some(unfinished) = unfinished {
             return Err(unfinished.refuse(&mut negotiation, &hello).await);
         }
-        if negotiation.peer_certificates().is_some() {
-            // What has been verified, and what is below, is not one turn of the worker.
+        if !negotiation.state().peer_certificates().is_empty() {
+            // The verification before and the work below should not be one turn of the worker.
             tokio::task::yield_now().await;
         }
-        let believed = still_believed(&negotiation, snapshot);
-        let alpn = negotiation.alpn().map(Box::from);
-        let negotiated = negotiated(&negotiation, |cipher| {
+        let verified = verify_resumed(negotiation.state(), snapshot);
+        let alpn = negotiation.state().alpn().map(Box::from);
+        let negotiated = negotiated(negotiation.state(), |cipher| {
             let name = hello.server_name.as_deref();
             snapshot.policy().resolver.key_kind(name, &hello.schemes, |key| cipher.goes_with(key))
         });
+        let identity = negotiation.state().peer_certificates().first();
+        let identity =
+            identity.filter(|_| negotiated.is_some()).map(|leaf| identity::of(leaf).into());
+        let crypto = negotiation.state().crypto();
         let (mut stream, early) = negotiation.into_stream().map_err(HandshakeError::Internal)?;
-        if let Err(cause) = believed {
-            stream.queue_last_words(&rustls::Error::InvalidCertificate(cause.clone()));
+        if let Err(cause) = verified {
+            stream.queue_alert(&rustls::Error::InvalidCertificate(cause.clone()));
             stream.close().await;
-            let identity = negotiated.and_then(|negotiated| negotiated.identity);
             return Err(HandshakeError::Resumed { cause, identity });
         }
-        Ok(Client { stream, early, server_name: hello.server_name, alpn, negotiated })
+        let server_name = hello.server_name;
+        Ok(EstablishedClient { stream, early, server_name, alpn, negotiated, identity, crypto })
     }
 }
 
@@ -307,7 +325,7 @@ fn server_config(hello: &Hello, snapshot: &Snapshot) -> Arc<ServerConfig> {
     Arc::clone(if hello.prefers_chacha20 { &configs.client_order } else { &configs.server_order })
 }
 
-/// What rustls gets of a ClientHello, whose message is freed.
+/// Returns a ClientHello in the form that rustls gets, and frees its message.
 fn opening(hello: &mut Hello, snapshot: &Snapshot) -> Result<Opening, HelloFault> {
     let tls12_accepted = snapshot.listener.tls.min_version == TlsVersion::Tls12;
     let version = hello.check(tls12_accepted)?;
@@ -318,7 +336,7 @@ fn opening(hello: &mut Hello, snapshot: &Snapshot) -> Result<Opening, HelloFault
     Ok(Opening { records, version, disguise, early_data: hello.early_data })
 }
 
-/// Tells a client whose first message was no ClientHello what RFC 8446 section 6.2 has for it.
+/// Sends the alert of RFC 8446 section 6.2 to a client whose first message was not a valid ClientHello.
 async fn refuse_hello<Io>(io: &mut Io, error: &HelloError)
 where
     Io: AsyncRead + AsyncWrite + Unpin,
@@ -333,36 +351,32 @@ where
     }
 }
 
-/// Why a handshake that had begun was not finished.
+/// Reason for a handshake that was not completed.
 enum Unfinished {
-    /// rustls refused, and may have an alert to send.
+    /// rustls refused the client, and may have an alert to send.
     Tls(rustls::Error),
     Other(HandshakeError),
 }
 
-impl From<ReceiveError> for Unfinished {
-    fn from(error: ReceiveError) -> Self {
-        match error {
-            ReceiveError::Tls(error) => Self::Tls(error),
-            ReceiveError::Io(error) => Self::Other(HandshakeError::Io(error)),
-            ReceiveError::MidRecord => Self::Other(HandshakeError::Eof),
-        }
+impl From<io::Error> for Unfinished {
+    fn from(error: io::Error) -> Self {
+        Self::Other(HandshakeError::Io(error))
     }
 }
 
 impl Unfinished {
-    /// Sends the client the alert for it, and closes its socket.
+    /// Sends the client the alert for this reason, and closes its socket.
     async fn refuse<Io>(self, negotiation: &mut Negotiation<Io>, hello: &Hello) -> HandshakeError
     where
         Io: AsyncRead + AsyncWrite + Unpin,
     {
         match self {
             Self::Tls(error) => {
-                let error = match negotiation.no_certificate_fits() {
+                let error = match negotiation.state().no_certificate_fits() {
                     Some(why) => why.into(),
-                    None => sharpened(error, hello.best_suite),
+                    None => corrected(error, hello.best_suite),
                 };
-                negotiation.queue_last_words(&error);
+                negotiation.queue_alert(&error);
                 negotiation.close().await;
                 error.into()
             }
@@ -375,37 +389,37 @@ impl Unfinished {
     }
 }
 
-/// Exchanges flights until both sides have finished.
+/// Exchanges flights until the handshake is complete.
 async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
     negotiation: &mut Negotiation<Io>,
     opening: Opening,
-    limits: hello::Limits,
+    limits: HelloLimits,
     memory: &Share,
     snapshot: &Snapshot,
 ) -> Result<(), Unfinished> {
-    // rustls keeps the messages for a signature of TLS 1.2: RFC 5246 section 7.4.8.
+    // rustls keeps the messages for the CertificateVerify of TLS 1.2: RFC 5246 section 7.4.8.
     let kept = snapshot.policy().client_verifier.as_ref().map_or(0, |_| opening.records.len());
-    negotiation.open(opening).map_err(Unfinished::Tls)?;
+    negotiation.open(opening);
     loop {
-        while negotiation.is_paused() {
+        let progress = negotiation.process().map_err(Unfinished::Tls)?;
+        if progress == Progress::Paused {
             tokio::task::yield_now().await;
-            negotiation.resume().map_err(Unfinished::Tls)?;
+            continue;
         }
         let flushed = negotiation.flush().await;
-        if !negotiation.is_handshaking() {
-            // A device that reports and leaves at once may be gone before it has taken its tickets.
-            // What it said counts, and the relay's own flush finds that it is gone.
+        if progress == Progress::Finished {
+            // A device that reports and leaves at once may be gone before it has read its tickets. Its data
+            // counts, and the relay's own flush finds the device gone.
             return Ok(());
         }
-        flushed.map_err(ReceiveError::Io)?;
-        if negotiation.awaits_second_hello() {
+        flushed?;
+        if progress == Progress::WantsSecondHello {
             let second = second_hello(negotiation, limits, memory, snapshot).await;
-            let second = second.map_err(|error| Unfinished::Other(error.into()))?;
-            negotiation.open(second).map_err(Unfinished::Tls)?;
+            negotiation.open(second.map_err(|error| Unfinished::Other(error.into()))?);
             continue;
         }
         memory.set(kept + negotiation.held_bytes());
-        if !negotiation.receive().await? {
+        if !negotiation.read().await? {
             return Err(Unfinished::Other(HandshakeError::Eof));
         }
     }
@@ -414,20 +428,20 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
 /// Reads the ClientHello that answers a HelloRetryRequest: RFC 8446 section 4.1.2.
 async fn second_hello<Io: AsyncRead + AsyncWrite + Unpin>(
     negotiation: &mut Negotiation<Io>,
-    limits: hello::Limits,
+    limits: HelloLimits,
     memory: &Share,
     snapshot: &Snapshot,
 ) -> Result<Opening, HelloError> {
-    let early_data = negotiation.early_data_left();
+    let early_data = negotiation.state().early_data_left();
     let between = Between::Retry { change_cipher_specs: 1, early_data };
     let carried = negotiation.take_held();
     let mut second = hello::read(negotiation.io_mut(), carried, between, limits, memory).await?;
     Ok(opening(&mut second, snapshot)?)
 }
 
-/// What is really wrong with an old device. rustls misses a common group before it looks at the suites,
-/// of which a device with RSA key exchange alone has none that needs a group.
-fn sharpened(error: rustls::Error, best_suite: SuiteKind) -> rustls::Error {
+/// Corrects the error for an old device. rustls reports a missing group before it checks the suites, but a
+/// device that only has RSA key exchange offers no group because none of its suites needs one.
+fn corrected(error: rustls::Error, best_suite: SuiteKind) -> rustls::Error {
     use PeerIncompatible as P;
     let rustls::Error::PeerIncompatible(what) = &error else { return error };
     match what {
@@ -440,16 +454,12 @@ fn sharpened(error: rustls::Error, best_suite: SuiteKind) -> rustls::Error {
     }
 }
 
-/// Checks the certificate of a resumed client again: rustls takes it from the ticket as it was
-/// believed then, and it may have expired since. (A change of CAs or CRLs ends the tickets
-/// themselves, see `trust/tickets.rs`.)
-fn still_believed<Io: AsyncRead + AsyncWrite + Unpin>(
-    client: &Negotiation<Io>,
-    snapshot: &Snapshot,
-) -> Result<(), CertificateError> {
+/// Verifies the certificate of a resumed client again: rustls takes it from the ticket unchecked, and it may
+/// have expired since. (A change of CAs or CRLs invalidates the tickets themselves: `trust/tickets.rs`.)
+fn verify_resumed(client: &RustlsHandshake, snapshot: &Snapshot) -> Result<(), CertificateError> {
     let resumed = client.kind() == Some(rustls::HandshakeKind::Resumed);
     match (&snapshot.policy().client_verifier, client.peer_certificates()) {
-        (Some(verifier), Some((leaf, rest))) if resumed => {
+        (Some(verifier), [leaf, rest @ ..]) if resumed => {
             verifier.verify(leaf, rest, UnixTime::now())
         }
         _ => Ok(()),

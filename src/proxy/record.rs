@@ -18,13 +18,13 @@ use tracing::Level;
 
 use super::admission::{Admitted, Newcomer, Source};
 use crate::config::BackendAddress;
-use crate::metrics::{Handshake, ListenerMetrics};
+use crate::metrics::ListenerMetrics;
 use crate::sessions::top::By;
-use crate::sessions::{Session, Sessions, Tls};
+use crate::sessions::{CompletedHandshake, Session, Sessions};
 use crate::terms::labels::{
-    Alert, Cipher, ClientCertificate, ConnectResult, Direction, Group, HandshakeKind, Incompatible,
-    KeyKind, OfferedVersion, SuiteKind,
+    Alert, ConnectResult, Direction, HandshakeKind, Incompatible, OfferedVersion, SuiteKind,
 };
+use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::{Origin, Reason};
 use crate::trust::identity::Identity;
 
@@ -67,6 +67,7 @@ pub(crate) struct Record {
     /// From accept to the first turn of the connection's task.
     wait: Duration,
     best_suite: SuiteKind,
+    offers_resumption: bool,
     closed: bool,
     /// Last, since fields are dropped in order: the places are given back once the end is counted.
     admitted: Admitted,
@@ -78,26 +79,13 @@ pub(crate) struct Offer<'a> {
     pub(crate) server_name: Option<&'a str>,
     pub(crate) version: OfferedVersion,
     pub(crate) best_suite: SuiteKind,
-}
-
-/// What the handshake agreed on.
-pub(crate) struct Negotiated {
-    pub(crate) cipher: Cipher,
-    pub(crate) kind: HandshakeKind,
-    pub(crate) group: Group,
-    /// Of the certificate that we have shown.
-    pub(crate) key: KeyKind,
-    /// One of the listener's own protocols.
-    pub(crate) alpn: Option<Box<str>>,
-    /// What the client's certificate says.
-    pub(crate) identity: Option<Box<Identity>>,
-    /// How long TLS itself has taken.
-    pub(crate) crypto: Duration,
+    /// A ticket or PSK is offered.
+    pub(crate) resumption: bool,
 }
 
 /// More about a handshake that failed than its reason tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum FailureDetail {
     /// The client's alert.
     Alert(Alert),
     /// What is not in common.
@@ -125,6 +113,7 @@ impl Record {
             phase: Phase::Handshake,
             wait: Duration::ZERO,
             best_suite: SuiteKind::Other,
+            offers_resumption: false,
             closed: false,
             admitted,
         }
@@ -144,37 +133,49 @@ impl Record {
     pub(crate) fn on_client_hello(&mut self, offer: &Offer<'_>) {
         self.session.metrics.on_client_hello(offer.version);
         self.best_suite = offer.best_suite;
+        self.offers_resumption = offer.resumption;
         set(&self.session.server_name, offer.server_name.map(Box::from));
     }
 
     /// The handshake has failed, and more is known than its reason.
-    pub(crate) fn refused(&mut self, fault: Option<Fault>, identity: Option<Box<Identity>>) {
+    pub(crate) fn refused(
+        &mut self,
+        fault: Option<FailureDetail>,
+        identity: Option<Box<Identity>>,
+    ) {
         set(&self.session.identity, identity);
         match fault {
-            Some(Fault::Alert(alert)) => self.session.metrics.alerted(alert),
-            Some(Fault::Incompatible(what)) => self.session.metrics.refused(what, self.best_suite),
+            Some(FailureDetail::Alert(alert)) => self.session.metrics.alerted(alert),
+            Some(FailureDetail::Incompatible(what)) => {
+                self.session.metrics.refused(what, self.best_suite)
+            }
             None => {}
         }
     }
 
-    /// The handshake is over.
-    pub(crate) fn on_handshake(&mut self, negotiated: Option<Negotiated>) {
+    /// Records the end of the handshake, of which TLS itself took `crypto`.
+    pub(crate) fn on_handshake(
+        &mut self,
+        negotiated: Option<Negotiated>,
+        identity: Option<Box<Identity>>,
+        crypto: Duration,
+    ) {
         self.phase = Phase::Route;
         self.session.metrics.handshake_ended();
         let Some(negotiated) = negotiated else { return };
-        let Negotiated { cipher, kind, group, key, alpn, identity, crypto } = negotiated;
         let took = self.session.age();
-        let client = match identity {
-            Some(_) => ClientCertificate::Verified,
-            None => ClientCertificate::None,
-        };
-        let wait = self.wait;
-        let handshake = Handshake { cipher, kind, group, key, client, took, wait, crypto };
-        self.session.metrics.on_handshake(&handshake);
+        self.session.metrics.on_handshake(&negotiated, took, self.wait, crypto);
+        if self.offers_resumption && negotiated.kind != HandshakeKind::Resumed {
+            tracing::debug!(
+                connection = self.session.id,
+                listener = self.session.metrics.name(),
+                "ticket of the device not accepted, full handshake"
+            );
+        }
         if let Some(name) = identity.as_ref().and_then(|identity| identity.names.first()) {
             self.sessions.top.connected(By::Identity, name);
         }
-        set(&self.session.tls, Some(Tls { cipher, kind, alpn, took }));
+        set(&self.session.handshake, Some(CompletedHandshake { negotiated, took }));
         set(&self.session.identity, identity);
     }
 
@@ -292,7 +293,8 @@ const fn connect_result(reason: Reason) -> Option<ConnectResult> {
 macro_rules! access {
     ($level:expr, $record:expr, $reason:expr, $error:expr) => {{
         let session = &$record.session;
-        let tls = session.tls.get();
+        let handshake = session.handshake.get();
+        let tls = handshake.map(|handshake| &handshake.negotiated);
         tracing::event!(
             target: "access",
             $level,
@@ -307,7 +309,7 @@ macro_rules! access {
             tls = tls.map(|tls| tls.cipher.version()),
             cipher = tls.map(|tls| tls.cipher.as_str()),
             handshake = tls.map(|tls| tls.kind.as_str()),
-            handshake_ms = tls.map(|tls| milliseconds(tls.took)),
+            handshake_ms = handshake.map(|handshake| milliseconds(handshake.took)),
             backend = session.backend.get().map(|backend| backend.address()),
             connect_ms = session.connect.get().copied().map(milliseconds),
             bytes_to_backend = session.bytes(Direction::ToBackend),

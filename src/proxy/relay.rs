@@ -36,7 +36,7 @@ use self::read_size::ReadSize;
 use super::socket::{self, Interest};
 use super::tls::scratch::{self, MAX_READ_BYTES, Scratch};
 use super::tls::{HELD_BYTES_TRAFFIC, ReceiveError, Received, SendError, TlsStream};
-use super::write_buffer::Unsent;
+use super::write_buffer::WriteBuffer;
 use crate::sessions::Session;
 use crate::sessions::stop::Stopped;
 use crate::terms::labels::Direction;
@@ -97,7 +97,7 @@ where
     let mut relay = Relay {
         client,
         backend,
-        unsent: Unsent::new(early),
+        unsent: WriteBuffer::new(early),
         to_backend: Flow::Open,
         to_client: Flow::Open,
         backend_cut: None,
@@ -132,7 +132,7 @@ struct Relay<'a, C, B> {
     client: &'a mut TlsStream<C>,
     backend: &'a mut B,
     /// Plaintext that the backend would not take yet.
-    unsent: Unsent,
+    unsent: WriteBuffer,
     to_backend: Flow,
     to_client: Flow,
     /// What cut the backend's stream, if a write has found that out: a read finds a mere end then.
@@ -368,7 +368,7 @@ where
     fn backend_takes_no_more(&mut self, error: io::Error) {
         self.backend_cut = socket::cut(&error);
         self.failure.get_or_insert_with(|| RelayError::Backend(error).into());
-        self.unsent = Unsent::default();
+        self.unsent = WriteBuffer::default();
         self.to_backend = Flow::Discarding;
     }
 
@@ -376,7 +376,7 @@ where
     /// goes to sleep resets the answer.
     fn client_takes_no_more(&mut self, error: io::Error) {
         self.failure.get_or_insert_with(|| RelayError::Client(error).into());
-        self.client.forget_queued();
+        self.client.discard_queued();
         self.to_client = Flow::Discarding;
     }
 
@@ -482,7 +482,7 @@ where
         let reset = match &error {
             RelayError::Client(_) | RelayError::MidRecord => Some(Side::Backend),
             RelayError::Tls(error) => {
-                self.client.queue_last_words(error);
+                self.client.queue_alert(error);
                 Some(Side::Backend)
             }
             // What the backend said last is missing. A close_notify would tell the client that it

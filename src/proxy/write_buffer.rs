@@ -1,10 +1,10 @@
-//! Bytes that a socket would not take yet.
+//! Bytes that a socket has not taken yet.
 //!
-//! **Promises.** It owns memory only while it holds bytes, and for little more than those that the
-//! socket has not taken yet: peers that are stuck for hours keep no whole reads. Whoever pushes waits
-//! until it is empty before it reads more, so what it holds is bounded by one read.
+//! **Promises.** A buffer owns memory only while it holds bytes, and little more than these bytes need: a
+//! peer that is stuck for hours does not keep the memory of a whole read. Its users read no more input until
+//! it is empty, so one read bounds its size.
 //!
-//! **Not here.** Which socket, and what its errors mean (`relay.rs`, `tls/stream.rs`).
+//! **Not here.** The sockets and the meaning of their errors (`relay.rs`, `tls/stream.rs`).
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,14 +12,14 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 
-/// Bytes on their way to one socket.
+/// Bytes not yet written to one socket.
 #[derive(Debug, Default)]
-pub(crate) struct Unsent {
+pub(crate) struct WriteBuffer {
     bytes: Vec<u8>,
     sent: usize,
 }
 
-impl Unsent {
+impl WriteBuffer {
     pub(crate) const fn new(bytes: Vec<u8>) -> Self {
         Self { bytes, sent: 0 }
     }
@@ -28,17 +28,17 @@ impl Unsent {
         self.sent == self.bytes.len()
     }
 
-    /// What is left to send.
+    /// Returns the bytes that are left to send.
     pub(crate) fn rest(&self) -> &[u8] {
         &self.bytes[self.sent..]
     }
 
-    /// Where more bytes can be appended.
+    /// Returns the vector to append more bytes to.
     pub(crate) const fn tail(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
-    /// Writes everything, then frees the memory. A socket that takes no more keeps just the rest.
+    /// Writes everything, then frees the memory. If the socket takes no more, only the rest is kept.
     pub(crate) fn poll_flush<W: AsyncWrite + Unpin>(
         &mut self,
         to: &mut W,
@@ -48,7 +48,7 @@ impl Unsent {
             match poll_write_some(to, cx, &[IoSlice::new(self.rest())]) {
                 Poll::Ready(written) => self.sent += written?,
                 Poll::Pending => {
-                    self.give_back();
+                    self.free_sent();
                     return Poll::Pending;
                 }
             }
@@ -57,23 +57,23 @@ impl Unsent {
         Poll::Ready(Ok(()))
     }
 
-    /// Frees what has been sent, once it is a quarter of what is owned: a slow socket's rest is copied
-    /// three times over at the most.
-    fn give_back(&mut self) {
+    /// Frees the sent bytes once they are a quarter of the memory: the rest for a slow socket is copied at
+    /// most three times over.
+    fn free_sent(&mut self) {
         if self.sent > 0 && self.sent >= self.bytes.capacity() / 4 {
             *self = Self::new(self.rest().to_vec());
         }
     }
 
-    /// Writes as much of `data` as the socket takes now and keeps the rest, also if it takes no more
-    /// for ever. Only while empty.
+    /// Writes as much of `data` as the socket takes now and keeps the rest, even after an error. The buffer
+    /// must be empty.
     pub(crate) fn push<W: AsyncWrite + Unpin>(
         &mut self,
         to: &mut W,
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> io::Result<()> {
-        debug_assert!(self.is_empty(), "what came first goes first");
+        debug_assert!(self.is_empty(), "bytes keep their order");
         let mut rest = data;
         let mut pushed = Ok(());
         while !rest.is_empty() && pushed.is_ok() {
@@ -89,14 +89,14 @@ impl Unsent {
         pushed
     }
 
-    /// The same for all of `chunks`, which are taken out.
+    /// Writes `chunks` like [`Self::push`], and clears them.
     pub(crate) fn push_all<W: AsyncWrite + Unpin>(
         &mut self,
         to: &mut W,
         cx: &mut Context<'_>,
         chunks: &mut Vec<Vec<u8>>,
     ) -> io::Result<()> {
-        debug_assert!(self.is_empty(), "what came first goes first");
+        debug_assert!(self.is_empty(), "bytes keep their order");
         let whole = chunks.iter().map(Vec::len).sum();
         let mut sent = 0;
         let mut pushed = Ok(());
@@ -115,7 +115,7 @@ impl Unsent {
     }
 }
 
-/// Copies what stands behind the first `sent` bytes of `chunks`.
+/// Copies the bytes of `chunks` that follow the first `sent` bytes.
 fn rest_of(chunks: &[Vec<u8>], mut sent: usize) -> Vec<u8> {
     let whole: usize = chunks.iter().map(Vec::len).sum();
     let mut rest = Vec::with_capacity(whole - sent);
@@ -127,10 +127,10 @@ fn rest_of(chunks: &[Vec<u8>], mut sent: usize) -> Vec<u8> {
     rest
 }
 
-/// Chunks that are written by one call: what a read of 256 KiB makes, and a key_update.
+/// Chunks in one call of writev: the records of a 256 KiB read, and a key_update.
 const CHUNKS: usize = 17;
 
-/// Writes what stands behind the first `sent` bytes of `chunks`.
+/// Writes the bytes of `chunks` that follow the first `sent` bytes.
 fn poll_write_rest<W: AsyncWrite + Unpin>(
     to: &mut W,
     cx: &mut Context<'_>,
@@ -150,14 +150,14 @@ fn poll_write_rest<W: AsyncWrite + Unpin>(
     poll_write_some(to, cx, &slices[..filled])
 }
 
-/// Writes as much of `slices`, which are not all empty, as the socket takes.
+/// Writes as much of `slices` as the socket takes. They must not all be empty.
 fn poll_write_some<W: AsyncWrite + Unpin>(
     to: &mut W,
     cx: &mut Context<'_>,
     slices: &[IoSlice<'_>],
 ) -> Poll<io::Result<usize>> {
     let written = match slices {
-        // A mere write tells tokio, by being short, that the socket is full.
+        // A short plain write tells tokio that the socket is full, which saves a system call.
         [only] => Pin::new(to).poll_write(cx, only),
         slices => Pin::new(to).poll_write_vectored(cx, slices),
     };

@@ -1,4 +1,4 @@
-//! Handshakes: full and resumed, and during renewals of the certificate.
+//! Handshakes: full, resumed, and during certificate reloads.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use super::{Bench, Figure, Steady, percentile_ms};
 use crate::backend::Task;
 use crate::device::{self, Dialer, Version, within};
 
-/// Concurrent handshakes.
+/// Number of concurrent handshakes.
 const CLIENTS: usize = 16;
 
 const RELOADS: usize = 20;
@@ -21,7 +21,7 @@ const RELOAD_INTERVAL: Duration = Duration::from_millis(250);
 struct Seen {
     times: Vec<Duration>,
     failed: usize,
-    /// Handshakes of another kind than requested.
+    /// Handshakes that were full instead of resumed, or the reverse.
     other_kind: usize,
 }
 
@@ -42,7 +42,7 @@ pub async fn steady(bench: &Bench<'_>, version: Version, resumed: bool) -> io::R
     ])
 }
 
-/// Full handshakes during [`RELOADS`] renewals of the certificate, and for the same time without renewals.
+/// Measures full handshakes while the certificate is renewed [`RELOADS`] times, and for the same time without.
 pub async fn reloads(bench: &Bench<'_>) -> io::Result<Vec<Figure>> {
     let mut p99 = Vec::new();
     let mut lost = 0;
@@ -59,7 +59,7 @@ pub async fn reloads(bench: &Bench<'_>) -> io::Result<Vec<Figure>> {
             }
             io::Result::Ok(())
         };
-        let time = RELOAD_INTERVAL * u32::try_from(RELOADS).expect("it is small");
+        let time = RELOAD_INTERVAL * u32::try_from(RELOADS).expect("the number is small");
         let (_, reloaded) = tokio::join!(load.measure(bench.proxy, time), reloading);
         reloaded?;
         let mut seen = all(clients).await?;
@@ -104,14 +104,14 @@ fn start(
     (0..CLIENTS).map(|_| client()).collect()
 }
 
-/// One handshake, and one byte there and back, because a TLS 1.3 client completes before its server.
-/// Returns true if the session was resumed.
+/// Performs one handshake and echoes a byte, since a TLS 1.3 client finishes before its server. Returns whether
+/// the session was resumed.
 async fn shake_hands(dialer: &Dialer) -> io::Result<bool> {
     let mut session = dialer.handshake().await?;
     session.write_all(&[Task::Echo.byte()]).await?;
     device::echo(&mut session, &[7]).await?;
     let resumed = device::is_resumed(&session);
-    // Avoids TIME_WAIT, which would exhaust the ports.
+    // Otherwise sockets in TIME_WAIT would use up the ports.
     session.get_ref().0.set_zero_linger()?;
     Ok(resumed)
 }

@@ -1,5 +1,5 @@
-//! The cost of idle connections: memory and CPU, while they are open and after they have closed; and the
-//! base cost of a proxy without connections.
+//! Cost of idle connections: memory and CPU, while they are open and after they have closed; and the cost of a
+//! proxy without connections.
 
 use std::io;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::device::{self, Line, Version, within};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// Time until allocators and kernel have settled.
+/// Time for allocators and the kernel to settle.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Time after a burst, or after all devices have closed, at which memory is measured.
+/// Time from a burst, or from the end of all connections, to the measurement of memory.
 const LATER: Duration = Duration::from_secs(10);
 
 const BURST_BYTES: usize = 1 << 20;
@@ -27,7 +27,7 @@ pub async fn start(bench: &Bench<'_>) -> io::Result<Vec<Figure>> {
     ])
 }
 
-/// 1,000, then 3,000, then 9,000 connections.
+/// Measures with 1,000, then 3,000, then 9,000 connections.
 pub async fn many(bench: &Bench<'_>) -> io::Result<Vec<Figure>> {
     let base = base(bench).await?;
     let per_connection = |held: usize| (bench.proxy.memory_bytes() - base) / held as f64;
@@ -67,14 +67,14 @@ pub async fn few(bench: &Bench<'_>) -> io::Result<Vec<Figure>> {
     Ok(vec![("bytes per connection, 3,000 held", each)])
 }
 
-/// Memory after the first connection has loaded shared parts: code pages, buffers of threads.
+/// Returns the memory after the first connection, which loads the shared parts: code pages, buffers of threads.
 async fn base(bench: &Bench<'_>) -> io::Result<f64> {
     drop(bench.dialer(Version::Tls13, false).dial_many(1).await?);
     tokio::time::sleep(SETTLE).await;
     Ok(bench.proxy.memory_bytes())
 }
 
-/// 1 MiB there and back on each connection, on all at once.
+/// Sends 1 MiB in each direction on all connections at once.
 async fn burst(lines: Vec<Line>) -> io::Result<Vec<Line>> {
     let bursting = lines.into_iter().map(|line| {
         tokio::spawn(async move {
@@ -84,7 +84,7 @@ async fn burst(lines: Vec<Line>) -> io::Result<Vec<Line>> {
                 for _ in 0..BURST_BYTES / 4096 {
                     writer.write_all(&[7; 4096]).await?;
                 }
-                // A TLS client buffers data that the socket did not accept until the next call.
+                // A TLS client keeps bytes that the socket has not taken until it is flushed.
                 writer.flush().await
             };
             let reading = async {
@@ -106,7 +106,7 @@ async fn burst(lines: Vec<Line>) -> io::Result<Vec<Line>> {
     for one in bursting.collect::<Vec<_>>() {
         lines.push(within(Duration::from_secs(180), one).await?.map_err(io::Error::other)??);
     }
-    // The last messages are small again.
+    // The last messages are small again, as on an idle connection.
     for line in &mut lines {
         device::echo(&mut **line, &[Task::Echo.byte(); 64]).await?;
     }

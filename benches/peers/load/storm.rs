@@ -1,6 +1,5 @@
-//! A reconnect storm: after a restart all devices connect at once. Each attempt has two seconds, and the
-//! next follows after a random pause. A proxy that continues the handshake of a device that has given up
-//! wastes CPU time.
+//! A reconnect storm: after a restart every device connects at once, gives each attempt two seconds, and tries
+//! again after a random pause. A proxy that continues with devices that have given up wastes handshakes.
 
 use std::io;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ const DEVICES: usize = 9000;
 const ATTEMPT: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE_MS: u64 = 1000;
 
-/// Time after which a storm is aborted.
+/// Time after which a storm that does not end is stopped.
 const GIVE_UP: Duration = Duration::from_secs(60);
 
 pub async fn storm(bench: &Bench<'_>) -> io::Result<Vec<Figure>> {
@@ -43,7 +42,7 @@ pub async fn storm(bench: &Bench<'_>) -> io::Result<Vec<Figure>> {
     ])
 }
 
-/// Retries until a connection succeeds, and holds it; none if the storm is aborted.
+/// Tries until an attempt succeeds, and returns the connection; none if the storm is stopped.
 async fn come_back(
     device: usize,
     dialer: &Dialer,
@@ -68,7 +67,7 @@ async fn come_back(
     None
 }
 
-/// Pseudo-random, and the same for every proxy.
+/// Returns a pseudo-random pause, the same for every proxy.
 const fn pause_ms(device: usize, attempt: u64) -> u64 {
     let mixed = (device as u64 * 31 + attempt).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed >> 32) % LONGEST_PAUSE_MS

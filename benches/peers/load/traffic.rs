@@ -1,4 +1,4 @@
-//! Throughput of long-lived connections: bulk data, and messages there and back.
+//! Traffic through established connections: bulk transfers, and messages with replies.
 
 use std::io;
 use std::time::{Duration, Instant};

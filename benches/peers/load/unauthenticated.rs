@@ -1,9 +1,7 @@
-//! The cost of an unauthenticated client, by its input: CPU and memory per connection, and CPU per KiB of
-//! input.
+//! Cost of an unauthenticated client, by its input: CPU time and memory per connection, and CPU time per KiB sent.
 //!
-//! **Promises.** A connection counts as one, whether the proxy has refused it or not. CPU is measured until
-//! the proxy has nothing left to do, and memory while all connections are held that the proxy has not
-//! ended.
+//! **Promises.** A connection counts, even if the proxy refuses it. CPU time is measured until the proxy is idle,
+//! memory while all connections that the proxy has not ended are held.
 //!
 //! **Not here.** The inputs (`inputs.rs`).
 
@@ -27,19 +25,19 @@ pub const CPU_BY_BYTES: &str = "CPU µs per KiB sent";
 pub const MEMORY: &str = "memory KiB per connection";
 const SENT: &str = "KiB sent per connection";
 
-/// Connections whose CPU is measured, and how many of them at a time.
+/// Connections whose CPU time is measured, and the size of a batch.
 const CONNECTIONS: usize = 160;
 const AT_A_TIME: usize = 16;
 /// Connections that are held while memory is measured.
 const HELD: usize = 300;
-/// Warm-up: connections without measurement.
+/// Time of connections before the measurement.
 const WARM_UP: Duration = Duration::from_millis(200);
-/// Maximum measurement time, for expensive connections.
+/// Longest measurement, if connections are costly.
 const AT_MOST: Duration = Duration::from_secs(3);
 /// The longest wait for a proxy that sends nothing.
 const SILENCE: Duration = Duration::from_millis(40);
 
-/// A connection after its input was sent.
+/// A connection after its input has been sent.
 pub struct Sent {
     pub tcp: TcpStream,
     pub bytes: usize,
@@ -47,10 +45,10 @@ pub struct Sent {
 
 pub async fn run(bench: &Bench<'_>, input: &'static Input) -> io::Result<Vec<Figure>> {
     let act = Act::prepare(input, bench.site);
-    // Shared by all connections: code pages, buffers of threads.
+    // Loads the shared parts: code pages, buffers of threads.
     let start = Instant::now();
     while start.elapsed() < WARM_UP {
-        some(bench, &act).await;
+        batch(bench, &act, true).await;
     }
     settle(bench, Duration::from_secs(15)).await;
     if input.holds { memory(bench, &act).await } else { cost(bench, &act).await }
@@ -60,7 +58,7 @@ async fn cost(bench: &Bench<'_>, act: &Act) -> io::Result<Vec<Figure>> {
     let before = bench.proxy.precise_cpu_seconds();
     let (start, mut count, mut bytes) = (Instant::now(), 0, 0);
     while count < CONNECTIONS && start.elapsed() < AT_MOST {
-        for sent in some(bench, act).await {
+        for sent in batch(bench, act, true).await.into_iter().flatten() {
             bytes += sent.bytes;
             count += 1;
         }
@@ -78,22 +76,23 @@ async fn cost(bench: &Bench<'_>, act: &Act) -> io::Result<Vec<Figure>> {
     ])
 }
 
-/// Some connections at a time, each read until it ends or is silent.
-async fn some(bench: &Bench<'_>, act: &Act) -> Vec<Sent> {
+/// Sends the input on a batch of connections. With `reads`, each is read until the proxy ends it or is silent.
+async fn batch(bench: &Bench<'_>, act: &Act, reads: bool) -> Vec<io::Result<Sent>> {
     let address = bench.site.listen;
-    let going = (0..AT_A_TIME).map(|_| {
+    let sending = (0..AT_A_TIME).map(|_| {
         let act = act.clone();
         tokio::spawn(async move {
             let mut sent = act.send(address).await?;
-            listen(&mut sent.tcp).await;
+            if reads {
+                read(&mut sent.tcp).await;
+            }
             io::Result::Ok(sent)
         })
     });
     let mut all = Vec::new();
-    for one in going.collect::<Vec<_>>() {
-        if let Ok(Ok(Ok(sent))) = within(Duration::from_secs(20), one).await {
-            all.push(sent);
-        }
+    for one in sending.collect::<Vec<_>>() {
+        let joined = within(Duration::from_secs(20), one).await;
+        all.push(joined.and_then(|sent| sent.map_err(io::Error::other)?));
     }
     all
 }
@@ -102,15 +101,8 @@ async fn memory(bench: &Bench<'_>, act: &Act) -> io::Result<Vec<Figure>> {
     let before = bench.proxy.memory_bytes();
     let (mut held, mut bytes) = (Vec::new(), 0);
     while held.len() < HELD {
-        let address = bench.site.listen;
-        let going: Vec<_> = (0..AT_A_TIME)
-            .map(|_| {
-                let act = act.clone();
-                tokio::spawn(async move { act.send(address).await })
-            })
-            .collect();
-        for one in going {
-            let sent = within(Duration::from_secs(20), one).await?.map_err(io::Error::other)??;
+        for sent in batch(bench, act, false).await {
+            let sent = sent?;
             bytes += sent.bytes;
             held.push(sent.tcp);
         }
@@ -120,13 +112,13 @@ async fn memory(bench: &Bench<'_>, act: &Act) -> io::Result<Vec<Figure>> {
     Ok(vec![(MEMORY, each.max(0.0) / 1024.0), (SENT, bytes as f64 / 1024.0 / held.len() as f64)])
 }
 
-/// Reads from the proxy until it ends the connection or is silent.
-async fn listen(tcp: &mut TcpStream) {
+/// Reads until the proxy ends the connection or is silent.
+async fn read(tcp: &mut TcpStream) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(Ok(1..)) = within(SILENCE, tcp.read(&mut buffer)).await {}
 }
 
-/// Waits until the proxy is idle: it may still process earlier input.
+/// Waits until the proxy is idle: it may still process received bytes.
 async fn settle(bench: &Bench<'_>, at_most: Duration) {
     let start = Instant::now();
     let mut was = bench.proxy.precise_cpu_seconds();
@@ -140,7 +132,7 @@ async fn settle(bench: &Bench<'_>, at_most: Duration) {
     }
 }
 
-/// Writes pieces one by one. A proxy that has refused one does not accept the rest.
+/// Writes the pieces one by one, until the proxy refuses one.
 async fn write(tcp: &mut TcpStream, pieces: &[Vec<u8>]) -> usize {
     let mut bytes = 0;
     for piece in pieces {

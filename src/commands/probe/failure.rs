@@ -13,7 +13,7 @@ use tokio_rustls::rustls::{
 
 use super::printable;
 use super::problem::{Problem, ProblemKind, REISSUE};
-use crate::proxy::handshake::words;
+use crate::proxy::handshake::describe;
 
 /// A failure of a handshake.
 #[derive(Debug)]
@@ -263,7 +263,7 @@ fn incompatible(what: &PeerIncompatible, client: ClientContext) -> Problem {
 }
 
 fn alert(alert: AlertDescription, client: ClientContext) -> Problem {
-    let name = words::alert(alert);
+    let name = describe::alert(alert);
     let (meaning, advice) = meaning(alert, client);
     let message = format!("the server sent the fatal alert {name}: {meaning}");
     let problem = Problem::new(ProblemKind::Alert, message, advice);

@@ -74,7 +74,7 @@ pub(super) fn sessions(sessions: &Sessions, query: &str) -> Result<String, Strin
 }
 
 fn view(session: &Session) -> SessionView<'_> {
-    let tls = session.tls.get();
+    let tls = session.handshake.get().map(|handshake| &handshake.negotiated);
     let identity = session.identity.get();
     SessionView {
         id: session.id,

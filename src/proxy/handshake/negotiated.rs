@@ -1,38 +1,40 @@
-//! What a handshake has agreed on, in the terms of logs and metrics.
+//! The result of a handshake, in the terms of logs and metrics.
 //!
-//! **Not here.** What ends a handshake (`faults.rs`, `words.rs`).
+//! **Not here.** Failures (`labels.rs`, `describe.rs`).
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::rustls::{self, CipherSuite, NamedGroup};
 
-use crate::proxy::record::Negotiated;
-use crate::proxy::tls::Negotiation;
-use crate::terms::labels::{Cipher, Group, HandshakeKind, KeyKind};
-use crate::trust::identity;
+use crate::proxy::tls::RustlsHandshake;
+use crate::terms::labels::{Cipher, ClientCertificate, Group, HandshakeKind, KeyKind};
+use crate::terms::negotiated::Negotiated;
 
-/// What a handshake that is over has agreed on; `key` tells what our certificate's is with a suite.
-pub(super) fn negotiated<Io: AsyncRead + AsyncWrite + Unpin>(
-    negotiation: &Negotiation<Io>,
+/// Returns the parameters of a complete handshake. `key` returns the key type of our certificate for a
+/// cipher suite.
+pub(super) fn negotiated(
+    handshake: &RustlsHandshake,
     key: impl FnOnce(Cipher) -> KeyKind,
 ) -> Option<Negotiated> {
-    let kind = match negotiation.kind()? {
+    let kind = match handshake.kind()? {
         rustls::HandshakeKind::Full => HandshakeKind::Full,
         rustls::HandshakeKind::FullWithHelloRetryRequest => HandshakeKind::FullRetry,
         rustls::HandshakeKind::Resumed => HandshakeKind::Resumed,
     };
-    let cipher = cipher(negotiation.suite()?)?;
+    let cipher = cipher(handshake.cipher_suite()?)?;
+    let client = match handshake.peer_certificates() {
+        [] => ClientCertificate::None,
+        _ => ClientCertificate::Verified,
+    };
     Some(Negotiated {
         cipher,
         kind,
-        group: negotiation.group().map_or(Group::None, group),
+        group: handshake.group().map_or(Group::None, group),
         key: if kind == HandshakeKind::Resumed { KeyKind::None } else { key(cipher) },
-        alpn: negotiation.alpn().map(|alpn| String::from_utf8_lossy(alpn).into()),
-        identity: negotiation.peer_certificates().map(|(leaf, _)| identity::of(leaf).into()),
-        crypto: negotiation.crypto(),
+        client,
+        alpn: handshake.alpn().map(|alpn| String::from_utf8_lossy(alpn).into()),
     })
 }
 
-/// A group of the provider that `trust/provider.rs` sets up.
+/// Returns the label of a group of the provider (`trust/provider.rs`).
 const fn group(group: NamedGroup) -> Group {
     match group {
         NamedGroup::X25519MLKEM768 => Group::X25519MlKem768,
@@ -43,7 +45,7 @@ const fn group(group: NamedGroup) -> Group {
     }
 }
 
-/// A suite of the provider that `trust/provider.rs` sets up.
+/// Returns the label of a suite of the provider (`trust/provider.rs`).
 fn cipher(suite: CipherSuite) -> Option<Cipher> {
     Some(match suite {
         CipherSuite::TLS13_AES_128_GCM_SHA256 => Cipher::Tls13Aes128,

@@ -1,26 +1,26 @@
-//! A ClientHello, taken apart.
+//! Parser of a ClientHello.
 //!
-//! **Promises.** Each vector fills its place exactly, and no extension is there twice: RFC 8446
-//! sections 3.4 and 4.1.2. It borrows from the message.
+//! **Promises.** Each vector has exactly its announced length, and no extension occurs twice: RFC 8446 sections
+//! 3.4 and 4.1.2. The result borrows from the message.
 //!
-//! **Not here.** What values are allowed (`rules.rs`), what of it is counted (`offer.rs`).
+//! **Not here.** Rules on values (`rules.rs`), label values for the metrics (`offer.rs`).
 
-use super::HelloFault;
+use super::fault::HelloFault;
 
-/// The parts of a ClientHello: RFC 8446 section 4.1.2; RFC 5246 section 7.4.1.2 had the same shape.
+/// The parts of a ClientHello: RFC 8446 section 4.1.2, in the same form as RFC 5246 section 7.4.1.2.
 #[derive(Debug)]
 pub(super) struct ClientHello<'a> {
     pub(super) legacy_version: u16,
     pub(super) suites: &'a [[u8; 2]],
     pub(super) compressions: &'a [u8],
-    pub(super) extensions: Extensions<'a>,
+    pub(super) extensions: HelloExtensions<'a>,
 }
 
-/// The extensions that something is decided by, without their headers.
+/// The extensions that this proxy reads, without their headers.
 #[derive(Debug, Default)]
-pub(super) struct Extensions<'a> {
+pub(super) struct HelloExtensions<'a> {
     pub(super) server_name: Option<&'a [u8]>,
-    /// Where in the message the type of the server_name stands.
+    /// Place of the server_name's type in the message.
     pub(super) server_name_at: usize,
     pub(super) max_fragment_length: Option<&'a [u8]>,
     pub(super) supported_groups: Option<&'a [u8]>,
@@ -29,6 +29,7 @@ pub(super) struct Extensions<'a> {
     pub(super) alpn: Option<&'a [u8]>,
     pub(super) extended_master_secret: Option<&'a [u8]>,
     pub(super) record_size_limit: Option<&'a [u8]>,
+    pub(super) session_ticket: Option<&'a [u8]>,
     pub(super) pre_shared_key: Option<&'a [u8]>,
     pub(super) early_data: Option<&'a [u8]>,
     pub(super) supported_versions: Option<&'a [u8]>,
@@ -36,13 +37,13 @@ pub(super) struct Extensions<'a> {
     pub(super) post_handshake_auth: Option<&'a [u8]>,
     pub(super) key_share: Option<&'a [u8]>,
     pub(super) renegotiation_info: Option<&'a [u8]>,
-    /// The type of one that is not known here and not in the message.
+    /// A reserved type that does not occur in the message.
     pub(super) unused_type: [u8; 2],
-    /// Of the last one.
+    /// Type of the last extension.
     pub(super) last_type: Option<u16>,
 }
 
-/// The types of [`Extensions`], as IANA has them.
+/// The types of [`HelloExtensions`] in IANA's registry.
 pub(super) mod kind {
     pub(crate) const SERVER_NAME: u16 = 0;
     pub(crate) const MAX_FRAGMENT_LENGTH: u16 = 1;
@@ -52,6 +53,7 @@ pub(super) mod kind {
     pub(crate) const ALPN: u16 = 16;
     pub(crate) const EXTENDED_MASTER_SECRET: u16 = 23;
     pub(crate) const RECORD_SIZE_LIMIT: u16 = 28;
+    pub(crate) const SESSION_TICKET: u16 = 35;
     pub(crate) const PRE_SHARED_KEY: u16 = 41;
     pub(crate) const EARLY_DATA: u16 = 42;
     pub(crate) const SUPPORTED_VERSIONS: u16 = 43;
@@ -61,17 +63,17 @@ pub(super) mod kind {
     pub(crate) const RENEGOTIATION_INFO: u16 = 0xff01;
 }
 
-/// RFC 8701 reserves these: no implementation may give them a meaning.
+/// Types that RFC 8701 reserves: no implementation may give them a meaning.
 const RESERVED: [u16; 16] = [
     0x0a0a, 0x1a1a, 0x2a2a, 0x3a3a, 0x4a4a, 0x5a5a, 0x6a6a, 0x7a7a, 0x8a8a, 0x9a9a, 0xaaaa, 0xbaba,
     0xcaca, 0xdada, 0xeaea, 0xfafa,
 ];
 
 impl<'a> ClientHello<'a> {
-    /// Takes a whole message apart.
+    /// Parses a complete message.
     ///
     /// # Errors
-    /// If a length is wrong or an extension is there twice.
+    /// If a length is wrong or an extension occurs twice.
     pub(super) fn parse(message: &'a [u8]) -> Result<Self, HelloFault> {
         Self::parts(message).ok_or(HelloFault::Malformed("the ClientHello"))?
     }
@@ -87,8 +89,8 @@ impl<'a> ClientHello<'a> {
         if suites.is_empty() {
             return None;
         }
-        let mut extensions = Extensions::default();
-        // One of before TLS 1.3 may have none.
+        let mut extensions = HelloExtensions::default();
+        // Before TLS 1.3 a message may have no extensions.
         if !rest.0.is_empty() {
             let at = message.len() - rest.0.len() + 2;
             let block = rest.vector16().filter(|_| rest.0.is_empty())?;
@@ -100,8 +102,8 @@ impl<'a> ClientHello<'a> {
     }
 }
 
-impl<'a> Extensions<'a> {
-    /// Takes the extensions of `block`, which stands in the message at `at`.
+impl<'a> HelloExtensions<'a> {
+    /// Reads the extensions of `block`, which starts at the offset `at` of the message.
     fn fill(&mut self, block: &'a [u8], at: usize) -> Result<(), HelloFault> {
         const MALFORMED: HelloFault = HelloFault::Malformed("the list of extensions");
         let mut rest = Rest(block);
@@ -138,6 +140,7 @@ impl<'a> Extensions<'a> {
             kind::ALPN => &mut self.alpn,
             kind::EXTENDED_MASTER_SECRET => &mut self.extended_master_secret,
             kind::RECORD_SIZE_LIMIT => &mut self.record_size_limit,
+            kind::SESSION_TICKET => &mut self.session_ticket,
             kind::PRE_SHARED_KEY => &mut self.pre_shared_key,
             kind::EARLY_DATA => &mut self.early_data,
             kind::SUPPORTED_VERSIONS => &mut self.supported_versions,
@@ -150,7 +153,7 @@ impl<'a> Extensions<'a> {
     }
 }
 
-/// What has not been read yet.
+/// The bytes that have not been read yet.
 pub(super) struct Rest<'a>(pub(super) &'a [u8]);
 
 impl<'a> Rest<'a> {
@@ -166,31 +169,32 @@ impl<'a> Rest<'a> {
         Some(bytes)
     }
 
-    /// A vector with a length of one byte: RFC 8446 section 3.4.
+    /// Reads a vector with a length of one byte: RFC 8446 section 3.4.
     pub(super) fn vector8(&mut self) -> Option<&'a [u8]> {
         let [length] = self.array()?;
         self.bytes(length.into())
     }
 
+    /// Reads a vector with a length of two bytes.
     pub(super) fn vector16(&mut self) -> Option<&'a [u8]> {
         let length = u16::from_be_bytes(self.array()?);
         self.bytes(length.into())
     }
 }
 
-/// An extension that is one vector with a length of one byte.
+/// Returns the content of an extension that is one vector with a length of one byte.
 pub(super) fn whole8(extension: &[u8]) -> Option<&[u8]> {
     let mut rest = Rest(extension);
     rest.vector8().filter(|_| rest.0.is_empty())
 }
 
-/// An extension that is one vector with a length of two bytes.
+/// Returns the content of an extension that is one vector with a length of two bytes.
 pub(super) fn whole16(extension: &[u8]) -> Option<&[u8]> {
     let mut rest = Rest(extension);
     rest.vector16().filter(|_| rest.0.is_empty())
 }
 
-/// A list of codes of two bytes that is not empty.
+/// Returns the codes of a non-empty list of two-byte codes.
 pub(super) fn codes(list: Option<&[u8]>) -> Option<&[[u8; 2]]> {
     match list?.as_chunks() {
         ([], _) => None,

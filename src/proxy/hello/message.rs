@@ -1,21 +1,21 @@
-//! The first message of a client, put together from its records.
+//! Assembly of a ClientHello from its records.
 //!
-//! **Promises.** It keeps one copy of the message and no record header, and that copy grows with what
-//! has come, never with what is announced. A record or message that cannot become a ClientHello is
+//! **Promises.** One copy of the message is kept, and no record header. The copy grows with the bytes that
+//! have arrived, never with an announced length. A record or message that cannot become a ClientHello is
 //! refused at its header.
 //!
-//! **Not here.** What the message says (`client_hello.rs`), sockets and deadlines (`hello.rs`).
+//! **Not here.** The content of the message (`client_hello.rs`), sockets and deadlines (`hello.rs`).
 
-use super::HelloFault;
+use super::fault::HelloFault;
 use crate::proxy::tls::early_data_bytes;
 
-/// The type, version and length of a record: RFC 8446 section 5.1.
+/// Size of a record's header: type, version and length. RFC 8446 section 5.1.
 const HEADER_BYTES: usize = 5;
 
-/// The plaintext of one record: RFC 8446 section 5.1.
+/// Longest plaintext of a record: RFC 8446 section 5.1.
 const MAX_RECORD_BYTES: usize = 1 << 14;
 
-/// The type and length of a message: RFC 8446 section 4.
+/// Size of a message's header: type and length. RFC 8446 section 4.
 const MESSAGE_HEADER_BYTES: usize = 4;
 
 const HANDSHAKE: u8 = 22;
@@ -23,35 +23,35 @@ const CHANGE_CIPHER_SPEC: u8 = 20;
 const APPLICATION_DATA: u8 = 23;
 const CLIENT_HELLO: u8 = 1;
 
-/// A message of which some may have come.
+/// A ClientHello that may be incomplete.
 #[derive(Debug)]
-pub(super) struct PartialMessage {
+pub(super) struct PartialHello {
     message: Vec<u8>,
     /// The longest message that is accepted, without its header.
     max_bytes: usize,
     header: [u8; HEADER_BYTES],
-    /// How much of the header has come.
+    /// Number of received bytes of `header`.
     have: usize,
-    /// How much of the record is still to come.
+    /// Number of missing bytes of the record.
     left: usize,
-    /// Whether the record is passed over.
+    /// The record is skipped.
     skipping: bool,
-    /// Whether the header of a record has come.
+    /// The header of a record has arrived.
     is_tls: bool,
     between: Between,
 }
 
-/// What may stand before the message.
+/// Records that may precede the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Between {
-    /// Nothing: it is the first.
+    /// None: it is the first message.
     Nothing,
-    /// What may come between two ClientHellos: a change_cipher_spec, and rejected early data of at
-    /// most so many bytes. RFC 8446 sections 4.2.10 and 5.
+    /// Records between two ClientHellos: change_cipher_spec, and rejected early data up to this number of
+    /// bytes. RFC 8446 sections 4.2.10 and 5.
     Retry { change_cipher_specs: u8, early_data: usize },
 }
 
-impl PartialMessage {
+impl PartialHello {
     pub(super) const fn new(max_bytes: usize, between: Between) -> Self {
         let header = [0; HEADER_BYTES];
         let is_tls = matches!(between, Between::Retry { .. });
@@ -67,7 +67,7 @@ impl PartialMessage {
         }
     }
 
-    /// How much memory it takes.
+    /// Returns the size of its memory.
     pub(super) const fn bytes(&self) -> usize {
         self.message.capacity()
     }
@@ -76,8 +76,7 @@ impl PartialMessage {
         self.message
     }
 
-    /// Takes bytes that go on where the last ended. Returns how many of them belonged to the message
-    /// once it is complete.
+    /// Takes the next bytes. Once the message is complete, returns how many of them belonged to it.
     ///
     /// # Errors
     /// If they cannot become a ClientHello.
@@ -107,8 +106,8 @@ impl PartialMessage {
         Ok(None)
     }
 
-    /// Whether all of the message has come. It must end with its record: the keys change behind it
-    /// (RFC 8446 section 5.1), and no other message may follow it in TLS 1.2.
+    /// Returns whether the message is complete. It must end with its record: the keys change behind it (RFC
+    /// 8446 section 5.1), and in TLS 1.2 no other message may follow it.
     fn is_complete(&self) -> Result<bool, HelloFault> {
         let Some(length) = self.length() else { return Ok(false) };
         let whole = MESSAGE_HEADER_BYTES + length;
@@ -118,7 +117,7 @@ impl PartialMessage {
         Ok(self.message.len() == whole)
     }
 
-    /// What a record's header says is refused as soon as it is known.
+    /// Checks the received part of a record's header.
     fn check_header(&mut self) -> Result<(), HelloFault> {
         let [kind, major, _, high, low] = self.header;
         let started = !self.message.is_empty();
@@ -130,7 +129,9 @@ impl PartialMessage {
                 self.skipping = true;
             }
             (1, _) if !self.is_tls => return Err(HelloFault::NotTls),
-            (1, _) => return Err(HelloFault::Unexpected("a record that is no handshake")),
+            (1, _) => {
+                return Err(HelloFault::Unexpected("a record that is not a handshake record"));
+            }
             (2, _) if major != 3 && !self.is_tls => return Err(HelloFault::NotTls),
             (2, _) if major != 3 => return Err(HelloFault::Malformed("the version of a record")),
             (HEADER_BYTES, _) => {
@@ -153,7 +154,7 @@ impl PartialMessage {
                 let data = early_data_bytes(self.left);
                 *early_data = early_data
                     .checked_sub(data)
-                    .ok_or(HelloFault::Unexpected("more early data than is skipped"))?;
+                    .ok_or(HelloFault::Unexpected("more early data than this server skips"))?;
             }
             (CHANGE_CIPHER_SPEC, Between::Retry { change_cipher_specs, .. }) => {
                 *change_cipher_specs = change_cipher_specs
@@ -171,12 +172,12 @@ impl PartialMessage {
     fn append(&mut self, part: &[u8]) -> Result<(), HelloFault> {
         let needed = self.message.len() + part.len();
         if needed > self.message.capacity() {
-            // An eighth more than has come: single bytes are not to be copied each time.
+            // An eighth more than has arrived, so that single bytes do not cause a copy each.
             self.message.reserve_exact(part.len().max(self.message.len() / 8));
         }
         self.message.extend_from_slice(part);
         if self.message.first().is_some_and(|&kind| kind != CLIENT_HELLO) {
-            return Err(HelloFault::Unexpected("a message that is no ClientHello"));
+            return Err(HelloFault::Unexpected("a message that is not a ClientHello"));
         }
         if self.length().is_some_and(|length| length > self.max_bytes) {
             return Err(HelloFault::TooLong(self.max_bytes));
@@ -190,12 +191,13 @@ impl PartialMessage {
     }
 }
 
-/// The message in records of the greatest length.
+/// Returns the message in records of the greatest length.
 pub(crate) fn records(message: &[u8]) -> Vec<u8> {
     let headers = message.len().div_ceil(MAX_RECORD_BYTES) * HEADER_BYTES;
     let mut records = Vec::with_capacity(message.len() + headers);
     for part in message.chunks(MAX_RECORD_BYTES) {
-        let [high, low] = u16::try_from(part.len()).expect("a chunk is shorter").to_be_bytes();
+        let [high, low] =
+            u16::try_from(part.len()).expect("a chunk has at most 16 KiB").to_be_bytes();
         records.extend([HANDSHAKE, 3, 1, high, low]);
         records.extend_from_slice(part);
     }
@@ -206,7 +208,7 @@ pub(crate) fn records(message: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// A ClientHello of so many bytes behind its header.
+    /// Returns a ClientHello with this number of bytes behind its header.
     fn message(bytes: u16) -> Vec<u8> {
         let [high, low] = bytes.to_be_bytes();
         [&[1, 0, high, low][..], &vec![7; usize::from(bytes)]].concat()
@@ -216,8 +218,8 @@ mod tests {
         message.chunks(size).flat_map(records).collect()
     }
 
-    fn first() -> PartialMessage {
-        PartialMessage::new(0xffff, Between::Nothing)
+    fn first() -> PartialHello {
+        PartialHello::new(0xffff, Between::Nothing)
     }
 
     fn refused(bytes: &[u8]) -> HelloFault {
@@ -248,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn one_copy_grows_with_what_has_come() {
+    fn one_copy_grows_with_the_bytes_that_arrive() {
         let records = in_records(&message(65535), 1000);
         let mut partial = first();
         let mut came = 0;
@@ -260,14 +262,14 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_become_a_hello_is_refused_at_its_header() {
+    fn a_record_that_cannot_become_a_hello_is_refused_at_its_header() {
         assert_eq!(refused(&[23]), HelloFault::NotTls);
         assert_eq!(refused(&[22, 2]), HelloFault::NotTls);
         assert_eq!(refused(&[22, 3, 1, 0x40, 1]), HelloFault::Overflow);
         assert!(matches!(refused(&[22, 3, 1, 0, 0]), HelloFault::Unexpected(_)));
         assert!(matches!(refused(&[22, 3, 1, 0, 9, 2]), HelloFault::Unexpected(_)));
         assert_eq!(refused(&[22, 3, 1, 0, 9, 1, 1, 0, 0]), HelloFault::TooLong(0xffff));
-        let mut short = PartialMessage::new(100, Between::Nothing);
+        let mut short = PartialHello::new(100, Between::Nothing);
         assert_eq!(short.take(&records(&message(101))), Err(HelloFault::TooLong(100)));
         let more = [&message(10)[..], &[1]].concat();
         assert!(matches!(refused(&records(&more)), HelloFault::Unexpected(_)));
@@ -276,16 +278,16 @@ mod tests {
     }
 
     #[test]
-    fn between_two_hellos_early_data_and_a_change_cipher_spec_are_passed_over() {
+    fn between_two_hellos_early_data_and_a_change_cipher_spec_are_skipped() {
         let retry = Between::Retry { change_cipher_specs: 1, early_data: 100 };
         let early = [&[23, 3, 3, 0, 67][..], &[9; 67]].concat();
         let hello = records(&message(10));
         let came = [&[20, 3, 3, 0, 1, 1][..], &early, &early, &hello].concat();
-        let mut partial = PartialMessage::new(0xffff, retry);
+        let mut partial = PartialHello::new(0xffff, retry);
         assert_eq!(partial.take(&came), Ok(Some(came.len())));
         assert_eq!(partial.into_message(), message(10));
         let too_much = [&early[..], &early, &early].concat();
-        assert!(PartialMessage::new(0xffff, retry).take(&too_much).is_err());
-        assert!(PartialMessage::new(0xffff, retry).take(&[20, 3, 3, 0, 2]).is_err());
+        assert!(PartialHello::new(0xffff, retry).take(&too_much).is_err());
+        assert!(PartialHello::new(0xffff, retry).take(&[20, 3, 3, 0, 2]).is_err());
     }
 }

@@ -1,19 +1,19 @@
-//! What of a ClientHello rustls does not tell: the versions and suites, also of one that it refuses.
+//! The versions and suites of a ClientHello, for the metrics: rustls does not return them, in particular for a
+//! ClientHello that it refuses.
 //!
-//! **Promises.** It is for the metrics alone: nothing is decided by it. Bytes that are no ClientHello
-//! make an offer of which nothing is known.
+//! **Promises.** No decision depends on them. Bytes that are not a ClientHello make an unknown offer.
 //!
-//! **Not here.** Whether the offer is good enough: rustls's to say, on the same bytes.
+//! **Not here.** Acceptance of the offer: rustls decides, on the same bytes.
 
 use tokio_rustls::rustls::CipherSuite;
 
 use super::client_hello::Rest;
 use crate::terms::labels::{OfferedVersion, SuiteKind};
 
-/// The extension that has the versions since TLS 1.3: RFC 8446 section 4.2.1.
+/// The extension with the versions, since TLS 1.3: RFC 8446 section 4.2.1.
 const SUPPORTED_VERSIONS: u16 = 43;
 
-/// More suites than this are not looked at. IANA knows some 350; a hello of 64 KiB has room for 32,000.
+/// Number of suites that are considered. IANA has registered about 350; a hello of 64 KiB has room for 32,000.
 pub(super) const MAX_SUITES: usize = 512;
 
 /// The versions and suites of an offer.
@@ -29,7 +29,8 @@ pub(super) fn read(message: &[u8]) -> Offered {
     client_hello(message).unwrap_or(unknown)
 }
 
-/// RFC 8446 section 4.1.2; RFC 5246 section 7.4.1.2 had the same shape.
+/// Reads a ClientHello up to its extensions: RFC 8446 section 4.1.2, in the same form as RFC 5246 section
+/// 7.4.1.2. Unlike `client_hello.rs`, it accepts a message that is incomplete.
 fn client_hello(message: &[u8]) -> Option<Offered> {
     let mut rest = Rest(message);
     let [_kind, _, _, _] = rest.array()?;
@@ -43,7 +44,7 @@ fn client_hello(message: &[u8]) -> Option<Offered> {
     Some(Offered { version, best_suite })
 }
 
-/// The best kind among suites. Most clients have it first, and the rest need not be looked at.
+/// Returns the best kind among the suites. Most clients list it first, and the rest is skipped.
 fn best_suite(suites: &[[u8; 2]]) -> SuiteKind {
     let mut best = SuiteKind::Other;
     for &code in suites.iter().take(MAX_SUITES) {
@@ -55,7 +56,7 @@ fn best_suite(suites: &[[u8; 2]]) -> SuiteKind {
     best
 }
 
-/// The highest version in the extension for them; none without it.
+/// Returns the highest version in the supported_versions extension; none without it.
 fn supported_versions(mut rest: Rest<'_>) -> Option<OfferedVersion> {
     let mut extensions = Rest(rest.vector16()?);
     loop {
@@ -69,7 +70,7 @@ fn supported_versions(mut rest: Rest<'_>) -> Option<OfferedVersion> {
     }
 }
 
-/// Highest first, so that the least of several is the highest. What is none, as of RFC 8701, is last.
+/// Returns the label of a version. The highest is the least, and unknown values (RFC 8701) are last.
 const fn offered_version(version: u16) -> OfferedVersion {
     match version {
         0x0304 => OfferedVersion::Tls13,
@@ -81,12 +82,12 @@ const fn offered_version(version: u16) -> OfferedVersion {
     }
 }
 
-/// By its IANA name.
+/// Returns the kind of a suite, by its IANA name.
 fn suite_kind(suite: CipherSuite) -> SuiteKind {
     let Some(name) = suite.as_str() else { return SuiteKind::Other };
     let has = |part: &str| name.contains(part);
     match () {
-        // Of TLS 1.3, which goes with every key exchange.
+        // TLS 1.3: its suites work with every key exchange.
         () if name.starts_with("TLS13_") && !has("CCM") => SuiteKind::EcdheGcm,
         () if has("SCSV") => SuiteKind::Other,
         () if ["NULL", "EXPORT", "RC4", "RC2", "DES", "anon"].into_iter().any(has) => {
@@ -94,7 +95,7 @@ fn suite_kind(suite: CipherSuite) -> SuiteKind {
         }
         () if has("PSK") => SuiteKind::Psk,
         () if has("CCM") => SuiteKind::Ccm,
-        // AEADs that rustls has not, and hardly anybody else.
+        // AEADs that rustls and most other stacks do not have.
         () if has("ARIA") || has("CAMELLIA") => SuiteKind::Other,
         () if has("ECDHE_") && (has("GCM") || has("CHACHA20")) => SuiteKind::EcdheGcm,
         () if has("ECDHE_") => SuiteKind::EcdheCbc,
@@ -108,7 +109,7 @@ fn suite_kind(suite: CipherSuite) -> SuiteKind {
 mod tests {
     use super::*;
 
-    /// A ClientHello of `version` with these suites, and with `versions` in its extension.
+    /// Returns a ClientHello of `version` with these suites, and with `versions` in its extension.
     fn hello(version: u16, suites: &[u16], versions: Option<&[u16]>) -> Vec<u8> {
         let codes = |list: &[u16]| list.iter().flat_map(|c| c.to_be_bytes()).collect::<Vec<_>>();
         let vector16 = |bytes: Vec<u8>| {
@@ -120,7 +121,7 @@ mod tests {
         if let Some(versions) = versions {
             let list = codes(versions);
             let list = [&[u8::try_from(list.len()).unwrap()][..], &list].concat();
-            // Something unknown before it.
+            // An unknown extension before it.
             let other = [&[0xaa, 0xaa][..], &vector16(vec![1, 2, 3])].concat();
             let ours = [&SUPPORTED_VERSIONS.to_be_bytes()[..], &vector16(list)].concat();
             body.extend(vector16([other, ours].concat()));
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_version_counts_wherever_it_stands() {
+    fn the_highest_version_counts_at_any_position() {
         assert_eq!(version(0x0303, Some(&[0x0303, 0x0304])), OfferedVersion::Tls13);
         assert_eq!(version(0x0303, Some(&[0x1a1a, 0x0302])), OfferedVersion::Tls11);
         assert_eq!(version(0x0303, None), OfferedVersion::Tls12);
@@ -159,17 +160,17 @@ mod tests {
         assert_eq!(best(&[0x00ff, 0x1a1a]), SuiteKind::Other);
         assert_eq!(best(&[0xc05c, 0xc086]), SuiteKind::Other, "ARIA and CAMELLIA with GCM");
         let late = [vec![0x1a1a; MAX_SUITES], vec![0x1301]].concat();
-        assert_eq!(best(&late), SuiteKind::Other, "not looked at");
+        assert_eq!(best(&late), SuiteKind::Other, "beyond the limit");
         assert_eq!(best(&[]), SuiteKind::Other);
     }
 
     #[test]
-    fn a_torn_hello_is_no_fault() {
+    fn an_incomplete_hello_is_not_a_fault() {
         let whole = hello(0x0303, &[0xc013], Some(&[0x0304]));
         let expected = Offered { version: OfferedVersion::Tls13, best_suite: SuiteKind::EcdheCbc };
         assert_eq!(read(&whole), expected);
         for end in 0..whole.len() {
-            // It must not panic; what is known of it, is not wrong.
+            // It must not panic, and must not report a wrong kind.
             let torn = read(&whole[..end]);
             assert!([SuiteKind::Other, SuiteKind::EcdheCbc].contains(&torn.best_suite));
         }

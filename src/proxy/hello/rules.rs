@@ -1,16 +1,15 @@
-//! What the RFCs demand of a ClientHello and rustls does not check, or answers by another alert.
+//! Rules of the RFCs on a ClientHello that rustls does not check, or answers with another alert.
 //!
-//! **Promises.** The first fault is found, in the order of importance that OpenSSL has: the version, a
-//! fallback, then extensions.
+//! **Promises.** The first fault is reported, in OpenSSL's order: the version, a fallback, then extensions.
 //!
-//! **Not here.** What rustls answers as the RFCs demand: compression, points, PSKs, duplicate shares.
-//! Lengths of the message's own vectors (`client_hello.rs`).
+//! **Not here.** Rules that rustls enforces as the RFCs require: compression, points, PSKs, duplicate shares.
+//! Lengths of the message's vectors (`client_hello.rs`).
 
 use tokio_rustls::rustls::pki_types::{DnsName, ServerName};
 use tokio_rustls::rustls::{PeerIncompatible, ProtocolVersion};
 
-use super::HelloFault;
-use super::client_hello::{ClientHello, Extensions, Rest, codes, kind, whole8, whole16};
+use super::client_hello::{ClientHello, HelloExtensions, Rest, codes, kind, whole8, whole16};
+use super::fault::HelloFault;
 
 /// TLS_FALLBACK_SCSV: RFC 7507 section 2.
 const FALLBACK: [u8; 2] = [0x56, 0x00];
@@ -19,23 +18,23 @@ const SSL_3: u16 = 0x0300;
 const TLS_1_2: u16 = 0x0303;
 const TLS_1_3: u16 = 0x0304;
 
-/// The name that a client asks for.
+/// The server name that a client requests.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Name<'a> {
-    /// There is none.
+pub(super) enum RequestedName<'a> {
+    /// No name.
     None,
     /// A DNS name.
     Dns(DnsName<'a>),
-    /// An IP address, which RFC 6066 section 3 forbids; rustls takes it as none.
+    /// An IP address, which RFC 6066 section 3 forbids. rustls treats it as no name.
     Ip(&'a [u8]),
-    /// Neither; it is served as one that sent none.
+    /// Another value. The client is served like one without a name.
     Other(&'a [u8]),
 }
 
-/// Returns the version that a ClientHello leads to, where TLS 1.2 is accepted or not.
+/// Returns the version that a ClientHello leads to, depending on whether TLS 1.2 is accepted.
 ///
 /// # Errors
-/// The first rule that it breaks.
+/// The first rule that the message breaks.
 pub(super) fn check(
     hello: &ClientHello<'_>,
     tls12_accepted: bool,
@@ -58,7 +57,7 @@ pub(super) fn check(
     Ok(version)
 }
 
-/// RFC 8446 sections 4.2.1 and D.5.
+/// Selects the version: RFC 8446 sections 4.2.1 and D.5.
 fn version(hello: &ClientHello<'_>, tls12_accepted: bool) -> Result<ProtocolVersion, HelloFault> {
     use PeerIncompatible as P;
     if hello.legacy_version <= SSL_3 {
@@ -83,8 +82,8 @@ fn version(hello: &ClientHello<'_>, tls12_accepted: bool) -> Result<ProtocolVers
     }
 }
 
-/// The form of extensions, whatever the version.
-fn check_forms(extensions: &Extensions<'_>) -> Result<(), HelloFault> {
+/// Checks the form of extensions that all versions have.
+fn check_forms(extensions: &HelloExtensions<'_>) -> Result<(), HelloFault> {
     let lists = [
         ("supported_groups", extensions.supported_groups),
         ("signature_algorithms", extensions.signature_algorithms),
@@ -127,7 +126,7 @@ fn check_forms(extensions: &Extensions<'_>) -> Result<(), HelloFault> {
     server_name(extensions).map(|_| ())
 }
 
-/// RFC 7301 section 3.1.
+/// Returns whether `alpn` is a valid list of protocols: RFC 7301 section 3.1.
 fn is_protocols(alpn: &[u8]) -> bool {
     let Some(list) = whole16(alpn).filter(|list| !list.is_empty()) else { return false };
     let mut rest = Rest(list);
@@ -139,33 +138,35 @@ fn is_protocols(alpn: &[u8]) -> bool {
     true
 }
 
-/// The name in the server_name extension: RFC 6066 section 3.
+/// Returns the name in the server_name extension: RFC 6066 section 3.
 ///
 /// # Errors
-/// If it is no list of one host name. As in OpenSSL: other types of names cannot be passed over, since
-/// nobody knows their form.
-pub(super) fn server_name<'a>(extensions: &Extensions<'a>) -> Result<Name<'a>, HelloFault> {
+/// If it is not a list of one host name. Names of other types cannot be skipped, since their form is not
+/// defined; OpenSSL refuses them as well.
+pub(super) fn server_name<'a>(
+    extensions: &HelloExtensions<'a>,
+) -> Result<RequestedName<'a>, HelloFault> {
     const MALFORMED: HelloFault = HelloFault::Malformed("server_name");
-    let Some(extension) = extensions.server_name else { return Ok(Name::None) };
+    let Some(extension) = extensions.server_name else { return Ok(RequestedName::None) };
     let mut list = Rest(whole16(extension).ok_or(MALFORMED)?);
     let [0] = list.array().ok_or(MALFORMED)? else { return Err(MALFORMED) };
     let name = list.vector16().ok_or(MALFORMED)?;
     if !list.0.is_empty() || name.is_empty() {
         return Err(MALFORMED);
     }
-    // As OpenSSL: longer than any name, or one that ends for those who read up to a NUL.
+    // As in OpenSSL: a value longer than any name, or with a NUL, at which C programs would end it.
     if name.len() > 255 || name.contains(&0) {
         return Err(HelloFault::UnknownName);
     }
     Ok(match ServerName::try_from(name) {
-        Ok(ServerName::DnsName(name)) => Name::Dns(name),
-        Ok(ServerName::IpAddress(_)) => Name::Ip(name),
-        Ok(_) | Err(_) => Name::Other(name),
+        Ok(ServerName::DnsName(name)) => RequestedName::Dns(name),
+        Ok(ServerName::IpAddress(_)) => RequestedName::Ip(name),
+        Ok(_) | Err(_) => RequestedName::Other(name),
     })
 }
 
-/// RFC 5746 section 3.6.
-fn check_tls12(extensions: &Extensions<'_>) -> Result<(), HelloFault> {
+/// Checks the extensions of TLS 1.2: RFC 5746 section 3.6.
+fn check_tls12(extensions: &HelloExtensions<'_>) -> Result<(), HelloFault> {
     match extensions.renegotiation_info.map(whole8) {
         None | Some(Some([])) => Ok(()),
         Some(Some(_)) => Err(HelloFault::Renegotiation),
@@ -173,8 +174,8 @@ fn check_tls12(extensions: &Extensions<'_>) -> Result<(), HelloFault> {
     }
 }
 
-/// RFC 8446 sections 4.2 and 9.2.
-fn check_tls13(extensions: &Extensions<'_>) -> Result<(), HelloFault> {
+/// Checks the extensions of TLS 1.3: RFC 8446 sections 4.2 and 9.2.
+fn check_tls13(extensions: &HelloExtensions<'_>) -> Result<(), HelloFault> {
     use PeerIncompatible as P;
     if extensions.pre_shared_key.is_some() && extensions.last_type != Some(kind::PRE_SHARED_KEY) {
         return Err(HelloFault::Illegal("a pre_shared_key that is not the last extension"));
@@ -197,7 +198,7 @@ fn check_tls13(extensions: &Extensions<'_>) -> Result<(), HelloFault> {
     check_shares(shares, codes(whole16(groups)).unwrap_or_default())
 }
 
-/// RFC 8446 section 4.2.8: each share is of a group that is offered.
+/// Checks that each key share belongs to an offered group: RFC 8446 section 4.2.8.
 fn check_shares(shares: &[u8], groups: &[[u8; 2]]) -> Result<(), HelloFault> {
     const MALFORMED: HelloFault = HelloFault::Malformed("key_share");
     let mut rest = Rest(whole16(shares).ok_or(MALFORMED)?);
@@ -208,7 +209,7 @@ fn check_shares(shares: &[u8], groups: &[[u8; 2]]) -> Result<(), HelloFault> {
             return Err(MALFORMED);
         }
         checked += 1;
-        // More shares than groups exist: one of them is there twice.
+        // More shares than groups: one of them occurs twice.
         if checked > groups.len() || !groups.contains(&group) {
             return Err(HelloFault::Illegal("a key_share of a group that is not offered"));
         }

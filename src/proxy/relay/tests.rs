@@ -134,9 +134,11 @@ impl Line {
         let ready = Arc::clone(&kernel);
         let (begin, begun) = tokio::sync::oneshot::channel();
         let ended = tokio::spawn(async move {
-            let greeted =
-                handshake::greet(client, &snapshot.listener, Share::default()).await.unwrap();
-            let mut client = greeted.accept(&snapshot).await.unwrap();
+            let started =
+                handshake::read_client_hello(client, &snapshot.listener, Share::default())
+                    .await
+                    .unwrap();
+            let mut client = started.accept(&snapshot).await.unwrap();
             let _unless_nobody_waits = begin.send(());
             let early = client.early;
             let stream = &mut client.stream;

@@ -6,10 +6,10 @@
 //! `KernelConnection` of rustls derives the next keys of TLS 1.3 as well. It is not used: it keeps all
 //! certificates that the client has sent, up to 64 KiB, for its whole life.
 //!
-//! This file and `negotiation.rs` are the only ones of `proxy/` that name rustls's connections, ciphers
+//! This file and `negotiation/rustls_handshake.rs` are the only ones of `proxy/` that name rustls's connections, ciphers
 //! and records. `docs/dependencies.md` states what the next rustls changes there.
 //!
-//! **Not here.** When a key is used up or replaced (`session.rs`).
+//! **Not here.** When a key is used up or replaced (`record_layer.rs`).
 
 use tokio_rustls::rustls::crypto::cipher::{
     AeadKey, InboundOpaqueMessage, InboundPlainMessage, Iv, MessageDecrypter, MessageEncrypter,

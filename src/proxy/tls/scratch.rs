@@ -1,36 +1,40 @@
-//! Buffers that belong to a thread, lent to whichever connection it is working for.
+//! Buffers of a worker thread, shared by its connections.
 //!
-//! **Promises.** A connection has them for one poll, never across an `.await`; it finds them with
-//! whatever was left by another, and so reads back only what it wrote.
+//! **Promises.** A connection borrows them for one poll, never across an `.await`. They may hold bytes of
+//! another connection, so a borrower reads only what it has written itself.
 //!
-//! **Not here.** What outlives a poll: a session's partial record (`tls/stream.rs`), bytes unsent
+//! **Not here.** Bytes that outlive a poll: partial records (`tls/stream.rs`), queued bytes
 //! (`proxy/write_buffer.rs`).
 
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// How many bytes are read from a socket at a time, at most.
+/// Largest read from a socket.
 pub(crate) const MAX_READ_BYTES: usize = 256 * 1024;
 
-/// The same in a handshake.
+/// Largest read from a socket during a handshake.
 pub(crate) const HANDSHAKE_READ_BYTES: usize = 64 * 1024;
 
-/// Room for what is held already and a whole read behind it.
-const INCOMING_BYTES: usize = MAX_READ_BYTES + super::HELD_BYTES_TRAFFIC;
-const _: () = assert!(HANDSHAKE_READ_BYTES + super::HELD_BYTES_HANDSHAKE <= INCOMING_BYTES);
+/// Unprocessed ciphertext that may be held after the handshake: the longest record has 18,437 bytes
+/// (RFC 5246 section 6.2.3).
+pub(crate) const HELD_BYTES_TRAFFIC: usize = 20 * 1024;
+
+/// Room for the bytes that are held already and a whole read behind them.
+const INCOMING_BYTES: usize = MAX_READ_BYTES + HELD_BYTES_TRAFFIC;
+const _: () = assert!(HANDSHAKE_READ_BYTES <= INCOMING_BYTES);
 
 /// One thread's buffers.
 pub(crate) struct Scratch {
-    /// What came from a socket, and was opened where it lies.
+    /// Ciphertext from a socket, opened in place.
     pub(crate) incoming: Box<[u8]>,
-    /// Where in `incoming` the plaintext is.
+    /// Range of the plaintext in `incoming`.
     pub(crate) plain: Range<usize>,
-    /// What goes to a client's socket, record by record.
+    /// Records for a client's socket.
     pub(crate) sealed: Vec<Vec<u8>>,
 }
 
 impl Scratch {
-    /// What was opened.
+    /// Returns the plaintext.
     pub(crate) fn plain(&self) -> &[u8] {
         &self.incoming[self.plain.clone()]
     }

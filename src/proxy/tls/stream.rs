@@ -1,11 +1,10 @@
-//! A TLS session joined with its socket.
+//! A record layer joined with its socket.
 //!
-//! **Promises.** `poll_receive` and `poll_flush` wake their task as `AsyncRead` and `AsyncWrite`
-//! do. What TLS has to say by itself (tickets, key updates, alerts) is queued before anything else
-//! and leaves with the next flush. A stream that was cut ends by an error, also where it was a write
-//! that noticed.
+//! **Promises.** `poll_receive` and `poll_flush` wake their task like `AsyncRead` and `AsyncWrite`. Messages of
+//! TLS itself (tickets, key updates, alerts) are queued before application data and leave with the next
+//! flush. A stream that was reset ends with an error, even if a write noticed the reset first.
 //!
-//! **Not here.** TLS itself (`tls.rs`), when to read and when to write (`relay.rs`).
+//! **Not here.** Records and keys (`record_layer.rs`), the order of reads and writes (`relay.rs`).
 
 use std::io;
 use std::ops::Range;
@@ -15,49 +14,49 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::rustls;
 
+use super::record_layer::{RecordLayer, SealError};
 use super::scratch::Scratch;
-use super::session::{SealError, Session};
 use crate::proxy::close;
 use crate::proxy::socket;
-use crate::proxy::write_buffer::Unsent;
+use crate::proxy::write_buffer::WriteBuffer;
 
 /// The client's side of a connection.
 pub(crate) struct TlsStream<Io> {
     io: Io,
-    // Boxed: it is moved from phase to phase, and each would have room for it in its future.
-    session: Box<Session>,
-    /// Ciphertext that does not make a whole record yet.
+    // Boxed: the stream moves from phase to phase, and the future of each phase has room for it.
+    record_layer: Box<RecordLayer>,
+    /// Ciphertext of an incomplete record.
     partial: Box<[u8]>,
-    /// Ciphertext that the socket would not take yet.
-    unsent: Unsent,
-    /// What the next read is to say: an error behind what the last one has opened; or, once it finds
-    /// no more, the cut that a write has noticed.
+    /// Ciphertext that the socket has not taken yet.
+    unsent: WriteBuffer,
+    /// Deferred error for the next read: a record error found after valid data, or a connection reset first
+    /// seen by a write.
     late: Option<Box<ReceiveError>>,
 }
 
-/// What a read brought.
+/// Result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Received {
-    /// Ciphertext, opened into the scratch's `plain`, which may still be empty.
+    /// Ciphertext, opened into [`Scratch::plain`], which may be empty.
     Some,
-    /// The end of the client's stream, said by a close_notify.
+    /// The end of the client's stream, by a close_notify.
     Closed,
     /// The end of TCP between two records, without a close_notify.
     Truncated,
 }
 
-/// Why nothing could be received.
+/// Reason for a failed read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReceiveError {
     #[error(transparent)]
     Io(io::Error),
     #[error(transparent)]
     Tls(rustls::Error),
-    #[error("TCP has ended in the middle of a TLS record")]
+    #[error("TCP ended in the middle of a TLS record")]
     MidRecord,
 }
 
-/// Why nothing could be sent.
+/// Reason for a failed write.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SendError {
     #[error(transparent)]
@@ -67,33 +66,34 @@ pub(crate) enum SendError {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
-    /// Joins a session with its socket, which may owe the client `unsent` and have been `cut`.
+    /// Joins a record layer with its socket. `unsent` is still to be sent; `cut` is a reset that a write has
+    /// noticed.
     pub(super) fn new(
         io: Io,
-        session: Session,
-        unsent: Unsent,
+        record_layer: RecordLayer,
+        unsent: WriteBuffer,
         cut: Option<io::ErrorKind>,
     ) -> Self {
         let late = cut.map(|cut| Box::new(ReceiveError::Io(cut.into())));
-        Self { io, session: Box::new(session), partial: Box::default(), unsent, late }
+        Self { io, record_layer: Box::new(record_layer), partial: Box::default(), unsent, late }
     }
 
     pub(crate) const fn io(&self) -> &Io {
         &self.io
     }
 
-    /// How many bytes are held that make no whole record yet.
+    /// Returns the number of bytes of an incomplete record.
     pub(crate) fn partial(&self) -> usize {
         self.partial.len()
     }
 
-    /// How many bytes are queued.
+    /// Returns the number of queued bytes.
     pub(crate) fn queued(&self) -> usize {
         self.unsent.rest().len()
     }
 
-    /// Opens what was read together with the end of the handshake. What is wrong with it, is the
-    /// next receive's to say.
+    /// Opens bytes that were read together with the end of the handshake, and returns their plaintext. An
+    /// error is deferred to the next read.
     pub(super) fn feed(&mut self, mut bytes: Vec<u8>) -> Vec<u8> {
         let mut plain = 0..0;
         if let Err(error) = self.open(&mut bytes, &mut plain) {
@@ -103,11 +103,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
     }
 
     #[cfg(test)]
-    pub(super) const fn session_mut(&mut self) -> &mut Session {
-        &mut self.session
+    pub(super) const fn record_layer_mut(&mut self) -> &mut RecordLayer {
+        &mut self.record_layer
     }
 
-    /// Reads once, at most `read_bytes`, and opens what came: [`Scratch::plain`] has it.
+    /// Reads at most `read_bytes` once, and opens them: [`Scratch::plain`] has the plaintext.
     pub(crate) fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -115,7 +115,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         read_bytes: usize,
     ) -> Poll<Result<Received, ReceiveError>> {
         scratch.plain = 0..0;
-        if self.session.peer_closed() {
+        if self.record_layer.peer_closed() {
             return Poll::Ready(Ok(Received::Closed));
         }
         if let Some(late) = self.late.take_if(|late| matches!(**late, ReceiveError::Tls(_))) {
@@ -138,22 +138,22 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
             if scratch.plain.is_empty() {
                 return Poll::Ready(Err(error));
             }
-            // What was said before the fault is as good as if it had come alone.
+            // Data before the fault is as valid as if it had come alone.
             self.late = Some(Box::new(error));
         }
-        let ended = self.session.peer_closed() && scratch.plain.is_empty();
+        let ended = self.record_layer.peer_closed() && scratch.plain.is_empty();
         Poll::Ready(Ok(if ended { Received::Closed } else { Received::Some }))
     }
 
-    /// Opens what starts with the partial record that came before.
+    /// Opens `incoming`, which starts with the incomplete record of the read before.
     fn open(&mut self, incoming: &mut [u8], plain: &mut Range<usize>) -> Result<(), rustls::Error> {
         self.partial = Box::default();
-        let left = self.session.open(incoming, plain, self.unsent.tail())?;
+        let left = self.record_layer.open(incoming, plain, self.unsent.tail())?;
         self.partial = incoming[incoming.len() - left..].into();
         Ok(())
     }
 
-    /// Seals `plain`, writes as much as the socket takes, and keeps the rest. Only after a flush.
+    /// Seals `plain`, writes as much as the socket takes, and keeps the rest. Nothing may be queued before.
     pub(crate) fn send(
         &mut self,
         cx: &mut Context<'_>,
@@ -161,23 +161,26 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         sealed: &mut Vec<Vec<u8>>,
     ) -> Result<(), SendError> {
         if matches!(self.late.as_deref(), Some(ReceiveError::Tls(_))) {
-            // The session is over. Why, is the next receive's to say.
+            // The session has failed. The next read returns the error.
             return Err(SendError::Io(io::ErrorKind::BrokenPipe.into()));
         }
         // A cipher that failed, or a panic, may have left another connection's records.
         sealed.clear();
-        self.session.seal(plain, sealed).map_err(SendError::Seal)?;
+        self.record_layer.seal(plain, sealed).map_err(SendError::Seal)?;
         let pushed = self.unsent.push_all(&mut self.io, cx, sealed);
         pushed.map_err(|error| SendError::Io(self.failed(error)))
     }
 
-    /// Writes all that is queued.
+    /// Writes everything that is queued.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.unsent.poll_flush(&mut self.io, cx).map_err(|error| self.failed(error))
     }
 
-    /// Keeps what a failed write says of the client's own stream, unless that has failed before: a
-    /// session that is over opens nothing more.
+    /// Defers a reset that a failed write has noticed to the next read, unless the session has failed before:
+    /// then nothing more is opened.
+    ///
+    /// A failed write consumes SO_ERROR, so that later reads return the remaining data and then EOF instead
+    /// of ECONNRESET.
     fn failed(&mut self, write: io::Error) -> io::Error {
         if let (None, Some(cut)) = (&self.late, socket::cut(&write)) {
             self.late = Some(Box::new(ReceiveError::Io(cut.into())));
@@ -187,26 +190,26 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
 
     /// Queues a close_notify.
     pub(crate) fn queue_close_notify(&mut self) {
-        self.session.close_notify(self.unsent.tail());
+        self.record_layer.append_close_notify(self.unsent.tail());
     }
 
-    /// Queues what is to be said after `error`: the alert.
-    pub(crate) fn queue_last_words(&mut self, error: &rustls::Error) {
-        self.session.last_words(error, self.unsent.tail());
+    /// Queues the alert for `error`.
+    pub(crate) fn queue_alert(&mut self, error: &rustls::Error) {
+        self.record_layer.append_final_alert(error, self.unsent.tail());
     }
 
-    /// Drops what is queued: there is nobody to take it.
-    pub(crate) fn forget_queued(&mut self) {
-        self.unsent = Unsent::default();
+    /// Drops everything that is queued, if the client no longer reads.
+    pub(crate) fn discard_queued(&mut self) {
+        self.unsent = WriteBuffer::default();
     }
 
-    /// Ends our direction of TCP, after a flush.
+    /// Flushes, then ends our direction of TCP.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 
-    /// Ends the connection so that all that is queued arrives.
+    /// Closes the connection after everything that is queued has been delivered.
     pub(crate) async fn close(mut self) {
         let unsent = std::mem::take(&mut self.unsent);
         close::linger(&mut self.io, unsent.rest()).await;

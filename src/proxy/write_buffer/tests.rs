@@ -9,19 +9,19 @@ use super::*;
 
 /// Takes so many bytes by each of its next calls, then none: an error, or not now.
 #[derive(Default)]
-struct Socket {
+struct SlowSocket {
     takes: VecDeque<usize>,
     fails: bool,
     taken: Vec<u8>,
 }
 
-impl Socket {
+impl SlowSocket {
     fn taking(takes: impl IntoIterator<Item = usize>) -> Self {
         Self { takes: takes.into_iter().collect(), ..Self::default() }
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for SlowSocket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -63,7 +63,11 @@ fn chunks(count: u8) -> (Vec<Vec<u8>>, Vec<u8>) {
     (chunks, bytes)
 }
 
-fn push_all(unsent: &mut Unsent, to: &mut Socket, chunks: &mut Vec<Vec<u8>>) -> io::Result<()> {
+fn push_all(
+    unsent: &mut WriteBuffer,
+    to: &mut SlowSocket,
+    chunks: &mut Vec<Vec<u8>>,
+) -> io::Result<()> {
     let pushed = unsent.push_all(to, &mut Context::from_waker(Waker::noop()), chunks);
     assert!(chunks.is_empty());
     pushed
@@ -74,8 +78,8 @@ fn chunks_arrive_in_order_whatever_the_socket_takes_at_a_time() {
     for count in 1..9 {
         for most in 1..50 {
             let (mut chunks, bytes) = chunks(count);
-            let mut socket = Socket::taking([most; 50]);
-            let mut unsent = Unsent::default();
+            let mut socket = SlowSocket::taking([most; 50]);
+            let mut unsent = WriteBuffer::default();
             push_all(&mut unsent, &mut socket, &mut chunks).unwrap();
             assert_eq!(socket.taken, bytes, "{count} chunks, {most} bytes");
             assert!(unsent.is_empty());
@@ -89,8 +93,8 @@ fn what_a_socket_does_not_take_of_chunks_follows_with_the_next_flush() {
         let (_, bytes) = chunks(count);
         for stuck_at in 0..bytes.len() {
             let (mut chunks, _) = chunks(count);
-            let mut socket = Socket::taking([stuck_at].into_iter().filter(|&taken| taken > 0));
-            let mut unsent = Unsent::default();
+            let mut socket = SlowSocket::taking([stuck_at].into_iter().filter(|&taken| taken > 0));
+            let mut unsent = WriteBuffer::default();
             push_all(&mut unsent, &mut socket, &mut chunks).unwrap();
             let (taken, rest) = bytes.split_at(socket.taken.len());
             assert_eq!((&socket.taken[..], unsent.rest()), (taken, rest));
@@ -108,8 +112,8 @@ fn a_socket_that_is_stuck_amid_chunks_keeps_the_rest_and_no_more() {
         let bytes = 16_406 * count;
         for stuck_at in [0, 1, 9_000, bytes / 2, bytes - 1] {
             let mut chunks = vec![vec![1; 16_406]; count];
-            let mut socket = Socket::taking([stuck_at].into_iter().filter(|&taken| taken > 0));
-            let mut unsent = Unsent::default();
+            let mut socket = SlowSocket::taking([stuck_at].into_iter().filter(|&taken| taken > 0));
+            let mut unsent = WriteBuffer::default();
             push_all(&mut unsent, &mut socket, &mut chunks).unwrap();
             assert_eq!(unsent.bytes.capacity(), bytes - stuck_at, "{count}, {stuck_at}");
         }
@@ -118,10 +122,10 @@ fn a_socket_that_is_stuck_amid_chunks_keeps_the_rest_and_no_more() {
 
 #[test]
 fn a_socket_that_takes_a_little_at_a_time_keeps_hardly_more_than_the_rest() {
-    let mut unsent = Unsent::new(vec![1; 256 * 1024]);
+    let mut unsent = WriteBuffer::new(vec![1; 256 * 1024]);
     let mut taken = 0;
     while !unsent.is_empty() {
-        let mut socket = Socket::taking([1448]);
+        let mut socket = SlowSocket::taking([1448]);
         let _pending = unsent.poll_flush(&mut socket, &mut Context::from_waker(Waker::noop()));
         taken += socket.taken.len();
         let (owned, rest) = (unsent.bytes.capacity(), unsent.rest().len());
@@ -133,8 +137,8 @@ fn a_socket_that_takes_a_little_at_a_time_keeps_hardly_more_than_the_rest() {
 #[test]
 fn a_socket_that_fails_amid_chunks_has_its_error_told() {
     let (mut chunks, bytes) = chunks(7);
-    let mut socket = Socket { fails: true, ..Socket::taking([4]) };
-    let mut unsent = Unsent::default();
+    let mut socket = SlowSocket { fails: true, ..SlowSocket::taking([4]) };
+    let mut unsent = WriteBuffer::default();
     let error = push_all(&mut unsent, &mut socket, &mut chunks).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     assert_eq!(socket.taken, bytes[..4]);
@@ -145,7 +149,8 @@ fn a_socket_that_takes_nothing_of_chunks_has_failed() {
     for count in [1, 3] {
         let (mut chunks, _) = chunks(count);
         let error =
-            push_all(&mut Unsent::default(), &mut Socket::taking([0]), &mut chunks).unwrap_err();
+            push_all(&mut WriteBuffer::default(), &mut SlowSocket::taking([0]), &mut chunks)
+                .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WriteZero);
     }
 }

@@ -1,23 +1,23 @@
-//! Chains of certificates that lead to no CA.
+//! Certificate chains without a trusted root.
 
 use std::sync::OnceLock;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ED25519};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
-/// The scheme by which subjects and issuers of a junk chain are named.
+/// Naming scheme of the subjects and issuers of a junk chain.
 #[derive(Clone, Copy, Debug)]
 pub enum Names {
-    /// Three generations, each of which may have been issued by any of the next: a search for a path has to
-    /// try them all.
+    /// Three generations. By name, each certificate can be issued by any of the next generation, so that a search
+    /// for a path has to try them all.
     Layers,
-    /// All have the same name, and the same issuer.
+    /// One name for all subjects and issuers.
     Same,
-    /// No certificate has issued another.
+    /// Distinct names without a match.
     Distinct,
 }
 
-/// A leaf of `Layers`' first generation, followed by this many CAs, none of them issued by a CA of the run.
+/// Returns a leaf of the first generation, then `count` CA certificates, none issued by a trusted CA.
 pub fn junk(
     leaf: &CertificateDer<'static>,
     names: Names,
@@ -39,19 +39,19 @@ fn layer(n: usize) -> String {
     ["X", "Y", "Z"][n % 3].to_owned()
 }
 
-/// A CA certificate whose signature is from another key than its issuer's.
+/// Returns a CA certificate whose signature was made by a key that none of its issuers has.
 fn certificate(subject: &str, issuer: &str) -> CertificateDer<'static> {
     static KEYS: OnceLock<[KeyPair; 2]> = OnceLock::new();
     let [own, other] = KEYS.get_or_init(|| {
-        [(); 2].map(|()| KeyPair::generate_for(&PKCS_ED25519).expect("a key can be made"))
+        [(); 2].map(|()| KeyPair::generate_for(&PKCS_ED25519).expect("a key can be generated"))
     });
     let issuer = Issuer::new(named(issuer), other);
     let made = named(subject).signed_by(own, &issuer);
-    made.expect("a certificate can be made").der().clone()
+    made.expect("a certificate can be signed").der().clone()
 }
 
 fn named(name: &str) -> CertificateParams {
-    let mut params = CertificateParams::new(Vec::new()).expect("it has no names");
+    let mut params = CertificateParams::new(Vec::new()).expect("no names are valid names");
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params

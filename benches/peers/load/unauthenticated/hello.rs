@@ -1,17 +1,17 @@
-//! Hand-made ClientHellos, and records around them.
+//! Construction of ClientHellos and their records.
 
 /// An extension: its number and content.
 pub type Extension = (u16, Vec<u8>);
 
-/// Maximum content of a plaintext handshake record: RFC 8446 section 5.1.
+/// Largest plaintext handshake record: RFC 8446 section 5.1.
 pub const RECORD_BYTES: usize = 16 * 1024;
 
 /// The suites of a device with TLS 1.3 and 1.2.
 pub const SUITES: &[u16] = &[0x1301, 0xc02b, 0xc02f];
-/// The suites of a device with only TLS 1.2.
+/// The suites of a device with TLS 1.2 only.
 pub const OLD_SUITES: &[u16] = &[0xc02b, 0xc02f];
 
-/// A handshake message of this type.
+/// Returns a handshake message of this type.
 pub fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     let mut message = vec![kind];
     message.extend(&length(body.len(), 3));
@@ -19,7 +19,7 @@ pub fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     message
 }
 
-/// A ClientHello with these suites and extensions.
+/// Returns a ClientHello with these suites and extensions.
 pub fn hello(suites: &[u16], extensions: &[Extension]) -> Vec<u8> {
     let mut body = vec![3, 3];
     body.extend([7; 32]);
@@ -32,7 +32,8 @@ pub fn hello(suites: &[u16], extensions: &[Extension]) -> Vec<u8> {
     message(1, &body)
 }
 
-/// The extensions of an ordinary TLS 1.3 ClientHello. Given extensions replace those with the same number.
+/// Returns the extensions of an ordinary TLS 1.3 hello. An extension of `others` replaces the ordinary one with
+/// the same number.
 pub fn with(others: &[Extension]) -> Vec<Extension> {
     let share = [&0x001d_u16.to_be_bytes()[..], &vector(2, &[9; 32])].concat();
     let mut all = vec![(43, vector(1, &numbers(&[0x0304, 0x0303]))), (51, vector(2, &share))];
@@ -40,7 +41,7 @@ pub fn with(others: &[Extension]) -> Vec<Extension> {
     replaced(all, others)
 }
 
-/// The extensions of an ordinary TLS 1.2 ClientHello, replaced in the same way.
+/// Returns the extensions of an ordinary TLS 1.2 hello, with the same replacement.
 pub fn old_with(others: &[Extension]) -> Vec<Extension> {
     replaced(old(), others)
 }
@@ -62,7 +63,7 @@ fn replaced(mut all: Vec<Extension>, others: &[Extension]) -> Vec<Extension> {
     all
 }
 
-/// Content after a length of this many bytes.
+/// Returns the content, preceded by its length in this number of bytes.
 pub fn vector(length_bytes: usize, content: &[u8]) -> Vec<u8> {
     let mut vector = length(content.len(), length_bytes);
     vector.extend(content);
@@ -73,7 +74,7 @@ pub fn numbers(numbers: &[u16]) -> Vec<u8> {
     numbers.iter().flat_map(|number| number.to_be_bytes()).collect()
 }
 
-/// `message` in handshake records of at most this many bytes.
+/// Returns `message` in handshake records of at most this size.
 pub fn records(message: &[u8], size: usize) -> Vec<u8> {
     message.chunks(size).flat_map(|part| record(22, part)).collect()
 }

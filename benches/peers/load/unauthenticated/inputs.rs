@@ -1,4 +1,4 @@
-//! Inputs of an unauthenticated client: the most expensive one of each kind.
+//! Inputs of an unauthenticated client: the one with the maximal cost of each kind.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,14 +10,14 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::chain::{self, Names};
 use super::hello::{self, RECORD_BYTES, numbers, record, records, vector};
-use super::{Sent, listen, sealed, write};
+use super::{Sent, read, sealed, write};
 use crate::device::{self, Version};
 use crate::peer::Site;
 
-/// One kind of input.
+/// A kind of input.
 #[derive(Debug)]
 pub struct Input {
-    /// True for held connections, whose memory is measured; otherwise CPU time is measured.
+    /// True for connections that are held, for their memory; otherwise their CPU is measured.
     pub holds: bool,
     what: What,
 }
@@ -26,13 +26,13 @@ pub struct Input {
 enum What {
     /// Pieces, written one by one.
     Bytes(fn() -> Vec<Vec<u8>>),
-    /// The same after a TLS 1.2 ClientHello and the server's answer.
+    /// Pieces after a TLS 1.2 ClientHello and the server's answer.
     AfterServerHello(fn() -> Vec<Vec<u8>>),
-    /// A handshake whose client sends a chain that leads to no CA.
+    /// A handshake whose client sends a chain without a trusted root.
     Chain(Version, Names, usize),
-    /// A TLS 1.3 handshake without a certificate, then this many records of this type.
+    /// A TLS 1.3 handshake without a client certificate, then `count` records of this type.
     Records { kind: u8, content: &'static [u8], count: usize },
-    /// A TLS 1.3 handshake without a certificate, then this many key updates.
+    /// A TLS 1.3 handshake without a client certificate, then this number of key updates.
     KeyUpdates(usize),
 }
 
@@ -96,7 +96,7 @@ inputs! {
     KEY_UPDATES = false, What::KeyUpdates(1000);
 }
 
-/// An input, prepared to be sent many times.
+/// An input that is prepared for repeated sending.
 #[derive(Clone)]
 pub enum Act {
     Bytes { first: Option<Arc<[Vec<u8>]>>, then: Arc<[Vec<u8>]> },
@@ -140,7 +140,7 @@ impl Act {
         }
     }
 
-    /// Connects, and sends the input.
+    /// Connects and sends the input.
     pub async fn send(&self, address: SocketAddr) -> io::Result<Sent> {
         let mut tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
@@ -149,13 +149,13 @@ impl Act {
                 let mut bytes = 0;
                 if let Some(first) = first {
                     bytes += write(&mut tcp, first).await;
-                    listen(&mut tcp).await;
+                    read(&mut tcp).await;
                 }
                 bytes += write(&mut tcp, then).await;
                 Ok(Sent { tcp, bytes })
             }
             Self::Handshake { connector, bytes, then } => {
-                let name = ServerName::try_from("localhost").expect("it is one");
+                let name = ServerName::try_from("localhost").expect("the name is valid");
                 let shaking = connector.connect(name, tcp).into_fallible();
                 let session = match shaking.await {
                     Ok(session) => session,
@@ -179,22 +179,22 @@ fn ordinary() -> Vec<u8> {
     hello::hello(hello::SUITES, &hello::with(&[]))
 }
 
-/// A TLS 1.3 ClientHello with an unknown extension of this many bytes.
+/// Returns a TLS 1.3 ClientHello with an unknown extension of this size.
 fn with_padding(bytes: usize) -> Vec<u8> {
     hello::hello(hello::SUITES, &hello::with(&[(0x4444, vec![0; bytes])]))
 }
 
-/// A ClientHello close to rustls's maximum length.
+/// Returns a ClientHello of nearly the maximal length that rustls accepts.
 fn padded() -> Vec<u8> {
     with_padding(64_000)
 }
 
-/// A ClientHello with this extension.
+/// Returns a ClientHello with this extension.
 fn of_hello(number: u16, list: &[u8]) -> Vec<Vec<u8>> {
     whole(&hello::hello(hello::SUITES, &hello::with(&[(number, vector(2, list))])))
 }
 
-/// A ClientHello with 30,000 entries of two bytes in this list, the useful ones last.
+/// Returns a ClientHello with 30,000 two-byte entries in this list, the supported ones last.
 fn list(number: u16) -> Vec<Vec<u8>> {
     let useful = if number == 10 { [0x001d, 0x0017] } else { [0x0403, 0x0804] };
     of_hello(number, &numbers(&[many(30_000), useful.to_vec()].concat()))
@@ -204,7 +204,7 @@ fn whole(message: &[u8]) -> Vec<Vec<u8>> {
     vec![records(message, RECORD_BYTES)]
 }
 
-/// This many meaningless numbers, followed by useful suites.
+/// Returns `count` undefined numbers, followed by the supported suites.
 fn many(count: u16) -> Vec<u16> {
     (0..count).map(|n| 0x6000 + n % 0x3000).chain(hello::SUITES.iter().copied()).collect()
 }
@@ -214,7 +214,7 @@ fn shares() -> Vec<u8> {
     (0..1600).map(|n| 0x6000 + n).chain([0x001d]).flat_map(share).collect()
 }
 
-/// This many identities and binders. `pre_shared_key` has to be the last extension.
+/// Returns a ClientHello with `count` PSK identities and binders. `pre_shared_key` must be the last extension.
 fn psks(count: usize) -> Vec<u8> {
     let identity = [vector(2, b"ticket"), vec![0; 4]].concat();
     let binder = vector(1, &[3; 32]);
@@ -222,7 +222,7 @@ fn psks(count: usize) -> Vec<u8> {
     hello::hello(hello::SUITES, &hello::with(&[(45, vector(1, &[1])), (41, content)]))
 }
 
-/// A ClientHello that announces early data with an unknown ticket.
+/// Returns a ClientHello that announces early data with an invalid ticket.
 fn early() -> Vec<u8> {
     let identity = [vector(2, &[6; 200]), vec![0; 4]].concat();
     let content = [vector(2, &identity), vector(2, &vector(1, &[3; 32]))].concat();
@@ -230,7 +230,7 @@ fn early() -> Vec<u8> {
     hello::hello(hello::SUITES, &hello::with(&extensions))
 }
 
-/// A Certificate message with one meaningless certificate of this many bytes.
+/// Returns a Certificate message with one invalid certificate of this size.
 fn certificate(bytes: usize) -> Vec<u8> {
     let one = vector(3, &vec![0x30; bytes]);
     hello::message(11, &vector(3, &one))

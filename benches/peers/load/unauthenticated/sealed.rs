@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ConnectionTrafficSecrets;
 
-/// This many records of this inner type and content, sealed with the keys of `session`, and its socket.
+/// Returns the socket of `session` and `count` records of this inner type and content, sealed with its keys.
 pub fn records(
     session: TlsStream<TcpStream>,
     kind: u8,
@@ -17,12 +17,13 @@ pub fn records(
     let (tcp, connection) = session.into_inner();
     let secrets = connection.dangerous_extract_secrets().map_err(io::Error::other)?;
     let (first, ConnectionTrafficSecrets::Aes128Gcm { key, iv }) = secrets.tx else {
-        return Err(io::Error::other("another suite than was offered"));
+        return Err(io::Error::other("the suite was not offered"));
     };
     let key = UnboundKey::new(&AES_128_GCM, key.as_ref()).map_err(io::Error::other)?;
     let key = LessSafeKey::new(key);
     let sealed = (first..).take(count).flat_map(|sequence| {
-        let mut nonce: [u8; 12] = iv.as_ref().try_into().expect("AES-GCM's has twelve bytes");
+        let mut nonce: [u8; 12] =
+            iv.as_ref().try_into().expect("the nonce of AES-GCM has twelve bytes");
         for (byte, other) in nonce[4..].iter_mut().zip(sequence.to_be_bytes()) {
             *byte ^= other;
         }
@@ -35,7 +36,7 @@ pub fn records(
             Aad::from(record.clone()),
             &mut inner,
         )
-        .expect("it is short");
+        .expect("the record is short");
         record.extend(inner);
         record
     });
@@ -43,7 +44,7 @@ pub fn records(
     Ok((tcp, sealed))
 }
 
-/// This many key updates, each of which requests one.
+/// Returns the socket of `session` and `count` key updates that request an update.
 pub fn key_updates(
     session: TlsStream<TcpStream>,
     count: usize,

@@ -1,11 +1,11 @@
-//! Early data that is rejected, between the ClientHello and the client's next flight.
+//! Rejected early data between the ClientHello and the client's next flight.
 //!
-//! rustls skips records that it cannot open, and tries those that it has skipped again with each call:
-//! its limit of 16 KiB is reached after a few. So a copy of each is tried here, and rustls gets the
-//! client's flight alone.
+//! rustls skips records that it cannot open, but tries all skipped records again with each call, and so reaches
+//! its limit of 16 KiB after a few. So a copy of each record is tried here, and rustls gets only the client's
+//! flight.
 //!
-//! **Promises.** 16 KiB of early data are skipped, whatever the size of its records (RFC 8446 section
-//! 4.2.10), and no more.
+//! **Promises.** 16 KiB of early data are skipped, whatever the size of its records (RFC 8446 section 4.2.10),
+//! and no more.
 //!
 //! **Not here.** Early data between two ClientHellos (`proxy/hello/message.rs`).
 
@@ -14,7 +14,7 @@ use tokio_rustls::rustls::{Error, PeerMisbehaved};
 use super::record::APPLICATION_DATA;
 use crate::trust::provider::HandshakeScope;
 
-/// What OpenSSL sends at most without being told another limit, and skips.
+/// OpenSSL's default limit for early data, both sent and skipped.
 const MAX_BYTES: usize = 16 * 1024;
 
 /// Early data that may still come.
@@ -33,10 +33,10 @@ impl EarlyData {
         self.left
     }
 
-    /// Whether a whole record is early data: none if it is not encrypted.
+    /// Returns whether a complete record is early data; none if it is not encrypted.
     ///
     /// # Errors
-    /// If it is more than is skipped.
+    /// If the limit is exceeded.
     pub(super) fn passes_over(
         &mut self,
         record: &[u8],
@@ -55,10 +55,10 @@ impl EarlyData {
     }
 }
 
-/// How much early data a sealed record holds at least: RFC 8446 section 5.2. A record costs something
-/// to look at, and so counts as a byte if it holds none.
+/// Returns the least number of bytes of early data in a sealed record: RFC 8446 section 5.2. An empty record
+/// counts as one byte, since it costs CPU time.
 pub(crate) const fn early_data_bytes(sealed: usize) -> usize {
-    // The type, and a tag of 16 bytes in every suite.
+    // The type, and a tag of 16 bytes (all suites).
     let data = sealed.saturating_sub(17);
     if data == 0 { 1 } else { data }
 }

@@ -1,9 +1,9 @@
-//! The records of a handshake, before rustls sees them.
+//! Checks of a handshake's records before rustls gets them.
 //!
-//! **Promises.** A record that cannot be valid is refused at its header, with the error that has the
-//! RFC's alert: rustls answers several of these by none or by another.
+//! **Promises.** An invalid record is refused at its header, with the error that has the alert of the RFCs:
+//! rustls answers some of these with no alert, or with another.
 //!
-//! **Not here.** Records after the handshake (`tls/session.rs`), those of the ClientHello
+//! **Not here.** Records after the handshake (`tls/record_layer.rs`), those of the ClientHello
 //! (`proxy/hello/message.rs`).
 
 use tokio_rustls::rustls::{ContentType, Error, InvalidMessage};
@@ -13,10 +13,10 @@ const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 pub(super) const APPLICATION_DATA: u8 = 23;
 
-/// The plaintext of one record: RFC 8446 section 5.1.
+/// Longest plaintext of a record: RFC 8446 section 5.1.
 const MAX_PLAIN_BYTES: usize = 1 << 14;
 
-/// How the client protects its records.
+/// Protection of the client's records.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protection {
     None,
@@ -36,10 +36,10 @@ impl Protection {
     }
 }
 
-/// How long the first record of `bytes` is, if all of it has come.
+/// Returns the length of the first record of `bytes`, if it is complete.
 ///
 /// # Errors
-/// What its header says that no record may.
+/// If its header is invalid.
 pub(super) fn whole_record(bytes: &[u8], protection: Protection) -> Result<Option<usize>, Error> {
     let Some(&[kind, major, _, high, low]) = bytes.first_chunk() else {
         return bytes.first().map_or(Ok(None), |&kind| check_kind(kind, protection).map(|()| None));
@@ -50,8 +50,8 @@ pub(super) fn whole_record(bytes: &[u8], protection: Protection) -> Result<Optio
     }
     let length = usize::from(u16::from_be_bytes([high, low]));
     match (kind, length) {
-        // Never valid: what is encrypted has a tag. Where a client has offered early data, rustls
-        // skips it, since its limit counts bytes.
+        // Never valid, since an encrypted record has a tag. After an offer of early data, rustls would skip any
+        // number of them: its limit counts bytes.
         (APPLICATION_DATA, 0) => {
             return Err(InvalidMessage::InvalidEmptyPayload.into());
         }
@@ -68,9 +68,9 @@ pub(super) fn whole_record(bytes: &[u8], protection: Protection) -> Result<Optio
 
 fn check_kind(kind: u8, protection: Protection) -> Result<(), Error> {
     match (kind, protection) {
-        // RFC 8446 section 5: what is not sealed once keys are known.
+        // RFC 8446 section 5: a plaintext record after the keys are known.
         (HANDSHAKE, Protection::Tls13) => Err(inappropriate(kind)),
-        // RFC 5246 section 7.1: there is one, and it is not sealed.
+        // RFC 5246 section 7.1: there is only one, and it is not sealed.
         (CHANGE_CIPHER_SPEC, Protection::Tls12) => Err(inappropriate(kind)),
         (CHANGE_CIPHER_SPEC | ALERT | HANDSHAKE | APPLICATION_DATA, _) => Ok(()),
         _ => Err(inappropriate(kind)),

@@ -9,25 +9,26 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{
-    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConnection,
-    SupportedProtocolVersion,
+    AlertDescription, ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion,
+    RootCertStore, ServerConnection, SupportedProtocolVersion,
 };
 
 use super::*;
-use crate::proxy::handshake::{self, Client, HandshakeError};
+use crate::proxy::handshake::{self, EstablishedClient, HandshakeError};
 use crate::proxy::handshake_memory::Share;
-use crate::proxy::tls::stream::Received;
+use crate::proxy::tls::{ReceiveError, Received};
 use crate::trust::snapshot::Snapshot;
 use crate::trust::testing::snapshot_and_client;
 
-type Accepted = Result<Client<DuplexStream>, HandshakeError>;
+type Accepted = Result<EstablishedClient<DuplexStream>, HandshakeError>;
 
 /// The proxy's side of a handshake, which runs by itself.
 fn accepting(snapshot: Arc<Snapshot>) -> (DuplexStream, tokio::task::JoinHandle<Accepted>) {
     let (device, ours) = duplex(1 << 20);
     let accepted = tokio::spawn(async move {
-        let greeted = handshake::greet(ours, &snapshot.listener, Share::default()).await?;
-        greeted.accept(&snapshot).await
+        let started =
+            handshake::read_client_hello(ours, &snapshot.listener, Share::default()).await?;
+        started.accept(&snapshot).await
     });
     (device, accepted)
 }
@@ -132,7 +133,7 @@ async fn data_and_a_close_notify_may_come_with_the_finished() {
         device.tls.writer().write_all(b"report").unwrap();
         device.tls.send_close_notify();
         device.say().await;
-        let Client { mut stream, early, .. } = accepted.await.unwrap().unwrap();
+        let EstablishedClient { mut stream, early, .. } = accepted.await.unwrap().unwrap();
         assert_eq!(early, b"report");
         assert_eq!(receive(&mut stream).await, Ok((Received::Closed, Vec::new())));
     }
@@ -150,7 +151,7 @@ async fn a_record_may_be_cut_anywhere_behind_the_finished() {
             // What is cut off may be a part of the Finished as well.
             tokio::task::yield_now().await;
             device.io.write_all(rest).await.unwrap();
-            let Client { mut stream, mut early, .. } = accepted.await.unwrap().unwrap();
+            let EstablishedClient { mut stream, mut early, .. } = accepted.await.unwrap().unwrap();
             while early.is_empty() {
                 early = receive(&mut stream).await.unwrap().1;
             }
@@ -168,7 +169,7 @@ async fn what_came_with_the_finished_before_a_forged_record_is_as_good_as_withou
         let said = [device.said(), vec![23, 3, 3, 0, 30], vec![0; 30]].concat();
         device.io.write_all(&said).await.unwrap();
         device.io.shutdown().await.unwrap();
-        let Client { mut stream, early, .. } = accepted.await.unwrap().unwrap();
+        let EstablishedClient { mut stream, early, .. } = accepted.await.unwrap().unwrap();
         assert_eq!(early, b"report");
         assert_eq!(receive(&mut stream).await, Err(Error::DecryptError));
     }
@@ -181,7 +182,7 @@ async fn a_key_update_may_come_with_the_finished() {
     device.tls.refresh_traffic_keys().unwrap();
     device.tls.writer().write_all(b"new").unwrap();
     device.say().await;
-    let Client { mut stream, early, .. } = accepted.await.unwrap().unwrap();
+    let EstablishedClient { mut stream, early, .. } = accepted.await.unwrap().unwrap();
     assert_eq!(early, b"oldnew");
     // It is answered with the next data.
     let mut cx = Context::from_waker(Waker::noop());
@@ -212,7 +213,7 @@ async fn a_device_that_another_server_has_allowed_early_data_is_served_without()
     assert!(!device.tls.is_early_data_accepted());
     device.tls.writer().write_all(b"report").unwrap();
     device.say().await;
-    let Client { mut stream, mut early, .. } = accepted.await.unwrap().unwrap();
+    let EstablishedClient { mut stream, mut early, .. } = accepted.await.unwrap().unwrap();
     while early.is_empty() {
         early = receive(&mut stream).await.unwrap().1;
     }
@@ -238,7 +239,7 @@ async fn rejected_early_data_is_skipped_up_to_16_kib_whatever_the_size_of_its_re
         device.until_finished().await;
         device.tls.writer().write_all(b"report").unwrap();
         device.say().await;
-        let Client { mut stream, mut early, .. } = accepted.await.unwrap().unwrap();
+        let EstablishedClient { mut stream, mut early, .. } = accepted.await.unwrap().unwrap();
         while early.is_empty() {
             early = receive(&mut stream).await.unwrap().1;
         }
@@ -300,11 +301,9 @@ async fn a_handshake_pauses_between_records_that_cost_much() {
     let records = [&said[..], &[20, 3, 3, 0, 1, 1]].concat();
     let version = ProtocolVersion::TLSv1_3;
     let opening = Opening { records, version, disguise: None, early_data: false };
-    negotiation.open(opening).unwrap();
-    assert!(negotiation.is_paused());
-    while negotiation.is_paused() {
-        negotiation.resume().unwrap();
-    }
+    negotiation.open(opening);
+    assert_eq!(negotiation.process(), Ok(Progress::Paused));
+    while negotiation.process() == Ok(Progress::Paused) {}
     assert!(negotiation.held.is_empty());
 }
 

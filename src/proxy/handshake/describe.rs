@@ -1,8 +1,8 @@
-//! What ends a handshake, in words for operators.
+//! Descriptions of handshake failures for operators.
 //!
-//! **Promises.** Alerts have the names that the RFCs give them.
+//! **Promises.** Alerts have the names of the RFCs.
 //!
-//! **Not here.** Which reason it is counted for (`handshake.rs`).
+//! **Not here.** The reason under which a failure is counted (`handshake.rs`).
 
 use std::borrow::Cow;
 
@@ -12,14 +12,14 @@ use tokio_rustls::rustls::{AlertDescription, CertificateError, OtherError, PeerI
 use crate::trust::x509::Timestamp;
 use crate::trust::x509::signature::algorithm_name;
 
-/// What a client and we do not have in common.
+/// Describes a parameter that the client and this server do not have in common.
 pub(crate) fn incompatible(what: &PeerIncompatible) -> Cow<'static, str> {
     use PeerIncompatible as P;
     Cow::Borrowed(match what {
         P::Tls12NotOffered => "the client offers no TLS 1.2 or newer",
         P::Tls12NotOfferedOrEnabled => "the client offers no TLS version that is accepted here",
         P::SupportedVersionsExtensionRequired => "the client offers no TLS 1.3",
-        P::NoCipherSuitesInCommon => "no cipher suite in common that fits our certificates",
+        P::NoCipherSuitesInCommon => "no cipher suite in common that fits the server certificates",
         P::NoKxGroupsInCommon => "no key-exchange group in common",
         P::NamedGroupsExtensionRequired => "the client offers no key-exchange group",
         P::KeyShareExtensionRequired => "the client offers no key share",
@@ -28,38 +28,38 @@ pub(crate) fn incompatible(what: &PeerIncompatible) -> Cow<'static, str> {
         P::NoEcPointFormatsInCommon
         | P::EcPointsExtensionRequired
         | P::UncompressedEcPointsRequired => "no format of elliptic-curve points in common",
-        P::NullCompressionRequired => "the client insists on compression",
+        P::NullCompressionRequired => "the client requires compression",
         P::ExtendedMasterSecretExtensionRequired => "the client offers no extended master secret",
-        P::IncorrectCertificateTypeExtension => "no type of certificates in common",
-        // rustls's list is open; what else it has now is for clients and for QUIC.
+        P::IncorrectCertificateTypeExtension => "no certificate type in common",
+        // rustls's enum is non-exhaustive. Its other values are for clients and for QUIC.
         other => return Cow::Owned(format!("nothing in common: {other:?}")),
     })
 }
 
-/// Why a client's certificate is refused.
+/// Describes the reason for refusing a client's certificate.
 pub(super) fn certificate(error: &CertificateError) -> Cow<'static, str> {
     use CertificateError as E;
     let date = |time: &UnixTime| Timestamp::from_unix(time.as_secs());
     Cow::Borrowed(match error {
         E::ExpiredContext { not_after, .. } => {
-            return format!("it, or a CA's of its chain, expired on {}", date(not_after)).into();
+            return format!("it, or a CA certificate of its chain, expired on {}", date(not_after))
+                .into();
         }
         E::NotValidYetContext { not_before, .. } => {
             let date = date(not_before);
-            return format!("it, or a CA's of its chain, is not valid before {date}").into();
+            return format!("it, or a CA certificate of its chain, is not valid before {date}")
+                .into();
         }
         E::UnknownIssuer => "it does not lead to a CA of client_ca",
-        E::BadSignature => "a signature is not by the key of the CA that has the issuer's name",
-        E::Revoked => "it, or a CA's of its chain, is revoked",
-        E::UnknownRevocationStatus => {
-            "no CRL states whether it, or a CA's of its chain, is revoked"
-        }
+        E::BadSignature => "a signature was not made by the key of the CA with the issuer's name",
+        E::Revoked => "it, or a CA certificate of its chain, is revoked",
+        E::UnknownRevocationStatus => "no CRL covers it, or a CA certificate of its chain",
         E::BadEncoding => "it is not well-formed X.509",
         E::UnhandledCriticalExtension => {
-            "it, or a CA's of its chain, has a critical extension that is not supported"
+            "it, or a CA certificate of its chain, has a critical extension that is not supported"
         }
         E::InvalidPurposeContext { .. } => {
-            "its extKeyUsage, or a CA's of its chain, is not for TLS clients (clientAuth)"
+            "its extKeyUsage, or that of a CA certificate of its chain, is not for TLS clients (clientAuth)"
         }
         E::UnsupportedSignatureAlgorithmContext { signature_algorithm_id: id, .. } => {
             let name = algorithm_name(id);
@@ -69,15 +69,15 @@ pub(super) fn certificate(error: &CertificateError) -> Cow<'static, str> {
             public_key_algorithm_id: id, ..
         } => {
             let name = algorithm_name(id);
-            return format!("no signature of this kind is supported for keys of {name}").into();
+            return format!("its signature algorithm is not supported for {name} keys").into();
         }
         E::Other(OtherError(error)) => return error.to_string().into(),
-        // rustls's list is open; what else it has now is for servers' certificates.
+        // rustls's enum is non-exhaustive. Its other values are for server certificates.
         other => return other.to_string().into(),
     })
 }
 
-/// An alert's name: RFC 8446 section 6, RFC 5246 section 7.2, RFC 7507, RFC 9849.
+/// Returns the name of an alert: RFC 8446 section 6, RFC 5246 section 7.2, RFC 7507, RFC 9849.
 pub(crate) fn alert(description: AlertDescription) -> Cow<'static, str> {
     use AlertDescription as A;
     Cow::Borrowed(match description {
@@ -116,7 +116,7 @@ pub(crate) fn alert(description: AlertDescription) -> Cow<'static, str> {
         A::CertificateRequired => "certificate_required",
         A::NoApplicationProtocol => "no_application_protocol",
         A::EncryptedClientHelloRequired => "ech_required",
-        // rustls's list is open, and so is the one of the RFCs.
+        // Both rustls's enum and IANA's registry can grow.
         other => return Cow::Owned(u8::from(other).to_string()),
     })
 }

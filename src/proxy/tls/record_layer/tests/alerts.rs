@@ -7,7 +7,7 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn tls_1_2_allows_four_warnings_and_tls_1_3_none_but_user_canceled() {
     let warning = |description| [WARNING, u8::from(description)];
-    let (mut client, mut ours) = Client::tls12().await;
+    let (mut client, mut ours) = TestClient::tls12().await;
     for _ in 0..4 {
         client.say(ContentType::Alert, &warning(AlertDescription::NoRenegotiation)).await;
         assert_eq!(receive(&mut ours).await, some(b""));
@@ -16,7 +16,7 @@ async fn tls_1_2_allows_four_warnings_and_tls_1_3_none_but_user_canceled() {
     let error = receive(&mut ours).await.unwrap_err();
     assert_eq!(error, PeerMisbehaved::TooManyWarningAlertsReceived.into());
 
-    let (mut client, mut ours) = Client::tls13().await;
+    let (mut client, mut ours) = TestClient::tls13().await;
     client.say(ContentType::Alert, &warning(AlertDescription::UserCanceled)).await;
     assert_eq!(receive(&mut ours).await, some(b""));
     client.say(ContentType::Alert, &warning(AlertDescription::NoRenegotiation)).await;
@@ -26,7 +26,7 @@ async fn tls_1_2_allows_four_warnings_and_tls_1_3_none_but_user_canceled() {
 
 #[tokio::test(start_paused = true)]
 async fn a_warning_now_and_then_ends_no_session_that_lives_for_weeks() {
-    let (mut client, mut ours) = Client::tls12().await;
+    let (mut client, mut ours) = TestClient::tls12().await;
     let warning = [WARNING, u8::from(AlertDescription::NoRenegotiation)];
     for _ in 0..100 {
         tokio::time::advance(std::time::Duration::from_secs(24 * 3600)).await;
@@ -37,7 +37,7 @@ async fn a_warning_now_and_then_ends_no_session_that_lives_for_weeks() {
 
 #[tokio::test]
 async fn data_refills_the_allowance_for_warnings() {
-    for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+    for (mut client, mut ours) in [TestClient::tls13().await, TestClient::tls12().await] {
         for _ in 0..40 {
             let warning = [WARNING, u8::from(AlertDescription::UserCanceled)];
             client.say(ContentType::Alert, &warning).await;
@@ -52,7 +52,7 @@ async fn data_refills_the_allowance_for_warnings() {
 
 #[tokio::test]
 async fn data_refills_the_allowance_for_renegotiations_but_not_without_end_in_one_read() {
-    let (mut client, mut ours) = Client::tls12().await;
+    let (mut client, mut ours) = TestClient::tls12().await;
     for _ in 0..400 {
         client.say(ContentType::Handshake, &[1, 0, 0, 1, 0]).await;
         client.say(ContentType::ApplicationData, b"data").await;
@@ -67,11 +67,11 @@ async fn data_refills_the_allowance_for_renegotiations_but_not_without_end_in_on
 #[tokio::test]
 async fn an_alert_of_an_unknown_level_is_an_illegal_parameter() {
     for level in [0, 3, 255] {
-        for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+        for (mut client, mut ours) in [TestClient::tls13().await, TestClient::tls12().await] {
             let unknown = [level, u8::from(AlertDescription::UserCanceled)];
             client.say(ContentType::Alert, &unknown).await;
             let error = receive(&mut ours).await.unwrap_err();
-            let said = last_words(&mut client, &mut ours, &error).await;
+            let said = append_final_alert(&mut client, &mut ours, &error).await;
             assert_eq!(said, alert(AlertDescription::IllegalParameter));
         }
     }
@@ -79,17 +79,17 @@ async fn an_alert_of_an_unknown_level_is_an_illegal_parameter() {
 
 #[tokio::test]
 async fn the_clients_own_alert_has_no_answer() {
-    let (mut client, mut ours) = Client::tls13().await;
+    let (mut client, mut ours) = TestClient::tls13().await;
     client.say(ContentType::Alert, &alert(AlertDescription::BadCertificate)).await;
     let error = receive(&mut ours).await.unwrap_err();
     assert_eq!(error, Error::AlertReceived(AlertDescription::BadCertificate));
-    ours.queue_last_words(&error);
+    ours.queue_alert(&error);
     assert_eq!(ours.queued(), 0);
 }
 
 #[tokio::test]
 async fn a_renegotiation_is_refused_by_a_warning_and_the_next_by_the_end() {
-    let (mut client, mut ours) = Client::tls12().await;
+    let (mut client, mut ours) = TestClient::tls12().await;
     let hello = [[1, 0, 1, 2].as_slice(), &[0; 0x102]].concat();
     // In two records, as a long one would come.
     client.say(ContentType::Handshake, &hello[..7]).await;
@@ -111,7 +111,7 @@ async fn a_renegotiation_is_refused_by_a_warning_and_the_next_by_the_end() {
 
 #[tokio::test]
 async fn what_comes_behind_a_close_notify_is_ignored() {
-    let (mut client, mut ours) = Client::tls13().await;
+    let (mut client, mut ours) = TestClient::tls13().await;
     let records = [
         client.seal(ContentType::ApplicationData, b"data"),
         client.seal(ContentType::Alert, &[WARNING, 0]),
@@ -125,11 +125,11 @@ async fn what_comes_behind_a_close_notify_is_ignored() {
 
 #[tokio::test]
 async fn a_session_says_its_close_notify_once() {
-    let (mut client, mut ours) = Client::tls13().await;
+    let (mut client, mut ours) = TestClient::tls13().await;
     ours.queue_close_notify();
     let queued = ours.queued();
     ours.queue_close_notify();
-    ours.queue_last_words(&Error::DecryptError);
+    ours.queue_alert(&Error::DecryptError);
     assert_eq!(ours.queued(), queued);
     poll_fn(|cx| ours.poll_flush(cx)).await.unwrap();
     assert_eq!(client.hear().await, (ContentType::Alert, vec![WARNING, 0]));
@@ -137,7 +137,7 @@ async fn a_session_says_its_close_notify_once() {
 
 #[tokio::test]
 async fn a_fatal_alert_ends_either_version() {
-    for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+    for (mut client, mut ours) in [TestClient::tls13().await, TestClient::tls12().await] {
         let description = AlertDescription::NoRenegotiation;
         client.say(ContentType::Alert, &alert(description)).await;
         assert_eq!(receive(&mut ours).await, Err(Error::AlertReceived(description)));
@@ -146,7 +146,7 @@ async fn a_fatal_alert_ends_either_version() {
 
 #[tokio::test]
 async fn a_close_notify_is_one_whatever_its_level() {
-    for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+    for (mut client, mut ours) in [TestClient::tls13().await, TestClient::tls12().await] {
         client.say(ContentType::Alert, &alert(AlertDescription::CloseNotify)).await;
         assert_eq!(receive(&mut ours).await, Ok((Received::Closed, Vec::new())));
     }
@@ -155,10 +155,10 @@ async fn a_close_notify_is_one_whatever_its_level() {
 #[tokio::test]
 async fn an_alert_of_another_length_is_refused() {
     for wrong in [&[WARNING][..], &[WARNING, 0, WARNING, 0]] {
-        let (mut client, mut ours) = Client::tls13().await;
+        let (mut client, mut ours) = TestClient::tls13().await;
         client.say(ContentType::Alert, wrong).await;
         let error = receive(&mut ours).await.unwrap_err();
-        let said = last_words(&mut client, &mut ours, &error).await;
+        let said = append_final_alert(&mut client, &mut ours, &error).await;
         assert_eq!(said, alert(AlertDescription::DecodeError));
     }
 }

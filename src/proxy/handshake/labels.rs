@@ -1,12 +1,14 @@
-//! What ends a handshake, as labels of the metrics.
+//! Failures of a handshake, as labels of the metrics.
 //!
-//! **Not here.** The same in words (`words.rs`), the reason (`handshake.rs`).
+//! **Promises.** rustls's enums are non-exhaustive: a value that is unknown here has the label `other`.
+//!
+//! **Not here.** Descriptions for operators (`describe.rs`), reasons (`handshake.rs`).
 
 use tokio_rustls::rustls::{AlertDescription, PeerIncompatible};
 
 use crate::terms::labels::{Alert, Incompatible};
 
-/// A client's alert: those are told apart that devices are known to have.
+/// Returns the label of a client's alert. Alerts that devices are known to send have their own label.
 pub(super) const fn alert(description: AlertDescription) -> Alert {
     use AlertDescription as A;
     match description {
@@ -29,12 +31,12 @@ pub(super) const fn alert(description: AlertDescription) -> Alert {
         A::NoApplicationProtocol => Alert::NoApplicationProtocol,
         A::InternalError => Alert::InternalError,
         A::UserCanceled => Alert::UserCanceled,
-        // rustls's list is open, and so is the one of the RFCs.
+        // Both rustls's enum and IANA's registry can grow.
         _ => Alert::Other,
     }
 }
 
-/// What a client and we do not have in common.
+/// Returns the label of a parameter that the client and this server do not have in common.
 pub(super) const fn incompatible(what: &PeerIncompatible) -> Incompatible {
     use PeerIncompatible as P;
     match what {
@@ -48,7 +50,7 @@ pub(super) const fn incompatible(what: &PeerIncompatible) -> Incompatible {
         P::NoSignatureSchemesInCommon | P::SignatureAlgorithmsExtensionRequired => {
             Incompatible::Signature
         }
-        // rustls's list is open.
+        // rustls's enum is non-exhaustive.
         _ => Incompatible::Other,
     }
 }

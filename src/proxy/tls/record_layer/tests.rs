@@ -35,8 +35,9 @@ async fn connected(snapshot: &Snapshot, connector: TlsConnector) -> (Device<Dupl
     let (device, ours) = duplex(1 << 20);
     let localhost = ServerName::try_from("localhost").unwrap();
     let (device, ours) = tokio::join!(connector.connect(localhost, device), async {
-        let greeted = handshake::greet(ours, &snapshot.listener, Share::default()).await.unwrap();
-        greeted.accept(snapshot).await.unwrap().stream
+        let started =
+            handshake::read_client_hello(ours, &snapshot.listener, Share::default()).await.unwrap();
+        started.accept(snapshot).await.unwrap().stream
     });
     (device.unwrap(), ours)
 }
@@ -57,13 +58,13 @@ fn connector(snapshot: &Snapshot, suite: SupportedCipherSuite) -> TlsConnector {
 }
 
 /// The client's side of a connection, record by record.
-struct Client {
+struct TestClient {
     io: DuplexStream,
     opener: Opener,
     sealer: Sealer,
 }
 
-impl Client {
+impl TestClient {
     async fn connect(suite: SupportedCipherSuite) -> (Self, Ours) {
         let (snapshot, _) = snapshot_and_client();
         let (mut device, mut ours) = connected(&snapshot, connector(&snapshot, suite)).await;
@@ -129,8 +130,8 @@ async fn receive(ours: &mut Ours) -> Result<(Received, Vec<u8>), Error> {
 }
 
 /// What our end says of `error` before it closes, as the client hears it.
-async fn last_words(client: &mut Client, ours: &mut Ours, error: &Error) -> Vec<u8> {
-    ours.queue_last_words(error);
+async fn append_final_alert(client: &mut TestClient, ours: &mut Ours, error: &Error) -> Vec<u8> {
+    ours.queue_alert(error);
     poll_fn(|cx| ours.poll_flush(cx)).await.unwrap();
     let (kind, alert) = client.hear().await;
     assert_eq!(kind, ContentType::Alert);
@@ -170,7 +171,7 @@ async fn every_suite_carries_bytes_both_ways() {
 
 #[tokio::test]
 async fn records_in_single_bytes_are_as_good_as_whole_ones() {
-    let (mut client, mut ours) = Client::tls13().await;
+    let (mut client, mut ours) = TestClient::tls13().await;
     let records = [
         client.seal(ContentType::ApplicationData, b"one"),
         client.seal(ContentType::ApplicationData, b"two"),
@@ -189,18 +190,18 @@ async fn records_in_single_bytes_are_as_good_as_whole_ones() {
 
 #[tokio::test]
 async fn other_messages_after_the_handshake_are_refused() {
-    for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+    for (mut client, mut ours) in [TestClient::tls13().await, TestClient::tls12().await] {
         client.say(ContentType::Handshake, &[FINISHED, 0, 0, 0]).await;
         let error = receive(&mut ours).await.unwrap_err();
         assert!(matches!(error, Error::InappropriateHandshakeMessage { .. }), "{error}");
-        let said = last_words(&mut client, &mut ours, &error).await;
+        let said = append_final_alert(&mut client, &mut ours, &error).await;
         assert_eq!(said, alert(AlertDescription::UnexpectedMessage));
     }
 }
 
 #[tokio::test]
 async fn a_record_of_another_kind_inside_of_a_message_is_refused() {
-    let (mut client, mut ours) = Client::tls13().await;
+    let (mut client, mut ours) = TestClient::tls13().await;
     client.say(ContentType::Handshake, &KEY_UPDATE[..2]).await;
     client.say(ContentType::ApplicationData, b"data").await;
     let error = receive(&mut ours).await.unwrap_err();
@@ -209,23 +210,23 @@ async fn a_record_of_another_kind_inside_of_a_message_is_refused() {
 
 #[tokio::test]
 async fn a_change_cipher_spec_after_the_handshake_is_refused() {
-    for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+    for (mut client, mut ours) in [TestClient::tls13().await, TestClient::tls12().await] {
         client.io.write_all(&[20, 3, 3, 0, 1, 1]).await.unwrap();
         let error = receive(&mut ours).await.unwrap_err();
-        let said = last_words(&mut client, &mut ours, &error).await;
+        let said = append_final_alert(&mut client, &mut ours, &error).await;
         assert_eq!(said, alert(AlertDescription::UnexpectedMessage));
     }
 }
 
 #[tokio::test]
 async fn a_record_that_was_changed_on_the_way_is_refused_with_bad_record_mac() {
-    for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+    for (mut client, mut ours) in [TestClient::tls13().await, TestClient::tls12().await] {
         let mut record = client.seal(ContentType::ApplicationData, b"data");
         *record.last_mut().unwrap() ^= 1;
         client.io.write_all(&record).await.unwrap();
         let error = receive(&mut ours).await.unwrap_err();
         assert_eq!(error, Error::DecryptError);
-        let said = last_words(&mut client, &mut ours, &error).await;
+        let said = append_final_alert(&mut client, &mut ours, &error).await;
         assert_eq!(said, alert(AlertDescription::BadRecordMac));
     }
 }
@@ -234,23 +235,23 @@ async fn a_record_that_was_changed_on_the_way_is_refused_with_bad_record_mac() {
 async fn a_record_that_is_too_long_is_refused_before_it_has_come() {
     // RFC 8446 section 5.2, RFC 5246 section 6.2.3.
     for ((mut client, mut ours), longest) in
-        [(Client::tls13().await, 0x4100_u16), (Client::tls12().await, 0x4800)]
+        [(TestClient::tls13().await, 0x4100_u16), (TestClient::tls12().await, 0x4800)]
     {
         let [high, low] = longest.to_be_bytes();
         client.io.write_all(&[23, 3, 3, high, low]).await.unwrap();
         assert_eq!(receive(&mut ours).await, some(b""));
         let (mut client, mut ours) =
-            if longest == 0x4100 { Client::tls13().await } else { Client::tls12().await };
+            if longest == 0x4100 { TestClient::tls13().await } else { TestClient::tls12().await };
         client.io.write_all(&[23, 3, 3, high, low + 1]).await.unwrap();
         let error = receive(&mut ours).await.unwrap_err();
-        let said = last_words(&mut client, &mut ours, &error).await;
+        let said = append_final_alert(&mut client, &mut ours, &error).await;
         assert_eq!(said, alert(AlertDescription::RecordOverflow));
     }
 }
 
 #[tokio::test]
 async fn more_padding_than_a_record_may_have_is_refused_with_record_overflow() {
-    let (mut client, mut ours) = Client::tls13().await;
+    let (mut client, mut ours) = TestClient::tls13().await;
     // The type behind the data, then zeros: RFC 8446 section 5.2. The type that the cipher adds
     // behind them is a zero as well.
     let padded = |bytes: usize| [&[1, 23][..], &vec![0; bytes - 2]].concat();
@@ -258,16 +259,16 @@ async fn more_padding_than_a_record_may_have_is_refused_with_record_overflow() {
     assert_eq!(receive(&mut ours).await, some(&[1]));
     client.say(ContentType::from(0), &padded(MAX_PLAIN_BYTES + 1)).await;
     let error = receive(&mut ours).await.unwrap_err();
-    let said = last_words(&mut client, &mut ours, &error).await;
+    let said = append_final_alert(&mut client, &mut ours, &error).await;
     assert_eq!(said, alert(AlertDescription::RecordOverflow));
 }
 
 #[tokio::test]
 async fn a_message_of_more_than_64_kib_is_refused_at_its_header() {
-    for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+    for (mut client, mut ours) in [TestClient::tls13().await, TestClient::tls12().await] {
         client.say(ContentType::Handshake, &[1, 1, 0, 0]).await;
         let error = receive(&mut ours).await.unwrap_err();
-        assert_eq!(last_words(&mut client, &mut ours, &error).await[0], FATAL);
+        assert_eq!(append_final_alert(&mut client, &mut ours, &error).await[0], FATAL);
     }
 }
 
@@ -280,7 +281,7 @@ async fn what_is_no_record_is_refused() {
         ([22, 3, 3, 0, 0], InvalidMessage::InvalidEmptyPayload.into()),
     ];
     for (header, error) in refusals {
-        let (mut client, mut ours) = Client::tls13().await;
+        let (mut client, mut ours) = TestClient::tls13().await;
         client.io.write_all(&header).await.unwrap();
         assert_eq!(receive(&mut ours).await, Err(error));
     }
@@ -288,7 +289,7 @@ async fn what_is_no_record_is_refused() {
 
 #[tokio::test]
 async fn thirty_two_empty_records_in_a_row_are_allowed() {
-    let (mut client, mut ours) = Client::tls13().await;
+    let (mut client, mut ours) = TestClient::tls13().await;
     for round in 0..2 {
         for _ in 0..32 {
             client.say(ContentType::ApplicationData, b"").await;
@@ -306,7 +307,7 @@ async fn thirty_two_empty_records_in_a_row_are_allowed() {
 
 #[tokio::test]
 async fn what_another_connection_left_in_the_buffers_is_not_sent() {
-    let (mut client, mut ours) = Client::tls13().await;
+    let (mut client, mut ours) = TestClient::tls13().await;
     scratch::with(|scratch| scratch.sealed.push(vec![23, 3, 3, 0, 1, 0]));
     assert_eq!(send(&mut ours, b"data"), Ok(()));
     assert_eq!(client.hear().await, (ContentType::ApplicationData, b"data".to_vec()));
@@ -314,13 +315,13 @@ async fn what_another_connection_left_in_the_buffers_is_not_sent() {
 
 #[tokio::test]
 async fn more_plaintext_than_a_record_may_have_is_refused_with_record_overflow() {
-    for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+    for (mut client, mut ours) in [TestClient::tls13().await, TestClient::tls12().await] {
         client.say(ContentType::ApplicationData, &[0; MAX_PLAIN_BYTES]).await;
         assert_eq!(receive(&mut ours).await, some(&[0; MAX_PLAIN_BYTES]));
         client.say(ContentType::ApplicationData, &[0; MAX_PLAIN_BYTES + 1]).await;
         let error = receive(&mut ours).await.unwrap_err();
         assert_eq!(error, Error::PeerSentOversizedRecord);
-        let said = last_words(&mut client, &mut ours, &error).await;
+        let said = append_final_alert(&mut client, &mut ours, &error).await;
         assert_eq!(said, alert(AlertDescription::RecordOverflow));
     }
 }
@@ -328,13 +329,13 @@ async fn more_plaintext_than_a_record_may_have_is_refused_with_record_overflow()
 #[tokio::test]
 async fn a_sealed_record_that_says_its_type_outside_is_refused_in_tls_1_3() {
     for kind in [ContentType::Alert, ContentType::Handshake] {
-        let (mut client, mut ours) = Client::tls13().await;
+        let (mut client, mut ours) = TestClient::tls13().await;
         let mut record = client.seal(ContentType::ApplicationData, b"data");
         record[0] = u8::from(kind);
         client.io.write_all(&record).await.unwrap();
         let error = receive(&mut ours).await.unwrap_err();
         assert_eq!(error, inappropriate(kind));
-        let said = last_words(&mut client, &mut ours, &error).await;
+        let said = append_final_alert(&mut client, &mut ours, &error).await;
         assert_eq!(said, alert(AlertDescription::UnexpectedMessage));
     }
 }
@@ -342,11 +343,11 @@ async fn a_sealed_record_that_says_its_type_outside_is_refused_in_tls_1_3() {
 #[tokio::test]
 async fn empty_messages_and_alerts_are_refused() {
     for kind in [ContentType::Alert, ContentType::Handshake] {
-        for (mut client, mut ours) in [Client::tls13().await, Client::tls12().await] {
+        for (mut client, mut ours) in [TestClient::tls13().await, TestClient::tls12().await] {
             client.say(kind, b"").await;
             let error = receive(&mut ours).await.unwrap_err();
             assert_eq!(error, inappropriate(kind));
-            let said = last_words(&mut client, &mut ours, &error).await;
+            let said = append_final_alert(&mut client, &mut ours, &error).await;
             assert_eq!(said, alert(AlertDescription::UnexpectedMessage));
         }
     }

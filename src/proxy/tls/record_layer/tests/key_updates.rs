@@ -37,7 +37,7 @@ async fn renew_keys(suite: SupportedCipherSuite) {
 
 #[tokio::test]
 async fn key_updates_are_answered_once_and_before_the_next_data() {
-    let (mut client, mut ours) = Client::tls13().await;
+    let (mut client, mut ours) = TestClient::tls13().await;
     client.say(ContentType::Handshake, &[24, 0, 0, 1, 1]).await;
     assert_eq!(receive(&mut ours).await, some(b""));
     assert_eq!(ours.queued(), 0);
@@ -47,7 +47,7 @@ async fn key_updates_are_answered_once_and_before_the_next_data() {
 
 #[tokio::test]
 async fn a_key_update_may_be_split_over_records() {
-    let (mut client, mut ours) = Client::tls13().await;
+    let (mut client, mut ours) = TestClient::tls13().await;
     for part in [&KEY_UPDATE[..1], &KEY_UPDATE[1..3], &KEY_UPDATE[3..4], &KEY_UPDATE[4..]] {
         client.say(ContentType::Handshake, part).await;
         assert_eq!(receive(&mut ours).await, some(b""));
@@ -59,37 +59,37 @@ async fn a_key_update_may_be_split_over_records() {
 
 #[tokio::test]
 async fn what_stands_behind_a_key_update_in_its_record_is_refused() {
-    let (mut client, mut ours) = Client::tls13().await;
+    let (mut client, mut ours) = TestClient::tls13().await;
     client.say(ContentType::Handshake, &[24, 0, 0, 1, 0, 24]).await;
     let error = receive(&mut ours).await.unwrap_err();
     assert_eq!(error, PeerMisbehaved::KeyEpochWithPendingFragment.into());
-    let said = last_words(&mut client, &mut ours, &error).await;
+    let said = append_final_alert(&mut client, &mut ours, &error).await;
     assert_eq!(said, alert(AlertDescription::UnexpectedMessage));
 }
 
 #[tokio::test]
 async fn a_key_update_that_asks_for_something_unknown_is_refused() {
-    let (mut client, mut ours) = Client::tls13().await;
+    let (mut client, mut ours) = TestClient::tls13().await;
     client.say(ContentType::Handshake, &[24, 0, 0, 1, 2]).await;
     let error = receive(&mut ours).await.unwrap_err();
     assert_eq!(error, InvalidMessage::InvalidKeyUpdate.into());
-    let said = last_words(&mut client, &mut ours, &error).await;
+    let said = append_final_alert(&mut client, &mut ours, &error).await;
     assert_eq!(said, alert(AlertDescription::IllegalParameter));
 }
 
 #[tokio::test]
 async fn a_key_update_of_another_length_is_refused() {
-    let (mut client, mut ours) = Client::tls13().await;
+    let (mut client, mut ours) = TestClient::tls13().await;
     client.say(ContentType::Handshake, &[24, 0, 0, 2, 0, 0]).await;
     let error = receive(&mut ours).await.unwrap_err();
-    let said = last_words(&mut client, &mut ours, &error).await;
+    let said = append_final_alert(&mut client, &mut ours, &error).await;
     assert_eq!(said, alert(AlertDescription::DecodeError));
 }
 
 #[tokio::test(start_paused = true)]
 async fn key_updates_of_a_device_that_only_listens_are_answered_for_weeks() {
-    let (_client, mut ours) = Client::tls13().await;
-    let session = ours.session_mut();
+    let (_client, mut ours) = TestClient::tls13().await;
+    let session = ours.record_layer_mut();
     // More often than any device renews its keys.
     for _ in 0..10_000 {
         tokio::time::advance(std::time::Duration::from_millis(50)).await;
@@ -99,8 +99,8 @@ async fn key_updates_of_a_device_that_only_listens_are_answered_for_weeks() {
 
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_key_updates_ends_the_session_also_after_weeks() {
-    let (_client, mut ours) = Client::tls13().await;
-    let session = ours.session_mut();
+    let (_client, mut ours) = TestClient::tls13().await;
+    let session = ours.record_layer_mut();
     for _ in 0..3 {
         tokio::time::advance(std::time::Duration::from_secs(14 * 24 * 3600)).await;
         assert_eq!(session.process_key_update(1, &[]), Ok(()));
@@ -112,8 +112,8 @@ async fn a_flood_of_key_updates_ends_the_session_also_after_weeks() {
 
 #[tokio::test(start_paused = true)]
 async fn thirty_two_key_updates_without_data_are_allowed() {
-    let (_client, mut ours) = Client::tls13().await;
-    let session = ours.session_mut();
+    let (_client, mut ours) = TestClient::tls13().await;
+    let session = ours.record_layer_mut();
     for _ in 0..32 {
         assert_eq!(session.process_key_update(0, &[]), Ok(()));
     }
@@ -152,14 +152,14 @@ async fn tls_1_3_renews_a_key_that_may_seal_no_more() {
     for record in 0..20 {
         assert_eq!(send(&mut ours, &[record]), Ok(()));
         assert_eq!(device.read_u8().await.unwrap(), record);
-        assert!(ours.session_mut().sealer.used() <= 4);
+        assert!(ours.record_layer_mut().sealer.used() <= 4);
     }
 }
 
 #[tokio::test]
 async fn two_key_updates_have_one_answer() {
-    let (_client, mut ours) = Client::tls13().await;
-    let session = ours.session_mut();
+    let (_client, mut ours) = TestClient::tls13().await;
+    let session = ours.record_layer_mut();
     for _ in 0..2 {
         assert_eq!(session.process_key_update(1, &[]), Ok(()));
     }
@@ -171,15 +171,15 @@ async fn two_key_updates_have_one_answer() {
 }
 
 /// Has `session` process a record, as if it had been opened.
-fn process(session: &mut Session, kind: ContentType, payload: &[u8]) -> Result<(), Error> {
+fn process(session: &mut RecordLayer, kind: ContentType, payload: &[u8]) -> Result<(), Error> {
     let record = OpenedRecord { kind, payload };
     session.process(&record, &mut Vec::new())
 }
 
 #[tokio::test(start_paused = true)]
 async fn data_gives_new_patience_for_key_updates_but_empty_records_do_not() {
-    let (_client, mut ours) = Client::tls13().await;
-    let session = ours.session_mut();
+    let (_client, mut ours) = TestClient::tls13().await;
+    let session = ours.record_layer_mut();
     for _ in 0..2 {
         for _ in 0..32 {
             assert_eq!(process(session, ContentType::Handshake, &KEY_UPDATE), Ok(()));
@@ -197,7 +197,7 @@ async fn data_gives_new_patience_for_key_updates_but_empty_records_do_not() {
 
 #[tokio::test]
 async fn a_key_update_that_asks_for_nothing_is_not_answered() {
-    let (mut client, mut ours) = Client::tls13().await;
+    let (mut client, mut ours) = TestClient::tls13().await;
     client.say(ContentType::Handshake, &KEY_UPDATE).await;
     assert_eq!(receive(&mut ours).await, some(b""));
     assert_eq!(send(&mut ours, b"data"), Ok(()));

@@ -1,12 +1,11 @@
-//! An established session: splits ciphertext into records, opens and seals them, and obeys what the
-//! client's TLS says in between.
+//! The record layer of an established session: splits ciphertext into records, opens and seals them, and
+//! processes the client's alerts and handshake messages.
 //!
-//! **Promises.** It holds nothing of a peer's bytes. What carries no data, and costs us something, is
-//! allowed a few times a second: empty records, warnings, key updates; renegotiation once. A key seals no more
-//! records than its cipher allows (RFC 8446 section 5.5): TLS 1.3 gets the next one, TLS 1.2 has none.
+//! **Promises.** No bytes of the peer are held. Records that carry no data but cost CPU time (empty records,
+//! warnings, key updates) are limited to a few per second, renegotiation to one. A key seals no more records
+//! than its cipher allows (RFC 8446 section 5.5): TLS 1.3 then updates the key, TLS 1.2 cannot.
 //!
-//! **Not here.** The handshake (`negotiation.rs`), ciphers and nonces (`keys.rs`), sockets
-//! (`stream.rs`).
+//! **Not here.** The handshake (`negotiation.rs`), ciphers and nonces (`keys.rs`), sockets (`stream.rs`).
 
 use std::mem;
 use std::ops::Range;
@@ -21,26 +20,26 @@ use tokio_rustls::rustls::{
 use super::alert;
 use super::keys::{Keys, NextKeys, OpenedRecord, Opener, SealedRecord, Sealer};
 
-/// What stands before each record: its type, a version, its length. RFC 8446 section 5.1.
+/// Size of a record's header: type, version, length. RFC 8446 section 5.1.
 const HEADER_BYTES: usize = 5;
 
-/// The plaintext of one record, RFC 8446 section 5.1.
+/// Longest plaintext of a record: RFC 8446 section 5.1.
 const MAX_PLAIN_BYTES: usize = 16 * 1024;
 
-/// The ciphertext of one record of TLS 1.2, RFC 5246 section 6.2.3.
+/// Longest ciphertext of a record in TLS 1.2: RFC 5246 section 6.2.3.
 const MAX_SEALED_BYTES_TLS12: usize = MAX_PLAIN_BYTES + 2048;
 
-/// The ciphertext of one record of TLS 1.3, RFC 8446 section 5.2.
+/// Longest ciphertext of a record in TLS 1.3: RFC 8446 section 5.2.
 const MAX_SEALED_BYTES_TLS13: usize = MAX_PLAIN_BYTES + 256;
 
-/// The longest ClientHello that may ask to renegotiate: the limit of rustls for handshake messages.
+/// Longest ClientHello that may request a renegotiation: rustls's limit for handshake messages.
 const MAX_MESSAGE_BYTES: u32 = 0xffff;
 
-/// Replies that one read may queue, beyond which a request to renegotiate is ignored (RFC 5246
-/// section 7.2.2 allows that): its sender does not read them.
+/// Bytes of replies to one read after which a request to renegotiate is ignored, since its sender does not
+/// read them. RFC 5246 section 7.2.2 allows that.
 const MAX_REPLY_BYTES: usize = 1024;
 
-/// A key_update that does not ask for another: RFC 8446 section 4.6.3.
+/// A key_update that does not request another: RFC 8446 section 4.6.3.
 const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
 
 /// The levels of alerts: RFC 8446 section 6.
@@ -48,55 +47,55 @@ const WARNING: u8 = 1;
 const FATAL: u8 = 2;
 
 /// The server side of one TLS session after its handshake.
-pub(crate) struct Session {
+pub(crate) struct RecordLayer {
     opener: Opener,
     sealer: Sealer,
-    /// Records that one key may seal at most.
+    /// How many records one key may seal.
     max_sealed: u64,
-    /// The source of the next keys of TLS 1.3; TLS 1.2 has none.
+    /// Makes the next keys of TLS 1.3; TLS 1.2 has none.
     tls13: Option<Box<NextKeys>>,
     message: PartialMessage,
     allowances: Allowances,
-    /// The client has a new key and wants us to have one, before we send on.
+    /// The client has requested a key update, which is due before the next data.
     key_update_due: bool,
     peer_closed: bool,
-    /// We have said a close_notify or a fatal alert.
+    /// A close_notify or a fatal alert has been sent.
     ended: bool,
 }
 
-/// Why plaintext could not be sealed.
+/// Reason for plaintext that was not sealed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SealError {
-    /// TLS 1.2 has used up its key; the plaintext is lost.
+    /// The TLS 1.2 key is used up. The plaintext is lost.
     #[error("the TLS 1.2 session has used up its key")]
     KeysExhausted,
-    /// The cipher failed: a fault of ours.
+    /// The cipher failed: an internal fault.
     #[error("plaintext could not be sealed: {0}")]
     Misuse(Error),
 }
 
-/// What of a message after the handshake has come: just what tells what it is about.
+/// The received part of a handshake message after the handshake, reduced to the bytes that matter.
 #[derive(Default)]
 struct PartialMessage {
-    /// Its type and its length, RFC 8446 section 4.
+    /// Type and length of the message: RFC 8446 section 4.
     head: [u8; 4],
-    /// How much of them has come.
+    /// Number of received bytes of `head`.
     have: u8,
-    /// How much is still to come behind them.
+    /// Number of missing bytes behind `head`.
     left: u32,
-    /// The last byte that has come behind them: what a key_update asks for.
+    /// Last received byte behind `head`: the request of a key_update.
     last: u8,
 }
 
-/// Remaining budget for records that carry no data. The limits are those of rustls and BoringSSL, but
-/// theirs are for a connection: ours are given back by application data and with time, since devices stay
-/// for weeks and some only listen.
+/// Remaining budget for records that carry no data, with the limits of rustls and BoringSSL. Theirs count over
+/// the life of a connection. Ours are refilled by application data and by time, since devices stay connected
+/// for weeks and some never send data.
 struct Allowances {
     empty_records: u8,
     warnings: u8,
     renegotiations: u8,
     key_updates: u8,
-    /// When they were last given back, by [`clock`].
+    /// Time of the last refill, by [`clock`].
     since: u32,
 }
 
@@ -104,10 +103,10 @@ impl Allowances {
     const FULL: Self =
         Self { empty_records: 32, warnings: 4, renegotiations: 1, key_updates: 32, since: 0 };
 
-    /// How often they are given back, in milliseconds. A flood spends them within one.
+    /// Milliseconds between refills. A flood uses the budget up within one.
     const INTERVAL: u32 = 1000;
 
-    /// Gives all back, if an interval has passed.
+    /// Refills the budget if an interval has passed.
     fn refill_by_time(&mut self) {
         let now = clock();
         if now.wrapping_sub(self.since) >= Self::INTERVAL {
@@ -120,17 +119,20 @@ impl Allowances {
     }
 }
 
-/// Milliseconds since the first call. They start again after 49 days: differences count.
-#[expect(clippy::cast_possible_truncation, reason = "differences count, however often it wraps")]
+/// Returns the milliseconds since the first call. They wrap after 49 days; only differences are used.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "only differences are used, which wrap correctly"
+)]
 fn clock() -> u32 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed().as_millis() as u32
 }
 
-impl Session {
-    /// Returns a session with the keys of a handshake.
+impl RecordLayer {
+    /// Returns the record layer of a session that has just been established.
     pub(super) fn new(keys: Keys) -> Self {
-        let Keys { opener, sealer, max_sealed, next } = keys;
+        let Keys { opener, sealer, next, max_sealed } = keys;
         Self {
             opener,
             sealer,
@@ -144,17 +146,17 @@ impl Session {
         }
     }
 
-    /// Whether the peer has ended its stream by a close_notify.
+    /// Returns whether the client has ended its stream by a close_notify.
     pub(crate) const fn peer_closed(&self) -> bool {
         self.peer_closed
     }
 
-    /// Opens the whole records of `incoming` where they lie and returns how many bytes at its end make
-    /// none yet. Their plaintext is moved together; `plain`, empty before, tells where. Appends what
-    /// TLS itself has to say to `reply`.
+    /// Opens the complete records of `incoming` in place, and returns how many bytes at its end belong to an
+    /// incomplete record. The plaintext is moved together, at the range `plain`, which must be empty before.
+    /// Appends replies of TLS itself to `reply`.
     ///
     /// # Errors
-    /// When the session is over; [`Self::last_words`] has the alert to send. `plain` is good.
+    /// If the session has failed. [`Self::append_final_alert`] has the alert to send. `plain` is valid.
     pub(crate) fn open(
         &mut self,
         incoming: &mut [u8],
@@ -171,7 +173,7 @@ impl Session {
             };
             at += HEADER_BYTES + record.payload.len();
             if self.tls13.is_some() && record.kind != ContentType::ApplicationData {
-                // TLS 1.3 seals the type as well, and says this outside: RFC 8446 section 5.2.
+                // TLS 1.3 seals the type as well. The outer type is always this one: RFC 8446 section 5.2.
                 return Err(inappropriate(record.kind));
             }
             let opened = self.opener.open(record)?;
@@ -185,12 +187,12 @@ impl Session {
         Ok(0)
     }
 
-    /// The longest ciphertext of a record.
+    /// Returns the longest ciphertext of a record.
     const fn max_sealed_bytes(&self) -> usize {
         if self.tls13.is_some() { MAX_SEALED_BYTES_TLS13 } else { MAX_SEALED_BYTES_TLS12 }
     }
 
-    /// Obeys a record; its data is the caller's.
+    /// Processes a record. The caller handles application data.
     fn process(&mut self, record: &OpenedRecord<'_>, reply: &mut Vec<u8>) -> Result<(), Error> {
         if self.message.have > 0 && record.kind != ContentType::Handshake {
             return Err(PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into());
@@ -218,7 +220,7 @@ impl Session {
         }
     }
 
-    /// RFC 8446 section 6, RFC 5246 section 7.2.
+    /// Processes an alert: RFC 8446 section 6, RFC 5246 section 7.2.
     fn process_alert(&mut self, alert: &[u8]) -> Result<(), Error> {
         let &[level, description] = alert else {
             return Err(InvalidMessage::MissingData("Alert").into());
@@ -231,7 +233,7 @@ impl Session {
             self.peer_closed = true;
             return Ok(());
         }
-        // TLS 1.3 takes all others for fatal, whatever they say of themselves.
+        // TLS 1.3 treats all others as fatal, whatever their level.
         let harmless = self.tls13.is_none() || description == AlertDescription::UserCanceled;
         if level == WARNING && harmless {
             self.allowances.refill_by_time();
@@ -243,7 +245,7 @@ impl Session {
         Err(Error::AlertReceived(description))
     }
 
-    /// Takes messages after the handshake, which may be split over records in any way.
+    /// Processes handshake messages, which may be split over records in any way.
     fn process_handshake(&mut self, mut bytes: &[u8], reply: &mut Vec<u8>) -> Result<(), Error> {
         while !bytes.is_empty() {
             let complete = self.message.take(&mut bytes);
@@ -262,8 +264,8 @@ impl Session {
         Ok(())
     }
 
-    /// The one message that a client of TLS 1.3 may still have is a key_update. One of TLS 1.2 may
-    /// ask to renegotiate.
+    /// Checks that a message is allowed after the handshake: in TLS 1.3 only a key_update, in TLS 1.2 only a
+    /// request to renegotiate.
     fn check_allowed(&self, kind: HandshakeType, length: u32) -> Result<(), Error> {
         let allowed = match self.tls13 {
             Some(_) => HandshakeType::KeyUpdate,
@@ -282,9 +284,9 @@ impl Session {
         Ok(())
     }
 
-    /// RFC 8446 section 4.6.3.
+    /// Processes a key_update: RFC 8446 section 4.6.3.
     fn process_key_update(&mut self, request: u8, behind: &[u8]) -> Result<(), Error> {
-        // What stands behind it in its record has the wrong key: section 5.1.
+        // Bytes behind it in its record were sealed with the wrong key: section 5.1.
         if !behind.is_empty() {
             return Err(PeerMisbehaved::KeyEpochWithPendingFragment.into());
         }
@@ -292,7 +294,8 @@ impl Session {
         spend(&mut self.allowances.key_updates, PeerMisbehaved::TooManyKeyUpdateRequests)?;
         match request {
             0 => {}
-            // Answered before the next data, and once however often it was asked.
+            // Answered once, before the next data: a client that requests updates and reads nothing would
+            // otherwise fill our memory with answers.
             1 => self.key_update_due = true,
             _ => return Err(InvalidMessage::InvalidKeyUpdate.into()),
         }
@@ -302,7 +305,7 @@ impl Session {
         Ok(())
     }
 
-    /// RFC 5246 section 7.4.1.2.
+    /// Refuses a renegotiation: RFC 5246 section 7.4.1.2.
     fn refuse_renegotiation(&mut self, reply: &mut Vec<u8>) -> Result<(), Error> {
         self.allowances.refill_by_time();
         let asked = &mut self.allowances.renegotiations;
@@ -316,7 +319,7 @@ impl Session {
     /// Seals `plain` and appends the records to `records`.
     ///
     /// # Errors
-    /// If the key is used up: nothing of `plain` is sealed then.
+    /// If the key is used up. Then no byte of `plain` is sealed.
     pub(crate) fn seal(
         &mut self,
         plain: &[u8],
@@ -328,7 +331,7 @@ impl Session {
         if self.tls13.is_none() && needed > left {
             return Err(SealError::KeysExhausted);
         }
-        // One must be left, for the key_update itself.
+        // One record must be left, for the key_update itself.
         if self.key_update_due || needed >= left && used > 0 {
             self.update_sealer(records).map_err(SealError::Misuse)?;
         }
@@ -339,7 +342,7 @@ impl Session {
         Ok(())
     }
 
-    /// Tells the client of our next key and takes it. TLS 1.2 has none.
+    /// Announces our next key to the client and uses it from then on. TLS 1.2 has none.
     fn update_sealer(&mut self, records: &mut Vec<Vec<u8>>) -> Result<(), Error> {
         if let Some(keys) = &mut self.tls13 {
             records.push(self.sealer.seal(ContentType::Handshake, &KEY_UPDATE)?);
@@ -349,13 +352,13 @@ impl Session {
         Ok(())
     }
 
-    /// Appends a close_notify to `reply`, unless the session has been ended already.
-    pub(crate) fn close_notify(&mut self, reply: &mut Vec<u8>) {
+    /// Appends a close_notify to `reply`, unless a close_notify or fatal alert has been sent.
+    pub(crate) fn append_close_notify(&mut self, reply: &mut Vec<u8>) {
         self.end(WARNING, AlertDescription::CloseNotify, reply);
     }
 
-    /// Appends to `reply` the alert that is to be sent before a session that has failed is closed.
-    pub(crate) fn last_words(&mut self, error: &Error, reply: &mut Vec<u8>) {
+    /// Appends the alert for a session that failed with `error` to `reply`.
+    pub(crate) fn append_final_alert(&mut self, error: &Error, reply: &mut Vec<u8>) {
         if let Some(description) = alert::for_session(error) {
             self.end(FATAL, description, reply);
         }
@@ -363,12 +366,12 @@ impl Session {
 
     fn end(&mut self, level: u8, description: AlertDescription, reply: &mut Vec<u8>) {
         if !mem::replace(&mut self.ended, true) {
-            // A cipher that fails leaves nothing to be said.
-            let _unsaid = self.append_alert(level, description, reply);
+            // If the cipher fails, no alert can be sent.
+            let _unsent = self.append_alert(level, description, reply);
         }
     }
 
-    /// Alerts are sealed whatever the key has sealed before.
+    /// Seals an alert, even if the key has reached its limit.
     fn append_alert(
         &mut self,
         level: u8,
@@ -382,7 +385,7 @@ impl Session {
 }
 
 impl PartialMessage {
-    /// Takes bytes of one message, and tells whether it is complete.
+    /// Takes bytes of one message, and returns whether it is complete.
     fn take(&mut self, bytes: &mut &[u8]) -> bool {
         while let Some((&byte, rest)) = bytes.split_first() {
             if let Some(next) = self.head.get_mut(usize::from(self.have)) {
@@ -393,7 +396,7 @@ impl PartialMessage {
             } else {
                 let taken = (self.left as usize).min(bytes.len());
                 self.last = bytes[taken - 1];
-                self.left -= u32::try_from(taken).expect("no more than was left");
+                self.left -= u32::try_from(taken).expect("at most `left`");
                 *bytes = &bytes[taken..];
             }
             if self.has_header() && self.left == 0 {
@@ -412,13 +415,13 @@ impl PartialMessage {
         u32::from_be_bytes([0, high, middle, low])
     }
 
-    /// Once the header has come.
+    /// Returns the type and length, once the header is complete.
     fn kind_and_length(&self) -> Option<(HandshakeType, u32)> {
         self.has_header().then(|| (HandshakeType::from(self.head[0]), self.length()))
     }
 }
 
-/// Moves the plaintext at `more` behind what is at `plain`.
+/// Moves the plaintext at `more` behind the plaintext at `plain`.
 fn join(incoming: &mut [u8], plain: &mut Range<usize>, more: Range<usize>) {
     if plain.start == plain.end {
         *plain = more;
@@ -429,8 +432,8 @@ fn join(incoming: &mut [u8], plain: &mut Range<usize>, more: Range<usize>) {
     plain.end += bytes;
 }
 
-/// The record that `bytes` start with, if it is complete: RFC 8446 section 5.1. What cannot become
-/// one is an error before it is.
+/// Returns the first record of `bytes`, if it is complete: RFC 8446 section 5.1. Invalid headers are errors
+/// before the record is complete.
 fn next_record(
     bytes: &mut [u8],
     max_sealed_bytes: usize,
@@ -445,7 +448,7 @@ fn next_record(
         ContentType::Alert | ContentType::Handshake => {
             return Err(InvalidMessage::InvalidEmptyPayload.into());
         }
-        // Nothing that may come after a handshake; a change_cipher_spec is not even sealed.
+        // No other type may follow a handshake. A change_cipher_spec is not even sealed.
         unexpected => return Err(inappropriate(unexpected)),
     }
     if major != 3 {
@@ -466,7 +469,7 @@ fn inappropriate(got_type: ContentType) -> Error {
     Error::InappropriateMessage { expect_types, got_type }
 }
 
-/// Takes one from an allowance.
+/// Uses one unit of a budget.
 fn spend(left: &mut u8, out_of_it: PeerMisbehaved) -> Result<(), Error> {
     *left = left.checked_sub(1).ok_or(out_of_it)?;
     Ok(())

@@ -1,0 +1,20 @@
+//! The result of a TLS handshake.
+//!
+//! **Promises.** Logs, metrics and the list of sessions read the same value.
+//!
+//! **Not here.** The names of the values (`labels.rs`), the handshake (`proxy/handshake.rs`).
+
+use super::labels::{Cipher, ClientCertificate, Group, HandshakeKind, KeyKind};
+
+/// The parameters that a complete TLS handshake agreed on.
+#[derive(Debug)]
+pub(crate) struct Negotiated {
+    pub(crate) cipher: Cipher,
+    pub(crate) kind: HandshakeKind,
+    pub(crate) group: Group,
+    /// The key type of the server certificate.
+    pub(crate) key: KeyKind,
+    pub(crate) client: ClientCertificate,
+    /// One of the listener's own protocols.
+    pub(crate) alpn: Option<Box<str>>,
+}
