@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use tokio::net::TcpListener;
 
 use crate::blocking::BlockingPool;
-use crate::config::file::Source;
+use crate::config::file::ConfigSource;
 use crate::config::{self, Config, Tcp};
 use crate::control::admin::status::Status;
 use crate::control::admin::{self, Admin};
@@ -111,7 +111,9 @@ pub fn check(config: &Config) -> Result<Checked, StartError> {
             let file = match role {
                 // By its index: a message with the file name of a CRL reports a fault of the CRL.
                 MaterialKind::Crl => format!("crls[{}]", i - first_crl),
-                _ => path.display().to_string(),
+                MaterialKind::Certificate | MaterialKind::Key | MaterialKind::ClientCa => {
+                    path.display().to_string()
+                }
             };
             shown(&format!("listener {name:?}: {file}: {}", counted(*role, *count)))
         };
@@ -143,7 +145,7 @@ fn counted(kind: MaterialKind, count: usize) -> String {
 ///
 /// # Errors
 /// A file or a socket cannot be used. No socket stays bound.
-pub fn start(config: Config, source: Option<Source>) -> Result<App, StartError> {
+pub fn start(config: Config, source: Option<ConfigSource>) -> Result<App, StartError> {
     start_on(config, source, ActivatedSockets::default())
 }
 
@@ -153,7 +155,7 @@ pub fn start(config: Config, source: Option<Source>) -> Result<App, StartError> 
 /// As [`start`], and if no listener matches a passed socket.
 pub fn start_on(
     config: Config,
-    source: Option<Source>,
+    source: Option<ConfigSource>,
     passed: ActivatedSockets,
 ) -> Result<App, StartError> {
     let loaded = load(&config)?;

@@ -18,7 +18,7 @@ use std::time::Duration;
 use crate::logging::{Filter, Format};
 use crate::terms::name_pattern::{NamePattern, is_dns_name};
 use crate::text::Shown;
-use crate::value::{InvalidValue, Value};
+use crate::value::{InvalidValue, TextValue};
 
 /// The configuration of a process.
 #[derive(Clone, Debug)]
@@ -215,7 +215,7 @@ pub enum TlsVersion {
     Tls13,
 }
 
-impl Value for TlsVersion {
+impl TextValue for TlsVersion {
     // A TOML number would be a mistake that is hard to see.
     const EXPECTED: &'static str = "\"1.2\" or \"1.3\", in quotation marks";
 }
@@ -297,7 +297,7 @@ pub enum BackendAddress {
     Unix(PathBuf),
 }
 
-impl Value for BackendAddress {
+impl TextValue for BackendAddress {
     const EXPECTED: &'static str = "\"host:port\", \"tcp://host:port\" or \"unix:/path\"";
 }
 

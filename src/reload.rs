@@ -25,7 +25,7 @@ use tokio::sync::{oneshot, watch as latest};
 pub(crate) use self::announce::announce;
 use self::announce::{announce_changes, note_swapped};
 use self::watch::Watcher;
-use crate::config::file::{ConfigError, Source};
+use crate::config::file::{ConfigError, ConfigSource};
 use crate::config::{self, Config};
 use crate::metrics::{ListenerMetrics, Metrics, Objects};
 use crate::terms::labels::{ReloadObject, ReloadOutcome};
@@ -123,7 +123,7 @@ impl Handle {
 pub(crate) fn start(
     targets: Vec<ReloadTarget>,
     config: Config,
-    source: Option<Source>,
+    source: Option<ConfigSource>,
     process_wide: ProcessWide,
     metrics: Arc<Metrics>,
 ) -> std::io::Result<Handle> {
@@ -152,7 +152,7 @@ struct Reloader {
     started: Config,
     /// The last valid configuration.
     config: Config,
-    source: Option<Source>,
+    source: Option<ConfigSource>,
     process_wide: ProcessWide,
     metrics: Arc<Metrics>,
     status: latest::Sender<ReloadStatus>,
@@ -162,7 +162,7 @@ impl Reloader {
     fn new(
         targets: Vec<ReloadTarget>,
         config: Config,
-        source: Option<Source>,
+        source: Option<ConfigSource>,
         process_wide: ProcessWide,
         metrics: Arc<Metrics>,
     ) -> Self {

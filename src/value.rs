@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 /// A value that is parsed from text.
-pub(crate) trait Value: FromStr {
+pub(crate) trait TextValue: FromStr {
     /// A description of the allowed values, to follow the word "expected".
     const EXPECTED: &'static str;
 }
@@ -20,7 +20,7 @@ pub struct InvalidValue(&'static str);
 
 impl InvalidValue {
     /// The error for an invalid `T`.
-    pub(crate) const fn of<T: Value>() -> Self {
+    pub(crate) const fn of<T: TextValue>() -> Self {
         Self(T::EXPECTED)
     }
 }
@@ -29,7 +29,7 @@ impl InvalidValue {
 ///
 /// # Errors
 /// The value is not allowed.
-pub(crate) fn parse<T: Value>(text: &str) -> Result<T, InvalidValue> {
+pub(crate) fn parse<T: TextValue>(text: &str) -> Result<T, InvalidValue> {
     text.parse().map_err(|_| InvalidValue::of::<T>())
 }
 
@@ -37,11 +37,11 @@ pub(crate) fn parse<T: Value>(text: &str) -> Result<T, InvalidValue> {
 ///
 /// # Errors
 /// The value is not allowed.
-pub(crate) fn parse_into<T: Value, U: From<T>>(text: &str) -> Result<U, InvalidValue> {
+pub(crate) fn parse_into<T: TextValue, U: From<T>>(text: &str) -> Result<U, InvalidValue> {
     parse::<T>(text).map(U::from)
 }
 
-impl Value for SocketAddr {
+impl TextValue for SocketAddr {
     const EXPECTED: &'static str =
         "an IP address and a port, such as \"0.0.0.0:8883\" or \"[::]:8883\"";
 }

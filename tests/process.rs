@@ -367,15 +367,15 @@ async fn every_invalid_pair_and_client_ca_is_a_line_of_one_report() {
     let text = text.replace("tls.certificates = [", &format!("tls.certificates = [{pairs}, "));
     let path = file::write(dir, &text);
     for arguments in [&["check", "--config"][..], &["--config"]] {
-        let (code, told) = output(binary().args(arguments).arg(&path));
+        let (code, text) = output(binary().args(arguments).arg(&path));
         assert_eq!(code, 78);
-        let of = |file: &str| told.lines().filter(|line| line.contains(file)).count();
-        assert_eq!(told.lines().count(), 4, "{told}");
+        let of = |file: &str| text.lines().filter(|line| line.contains(file)).count();
+        assert_eq!(text.lines().count(), 4, "{text}");
         assert_eq!(["rubbish.crt", "rubbish.key", "other.crt", "devices.crt"].map(of), [1; 4]);
-        let lines = told.lines().all(|line| line.contains("listener \"test\": "));
-        assert!(lines, "{told}");
+        let lines = text.lines().all(|line| line.contains("listener \"test\": "));
+        assert!(lines, "{text}");
         // `check` prints to the terminal; a start writes to the log.
-        assert_eq!(errors(&told).len(), if arguments.len() == 1 { 4 } else { 0 }, "{told}");
+        assert_eq!(errors(&text).len(), if arguments.len() == 1 { 4 } else { 0 }, "{text}");
     }
 }
 
@@ -436,15 +436,15 @@ async fn check_accepts_a_valid_configuration_and_binds_no_socket() {
     let text = scene.text.replace("listen = \"127.0.0.1:0\"", &format!("listen = {taken:?}"));
     // Both have the same port, which is a problem of the file.
     let path = file::write(scene.authority.dir(), &text);
-    let (code, told) = output(binary().args(["check", "--config"]).arg(path));
-    assert_eq!(code, 78, "{told}");
+    let (code, text) = output(binary().args(["check", "--config"]).arg(path));
+    assert_eq!(code, 78, "{text}");
     let text = scene
         .text
         .replace("listen = \"127.0.0.1:0\"\nbackend", &format!("listen = {taken:?}\nbackend"));
     let path = file::write(scene.authority.dir(), &text);
-    let (code, told) = output(binary().args(["check", "--config"]).arg(path));
-    assert_eq!(code, 0, "{told}");
-    assert!(told.contains("good, 1 listener"), "{told}");
+    let (code, text) = output(binary().args(["check", "--config"]).arg(path));
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("good, 1 listener"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -455,9 +455,9 @@ async fn check_and_reload_warn_of_a_limit_above_the_file_descriptors() {
     let run = format!("ulimit -n 400; exec {:?} \"$@\"", binary().get_program());
     command.args(["-c", &run, "sh", "check", "--config"]);
     command.arg(file::write(scene.authority.dir(), &with_limit));
-    let (code, told) = output(&mut command);
-    assert_eq!(code, 0, "{told}");
-    assert!(told.contains("warning: ") && told.contains("max_connections is 1000"), "{told}");
+    let (code, text) = output(&mut command);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("warning: ") && text.contains("max_connections is 1000"), "{text}");
 
     let mut command = Command::new("sh");
     command.args(["-c", &run, "sh", "--config"]).arg(scene.path());
@@ -689,7 +689,7 @@ fn completions_list_every_command_and_bash_can_read_them() {
         assert!(text.contains("min-days"), "{shell}");
     }
     // The completions of bash, requested as bash does.
-    for (words, last, before, told) in
+    for (words, last, before, text) in
         [("--min", "--min", "probe", "--min-days\n"), ("--tls ''", "''", "--tls", "1.2 1.3\n")]
     {
         let script = format!(
@@ -699,7 +699,7 @@ fn completions_list_every_command_and_bash_can_read_them() {
             env!("CARGO_BIN_EXE_tlsidecar")
         );
         let completed = Command::new("bash").args(["-c", &script]).output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&completed.stdout), told, "{completed:?}");
+        assert_eq!(String::from_utf8_lossy(&completed.stdout), text, "{completed:?}");
     }
 }
 

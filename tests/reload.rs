@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, SerialNumber};
-use tlsidecar::config::file::{Overrides, Source};
+use tlsidecar::config::file::{ConfigSource, Overrides};
 use tlsidecar::config::{CertificateFiles, ClientAuth, ClientTrust};
 use tlsidecar::terms::labels::ReloadOutcome;
 use tlsidecar::terms::reason::Reason;
@@ -495,7 +495,7 @@ impl Filed {
         let pair = authority.server();
         let text = crate::support::file::text(backend.address, &pair, more);
         let path = crate::support::file::write(authority.dir(), &text);
-        let source = Source { path, overrides: Overrides::default() };
+        let source = ConfigSource { path, overrides: Overrides::default() };
         let proxy = Proxy::on(source.load().unwrap(), Some(source));
         Self { authority, backend, pair, proxy }
     }
@@ -571,7 +571,7 @@ async fn a_missing_key_of_one_listener_delays_no_limit_of_another() {
         crate::support::file::text(backend.address, &good, &format!("{more}[[listener]]{second}"))
     };
     let path = crate::support::file::write(authority.dir(), &text(""));
-    let source = Source { path, overrides: Overrides::default() };
+    let source = ConfigSource { path, overrides: Overrides::default() };
     let proxy = Proxy::on(source.load().unwrap(), Some(source));
     fs::remove_file(&bad.files.key).unwrap();
     crate::support::file::write(authority.dir(), &text("limits.max_connections = 17\n"));

@@ -19,7 +19,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 use self::probe::ProbeArgs;
-use crate::config::file::{ConfigError, Overrides, Source};
+use crate::config::file::{ConfigError, ConfigSource, Overrides};
 use crate::config::values::NonZeroDuration;
 use crate::config::{
     AdminConfig, BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Config, ListenerConfig,
@@ -173,14 +173,14 @@ impl RunArgs {
     ///
     /// # Errors
     /// The problems of the file.
-    pub fn configuration(&self) -> Result<(Config, Option<Source>), ConfigError> {
+    pub fn configuration(&self) -> Result<(Config, Option<ConfigSource>), ConfigError> {
         let overrides = Overrides {
             admin: self.admin,
             log_filter: self.log_filter.clone(),
             dumpable: self.dumpable,
         };
         if let Some(path) = self.config.clone() {
-            let source = Source { path, overrides };
+            let source = ConfigSource { path, overrides };
             return Ok((source.load()?, Some(source)));
         }
         let mut config = Config::of(self.listener());

@@ -12,7 +12,7 @@ use super::exit::Exit;
 use super::flags::RunArgs;
 use super::output::{complain, fail};
 use crate::app::{self, App, StartError};
-use crate::config::file::Source;
+use crate::config::file::ConfigSource;
 use crate::config::{Config, ProcessConfig};
 use crate::control::core_dumps;
 use crate::control::sockets::ActivatedSockets;
@@ -37,7 +37,7 @@ pub fn run(args: &RunArgs) -> Exit {
 /// Runs a proxy on `config` until it is stopped; calls `started` once it accepts connections.
 pub(super) fn run_proxy(
     config: Config,
-    source: Option<Source>,
+    source: Option<ConfigSource>,
     started: impl FnOnce(&App),
 ) -> Exit {
     // This changes the environment, so it comes before the second thread.

@@ -35,7 +35,7 @@ const MAX_BYTES: u64 = 16 << 20;
 
 /// The source of a configuration, read at the start and at each reload.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub struct ConfigSource {
     /// The file.
     pub path: PathBuf,
     /// The values of the command line, which replace those of the file.
@@ -53,7 +53,7 @@ pub struct Overrides {
     pub dumpable: bool,
 }
 
-impl Source {
+impl ConfigSource {
     /// Reads and checks the file, and checks that the files that it names can be read.
     ///
     /// # Errors
@@ -129,7 +129,7 @@ impl Overrides {
 /// # Errors
 /// Every problem found, sorted by its place in the file.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    Source { path: path.to_owned(), overrides: Overrides::default() }.load()
+    ConfigSource { path: path.to_owned(), overrides: Overrides::default() }.load()
 }
 
 /// Checks the text of a configuration file. Relative paths are relative to `path`.
@@ -137,12 +137,12 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 /// # Errors
 /// Every problem found, sorted by its place in the file.
 pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
-    Source { path: path.to_owned(), overrides: Overrides::default() }
+    ConfigSource { path: path.to_owned(), overrides: Overrides::default() }
         .parse(text, NamedFiles::Checked)
 }
 
 impl Document {
-    fn into_config(self, source: &Source, problems: &mut Problems<'_>) -> Option<Config> {
+    fn into_config(self, source: &ConfigSource, problems: &mut Problems<'_>) -> Option<Config> {
         if self.listener.is_empty() && !problems.is_invalid("listener") {
             problems.file("no listener, expected at least one [[listener]]");
         }

@@ -1,6 +1,6 @@
 //! The values of the configuration that have no type of their meaning: durations, sizes, names.
 //!
-//! **Promises.** Each range has one type, and its description ([`Value::EXPECTED`]) states the range.
+//! **Promises.** Each range has one type, and its description ([`TextValue::EXPECTED`]) states the range.
 //!
 //! **Not here.** Addresses, name patterns and versions (`config.rs`), the file format (`config/file/`).
 
@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::value::{InvalidValue, Value};
+use crate::value::{InvalidValue, TextValue};
 
 /// The longest duration. A longer one is a typing error.
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -17,7 +17,7 @@ const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 #[derive(Clone, Copy)]
 pub(crate) struct AnyDuration(pub(crate) Duration);
 
-impl Value for AnyDuration {
+impl TextValue for AnyDuration {
     const EXPECTED: &'static str =
         "a duration from \"0s\" to \"365d\", such as \"500ms\" or \"1h 30m\"";
 }
@@ -35,7 +35,7 @@ impl FromStr for AnyDuration {
 #[derive(Clone, Copy)]
 pub(crate) struct NonZeroDuration(pub(crate) Duration);
 
-impl Value for NonZeroDuration {
+impl TextValue for NonZeroDuration {
     const EXPECTED: &'static str =
         "a duration from \"1ms\" to \"365d\", such as \"500ms\" or \"1h 30m\"";
 }
@@ -59,7 +59,7 @@ impl From<NonZeroDuration> for Duration {
 /// The size of the certificates that a client may send.
 pub(crate) struct ChainBytes(pub(crate) usize);
 
-impl Value for ChainBytes {
+impl TextValue for ChainBytes {
     const EXPECTED: &'static str = "a size from \"1KiB\" to \"64KiB\", such as \"32KiB\"";
 }
 
@@ -75,7 +75,7 @@ impl FromStr for ChainBytes {
 /// The size of a ClientHello.
 pub(crate) struct HelloBytes(pub(crate) usize);
 
-impl Value for HelloBytes {
+impl TextValue for HelloBytes {
     const EXPECTED: &'static str = "a size from \"512B\" to \"64KiB\", such as \"16KiB\"";
 }
 
@@ -91,7 +91,7 @@ impl FromStr for HelloBytes {
 /// The memory of all handshakes in progress together.
 pub(crate) struct HandshakeBytes(pub(crate) usize);
 
-impl Value for HandshakeBytes {
+impl TextValue for HandshakeBytes {
     const EXPECTED: &'static str = "a size from \"1MiB\" to \"64GiB\", such as \"64MiB\"";
 }
 
@@ -121,7 +121,7 @@ fn size(text: &str) -> Option<usize> {
 #[derive(Clone, Debug)]
 pub(crate) struct AlpnProtocol(String);
 
-impl Value for AlpnProtocol {
+impl TextValue for AlpnProtocol {
     const EXPECTED: &'static str = "an ALPN protocol of 1 to 255 bytes, such as \"mqtt\"";
 }
 
@@ -149,7 +149,7 @@ impl From<AlpnProtocol> for Vec<u8> {
 /// The name of a listener: a metric label and a field of log lines.
 pub(crate) struct ListenerName(String);
 
-impl Value for ListenerName {
+impl TextValue for ListenerName {
     const EXPECTED: &'static str = "a name of 1 to 64 letters, digits, \"_\", \".\" or \"-\"";
 }
 

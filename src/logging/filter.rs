@@ -10,7 +10,7 @@ use std::str::FromStr;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::value::{InvalidValue, Value};
+use crate::value::{InvalidValue, TextValue};
 
 /// Log levels by target, in the syntax of `RUST_LOG`: `info,access=warn`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ impl Default for Filter {
     }
 }
 
-impl Value for Filter {
+impl TextValue for Filter {
     const EXPECTED: &'static str = "off, error, warn, info, debug or trace, \
         or a list with levels by target such as \"info,access=warn\"";
 }

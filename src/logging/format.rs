@@ -4,7 +4,7 @@
 
 use std::str::FromStr;
 
-use crate::value::{InvalidValue, Value};
+use crate::value::{InvalidValue, TextValue};
 
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub enum Format {
     Json,
 }
 
-impl Value for Format {
+impl TextValue for Format {
     const EXPECTED: &'static str = "\"text\" or \"json\"";
 }
 

@@ -7,7 +7,7 @@
 
 use std::str::FromStr;
 
-use crate::value::{InvalidValue, Value};
+use crate::value::{InvalidValue, TextValue};
 
 /// RFC 1035 section 2.3.4.
 const MAX_NAME_BYTES: usize = 255;
@@ -57,7 +57,7 @@ impl NamePattern {
     }
 }
 
-impl Value for NamePattern {
+impl TextValue for NamePattern {
     const EXPECTED: &'static str = "a DNS name, or \"*.\" and a DNS name to match one more label";
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use tlsidecar::app::{self, App};
-use tlsidecar::config::file::Source;
+use tlsidecar::config::file::ConfigSource;
 use tlsidecar::config::{AdminConfig, BackendAddress, ClientAuth, Config, ListenerConfig};
 use tlsidecar::terms::labels::ReloadOutcome;
 use tlsidecar::terms::reason::Reason;
@@ -30,7 +30,7 @@ impl Proxy {
     }
 
     /// Starts a proxy with this configuration, which can come from a file.
-    pub(crate) fn on(config: Config, source: Option<Source>) -> Self {
+    pub(crate) fn on(config: Config, source: Option<ConfigSource>) -> Self {
         let app = app::start(config, source).unwrap();
         Self { address: app.listeners[0].1, app }
     }

@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 
 use crate::config::values::{AlpnProtocol, NonZeroDuration};
 use crate::config::{AdminConfig, BackendAddress, TlsVersion};
-use crate::value::{InvalidValue, Value, parse, parse_into};
+use crate::value::{InvalidValue, TextValue, parse, parse_into};
 
 /// The flags of a probe.
 #[derive(Clone, Debug, Args)]
@@ -97,7 +97,7 @@ impl std::fmt::Display for ProbeTarget {
     }
 }
 
-impl Value for ProbeTarget {
+impl TextValue for ProbeTarget {
     const EXPECTED: &'static str = "host:port, such as localhost:8883 or [::1]:8883";
 }
 
@@ -117,7 +117,7 @@ impl FromStr for ProbeTarget {
 /// A name or an IP address that a certificate can be issued for.
 struct ExpectedName(String);
 
-impl Value for ExpectedName {
+impl TextValue for ExpectedName {
     const EXPECTED: &'static str = "a DNS name or an IP address";
 }
 

@@ -121,21 +121,19 @@ impl Failure {
     /// Returns true if the server rejects the client certificate, or the lack of one.
     pub(super) fn is_of_certificate(&self, client: ClientContext) -> bool {
         use AlertDescription as A;
-        match self {
-            Self::Alert(A::HandshakeFailure) => client.sent_no_certificate,
-            Self::Alert(alert) => matches!(
-                alert,
-                A::AccessDenied
-                    | A::BadCertificate
-                    | A::CertificateExpired
-                    | A::CertificateRequired
-                    | A::CertificateRevoked
-                    | A::CertificateUnknown
-                    | A::UnknownCA
-                    | A::UnsupportedCertificate
-            ),
-            _ => false,
-        }
+        let Self::Alert(alert) = self else { return false };
+        let is_of_certificate = matches!(
+            alert,
+            A::AccessDenied
+                | A::BadCertificate
+                | A::CertificateExpired
+                | A::CertificateRequired
+                | A::CertificateRevoked
+                | A::CertificateUnknown
+                | A::UnknownCA
+                | A::UnsupportedCertificate
+        );
+        is_of_certificate || *alert == A::HandshakeFailure && client.sent_no_certificate
     }
 
     /// Returns the failure as a problem.

@@ -1,4 +1,4 @@
-//! The types that let serde read a [`Value`] or a number with a range.
+//! The types that let serde read a [`TextValue`] or a number with a range.
 //!
 //! **Promises.** The message of an invalid value names the value and the allowed values.
 //!
@@ -10,16 +10,16 @@ use std::str::FromStr;
 
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 
-use crate::value::{InvalidValue, Value};
+use crate::value::{InvalidValue, TextValue};
 
-/// A [`Value`], written as a TOML string.
+/// A [`TextValue`], written as a TOML string.
 pub(super) struct Text<T>(pub(super) T);
 
-impl<'de, T: Value> Deserialize<'de> for Text<T> {
+impl<'de, T: TextValue> Deserialize<'de> for Text<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct TextVisitor<T>(PhantomData<T>);
 
-        impl<T: Value> Visitor<'_> for TextVisitor<T> {
+        impl<T: TextValue> Visitor<'_> for TextVisitor<T> {
             type Value = T;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -69,7 +69,7 @@ pub(super) enum AuthChoice {
     Required,
 }
 
-impl Value for AuthChoice {
+impl TextValue for AuthChoice {
     const EXPECTED: &'static str = "\"none\", \"optional\" or \"required\"";
 }
 
