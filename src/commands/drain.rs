@@ -47,7 +47,7 @@ async fn drain(admin: SocketAddr, wait: bool, limit: Option<Duration>) -> Result
         return Ok(Exit::Failed);
     };
     let outcome = outcome?;
-    print_line(&outcome);
+    print_line(outcome);
     Ok(match outcome {
         DrainOutcome::Drained { forced: 0 } | DrainOutcome::Gone => Exit::Success,
         DrainOutcome::Drained { .. } => Exit::Failed,

@@ -103,11 +103,11 @@ pub(super) async fn attempt(options: &AttemptOptions<'_>, tcp: TcpStream) -> Att
             follow(options, &mut stream, &mut attempt).await;
         }
         Ok(Err(error)) => {
-            attempt.failure = Some(Failure::of(error, &socket.to_server, &socket.from_server))
+            attempt.failure = Some(Failure::of(error, &socket.to_server, &socket.from_server));
         }
         Err(_) => {
             attempt.failure =
-                Some(Failure::timeout(options.limit, &socket.to_server, &socket.from_server))
+                Some(Failure::timeout(options.limit, &socket.to_server, &socket.from_server));
         }
     }
     attempt.captured = options.verifier.take_captured();
