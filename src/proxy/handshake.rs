@@ -147,10 +147,8 @@ impl HandshakeError {
 
     /// Takes the identity of a client that was verified when its session began.
     pub(crate) fn take_identity(&mut self) -> Option<Box<Identity>> {
-        match self {
-            Self::Resumed { identity, .. } => identity.take(),
-            _ => None,
-        }
+        let Self::Resumed { identity, .. } = self else { return None };
+        identity.take()
     }
 }
 

@@ -84,7 +84,12 @@ impl SectionKind {
         match self {
             Self::Certificate => "x509",
             Self::Crl => "crl",
-            _ => "pkey",
+            Self::Key
+            | Self::EncryptedKey
+            | Self::Parameters
+            | Self::Request
+            | Self::PublicKey
+            | Self::Unknown(_) => "pkey",
         }
     }
 
@@ -96,7 +101,12 @@ impl SectionKind {
                 matches!(self, Self::Key | Self::EncryptedKey | Self::Parameters)
             }
             Self::Key => matches!(self, Self::Certificate | Self::Parameters),
-            _ => false,
+            Self::Crl
+            | Self::EncryptedKey
+            | Self::Parameters
+            | Self::Request
+            | Self::PublicKey
+            | Self::Unknown(_) => false,
         }
     }
 }
