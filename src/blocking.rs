@@ -27,26 +27,26 @@ pub(crate) type Start = fn(PoolThread) -> io::Result<()>;
 
 /// A bounded pool of threads. Its threads end when it is dropped.
 pub(crate) struct BlockingPool {
-    shared: Arc<Shared>,
+    shared: Arc<PoolState>,
     /// One permit for each thread, for [`Self::run`].
     turns: Arc<Semaphore>,
 }
 
 /// A thread of a pool, before it is started.
-pub(crate) struct PoolThread(Arc<Shared>);
+pub(crate) struct PoolThread(Arc<PoolState>);
 
-struct Shared {
+struct PoolState {
     name: &'static str,
     max_threads: usize,
     /// Threads that stay when there is nothing to do.
     kept_threads: usize,
     start: Start,
-    queue: Lock<Queue>,
+    queue: Lock<WorkQueue>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Queue {
+struct WorkQueue {
     /// By due time, then in the order of submission.
     work: BTreeMap<(Instant, u64), Work>,
     submitted: u64,
@@ -67,7 +67,7 @@ impl BlockingPool {
         start: Start,
     ) -> Self {
         let (queue, changed) = (Lock::default(), Condvar::new());
-        let shared = Shared { name, max_threads, kept_threads, start, queue, changed };
+        let shared = PoolState { name, max_threads, kept_threads, start, queue, changed };
         Self { shared: Arc::new(shared), turns: Arc::new(Semaphore::new(max_threads)) }
     }
 
@@ -142,7 +142,7 @@ impl PoolThread {
     }
 }
 
-impl Queue {
+impl WorkQueue {
     fn add(&mut self, due: Instant, work: Work) {
         self.work.insert((due, self.submitted), work);
         self.submitted += 1;
@@ -154,8 +154,8 @@ impl Queue {
     }
 }
 
-impl Shared {
-    fn ensure_thread(self: &Arc<Self>, queue: &mut Queue) -> io::Result<()> {
+impl PoolState {
+    fn ensure_thread(self: &Arc<Self>, queue: &mut WorkQueue) -> io::Result<()> {
         if queue.idle > 0 {
             self.changed.notify_one();
             return Ok(());
@@ -194,9 +194,9 @@ impl Shared {
 
     fn run<'a>(
         self: &'a Arc<Self>,
-        mut queue: MutexGuard<'a, Queue>,
+        mut queue: MutexGuard<'a, WorkQueue>,
         mut work: Work,
-    ) -> MutexGuard<'a, Queue> {
+    ) -> MutexGuard<'a, WorkQueue> {
         queue.shortage = None;
         // This work may hang: another thread has to wait for the rest.
         if queue.idle == 0 && !queue.work.is_empty() {
@@ -212,7 +212,7 @@ impl Shared {
         queue
     }
 
-    fn wait<'a>(&self, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+    fn wait<'a>(&self, mut queue: MutexGuard<'a, WorkQueue>) -> MutexGuard<'a, WorkQueue> {
         let next = queue.work.first_key_value().map(|((due, _), _)| *due);
         let wait = next.map_or(Duration::MAX, |due| due.saturating_duration_since(Instant::now()));
         queue.idle += 1;

@@ -49,14 +49,14 @@ pub(crate) struct Admin {
     pub(crate) shutdown: Shutdown,
     pub(crate) reload: reload::Handle,
     pub(crate) status: Arc<Status>,
-    /// Whether it listens on loopback.
+    /// True if it listens on loopback.
     pub(crate) is_local: bool,
     /// Makes responses that take a while with a hundred thousand sessions.
     pub(crate) pool: BlockingPool,
 }
 
 /// A request that the admin port answers.
-struct Route {
+struct AdminRoute {
     method: Verb,
     path: &'static str,
     guard: Guard,
@@ -84,7 +84,7 @@ type Replying<'a> = Pin<Box<dyn Future<Output = Reply> + Send + 'a>>;
 type View = fn(&Sessions, &str) -> Result<String, String>;
 
 /// All requests that are answered.
-const ROUTES: &[Route] = &[
+const ROUTES: &[AdminRoute] = &[
     get("/", Guard::Host, Handler::Now(|_| page())),
     get("/status", Guard::Host, Handler::Queued(|admin, _| Box::pin(admin.status()))),
     get("/metrics", Guard::Host, Handler::Queued(|admin, _| Box::pin(admin.metrics()))),
@@ -113,12 +113,12 @@ const ROUTES: &[Route] = &[
     post("/drain", Guard::NotFromBrowser, Handler::Now(Admin::drain)),
 ];
 
-const fn get(path: &'static str, guard: Guard, handler: Handler) -> Route {
-    Route { method: Verb::Get, path, guard, handler }
+const fn get(path: &'static str, guard: Guard, handler: Handler) -> AdminRoute {
+    AdminRoute { method: Verb::Get, path, guard, handler }
 }
 
-const fn post(path: &'static str, guard: Guard, handler: Handler) -> Route {
-    Route { method: Verb::Post, path, guard, handler }
+const fn post(path: &'static str, guard: Guard, handler: Handler) -> AdminRoute {
+    AdminRoute { method: Verb::Post, path, guard, handler }
 }
 
 impl Verb {

@@ -14,11 +14,11 @@ use listenfd::ListenFd;
 /// The listening sockets that were passed to the process.
 #[derive(Debug, Default)]
 pub struct ActivatedSockets {
-    sockets: Vec<Socket>,
+    sockets: Vec<ActivatedSocket>,
 }
 
 #[derive(Debug)]
-struct Socket {
+struct ActivatedSocket {
     /// `FileDescriptorName=` of the socket unit; by default the name of the unit.
     name: String,
     address: SocketAddr,
@@ -75,7 +75,7 @@ impl ActivatedSockets {
         let names: Vec<_> = names.map(|(_, name)| name).collect();
         let mut fds = ListenFd::from_env();
         let take = |(index, name): (usize, String)| match take(&mut fds, index) {
-            Ok((listener, address)) => Ok(Socket { name, address, listener }),
+            Ok((listener, address)) => Ok(ActivatedSocket { name, address, listener }),
             Err(cause) => Err(ActivationError::NotTcp { name, cause }),
         };
         let sockets = names.into_iter().enumerate().map(take).collect::<Result<_, _>>()?;
@@ -92,7 +92,7 @@ impl ActivatedSockets {
     ) -> Result<Vec<Option<TcpListener>>, Vec<ActivationError>> {
         let mut given: Vec<_> = wanted.iter().map(|_| None).collect();
         // Sockets of one unit have the same name: each goes to the listener with its address.
-        let fits: [fn(&Socket, &Wanted<'_>) -> bool; 3] = [
+        let fits: [fn(&ActivatedSocket, &Wanted<'_>) -> bool; 3] = [
             |socket, wanted| socket.name == wanted.0 && socket.address == wanted.1,
             |socket, wanted| socket.name == wanted.0,
             |socket, wanted| socket.address == wanted.1,
@@ -108,7 +108,8 @@ impl ActivatedSockets {
         if self.sockets.is_empty() {
             return Ok(given);
         }
-        let unused = |Socket { name, address, .. }| ActivationError::Unused { name, address };
+        let unused =
+            |ActivatedSocket { name, address, .. }| ActivationError::Unused { name, address };
         Err(self.sockets.into_iter().map(unused).collect())
     }
 }
@@ -127,7 +128,11 @@ mod tests {
     fn passed(names: &[&str]) -> (ActivatedSockets, Vec<SocketAddr>) {
         let socket = |name: &&str| {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            Socket { name: (*name).to_owned(), address: listener.local_addr().unwrap(), listener }
+            ActivatedSocket {
+                name: (*name).to_owned(),
+                address: listener.local_addr().unwrap(),
+                listener,
+            }
         };
         let sockets: Vec<_> = names.iter().map(socket).collect();
         let addresses = sockets.iter().map(|socket| socket.address).collect();

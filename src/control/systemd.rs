@@ -30,7 +30,7 @@ use crate::text::shortened;
 /// Messages that wait for the service manager. It reads at once unless it has a problem itself.
 const QUEUED_MESSAGES: usize = 64;
 
-/// How long the end of the process waits for the service manager to read all messages.
+/// Time that the end of the process waits for the service manager to read all messages.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Interval of the status messages of a drain.
@@ -51,7 +51,7 @@ pub struct Systemd {
     messages: Option<mpsc::Sender<Outgoing>>,
     listeners: usize,
     shutdown: Shutdown,
-    /// Whether the process ends after its drain, rather than staying.
+    /// True if the process ends after its drain, rather than staying.
     stopping: Arc<Lock<bool>>,
     /// One reload at a time, so that the READY of one does not end another's RELOADING.
     reloading: Arc<sync::Mutex<()>>,

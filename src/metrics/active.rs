@@ -8,7 +8,7 @@
 use prometheus::Gauge;
 use serde::Serialize;
 
-use super::declare::{Named, Names, declare_metrics};
+use super::declare::{LabelValues, Named, declare_metrics};
 use crate::lock::Lock;
 use crate::terms::labels::MaterialKind;
 
@@ -142,7 +142,7 @@ impl Active {
     }
 }
 
-fn names<const N: usize>(names: [&str; N]) -> Names {
+fn names<const N: usize>(names: [&str; N]) -> LabelValues {
     names.map(str::to_owned).into()
 }
 

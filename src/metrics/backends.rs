@@ -38,7 +38,7 @@ pub(super) struct Backends {
 pub(crate) struct BackendMetrics {
     address: String,
     connects: Set<ConnectResult, IntCounter>,
-    /// Whether the last attempt succeeded.
+    /// True if the last attempt succeeded.
     up: AtomicBool,
 }
 

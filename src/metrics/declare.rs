@@ -38,14 +38,14 @@ macro_rules! declare_metrics {
 
         /// The families, with the children of all listeners.
         pub(super) struct $families {
-            $( $field: <$handle as $crate::metrics::declare::Handle>::Family, )+
+            $( $field: <$handle as $crate::metrics::declare::MetricHandle>::Family, )+
         }
 
         impl $families {
             pub(super) fn register(registry: &prometheus::Registry) -> Self {
-                use $crate::metrics::declare::{Declaration, Handle};
+                use $crate::metrics::declare::{Declaration, MetricHandle};
                 Self {
-                    $( $field: <$handle as Handle>::register(registry, &Declaration {
+                    $( $field: <$handle as MetricHandle>::register(registry, &Declaration {
                         name: $name,
                         help: $help,
                         labels: &[$($label),*],
@@ -56,8 +56,8 @@ macro_rules! declare_metrics {
 
             /// Returns the children whose first labels have these values.
             fn children(&self, first: &[&str]) -> $handles {
-                use $crate::metrics::declare::Handle;
-                $handles { $( $field: <$handle as Handle>::child(&self.$field, first), )+ }
+                use $crate::metrics::declare::MetricHandle;
+                $handles { $( $field: <$handle as MetricHandle>::child(&self.$field, first), )+ }
             }
         }
     };
@@ -75,7 +75,7 @@ pub(super) struct Declaration {
 }
 
 /// A metric as its user holds it: one child, or one for each value of further labels.
-pub(super) trait Handle: Sized {
+pub(super) trait MetricHandle: Sized {
     /// The metric with all its children.
     type Family: Clone;
 
@@ -90,7 +90,7 @@ pub(super) trait Handle: Sized {
 
 macro_rules! handle {
     ($child:ty, $family:ty, $options:expr) => {
-        impl Handle for $child {
+        impl MetricHandle for $child {
             type Family = $family;
 
             fn register(registry: &Registry, declaration: &Declaration) -> $family {
@@ -149,7 +149,7 @@ impl<L: ClosedSet, M> Set<L, M> {
     }
 }
 
-impl<L: ClosedSet, M: Handle> Handle for Set<L, M> {
+impl<L: ClosedSet, M: MetricHandle> MetricHandle for Set<L, M> {
     type Family = M::Family;
 
     fn register(registry: &Registry, declaration: &Declaration) -> M::Family {
@@ -178,7 +178,7 @@ impl<L: ClosedSet, M> Index<L> for Set<L, M> {
 /// One child for each cipher suite, with the labels `version` and `cipher`.
 pub(super) struct BySuite<M>(Set<Cipher, M>);
 
-impl<M: Handle> Handle for BySuite<M> {
+impl<M: MetricHandle> MetricHandle for BySuite<M> {
     type Family = M::Family;
 
     fn register(registry: &Registry, declaration: &Declaration) -> M::Family {
@@ -208,16 +208,16 @@ impl<M> Index<Cipher> for BySuite<M> {
 }
 
 /// Children whose last labels are named by the configuration, and which come and go with it.
-pub(super) struct Named<M: Handle> {
+pub(super) struct Named<M: MetricHandle> {
     family: M::Family,
     first: Vec<String>,
-    current: Lock<BTreeMap<Names, M>>,
+    current: Lock<BTreeMap<LabelValues, M>>,
 }
 
 /// The values of the labels that the configuration names.
-pub(super) type Names = Vec<String>;
+pub(super) type LabelValues = Vec<String>;
 
-impl<M: Handle> Handle for Named<M> {
+impl<M: MetricHandle> MetricHandle for Named<M> {
     type Family = M::Family;
 
     fn register(registry: &Registry, declaration: &Declaration) -> M::Family {
@@ -232,13 +232,13 @@ impl<M: Handle> Handle for Named<M> {
     fn remove(_: &M::Family, _: &[&str]) {}
 }
 
-impl<M: Handle> Named<M> {
+impl<M: MetricHandle> Named<M> {
     /// Exports a child for each of these names and no other, and has `update` set each. A child that stays keeps
     /// its value.
     pub(super) fn replace<V>(
         &self,
-        wanted: BTreeMap<Names, V>,
-        mut update: impl FnMut(&Names, &M, V),
+        wanted: BTreeMap<LabelValues, V>,
+        mut update: impl FnMut(&LabelValues, &M, V),
     ) {
         let mut current = self.current.lock();
         let mut before = std::mem::take(&mut *current);
@@ -253,14 +253,14 @@ impl<M: Handle> Named<M> {
         }
     }
 
-    fn values<'a>(&'a self, names: &'a Names) -> Vec<&'a str> {
+    fn values<'a>(&'a self, names: &'a LabelValues) -> Vec<&'a str> {
         self.first.iter().chain(names).map(String::as_str).collect()
     }
 }
 
 impl Named<Gauge> {
     /// Exports these values and no other. Of two with the same names the last counts.
-    pub(super) fn publish(&self, values: impl IntoIterator<Item = (Names, f64)>) {
+    pub(super) fn publish(&self, values: impl IntoIterator<Item = (LabelValues, f64)>) {
         self.replace(values.into_iter().collect(), |_, gauge, value| gauge.set(value));
     }
 }

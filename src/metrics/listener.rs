@@ -17,7 +17,7 @@ use super::declare::{BySuite, Set, declare_metrics};
 use crate::terms::closed_set::ClosedSet;
 use crate::terms::labels::{
     AcceptError, Age, Alert, Cipher, ClientCertificate, Direction, Expiry, Group, HandshakeKind,
-    Incompatible, KeyKind, OfferedVersion, Part, Silence, SuiteKind,
+    HandshakePart, Incompatible, KeyKind, OfferedVersion, Silence, SuiteKind,
 };
 use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::Reason;
@@ -76,7 +76,7 @@ declare_metrics! {
         handshake_duration: Set<HandshakeKind, Histogram>
             = "tlsidecar_handshake_duration_seconds" ["listener", "kind"]
             "Time from accept to the end of a completed TLS handshake.", HANDSHAKE_BUCKETS;
-        handshake_parts: Set<Part, Histogram>
+        handshake_parts: Set<HandshakePart, Histogram>
             = "tlsidecar_handshake_part_seconds" ["listener", "part"]
             "Parts of the time of a completed TLS handshake.", PART_BUCKETS;
         groups: Set<Group, IntCounter>
@@ -239,9 +239,11 @@ impl ListenerMetrics {
         self.own.certificates[key].inc();
         self.own.clients[client].inc();
         let waited_for_client = took.saturating_sub(wait).saturating_sub(crypto);
-        for (part, time) in
-            [(Part::Wait, wait), (Part::Client, waited_for_client), (Part::Crypto, crypto)]
-        {
+        for (part, time) in [
+            (HandshakePart::Wait, wait),
+            (HandshakePart::Client, waited_for_client),
+            (HandshakePart::Crypto, crypto),
+        ] {
             self.own.handshake_parts[part].observe(time.as_secs_f64());
         }
     }

@@ -101,8 +101,8 @@ impl Top {
 /// The current hour and the one before.
 #[derive(Default)]
 struct Hours {
-    current: Table,
-    before: Table,
+    current: CountTable,
+    before: CountTable,
     /// Start of the current hour.
     began: Option<Beginning>,
     /// Start of the hour before, if there is one.
@@ -132,7 +132,7 @@ impl Hours {
             (last, Some(began), Some(Beginning(began.0 + PERIOD, began.1 + PERIOD)))
         } else {
             // Nothing was counted for a whole hour.
-            (Table::default(), None, Some(now))
+            (CountTable::default(), None, Some(now))
         };
     }
 
@@ -165,13 +165,13 @@ impl Counts {
 
 /// Counts of at most [`NAMES`] names.
 #[derive(Default)]
-struct Table {
+struct CountTable {
     places: HashMap<Box<str>, usize>,
     /// Contiguous, so that the lowest is found fast.
     counts: Vec<u64>,
 }
 
-impl Table {
+impl CountTable {
     fn count(&mut self, name: &str, amount: u64) {
         if let Some(&place) = self.places.get(name) {
             self.counts[place] = self.counts[place].saturating_add(amount);
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_name_with_a_count_above_the_error_is_found_among_very_many() {
-        let mut table = Table::default();
+        let mut table = CountTable::default();
         let mut total = 0;
         for round in 0..2_000_u64 {
             // Every tenth has the same name, the others are unique.
@@ -226,7 +226,7 @@ mod tests {
     fn no_count_is_too_low_when_two_full_hours_make_one_answer() {
         let mut hours = Hours::default();
         let mut truth = HashMap::new();
-        let mut count = |table: &mut Table, name: String, amount| {
+        let mut count = |table: &mut CountTable, name: String, amount| {
             table.count(&name, amount);
             *truth.entry(name).or_insert(0) += amount;
         };

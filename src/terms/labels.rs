@@ -105,7 +105,7 @@ impl Cipher {
 
 closed_set! {
     /// A part of the duration of a handshake.
-    pub(crate) enum Part {
+    pub(crate) enum HandshakePart {
         /// From accept until a worker first polls the connection. It grows on a busy machine.
         Wait => "wait",
         /// Waiting for the client and the network.

@@ -63,19 +63,19 @@ pub(super) struct Clients {
     permits: Arc<Semaphore>,
     /// For requests that are not answered at once.
     turns: Arc<Semaphore>,
-    listed: Lock<Listed>,
+    listed: Lock<ListedClients>,
 }
 
 #[derive(Default)]
-struct Listed {
+struct ListedClients {
     next: u64,
-    clients: BTreeMap<u64, Arc<Client>>,
+    clients: BTreeMap<u64, Arc<AdminClient>>,
 }
 
 /// The permit of one connection.
 pub(super) struct ClientPermit {
     clients: Arc<Clients>,
-    client: Arc<Client>,
+    client: Arc<AdminClient>,
     id: u64,
     _permit: OwnedSemaphorePermit,
 }
@@ -83,7 +83,7 @@ pub(super) struct ClientPermit {
 /// The turn of a request whose response takes a while to make.
 pub(super) struct Turn {
     turns: Arc<Semaphore>,
-    client: Arc<Client>,
+    client: Arc<AdminClient>,
 }
 
 impl Turn {
@@ -97,7 +97,7 @@ impl Turn {
 }
 
 /// The activity of a connection, and when it began.
-struct Client {
+struct AdminClient {
     activity: Lock<(Activity, Instant)>,
     evicted: Notify,
 }
@@ -158,7 +158,7 @@ impl Clients {
     }
 
     fn list(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> ClientPermit {
-        let client = Arc::new(Client::new());
+        let client = Arc::new(AdminClient::new());
         let mut listed = self.listed();
         let id = listed.next;
         listed.next += 1;
@@ -167,7 +167,7 @@ impl Clients {
         ClientPermit { clients: Arc::clone(self), client, id, _permit: permit }
     }
 
-    fn listed(&self) -> MutexGuard<'_, Listed> {
+    fn listed(&self) -> MutexGuard<'_, ListedClients> {
         self.listed.lock()
     }
 }
@@ -231,7 +231,7 @@ impl ClientPermit {
     }
 }
 
-impl Client {
+impl AdminClient {
     fn new() -> Self {
         Self { activity: Lock::new((Activity::Requesting, Instant::now())), evicted: Notify::new() }
     }
@@ -292,7 +292,7 @@ impl Client {
 /// A socket that reports the activity of its connection.
 struct Watched<Io> {
     io: Io,
-    client: Arc<Client>,
+    client: Arc<AdminClient>,
 }
 
 impl<Io: AsyncRead + Unpin> AsyncRead for Watched<Io> {

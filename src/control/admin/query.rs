@@ -28,7 +28,7 @@ const LONGEST_PATTERN: usize = 256;
 pub(super) struct SessionQuery {
     listener: Option<String>,
     identity: Option<NamePattern>,
-    peer: Option<Peer>,
+    peer: Option<PeerFilter>,
     server_name: Option<String>,
     /// Number of sessions on the page.
     pub(super) limit: Option<usize>,
@@ -37,7 +37,7 @@ pub(super) struct SessionQuery {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Peer {
+enum PeerFilter {
     Any(IpAddr),
     Just(SocketAddr),
 }
@@ -82,8 +82,8 @@ impl SessionQuery {
         let identity =
             self.identity.as_ref().is_none_or(|wanted| names().any(|name| wanted.matches(name)));
         let peer = self.peer.as_ref().is_none_or(|peer| match peer {
-            Peer::Any(address) => *address == session.peer.ip(),
-            Peer::Just(address) => *address == session.peer,
+            PeerFilter::Any(address) => *address == session.peer.ip(),
+            PeerFilter::Just(address) => *address == session.peer,
         });
         let server_name = self.server_name.as_deref().is_none_or(|wanted| {
             session.server_name.get().is_some_and(|name| name.eq_ignore_ascii_case(wanted))
@@ -120,9 +120,9 @@ impl TopQuery {
     }
 }
 
-fn peer(value: &str) -> Result<Peer, String> {
-    let address = value.parse().map(Peer::Any);
-    address.or_else(|_| value.parse().map(Peer::Just)).map_err(|_| {
+fn peer(value: &str) -> Result<PeerFilter, String> {
+    let address = value.parse().map(PeerFilter::Any);
+    address.or_else(|_| value.parse().map(PeerFilter::Just)).map_err(|_| {
         refused("peer", value, "an IP address, alone or with a port, such as 192.0.2.1:4711")
     })
 }
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(wanted.identity, Some(NamePattern::glob("a/b")));
         assert_eq!(
             (wanted.peer, wanted.limit),
-            (Some(Peer::Any([0, 0, 0, 0, 0, 0, 0, 1].into())), Some(7))
+            (Some(PeerFilter::Any([0, 0, 0, 0, 0, 0, 0, 1].into())), Some(7))
         );
     }
 }

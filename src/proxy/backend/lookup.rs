@@ -1,12 +1,11 @@
-//! Looks up the names of backends.
+//! Name resolution for backends.
 //!
-//! **Promises.** All connections share one look-up of a name, which is repeated in the background
-//! (`proxy/backend/lookup/table.rs`): a connection waits for one only until the name has been resolved once. While
-//! look-ups fail, the last addresses are used. A name whose server hangs holds up the devices that want
-//! that backend, and no other name. A shortage of threads is a reason of its own, and over when it is
-//! over. An address is not looked up.
+//! **Promises.** All connections share the look-ups of a name, which are repeated in the background
+//! (`proxy/backend/lookup/table.rs`). A connection waits only until a name has been resolved once. While look-ups fail,
+//! the last addresses are used. A look-up that hangs delays the devices of that backend and no others. A shortage of
+//! threads has a separate reason, and lasts only as long as the system has no thread. An IP address is not looked up.
 //!
-//! **Not here.** Which of the addresses is dialled (`backend.rs`).
+//! **Not here.** The choice among the addresses (`backend.rs`).
 
 mod table;
 
@@ -22,27 +21,26 @@ pub(crate) use self::table::{Kept, LookupError};
 use crate::config::BackendAddress;
 use crate::metrics::NameStatus;
 
-/// How long a connection waits for the first look-up of a name to end: past the first retries of
-/// resolv.conf(5), of which one comes after 5 s.
+/// Time that a connection waits for the first look-up of a name. It covers the first retry of resolv.conf(5), after 5 s.
 const PATIENCE: Duration = Duration::from_secs(12);
 
-/// How long a connection waits for a repeated look-up after the addresses that it had did not answer.
+/// Time that a connection waits for another look-up after the known addresses did not answer.
 const REPEAT_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What a host leads to.
+/// The addresses of a host.
 #[derive(Debug)]
 pub(crate) struct Found {
     /// At least one.
     pub(crate) addresses: Arc<[IpAddr]>,
-    /// The name, if it was one.
+    /// The name, unless the host was an IP address.
     name: Option<Asked>,
 }
 
-/// The addresses of a host, by name or already an address. A name that has never been resolved is waited
-/// for: `patience` while its look-ups fail, and longer while the first one goes on.
+/// Returns the addresses of a host, which is a name or an IP address. Waits for a name that has never been resolved:
+/// `patience` while its look-ups fail, and longer while the first one is in progress.
 ///
 /// # Errors
-/// Why there is none.
+/// If there are no addresses.
 pub(crate) async fn addresses(host: &str, patience: Duration) -> Result<Found, LookupError> {
     match host.parse::<IpAddr>() {
         Ok(address) => Ok(Found { addresses: Arc::from([address]), name: None }),
@@ -57,7 +55,7 @@ async fn resolved(
 ) -> Result<Found, LookupError> {
     let start = Instant::now();
     let good = asked.state.wait_for(|known| known.addresses.is_some());
-    // Whether that was in time the next wait finds, at once.
+    // The next wait returns at once if this one was in time.
     drop(timeout(while_failing, good).await);
     if let Some(shortage) = asked.shortage() {
         return Err(shortage);
@@ -65,15 +63,15 @@ async fn resolved(
     let ended = asked.state.wait_for(|known| known.lookups > 0);
     let addresses = match timeout(at_most.saturating_sub(start.elapsed()), ended).await {
         Ok(Ok(known)) => known.outcome(),
-        // The table outlives everybody.
+        // The table is never dropped, so the channel stays open.
         Ok(Err(_)) | Err(_) => Err(LookupError::Slow(at_most)),
     }?;
     Ok(Found { addresses, name: Some(asked) })
 }
 
 impl Found {
-    /// The addresses that the name leads to by now, if these are others. They are looked up again if
-    /// they have not just been.
+    /// Returns the current addresses of the name if they differ. The name is looked up again unless that has just
+    /// happened.
     pub(crate) async fn others(self) -> Option<Self> {
         let Self { addresses: before, name } = self;
         let mut name = name?.again();
@@ -84,10 +82,10 @@ impl Found {
     }
 }
 
-/// Has the names of these backends looked up, for as long as what is returned is kept.
+/// Looks up the names of these backends until the returned value is dropped.
 ///
 /// # Errors
-/// If the system has no thread to give; they are looked up all the same once it has.
+/// If the system has no thread to give. The names are looked up once it has.
 pub(crate) fn keep<'a>(
     backends: impl Iterator<Item = &'a BackendAddress>,
 ) -> (Kept, io::Result<()>) {
@@ -98,7 +96,7 @@ pub(crate) fn keep<'a>(
     TABLE.keep(names)
 }
 
-/// How the names are that are kept.
+/// Returns the state of all configured names.
 pub(crate) fn statuses() -> Vec<NameStatus> {
     TABLE.statuses()
 }
@@ -108,7 +106,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_name_of_this_machine_leads_to_it() {
+    async fn localhost_resolves_to_loopback() {
         let found = addresses("localhost", PATIENCE).await.unwrap();
         assert!(found.addresses.iter().all(IpAddr::is_loopback) && !found.addresses.is_empty());
     }

@@ -22,11 +22,11 @@ use crate::metrics::NameStatus;
 /// The intervals between look-ups of a name.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
-    /// How long the addresses are considered current.
+    /// Time after which the addresses are looked up again.
     refresh: Duration,
     /// The pause after a failed look-up.
     retry: Duration,
-    /// How long a name is kept that no configuration has: connections that began before a reload ask for it.
+    /// Time for which a name is kept that no configuration has: connections that began before a reload ask for it.
     forget: Duration,
 }
 
@@ -48,20 +48,20 @@ const MAX_THREADS: usize = 64;
 type Resolve = fn(&str) -> io::Result<Vec<IpAddr>>;
 
 /// The names of this process. Its resolver is one for the process as well (resolv.conf(5)).
-pub(super) static TABLE: LazyLock<Table> =
-    LazyLock::new(|| Table::new(PACE, resolve, PoolThread::spawn));
+pub(super) static TABLE: LazyLock<NameTable> =
+    LazyLock::new(|| NameTable::new(PACE, resolve, PoolThread::spawn));
 
 /// The names that are looked up.
-pub(super) struct Table {
-    names: Lock<Names>,
+pub(super) struct NameTable {
+    names: Lock<NameMap>,
     pool: BlockingPool,
     pace: Pace,
     resolve: Resolve,
 }
 
-type Names = BTreeMap<Box<str>, Name>;
+type NameMap = BTreeMap<Box<str>, NameEntry>;
 
-struct Name {
+struct NameEntry {
     state: watch::Sender<Known>,
     due: Instant,
     in_progress: bool,
@@ -75,7 +75,7 @@ struct Name {
 pub(super) struct Known {
     /// The addresses of the last look-up that succeeded. Not empty.
     pub(super) addresses: Option<Arc<[IpAddr]>>,
-    /// When that look-up ended.
+    /// The end of that look-up.
     confirmed: Option<Instant>,
     /// The error of the last look-up, if it failed, and when it ended.
     failure: Option<(LookupError, Instant)>,
@@ -85,7 +85,7 @@ pub(super) struct Known {
 
 /// A name that a connection has asked for.
 pub(super) struct Asked {
-    pub(super) table: &'static Table,
+    pub(super) table: &'static NameTable,
     host: Box<str>,
     pub(super) state: watch::Receiver<Known>,
     /// The number of look-ups that had ended when it was asked for.
@@ -108,7 +108,7 @@ pub(crate) enum LookupError {
 /// The names of a configuration. They are released on drop.
 #[derive(Default)]
 pub(crate) struct Kept {
-    table: Option<&'static Table>,
+    table: Option<&'static NameTable>,
     names: Vec<Box<str>>,
 }
 
@@ -158,7 +158,7 @@ impl std::fmt::Debug for Asked {
     }
 }
 
-impl Table {
+impl NameTable {
     fn new(pace: Pace, resolve: Resolve, start: Start) -> Self {
         let pool = BlockingPool::new("lookup", MAX_THREADS, KEPT_THREADS, start);
         Self { names: Lock::default(), pool, pace, resolve }
@@ -218,10 +218,15 @@ impl Table {
     }
 
     /// Returns a name. A new one is due now.
-    fn name<'a>(&'static self, names: &'a mut Names, host: &str, now: Instant) -> &'a mut Name {
+    fn name<'a>(
+        &'static self,
+        names: &'a mut NameMap,
+        host: &str,
+        now: Instant,
+    ) -> &'a mut NameEntry {
         names.entry(host.into()).or_insert_with(|| {
             self.schedule(host, now);
-            Name::new(now)
+            NameEntry::new(now)
         })
     }
 
@@ -258,12 +263,12 @@ impl Table {
         Some(name.due)
     }
 
-    fn names(&self) -> MutexGuard<'_, Names> {
+    fn names(&self) -> MutexGuard<'_, NameMap> {
         self.names.lock()
     }
 }
 
-impl Name {
+impl NameEntry {
     fn new(now: Instant) -> Self {
         let state = watch::Sender::default();
         Self { state, due: now, in_progress: false, asked: now, kept: 0 }

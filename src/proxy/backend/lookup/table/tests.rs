@@ -25,15 +25,15 @@ const RARE: Pace = Pace {
 const FIRST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 const LATER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
 
-fn table(pace: Pace, resolve: Resolve) -> &'static Table {
-    Box::leak(Box::new(Table::new(pace, resolve, PoolThread::spawn)))
+fn table(pace: Pace, resolve: Resolve) -> &'static NameTable {
+    Box::leak(Box::new(NameTable::new(pace, resolve, PoolThread::spawn)))
 }
 
 fn unreachable_server() -> io::Error {
     io::Error::other("no name server answers")
 }
 
-async fn resolved_by(table: &'static Table, host: &str) -> Result<Vec<IpAddr>, LookupError> {
+async fn resolved_by(table: &'static NameTable, host: &str) -> Result<Vec<IpAddr>, LookupError> {
     resolved(table.ask(host), Duration::ZERO, SOON).await.map(|found| found.addresses.to_vec())
 }
 
@@ -160,7 +160,8 @@ async fn a_shortage_of_threads_is_reported_and_ends() {
         true => Err(io::ErrorKind::WouldBlock.into()),
         false => thread.spawn(),
     };
-    let table: &'static Table = Box::leak(Box::new(Table::new(QUICK, |_| Ok(vec![FIRST]), start)));
+    let table: &'static NameTable =
+        Box::leak(Box::new(NameTable::new(QUICK, |_| Ok(vec![FIRST]), start)));
     let (_kept, started) = table.keep(["plant.example"].into_iter());
     assert_eq!(started.unwrap_err().kind(), io::ErrorKind::WouldBlock);
     for _ in 0..8 {
