@@ -1,4 +1,4 @@
-//! Where do connections go, and what if nobody is there?
+//! Tests of routes, and of failures to connect to backends.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ fn address(text: &str) -> BackendAddress {
     text.parse::<BackendAddress>().unwrap()
 }
 
-/// A device behind a backend that is not there sees an end in order, for this reason.
+/// Checks that a device whose backend cannot be reached sees an end in order, with this reason.
 async fn fails(backend: BackendAddress, reason: Reason) {
     let authority = Authority::new("ca");
     let mut listener = listener(backend, &authority.server());
@@ -51,7 +51,7 @@ async fn a_unix_socket_that_is_not_there_is_counted_as_unreachable() {
 
 #[tokio::test]
 async fn a_backend_that_does_not_answer_is_given_up_after_the_connect_timeout() {
-    // With its backlog full, the kernel drops what would connect.
+    // With a full backlog, the kernel drops SYNs.
     let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     full.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
     full.listen(0).unwrap();
@@ -113,9 +113,9 @@ async fn a_descriptor_that_we_lack_is_no_fault_of_the_backend() {
     let sidecar = Sidecar::start(authority.dir(), &text);
     let device = Device::new(&authority);
     let _kept = device.echo(sidecar.address).await.unwrap();
-    // Asked over a connection that is open already: a new one would need a descriptor too.
+    // Over an open connection: a new one would need a file descriptor too.
     let mut admin = Client::connect(sidecar.admin).await;
-    // One for the device, which gets the least that is free, and none for the backend.
+    // One file descriptor for the device, which gets the lowest free one, and none for the backend.
     let is_free =
         |fd: &usize| !std::path::Path::new(&format!("/proc/{}/fd/{fd}", sidecar.pid())).exists();
     let free = (0..).find(is_free).unwrap();

@@ -1,7 +1,6 @@
-//! Does every wait have an end?
+//! Tests of deadlines that need a socket.
 //!
-//! Idle, half-close and age are tested with paused time, in the relay's own tests; here are those
-//! that need a socket.
+//! The tests of the relay cover idle, half-close and age, with paused time.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +22,7 @@ async fn proxy(timeouts: Timeouts) -> (Authority, Backend, Proxy) {
     (authority, backend, proxy)
 }
 
-/// Waits until the other side has closed, by an end or a reset.
+/// Waits until the other side ends or resets the connection.
 async fn closed(tcp: &mut TcpStream) {
     let mut rest = Vec::new();
     let _reset = within("it is closed", tcp.read_to_end(&mut rest)).await;
@@ -46,7 +45,7 @@ async fn a_client_that_dribbles_its_hello_is_given_up_after_the_hello_timeout() 
     let (_authority, _backend, proxy) = proxy(Timeouts { hello, ..Timeouts::default() }).await;
     let mut tcp = TcpStream::connect(proxy.address).await.unwrap();
     let start = Instant::now();
-    // Slower than one byte a turn of this loop, and yet each byte in time for the one before it.
+    // Slower than one byte in each iteration, but each byte within the deadline of the one before.
     for byte in client_hello() {
         if tcp.write_all(&[byte]).await.is_err() {
             break;
@@ -75,7 +74,7 @@ async fn an_idle_device_is_told_by_a_close_notify() {
     let idle = Some(Duration::from_millis(300));
     let (authority, _backend, proxy) = proxy(Timeouts { idle, ..Timeouts::default() }).await;
     let mut session = Device::new(&authority).echo(proxy.address).await.unwrap();
-    // rustls tells a close_notify (0 bytes) from a bare end (an error).
+    // rustls reports a close_notify as 0 bytes, and an end without it as an error.
     assert_eq!(within("the end", session.read(&mut [0; 1])).await.unwrap(), 0);
     proxy.ends_with(Reason::IdleTimeout).await;
 }
@@ -94,12 +93,12 @@ async fn thirty_idle_connections_all_end_at_their_maximum_age() {
     proxy.end_with(Reason::MaxAge, 30).await;
 }
 
-/// Says more than anybody takes, until it is refused.
+/// Writes until the connection is refused.
 async fn flood<W: AsyncWriteExt + Unpin>(to: &mut W) {
     while to.write_all(&[7; 65_536]).await.is_ok() {}
 }
 
-/// A listener whose kernel gives up on a peer that takes no byte for a second.
+/// Returns a listener whose kernel drops a peer that acknowledges nothing for a second.
 fn impatient(backend: &Backend, authority: &Authority) -> ListenerConfig {
     let mut listener = listener(backend.config(), &authority.server());
     listener.tcp.user_timeout = Some(Duration::from_secs(1));

@@ -1,4 +1,4 @@
-//! Do real devices work: Python, openssl?
+//! Tests with real devices: Python, openssl.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,7 +15,7 @@ use crate::support::proxy::listener;
 use crate::support::wait::within;
 use crate::support::{Authority, Backend, Pair, Proxy};
 
-/// A legacy server that tells what it was sent, and answers.
+/// Starts a legacy server that reports the message that it receives, and answers.
 async fn legacy_server() -> (Backend, mpsc::UnboundedReceiver<Vec<u8>>) {
     let (tell, told) = mpsc::unbounded_channel();
     let backend = Backend::serving(move |mut tcp| {
@@ -26,7 +26,7 @@ async fn legacy_server() -> (Backend, mpsc::UnboundedReceiver<Vec<u8>>) {
             message.truncate(read);
             tell.send(message).unwrap();
             tcp.write_all(b"Hello, device!").await.unwrap();
-            // Until the device leaves.
+            // Until the device closes.
             let _left = tcp.read(&mut [0; 1]).await;
         }
     })
@@ -34,7 +34,7 @@ async fn legacy_server() -> (Backend, mpsc::UnboundedReceiver<Vec<u8>>) {
     (backend, told)
 }
 
-/// Runs an example device; it gets the answer, and the legacy server the message, in plain.
+/// Runs an example device, and checks that it receives the answer and that the legacy server receives the plaintext.
 async fn says_hello(
     script: &str,
     arguments: impl FnOnce(&mut Command, &Proxy, &Authority),
@@ -71,7 +71,7 @@ async fn the_old_python_device_gets_its_answer() {
     assert!(text.contains("TLSv1.2"), "{text}");
 }
 
-/// openssl s_client with these arguments, and nothing to say.
+/// Runs openssl s_client with these arguments and no input.
 async fn s_client(proxy: &Proxy, arguments: &[&str]) -> (bool, String) {
     let mut command = Command::new("openssl");
     command.args(["s_client", "-connect", &proxy.address.to_string()]);
@@ -90,7 +90,7 @@ async fn openssl_speaks_either_version_with_either_key() {
     let proxy = Proxy::with(listener);
     let ca = authority.ca().display().to_string();
     for (version, told) in [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
-        // What the device can verify decides. The CA's own signature is ECDSA in any case.
+        // The schemes that the device can verify decide. The CA's signature is ECDSA in both cases.
         for (schemes, key) in
             [("RSA-PSS+SHA256:ECDSA+SHA384", "RSA-PSS"), ("ECDSA+SHA256", "ECDSA")]
         {
@@ -108,7 +108,7 @@ async fn openssl_speaks_either_version_with_either_key() {
 async fn openssl_that_puts_an_ip_address_into_sni_gets_the_default_certificate() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
-    // RFC 6066 section 3 forbids it. The second one would fit the address.
+    // RFC 6066 section 3 forbids it. The second certificate has the address.
     let first = authority.issue("first", &Wish { names: &["first.example"], ..Wish::default() });
     let second = authority.issue("second", &Wish { names: &["127.0.0.1"], ..Wish::default() });
     let mut listener = listener(backend.config(), &first);
@@ -136,7 +136,7 @@ async fn openssl_that_puts_no_dns_name_into_sni_is_served_as_without_one() {
         ["gw.plant.example:8883", "[::1]", "1234", "ger\u{e4}t.plant", "a b", "x..y", "-", "*.a"];
     for version in ["-tls1_2", "-tls1_3"] {
         for name in odd {
-            // Both sides sign over what was sent, and in a second ClientHello as well.
+            // Both sides sign the transcript, which has a second ClientHello in some cases.
             for groups in ["X25519:P-256", "P-521:P-256"] {
                 let arguments =
                     [version, "-servername", name, "-cert", &cert, "-key", &key, "-groups", groups];
@@ -165,7 +165,7 @@ async fn openssl_resumes_either_version() {
 /// Connects, waits for the ticket, and keeps the session in a file.
 async fn ticket(proxy: &Proxy, version: &str, session: &str) -> (bool, String) {
     let mut command = Command::new("sh");
-    // The message comes back behind the ticket; Q ends the session.
+    // The echo arrives after the ticket; Q ends the session.
     let script = format!(
         "(echo hello; while ! grep -q '^hello' {session}.out; do :; done; echo Q) | \
          openssl s_client -connect {} -servername localhost {version} -sess_out {session} \
@@ -206,7 +206,7 @@ async fn keys_of_every_usual_kind_serve() {
     let rsa = authority.issue("rsa", &Wish { rsa: true, ..Wish::default() });
     let ecdsa = authority.issue("ecdsa", &Wish::default());
     let ca = authority.ca().display().to_string();
-    // PKCS#8 as it was made, and what older tools write: PKCS#1 for RSA, SEC1 for EC.
+    // PKCS#8 as generated, and the formats of older tools: PKCS#1 for RSA, SEC1 for EC.
     for (pair, converter) in [(&rsa, "rsa"), (&ecdsa, "ec")] {
         for traditional in [false, true] {
             if traditional {

@@ -1,4 +1,4 @@
-//! Does it stop as it promises?
+//! Tests of drain and stop.
 
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use crate::support::{Authority, Backend, Device, Proxy, Sidecar, eventually};
 
 const LONG: Duration = Duration::from_secs(600);
 
-/// A proxy that drains at this pace, and a device.
+/// Returns a proxy with these shutdown times, and a device.
 async fn draining(delay: Duration, drain_timeout: Duration) -> (Device, Backend, Proxy) {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
@@ -80,7 +80,7 @@ async fn at_the_deadline_the_rest_is_forced_with_a_close_notify() {
     eventually("all are accepted", || proxy.active() > 2).await;
     proxy.app.shutdown.drain();
     for session in &mut open {
-        // rustls tells a close_notify (0 bytes) from a bare end (an error).
+        // rustls reports a close_notify as 0 bytes, and an end without it as an error.
         assert_eq!(within("the end", session.read(&mut [0; 1])).await.unwrap(), 0);
     }
     let drained = within("the drain", proxy.app.shutdown.drained()).await;
@@ -128,7 +128,7 @@ async fn after_a_drain_by_request_devices_are_refused() {
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     drop(open);
     within("the drain", proxy.app.shutdown.drained()).await;
-    // It stays so: the process lives on, the port does not.
+    // The process keeps running; the port stays closed.
     assert!(refused());
 }
 
@@ -145,7 +145,7 @@ async fn the_binary_finishes_transfers_in_flight_refuses_new_connections_and_end
     let half = bytes::send(&mut writer, 1, TOTAL, 50_000);
     let (first, got) = tokio::join!(half, bytes::receive_some(&mut reader, TOTAL));
     assert_eq!(got, first);
-    // The process is told while the transfer is at its half.
+    // The drain begins in the middle of the transfer.
     sidecar.signal("TERM");
     let refused = || std::net::TcpStream::connect(sidecar.address).is_err();
     eventually("new connections are refused", refused).await;
@@ -168,11 +168,11 @@ async fn a_drain_by_request_leaves_the_admin_port_answering() {
     assert_eq!(status, 200);
     assert!(metrics.contains("tlsidecar_build_info"));
     assert_eq!(ask(proxy.app.admin, "GET", "/readyz", "").unwrap(), (503, "drained\n".to_owned()));
-    // Again is as good as once.
+    // Idempotent.
     assert_eq!(ask(proxy.app.admin, "POST", "/drain", "").unwrap().0, 202);
 }
 
-/// `tlsidecar drain --wait` at this admin port, and what it says, line by line.
+/// A running `tlsidecar drain --wait` for this admin port, and the lines of its output.
 struct Waiting {
     child: Child,
     lines: std::io::Lines<BufReader<ChildStdout>>,
@@ -187,7 +187,7 @@ impl Waiting {
         Self { child, lines }
     }
 
-    /// The next line.
+    /// Returns the next line.
     async fn says(mut self) -> (Self, Option<String>) {
         let reading = tokio::task::spawn_blocking(move || {
             let line = self.lines.next().map(Result::unwrap);
@@ -196,7 +196,7 @@ impl Waiting {
         within("a line", reading).await.unwrap()
     }
 
-    /// The line that holds this, and those before it.
+    /// Returns the lines up to the one that contains this text.
     async fn until(mut self, wanted: &str) -> Self {
         loop {
             let (waiting, line) = self.says().await;

@@ -1,11 +1,11 @@
-//! Does the bench that counts instructions refuse what has grown, and nothing else?
+//! Tests of the comparison of instruction counts with the baseline: it fails for growth only.
 
 #[path = "../benches/instructions/baseline.rs"]
 mod baseline;
 
 use self::baseline::{Baseline, Judgement};
 
-/// Holds the count of one case against a baseline in which it is 1,000.
+/// Compares the count of one case with a baseline of 1,000.
 fn judge(count: u32) -> Judgement {
     let counts = [("seal".to_owned(), 1000)].into();
     Baseline { made_with: String::new(), counts }.judge([("seal", count)])

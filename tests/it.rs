@@ -1,7 +1,7 @@
-//! The integration tests: one binary, so that it links once and shares one harness.
+//! Integration tests, in one binary that links once and shares one harness.
 //!
-//! Each module tests one behaviour area against real sockets and real TLS clients; those that need
-//! processes, signals or limits run the real binary.
+//! Each module tests one area of behaviour with real sockets and real TLS clients. Tests of processes, signals and limits
+//! run the real binary.
 
 #![expect(
     clippy::unwrap_used,
@@ -12,88 +12,88 @@
 
 mod support;
 
-/// Is every byte delivered, in order, to both ends, however they end?
+/// Delivery of every byte, in order, to both sides, however they end.
 mod relay;
 
-/// Which certificate, version, suite and protocol does a device get?
+/// The certificate, version, suite and protocol for each device.
 mod tls;
 
-/// Which client certificates are believed?
+/// Client authentication.
 mod client_auth;
 
-/// Does what a peer sends wrongly end that connection alone, with its own reason?
+/// Invalid bytes from a peer: one connection ends, with a specific reason.
 mod wire;
 
-/// Does every wait have an end?
+/// Deadlines of every wait.
 mod deadlines;
 
-/// Which of the certificates that devices have are taken, and which bundles?
+/// Chains and bundles that devices and operators have.
 mod chains;
 
-/// How many connections are let in, and what happens to the others?
+/// Limits on connections and on memory.
 mod limits;
 mod material;
 
-/// Where do connections go, and what if nobody is there?
+/// Routes, and failures to connect to backends.
 mod backends;
 
-/// Is what changes on disk put in force, and nothing else?
+/// Reloads: every change on disk takes effect, and nothing else changes.
 mod reload;
 
-/// Does it stop as it promises?
+/// Drain and stop.
 mod drain;
 
-/// Is systemd told the truth, and are its sockets used?
+/// Notifications to systemd, and sockets from it.
 mod systemd;
 
-/// Do metrics, probes and log say how it is?
+/// Metrics, probes and the log.
 mod observe;
 
-/// Do the metrics say why devices cannot connect?
+/// Metrics of devices that cannot connect, and of those that can.
 mod metrics;
 
-/// Does the operator see who is connected, and who stands out?
+/// Live sessions, and devices that stand out.
 mod sessions;
 
-/// Does the admin port answer, whatever its other clients do?
+/// Availability of the admin port, whatever its other clients do.
 mod admin;
 
-/// Are all problems of a configuration reported at once?
+/// Configuration files, and the report of all problems together.
 mod config;
 mod crls;
 
-/// What does the binary do with flags, signals and exit codes?
+/// The process: flags, signals, exit codes.
 mod process;
 
-/// Does the process bear what surrounds it: foreign signals, outputs that nobody reads?
+/// The environment of the process: foreign signals, outputs that are not read.
 mod surroundings;
 
-/// Do real devices work: Python, openssl?
+/// Real devices: Python, openssl.
 mod devices;
 
-/// Does an unchanged broker work behind it?
+/// An unchanged broker behind the sidecar.
 mod mosquitto;
 
-/// Does the demo do what the README says?
+/// The demo, as the README describes it.
 mod demo;
 
-/// Do the pages for operators say what happens, command by command?
+/// The commands in the pages for operators, and their output.
 mod docs;
 
-/// Do the examples work, with legacy servers that are not changed?
+/// The examples, with unchanged legacy servers.
 mod examples;
 
-/// Does a certificate from an ACME server come, and its successor, without anybody's help?
+/// Certificates from an ACME server, and their renewal without operator action.
 mod acme;
 
-/// Does the count of instructions refuse what has grown?
+/// The comparison of instruction counts with the baseline.
 mod instructions;
 
-/// Does a probe say what a device would see, and what a health command has to say?
+/// The report of `tlsidecar probe`, and its health checks.
 mod probe;
 
-/// Does a page in a real browser say how it is?
+/// The status page in a real browser.
 mod page;
 
-/// Is the house in order: imports, lengths, documents?
+/// The rules of the repository: imports, lengths, documents.
 mod tidy;

@@ -1,4 +1,4 @@
-//! How many connections are let in, what happens to the others, and what do they cost?
+//! Tests of limits on connections, and of the memory of a connection.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -29,7 +29,7 @@ async fn past_the_limit_a_device_waits_and_is_served_when_a_place_is_free() {
     let at_limit = || proxy.count("tlsidecar_connections_at_limit{listener=\"test\"}") > 0;
     eventually("the limit is reached", at_limit).await;
     assert_eq!(proxy.count("tlsidecar_connections_limit{listener=\"test\"}"), 2);
-    // Its TCP is open, by the kernel's backlog; nobody answers its TLS.
+    // Its TCP connection is in the kernel's backlog; its ClientHello is not answered.
     let third = tokio::spawn({
         let (device, address) = (device.clone(), proxy.address);
         async move { device.echo(address).await }
@@ -41,7 +41,7 @@ async fn past_the_limit_a_device_waits_and_is_served_when_a_place_is_free() {
     assert!(accepted() > 2);
 }
 
-/// How far connections come that take places and go no further.
+/// The stage at which connections stay that hold permits and send nothing more.
 #[derive(Clone, Copy, Debug)]
 enum Stranger {
     Silent,
@@ -69,8 +69,8 @@ impl Stranger {
     }
 }
 
-/// With 8 places, of which one is a session's, twice as many strangers as there are places come from
-/// these sources. A device of another gets in all the same, and the session goes on.
+/// With 8 permits, one of them for a session, twice as many unauthenticated connections come from these sources. Checks
+/// that a device from another source is served, and that the session continues.
 async fn strangers_make_room(stranger: Stranger, source: impl Fn(u8) -> u8) {
     const PLACES: u8 = 8;
     let authority = Authority::new("ca");
@@ -149,7 +149,7 @@ async fn two_listeners_share_what_the_process_carries() {
     );
     let text = file::text(backend.address, &pair, &second);
     let path = file::write(authority.dir(), &text);
-    // 64 descriptors, less what everything else needs, and each connection takes two.
+    // 64 file descriptors, minus those for everything else; each connection needs two.
     let limited = format!("ulimit -n 64; exec {:?} --config {path:?}", binary().get_program());
     let mut command = Command::new("sh");
     command.args(["-c", &limited]);
@@ -174,7 +174,7 @@ async fn listeners_to_which_nobody_comes_leave_all_places_to_the_others() {
     });
     let text = file::text(backend.address, &pair, &quiet.collect::<String>());
     let path = file::write(authority.dir(), &text);
-    // 120 descriptors, less what everything else needs, and each connection takes two.
+    // 120 file descriptors, minus those for everything else; each connection needs two.
     let limited = format!("ulimit -n 120; exec {:?} --config {path:?}", binary().get_program());
     let mut command = Command::new("sh");
     command.args(["-c", &limited]);
@@ -193,12 +193,12 @@ async fn out_of_file_descriptors_it_waits_and_recovers_by_itself() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let text = file::text(backend.address, &authority.server(), "");
-    // Its descriptors are looked at, by whatever user runs this.
+    // The test reads its file descriptors, also if the user is not root.
     let text = format!("process.dumpable = true\n{text}");
     let sidecar = Sidecar::start(authority.dir(), &text);
     let device = Device::new(&authority);
     let kept = device.echo(sidecar.address).await.unwrap();
-    // Somebody takes the descriptors away that it had counted on.
+    // Another process lowers its limit of file descriptors.
     let open = std::fs::read_dir(format!("/proc/{}/fd", sidecar.pid())).unwrap().count();
     let limit = |n: usize| {
         let pid = sidecar.pid().to_string();
@@ -207,7 +207,7 @@ async fn out_of_file_descriptors_it_waits_and_recovers_by_itself() {
         assert!(status.success());
     };
     let series = "tlsidecar_accept_errors_total{kind=\"fd_limit\",listener=\"test\"}";
-    // Asked over a connection that is open already: a new one would need a descriptor too.
+    // Over an open connection: a new one would need a file descriptor too.
     let mut admin = crate::support::admin::Client::connect(sidecar.admin).await;
     let start = Instant::now();
     limit(open + 2);
@@ -215,7 +215,7 @@ async fn out_of_file_descriptors_it_waits_and_recovers_by_itself() {
     for _ in 0..20 {
         flood.push(TcpStream::connect(sidecar.address).await.unwrap());
     }
-    // It pauses between attempts, instead of turning on the spot: 5 ms, and twice as long each time.
+    // It pauses between attempts instead of busy-looping: 5 ms, doubled each time.
     admin.until(series, |errors| errors > 7).await;
     assert!(start.elapsed() >= Duration::from_millis(635), "{:?}", start.elapsed());
     assert!(admin.count(series).await < 20, "it turns on the spot");
@@ -230,7 +230,7 @@ async fn out_of_file_descriptors_it_waits_and_recovers_by_itself() {
 async fn peers_that_do_not_read_cost_a_bounded_amount_of_memory() {
     const DEVICES: usize = 60;
     let authority = Authority::new("ca");
-    // Both sides say more than anybody reads.
+    // Both sides send more than the other reads.
     let backend = Backend::serving(|mut tcp| async move {
         flood(&mut tcp).await;
         std::future::pending::<()>().await;
@@ -239,17 +239,17 @@ async fn peers_that_do_not_read_cost_a_bounded_amount_of_memory() {
     let text = file::text(backend.address, &authority.server(), "");
     let sidecar = Sidecar::start(authority.dir(), &text);
     let device = Device::new(&authority);
-    // The threads' buffers, the allocator's pools and code pages come with the first ones.
+    // The first ones allocate the buffers of the threads, the allocator's pools and code pages.
     let warm = stuffed(&device, &sidecar, 4).await;
     let before = resident(sidecar.pid());
     let more = stuffed(&device, &sidecar, DEVICES).await;
     let each = (resident(sidecar.pid()).saturating_sub(before)) / DEVICES;
     eprintln!("{each} bytes for each pair of peers that do not read");
-    // What a relay may hold of peers that have never read (docs/limits.md), and what a session is.
+    // The limit of a relay for peers that have never read (docs/limits.md), plus the session itself.
     assert!(each < (169 + 16) * 1024, "{each} bytes a connection");
     let held = sidecar.count("tlsidecar_buffered_bytes{listener=\"test\"}") as usize;
     assert!(held / (DEVICES + 4) < 169 * 1024, "{held} bytes are held");
-    // What the kernel has taken: its own share, and the first window of a peer that never reads.
+    // The kernel's buffers: the send buffer, and the first window of a peer that never reads.
     for direction in ["to_backend", "to_client"] {
         let bytes = format!("tlsidecar_bytes_total{{direction=\"{direction}\",listener=\"test\"}}");
         let taken = sidecar.count(&bytes) as usize / (DEVICES + 4);
@@ -258,14 +258,14 @@ async fn peers_that_do_not_read_cost_a_bounded_amount_of_memory() {
     drop((warm, more));
 }
 
-/// Sends until nobody takes any more.
+/// Sends until the other side takes no more.
 async fn flood<W: AsyncWriteExt + Unpin>(to: &mut W) {
     let flood = vec![7; 1 << 20];
     let quiet = Duration::from_secs(1);
     while let Ok(Ok(())) = tokio::time::timeout(quiet, to.write_all(&flood)).await {}
 }
 
-/// So many devices that say all they can and read nothing, once nothing moves any more.
+/// Connects devices that send as much as they can and read nothing, and waits until no byte moves.
 async fn stuffed(device: &Device, sidecar: &Sidecar, count: usize) -> Vec<Session> {
     let flooding = (0..count).map(|_| {
         let (device, address) = (device.clone(), sidecar.address);
@@ -282,7 +282,7 @@ async fn stuffed(device: &Device, sidecar: &Sidecar, count: usize) -> Vec<Sessio
     sessions
 }
 
-/// The resident memory of a process, in bytes.
+/// Returns the resident memory of a process, in bytes.
 fn resident(pid: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
@@ -296,7 +296,7 @@ async fn the_default_limit_is_what_the_file_descriptors_carry() {
     let proxy = Proxy::start(backend.config(), &authority.server());
     let hard = Command::new("sh").args(["-c", "ulimit -Hn"]).output().unwrap().stdout;
     let hard = String::from_utf8(hard).unwrap();
-    // An unlimited one is bounded by what a gauge and a semaphore can count.
+    // Without a limit, the ranges of a gauge and of a semaphore bound it.
     if let Ok(hard) = hard.trim().parse::<u64>() {
         let carried = (hard - 16 - (hard / 32).clamp(8, 80) - (hard / 16).clamp(4, 64) - 2) / 2;
         let limit = || proxy.count("tlsidecar_connections_limit{listener=\"test\"}");

@@ -1,4 +1,4 @@
-//! Is every byte delivered, in order, to both ends, however they end?
+//! Tests of delivery: every byte arrives in order at both sides, however they end.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::support::{Authority, Backend, Device, Proxy, Sidecar, eventually};
 
 const MIB: usize = 1024 * 1024;
 
-/// A proxy, a device's session through it, and the backend's end of that.
+/// Returns a proxy, a device's session through it, and the backend's socket of that session.
 struct Line {
     proxy: Proxy,
     device: Session,
@@ -137,7 +137,7 @@ async fn chunks_of_any_size_arrive_in_order() {
     let echo = tokio::spawn(crate::support::backend::echo(backend));
     let mut bytes = Bytes::new(4);
     for _ in 0..300 {
-        // Around the sizes of records (16 KiB) and reads (64 KiB), and of nothing in particular.
+        // Around the sizes of records (16 KiB) and reads (64 KiB), and arbitrary sizes.
         let size = match bytes.below(4) {
             0 => 1 + bytes.below(7),
             1 => 16_380 + bytes.below(10),
@@ -166,7 +166,7 @@ async fn a_device_that_ends_its_stream_still_gets_the_answer() {
     let Line { mut device, mut backend, proxy, .. } = Line::new().await;
     device.write_all(b"question").await.unwrap();
     device.shutdown().await.unwrap();
-    // The backend sees the question and its end before it answers.
+    // The backend sees the request and its end before it answers.
     assert_eq!(within("the end", read_all(&mut backend)).await.unwrap(), b"question");
     backend.write_all(&vec![7; 3 * MIB]).await.unwrap();
     backend.shutdown().await.unwrap();
@@ -181,7 +181,7 @@ async fn a_backend_that_ends_first_still_gets_what_the_device_says_then() {
     let Line { mut device, mut backend, proxy, .. } = Line::new().await;
     backend.write_all(&vec![9; 3 * MIB]).await.unwrap();
     backend.shutdown().await.unwrap();
-    // rustls tells a close_notify (0 bytes) from a bare end (an error).
+    // rustls reports a close_notify as 0 bytes, and an end without it as an error.
     let all = within("all of it, and a close_notify", read_all(&mut device)).await.unwrap();
     assert_eq!(all, vec![9; 3 * MIB]);
     device.write_all(b"thanks").await.unwrap();
@@ -195,7 +195,7 @@ async fn what_came_before_a_bare_end_of_tcp_is_delivered_and_counted_as_truncate
     let Line { mut device, mut backend, proxy, .. } = Line::new().await;
     device.write_all(b"last words").await.unwrap();
     device.flush().await.unwrap();
-    // TCP ends, TLS does not.
+    // TCP ends without a close_notify.
     device.get_mut().0.shutdown().await.unwrap();
     assert_eq!(within("the words", read_all(&mut backend)).await.unwrap(), b"last words");
     backend.write_all(b"farewell").await.unwrap();
@@ -241,13 +241,13 @@ async fn the_answer_of_a_backend_that_refuses_the_rest_reaches_the_device() {
 
 #[tokio::test]
 async fn the_report_of_a_device_that_does_not_wait_for_the_answer_is_delivered_whole() {
-    // In TLS 1.3 the device's own kernel would send a reset and drop what it has not sent yet: it
-    // closes with our ticket unread. No server that sends tickets can change that.
+    // In TLS 1.3 the device's kernel would send a reset and drop its unsent data, because our ticket is unread at the
+    // close. No server that sends tickets can prevent that.
     let Line { mut device, mut backend, proxy, .. } = Line::speaking(&TLS12).await;
     device.write_all(&[5; 200_000]).await.unwrap();
     device.shutdown().await.unwrap();
     drop(device);
-    // The answer to a device that is gone comes back as a reset, before the report has been read.
+    // The device has closed: the answer to it causes a reset, before the report has been read.
     backend.write_all(b"received").await.unwrap();
     let report = within("the report", read_all(&mut backend)).await.unwrap();
     assert_eq!(report.len(), 200_000);
@@ -309,7 +309,7 @@ async fn a_reset_by_the_backend_in_the_middle_of_an_answer_reaches_the_device_as
         let Line { mut device, mut backend, proxy, .. } = Line::new().await;
         backend.write_all(&[8; 100_000]).await.unwrap();
         within("a part", device.read_exact(&mut [0; 100_000])).await.unwrap();
-        // More is on its way to a device that does not read it yet.
+        // More bytes are in flight to a device that does not read yet.
         let _taken = backend.write(&vec![8; 16 * MIB]).await.unwrap();
         backend.set_zero_linger().unwrap();
         drop(backend);
@@ -318,13 +318,13 @@ async fn a_reset_by_the_backend_in_the_middle_of_an_answer_reaches_the_device_as
     }
 }
 
-/// A stream that was cut is known by its reset, not by a mere end.
+/// Checks that a stream ended by a reset, not in order.
 async fn assert_reset<T: std::fmt::Debug>(reading: impl Future<Output = std::io::Result<T>>) {
     let error = within("the reset", reading).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
-/// Says as much as anybody takes.
+/// Sends until the other side takes no more.
 async fn fill(device: &mut Session) {
     let flood = vec![1; MIB];
     let quiet = Duration::from_millis(500);
@@ -337,7 +337,7 @@ async fn fill(device: &mut Session) {
 async fn a_reset_of_the_backend_that_a_write_notices_reaches_the_device_as_one() {
     let Line { mut device, backend, proxy, .. } = Line::new().await;
     fill(&mut device).await;
-    // The proxy waits to write: of the reset that comes, the write gets to know.
+    // The proxy waits to write, so its write notices the reset.
     backend.set_zero_linger().unwrap();
     drop(backend);
     assert_reset(device.read(&mut [0; 8])).await;
@@ -348,7 +348,7 @@ async fn a_reset_of_the_backend_that_a_write_notices_reaches_the_device_as_one()
 async fn a_reset_of_the_device_that_a_write_notices_reaches_the_backend_as_one() {
     let Line { mut device, mut backend, proxy, .. } = Line::new().await;
     fill(&mut device).await;
-    // The proxy waits to write to the backend, and reads nothing more from the device.
+    // The proxy waits to write to the backend, and reads no more from the device.
     device.get_ref().0.set_zero_linger().unwrap();
     drop(device);
     backend.write_all(b"half way").await.unwrap();
@@ -362,7 +362,7 @@ async fn a_backend_that_has_not_taken_all_when_it_is_forced_is_reset_and_the_dev
     let Line { mut device, mut backend, proxy, .. } = Line::new().await;
     fill(&mut device).await;
     proxy.app.shutdown.force();
-    // rustls tells a close_notify (0 bytes) from a bare end (an error).
+    // rustls reports a close_notify as 0 bytes, and an end without it as an error.
     assert_eq!(within("the end", device.read(&mut [0; 8])).await.unwrap(), 0);
     assert_reset(read_all(&mut backend)).await;
     proxy.ends_with(Reason::DrainDeadline).await;
@@ -388,7 +388,7 @@ async fn a_backend_that_resets_every_connection_and_recovers_is_served_again() {
     let device = Device::new(&authority);
     for _ in 0..10 {
         let mut session = device.connect(proxy.address).await.unwrap();
-        // A reset; or, if it came before the relay began, an end in order.
+        // A reset, or an end in order if the reset came before the relay began.
         assert!(matches!(within("the end", session.read(&mut [0; 1])).await, Ok(0) | Err(_)));
     }
     proxy.end_with(Reason::BackendReset, 10).await;
@@ -401,7 +401,7 @@ async fn after_many_short_connections_the_books_balance_and_no_descriptor_is_lef
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let text = crate::support::file::text(backend.address, &authority.server(), "");
-    // Its descriptors are looked at, by whatever user runs this.
+    // The test reads its file descriptors, also if the user is not root.
     let text = format!("process.dumpable = true\n{text}");
     let sidecar = Sidecar::start(authority.dir(), &text);
     let open = || std::fs::read_dir(format!("/proc/{}/fd", sidecar.pid())).unwrap().count();
@@ -420,7 +420,7 @@ async fn after_many_short_connections_the_books_balance_and_no_descriptor_is_lef
         }
     }
     eventually("all have ended", || ended() == 300).await;
-    // The last answer's own socket may still be closing.
+    // The socket of the last response may still be closing.
     eventually("all descriptors are given back", || open() <= before).await;
     assert!(balances(&sidecar.ask("GET", "/metrics").unwrap().1));
 }
@@ -430,8 +430,8 @@ async fn bytes_that_come_with_the_end_of_the_handshake_are_the_first_to_be_relay
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let proxy = Proxy::start(backend.config(), &authority.server());
-    // A socket that holds back what the client says after its ClientHello until it is asked to go:
-    // the Finished and the first data leave in one segment.
+    // A socket that delays the bytes after the ClientHello until it is flushed: the Finished and the first data leave in
+    // one segment.
     let tcp = TcpStream::connect(proxy.address).await.unwrap();
     tcp.set_nodelay(false).unwrap();
     let mut session = Device::new(&authority).connect_over(tcp).await.unwrap();
@@ -464,7 +464,7 @@ async fn a_peer_that_asks_for_key_updates_is_answered_and_loses_nothing() {
     proxy.ends_with(Reason::Ok).await;
 }
 
-/// A proxy before a Unix socket, a device's session through it, and the backend's end of that.
+/// Returns a proxy in front of a Unix socket, a device's session through it, and the backend's socket of that session.
 async fn unix_line() -> (Proxy, Session, UnixStream) {
     let authority = Authority::new("ca");
     let path = authority.dir().join("backend.sock");
@@ -495,7 +495,7 @@ async fn over_a_unix_socket_a_backend_that_ends_first_still_gets_what_the_device
     let (proxy, mut device, mut backend) = unix_line().await;
     backend.write_all(b"farewell").await.unwrap();
     backend.shutdown().await.unwrap();
-    // rustls tells a close_notify (0 bytes) from a bare end (an error).
+    // rustls reports a close_notify as 0 bytes, and an end without it as an error.
     let farewell = within("the farewell", read_all(&mut device)).await.unwrap();
     assert_eq!(farewell, b"farewell");
     device.write_all(b"thanks").await.unwrap();
@@ -512,7 +512,7 @@ async fn over_a_unix_socket_a_reset_by_the_device_reaches_the_backend_as_an_end(
     within("its start", backend.read_exact(&mut [0; 11])).await.unwrap();
     device.get_ref().0.set_zero_linger().unwrap();
     drop(device);
-    // unix(7) knows no reset, but where bytes were left unread.
+    // unix(7): a Unix socket is reset only if unread bytes were left.
     assert_eq!(within("the end", backend.read(&mut [0; 8])).await.unwrap(), 0);
     proxy.ends_with(Reason::ClientReset).await;
 }
@@ -523,7 +523,7 @@ async fn over_a_unix_socket_a_reset_by_the_backend_reaches_the_device_as_a_reset
     device.write_all(b"read, and not read").await.unwrap();
     device.flush().await.unwrap();
     within("its start", backend.read_exact(&mut [0; 4])).await.unwrap();
-    // Closing with unread bytes is what resets a Unix socket.
+    // Closing with unread bytes resets a Unix socket.
     drop(backend);
     assert_reset(device.read(&mut [0; 8])).await;
     proxy.ends_with(Reason::BackendReset).await;
@@ -532,7 +532,7 @@ async fn over_a_unix_socket_a_reset_by_the_backend_reaches_the_device_as_a_reset
 #[tokio::test]
 async fn a_side_that_does_not_read_stops_the_other_instead_of_filling_memory() {
     let Line { mut device, mut backend, proxy, .. } = Line::new().await;
-    // Each writes as much as is taken, and nobody reads.
+    // Each side writes as much as possible, and neither reads.
     let flood = vec![1; MIB];
     let mut up = 0;
     let mut down = 0;
@@ -543,8 +543,7 @@ async fn a_side_that_does_not_read_stops_the_other_instead_of_filling_memory() {
     while let Ok(sent) = tokio::time::timeout(quiet, backend.write(&flood)).await {
         down += sent.unwrap();
     }
-    // What was taken lies in the kernel's socket buffers, some MiB each, and not in the process:
-    // the next test measures that.
+    // The bytes are in the kernel's socket buffers, some MiB each, and not in the process. The next test measures that.
     assert!(up < 64 * MIB, "{up} bytes were taken up");
     assert!(down < 64 * MIB, "{down} bytes were taken down");
     drop((device, backend));

@@ -1,4 +1,4 @@
-//! Does the operator see who is connected, and which devices stand out?
+//! Tests of `GET /sessions` and `GET /top`: live sessions, and devices that stand out.
 
 use rcgen::{CertificateParams, DnType, DnValue, ExtendedKeyUsagePurpose, SanType, date_time_ymd};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use crate::support::proxy::listener;
 use crate::support::raw::answer_to;
 use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
 
-/// A proxy that lets in who has a certificate of `devices`, and others without one.
+/// Starts a proxy that accepts certificates of `devices`, and devices without a certificate.
 struct Scene {
     servers: Authority,
     devices: Authority,
@@ -38,7 +38,7 @@ impl Scene {
         self.devices.issue(name, &Wish { names: &[name], purpose, ..Wish::default() })
     }
 
-    /// A device with this name that has heard `bytes` come back.
+    /// Connects a device with this name, which has received an echo of `bytes`.
     async fn connected(&self, name: &str, bytes: usize) -> Session {
         let device = Device::showing(&self.servers, &self.pair(name)).offering(&["mqtt"]);
         let mut session = device.connect(self.proxy.address).await.unwrap();
@@ -52,7 +52,7 @@ impl Scene {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// The names of the sessions that are found.
+    /// Returns the identities of the sessions that a query selects.
     fn found(&self, query: &str) -> Vec<String> {
         let answer = self.ask(&format!("/sessions?{query}"));
         let names = answer["sessions"]
@@ -87,7 +87,7 @@ async fn a_session_is_listed_with_everything_that_is_known_while_it_lives() {
     ] {
         assert_eq!(told[key], value, "{key} in {told}");
     }
-    // Seconds, not milliseconds, however slow this machine is.
+    // Whole seconds, however slow this machine is.
     for key in ["age_seconds", "idle_seconds"] {
         assert!(told[key].as_u64().unwrap() < 60, "{key} in {told}");
     }
@@ -185,7 +185,7 @@ async fn who_fails_moves_and_connects_most_is_told() {
     assert!(failures["since"].as_u64().unwrap() > 1_700_000_000);
     let quiet = scene.connected("quiet", 10).await;
     let mut loud = scene.connected("loud", 5000).await;
-    // What has ended counts, and what goes on.
+    // Both ended and live sessions count.
     loud.shutdown().await.unwrap();
     assert_eq!(loud.read(&mut [0; 1]).await.unwrap(), 0);
     eventually("it has ended", || scene.proxy.active() == 1).await;

@@ -1,7 +1,6 @@
-//! The last lines of `cargo test`: which tests were skipped, of those that libtest counts as passed.
+//! Prints the last lines of `cargo test`: the skipped tests, which libtest counts as passed.
 //!
-//! A program without libtest, which cargo starts after the others, since its name is behind theirs.
-//! `support/skips.rs` has the rest.
+//! A program without libtest, which cargo starts last because of its name. `support/skips.rs` has the notes.
 
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
 
@@ -9,7 +8,7 @@
 mod skips;
 
 fn main() {
-    // Test runners ask each program for its tests: there are none.
+    // Test runners list the tests of each program; this one has none.
     if !std::env::args().any(|argument| argument == "--list") {
         print!("{}", skips::summary(skips::DIRECTORY.as_ref(), &skips::this_run()));
     }

@@ -1,4 +1,4 @@
-//! Checks of the rules in ARCHITECTURE.md and CONTRIBUTING.md that a program can check.
+//! Checks of the rules in ARCHITECTURE.md and CONTRIBUTING.md, as far as a program can check them.
 //!
 //! Each check asserts that it found something to check.
 
@@ -21,12 +21,12 @@ fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Every Rust file below `dir`, relative to the root.
+/// Returns every Rust file below `dir`, relative to the root.
 fn rust_files(dir: &str) -> Vec<PathBuf> {
     files(dir, "rs")
 }
 
-/// Every page below `dir`, relative to the root.
+/// Returns every page below `dir`, relative to the root.
 fn pages(dir: &str) -> Vec<PathBuf> {
     files(dir, "md")
 }
@@ -38,7 +38,7 @@ fn files(dir: &str, kind: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Every file below `dir`, relative to the root, but for what git does not see.
+/// Returns every file below `dir` that git does not ignore, relative to the root.
 fn all_files(dir: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut ahead = vec![root().join(dir)];
@@ -59,7 +59,7 @@ fn all_files(dir: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The words in the first column of a page's tables: ``| `word` |``.
+/// Returns the words in the first column of a page's tables: ``| `word` |``.
 fn first_column(page: &str) -> BTreeSet<String> {
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
     rows.filter_map(|row| Some(row.split_once('`')?.0.to_owned())).collect()

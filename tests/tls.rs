@@ -1,4 +1,4 @@
-//! Which certificate, version, suite and protocol does a device get?
+//! Tests of the certificate, version, suite and protocol for each device.
 
 use tlsidecar::config::{CertificateFiles, TlsVersion};
 use tlsidecar::terms::reason::Reason;
@@ -13,7 +13,7 @@ use crate::support::client::Session;
 use crate::support::proxy::listener;
 use crate::support::{Authority, Backend, Device, Pair, Proxy};
 
-/// Whether the session's certificate is that of `pair`.
+/// Returns whether the session's certificate is that of `pair`.
 fn shows(session: &Session, pair: &Pair) -> bool {
     shown(session) == pair.load().0[0]
 }
@@ -26,7 +26,7 @@ fn kind(session: &Session) -> HandshakeKind {
     session.get_ref().1.handshake_kind().unwrap()
 }
 
-/// Cryptography of a device that can verify RSA alone.
+/// Returns the crypto provider of a device that can verify RSA only.
 fn rsa_only() -> CryptoProvider {
     CryptoProvider {
         cipher_suites: vec![cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256],
@@ -107,7 +107,7 @@ async fn each_device_gets_the_kind_of_key_that_it_can_verify() {
     let backend = Backend::echo().await;
     let rsa = authority.issue("rsa", &Wish { rsa: true, ..Wish::default() });
     let ecdsa = authority.issue("ecdsa", &Wish::default());
-    // RSA is the default here, and yet who can take ECDSA gets that: it is cheaper.
+    // RSA is the default here. Devices that support ECDSA get that, because it is cheaper.
     let mut listener = listener(backend.config(), &rsa);
     listener.tls.certificates.push(ecdsa.files.clone());
     let proxy = Proxy::with(listener);
@@ -127,8 +127,8 @@ async fn each_device_gets_the_kind_of_key_that_it_can_verify() {
 
 #[tokio::test]
 async fn in_tls_1_2_the_groups_of_a_device_decide_as_well() {
-    // RFC 8422 section 5.1: the curve of an ECDSA key must be among them. In TLS 1.3 they are for the
-    // key exchange alone.
+    // RFC 8422 section 5.1: the curve of an ECDSA key must be among the groups. In TLS 1.3 the groups are for the key
+    // exchange only.
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let rsa = authority.issue("rsa", &Wish { rsa: true, ..Wish::default() });

@@ -1,7 +1,7 @@
-//! Does what a peer sends wrongly end that connection alone, with its own reason?
+//! Tests of invalid bytes from a peer: they end one connection, with a specific reason.
 //!
-//! The first part asserts, one wrong at a time, the alert's bytes and the reason; the last runs them
-//! all against the real binary and asserts that its log has no error.
+//! The first part checks the bytes of the alert and the reason for one fault at a time. The last part runs all faults
+//! against the real binary and checks that its log has no error.
 
 use std::net::SocketAddr;
 
@@ -17,7 +17,7 @@ use crate::support::raw::{alert, answer_to, client_hello, extended_hello, old_he
 use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, Proxy, Sidecar, eventually};
 
-/// Sends `bytes` and expects this answer and this reason, and that others are not disturbed.
+/// Sends `bytes`, and expects this answer and this reason and that other connections continue.
 async fn sending(bytes: &[u8], answer: Vec<u8>, reason: Reason) {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
@@ -48,13 +48,13 @@ async fn random_bytes_are_not_tls() {
 
 #[tokio::test]
 async fn a_record_that_is_too_long_is_refused_with_record_overflow() {
-    // RFC 8446 section 5.1: 2^14 bytes at the most.
+    // RFC 8446 section 5.1: at most 2^14 bytes.
     sending(&[22, 3, 1, 0x7f, 0xff], alert(22), Reason::ClientTlsError).await;
 }
 
 #[tokio::test]
 async fn a_hello_that_is_too_long_is_refused_with_decode_error() {
-    // A whole record of a message that announces 16 MiB.
+    // A complete record of a message that announces 16 MiB.
     let mut start = vec![22, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff];
     start.resize(5 + 0x4000, 0);
     sending(&start, alert(50), Reason::ClientTlsError).await;
@@ -62,7 +62,7 @@ async fn a_hello_that_is_too_long_is_refused_with_decode_error() {
 
 #[tokio::test]
 async fn a_hello_in_endless_tiny_records_is_refused_with_decode_error() {
-    // A message of 64 KiB, which is allowed, in records of one byte, of which there is no end.
+    // A message of 64 KiB, which is allowed, in an endless sequence of records of one byte.
     let header = [1, 0, 0xff, 0xff];
     let body = std::iter::repeat_n(0, 0xffff);
     let records = header.into_iter().chain(body).flat_map(|byte| [22, 3, 1, 0, 1, byte]);
@@ -96,14 +96,14 @@ async fn suites_that_nobody_should_use_are_refused_with_handshake_failure() {
     sending(&hello, alert(40), Reason::ClientTlsIncompatible).await;
 }
 
-/// An ECDSA suite with AES-128-GCM of TLS 1.2, and one of TLS 1.3.
+/// AES-128-GCM suites of TLS 1.2 with ECDSA, and of TLS 1.3.
 const TLS_1_2: [u8; 2] = [0xc0, 0x2b];
 const TLS_1_3: [u8; 2] = [0x13, 0x01];
 
-/// An extension: its number, and its content.
+/// Type and content of an extension.
 type Extension<'a> = (u16, &'a [u8]);
 
-/// Extensions that every client has: the group X25519, and ECDSA with SHA-256.
+/// Extensions of every client: the group X25519, and ECDSA with SHA-256.
 const GROUPS: Extension<'static> = (10, &[0, 2, 0, 29]);
 const SCHEMES: Extension<'static> = (13, &[0, 2, 4, 3]);
 const VERSIONS: Extension<'static> = (43, &[2, 3, 4]);
@@ -194,8 +194,8 @@ async fn a_name_counts_in_a_hello_of_every_size_and_split() {
     listener.tls.certificates.push(second.files.clone());
     let proxy = Proxy::with(listener);
     let to = chopper(proxy.address).await;
-    // With so many protocols its hello has some 200 bytes, some KiB, and four records, which take too
-    // long in single bytes.
+    // With these numbers of protocols, the hello has some 200 bytes, some KiB, and four records. The last takes too long
+    // in single bytes.
     for protocols in [0, 500, 6000] {
         let protocols: Vec<_> = (0..protocols).map(|i| format!("p-{i:06}")).collect();
         let protocols: Vec<_> = protocols.iter().map(String::as_str).collect();
@@ -226,7 +226,7 @@ async fn half_sent_hellos_beyond_the_ceiling_end_and_devices_get_in() {
         tcp.write_all(&hello[..50_000]).await.unwrap();
         held.push(tcp);
     }
-    // A MiB is 20 of them.
+    // A MiB has 20 of them.
     eventually("the largest have ended", || proxy.closed(Reason::ClientTlsMemory) >= 20).await;
     Device::new(&authority).echo(proxy.address).await.unwrap();
     assert!(proxy.active() >= 10, "the others are waited for: {}", proxy.active());
@@ -237,7 +237,7 @@ async fn a_client_that_sends_an_alert_instead_of_its_finished_is_counted_as_such
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let proxy = Proxy::start(backend.config(), &authority.server());
-    // It does not trust the CA: the sign of a certificate that devices reject.
+    // It does not trust the CA, so it rejects the certificate.
     let distrustful = Device::new(&Authority::new("another"));
     assert!(distrustful.connect(proxy.address).await.is_err());
     proxy.ends_with(Reason::ClientTlsAlert).await;
@@ -291,7 +291,7 @@ async fn a_client_that_resets_before_its_finished_is_counted_as_reset() {
     for _ in 0..20 {
         let mut tcp = TcpStream::connect(proxy.address).await.unwrap();
         tcp.write_all(&client_hello()).await.unwrap();
-        // Our flight has begun to come, so the whole hello has been read.
+        // The server's flight has begun to arrive, so the whole hello has been read.
         assert_eq!(within("our flight", tcp.read_u8()).await.unwrap(), 22);
         reset(tcp);
     }
@@ -344,7 +344,7 @@ async fn nothing_that_a_peer_sends_makes_an_error_of_ours() {
     let hello = client_hello();
     let mut noise = Bytes::new(99);
     for round in 0..150 {
-        // A hello with a few bytes changed, cut somewhere, closed or reset.
+        // A hello with some bytes changed, truncated at a random place, then closed or reset.
         let mut bytes = hello.clone();
         for _ in 0..noise.below(6) {
             let at = noise.below(bytes.len());
@@ -377,7 +377,7 @@ fn reset(tcp: TcpStream) {
     drop(tcp);
 }
 
-/// A relay before the proxy that passes on what the client says one byte at a time.
+/// Starts a relay in front of the proxy that forwards the client's bytes one at a time.
 async fn chopper(to: SocketAddr) -> SocketAddr {
     let relay = Backend::serving(move |mut tcp| async move {
         let mut proxy = TcpStream::connect(to).await.unwrap();

@@ -46,7 +46,7 @@ fn every_metric_is_documented_and_nothing_else() {
         names.extend(constants.filter(|s| s.starts_with("tlsidecar_")).map(str::to_owned));
     }
     assert!(names.len() > 40);
-    // What the system gives the process, by the names of the library.
+    // Metrics of the operating system, which the library names.
     let metrics = Metrics::new();
     let text = String::from_utf8(metrics.render().unwrap().0).unwrap();
     let given = text.lines().filter_map(|line| line.strip_prefix("# TYPE process_"));
@@ -86,7 +86,7 @@ fn every_key_of_the_access_log_is_documented_and_nothing_else() {
     assert_eq!(first_column(log), keys);
 }
 
-/// The TOML in a page.
+/// Returns the TOML in a page.
 fn toml_blocks(page: &str) -> Vec<String> {
     page.split("```toml\n")
         .skip(1)
@@ -111,7 +111,7 @@ fn the_configurations_in_the_documents_are_good() {
     assert_eq!(checked, 3);
 }
 
-/// The headings of a page, as links name them.
+/// Returns the anchors of a page's headings.
 fn anchors(page: &str) -> BTreeSet<String> {
     let headings = page.lines().filter(|line| line.starts_with('#'));
     let named = |heading: &str| {
@@ -157,7 +157,7 @@ fn links_in_the_documents_lead_somewhere() {
 /// The address that the README clones is a placeholder: a publisher replaces it in one place.
 #[test]
 fn the_placeholder_of_the_clone_address_stands_once() {
-    // In two parts, because this file is searched too.
+    // In two parts, because this file is checked too.
     let placeholder = ["https://git.", "invalid/"].concat();
     let times = |file: &PathBuf| {
         let bytes = fs::read(root().join(file)).unwrap_or_default();

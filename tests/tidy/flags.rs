@@ -54,7 +54,7 @@ fn every_flag_of_a_command_is_documented() {
     }
 }
 
-/// The keys of the sections in `config/file/sections.rs`, by the names of their types.
+/// Returns the keys of the sections in `config/file/sections.rs`, by the names of their types.
 fn sections() -> BTreeMap<String, Vec<String>> {
     let file = syn::parse_file(&read("src/config/file/sections.rs")).unwrap();
     let structs = file.items.iter().filter_map(|item| match item {

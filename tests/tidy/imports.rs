@@ -6,13 +6,13 @@ use std::path::Path;
 
 use syn::visit::Visit;
 
-/// The module of a file below `src`: `proxy/tls/stream.rs` is `proxy::tls::stream`.
+/// Returns the module of a file below `src`: `proxy/tls/stream.rs` is `proxy::tls::stream`.
 pub(super) fn module(file: &Path) -> String {
     let path = file.with_extension("");
     path.components().map(|c| c.as_os_str().to_str().unwrap()).collect::<Vec<_>>().join("::")
 }
 
-/// Whether a module is for tests alone.
+/// Returns whether a module has tests only.
 pub(super) fn is_test(module: &str) -> bool {
     module.split("::").any(|part| ["tests", "testing"].contains(&part))
 }

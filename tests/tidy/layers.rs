@@ -1,5 +1,4 @@
-//! Layers: the ranks of the rooms in `src/`, and the absence of cycles between its files. Both are computed from
-//! the sources.
+//! Layers: the ranks of the rooms in `src/`, and the absence of cycles between its files, computed from the sources.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -50,7 +49,7 @@ fn rank(module: &str) -> Option<usize> {
     RANKS.iter().position(|rooms| rooms.iter().any(|name| Some(*name) == room))
 }
 
-/// The imports that do not go down, from a room to another.
+/// Returns the imports between rooms that do not go down.
 fn upward(graph: &Graph) -> Vec<String> {
     let edges = graph.iter().flat_map(|(from, to)| to.iter().map(move |to| (from, to)));
     let room = |module: &str| module.split("::").next().map(str::to_owned);
@@ -62,7 +61,7 @@ fn upward(graph: &Graph) -> Vec<String> {
     wrong.map(|(from, to)| format!("{from} → {to}")).collect()
 }
 
-/// The modules that import themselves through others.
+/// Returns the modules that import themselves through others.
 fn in_cycles(graph: &Graph) -> Vec<&String> {
     let is_reached = |module: &String| {
         let (mut reached, mut ahead) = (BTreeSet::new(), vec![module]);

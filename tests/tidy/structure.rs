@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use super::imports::{Imports, is_test, module};
 use super::{all_files, pages, read, root, rust_files};
 
-/// Which modules may name a dependency, by the start of their names. Those that are not listed,
-/// tokio, tracing and thiserror, may be named everywhere.
+/// The modules that may name a dependency, by prefix. All modules may name those that are not listed: tokio, tracing and
+/// thiserror.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("aws_lc_rs", &["trust::digest"]),
     ("clap", &["commands::flags", "commands::pages"]),
@@ -25,7 +25,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("prometheus", &["metrics"]),
     ("rcgen", &["commands::demo"]),
     ("rustix", &["control::core_dumps", "lifecycle::signals", "proxy::socket", "regular_file"]),
-    // A name for what `tokio_rustls::rustls` is: it is no dependency of ours.
+    // `tokio_rustls::rustls`, which is not a direct dependency.
     ("rustls", &["commands::probe", "proxy", "trust"]),
     ("rustls_pemfile", &["trust::certs::pem"]),
     ("sd_notify", &["control::sockets", "control::systemd"]),
@@ -44,7 +44,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 
 const EVERYWHERE: &[&str] = &["thiserror", "tokio", "tracing"];
 
-/// Lines of code of a file, tests and comments aside.
+/// Maximum lines of code of a file, without tests and comments.
 const LONGEST_FILE: usize = 400;
 
 #[test]
@@ -123,9 +123,9 @@ fn directions_are_named_by_where_they_lead() {
         for word in text.split(|c: char| !c.is_alphanumeric() && c != '_') {
             let parts: Vec<_> = word.split('_').collect();
             let has = |these: &[&str]| these.iter().any(|this| parts.contains(this));
-            // To nginx the upstream is the backend, to a device's maker it is the cloud.
+            // nginx calls the backend upstream; device makers call the cloud so.
             let two_ways = has(&["upstream", "downstream"]);
-            // Everything that is relayed is received first and then sent.
+            // Every relayed byte is both received and sent.
             let both = has(&["sent", "received"]) && has(&["bytes", "records", "total"]);
             assert!(!two_ways && !both, "{name}: {word}: it is to_backend or to_client");
         }
@@ -153,13 +153,12 @@ fn the_walk_fits_on_a_screen() {
     assert!(lines <= 75, "{lines} lines");
 }
 
-/// The largest files are pictures and the dashboard. What is larger was not meant to be here, and would stay in
-/// every clone for ever.
+/// The largest files are pictures and the dashboard. A larger file is probably a mistake, and would stay in every clone.
 #[test]
 fn no_file_is_larger_than_512_kib() {
     let files = all_files("");
     for file in &files {
-        // Of a link, its own: what it leads to has been looked at by itself.
+        // The size of a link itself: its target is checked separately.
         let bytes = fs::symlink_metadata(root().join(file)).unwrap().len();
         assert!(bytes <= 512 << 10, "{}: {bytes} bytes", file.display());
     }
