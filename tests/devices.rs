@@ -1,4 +1,4 @@
-//! Tests with real devices: Python, openssl.
+//! Real devices: Python and openssl.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,32 +15,32 @@ use crate::support::proxy::listener;
 use crate::support::wait::within;
 use crate::support::{Authority, Backend, Pair, Proxy};
 
-/// Starts a legacy server that reports the message that it receives, and answers.
+/// A legacy server that reports the received message, and answers.
 async fn legacy_server() -> (Backend, mpsc::UnboundedReceiver<Vec<u8>>) {
-    let (tell, told) = mpsc::unbounded_channel();
+    let (messages, received) = mpsc::unbounded_channel();
     let backend = Backend::serving(move |mut tcp| {
-        let tell = tell.clone();
+        let messages = messages.clone();
         async move {
             let mut message = vec![0; 1024];
             let read = tcp.read(&mut message).await.unwrap();
             message.truncate(read);
-            tell.send(message).unwrap();
+            messages.send(message).unwrap();
             tcp.write_all(b"Hello, device!").await.unwrap();
-            // Until the device closes.
+            // Until the device disconnects.
             let _left = tcp.read(&mut [0; 1]).await;
         }
     })
     .await;
-    (backend, told)
+    (backend, received)
 }
 
-/// Runs an example device, and checks that it receives the answer and that the legacy server receives the plaintext.
-async fn says_hello(
+/// Runs an example device, and asserts that it gets the answer and that the legacy server gets the message in plain.
+async fn run_example(
     script: &str,
     arguments: impl FnOnce(&mut Command, &Proxy, &Authority),
 ) -> String {
     let authority = Authority::new("ca");
-    let (backend, mut told) = legacy_server().await;
+    let (backend, mut received) = legacy_server().await;
     let proxy = Proxy::start(backend.config(), &authority.server());
     let mut command = Command::new("python3");
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(script));
@@ -49,7 +49,7 @@ async fn says_hello(
     let (good, text) = run(command).await;
     assert!(good, "{text}");
     assert!(text.contains("Hello, device!"), "{text}");
-    let message = within("the message", told.recv()).await.unwrap();
+    let message = within("the message", received.recv()).await.unwrap();
     assert_eq!(message, b"Hello, server!");
     // Python closes TCP without a close_notify.
     proxy.ends_with(Reason::ClientTruncated).await;
@@ -58,7 +58,7 @@ async fn says_hello(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_careful_python_device_gets_its_answer() {
-    let text = says_hello("device.py", |command, _, authority| {
+    let text = run_example("device.py", |command, _, authority| {
         command.arg("--ca").arg(authority.ca());
     })
     .await;
@@ -67,11 +67,11 @@ async fn the_careful_python_device_gets_its_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_old_python_device_gets_its_answer() {
-    let text = says_hello("device_old.py", |_, _, _| {}).await;
+    let text = run_example("device_old.py", |_, _, _| {}).await;
     assert!(text.contains("TLSv1.2"), "{text}");
 }
 
-/// Runs openssl s_client with these arguments and no input.
+/// Runs openssl s_client with these arguments and without input.
 async fn s_client(proxy: &Proxy, arguments: &[&str]) -> (bool, String) {
     let mut command = Command::new("openssl");
     command.args(["s_client", "-connect", &proxy.address.to_string()]);
@@ -89,14 +89,14 @@ async fn openssl_speaks_either_version_with_either_key() {
     listener.tls.certificates.push(ecdsa.files);
     let proxy = Proxy::with(listener);
     let ca = authority.ca().display().to_string();
-    for (version, told) in [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
-        // The schemes that the device can verify decide. The CA's signature is ECDSA in both cases.
+    for (version, name) in [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
+        // The device's signature algorithms decide. The CA's signature is ECDSA in all cases.
         for (schemes, key) in
             [("RSA-PSS+SHA256:ECDSA+SHA384", "RSA-PSS"), ("ECDSA+SHA256", "ECDSA")]
         {
             let arguments = [version, "-sigalgs", schemes, "-CAfile", &ca, "-verify_return_error"];
             let (good, text) = s_client(&proxy, &arguments).await;
-            assert!(good && text.contains(told), "{version} {key}: {text}");
+            assert!(good && text.contains(name), "{version} {key}: {text}");
             assert!(text.contains("Verify return code: 0 (ok)"), "{version} {key}: {text}");
             let signed = format!("Peer signature type: {key}");
             assert!(text.contains(&signed), "{version} {key}: {text}");
@@ -108,7 +108,7 @@ async fn openssl_speaks_either_version_with_either_key() {
 async fn openssl_that_puts_an_ip_address_into_sni_gets_the_default_certificate() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
-    // RFC 6066 section 3 forbids it. The second certificate has the address.
+    // RFC 6066 section 3 forbids an address. The second certificate would match it.
     let first = authority.issue("first", &Wish { names: &["first.example"], ..Wish::default() });
     let second = authority.issue("second", &Wish { names: &["127.0.0.1"], ..Wish::default() });
     let mut listener = listener(backend.config(), &first);
@@ -136,7 +136,7 @@ async fn openssl_that_puts_no_dns_name_into_sni_is_served_as_without_one() {
         ["gw.plant.example:8883", "[::1]", "1234", "ger\u{e4}t.plant", "a b", "x..y", "-", "*.a"];
     for version in ["-tls1_2", "-tls1_3"] {
         for name in odd {
-            // Both sides sign the transcript, which has a second ClientHello in some cases.
+            // Both sides sign the transcript, also with a second ClientHello.
             for groups in ["X25519:P-256", "P-521:P-256"] {
                 let arguments =
                     [version, "-servername", name, "-cert", &cert, "-key", &key, "-groups", groups];
@@ -162,10 +162,10 @@ async fn openssl_resumes_either_version() {
     }
 }
 
-/// Connects, waits for the ticket, and keeps the session in a file.
+/// Connects, waits for the ticket, and saves the session in a file.
 async fn ticket(proxy: &Proxy, version: &str, session: &str) -> (bool, String) {
     let mut command = Command::new("sh");
-    // The echo arrives after the ticket; Q ends the session.
+    // The echo arrives after the ticket. Q ends the session.
     let script = format!(
         "(echo hello; while ! grep -q '^hello' {session}.out; do :; done; echo Q) | \
          openssl s_client -connect {} -servername localhost {version} -sess_out {session} \

@@ -1,4 +1,4 @@
-//! Tests of the comparison of instruction counts with the baseline: it fails for growth only.
+//! The bench that counts instructions refuses only counts that have grown.
 
 #[path = "../benches/instructions/baseline.rs"]
 mod baseline;
@@ -28,7 +28,7 @@ fn a_count_that_has_changed_by_5_percent_at_most_is_fine() {
 }
 
 #[test]
-fn a_count_that_has_shrunk_is_told_and_no_fault() {
+fn a_count_that_has_shrunk_is_a_hint_and_not_a_fault() {
     let judged = judge(949);
     assert!(judged.faults.is_empty() && judged.hints.len() == 1, "{judged:?}");
 }

@@ -1,4 +1,4 @@
-//! Tests of the certificate, version, suite and protocol for each device.
+//! The choice of certificate, version, suite and protocol for a device.
 
 use tlsidecar::config::{CertificateFiles, TlsVersion};
 use tlsidecar::terms::reason::Reason;
@@ -13,7 +13,7 @@ use crate::support::client::Session;
 use crate::support::proxy::listener;
 use crate::support::{Authority, Backend, Device, Pair, Proxy};
 
-/// Returns whether the session's certificate is that of `pair`.
+/// Returns whether the server certificate of the session is the one of `pair`.
 fn shows(session: &Session, pair: &Pair) -> bool {
     shown(session) == pair.load().0[0]
 }
@@ -26,7 +26,7 @@ fn kind(session: &Session) -> HandshakeKind {
     session.get_ref().1.handshake_kind().unwrap()
 }
 
-/// Returns the crypto provider of a device that can verify RSA only.
+/// Returns the cryptography of a device that can only verify RSA.
 fn rsa_only() -> CryptoProvider {
     CryptoProvider {
         cipher_suites: vec![cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256],
@@ -107,7 +107,7 @@ async fn each_device_gets_the_kind_of_key_that_it_can_verify() {
     let backend = Backend::echo().await;
     let rsa = authority.issue("rsa", &Wish { rsa: true, ..Wish::default() });
     let ecdsa = authority.issue("ecdsa", &Wish::default());
-    // RSA is the default here. Devices that support ECDSA get that, because it is cheaper.
+    // RSA is the default here. A device that supports ECDSA still gets ECDSA, which is cheaper.
     let mut listener = listener(backend.config(), &rsa);
     listener.tls.certificates.push(ecdsa.files.clone());
     let proxy = Proxy::with(listener);
@@ -127,8 +127,8 @@ async fn each_device_gets_the_kind_of_key_that_it_can_verify() {
 
 #[tokio::test]
 async fn in_tls_1_2_the_groups_of_a_device_decide_as_well() {
-    // RFC 8422 section 5.1: the curve of an ECDSA key must be among the groups. In TLS 1.3 the groups are for the key
-    // exchange only.
+    // RFC 8422 section 5.1: the curve of an ECDSA key must be among the groups. In TLS 1.3 the groups are only
+    // for the key exchange.
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let rsa = authority.issue("rsa", &Wish { rsa: true, ..Wish::default() });
@@ -178,7 +178,7 @@ async fn the_name_decides_exactly_then_by_wildcard_then_by_default() {
         ("b.plant.example", &wildcard),
         ("localhost", &default),
         ("unknown.example", &default),
-        // An IP address sends no SNI.
+        // With an IP address, no SNI is sent.
         ("127.0.0.1", &default),
     ] {
         let device = Device::new(&authority).asking_for(name);

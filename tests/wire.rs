@@ -1,7 +1,7 @@
-//! Tests of invalid bytes from a peer: they end one connection, with a specific reason.
+//! Invalid input on the wire: it ends only its own connection, with its own reason.
 //!
-//! The first part checks the bytes of the alert and the reason for one fault at a time. The last part runs all faults
-//! against the real binary and checks that its log has no error.
+//! The first part asserts the bytes of the alert and the reason for one fault at a time. The last part sends all of
+//! them to the real binary and asserts that its log has no error.
 
 use std::net::SocketAddr;
 
@@ -17,7 +17,7 @@ use crate::support::raw::{alert, answer_to, client_hello, extended_hello, old_he
 use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, Proxy, Sidecar, eventually};
 
-/// Sends `bytes`, and expects this answer and this reason and that other connections continue.
+/// Sends `bytes`, and asserts the answer, the reason, and that other connections still work.
 async fn sending(bytes: &[u8], answer: Vec<u8>, reason: Reason) {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
@@ -54,7 +54,7 @@ async fn a_record_that_is_too_long_is_refused_with_record_overflow() {
 
 #[tokio::test]
 async fn a_hello_that_is_too_long_is_refused_with_decode_error() {
-    // A complete record of a message that announces 16 MiB.
+    // A complete record of a message with an announced length of 16 MiB.
     let mut start = vec![22, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff];
     start.resize(5 + 0x4000, 0);
     sending(&start, alert(50), Reason::ClientTlsError).await;
@@ -62,7 +62,7 @@ async fn a_hello_that_is_too_long_is_refused_with_decode_error() {
 
 #[tokio::test]
 async fn a_hello_in_endless_tiny_records_is_refused_with_decode_error() {
-    // A message of 64 KiB, which is allowed, in an endless sequence of records of one byte.
+    // A message of 64 KiB, which is allowed, in records of one byte.
     let header = [1, 0, 0xff, 0xff];
     let body = std::iter::repeat_n(0, 0xffff);
     let records = header.into_iter().chain(body).flat_map(|byte| [22, 3, 1, 0, 1, byte]);
@@ -96,14 +96,14 @@ async fn suites_that_nobody_should_use_are_refused_with_handshake_failure() {
     sending(&hello, alert(40), Reason::ClientTlsIncompatible).await;
 }
 
-/// AES-128-GCM suites of TLS 1.2 with ECDSA, and of TLS 1.3.
+/// A TLS 1.2 suite with ECDSA and AES-128-GCM, and a TLS 1.3 suite.
 const TLS_1_2: [u8; 2] = [0xc0, 0x2b];
 const TLS_1_3: [u8; 2] = [0x13, 0x01];
 
-/// Type and content of an extension.
+/// An extension: number and content.
 type Extension<'a> = (u16, &'a [u8]);
 
-/// Extensions of every client: the group X25519, and ECDSA with SHA-256.
+/// Returns the extensions of every client: the group X25519, and ECDSA with SHA-256.
 const GROUPS: Extension<'static> = (10, &[0, 2, 0, 29]);
 const SCHEMES: Extension<'static> = (13, &[0, 2, 4, 3]);
 const VERSIONS: Extension<'static> = (43, &[2, 3, 4]);
@@ -140,14 +140,14 @@ async fn a_hello_that_lacks_an_extension_of_tls_1_3_is_refused_with_missing_exte
 async fn extensions_that_the_rfcs_forbid_are_refused_by_their_alerts() {
     let forbidden: [(&[Extension<'_>], u8); 8] = [
         (&[(0xaaaa, &[]), (0xaaaa, &[])], 47),
-        // RFC 6066 sections 3 and 4: an empty list, a name with a NUL, a length that does not exist.
+        // RFC 6066 sections 3 and 4: an empty list, a name with a NUL, an undefined length.
         (&[(0, &[0, 0])], 50),
         (&[(0, &[0, 6, 0, 0, 3, b'a', 0, b'b'])], 112),
         (&[(1, &[5])], 47),
-        // RFC 7301 section 3.1: no protocol, and one without a byte.
+        // RFC 7301 section 3.1: no protocol, and an empty protocol.
         (&[(16, &[0, 0])], 50),
         (&[(16, &[0, 1, 0])], 50),
-        // RFC 8446 section 4.2.1: half a version.
+        // RFC 8446 section 4.2.1: half of a version.
         (&[(43, &[1, 3])], 50),
         (&[(23, &[0])], 50),
     ];
@@ -194,8 +194,8 @@ async fn a_name_counts_in_a_hello_of_every_size_and_split() {
     listener.tls.certificates.push(second.files.clone());
     let proxy = Proxy::with(listener);
     let to = chopper(proxy.address).await;
-    // With these numbers of protocols, the hello has some 200 bytes, some KiB, and four records. The last takes too long
-    // in single bytes.
+    // With these numbers of protocols the hello has about 200 bytes, a few KiB, and four records. Four records take
+    // too long in single bytes.
     for protocols in [0, 500, 6000] {
         let protocols: Vec<_> = (0..protocols).map(|i| format!("p-{i:06}")).collect();
         let protocols: Vec<_> = protocols.iter().map(String::as_str).collect();
@@ -226,7 +226,7 @@ async fn half_sent_hellos_beyond_the_ceiling_end_and_devices_get_in() {
         tcp.write_all(&hello[..50_000]).await.unwrap();
         held.push(tcp);
     }
-    // A MiB has 20 of them.
+    // 1 MiB is 20 of them.
     eventually("the largest have ended", || proxy.closed(Reason::ClientTlsMemory) >= 20).await;
     Device::new(&authority).echo(proxy.address).await.unwrap();
     assert!(proxy.active() >= 10, "the others are waited for: {}", proxy.active());
@@ -237,7 +237,7 @@ async fn a_client_that_sends_an_alert_instead_of_its_finished_is_counted_as_such
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let proxy = Proxy::start(backend.config(), &authority.server());
-    // It does not trust the CA, so it rejects the certificate.
+    // The device does not trust the CA: the operator sees that devices reject the certificate.
     let distrustful = Device::new(&Authority::new("another"));
     assert!(distrustful.connect(proxy.address).await.is_err());
     proxy.ends_with(Reason::ClientTlsAlert).await;
@@ -291,7 +291,7 @@ async fn a_client_that_resets_before_its_finished_is_counted_as_reset() {
     for _ in 0..20 {
         let mut tcp = TcpStream::connect(proxy.address).await.unwrap();
         tcp.write_all(&client_hello()).await.unwrap();
-        // The server's flight has begun to arrive, so the whole hello has been read.
+        // The server's flight has started to arrive, so the whole hello has been read.
         assert_eq!(within("our flight", tcp.read_u8()).await.unwrap(), 22);
         reset(tcp);
     }
@@ -344,7 +344,7 @@ async fn nothing_that_a_peer_sends_makes_an_error_of_ours() {
     let hello = client_hello();
     let mut noise = Bytes::new(99);
     for round in 0..150 {
-        // A hello with some bytes changed, truncated at a random place, then closed or reset.
+        // A hello with a few changed bytes, truncated, then closed or reset.
         let mut bytes = hello.clone();
         for _ in 0..noise.below(6) {
             let at = noise.below(bytes.len());
@@ -371,7 +371,7 @@ async fn nothing_that_a_peer_sends_makes_an_error_of_ours() {
     assert_eq!(sidecar.count(internal), 0);
 }
 
-/// Closes with a reset.
+/// Closes the connection with a reset.
 fn reset(tcp: TcpStream) {
     tcp.set_zero_linger().unwrap();
     drop(tcp);
@@ -395,7 +395,7 @@ async fn chopper(to: SocketAddr) -> SocketAddr {
     })
     .await;
     let address = relay.address;
-    // It lives as long as the test's runtime.
+    // The relay runs as long as the test's runtime.
     std::mem::forget(relay);
     address
 }

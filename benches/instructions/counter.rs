@@ -35,9 +35,9 @@ pub fn tools() -> Result<String, String> {
 }
 
 fn version(tool: &str) -> Result<String, String> {
-    let said =
+    let output =
         Command::new(tool).arg("--version").output().map_err(|error| missing(tool, &error))?;
-    Ok(String::from_utf8_lossy(&said.stdout).trim().to_owned())
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 fn missing(tool: &str, error: &io::Error) -> String {

@@ -76,7 +76,7 @@ impl World {
     fn hello_sent(&self) -> (Device, Wire, Accepting) {
         let mut device = Device::new(&self.devices);
         let wire = Wire::default();
-        wire.say(vec![device.say()]);
+        wire.script(vec![device.outgoing()]);
         wire.arrive();
         let (server, io) = (Rc::clone(&self.server), wire.clone());
         (device, wire, Box::pin(async move { server.accept(io).await }))
@@ -86,8 +86,8 @@ impl World {
     fn finishing(&self) -> (Device, Wire, Accepting) {
         let (mut device, wire, mut accepting) = self.hello_sent();
         assert!(walk(accepting.as_mut()).is_pending(), "a server waits for the device's Finished");
-        device.hear(&wire.hear());
-        wire.say(vec![device.say()]);
+        device.receive(&wire.take_written());
+        wire.script(vec![device.outgoing()]);
         wire.arrive();
         (device, wire, accepting)
     }
@@ -99,7 +99,7 @@ impl World {
             unreachable!("a handshake is over with the device's Finished")
         };
         // The ticket.
-        device.hear(&wire.hear());
+        device.receive(&wire.take_written());
         (device, wire, session)
     }
 }
@@ -139,7 +139,7 @@ impl Open {
 
 impl Work for Open {
     fn prepare(&mut self, turns: usize) {
-        self.wire.say((0..turns).map(|_| self.device.seal(&self.plain)).collect());
+        self.wire.script((0..turns).map(|_| self.device.seal(&self.plain)).collect());
     }
 
     fn turn(&mut self) {
@@ -168,8 +168,12 @@ impl Seal {
         let (mut device, wire, session) = world.session();
         let mut seal = Self { wire, session, plain: vec![7; bytes] };
         seal.turn();
-        assert_eq!(device.hear(&seal.wire.hear()), bytes, "the device gets what was sealed");
-        seal.wire.forget();
+        assert_eq!(
+            device.receive(&seal.wire.take_written()),
+            bytes,
+            "the device gets what was sealed"
+        );
+        seal.wire.discard_writes();
         Box::new(seal)
     }
 }
@@ -197,7 +201,7 @@ impl Look {
 
 impl Work for Look {
     fn prepare(&mut self, turns: usize) {
-        self.hellos = (0..turns).map(|_| Device::new(&self.devices).say()).collect();
+        self.hellos = (0..turns).map(|_| Device::new(&self.devices).outgoing()).collect();
         self.next = 0;
     }
 
@@ -279,8 +283,8 @@ impl Turn {
     fn setup(world: &World, bytes: usize) -> Box<dyn Work> {
         let (device, client, session) = world.session();
         let backend = Wire::default();
-        backend.forget();
-        client.forget();
+        backend.discard_writes();
+        client.discard_writes();
         let relay = Box::pin(world.server.relay(session, backend.clone()));
         Box::new(Self { device, client, backend, relay, plain: vec![7; bytes / 2] })
     }
@@ -288,8 +292,8 @@ impl Turn {
 
 impl Work for Turn {
     fn prepare(&mut self, turns: usize) {
-        self.client.say((0..turns).map(|_| self.device.seal(&self.plain)).collect());
-        self.backend.say(vec![self.plain.clone(); turns]);
+        self.client.script((0..turns).map(|_| self.device.seal(&self.plain)).collect());
+        self.backend.script(vec![self.plain.clone(); turns]);
     }
 
     fn turn(&mut self) {

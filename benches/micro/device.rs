@@ -44,22 +44,22 @@ impl Device {
     }
 
     /// Returns the records that the device sends without application data: its part of the handshake.
-    pub fn say(&mut self) -> Vec<u8> {
-        let mut said = Vec::new();
+    pub fn outgoing(&mut self) -> Vec<u8> {
+        let mut outgoing = Vec::new();
         while self.0.wants_write() {
-            self.0.write_tls(&mut said).expect("writing to memory cannot fail");
+            self.0.write_tls(&mut outgoing).expect("writing to memory cannot fail");
         }
-        said
+        outgoing
     }
 
     /// Seals `plain`.
     pub fn seal(&mut self, plain: &[u8]) -> Vec<u8> {
         self.0.writer().write_all(plain).expect("the buffer has no limit");
-        self.say()
+        self.outgoing()
     }
 
     /// Processes the server's records, and returns the number of plaintext bytes.
-    pub fn hear(&mut self, mut bytes: &[u8]) -> usize {
+    pub fn receive(&mut self, mut bytes: &[u8]) -> usize {
         let mut plain = 0;
         let mut buffer = [0; 16 * 1024];
         while !bytes.is_empty() {

@@ -15,7 +15,7 @@ pub struct Wire(Rc<RefCell<Ends>>);
 #[derive(Default)]
 struct Ends {
     /// Bytes from the peer, one entry per read.
-    said: Vec<Vec<u8>>,
+    script: Vec<Vec<u8>>,
     /// Number of entries that have arrived.
     arrived: usize,
     /// Number of read bytes of the current entry.
@@ -23,15 +23,15 @@ struct Ends {
     /// Written bytes, if they are kept.
     written: Vec<u8>,
     /// Written bytes are only counted.
-    forgets: bool,
+    discards_writes: bool,
     taken: usize,
 }
 
 impl Wire {
-    /// Replaces the bytes from the peer by `said`. Each call of [`Self::arrive`] makes one entry readable.
-    pub fn say(&self, said: Vec<Vec<u8>>) {
+    /// Replaces the bytes from the peer by `script`. Each call of [`Self::arrive`] makes one entry readable.
+    pub fn script(&self, script: Vec<Vec<u8>>) {
         let mut ends = self.0.borrow_mut();
-        ends.said = said;
+        ends.script = script;
         ends.arrived = 0;
     }
 
@@ -43,13 +43,13 @@ impl Wire {
     }
 
     /// Returns the bytes written since the last call.
-    pub fn hear(&self) -> Vec<u8> {
+    pub fn take_written(&self) -> Vec<u8> {
         std::mem::take(&mut self.0.borrow_mut().written)
     }
 
     /// Only counts written bytes from now on.
-    pub fn forget(&self) {
-        self.0.borrow_mut().forgets = true;
+    pub fn discard_writes(&self) {
+        self.0.borrow_mut().discards_writes = true;
     }
 
     /// Returns the total number of written bytes.
@@ -66,7 +66,7 @@ impl AsyncRead for Wire {
     ) -> Poll<io::Result<()>> {
         let mut ends = self.0.borrow_mut();
         let Some(last) = ends.arrived.checked_sub(1) else { return Poll::Pending };
-        let rest = &ends.said[last][ends.read..];
+        let rest = &ends.script[last][ends.read..];
         let read = rest.len().min(buffer.remaining());
         if read == 0 {
             return Poll::Pending;
@@ -85,7 +85,7 @@ impl AsyncWrite for Wire {
     ) -> Poll<io::Result<usize>> {
         let mut ends = self.0.borrow_mut();
         ends.taken += bytes.len();
-        if !ends.forgets {
+        if !ends.discards_writes {
             ends.written.extend_from_slice(bytes);
         }
         Poll::Ready(Ok(bytes.len()))

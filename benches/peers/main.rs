@@ -115,7 +115,7 @@ async fn compare(args: &Args) -> Report {
         for load in &loads {
             for peer in peers.iter().filter(|peer| load.suits(peer)) {
                 let run = run(load, peer, &material, backend.address, args.seconds).await;
-                eprintln!("round {round}, {}, {}: {}", load.name, peer.name, said(&run));
+                eprintln!("round {round}, {}, {}: {}", load.name, peer.name, line(&run));
                 report.add(load.name, peer.name, run.unwrap_or_default());
             }
         }
@@ -139,7 +139,7 @@ async fn run(
     load.run(&Bench { peer, proxy: &proxy, site: &site, started_in, time }).await
 }
 
-fn said(run: &std::io::Result<Vec<load::Figure>>) -> String {
+fn line(run: &std::io::Result<Vec<load::Figure>>) -> String {
     match run {
         Ok(figures) => {
             let figures = figures.iter().map(|(what, value)| format!("{value:.1} {what}"));

@@ -136,9 +136,9 @@ impl Peer {
     /// Returns the first line of the program's version output; none if it is not installed.
     pub fn version(&self) -> Option<String> {
         let output = Command::new(self.program()?).args(self.version).output().ok()?;
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said).into_owned();
-        let line = said.lines().map(str::trim).find(|line| line.contains(char::is_numeric));
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let line = text.lines().map(str::trim).find(|line| line.contains(char::is_numeric));
         Some(line.unwrap_or("?").to_owned())
     }
 

@@ -82,10 +82,10 @@ impl Report {
         }
         let mut figures: Vec<_> = self.rows.iter().map(|row| row.figure).collect();
         figures.dedup();
-        let mut told: Vec<&str> = Vec::new();
+        let mut listed: Vec<&str> = Vec::new();
         for figure in figures {
-            if !told.contains(&figure) {
-                told.push(figure);
+            if !listed.contains(&figure) {
+                listed.push(figure);
                 self.table(figure, &mut text);
             }
         }

@@ -165,7 +165,7 @@ fn server_configs(
         .with_client_cert_verifier(verifier.unwrap_or_else(WebPkiClientVerifier::no_client_auth))
         .with_cert_resolver(Arc::clone(resolver) as Arc<_>);
     config.alpn_protocols.clone_from(&tls.alpn);
-    // Our own record layer needs the secrets (`proxy/tls/session.rs`). They do not leave the process.
+    // Our own record layer needs the secrets (`proxy/tls/record_layer.rs`). They do not leave the process.
     config.enable_secret_extraction = true;
     config.key_log = Arc::new(SecretsToScope);
     resumption.install(&mut config, tls.tickets);

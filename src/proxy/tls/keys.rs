@@ -9,7 +9,7 @@
 //! This file and `negotiation/rustls_handshake.rs` are the only ones of `proxy/` that name rustls's connections, ciphers
 //! and records. `docs/dependencies.md` states what the next rustls changes there.
 //!
-//! **Not here.** When a key is used up or replaced (`record_layer.rs`).
+//! **Not here.** The limits and updates of keys (`record_layer.rs`).
 
 use tokio_rustls::rustls::crypto::cipher::{
     AeadKey, InboundOpaqueMessage, InboundPlainMessage, Iv, MessageDecrypter, MessageEncrypter,

@@ -45,7 +45,7 @@ pub(crate) struct Negotiation<Io> {
     cut: Option<io::ErrorKind>,
 }
 
-/// What a handshake needs next.
+/// The next step of a handshake in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// Another call of [`Negotiation::process`], after other tasks had a turn.

@@ -50,9 +50,9 @@ const FATAL: u8 = 2;
 pub(crate) struct RecordLayer {
     opener: Opener,
     sealer: Sealer,
-    /// How many records one key may seal.
+    /// Records that one key may seal at most.
     max_sealed: u64,
-    /// Makes the next keys of TLS 1.3; TLS 1.2 has none.
+    /// The source of the next keys of TLS 1.3; TLS 1.2 has none.
     tls13: Option<Box<NextKeys>>,
     message: PartialMessage,
     allowances: Allowances,

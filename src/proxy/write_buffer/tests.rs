@@ -1,4 +1,4 @@
-//! A socket that takes what it likes.
+//! Tests with a socket that takes a chosen number of bytes.
 //!
 //! **Not here.** Real sockets: `tests/relay.rs`.
 
@@ -7,7 +7,7 @@ use std::task::Waker;
 
 use super::*;
 
-/// Takes so many bytes by each of its next calls, then none: an error, or not now.
+/// A socket that takes these numbers of bytes in its next calls. Then it fails, or is not ready.
 #[derive(Default)]
 struct SlowSocket {
     takes: VecDeque<usize>,
@@ -56,7 +56,7 @@ impl AsyncWrite for SlowSocket {
     }
 }
 
-/// So many chunks of 1, 2, 3 … bytes, and all of their bytes.
+/// Returns `count` chunks of 1, 2, 3 … bytes, and their bytes.
 fn chunks(count: u8) -> (Vec<Vec<u8>>, Vec<u8>) {
     let chunks: Vec<_> = (1..=count).map(|n| vec![n; usize::from(n)]).collect();
     let bytes = chunks.concat();
@@ -135,7 +135,7 @@ fn a_socket_that_takes_a_little_at_a_time_keeps_hardly_more_than_the_rest() {
 }
 
 #[test]
-fn a_socket_that_fails_amid_chunks_has_its_error_told() {
+fn the_error_of_a_socket_that_fails_between_chunks_is_returned() {
     let (mut chunks, bytes) = chunks(7);
     let mut socket = SlowSocket { fails: true, ..SlowSocket::taking([4]) };
     let mut unsent = WriteBuffer::default();

@@ -1,4 +1,4 @@
-//! Handshakes with a client that chooses what leaves together.
+//! Handshakes with a client that chooses which bytes leave together.
 //!
 //! **Not here.** Handshakes that are refused, over sockets: `tests/wire.rs`.
 
@@ -22,7 +22,7 @@ use crate::trust::testing::snapshot_and_client;
 
 type Accepted = Result<EstablishedClient<DuplexStream>, HandshakeError>;
 
-/// The proxy's side of a handshake, which runs by itself.
+/// Starts the proxy's side of a handshake in its own task.
 fn accepting(snapshot: Arc<Snapshot>) -> (DuplexStream, tokio::task::JoinHandle<Accepted>) {
     let (device, ours) = duplex(1 << 20);
     let accepted = tokio::spawn(async move {
@@ -44,7 +44,7 @@ fn config(snapshot: &Snapshot, version: &'static SupportedProtocolVersion) -> Ar
     Arc::new(config)
 }
 
-/// A client whose bytes go where the test puts them.
+/// A client whose bytes are moved by the test.
 struct Device {
     tls: ClientConnection,
     io: DuplexStream,
@@ -56,8 +56,8 @@ impl Device {
         Self { tls: ClientConnection::new(Arc::clone(config), localhost).unwrap(), io }
     }
 
-    /// What it has to say.
-    fn said(&mut self) -> Vec<u8> {
+    /// Returns the bytes that the client has to send.
+    fn outgoing(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         while self.tls.wants_write() {
             self.tls.write_tls(&mut bytes).unwrap();
@@ -65,32 +65,32 @@ impl Device {
         bytes
     }
 
-    async fn say(&mut self) {
-        let bytes = self.said();
+    async fn send(&mut self) {
+        let bytes = self.outgoing();
         self.io.write_all(&bytes).await.unwrap();
     }
 
-    async fn hear(&mut self) {
+    async fn receive(&mut self) {
         let mut bytes = vec![0; 1 << 16];
         let read = self.io.read(&mut bytes).await.unwrap();
         self.tls.read_tls(&mut &bytes[..read]).unwrap();
         self.tls.process_new_packets().unwrap();
     }
 
-    /// Until its Finished is the next to leave, or has left.
+    /// Continues until the Finished is the next message to leave, or has left.
     async fn until_finished(&mut self) {
-        self.say().await;
+        self.send().await;
         while self.tls.is_handshaking() {
-            self.hear().await;
+            self.receive().await;
             if self.tls.is_handshaking() {
-                self.say().await;
+                self.send().await;
             }
         }
     }
 }
 
-/// A device that is just about to say its Finished, and our end of it. In TLS 1.2 it has to resume
-/// for that.
+/// Returns a device whose next message is its Finished, and the proxy's side. In TLS 1.2 that requires a resumed
+/// session.
 async fn before_finished(
     version: &'static SupportedProtocolVersion,
 ) -> (Device, tokio::task::JoinHandle<Accepted>) {
@@ -111,7 +111,7 @@ async fn before_finished(
     (device, accepted)
 }
 
-/// Reads once at our end.
+/// Reads once at the proxy's side.
 async fn receive(stream: &mut TlsStream<DuplexStream>) -> Result<(Received, Vec<u8>), Error> {
     let read = poll_fn(|cx| {
         scratch::with(|scratch| {
@@ -132,7 +132,7 @@ async fn data_and_a_close_notify_may_come_with_the_finished() {
         let (mut device, accepted) = before_finished(version).await;
         device.tls.writer().write_all(b"report").unwrap();
         device.tls.send_close_notify();
-        device.say().await;
+        device.send().await;
         let EstablishedClient { mut stream, early, .. } = accepted.await.unwrap().unwrap();
         assert_eq!(early, b"report");
         assert_eq!(receive(&mut stream).await, Ok((Received::Closed, Vec::new())));
@@ -145,10 +145,10 @@ async fn a_record_may_be_cut_anywhere_behind_the_finished() {
         for left_out in 1..34 {
             let (mut device, accepted) = before_finished(version).await;
             device.tls.writer().write_all(b"report").unwrap();
-            let said = device.said();
-            let (first, rest) = said.split_at(said.len() - left_out);
+            let sent = device.outgoing();
+            let (first, rest) = sent.split_at(sent.len() - left_out);
             device.io.write_all(first).await.unwrap();
-            // What is cut off may be a part of the Finished as well.
+            // The removed bytes can include a part of the Finished.
             tokio::task::yield_now().await;
             device.io.write_all(rest).await.unwrap();
             let EstablishedClient { mut stream, mut early, .. } = accepted.await.unwrap().unwrap();
@@ -166,8 +166,8 @@ async fn what_came_with_the_finished_before_a_forged_record_is_as_good_as_withou
     for version in [&TLS12, &TLS13] {
         let (mut device, accepted) = before_finished(version).await;
         device.tls.writer().write_all(b"report").unwrap();
-        let said = [device.said(), vec![23, 3, 3, 0, 30], vec![0; 30]].concat();
-        device.io.write_all(&said).await.unwrap();
+        let sent = [device.outgoing(), vec![23, 3, 3, 0, 30], vec![0; 30]].concat();
+        device.io.write_all(&sent).await.unwrap();
         device.io.shutdown().await.unwrap();
         let EstablishedClient { mut stream, early, .. } = accepted.await.unwrap().unwrap();
         assert_eq!(early, b"report");
@@ -181,16 +181,16 @@ async fn a_key_update_may_come_with_the_finished() {
     device.tls.writer().write_all(b"old").unwrap();
     device.tls.refresh_traffic_keys().unwrap();
     device.tls.writer().write_all(b"new").unwrap();
-    device.say().await;
+    device.send().await;
     let EstablishedClient { mut stream, early, .. } = accepted.await.unwrap().unwrap();
     assert_eq!(early, b"oldnew");
-    // It is answered with the next data.
+    // It is answered before the next data.
     let mut cx = Context::from_waker(Waker::noop());
     poll_fn(|cx| stream.poll_flush(cx)).await.unwrap();
     scratch::with(|scratch| stream.send(&mut cx, b"answer", &mut scratch.sealed)).unwrap();
     let mut answer = Vec::new();
     while answer.len() < 6 {
-        device.hear().await;
+        device.receive().await;
         drop(device.tls.reader().read_to_end(&mut answer));
     }
     assert_eq!(answer, b"answer");
@@ -212,7 +212,7 @@ async fn a_device_that_another_server_has_allowed_early_data_is_served_without()
     device.until_finished().await;
     assert!(!device.tls.is_early_data_accepted());
     device.tls.writer().write_all(b"report").unwrap();
-    device.say().await;
+    device.send().await;
     let EstablishedClient { mut stream, mut early, .. } = accepted.await.unwrap().unwrap();
     while early.is_empty() {
         early = receive(&mut stream).await.unwrap().1;
@@ -230,15 +230,15 @@ async fn rejected_early_data_is_skipped_up_to_16_kib_whatever_the_size_of_its_re
         resumable_elsewhere(&snapshot, &config).await;
         let (io, accepted) = accepting(Arc::new(snapshot));
         let mut device = Device::new(&config, io);
-        device.say().await;
+        device.send().await;
         for _ in 0..16_000 / size {
             let early = device.tls.early_data().unwrap().write(&vec![1; size]).unwrap();
             assert_eq!(early, size);
-            device.say().await;
+            device.send().await;
         }
         device.until_finished().await;
         device.tls.writer().write_all(b"report").unwrap();
-        device.say().await;
+        device.send().await;
         let EstablishedClient { mut stream, mut early, .. } = accepted.await.unwrap().unwrap();
         while early.is_empty() {
             early = receive(&mut stream).await.unwrap().1;
@@ -247,14 +247,14 @@ async fn rejected_early_data_is_skipped_up_to_16_kib_whatever_the_size_of_its_re
     }
 }
 
-/// What a device of this version gets that answers our first flight with `bytes`.
+/// Returns the error of a device of this version that answers our first flight with `bytes`.
 async fn answer_to(version: &'static SupportedProtocolVersion, bytes: &[u8]) -> Error {
     let (snapshot, _) = snapshot_and_client();
     let config = config(&snapshot, version);
     let (io, accepted) = accepting(Arc::new(snapshot));
     let mut device = Device::new(&config, io);
-    device.say().await;
-    device.hear().await;
+    device.send().await;
+    device.receive().await;
     device.io.write_all(bytes).await.unwrap();
     let mut answer = Vec::new();
     device.io.read_to_end(&mut answer).await.unwrap();
@@ -277,7 +277,7 @@ async fn a_fault_after_our_first_flight_has_its_alert_sealed_where_records_are()
     ];
     for version in [&TLS12, &TLS13] {
         for (bytes, alert) in faults {
-            // A handshake record is no longer allowed once records are sealed, whatever its length.
+            // A plaintext handshake record of any length is invalid once records are sealed.
             let alert = match (bytes[0], version.version) {
                 (22, ProtocolVersion::TLSv1_3) => A::UnexpectedMessage,
                 _ => alert,
@@ -293,12 +293,12 @@ async fn a_handshake_pauses_between_records_that_cost_much() {
     let (snapshot, _) = snapshot_and_client();
     let config = config(&snapshot, &TLS13);
     let (io, _) = duplex(1);
-    let said = Device::new(&config, io).said();
+    let sent = Device::new(&config, io).outgoing();
     let (_device, ours) = duplex(1 << 20);
     let ours_config = Arc::clone(&snapshot.policy().server_configs.server_order);
     let mut negotiation = Negotiation::new(ours, ours_config).unwrap();
-    // A change_cipher_spec may follow on the hello, which costs a signature.
-    let records = [&said[..], &[20, 3, 3, 0, 1, 1]].concat();
+    // A change_cipher_spec may follow the hello, which costs a signature.
+    let records = [&sent[..], &[20, 3, 3, 0, 1, 1]].concat();
     let version = ProtocolVersion::TLSv1_3;
     let opening = Opening { records, version, disguise: None, early_data: false };
     negotiation.open(opening);
@@ -307,7 +307,7 @@ async fn a_handshake_pauses_between_records_that_cost_much() {
     assert!(negotiation.held.is_empty());
 }
 
-/// Gets a ticket of another server that takes early data.
+/// Gets a ticket from another server that accepts early data.
 async fn resumable_elsewhere(snapshot: &Snapshot, config: &Arc<ClientConfig>) {
     let mut other = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&TLS13])
@@ -321,24 +321,24 @@ async fn resumable_elsewhere(snapshot: &Snapshot, config: &Arc<ClientConfig>) {
     let (io, mut other_end) = duplex(1 << 20);
     let mut device = Device::new(config, io);
     for _ in 0..2 {
-        let said = device.said();
-        other.read_tls(&mut &said[..]).unwrap();
+        let sent = device.outgoing();
+        other.read_tls(&mut &sent[..]).unwrap();
         other.process_new_packets().unwrap();
         let mut answer = Vec::new();
         while other.wants_write() {
             other.write_tls(&mut answer).unwrap();
         }
         other_end.write_all(&answer).await.unwrap();
-        device.hear().await;
+        device.receive().await;
     }
 }
 
-/// A ClientHello that offers early data, but no ticket to go with it.
+/// Returns a ClientHello that offers early data without a ticket.
 fn hello_with_early_data() -> Vec<u8> {
     let (snapshot, _) = snapshot_and_client();
     let (io, _) = duplex(1);
-    let mut hello = Device::new(&config(&snapshot, &TLS13), io).said();
-    // Behind the headers, the version, the random: the session id, the suites, the compressions.
+    let mut hello = Device::new(&config(&snapshot, &TLS13), io).outgoing();
+    // After the headers, version and random: session id, suites, compression methods.
     let mut extensions = 43 + 1 + usize::from(hello[43]);
     let suites = u16::from_be_bytes([hello[extensions], hello[extensions + 1]]);
     extensions += 2 + usize::from(suites);
@@ -362,13 +362,13 @@ async fn empty_records_in_a_handshake_are_refused() {
     assert_eq!(refusal(accepted).await, InvalidMessage::InvalidEmptyPayload.into());
 }
 
-/// Why a client is refused that sends its ClientHello of TLS 1.2 and then `records`.
+/// Returns the error for a client that sends a TLS 1.2 ClientHello and then `records`.
 async fn refusal_of(records: &[u8]) -> Error {
     let (snapshot, _) = snapshot_and_client();
     let config = config(&snapshot, &TLS12);
     let (io, accepted) = accepting(Arc::new(snapshot));
     let mut device = Device::new(&config, io);
-    device.say().await;
+    device.send().await;
     device.io.write_all(records).await.unwrap();
     device.io.shutdown().await.unwrap();
     refusal(accepted).await

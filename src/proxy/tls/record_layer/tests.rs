@@ -1,4 +1,4 @@
-//! A session against a client whose keys the test has: it says what no client would.
+//! The record layer against a client whose keys the test has, so that it can send invalid records.
 //!
 //! **Not here.** Whole devices over sockets: `tests/devices.rs`, `tests/relay.rs`.
 
@@ -30,7 +30,7 @@ type Ours = TlsStream<DuplexStream>;
 
 const FINISHED: u8 = 20;
 
-/// A device that is connected, and our end of it.
+/// Returns a connected device, and the proxy's side.
 async fn connected(snapshot: &Snapshot, connector: TlsConnector) -> (Device<DuplexStream>, Ours) {
     let (device, ours) = duplex(1 << 20);
     let localhost = ServerName::try_from("localhost").unwrap();
@@ -42,7 +42,7 @@ async fn connected(snapshot: &Snapshot, connector: TlsConnector) -> (Device<Dupl
     (device.unwrap(), ours)
 }
 
-/// A client config for one suite, whose secrets may be had.
+/// Returns a client configuration for one suite, with extraction of secrets.
 fn connector(snapshot: &Snapshot, suite: SupportedCipherSuite) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     roots.add(snapshot.policy().certificates[0].leaf.clone()).unwrap();
@@ -68,7 +68,7 @@ impl TestClient {
     async fn connect(suite: SupportedCipherSuite) -> (Self, Ours) {
         let (snapshot, _) = snapshot_and_client();
         let (mut device, mut ours) = connected(&snapshot, connector(&snapshot, suite)).await;
-        // The tickets come before it, and rustls takes them.
+        // rustls processes the tickets, which come before it.
         assert_eq!(send(&mut ours, b"!"), Ok(()));
         assert_eq!(device.read_u8().await.unwrap(), b'!');
         let (io, connection) = device.into_inner();
@@ -90,13 +90,13 @@ impl TestClient {
         self.sealer.seal(kind, plain).unwrap()
     }
 
-    async fn say(&mut self, kind: ContentType, plain: &[u8]) {
+    async fn send(&mut self, kind: ContentType, plain: &[u8]) {
         let record = self.seal(kind, plain);
         self.io.write_all(&record).await.unwrap();
     }
 
-    /// The next record from the proxy.
-    async fn hear(&mut self) -> (ContentType, Vec<u8>) {
+    /// Reads the next record from the proxy.
+    async fn receive(&mut self) -> (ContentType, Vec<u8>) {
         let mut record = vec![0; 5];
         self.io.read_exact(&mut record).await.unwrap();
         record.resize(5 + usize::from(u16::from_be_bytes([record[3], record[4]])), 0);
@@ -107,14 +107,14 @@ impl TestClient {
     }
 }
 
-/// Sends from our end.
+/// Sends from the proxy's side.
 fn send(ours: &mut Ours, plain: &[u8]) -> Result<(), String> {
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
     scratch::with(|scratch| ours.send(&mut cx, plain, &mut scratch.sealed))
         .map_err(|error| error.to_string())
 }
 
-/// Reads once at our end.
+/// Reads once at the proxy's side.
 async fn receive(ours: &mut Ours) -> Result<(Received, Vec<u8>), Error> {
     let read = poll_fn(|cx| {
         scratch::with(|scratch| {
@@ -129,11 +129,11 @@ async fn receive(ours: &mut Ours) -> Result<(Received, Vec<u8>), Error> {
     }
 }
 
-/// What our end says of `error` before it closes, as the client hears it.
-async fn append_final_alert(client: &mut TestClient, ours: &mut Ours, error: &Error) -> Vec<u8> {
+/// Returns the alert that the client gets for `error`.
+async fn final_alert(client: &mut TestClient, ours: &mut Ours, error: &Error) -> Vec<u8> {
     ours.queue_alert(error);
     poll_fn(|cx| ours.poll_flush(cx)).await.unwrap();
-    let (kind, alert) = client.hear().await;
+    let (kind, alert) = client.receive().await;
     assert_eq!(kind, ContentType::Alert);
     alert
 }
@@ -191,19 +191,19 @@ async fn records_in_single_bytes_are_as_good_as_whole_ones() {
 #[tokio::test]
 async fn other_messages_after_the_handshake_are_refused() {
     for (mut client, mut ours) in [TestClient::tls13().await, TestClient::tls12().await] {
-        client.say(ContentType::Handshake, &[FINISHED, 0, 0, 0]).await;
+        client.send(ContentType::Handshake, &[FINISHED, 0, 0, 0]).await;
         let error = receive(&mut ours).await.unwrap_err();
         assert!(matches!(error, Error::InappropriateHandshakeMessage { .. }), "{error}");
-        let said = append_final_alert(&mut client, &mut ours, &error).await;
-        assert_eq!(said, alert(AlertDescription::UnexpectedMessage));
+        let answer = final_alert(&mut client, &mut ours, &error).await;
+        assert_eq!(answer, alert(AlertDescription::UnexpectedMessage));
     }
 }
 
 #[tokio::test]
 async fn a_record_of_another_kind_inside_of_a_message_is_refused() {
     let (mut client, mut ours) = TestClient::tls13().await;
-    client.say(ContentType::Handshake, &KEY_UPDATE[..2]).await;
-    client.say(ContentType::ApplicationData, b"data").await;
+    client.send(ContentType::Handshake, &KEY_UPDATE[..2]).await;
+    client.send(ContentType::ApplicationData, b"data").await;
     let error = receive(&mut ours).await.unwrap_err();
     assert_eq!(error, PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into());
 }
@@ -213,8 +213,8 @@ async fn a_change_cipher_spec_after_the_handshake_is_refused() {
     for (mut client, mut ours) in [TestClient::tls13().await, TestClient::tls12().await] {
         client.io.write_all(&[20, 3, 3, 0, 1, 1]).await.unwrap();
         let error = receive(&mut ours).await.unwrap_err();
-        let said = append_final_alert(&mut client, &mut ours, &error).await;
-        assert_eq!(said, alert(AlertDescription::UnexpectedMessage));
+        let answer = final_alert(&mut client, &mut ours, &error).await;
+        assert_eq!(answer, alert(AlertDescription::UnexpectedMessage));
     }
 }
 
@@ -226,8 +226,8 @@ async fn a_record_that_was_changed_on_the_way_is_refused_with_bad_record_mac() {
         client.io.write_all(&record).await.unwrap();
         let error = receive(&mut ours).await.unwrap_err();
         assert_eq!(error, Error::DecryptError);
-        let said = append_final_alert(&mut client, &mut ours, &error).await;
-        assert_eq!(said, alert(AlertDescription::BadRecordMac));
+        let answer = final_alert(&mut client, &mut ours, &error).await;
+        assert_eq!(answer, alert(AlertDescription::BadRecordMac));
     }
 }
 
@@ -244,31 +244,31 @@ async fn a_record_that_is_too_long_is_refused_before_it_has_come() {
             if longest == 0x4100 { TestClient::tls13().await } else { TestClient::tls12().await };
         client.io.write_all(&[23, 3, 3, high, low + 1]).await.unwrap();
         let error = receive(&mut ours).await.unwrap_err();
-        let said = append_final_alert(&mut client, &mut ours, &error).await;
-        assert_eq!(said, alert(AlertDescription::RecordOverflow));
+        let answer = final_alert(&mut client, &mut ours, &error).await;
+        assert_eq!(answer, alert(AlertDescription::RecordOverflow));
     }
 }
 
 #[tokio::test]
 async fn more_padding_than_a_record_may_have_is_refused_with_record_overflow() {
     let (mut client, mut ours) = TestClient::tls13().await;
-    // The type behind the data, then zeros: RFC 8446 section 5.2. The type that the cipher adds
-    // behind them is a zero as well.
+    // The type after the data, then zeros: RFC 8446 section 5.2. The type that the cipher appends is a zero as
+    // well.
     let padded = |bytes: usize| [&[1, 23][..], &vec![0; bytes - 2]].concat();
-    client.say(ContentType::from(0), &padded(MAX_PLAIN_BYTES)).await;
+    client.send(ContentType::from(0), &padded(MAX_PLAIN_BYTES)).await;
     assert_eq!(receive(&mut ours).await, some(&[1]));
-    client.say(ContentType::from(0), &padded(MAX_PLAIN_BYTES + 1)).await;
+    client.send(ContentType::from(0), &padded(MAX_PLAIN_BYTES + 1)).await;
     let error = receive(&mut ours).await.unwrap_err();
-    let said = append_final_alert(&mut client, &mut ours, &error).await;
-    assert_eq!(said, alert(AlertDescription::RecordOverflow));
+    let answer = final_alert(&mut client, &mut ours, &error).await;
+    assert_eq!(answer, alert(AlertDescription::RecordOverflow));
 }
 
 #[tokio::test]
 async fn a_message_of_more_than_64_kib_is_refused_at_its_header() {
     for (mut client, mut ours) in [TestClient::tls13().await, TestClient::tls12().await] {
-        client.say(ContentType::Handshake, &[1, 1, 0, 0]).await;
+        client.send(ContentType::Handshake, &[1, 1, 0, 0]).await;
         let error = receive(&mut ours).await.unwrap_err();
-        assert_eq!(append_final_alert(&mut client, &mut ours, &error).await[0], FATAL);
+        assert_eq!(final_alert(&mut client, &mut ours, &error).await[0], FATAL);
     }
 }
 
@@ -292,14 +292,14 @@ async fn thirty_two_empty_records_in_a_row_are_allowed() {
     let (mut client, mut ours) = TestClient::tls13().await;
     for round in 0..2 {
         for _ in 0..32 {
-            client.say(ContentType::ApplicationData, b"").await;
+            client.send(ContentType::ApplicationData, b"").await;
         }
         assert_eq!(receive(&mut ours).await, some(b""), "{round}");
-        client.say(ContentType::ApplicationData, b"data").await;
+        client.send(ContentType::ApplicationData, b"data").await;
         assert_eq!(receive(&mut ours).await, some(b"data"));
     }
     for _ in 0..33 {
-        client.say(ContentType::ApplicationData, b"").await;
+        client.send(ContentType::ApplicationData, b"").await;
     }
     let error = receive(&mut ours).await.unwrap_err();
     assert_eq!(error, PeerMisbehaved::TooManyEmptyFragments.into());
@@ -310,24 +310,24 @@ async fn what_another_connection_left_in_the_buffers_is_not_sent() {
     let (mut client, mut ours) = TestClient::tls13().await;
     scratch::with(|scratch| scratch.sealed.push(vec![23, 3, 3, 0, 1, 0]));
     assert_eq!(send(&mut ours, b"data"), Ok(()));
-    assert_eq!(client.hear().await, (ContentType::ApplicationData, b"data".to_vec()));
+    assert_eq!(client.receive().await, (ContentType::ApplicationData, b"data".to_vec()));
 }
 
 #[tokio::test]
 async fn more_plaintext_than_a_record_may_have_is_refused_with_record_overflow() {
     for (mut client, mut ours) in [TestClient::tls13().await, TestClient::tls12().await] {
-        client.say(ContentType::ApplicationData, &[0; MAX_PLAIN_BYTES]).await;
+        client.send(ContentType::ApplicationData, &[0; MAX_PLAIN_BYTES]).await;
         assert_eq!(receive(&mut ours).await, some(&[0; MAX_PLAIN_BYTES]));
-        client.say(ContentType::ApplicationData, &[0; MAX_PLAIN_BYTES + 1]).await;
+        client.send(ContentType::ApplicationData, &[0; MAX_PLAIN_BYTES + 1]).await;
         let error = receive(&mut ours).await.unwrap_err();
         assert_eq!(error, Error::PeerSentOversizedRecord);
-        let said = append_final_alert(&mut client, &mut ours, &error).await;
-        assert_eq!(said, alert(AlertDescription::RecordOverflow));
+        let answer = final_alert(&mut client, &mut ours, &error).await;
+        assert_eq!(answer, alert(AlertDescription::RecordOverflow));
     }
 }
 
 #[tokio::test]
-async fn a_sealed_record_that_says_its_type_outside_is_refused_in_tls_1_3() {
+async fn a_sealed_record_with_its_type_outside_is_refused_in_tls_1_3() {
     for kind in [ContentType::Alert, ContentType::Handshake] {
         let (mut client, mut ours) = TestClient::tls13().await;
         let mut record = client.seal(ContentType::ApplicationData, b"data");
@@ -335,8 +335,8 @@ async fn a_sealed_record_that_says_its_type_outside_is_refused_in_tls_1_3() {
         client.io.write_all(&record).await.unwrap();
         let error = receive(&mut ours).await.unwrap_err();
         assert_eq!(error, inappropriate(kind));
-        let said = append_final_alert(&mut client, &mut ours, &error).await;
-        assert_eq!(said, alert(AlertDescription::UnexpectedMessage));
+        let answer = final_alert(&mut client, &mut ours, &error).await;
+        assert_eq!(answer, alert(AlertDescription::UnexpectedMessage));
     }
 }
 
@@ -344,11 +344,11 @@ async fn a_sealed_record_that_says_its_type_outside_is_refused_in_tls_1_3() {
 async fn empty_messages_and_alerts_are_refused() {
     for kind in [ContentType::Alert, ContentType::Handshake] {
         for (mut client, mut ours) in [TestClient::tls13().await, TestClient::tls12().await] {
-            client.say(kind, b"").await;
+            client.send(kind, b"").await;
             let error = receive(&mut ours).await.unwrap_err();
             assert_eq!(error, inappropriate(kind));
-            let said = append_final_alert(&mut client, &mut ours, &error).await;
-            assert_eq!(said, alert(AlertDescription::UnexpectedMessage));
+            let answer = final_alert(&mut client, &mut ours, &error).await;
+            assert_eq!(answer, alert(AlertDescription::UnexpectedMessage));
         }
     }
 }

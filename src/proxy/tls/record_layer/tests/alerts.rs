@@ -1,6 +1,6 @@
-//! Alerts, and what TLS 1.2 answers by one: a renegotiation.
+//! Alerts, and renegotiation in TLS 1.2, which is answered by an alert.
 //!
-//! **Not here.** Which fault has which alert (`tests.rs`).
+//! **Not here.** The alert of each fault (`tests.rs`).
 
 use super::*;
 
@@ -9,17 +9,17 @@ async fn tls_1_2_allows_four_warnings_and_tls_1_3_none_but_user_canceled() {
     let warning = |description| [WARNING, u8::from(description)];
     let (mut client, mut ours) = TestClient::tls12().await;
     for _ in 0..4 {
-        client.say(ContentType::Alert, &warning(AlertDescription::NoRenegotiation)).await;
+        client.send(ContentType::Alert, &warning(AlertDescription::NoRenegotiation)).await;
         assert_eq!(receive(&mut ours).await, some(b""));
     }
-    client.say(ContentType::Alert, &warning(AlertDescription::NoRenegotiation)).await;
+    client.send(ContentType::Alert, &warning(AlertDescription::NoRenegotiation)).await;
     let error = receive(&mut ours).await.unwrap_err();
     assert_eq!(error, PeerMisbehaved::TooManyWarningAlertsReceived.into());
 
     let (mut client, mut ours) = TestClient::tls13().await;
-    client.say(ContentType::Alert, &warning(AlertDescription::UserCanceled)).await;
+    client.send(ContentType::Alert, &warning(AlertDescription::UserCanceled)).await;
     assert_eq!(receive(&mut ours).await, some(b""));
-    client.say(ContentType::Alert, &warning(AlertDescription::NoRenegotiation)).await;
+    client.send(ContentType::Alert, &warning(AlertDescription::NoRenegotiation)).await;
     let error = receive(&mut ours).await.unwrap_err();
     assert_eq!(error, Error::AlertReceived(AlertDescription::NoRenegotiation));
 }
@@ -30,7 +30,7 @@ async fn a_warning_now_and_then_ends_no_session_that_lives_for_weeks() {
     let warning = [WARNING, u8::from(AlertDescription::NoRenegotiation)];
     for _ in 0..100 {
         tokio::time::advance(std::time::Duration::from_secs(24 * 3600)).await;
-        client.say(ContentType::Alert, &warning).await;
+        client.send(ContentType::Alert, &warning).await;
         assert_eq!(receive(&mut ours).await, some(b""));
     }
 }
@@ -40,8 +40,8 @@ async fn data_refills_the_allowance_for_warnings() {
     for (mut client, mut ours) in [TestClient::tls13().await, TestClient::tls12().await] {
         for _ in 0..40 {
             let warning = [WARNING, u8::from(AlertDescription::UserCanceled)];
-            client.say(ContentType::Alert, &warning).await;
-            client.say(ContentType::ApplicationData, b"data").await;
+            client.send(ContentType::Alert, &warning).await;
+            client.send(ContentType::ApplicationData, b"data").await;
         }
         let mut data = Vec::new();
         while data.len() < 40 * 4 {
@@ -54,8 +54,8 @@ async fn data_refills_the_allowance_for_warnings() {
 async fn data_refills_the_allowance_for_renegotiations_but_not_without_end_in_one_read() {
     let (mut client, mut ours) = TestClient::tls12().await;
     for _ in 0..400 {
-        client.say(ContentType::Handshake, &[1, 0, 0, 1, 0]).await;
-        client.say(ContentType::ApplicationData, b"data").await;
+        client.send(ContentType::Handshake, &[1, 0, 0, 1, 0]).await;
+        client.send(ContentType::ApplicationData, b"data").await;
     }
     let mut data = Vec::new();
     while data.len() < 400 * 4 {
@@ -69,10 +69,10 @@ async fn an_alert_of_an_unknown_level_is_an_illegal_parameter() {
     for level in [0, 3, 255] {
         for (mut client, mut ours) in [TestClient::tls13().await, TestClient::tls12().await] {
             let unknown = [level, u8::from(AlertDescription::UserCanceled)];
-            client.say(ContentType::Alert, &unknown).await;
+            client.send(ContentType::Alert, &unknown).await;
             let error = receive(&mut ours).await.unwrap_err();
-            let said = append_final_alert(&mut client, &mut ours, &error).await;
-            assert_eq!(said, alert(AlertDescription::IllegalParameter));
+            let answer = final_alert(&mut client, &mut ours, &error).await;
+            assert_eq!(answer, alert(AlertDescription::IllegalParameter));
         }
     }
 }
@@ -80,7 +80,7 @@ async fn an_alert_of_an_unknown_level_is_an_illegal_parameter() {
 #[tokio::test]
 async fn the_clients_own_alert_has_no_answer() {
     let (mut client, mut ours) = TestClient::tls13().await;
-    client.say(ContentType::Alert, &alert(AlertDescription::BadCertificate)).await;
+    client.send(ContentType::Alert, &alert(AlertDescription::BadCertificate)).await;
     let error = receive(&mut ours).await.unwrap_err();
     assert_eq!(error, Error::AlertReceived(AlertDescription::BadCertificate));
     ours.queue_alert(&error);
@@ -91,19 +91,19 @@ async fn the_clients_own_alert_has_no_answer() {
 async fn a_renegotiation_is_refused_by_a_warning_and_the_next_by_the_end() {
     let (mut client, mut ours) = TestClient::tls12().await;
     let hello = [[1, 0, 1, 2].as_slice(), &[0; 0x102]].concat();
-    // In two records, as a long one would come.
-    client.say(ContentType::Handshake, &hello[..7]).await;
+    // In two records, like a long message.
+    client.send(ContentType::Handshake, &hello[..7]).await;
     assert_eq!(receive(&mut ours).await, some(b""));
-    client.say(ContentType::Handshake, &hello[7..]).await;
+    client.send(ContentType::Handshake, &hello[7..]).await;
     assert_eq!(receive(&mut ours).await, some(b""));
     poll_fn(|cx| ours.poll_flush(cx)).await.unwrap();
     let refused = vec![WARNING, u8::from(AlertDescription::NoRenegotiation)];
-    assert_eq!(client.hear().await, (ContentType::Alert, refused));
-    client.say(ContentType::ApplicationData, b"data").await;
+    assert_eq!(client.receive().await, (ContentType::Alert, refused));
+    client.send(ContentType::ApplicationData, b"data").await;
     assert_eq!(receive(&mut ours).await, some(b"data"));
 
     for _ in 0..2 {
-        client.say(ContentType::Handshake, &hello).await;
+        client.send(ContentType::Handshake, &hello).await;
     }
     let error = receive(&mut ours).await.unwrap_err();
     assert_eq!(error, PeerMisbehaved::TooManyRenegotiationRequests.into());
@@ -124,7 +124,7 @@ async fn what_comes_behind_a_close_notify_is_ignored() {
 }
 
 #[tokio::test]
-async fn a_session_says_its_close_notify_once() {
+async fn a_session_sends_its_close_notify_once() {
     let (mut client, mut ours) = TestClient::tls13().await;
     ours.queue_close_notify();
     let queued = ours.queued();
@@ -132,14 +132,14 @@ async fn a_session_says_its_close_notify_once() {
     ours.queue_alert(&Error::DecryptError);
     assert_eq!(ours.queued(), queued);
     poll_fn(|cx| ours.poll_flush(cx)).await.unwrap();
-    assert_eq!(client.hear().await, (ContentType::Alert, vec![WARNING, 0]));
+    assert_eq!(client.receive().await, (ContentType::Alert, vec![WARNING, 0]));
 }
 
 #[tokio::test]
 async fn a_fatal_alert_ends_either_version() {
     for (mut client, mut ours) in [TestClient::tls13().await, TestClient::tls12().await] {
         let description = AlertDescription::NoRenegotiation;
-        client.say(ContentType::Alert, &alert(description)).await;
+        client.send(ContentType::Alert, &alert(description)).await;
         assert_eq!(receive(&mut ours).await, Err(Error::AlertReceived(description)));
     }
 }
@@ -147,7 +147,7 @@ async fn a_fatal_alert_ends_either_version() {
 #[tokio::test]
 async fn a_close_notify_is_one_whatever_its_level() {
     for (mut client, mut ours) in [TestClient::tls13().await, TestClient::tls12().await] {
-        client.say(ContentType::Alert, &alert(AlertDescription::CloseNotify)).await;
+        client.send(ContentType::Alert, &alert(AlertDescription::CloseNotify)).await;
         assert_eq!(receive(&mut ours).await, Ok((Received::Closed, Vec::new())));
     }
 }
@@ -156,9 +156,9 @@ async fn a_close_notify_is_one_whatever_its_level() {
 async fn an_alert_of_another_length_is_refused() {
     for wrong in [&[WARNING][..], &[WARNING, 0, WARNING, 0]] {
         let (mut client, mut ours) = TestClient::tls13().await;
-        client.say(ContentType::Alert, wrong).await;
+        client.send(ContentType::Alert, wrong).await;
         let error = receive(&mut ours).await.unwrap_err();
-        let said = append_final_alert(&mut client, &mut ours, &error).await;
-        assert_eq!(said, alert(AlertDescription::DecodeError));
+        let answer = final_alert(&mut client, &mut ours, &error).await;
+        assert_eq!(answer, alert(AlertDescription::DecodeError));
     }
 }

@@ -1,6 +1,6 @@
-//! New keys, of the client's and of ours.
+//! Key updates of the client and of the proxy.
 //!
-//! **Not here.** TLS 1.2, whose keys are used up: `relay/tests/faults.rs`.
+//! **Not here.** Keys of TLS 1.2 that are used up (`relay/tests/faults.rs`).
 
 use tokio_rustls::rustls::{CipherSuiteCommon, ServerConfig, Tls13CipherSuite};
 
@@ -29,7 +29,7 @@ async fn renew_keys(suite: SupportedCipherSuite) {
             opened = receive(&mut ours).await.unwrap().1;
         }
         assert_eq!(opened, [round]);
-        // The device has asked us to renew ours.
+        // The device has requested an update of the proxy's key.
         assert_eq!(send(&mut ours, &[round]), Ok(()));
         assert_eq!(device.read_u8().await.unwrap(), round);
     }
@@ -38,59 +38,59 @@ async fn renew_keys(suite: SupportedCipherSuite) {
 #[tokio::test]
 async fn key_updates_are_answered_once_and_before_the_next_data() {
     let (mut client, mut ours) = TestClient::tls13().await;
-    client.say(ContentType::Handshake, &[24, 0, 0, 1, 1]).await;
+    client.send(ContentType::Handshake, &[24, 0, 0, 1, 1]).await;
     assert_eq!(receive(&mut ours).await, some(b""));
     assert_eq!(ours.queued(), 0);
     assert_eq!(send(&mut ours, b"data"), Ok(()));
-    assert_eq!(client.hear().await, (ContentType::Handshake, KEY_UPDATE.to_vec()));
+    assert_eq!(client.receive().await, (ContentType::Handshake, KEY_UPDATE.to_vec()));
 }
 
 #[tokio::test]
 async fn a_key_update_may_be_split_over_records() {
     let (mut client, mut ours) = TestClient::tls13().await;
     for part in [&KEY_UPDATE[..1], &KEY_UPDATE[1..3], &KEY_UPDATE[3..4], &KEY_UPDATE[4..]] {
-        client.say(ContentType::Handshake, part).await;
+        client.send(ContentType::Handshake, part).await;
         assert_eq!(receive(&mut ours).await, some(b""));
     }
-    // Under the old key nothing more is believed.
-    client.say(ContentType::ApplicationData, b"late").await;
+    // Records under the old key are refused.
+    client.send(ContentType::ApplicationData, b"late").await;
     assert_eq!(receive(&mut ours).await, Err(Error::DecryptError));
 }
 
 #[tokio::test]
 async fn what_stands_behind_a_key_update_in_its_record_is_refused() {
     let (mut client, mut ours) = TestClient::tls13().await;
-    client.say(ContentType::Handshake, &[24, 0, 0, 1, 0, 24]).await;
+    client.send(ContentType::Handshake, &[24, 0, 0, 1, 0, 24]).await;
     let error = receive(&mut ours).await.unwrap_err();
     assert_eq!(error, PeerMisbehaved::KeyEpochWithPendingFragment.into());
-    let said = append_final_alert(&mut client, &mut ours, &error).await;
-    assert_eq!(said, alert(AlertDescription::UnexpectedMessage));
+    let answer = final_alert(&mut client, &mut ours, &error).await;
+    assert_eq!(answer, alert(AlertDescription::UnexpectedMessage));
 }
 
 #[tokio::test]
 async fn a_key_update_that_asks_for_something_unknown_is_refused() {
     let (mut client, mut ours) = TestClient::tls13().await;
-    client.say(ContentType::Handshake, &[24, 0, 0, 1, 2]).await;
+    client.send(ContentType::Handshake, &[24, 0, 0, 1, 2]).await;
     let error = receive(&mut ours).await.unwrap_err();
     assert_eq!(error, InvalidMessage::InvalidKeyUpdate.into());
-    let said = append_final_alert(&mut client, &mut ours, &error).await;
-    assert_eq!(said, alert(AlertDescription::IllegalParameter));
+    let answer = final_alert(&mut client, &mut ours, &error).await;
+    assert_eq!(answer, alert(AlertDescription::IllegalParameter));
 }
 
 #[tokio::test]
 async fn a_key_update_of_another_length_is_refused() {
     let (mut client, mut ours) = TestClient::tls13().await;
-    client.say(ContentType::Handshake, &[24, 0, 0, 2, 0, 0]).await;
+    client.send(ContentType::Handshake, &[24, 0, 0, 2, 0, 0]).await;
     let error = receive(&mut ours).await.unwrap_err();
-    let said = append_final_alert(&mut client, &mut ours, &error).await;
-    assert_eq!(said, alert(AlertDescription::DecodeError));
+    let answer = final_alert(&mut client, &mut ours, &error).await;
+    assert_eq!(answer, alert(AlertDescription::DecodeError));
 }
 
 #[tokio::test(start_paused = true)]
 async fn key_updates_of_a_device_that_only_listens_are_answered_for_weeks() {
     let (_client, mut ours) = TestClient::tls13().await;
     let session = ours.record_layer_mut();
-    // More often than any device renews its keys.
+    // More often than any device updates its keys.
     for _ in 0..10_000 {
         tokio::time::advance(std::time::Duration::from_millis(50)).await;
         assert_eq!(session.process_key_update(1, &[]), Ok(()));
@@ -170,7 +170,7 @@ async fn two_key_updates_have_one_answer() {
     }
 }
 
-/// Has `session` process a record, as if it had been opened.
+/// Lets the record layer process a record, as if it had been opened.
 fn process(session: &mut RecordLayer, kind: ContentType, payload: &[u8]) -> Result<(), Error> {
     let record = OpenedRecord { kind, payload };
     session.process(&record, &mut Vec::new())
@@ -198,8 +198,8 @@ async fn data_gives_new_patience_for_key_updates_but_empty_records_do_not() {
 #[tokio::test]
 async fn a_key_update_that_asks_for_nothing_is_not_answered() {
     let (mut client, mut ours) = TestClient::tls13().await;
-    client.say(ContentType::Handshake, &KEY_UPDATE).await;
+    client.send(ContentType::Handshake, &KEY_UPDATE).await;
     assert_eq!(receive(&mut ours).await, some(b""));
     assert_eq!(send(&mut ours, b"data"), Ok(()));
-    assert_eq!(client.hear().await, (ContentType::ApplicationData, b"data".to_vec()));
+    assert_eq!(client.receive().await, (ContentType::ApplicationData, b"data".to_vec()));
 }
