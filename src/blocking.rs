@@ -2,9 +2,9 @@
 //!
 //! tokio's blocking pool is not used: it panics, or discards the work, if the system has no thread to give.
 //!
-//! **Promises.** There are at most `max_threads`. Work is done in the order of its due times. While work waits and every
-//! thread is busy, another thread is started; if that fails, no work is lost: a thread does it later. A panic in work
-//! affects no other work.
+//! **Promises.** There are at most `max_threads`. Work is done in the order of its due times. While work waits
+//! and every thread is busy, another thread is started; if that fails, no work is lost: a thread does it later.
+//! A panic in work affects no other work.
 //!
 //! **Not here.** The work (`control/admin.rs`, `proxy/backend/lookup/table.rs`).
 

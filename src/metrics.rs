@@ -1,8 +1,8 @@
 //! Every metric of the process.
 //!
-//! **Promises.** Each metric is declared once, with its name, labels, help and kind. docs/metrics.md lists them all, and
-//! a test compares the two. Label values come from closed sets or from the configuration, never from a client. The
-//! data path moves a metric by one atomic operation, without a look-up.
+//! **Promises.** Each metric is declared once, with its name, labels, help and kind. docs/metrics.md lists them
+//! all, and a test compares the two. Label values come from closed sets or from the configuration, never from a
+//! client. The data path moves a metric by one atomic operation, without a look-up.
 //!
 //! **Not here.** The admin port that serves them (`control/admin.rs`).
 

@@ -1,9 +1,9 @@
 //! Text from outside, made safe for one line of a log or for a terminal.
 //!
-//! One rule has two strengths. A log line, a status and a name keep every script, so that an operator can read the name
-//! of a device. The report of `probe` stands on a terminal among our own words, and its text comes from a server that
-//! may be hostile: right-to-left letters and invisible characters are escaped there as well, because a terminal may
-//! reorder or hide the characters beside them.
+//! One rule has two strengths. A log line, a status and a name keep every script, so that an operator can read
+//! the name of a device. The report of `probe` stands on a terminal among our own words, and its text comes
+//! from a server that may be hostile: right-to-left letters and invisible characters are escaped there as well,
+//! because a terminal may reorder or hide the characters beside them.
 //!
 //! **Promises.** No character in the result ends a line, moves a cursor, changes a colour or turns the direction of
 //! writing. Each is replaced by its escape, for example `\n` or `\u{1b}`.
@@ -31,8 +31,8 @@ pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     escaped(text, |escaped, c| escaped.extend(c.escape_default()))
 }
 
-/// Returns a line of JSON with the same value on one line. JSON requires an escape for some of the unsafe characters
-/// only (RFC 8259 section 7).
+/// Returns a line of JSON with the same value on one line. JSON requires an escape for some of the unsafe
+/// characters only (RFC 8259 section 7).
 pub(crate) fn json_line(json: &str) -> Cow<'_, str> {
     escaped(json, |escaped, c| {
         // All unsafe characters are below U+10000. Writing to a String cannot fail.
@@ -87,8 +87,9 @@ fn escaped(text: &str, escape: impl Fn(&mut String, char)) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Returns whether a character affects the text around it: control characters, the separators of lines and paragraphs,
-/// and those that turn the direction of writing (Unicode Technical Report 36). `escape_debug` escapes them all.
+/// Returns whether a character affects the text around it: control characters, the separators of lines and
+/// paragraphs, and those that turn the direction of writing (Unicode Technical Report 36). `escape_debug`
+/// escapes them all.
 const fn is_unsafe(c: char) -> bool {
     matches!(c, '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{200e}' | '\u{200f}'
         | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')

@@ -1,11 +1,11 @@
 //! The admin port: metrics, probes, status, reload, drain.
 //!
-//! **Promises.** It answers until the process ends. A probe never dials the backend: a legacy server that is down is no
-//! reason to restart the sidecar in front of it. Probes and a drain are answered at once, whatever other clients of
-//! this port do.
+//! **Promises.** It answers until the process ends. A probe never dials the backend: a legacy server that is
+//! down is no reason to restart the sidecar in front of it. Probes and a drain are answered at once, whatever
+//! other clients of this port do.
 //!
-//! **Not here.** Its connections (`admin/clients.rs`), the metrics (`metrics.rs`), the drain (`lifecycle.rs`), the reload
-//! (`reload.rs`), the client on the command line (`commands/admin_client.rs`).
+//! **Not here.** Its connections (`admin/clients.rs`), the metrics (`metrics.rs`), the drain (`lifecycle.rs`),
+//! the reload (`reload.rs`), the client on the command line (`commands/admin_client.rs`).
 
 mod clients;
 #[cfg(feature = "fuzz")]

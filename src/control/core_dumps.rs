@@ -1,8 +1,8 @@
 //! Protection of the process memory, which holds private keys, ticket keys and the plaintext of devices.
 //!
-//! **Promises.** After [`forbid`], the kernel writes no core file and passes none to a handler, and only a process with
-//! `CAP_SYS_PTRACE` can read the memory: the files below `/proc/PID` belong to root (`PR_SET_DUMPABLE` in prctl(2),
-//! ptrace(2)).
+//! **Promises.** After [`forbid`], the kernel writes no core file and passes none to a handler, and only a
+//! process with `CAP_SYS_PTRACE` can read the memory: the files below `/proc/PID` belong to root
+//! (`PR_SET_DUMPABLE` in prctl(2), ptrace(2)).
 //!
 //! **Not here.** The key that turns this off for a debugger: `process.dumpable` (`config.rs`).
 

@@ -1,7 +1,7 @@
 //! Socket activation: listening sockets that systemd passes to the process, see sd_listen_fds(3).
 //!
-//! **Promises.** Each socket is taken once, is closed on exec, and belongs to exactly one listener or to the admin port.
-//! A socket that fits none is an error: devices would wait in its backlog forever.
+//! **Promises.** Each socket is taken once, is closed on exec, and belongs to exactly one listener or to the
+//! admin port. A socket that fits none is an error: devices would wait in its backlog forever.
 //!
 //! **Not here.** Sockets that the process opens itself, and the options of both (`proxy/socket.rs`).
 

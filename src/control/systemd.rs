@@ -1,9 +1,10 @@
 //! Notifications to systemd: sd_notify(3).
 //!
-//! **Promises.** Without `NOTIFY_SOCKET` nothing is sent. READY is sent once every socket accepts, STOPPING only if the
-//! process is going to end, and no state of a reload after it. Messages leave in order, and before the process ends.
-//! A service manager that does not read delays the process only briefly, and some messages are dropped. WATCHDOG is
-//! sent only while every worker of the runtime makes progress, not just the one that sends it.
+//! **Promises.** Without `NOTIFY_SOCKET` nothing is sent. READY is sent once every socket accepts, STOPPING
+//! only if the process is going to end, and no state of a reload after it. Messages leave in order, and before
+//! the process ends. A service manager that does not read delays the process only briefly, and some messages
+//! are dropped. WATCHDOG is sent only while every worker of the runtime makes progress, not just the one that
+//! sends it.
 //!
 //! **Not here.** Sockets from systemd (`control/sockets.rs`), signals (`main.rs`), the stop (`lifecycle.rs`).
 
@@ -65,8 +66,8 @@ enum Outgoing {
 }
 
 impl Systemd {
-    /// Sends READY: all `listeners` accept. From then on, sends the progress of a drain and the watchdog's pings. Call
-    /// it within the runtime.
+    /// Sends READY: all `listeners` accept. From then on, sends the progress of a drain and the watchdog's
+    /// pings. Call it within the runtime.
     #[must_use]
     pub fn ready(listeners: usize, shutdown: &Shutdown) -> Self {
         let name = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
@@ -117,8 +118,8 @@ impl Systemd {
         self.notify(&[NotifyState::Stopping, longer]);
     }
 
-    /// Completes when the service manager has read all messages, or after a timeout. Call it before the runtime ends,
-    /// which discards the queue.
+    /// Completes when the service manager has read all messages, or after a timeout. Call it before the runtime
+    /// ends, which discards the queue.
     pub async fn flush(&self) {
         let Some(messages) = &self.messages else { return };
         let flushed = async {
@@ -278,8 +279,8 @@ async fn deliver(socket: UnixDatagram, mut queue: mpsc::Receiver<Outgoing>) {
     }
 }
 
-/// Connects to the socket of the service manager. sd_notify's own function blocks if the service manager does not read,
-/// and does not support abstract names.
+/// Connects to the socket of the service manager. sd_notify's own function blocks if the service manager does
+/// not read, and does not support abstract names.
 fn connect(name: &OsStr) -> io::Result<UnixDatagram> {
     let address = match name.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,

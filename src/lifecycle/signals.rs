@@ -1,11 +1,11 @@
 //! The signals of the process: those that it handles, and those that it logs and ignores.
 //!
-//! A signal that is sent by mistake must not disconnect a fleet. Scripts and units for other proxies send SIGUSR1 (nginx:
-//! reopen the log), SIGUSR2 or SIGQUIT, whose default action ends the process at once, like that of most signals
-//! (signal(7)).
+//! A signal that is sent by mistake must not disconnect a fleet. Scripts and units for other proxies send
+//! SIGUSR1 (nginx: reopen the log), SIGUSR2 or SIGQUIT, whose default action ends the process at once, like
+//! that of most signals (signal(7)).
 //!
-//! **Promises.** Once installed, only SIGKILL and the kernel's reports of a fault (for example SIGSEGV and SIGABRT) end the
-//! process, and only SIGSTOP stops it.
+//! **Promises.** Once installed, only SIGKILL and the kernel's reports of a fault (for example SIGSEGV and
+//! SIGABRT) end the process, and only SIGSTOP stops it.
 //!
 //! **Not here.** The drain and the reload (`lifecycle.rs`, `reload.rs`).
 

@@ -21,8 +21,9 @@ use crate::terms::labels::Cipher;
 
 /// Declares a struct of metric handles, and a second struct of the families that the handles are children of.
 ///
-/// Each line is one metric: `field: Handle = "name" ["label", …] "help";`, for histograms with the buckets after the
-/// help. The type of the handle says which kind of metric it is and which closed sets its labels take.
+/// Each line is one metric: `field: Handle = "name" ["label", …] "help";`, for histograms with the buckets
+/// after the help. The type of the handle says which kind of metric it is and which closed sets its labels
+/// take.
 macro_rules! declare_metrics {
     (
         $(#[$doc:meta])*

@@ -1,7 +1,7 @@
 //! The metrics of the DNS names of backends.
 //!
-//! **Promises.** The names come from the configuration, and a name that leaves it takes its series along. A name that
-//! has never been resolved has no age.
+//! **Promises.** The names come from the configuration, and a name that leaves it takes its series along. A
+//! name that has never been resolved has no age.
 //!
 //! **Not here.** Name resolution (`proxy/backend/lookup.rs`).
 

@@ -1,10 +1,11 @@
 //! Devices that stand out: those that fail most, transfer most, connect most.
 //!
-//! **Promises.** Each table holds at most [`NAMES`] names, however many devices there are. In a full table a new name
-//! replaces the one with the lowest count and inherits that count (Metwally, Agrawal, El Abbadi: "Efficient computation
-//! of frequent and top-k elements in data streams", 2005). A count is therefore never too low, is too high by at most
-//! the error that is returned with it, and every device with a higher count than this error is in the table. Counts
-//! cover the last one to two hours: one table is for the current hour, one for the hour before.
+//! **Promises.** Each table holds at most [`NAMES`] names, however many devices there are. In a full table a
+//! new name replaces the one with the lowest count and inherits that count (Metwally, Agrawal, El Abbadi:
+//! "Efficient computation of frequent and top-k elements in data streams", 2005). A count is therefore never
+//! too low, is too high by at most the error that is returned with it, and every device with a higher count
+//! than this error is in the table. Counts cover the last one to two hours: one table is for the current hour,
+//! one for the hour before.
 //!
 //! **Not here.** The output (`admin/views.rs`), the definition of a failure (`Reason::is_failure`).
 

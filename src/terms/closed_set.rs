@@ -4,8 +4,8 @@
 
 /// Declares a fieldless enum whose variants carry a stable label.
 ///
-/// The enum gets `ALL`, `as_str`, `Display` and [`ClosedSet`], so that metric children exist for every value from the
-/// start and no label is built from free text.
+/// The enum gets `ALL`, `as_str`, `Display` and [`ClosedSet`], so that metric children exist for every value
+/// from the start and no label is built from free text.
 macro_rules! closed_set {
     (
         $(#[$enum_doc:meta])*

@@ -1,7 +1,7 @@
 //! Patterns for names: server names of routes, identities of clients.
 //!
-//! **Promises.** Matching ignores the case of ASCII letters. It takes time that is linear in the name for each star,
-//! and stars in a row are one star.
+//! **Promises.** Matching ignores the case of ASCII letters. It takes time that is linear in the name for each
+//! star, and stars in a row are one star.
 //!
 //! **Not here.** The names that a pattern is compared with (`proxy/route.rs`, `control/admin/query.rs`).
 
@@ -73,7 +73,8 @@ impl FromStr for NamePattern {
     }
 }
 
-/// Returns whether a text is a DNS name, without a dot at its end. Underscores are allowed, as in the names of devices.
+/// Returns whether a text is a DNS name, without a dot at its end. Underscores are allowed, as in the names of
+/// devices.
 pub(crate) fn is_dns_name(text: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())

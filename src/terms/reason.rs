@@ -1,7 +1,8 @@
 //! The closed set of reasons for which a connection ends.
 //!
-//! **Promises.** Labels are public, as metric labels and in the access log: added to, never renamed. Their grammar is
-//! `<who>_<what>`. docs/reasons.md explains every label, and a test compares it with [`Reason::ALL`].
+//! **Promises.** Labels are public, as metric labels and in the access log: added to, never renamed. Their
+//! grammar is `<who>_<what>`. docs/reasons.md explains every label, and a test compares it with
+//! [`Reason::ALL`].
 //!
 //! **Not here.** The mapping from errors: each phase's error has an exhaustive `match` beside it.
 
@@ -111,8 +112,8 @@ pub enum Origin {
 }
 
 impl Reason {
-    /// Returns whether the device, the network, the backend or this machine has a fault. An end in order, a limit or a stop
-    /// of tlsidecar, a health check, and an end without close_notify are no failures.
+    /// Returns whether the device, the network, the backend or this machine has a fault. An end in order, a
+    /// limit or a stop of tlsidecar, a health check, and an end without close_notify are no failures.
     #[must_use]
     pub const fn is_failure(self) -> bool {
         match self.origin() {

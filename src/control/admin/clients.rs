@@ -1,11 +1,11 @@
 //! Connections to the admin port: their deadlines, and their eviction at the limit.
 //!
-//! **Promises.** A probe is accepted whatever other clients do. At the limit of [`Clients::new`], the next connection
-//! evicts one, in this order: one that has not sent a whole request, an idle one, one that does not read its response,
-//! one whose request waits for its turn; of each kind the oldest. A request is never evicted while its response is made.
-//! [`MAX_TURNS`] responses are made at a time, not counting those that are answered at once. A slow client has
-//! [`HEAD_TIMEOUT`] for the head of a request and [`RESPONSE_TIMEOUT`] for the response, whether it reads or not. Each
-//! response announces how long an idle connection is kept.
+//! **Promises.** A probe is accepted whatever other clients do. At the limit of [`Clients::new`], the next
+//! connection evicts one, in this order: one that has not sent a whole request, an idle one, one that does not
+//! read its response, one whose request waits for its turn; of each kind the oldest. A request is never evicted
+//! while its response is made. [`MAX_TURNS`] responses are made at a time, not counting those that are answered
+//! at once. A slow client has [`HEAD_TIMEOUT`] for the head of a request and [`RESPONSE_TIMEOUT`] for the
+//! response, whether it reads or not. Each response announces how long an idle connection is kept.
 //!
 //! **Not here.** The responses (`admin.rs`).
 
@@ -46,8 +46,8 @@ const MAX_TURNS: usize = 8;
 /// Time to the next request. It is longer than Prometheus' default scrape interval.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// The announced idle timeout (RFC 2068 section 19.7.1.1). It is a little shorter than ours, so that no client sends a
-/// request while we close.
+/// The announced idle timeout (RFC 2068 section 19.7.1.1). It is a little shorter than ours, so that no client
+/// sends a request while we close.
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const ANNOUNCED_IDLE: &str = "timeout=70";
 
@@ -219,8 +219,8 @@ impl ClientPermit {
         }
     }
 
-    /// Announces how long the connection is kept. While fewer than half of the permits are free, it is closed: pages in
-    /// browsers request again and again, and must leave permits for others.
+    /// Announces how long the connection is kept. While fewer than half of the permits are free, it is closed:
+    /// pages in browsers request again and again, and must leave permits for others.
     fn announce(&self, response: &mut Response<Full<Bytes>>) {
         let headers = response.headers_mut();
         if self.clients.permits.available_permits() < self.clients.max / 2 {

@@ -1,7 +1,7 @@
 //! Guards: which requests to the admin port are refused before they are answered.
 //!
-//! A web page in a browser on this machine can send requests to a loopback port. Guards keep it from reading anything
-//! and from triggering anything.
+//! A web page in a browser on this machine can send requests to a loopback port. Guards keep it from reading
+//! anything and from triggering anything.
 //!
 //! **Promises.** curl, the kubelet and the command line pass every guard.
 //!
@@ -52,9 +52,9 @@ impl Guard {
 
 /// Returns whether a request over loopback may be meant for this machine.
 ///
-/// A page of `evil.example` whose name resolves to 127.0.0.1 (DNS rebinding) could read our answers as its own. Its
-/// requests carry that name. No stranger can have a name of one label, below `localhost` (RFC 6761 section 6.3) or below
-/// `internal`, by which containers reach their host.
+/// A page of `evil.example` whose name resolves to 127.0.0.1 (DNS rebinding) could read our answers as its own.
+/// Its requests carry that name. No stranger can have a name of one label, below `localhost` (RFC 6761 section
+/// 6.3) or below `internal`, by which containers reach their host.
 fn may_be_this_machine(host: Option<&HeaderValue>) -> bool {
     // RFC 9112 section 3.2: every browser sends it.
     let Some(host) = host else { return true };

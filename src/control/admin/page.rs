@@ -2,8 +2,9 @@
 //!
 //! It polls `GET /status` and `GET /top`.
 //!
-//! **Promises.** The page is self-contained: it loads nothing from elsewhere, and its content security policy allows
-//! requests to this port and its own script only. Its explanations of reasons are those of docs/reasons.md.
+//! **Promises.** The page is self-contained: it loads nothing from elsewhere, and its content security policy
+//! allows requests to this port and its own script only. Its explanations of reasons are those of
+//! docs/reasons.md.
 //!
 //! **Not here.** The data (`status.rs`, `views.rs`), the layout (`page.html`).
 

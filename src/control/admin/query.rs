@@ -1,7 +1,7 @@
 //! Query strings of `GET /sessions` and `GET /top`.
 //!
-//! **Promises.** An unknown key or a value that is not allowed is refused, with the allowed ones: a misspelt filter must
-//! not return everything.
+//! **Promises.** An unknown key or a value that is not allowed is refused, with the allowed ones: a misspelt
+//! filter must not return everything.
 //!
 //! **Not here.** The responses (`views.rs`).
 

@@ -1,7 +1,7 @@
 //! `GET /status`: overall status as JSON, for the page and for scripts.
 //!
-//! **Promises.** The keys are public: added to, never renamed (docs/operations.md). Instants are in Unix time, in whole
-//! seconds. The size depends on the configuration, not on the number of devices.
+//! **Promises.** The keys are public: added to, never renamed (docs/operations.md). Instants are in Unix time,
+//! in whole seconds. The size depends on the configuration, not on the number of devices.
 //!
 //! **Not here.** Counting (`metrics.rs`, `control/history.rs`), the page (`page.rs`), the sessions (`views.rs`).
 

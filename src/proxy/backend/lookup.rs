@@ -1,9 +1,10 @@
 //! Name resolution for backends.
 //!
 //! **Promises.** All connections share the look-ups of a name, which are repeated in the background
-//! (`proxy/backend/lookup/table.rs`). A connection waits only until a name has been resolved once. While look-ups fail,
-//! the last addresses are used. A look-up that hangs delays the devices of that backend and no others. A shortage of
-//! threads has a separate reason, and lasts only as long as the system has no thread. An IP address is not looked up.
+//! (`proxy/backend/lookup/table.rs`). A connection waits only until a name has been resolved once. While
+//! look-ups fail, the last addresses are used. A look-up that hangs delays the devices of that backend and no
+//! others. A shortage of threads has a separate reason, and lasts only as long as the system has no thread. An
+//! IP address is not looked up.
 //!
 //! **Not here.** The choice among the addresses (`backend.rs`).
 
@@ -21,7 +22,8 @@ pub(crate) use self::table::{Kept, LookupError};
 use crate::config::BackendAddress;
 use crate::metrics::NameStatus;
 
-/// Time that a connection waits for the first look-up of a name. It covers the first retry of resolv.conf(5), after 5 s.
+/// Time that a connection waits for the first look-up of a name. It covers the first retry of resolv.conf(5),
+/// after 5 s.
 const PATIENCE: Duration = Duration::from_secs(12);
 
 /// Time that a connection waits for another look-up after the known addresses did not answer.
@@ -36,8 +38,8 @@ pub(crate) struct Found {
     name: Option<Asked>,
 }
 
-/// Returns the addresses of a host, which is a name or an IP address. Waits for a name that has never been resolved:
-/// `patience` while its look-ups fail, and longer while the first one is in progress.
+/// Returns the addresses of a host, which is a name or an IP address. Waits for a name that has never been
+/// resolved: `patience` while its look-ups fail, and longer while the first one is in progress.
 ///
 /// # Errors
 /// If there are no addresses.

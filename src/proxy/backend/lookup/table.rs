@@ -1,9 +1,9 @@
 //! The names of backends, their addresses, and the look-ups.
 //!
-//! **Promises.** A name is looked up by one thread at a time, at the intervals of [`PACE`], and its addresses are kept
-//! until a later look-up succeeds. A look-up that hangs delays no other name, up to [`MAX_THREADS`] of them. A thread that
-//! cannot be started loses nothing. Names come from configurations, never from a peer; a name that no configuration has is
-//! forgotten.
+//! **Promises.** A name is looked up by one thread at a time, at the intervals of [`PACE`], and its addresses
+//! are kept until a later look-up succeeds. A look-up that hangs delays no other name, up to [`MAX_THREADS`] of
+//! them. A thread that cannot be started loses nothing. Names come from configurations, never from a peer; a
+//! name that no configuration has is forgotten.
 //!
 //! **Not here.** Waiting for a name (`proxy/backend/lookup.rs`), the threads (`blocking.rs`).
 
@@ -37,8 +37,8 @@ const PACE: Pace = Pace {
     forget: Duration::from_secs(60),
 };
 
-/// Threads that stay when there is nothing to do, once they have been needed: the system may have no more to give the
-/// next time.
+/// Threads that stay when there is nothing to do, once they have been needed: the system may have no more to
+/// give the next time.
 const KEPT_THREADS: usize = 4;
 
 /// Maximum number of threads. If as many look-ups hang, further names wait.
