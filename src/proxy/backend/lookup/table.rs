@@ -303,10 +303,10 @@ fn log(host: &str, known: &Known, found: &io::Result<Vec<IpAddr>>) {
             tracing::warn!(name = host, %error, "cannot resolve the backend's name, using its last addresses");
         }
         (None, Err(error)) => {
-            tracing::warn!(name = host, %error, "cannot resolve the backend's name")
+            tracing::warn!(name = host, %error, "cannot resolve the backend's name");
         }
         (Some(_), Ok(found)) if !found.is_empty() => {
-            tracing::info!(name = host, "backend's name resolved again")
+            tracing::info!(name = host, "backend's name resolved again");
         }
         _ => {}
     }
