@@ -16,7 +16,7 @@ use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::{self, ServerConfig, version};
 
 use super::certs::chain::{self, Chain, ServerCertificate};
-use super::certs::clients::{self, ActiveTrust, ClientTrust, TrustSummary};
+use super::certs::clients::{self, ActiveTrust, LoadedTrust, TrustSummary};
 use super::certs::loaded::LoadedFiles;
 use super::certs::summary::FileSummary;
 use super::certs::verifier::ClientVerifier;
@@ -87,7 +87,7 @@ impl Policy {
     fn join(
         tls: &config::TlsConfig,
         chains: Vec<Chain>,
-        trust: Option<ClientTrust>,
+        trust: Option<LoadedTrust>,
         earlier: Option<&Resumption>,
     ) -> Result<Self, rustls::Error> {
         let mut loaded = LoadedFiles { chains, ..LoadedFiles::default() };

@@ -27,7 +27,7 @@ use crate::trust::x509::path::Anchor;
 use crate::trust::x509::{CertInfo, Timestamp};
 
 /// The trust in client certificates, with the content of the files that it was made from.
-pub(crate) struct ClientTrust {
+pub(crate) struct LoadedTrust {
     pub(crate) verifier: ClientVerifier,
     pub(crate) summary: TrustSummary,
     pub(crate) client_ca: LoadedFile<CertificateDer<'static>>,
@@ -60,7 +60,7 @@ pub(crate) fn load(
     active: ActiveTrust<'_>,
     now: SystemTime,
     findings: &mut Findings,
-) -> Option<ClientTrust> {
+) -> Option<LoadedTrust> {
     let client_ca = load_ca(ca, active.files, findings);
     let crls: Vec<_> = crls.iter().map(|file| load_crls(file, active.files, findings)).collect();
     let client_ca = client_ca?;
@@ -87,7 +87,7 @@ pub(crate) fn load(
     };
     let pinned = cas.devices.len();
     let summary = TrustSummary { cas: cas.infos, pinned, crls: due_dates };
-    Some(ClientTrust { verifier, summary, client_ca, crls })
+    Some(LoadedTrust { verifier, summary, client_ca, crls })
 }
 
 /// The certificates of a bundle.
