@@ -21,7 +21,7 @@ use crate::control::sockets::{ActivatedSockets, ActivationError};
 use crate::lifecycle::Shutdown;
 use crate::logging;
 use crate::metrics::Metrics;
-use crate::proxy::admission::{self, Admission};
+use crate::proxy::admission::{self, Gate, ProcessGate};
 use crate::proxy::backend::lookup;
 use crate::proxy::listener::Listener;
 use crate::proxy::socket;
@@ -166,8 +166,8 @@ pub fn start_on(
     let sessions = Arc::new(Sessions::default());
     let forced = Arc::clone(&sessions);
     let shutdown = Shutdown::new(move || forced.stop(|_| true, Reason::DrainDeadline));
-    let places = Arc::new(admission::Process::new(capacity.connections));
-    let process_wide = process_wide(&shutdown, &metrics, &places);
+    let gate = Arc::new(ProcessGate::new(capacity.connections));
+    let process_wide = process_wide(&shutdown, &metrics, &gate);
     process_wide(&config);
     let mut listeners = Vec::new();
     let mut targets = Vec::new();
@@ -182,7 +182,7 @@ pub fn start_on(
         accepting.push(Listener {
             socket,
             snapshots: target.current.subscribe(),
-            admission: Admission::new(Arc::clone(&places)),
+            gate: Gate::new(Arc::clone(&gate)),
             metrics: Arc::clone(&target.metrics),
             sessions: Arc::clone(&sessions),
             shutdown: shutdown.clone(),
@@ -262,11 +262,11 @@ fn load(config: &Config) -> Result<Vec<Loaded>, StartError> {
 fn process_wide(
     shutdown: &Shutdown,
     metrics: &Arc<Metrics>,
-    places: &Arc<admission::Process>,
+    gate: &Arc<ProcessGate>,
 ) -> ProcessWide {
-    let (shutdown, metrics, places) = (shutdown.clone(), Arc::clone(metrics), Arc::clone(places));
+    let (shutdown, metrics, gate) = (shutdown.clone(), Arc::clone(metrics), Arc::clone(gate));
     Box::new(move |config| {
-        places.memory().set_ceiling(config.process.max_handshake_bytes);
+        gate.memory().set_ceiling(config.process.max_handshake_bytes);
         shutdown.set_times(config.shutdown);
         metrics.set_drain_timeout(shutdown.drain_timeout());
         logging::set_filter(&config.log.filter);

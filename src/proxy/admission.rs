@@ -1,261 +1,263 @@
-//! Who may come in now.
+//! Gates that limit how many connections there are.
 //!
-//! **Promises.** Past a limit, those that have not completed their handshake make room
-//! (`admission/pending.rs`). Where there is none such, devices wait: one of each listener accepted, the
-//! others in the kernel's backlog, where they cost us nothing; they are neither refused nor forgotten.
-//! A session that is established is never ended for another. A connection takes a place of its
-//! listener and one of the process together, or none: a listener that waits keeps no place from the
-//! others. Both are given back whatever way a connection ends, a panic included.
+//! **Promises.** A connection enters with a [`Permit`] of its listener and of the process, both or none: a listener that
+//! waits takes no permit from the others. At a limit, a connection that has not completed its handshake is evicted
+//! (`admission/pending.rs`). If there is none, devices wait: one accepted for each listener, the others in the
+//! kernel's backlog, where they cost no memory of ours. They are neither refused nor forgotten. An established session
+//! is never evicted. A permit is released however its connection ends, also by a panic.
 //!
 //! **Not here.** Accepting (`listener.rs`).
 
 mod pending;
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, MutexGuard};
 
 use tokio::sync::Notify;
 use tokio::time::sleep_until;
 
-pub(crate) use self::pending::Source;
-use self::pending::{Pending, Room, Scope, Stage};
+pub(crate) use self::pending::ClientSource;
+use self::pending::{Eviction, PendingSet, Scope, Stage};
 use super::handshake_memory::{HandshakeMemory, Share};
 use crate::config;
 use crate::lock::Lock;
 
-/// What the connections of one listener take their places from.
+/// The gate of one listener.
 #[derive(Clone, Debug)]
-pub(crate) struct Admission(Arc<Shared>);
+pub(crate) struct Gate(Arc<GateState>);
 
 #[derive(Debug)]
-struct Shared {
-    own: Places,
+struct GateState {
+    permits: Permits,
+    /// How many connections the listener may have. A reload can change it.
+    limit: AtomicUsize,
     number: usize,
-    process: Arc<Process>,
+    process: Arc<ProcessGate>,
 }
 
-/// What the connections of all listeners take their places from.
+/// The gate of all listeners together.
 #[derive(Debug)]
-pub(crate) struct Process {
-    places: Places,
+pub(crate) struct ProcessGate {
+    permits: Permits,
     limit: usize,
-    pending: Lock<Pending>,
-    /// There is one more that could make room.
+    pending: Lock<PendingSet>,
+    /// Another connection can be evicted.
     listed: Notify,
     memory: Arc<HandshakeMemory>,
 }
 
-/// A connection's places. They are given back on drop.
+/// Permission for one connection of a listener and of the process. Released on drop.
 #[derive(Debug)]
-pub(crate) struct Admitted(Arc<Shared>);
+pub(crate) struct Permit(Arc<GateState>);
 
-impl Process {
-    /// A process that has so many places.
+impl ProcessGate {
+    /// Creates the gate of a process that may have `limit` connections.
     pub(crate) fn new(limit: usize) -> Self {
         let memory = Arc::new(HandshakeMemory::new(usize::MAX));
         let (pending, listed) = (Lock::default(), Notify::new());
-        Self { places: Places::default(), limit, pending, listed, memory }
+        Self { permits: Permits::default(), limit, pending, listed, memory }
     }
 
-    /// What the handshakes of its connections may hold together.
+    /// The memory that all handshakes share.
     pub(crate) fn memory(&self) -> &HandshakeMemory {
         &self.memory
     }
-
-    fn pending(&self) -> MutexGuard<'_, Pending> {
-        // Nothing is done under the lock that could panic half-way.
-        self.pending.lock()
-    }
 }
 
-impl Admission {
-    /// Admission to one listener of a process.
-    pub(crate) fn new(process: Arc<Process>) -> Self {
-        let number = process.pending().add_listener();
-        Self(Arc::new(Shared { own: Places::default(), number, process }))
+impl Gate {
+    /// Creates the gate of one listener. Until a limit is set, it is the process's.
+    pub(crate) fn new(process: Arc<ProcessGate>) -> Self {
+        let number = process.pending.lock().add_listener();
+        let limit = AtomicUsize::new(process.limit);
+        Self(Arc::new(GateState { permits: Permits::default(), limit, number, process }))
+    }
+
+    /// Sets how many connections the listener may have. Returns the smaller of that and the process's limit.
+    pub(crate) fn set_limit(&self, limits: config::Limits) -> usize {
+        let limit = limits.max_connections.unwrap_or(usize::MAX).min(self.0.process.limit);
+        self.0.limit.store(limit, Ordering::Release);
+        limit
     }
 
     /// How many connections the listener may have.
-    pub(crate) fn limit(&self, limits: config::Limits) -> usize {
-        limits.max_connections.unwrap_or(usize::MAX).min(self.0.process.limit)
+    pub(crate) fn limit(&self) -> usize {
+        self.0.limit.load(Ordering::Acquire)
     }
 
-    /// What to say of limits that the process cannot carry, if they are such.
+    /// Returns a warning if the limits are larger than the process's.
     pub(crate) fn excess(&self, limits: config::Limits) -> Option<String> {
         excess(limits, self.0.process.limit)
     }
 
-    /// Whether the listener, which may have `limit`, has no place left of its own.
-    pub(crate) fn is_full(&self, limit: usize) -> bool {
-        self.0.own.taken.load(Ordering::Acquire) >= limit
+    /// Whether the listener has no permit left.
+    pub(crate) fn is_full(&self) -> bool {
+        self.0.permits.taken.load(Ordering::Acquire) >= self.limit()
     }
 
-    /// Waits until it has one, while nobody waits for it.
-    pub(crate) async fn room(&self, limit: usize) {
+    /// Waits until the listener has a permit, without taking it.
+    pub(crate) async fn room(&self) {
         loop {
-            let mut freed = pin!(self.0.own.freed.notified());
-            // Before the look, as in `admit`.
-            freed.as_mut().enable();
-            if !self.is_full(limit) {
+            let mut released = pin!(self.0.permits.released.notified());
+            // Before the check, as in `enter`.
+            released.as_mut().enable();
+            if !self.is_full() {
                 return;
             }
-            freed.await;
+            released.await;
         }
     }
 
-    /// Takes a place of the listener, which may have `limit`, and one of the process, if there are both.
-    pub(crate) fn try_admit(&self, limit: usize) -> Option<Admitted> {
-        self.take(limit).ok()
+    /// Takes a permit of the listener and one of the process if there are both.
+    pub(crate) fn try_enter(&self) -> Option<Permit> {
+        self.acquire().ok()
     }
 
-    /// The same as soon as there are both: one that has not completed its handshake makes room for one
-    /// of `source`.
-    pub(crate) async fn admit(&self, limit: usize, source: Source) -> Admitted {
-        let Shared { own, process, .. } = &*self.0;
+    /// Waits for a permit of the listener and one of the process. Evicts a connection in its handshake, if one may
+    /// be evicted for a device of `source`.
+    pub(crate) async fn enter(&self, source: ClientSource) -> Permit {
+        let GateState { permits, process, .. } = &*self.0;
         loop {
-            let full = match self.take(limit) {
-                Ok(admitted) => return admitted,
+            let full = match self.acquire() {
+                Ok(permit) => return permit,
                 Err(full) => full,
             };
-            let places = if full == Scope::Process { &process.places } else { own };
-            // Before the second look, so that a place freed right after it is not missed. Enabled: of
-            // two places that are freed before two waiters wait, Notify would remember one. Of what
-            // is not full, no notification is kept from another that waits for it.
-            let mut freed = pin!(places.freed.notified());
+            let permits = if full == Scope::Process { &process.permits } else { permits };
+            // Before the second attempt, so that a permit released right after it is not missed. Enabled, because
+            // of two notifications before two waiters wait, Notify would store one. Only the full gate is waited
+            // for, so that no notification of the other one is consumed.
+            let mut released = pin!(permits.released.notified());
             let mut listed = pin!(process.listed.notified());
-            freed.as_mut().enable();
+            released.as_mut().enable();
             listed.as_mut().enable();
-            match self.take(limit) {
-                Ok(admitted) => return admitted,
+            match self.acquire() {
+                Ok(permit) => return permit,
                 Err(now) if now != full => continue,
                 Err(_) => {}
             }
-            let room = process.pending().make_room(full, source);
-            match room {
-                // Another may be faster, and then one more has to go.
-                Room::Made => freed.await,
-                Room::From(instant) => tokio::select! {
-                    () = freed => {}
+            let eviction = process.pending.lock().evict_for(full, source);
+            match eviction {
+                // Another waiter may take the permit first. Then one more connection is evicted.
+                Eviction::Ordered => released.await,
+                Eviction::NotBefore(instant) => tokio::select! {
+                    () = released => {}
                     () = listed => {}
                     () = sleep_until(instant) => {}
                 },
-                Room::None => tokio::select! {
-                    () = freed => {}
+                Eviction::NoCandidate => tokio::select! {
+                    () = released => {}
                     () = listed => {}
                 },
             }
         }
     }
 
-    fn take(&self, limit: usize) -> Result<Admitted, Scope> {
-        let Shared { own, process, number } = &*self.0;
-        if !own.try_take(limit) {
+    /// Takes both permits, or returns which gate is full.
+    fn acquire(&self) -> Result<Permit, Scope> {
+        let GateState { permits, number, process, .. } = &*self.0;
+        if !permits.try_acquire(self.limit()) {
             return Err(Scope::Listener(*number));
         }
-        if !process.places.try_take(process.limit) {
-            own.give_back();
+        if !process.permits.try_acquire(process.limit) {
+            permits.release();
             return Err(Scope::Process);
         }
-        Ok(Admitted(Arc::clone(&self.0)))
+        Ok(Permit(Arc::clone(&self.0)))
     }
 }
 
-impl Drop for Admitted {
+impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.own.give_back();
-        self.0.process.places.give_back();
+        self.0.permits.release();
+        self.0.process.permits.release();
     }
 }
 
-impl Admitted {
-    /// The connection, which comes from `source`, as it is until its handshake is complete.
-    pub(crate) fn newcomer(&self, source: Source) -> Newcomer {
-        let (shared, id) = (Arc::clone(&self.0), Lock::new(None));
-        Newcomer { shared, source, heard: AtomicBool::new(false), id }
+impl Permit {
+    /// Returns the connection as one that comes from `source` and has not completed its handshake.
+    pub(crate) fn pending(&self, source: ClientSource) -> PendingConnection {
+        let (gate, id) = (Arc::clone(&self.0), Lock::new(None));
+        PendingConnection { gate, source, hello_read: AtomicBool::new(false), id }
     }
 }
 
-/// A connection that has not completed its handshake, and may have to make room for another.
+/// A connection that has not completed its handshake, and may be evicted.
 #[derive(Debug)]
-pub(crate) struct Newcomer {
-    shared: Arc<Shared>,
-    source: Source,
-    heard: AtomicBool,
-    /// Its number, from when it is listed.
+pub(crate) struct PendingConnection {
+    gate: Arc<GateState>,
+    source: ClientSource,
+    hello_read: AtomicBool,
+    /// Its number while it is listed.
     id: Lock<Option<u64>>,
 }
 
-/// The connection has had to make room for another before its handshake was complete.
+/// The connection was evicted during its handshake to make room for another.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it made room for another connection before its handshake was complete")]
+#[error("evicted during the handshake to make room for another connection")]
 pub(crate) struct Evicted;
 
-impl Newcomer {
-    /// What its handshake holds, of what all may hold.
+impl PendingConnection {
+    /// Returns a share of the memory for handshakes.
     pub(crate) fn memory(&self) -> Share {
-        self.shared.process.memory.share()
+        self.gate.process.memory.share()
     }
 
-    /// Its ClientHello has been read.
-    pub(crate) fn heard(&self) {
-        self.heard.store(true, Ordering::Relaxed);
-        if let Some(id) = *self.id() {
-            self.shared.process.pending().heard(id);
+    /// The ClientHello was read.
+    pub(crate) fn on_client_hello(&self) {
+        self.hello_read.store(true, Ordering::Relaxed);
+        if let Some(id) = *self.id.lock() {
+            self.gate.process.pending.lock().on_client_hello(id);
         }
     }
 
-    /// Completes `handshake`, or not if it has to make room before.
+    /// Completes `handshake` unless the connection is evicted first.
     ///
     /// # Errors
-    /// If it has to.
+    /// If it is evicted.
     pub(crate) async fn or_evicted<T>(
         &self,
         handshake: impl Future<Output = T>,
     ) -> Result<T, Evicted> {
         tokio::select! {
-            // First, so that what has come already is read before it is listed.
+            // First, so that bytes that have come are read before the connection is listed.
             biased;
             done = handshake => self.unlist().map(|()| done),
             evicted = self.evicted() => Err(evicted),
         }
     }
 
-    /// Waits until it has to make room, which it may have to from the first poll on.
+    /// Lists the connection at the first poll, and completes when it is evicted.
     async fn evicted(&self) -> Evicted {
-        let stage = if self.heard.load(Ordering::Relaxed) { Stage::Heard } else { Stage::Silent };
-        let Shared { number, process, .. } = &*self.shared;
-        let (id, evicted) = process.pending().list(*number, self.source, stage);
-        *self.id() = Some(id);
+        let hello_read = self.hello_read.load(Ordering::Relaxed);
+        let stage = if hello_read { Stage::HelloRead } else { Stage::AwaitingHello };
+        let GateState { number, process, .. } = &*self.gate;
+        let (id, evicted) = process.pending.lock().list(*number, self.source, stage);
+        *self.id.lock() = Some(id);
         process.listed.notify_waiters();
         match evicted.await {
             Ok(()) => Evicted,
-            // It is listed no more because its handshake is complete.
+            // The sender was dropped: the handshake is complete.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// From now on it stays.
+    /// Removes the connection from the list: it can no longer be evicted.
     fn unlist(&self) -> Result<(), Evicted> {
-        match self.id().take() {
-            Some(id) if !self.shared.process.pending().remove(id) => Err(Evicted),
+        match self.id.lock().take() {
+            Some(id) if !self.gate.process.pending.lock().remove(id) => Err(Evicted),
             _ => Ok(()),
         }
     }
-
-    fn id(&self) -> MutexGuard<'_, Option<u64>> {
-        self.id.lock()
-    }
 }
 
-impl Drop for Newcomer {
+impl Drop for PendingConnection {
     fn drop(&mut self) {
-        // One that has had to make room is listed no more, and ends anyway.
-        let _ending = self.unlist();
+        // An evicted connection is no longer listed and ends anyway.
+        let _evicted = self.unlist();
     }
 }
 
-/// What to say of limits beyond what a process with `process_limit` places carries.
+/// Returns a warning if the limits are larger than `process_limit`, the limit of the process.
 pub(crate) fn excess(limits: config::Limits, process_limit: usize) -> Option<String> {
     let wanted = limits.max_connections.filter(|&wanted| wanted > process_limit)?;
     Some(format!(
@@ -264,23 +266,23 @@ pub(crate) fn excess(limits: config::Limits, process_limit: usize) -> Option<Str
     ))
 }
 
-/// Places for connections; how many is asked for each time, so that a limit can change.
+/// A semaphore whose limit is given at each acquire, so that it can change.
 #[derive(Debug, Default)]
-struct Places {
+struct Permits {
     taken: AtomicUsize,
-    freed: Notify,
+    released: Notify,
 }
 
-impl Places {
-    /// Takes a place if fewer than `limit` are taken.
-    fn try_take(&self, limit: usize) -> bool {
+impl Permits {
+    /// Takes a permit if fewer than `limit` are taken.
+    fn try_acquire(&self, limit: usize) -> bool {
         let more = |taken| (taken < limit).then_some(taken + 1);
         self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
     }
 
-    fn give_back(&self) {
+    fn release(&self) {
         self.taken.fetch_sub(1, Ordering::AcqRel);
-        self.freed.notify_one();
+        self.released.notify_one();
     }
 }
 
@@ -292,60 +294,68 @@ mod tests {
 
     use super::*;
 
-    fn source(last: u8) -> Source {
-        Source::of([192, 0, 2, last].into())
+    fn source(last: u8) -> ClientSource {
+        ClientSource::of([192, 0, 2, last].into())
     }
 
-    fn listener(process: &Arc<Process>) -> Admission {
-        Admission::new(Arc::clone(process))
+    /// A listener's gate with room for `limit` connections.
+    fn gate(process: &Arc<ProcessGate>, limit: usize) -> Gate {
+        let gate = Gate::new(Arc::clone(process));
+        set_limit(&gate, limit);
+        gate
     }
 
-    /// A connection that goes when it has to make room.
-    fn silent(admitted: Admitted, last: u8) -> tokio::task::JoinHandle<Evicted> {
+    fn set_limit(gate: &Gate, limit: usize) {
+        let limits = config::Limits { max_connections: Some(limit), ..Default::default() };
+        gate.set_limit(limits);
+    }
+
+    /// A connection that sends nothing until it is evicted.
+    fn silent(permit: Permit, last: u8) -> tokio::task::JoinHandle<Evicted> {
         tokio::spawn(async move {
-            let newcomer = admitted.newcomer(source(last));
-            newcomer.evicted().await
+            let pending = permit.pending(source(last));
+            pending.evicted().await
         })
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_finds_no_place_gets_the_next_one_that_is_freed() {
-        let admission = listener(&Arc::new(Process::new(9)));
-        let first = admission.try_admit(1).unwrap();
-        assert!(admission.try_admit(1).is_none());
+    async fn a_device_that_waits_gets_the_next_permit_that_is_released() {
+        let gate = gate(&Arc::new(ProcessGate::new(9)), 1);
+        let first = gate.try_enter().unwrap();
+        assert!(gate.try_enter().is_none());
         let waiting = tokio::spawn({
-            let admission = admission.clone();
-            async move { admission.admit(1, source(1)).await }
+            let gate = gate.clone();
+            async move { gate.enter(source(1)).await }
         });
         tokio::task::yield_now().await;
-        assert!(!waiting.is_finished(), "one that is established stays");
+        assert!(!waiting.is_finished(), "an established session stays");
         drop(first);
         let _second = waiting.await.unwrap();
-        assert!(admission.try_admit(1).is_none());
+        assert!(gate.try_enter().is_none());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_listener_that_waits_keeps_no_place_from_the_others() {
-        let process = Arc::new(Process::new(1));
-        let (waits, served) = (listener(&process), listener(&process));
-        let first = served.try_admit(10).unwrap();
-        let waiting = tokio::spawn(async move { waits.admit(10, source(1)).await });
+    async fn a_listener_that_waits_takes_no_permit_from_the_others() {
+        let process = Arc::new(ProcessGate::new(1));
+        let (waits, served) = (gate(&process, 10), gate(&process, 10));
+        let first = served.try_enter().unwrap();
+        let waiting = tokio::spawn(async move { waits.enter(source(1)).await });
         tokio::task::yield_now().await;
         drop(first);
         drop(waiting.await.unwrap());
-        assert!(served.try_admit(10).is_some());
+        assert!(served.try_enter().is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_place_of_the_process_wakes_the_one_that_waits_for_it() {
-        let process = Arc::new(Process::new(2));
-        let (full, other) = (listener(&process), listener(&process));
-        let _own = full.try_admit(1).unwrap();
-        let last = other.try_admit(9).unwrap();
-        // First in the queue, and it could do nothing with a place of the process.
-        let _of_its_own = tokio::spawn(async move { full.admit(1, source(1)).await });
+    async fn a_permit_of_the_process_wakes_the_listener_that_waits_for_it() {
+        let process = Arc::new(ProcessGate::new(2));
+        let (full, other) = (gate(&process, 1), gate(&process, 9));
+        let _own = full.try_enter().unwrap();
+        let last = other.try_enter().unwrap();
+        // First in the queue, but a permit of the process would not help it.
+        let _of_its_own = tokio::spawn(async move { full.enter(source(1)).await });
         tokio::task::yield_now().await;
-        let waiting = tokio::spawn(async move { other.admit(9, source(2)).await });
+        let waiting = tokio::spawn(async move { other.enter(source(2)).await });
         tokio::task::yield_now().await;
         drop(last);
         timeout(Duration::from_secs(1), waiting).await.unwrap().unwrap();
@@ -353,46 +363,48 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_raised_limit_has_room_at_once_and_a_lowered_one_waits_until_it_is_met() {
-        let admission = listener(&Arc::new(Process::new(9)));
-        let first = admission.try_admit(1).unwrap();
-        let second = admission.try_admit(2).unwrap();
+        let gate = gate(&Arc::new(ProcessGate::new(9)), 1);
+        let first = gate.try_enter().unwrap();
+        set_limit(&gate, 2);
+        let second = gate.try_enter().unwrap();
         drop(first);
-        assert!(admission.try_admit(1).is_none());
+        set_limit(&gate, 1);
+        assert!(gate.try_enter().is_none());
         drop(second);
-        assert!(admission.try_admit(1).is_some());
+        assert!(gate.try_enter().is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_says_nothing_makes_room_and_one_that_is_established_does_not() {
-        let admission = listener(&Arc::new(Process::new(9)));
-        let _established = admission.try_admit(3).unwrap();
-        let silent = [1, 1].map(|last| silent(admission.try_admit(3).unwrap(), last));
+    async fn a_silent_connection_is_evicted_and_an_established_one_is_not() {
+        let gate = gate(&Arc::new(ProcessGate::new(9)), 3);
+        let _established = gate.try_enter().unwrap();
+        let silent = [1, 1].map(|last| silent(gate.try_enter().unwrap(), last));
         tokio::task::yield_now().await;
-        let _in = timeout(Duration::from_secs(1), admission.admit(3, source(2))).await.unwrap();
+        let _in = timeout(Duration::from_secs(1), gate.enter(source(2))).await.unwrap();
         tokio::task::yield_now().await;
         assert_eq!(silent.map(|task| task.is_finished()), [true, false]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_has_not_had_its_first_turn_makes_room_after_it() {
-        let process = Arc::new(Process::new(1));
-        let (one, other) = (listener(&process), listener(&process));
-        let admitted = one.try_admit(9).unwrap();
-        let waiting = tokio::spawn(async move { other.admit(9, source(2)).await });
+    async fn a_connection_whose_task_has_not_run_yet_is_evicted_once_it_has() {
+        let process = Arc::new(ProcessGate::new(1));
+        let (one, other) = (gate(&process, 9), gate(&process, 9));
+        let permit = one.try_enter().unwrap();
+        let waiting = tokio::spawn(async move { other.enter(source(2)).await });
         tokio::task::yield_now().await;
-        let silent = silent(admitted, 1);
+        let silent = silent(permit, 1);
         let _in = timeout(Duration::from_secs(1), waiting).await.unwrap().unwrap();
         assert_eq!(silent.await.unwrap(), Evicted);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_whose_handshake_is_complete_is_never_asked_to_go() {
-        let admission = listener(&Arc::new(Process::new(1)));
-        let admitted = admission.try_admit(1).unwrap();
-        let newcomer = admitted.newcomer(source(1));
-        assert!(timeout(Duration::ZERO, newcomer.evicted()).await.is_err(), "listed");
-        newcomer.unlist().unwrap();
-        let waiting = admission.admit(1, source(2));
+    async fn a_connection_whose_handshake_is_complete_is_never_evicted() {
+        let gate = gate(&Arc::new(ProcessGate::new(1)), 1);
+        let permit = gate.try_enter().unwrap();
+        let pending = permit.pending(source(1));
+        assert!(timeout(Duration::ZERO, pending.evicted()).await.is_err(), "listed");
+        pending.unlist().unwrap();
+        let waiting = gate.enter(source(2));
         assert!(timeout(Duration::from_secs(60), waiting).await.is_err());
     }
 }

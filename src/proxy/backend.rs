@@ -1,40 +1,50 @@
-//! Dials the legacy server.
+//! The legacy server behind a listener, and how a connection to it is made.
 //!
-//! **Promises.** Every address of a name is tried before the one deadline, which does not include the
-//! look-up. A stalled address cannot eat the time of those behind it. Where none answers, the name is
-//! looked up again, and what it leads to by now is tried. What is connected is somebody else's socket.
-//! What we lack ourselves is not the backend's fault.
+//! **Promises.** A [`Backend`] is kept over reloads for as long as the configuration names its address, and its
+//! state with it. `connect` tries every address of a name before one deadline, which does not include the look-up.
+//! If no address answers, the name is looked up again and new addresses are tried. A lack of descriptors, memory or
+//! threads in this process is never reported as the backend's fault.
 //!
-//! **Not here.** Which backend (`route.rs`), the look-up of its name (`proxy/backend/lookup.rs`). Nothing here is
-//! remembered: a backend that comes back is found by the next connection.
+//! **Not here.** Which backend a connection goes to (`route.rs`), name look-ups (`backend/lookup.rs`).
 
+pub(crate) mod dial;
 pub(crate) mod lookup;
+mod stream;
 
 use std::io;
-use std::net::SocketAddr;
-use std::path::Path;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
-use self::lookup::{Found, LookupError};
-use super::socket::{self, Interest, Shortage};
+use self::dial::DialError;
+use self::lookup::{LookupError, Resolved};
+pub(crate) use self::stream::{BackendStream, either_is_ready};
+use super::socket::{self, Shortage};
 use crate::config::{BackendAddress, Tcp};
+use crate::metrics::{BackendMetrics, ListenerMetrics};
 use crate::terms::reason::Reason;
 use crate::text::Shown;
 
-/// How long to wait for room in the backlog of a Unix socket, which unlike TCP's does not wait.
-const BACKLOG_RETRY_INTERVAL: Duration = Duration::from_millis(10);
+/// A backend of one listener.
+pub(crate) struct Backend {
+    addresses: Addresses,
+    /// Counts of connects, and whether the last one succeeded.
+    metrics: Arc<BackendMetrics>,
+}
 
-/// A connection to a legacy server.
-#[derive(Debug)]
-pub(crate) enum BackendStream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+/// The addresses that a backend is dialled at.
+enum Addresses {
+    Fixed(SocketAddr),
+    /// A name, whose addresses are looked up.
+    Named {
+        host: Box<str>,
+        port: u16,
+    },
+    Unix(PathBuf),
 }
 
 /// Why there is no connection to the backend.
@@ -50,8 +60,59 @@ pub(crate) enum ConnectError {
     Shortage { address: String, shortage: Shortage, cause: io::Error },
 }
 
+impl Backend {
+    /// Returns the backend at `address`: the one of `before` if it has the same address and metrics.
+    pub(crate) fn of<'a>(
+        address: &BackendAddress,
+        metrics: &ListenerMetrics,
+        mut before: impl Iterator<Item = &'a Arc<Self>>,
+    ) -> Arc<Self> {
+        let metrics = metrics.backend(&address.to_string());
+        // A reload announces its backends to the metrics before its snapshot is used. They keep the object of an
+        // address while each configuration has it.
+        let kept = before.find(|backend| Arc::ptr_eq(&backend.metrics, &metrics));
+        kept.map_or_else(|| Arc::new(Self::new(address, metrics)), Arc::clone)
+    }
+
+    fn new(address: &BackendAddress, metrics: Arc<BackendMetrics>) -> Self {
+        let addresses = match address {
+            BackendAddress::Unix(path) => Addresses::Unix(path.clone()),
+            BackendAddress::Tcp { host, port } => match host.parse::<IpAddr>() {
+                Ok(ip) => Addresses::Fixed(SocketAddr::new(ip, *port)),
+                Err(_) => Addresses::Named { host: host.as_str().into(), port: *port },
+            },
+        };
+        Self { addresses, metrics }
+    }
+
+    /// Counters and state of the backend.
+    pub(crate) const fn metrics(&self) -> &Arc<BackendMetrics> {
+        &self.metrics
+    }
+
+    /// Connects within `timeout`. Waits before that for a name that has never been resolved.
+    ///
+    /// # Errors
+    /// The failure of the last address, if none answered.
+    pub(crate) async fn connect(
+        &self,
+        timeout: Duration,
+        options: Tcp,
+    ) -> Result<BackendStream, ConnectError> {
+        match &self.addresses {
+            Addresses::Unix(path) => connect_unix(path, timeout).await.map(BackendStream::Unix),
+            Addresses::Fixed(address) => {
+                connect_any(&[*address], timeout, options).await.map(BackendStream::Tcp)
+            }
+            Addresses::Named { host, port } => {
+                connect_name(host, *port, timeout, options).await.map(BackendStream::Tcp)
+            }
+        }
+    }
+}
+
 impl ConnectError {
-    /// What a socket's error says of an attempt to connect.
+    /// The error of an attempt to connect a socket.
     fn of(address: String, cause: io::Error) -> Self {
         match socket::shortage(&cause) {
             Some(shortage) => Self::Shortage { address, shortage, cause },
@@ -59,7 +120,7 @@ impl ConnectError {
         }
     }
 
-    /// Whether another address may do better.
+    /// Whether another address may succeed.
     const fn is_of_the_backend(&self) -> bool {
         match self {
             Self::Timeout(_) | Self::Connect { .. } => true,
@@ -67,7 +128,7 @@ impl ConnectError {
         }
     }
 
-    /// The stable reason for this error.
+    /// Returns the stable reason for this error.
     pub(crate) fn reason(&self) -> Reason {
         match self {
             Self::Lookup(LookupError::NoThread(_)) => Reason::ProxyThreadLimit,
@@ -80,12 +141,12 @@ impl ConnectError {
             Self::Timeout(_) => Reason::BackendTimeout,
             Self::Connect { cause, .. } => match cause.kind() {
                 io::ErrorKind::ConnectionRefused => Reason::BackendRefused,
-                // It was taken and dropped before we had noticed that it was taken.
+                // The backend accepted and reset before our connect(2) returned.
                 io::ErrorKind::ConnectionReset => Reason::BackendReset,
                 io::ErrorKind::TimedOut => Reason::BackendTimeout,
                 io::ErrorKind::HostUnreachable
                 | io::ErrorKind::NetworkUnreachable
-                // The path of a Unix socket that is not there.
+                // The path of a Unix socket does not exist.
                 | io::ErrorKind::NotFound => Reason::BackendUnreachable,
                 _ => Reason::BackendError,
             },
@@ -94,162 +155,63 @@ impl ConnectError {
     }
 }
 
-/// Connects to a backend within `timeout`. A name that has not been resolved yet is waited for before.
-///
-/// # Errors
-/// The last address's failure, if none answered.
-pub(crate) async fn connect(
-    backend: &BackendAddress,
+async fn connect_name(
+    host: &str,
+    port: u16,
     timeout: Duration,
     options: Tcp,
-) -> Result<BackendStream, ConnectError> {
-    let (host, port) = match backend {
-        BackendAddress::Unix(path) => {
-            let connecting = tokio::time::timeout(timeout, connect_unix(path)).await;
-            let connected = connecting.unwrap_or(Err(ConnectError::Timeout(timeout)));
-            return connected.map(BackendStream::Unix);
-        }
-        BackendAddress::Tcp { host, port } => (host, *port),
-    };
+) -> Result<TcpStream, ConnectError> {
     let found = lookup::addresses(host, timeout).await?;
-    let connect = async |found: &Found| {
+    let connect = async |found: &Resolved| {
         let addresses = found.addresses.iter().map(|&address| SocketAddr::new(address, port));
-        let addresses: Vec<_> = addresses.collect();
-        connect_any(&addresses, Instant::now() + timeout, timeout, options).await
+        connect_any(&addresses.collect::<Vec<_>>(), timeout, options).await
     };
-    let connected = match connect(&found).await {
-        // The name may lead elsewhere by now.
+    match connect(&found).await {
+        // The name may have other addresses by now.
         Err(error) if error.is_of_the_backend() => match found.others().await {
             Some(others) => connect(&others).await,
             None => Err(error),
         },
         connected => connected,
-    };
-    connected.map(BackendStream::Tcp)
+    }
 }
 
-/// Tries one address after the other, each for its share of the time that is left.
 async fn connect_any(
     addresses: &[SocketAddr],
-    deadline: Instant,
-    whole: Duration,
+    timeout: Duration,
     options: Tcp,
 ) -> Result<TcpStream, ConnectError> {
     let mut last = ConnectError::from(LookupError::NoAddress);
-    for (tried, &address) in addresses.iter().enumerate() {
-        let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-        let share = deadline.saturating_duration_since(Instant::now()) / left;
-        last = match timeout(share, dial(address, options)).await {
-            Ok(Ok(tcp)) => return Ok(tcp),
-            Ok(Err(cause)) => ConnectError::of(address.to_string(), cause),
-            Err(_) => ConnectError::Timeout(whole),
+    let failed = |address: SocketAddr, error| {
+        last = match error {
+            DialError::Io(cause) => ConnectError::of(address.to_string(), cause),
+            DialError::Timeout(_) => ConnectError::Timeout(timeout),
         };
-    }
-    Err(last)
+    };
+    let Some(dialled) = dial::first_of(addresses, Instant::now() + timeout, failed).await else {
+        return Err(last);
+    };
+    // Best effort: it fails for a backend that has closed already, which the relay notices.
+    let _closed = socket::set_dialled_options(&dialled.tcp, dialled.address, options);
+    Ok(dialled.tcp)
 }
 
-async fn dial(address: SocketAddr, options: Tcp) -> io::Result<TcpStream> {
-    let tcp = not_ours(TcpStream::connect(address).await?, address)?;
-    // Best effort: a backend that has gone already is noticed by the relay.
-    let _refused = socket::set_dialled_options(&tcp, address, options);
-    Ok(tcp)
-}
-
-/// Refuses a socket that is connected to itself. To a port of this machine where nobody listens, the
-/// kernel may dial from that very port, and takes the two for both ends of a simultaneous open (RFC
-/// 9293 section 3.5): the device would hear itself, and the backend could not bind its port.
-fn not_ours(tcp: TcpStream, dialled: SocketAddr) -> io::Result<TcpStream> {
-    let ours = tcp.local_addr()?;
-    if ours.port() != dialled.port() || ours != tcp.peer_addr()? {
-        return Ok(tcp);
-    }
-    // No TIME_WAIT either, for it would keep the port.
-    socket::reset_on_close(&tcp);
-    Err(io::ErrorKind::ConnectionRefused.into())
-}
-
-async fn connect_unix(path: &Path) -> Result<UnixStream, ConnectError> {
-    loop {
-        match UnixStream::connect(path).await {
-            Ok(unix) => return Ok(unix),
-            Err(full) if full.kind() == io::ErrorKind::WouldBlock => {
-                sleep(BACKLOG_RETRY_INTERVAL).await;
-            }
-            Err(cause) => return Err(ConnectError::of(Shown(path).to_string(), cause)),
+async fn connect_unix(path: &Path, within: Duration) -> Result<UnixStream, ConnectError> {
+    match timeout(within, dial::unix(path)).await {
+        Ok(connected) => {
+            connected.map_err(|cause| ConnectError::of(Shown(path).to_string(), cause))
         }
-    }
-}
-
-/// Asks the kernel whether a client's socket or its backend's is ready.
-pub(crate) fn either_is_ready(
-    (client, of_client): (&TcpStream, Interest),
-    (backend, of_backend): (&BackendStream, Interest),
-) -> bool {
-    socket::is_ready(client, of_client) || backend.is_ready(of_backend)
-}
-
-impl BackendStream {
-    /// Asks the kernel whether it is ready.
-    fn is_ready(&self, interest: Interest) -> bool {
-        match self {
-            Self::Tcp(tcp) => socket::is_ready(tcp, interest),
-            Self::Unix(unix) => socket::is_ready(unix, interest),
-        }
-    }
-
-    /// Makes the close that follows a reset: the backend must not take a cut stream for a whole
-    /// one. A Unix socket knows no reset.
-    pub(crate) fn reset_on_close(&self) {
-        if let Self::Tcp(tcp) = self {
-            socket::reset_on_close(tcp);
-        }
-    }
-}
-
-impl AsyncRead for BackendStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buffer),
-            Self::Unix(unix) => Pin::new(unix).poll_read(cx, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for BackendStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
-            Self::Unix(unix) => Pin::new(unix).poll_write(cx, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // A socket has nothing to flush: what it took, it sends.
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Self::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
-        }
+        Err(_) => Err(ConnectError::Timeout(within)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use socket2::{Domain, SockRef, Socket, Type};
-    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::net::TcpListener;
 
     use super::*;
+    use crate::metrics::Metrics;
 
     const WHOLE: Duration = Duration::from_secs(2);
 
@@ -263,7 +225,7 @@ mod tests {
         (listener, address)
     }
 
-    /// An address whose backlog is full: the kernel drops what would connect.
+    /// An address whose backlog is full: the kernel drops each SYN.
     async fn stalled() -> (Socket, TcpStream, SocketAddr) {
         let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         full.bind(&loopback().into()).unwrap();
@@ -278,19 +240,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_address_is_tried_and_a_stalled_one_leaves_time_for_those_behind_it() {
+    async fn every_address_is_tried_and_a_stalled_one_leaves_time_for_the_next() {
         let (_full, _waiting, stalled) = stalled().await;
         let (_listener, good) = listening().await;
         let addresses = [refusing().await, stalled, good];
         let start = Instant::now();
-        let tcp = connect_any(&addresses, start + WHOLE, WHOLE, Tcp::default()).await.unwrap();
+        let tcp = connect_any(&addresses, WHOLE, Tcp::default()).await.unwrap();
         assert_eq!(tcp.peer_addr().unwrap(), good);
-        // The stalled one had half of what was left, no more and no less.
+        // The stalled address had half of the time that was left.
         assert!(start.elapsed() >= WHOLE / 3 && start.elapsed() < WHOLE, "{:?}", start.elapsed());
     }
 
     #[tokio::test]
-    async fn where_no_address_answers_the_last_ones_failure_is_told() {
+    async fn if_no_address_answers_the_failure_of_the_last_one_is_returned() {
         let (_full, _waiting, stalled) = stalled().await;
         let refusing = refusing().await;
         let whole = Duration::from_millis(200);
@@ -299,23 +261,9 @@ mod tests {
             (&[refusing, stalled], Reason::BackendTimeout),
             (&[], Reason::BackendUnreachable),
         ] {
-            let failed = connect_any(addresses, Instant::now() + whole, whole, Tcp::default());
-            let failed = failed.await.unwrap_err();
+            let failed = connect_any(addresses, whole, Tcp::default()).await.unwrap_err();
             assert_eq!(failed.reason(), reason, "{addresses:?}");
         }
-    }
-
-    #[tokio::test]
-    async fn a_socket_that_has_dialled_itself_is_refused_and_leaves_its_port_free() {
-        let address = refusing().await;
-        // What the kernel does by chance where it picks the port.
-        let dialling = TcpSocket::new_v4().unwrap();
-        dialling.bind(address).unwrap();
-        let tcp = dialling.connect(address).await.unwrap();
-        assert_eq!(not_ours(tcp, address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
-        // Without SO_REUSEADDR, which looks past a TIME_WAIT.
-        let backend = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        backend.bind(&address.into()).unwrap();
     }
 
     #[tokio::test]
@@ -326,11 +274,13 @@ mod tests {
             keepalive: Some(Duration::from_secs(40)),
             user_timeout: Some(Duration::from_secs(90)),
         };
-        let BackendStream::Tcp(tcp) = connect(&backend, WHOLE, options).await.unwrap() else {
-            panic!("it was dialled by TCP");
+        let metrics = Metrics::new().listener("test");
+        let backend = Backend::of(&backend, &metrics, [].iter());
+        let BackendStream::Tcp(tcp) = backend.connect(WHOLE, options).await.unwrap() else {
+            panic!("the address is TCP");
         };
         let dialled = SockRef::from(&tcp);
-        // This machine's own sockets need no keepalive.
+        // Sockets to this machine need no keepalive.
         assert!(dialled.tcp_nodelay().unwrap() && !dialled.keepalive().unwrap());
         assert_eq!(dialled.tcp_user_timeout().unwrap(), Some(Duration::from_secs(90)));
 
@@ -339,5 +289,35 @@ mod tests {
         assert_eq!(dialled.tcp_keepalive_time().unwrap(), Duration::from_secs(40));
         assert_eq!(dialled.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
         assert_eq!(dialled.tcp_keepalive_retries().unwrap(), 4);
+    }
+
+    #[test]
+    fn a_backend_is_kept_over_reloads_while_the_configuration_names_it() {
+        let metrics = Metrics::new().listener("test");
+        let address = |text: &str| text.parse::<BackendAddress>().unwrap();
+        let set =
+            |addresses: &[&str]| metrics.set_backends(addresses.iter().map(|&a| a.to_owned()));
+        set(&["a.example:1", "b.example:1"]);
+        let of = |text: &str, before: &[Arc<Backend>]| {
+            Backend::of(&address(text), &metrics, before.iter())
+        };
+        let a = of("a.example:1", &[]);
+        set(&["a.example:1"]);
+        assert!(Arc::ptr_eq(&of("a.example:1", &[Arc::clone(&a)]), &a));
+        assert!(!Arc::ptr_eq(&of("b.example:1", &[Arc::clone(&a)]), &a));
+        // It left the configuration and came back: its counts start at 0, as its series do.
+        set(&[]);
+        set(&["a.example:1"]);
+        assert!(!Arc::ptr_eq(&of("a.example:1", &[Arc::clone(&a)]), &a));
+    }
+
+    #[test]
+    fn an_address_is_not_looked_up() {
+        let metrics = Metrics::new().listener("test");
+        for text in ["127.0.0.1:1", "[::1]:1"] {
+            let backend =
+                Backend::of(&text.parse::<BackendAddress>().unwrap(), &metrics, [].iter());
+            assert!(matches!(backend.addresses, Addresses::Fixed(_)), "{text}");
+        }
     }
 }

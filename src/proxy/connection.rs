@@ -1,15 +1,14 @@
-//! THE WALK: one connection's life, from accept to close.
+//! THE WALK: the life of a connection, from accept to close.
 //!
 //! ```text
 //! accept → admit → handshake → authorize → route → connect → relay → close
 //! ```
 //!
-//! **Promises.** Every way out closes the record once, with the reason of the error that ended the
-//! walk. What only the first phases need is freed before the relay, which lasts for weeks.
+//! **Promises.** Every exit closes the record once, with the reason of the error that ended the walk. Memory that only
+//! the first phases need is freed before the relay, which can last for weeks.
 //!
-//! **Not here.** How a phase does its work: each is a module, returns a value or its own error, and
-//! neither logs nor counts. Accept and admit are `listener.rs`'s; authorize is the verifier's, in
-//! the handshake.
+//! **Not here.** The phases: each is a module, returns a value or its own error, and neither logs nor counts. Accept
+//! and admit are in `listener.rs`; authorize is the client certificate verifier's, during the handshake.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -22,37 +21,35 @@ use super::backend::{self, BackendStream, ConnectError};
 use super::handshake::{self, EstablishedClient, HandshakeError};
 use super::record::Record;
 use super::relay::{self, Bounds, RelayError, Side};
-use super::route::{self, NoRoute};
+use super::route::{NoRoute, Routes};
 use super::socket;
 use super::tls::TlsStream;
-use crate::config;
 use crate::sessions::stop::Stopped;
 use crate::terms::reason::Reason;
-use crate::trust::snapshot::Snapshot;
 
-/// Serves an accepted socket to its end.
+/// Serves an accepted connection until it is closed.
 #[expect(
     clippy::manual_async_fn,
-    reason = "it would keep each argument twice for as long as the device is connected"
+    reason = "an async fn would store each argument twice while the device is connected"
 )]
 pub(crate) fn serve(
     tcp: TcpStream,
-    snapshot: Arc<Snapshot>,
+    routes: Arc<Routes>,
     mut record: Box<Record>,
 ) -> impl Future<Output = ()> {
     async move {
-        match walk(tcp, snapshot, &mut record).await {
+        match walk(tcp, routes, &mut record).await {
             Ok(()) => record.close(Reason::Ok, None),
             Err(end) => record.close(end.reason(), Some(&end)),
         }
     }
 }
 
-async fn walk(tcp: TcpStream, snapshot: Arc<Snapshot>, record: &mut Record) -> Result<(), End> {
-    // The bounds are small and are kept. The snapshot is large and is released before the relay.
-    let bounds = Bounds::of(&snapshot.listener.timeouts);
+async fn walk(tcp: TcpStream, routes: Arc<Routes>, record: &mut Record) -> Result<(), End> {
+    // The bounds are small and are kept. The routes hold the snapshot, and are released before the relay.
+    let bounds = Bounds::of(&routes.snapshot.listener.timeouts);
     let session = Arc::clone(record.session());
-    let opening = Box::pin(open(tcp, snapshot, record));
+    let opening = Box::pin(open(tcp, routes, record));
     let (mut client, early, mut backend) = session.stop_order().or(opening).await??;
 
     let is_ready = backend::either_is_ready;
@@ -72,33 +69,34 @@ async fn walk(tcp: TcpStream, snapshot: Arc<Snapshot>, record: &mut Record) -> R
     Ok(ended.result?)
 }
 
-/// From the accepted socket to both ends of a relay, and what is to be relayed first.
+/// Runs the phases before the relay. Returns both ends of the relay, and the plaintext to relay first.
 async fn open(
     tcp: TcpStream,
-    snapshot: Arc<Snapshot>,
+    routes: Arc<Routes>,
     record: &mut Record,
 ) -> Result<(TlsStream<TcpStream>, Vec<u8>, BackendStream), End> {
-    let listener = &snapshot.listener;
+    let snapshot = &routes.snapshot;
     record.started();
 
-    let newcomer = record.newcomer();
-    // Pinned, so that the future has room for it once.
+    let pending = record.pending();
+    // Pinned, so that the future stores it once.
     let mut client = {
         let handshake = pin!(async {
-            let started = handshake::read_client_hello(tcp, listener, newcomer.memory()).await?;
-            newcomer.heard();
+            let started =
+                handshake::read_client_hello(tcp, &snapshot.listener, pending.memory()).await?;
+            pending.on_client_hello();
             record.on_client_hello(&started.offer());
-            let mut accepted = started.accept(&snapshot).await;
+            let mut accepted = started.accept(snapshot).await;
             if let Err(error) = &mut accepted {
                 record.refused(error.detail(), error.take_identity());
             }
             accepted
         });
-        newcomer.or_evicted(handshake).await??
+        pending.or_evicted(handshake).await??
     };
     record.on_handshake(client.negotiated.take(), client.identity.take(), client.crypto);
 
-    match connect_backend(listener, &client, record).await {
+    match connect_backend(&routes, &client, record).await {
         Ok(backend) => Ok((client.stream, client.early, backend)),
         Err(end) => {
             client.close_gracefully().await;
@@ -107,22 +105,22 @@ async fn open(
     }
 }
 
-/// Chooses the backend and dials it.
+/// Selects the backend and connects to it.
 async fn connect_backend(
-    listener: &config::ListenerConfig,
+    routes: &Routes,
     client: &EstablishedClient<TcpStream>,
     record: &mut Record,
 ) -> Result<BackendStream, End> {
-    let address = route::pick(listener, client.server_name.as_deref(), client.alpn.as_deref())?;
-    record.routed(address);
+    let backend = routes.pick(client.server_name.as_deref(), client.alpn.as_deref())?;
+    record.on_route(Arc::clone(backend.metrics()));
 
-    let dialled = Instant::now();
-    let backend = backend::connect(address, listener.timeouts.connect, listener.tcp).await?;
+    let (dialled, listener) = (Instant::now(), &routes.snapshot.listener);
+    let stream = backend.connect(listener.timeouts.connect, listener.tcp).await?;
     record.connected(dialled.elapsed());
-    Ok(backend)
+    Ok(stream)
 }
 
-/// Why a walk ended, other than in order.
+/// An abnormal end of a walk.
 #[derive(Debug, thiserror::Error)]
 enum End {
     #[error(transparent)]
@@ -140,7 +138,7 @@ enum End {
 }
 
 impl End {
-    /// The stable reason for this end.
+    /// Returns the stable reason for this end.
     fn reason(&self) -> Reason {
         match self {
             Self::Handshake(error) => error.reason(),
@@ -157,13 +155,12 @@ impl End {
 mod tests {
     use super::*;
 
-    /// How large the future may be that a connection keeps for as long as its device is connected: a
-    /// sixth of what an idle one costs. tokio and the tracker add 128 bytes, and tokio makes tasks
-    /// in steps of 128: up to here a task has 1,024 bytes, beyond it 1,152. It is 856 bytes in a
-    /// release build, and 888 in one for tests.
+    /// Largest size of the future of a connection, in bytes: a sixth of the memory of an idle connection. tokio and
+    /// the task tracker add 128 bytes, and tokio allocates tasks in steps of 128: with this size a task has 1,024
+    /// bytes.
     const LARGEST_FUTURE: usize = 896;
 
-    /// The size of what `serve` returns; no socket is needed for that.
+    /// Returns the size of the future that `serve` returns. No socket is needed.
     fn returned_size<A, B, C, Returned>(_serve: impl Fn(A, B, C) -> Returned) -> usize {
         size_of::<Returned>()
     }

@@ -1,11 +1,10 @@
 //! Accepts connections and starts their walk.
 //!
-//! **Promises.** The loop ends by a drain and by nothing else: whatever accepting fails with, it is
-//! counted, and tried again. Out of file descriptors it waits, instead of turning on the spot,
-//! since the connection that could not be accepted is still there. What a reload puts in force
-//! holds from the next connection on.
+//! **Promises.** Only a drain ends the accept loop. Any other error is counted, and accept is tried again: at once if
+//! the error was the connection's, after a pause if a resource is exhausted, since the connection is then still in
+//! the backlog and the next accept fails as well. A reload applies to every connection accepted after it.
 //!
-//! **Not here.** What happens to a connection (`connection.rs`).
+//! **Not here.** The life of a connection (`connection.rs`), limits (`admission.rs`).
 
 use std::convert::Infallible;
 use std::io;
@@ -17,10 +16,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::admission::{Admission, Admitted, Source};
-use super::backend::lookup::{self, Kept};
+use super::admission::{ClientSource, Gate, Permit};
+use super::backend::lookup::KeptNames;
 use super::connection;
 use super::record::Record;
+use super::route::Routes;
 use super::socket;
 use crate::config;
 use crate::lifecycle::Shutdown;
@@ -29,170 +29,158 @@ use crate::sessions::Sessions;
 use crate::terms::labels::AcceptError;
 use crate::trust::snapshot::Snapshot;
 
-/// The first pause after an accept that failed for want of resources; it doubles up to
-/// [`LONGEST_PAUSE`]. The bounds are those of Go's net/http.
+/// First pause after an accept that failed because a resource is exhausted. It doubles up to [`LONGEST_PAUSE`]. The
+/// values are those of Go's net/http.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How often it is logged that the limit of connections is reached.
-const LIMIT_TOLD_INTERVAL: Duration = Duration::from_secs(60);
+/// Shortest interval between two warnings about the limit of connections.
+const LIMIT_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// One bound listener.
 pub(crate) struct Listener {
     pub(crate) socket: TcpListener,
-    /// What is in force, now and after each reload.
+    /// The current snapshot, now and after each reload.
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
-    pub(crate) admission: Admission,
+    pub(crate) gate: Gate,
     pub(crate) metrics: Arc<ListenerMetrics>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) shutdown: Shutdown,
-    /// The names of its backends, as of the start.
-    pub(crate) names: Kept,
+    /// Keeps the backends' names resolved until the first snapshot is applied.
+    pub(crate) names: KeptNames,
 }
 
-/// What outlives a wait that a reload interrupts.
+/// State of the accept loop that is kept when a reload interrupts a wait.
 #[derive(Default)]
 struct Waiting {
-    /// The device that waits for a place: accepted, since nobody makes room where none comes.
+    /// An accepted device that waits for a permit: a connection is evicted only for one that has come.
     device: Option<(TcpStream, SocketAddr)>,
-    /// When it was last told that the limit is reached.
-    told: Option<Instant>,
-}
-
-/// What of the snapshots has been applied last.
-struct Applied {
-    limits: Option<config::Limits>,
-    tcp: config::Tcp,
-    names: Kept,
+    /// Time of the last warning about the limit.
+    warned: Option<Instant>,
 }
 
 impl Listener {
     /// Accepts until the drain closes the listener.
     pub(crate) async fn run(mut self) {
-        // The socket was bound with its options.
-        let tcp = self.snapshots.borrow().listener.tcp;
         let names = std::mem::take(&mut self.names);
-        let applied = Applied { limits: None, tcp, names };
         let stop = self.shutdown.stop_accepting().clone();
-        // Biased towards the stop, or a busy listener might never see it.
-        let _stopped = stop.run_until_cancelled(self.accept_all(applied)).await;
+        // Polls the stop first: a busy listener might never reach it otherwise.
+        let _stopped = stop.run_until_cancelled(self.accept_all(names)).await;
     }
 
-    async fn accept_all(&self, mut applied: Applied) {
+    async fn accept_all(&self, names: KeptNames) {
         let mut snapshots = self.snapshots.clone();
         let mut pause = SHORTEST_PAUSE;
         let mut waiting = Waiting::default();
+        let (mut routes, mut names) = (None, Some(names));
         loop {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
-            self.apply(&snapshot, &mut applied);
-            let accepted = tokio::select! {
-                // What is in force goes before who is waiting.
-                biased;
-                // The sender outlives the listeners: an error would be a change like any other.
-                _changed = snapshots.changed() => continue,
-                accepted = self.accept(&snapshot, &mut waiting) => accepted,
-            };
-            match accepted {
-                Ok((tcp, peer, admitted)) => {
-                    pause = SHORTEST_PAUSE;
-                    self.start(tcp, peer, snapshot, admitted);
+            let current = routes.insert(self.apply(snapshot, routes.as_deref()));
+            // The routes keep the names from here on.
+            drop(names.take());
+            loop {
+                let accepted = tokio::select! {
+                    // A new snapshot applies before the next connection.
+                    biased;
+                    // It never fails: the sender outlives the listeners.
+                    _changed = snapshots.changed() => break,
+                    accepted = self.accept(&mut waiting) => accepted,
+                };
+                match accepted {
+                    Ok((tcp, peer, permit)) => {
+                        pause = SHORTEST_PAUSE;
+                        self.start(tcp, peer, Arc::clone(current), permit);
+                    }
+                    Err(error) => pause = self.recover(&error, pause).await,
                 }
-                Err(error) => pause = self.recover(&error, pause).await,
             }
         }
     }
 
-    /// Applies what a snapshot has for the listening socket and for all connections together.
-    fn apply(&self, snapshot: &Snapshot, applied: &mut Applied) {
+    /// Applies the settings of a snapshot to the listening socket and the gate, and returns its routes.
+    fn apply(&self, snapshot: Arc<Snapshot>, before: Option<&Routes>) -> Arc<Routes> {
         let config::ListenerConfig { limits, tcp, .. } = snapshot.listener;
         let listener = self.metrics.name();
-        if applied.limits != Some(limits) {
-            applied.limits = Some(limits);
-            self.metrics.set_limit(self.admission.limit(limits));
-            if let Some(excess) = self.admission.excess(limits) {
-                tracing::warn!(listener, "{excess}");
-            }
+        let limit = self.gate.set_limit(limits);
+        self.metrics.set_limit(limit);
+        let limits_before = before.map(|before| before.snapshot.listener.limits);
+        if let Some(excess) = self.gate.excess(limits).filter(|_| limits_before != Some(limits)) {
+            tracing::warn!(listener, "{excess}");
         }
-        let (names, started) = lookup::keep(snapshot.listener.backends());
-        applied.names = names;
-        if let Err(error) = started {
+        // The socket was bound with the options of the first snapshot.
+        if before.is_some_and(|before| before.snapshot.listener.tcp != tcp)
+            && let Err(error) = socket::set_options(&self.socket, tcp)
+        {
+            tracing::error!(listener, %error, "cannot set socket options");
+        }
+        let (routes, resolving) = Routes::new(snapshot, &self.metrics, before);
+        if let Err(error) = resolving {
             tracing::warn!(listener, %error, "cannot start a thread to resolve names");
         }
-        if applied.tcp != tcp {
-            applied.tcp = tcp;
-            if let Err(error) = socket::set_options(&self.socket, tcp) {
-                tracing::error!(listener, %error, "cannot set socket options");
-            }
-        }
+        Arc::new(routes)
     }
 
-    /// Takes a connection and then its places; past the limits the next ones wait in the kernel's
-    /// backlog.
-    async fn accept(
-        &self,
-        snapshot: &Snapshot,
-        waiting: &mut Waiting,
-    ) -> io::Result<(TcpStream, SocketAddr, Admitted)> {
-        let limit = self.admission.limit(snapshot.listener.limits);
+    /// Accepts a connection and waits for its permit. Beyond the limits, connections wait in the kernel's backlog.
+    async fn accept(&self, waiting: &mut Waiting) -> io::Result<(TcpStream, SocketAddr, Permit)> {
         let peer = match &waiting.device {
             Some((_, peer)) => *peer,
             None => tokio::select! {
                 biased;
-                never = self.watch_limit(limit, &mut waiting.told) => match never {},
+                never = self.watch_limit(&mut waiting.warned) => match never {},
                 accepted = self.socket.accept() => waiting.device.insert(accepted?).1,
             },
         };
-        let admitted = match self.admission.try_admit(limit) {
-            Some(admitted) => admitted,
+        let permit = match self.gate.try_enter() {
+            Some(permit) => permit,
             None => {
-                self.at_limit(limit, &mut waiting.told);
-                self.admission.admit(limit, Source::of(peer.ip())).await
+                self.at_limit(&mut waiting.warned);
+                self.gate.enter(ClientSource::of(peer.ip())).await
             }
         };
         self.metrics.set_at_limit(false);
-        let (tcp, peer) = waiting.device.take().expect("it has just been accepted, or before");
-        Ok((tcp, peer, admitted))
+        let (tcp, peer) = waiting.device.take().expect("a device was accepted above or before");
+        Ok((tcp, peer, permit))
     }
 
-    /// Tells that the limit is reached, and when it is no longer.
-    async fn watch_limit(&self, limit: usize, told: &mut Option<Instant>) -> Infallible {
-        if self.admission.is_full(limit) {
-            self.at_limit(limit, told);
-            self.admission.room(limit).await;
+    /// Reports that the limit is reached, and when it no longer is.
+    async fn watch_limit(&self, warned: &mut Option<Instant>) -> Infallible {
+        if self.gate.is_full() {
+            self.at_limit(warned);
+            self.gate.room().await;
         }
         self.metrics.set_at_limit(false);
         std::future::pending().await
     }
 
-    /// Tells that the limit is reached.
-    fn at_limit(&self, limit: usize, told: &mut Option<Instant>) {
+    /// Reports that the limit is reached.
+    fn at_limit(&self, warned: &mut Option<Instant>) {
         self.metrics.set_at_limit(true);
-        // At the limit each connection that ends makes room for one: once a minute will do.
-        if told.is_none_or(|told| told.elapsed() > LIMIT_TOLD_INTERVAL) {
-            *told = Some(Instant::now());
-            let listener = self.metrics.name();
+        // At the limit, each connection that ends makes room for one: the limit is reached again each time.
+        if warned.is_none_or(|warned| warned.elapsed() > LIMIT_WARNING_INTERVAL) {
+            *warned = Some(Instant::now());
+            let (listener, limit) = (self.metrics.name(), self.gate.limit());
             tracing::warn!(listener, limit, "the limit of connections is reached");
         }
     }
 
-    fn start(&self, tcp: TcpStream, peer: SocketAddr, snapshot: Arc<Snapshot>, admitted: Admitted) {
+    fn start(&self, tcp: TcpStream, peer: SocketAddr, routes: Arc<Routes>, permit: Permit) {
         let (metrics, sessions) = (Arc::clone(&self.metrics), Arc::clone(&self.sessions));
-        let record = Box::new(Record::open(metrics, sessions, peer, admitted));
-        let serving = connection::serve(tcp, snapshot, record);
+        let record = Box::new(Record::open(metrics, sessions, peer, permit));
+        let serving = connection::serve(tcp, routes, record);
         self.shutdown.connections().spawn(serving);
     }
 
-    /// Counts a failed accept and pauses if the next would fail as well; returns the next pause.
+    /// Counts a failed accept, and pauses if the next one would fail as well. Returns the next pause.
     async fn recover(&self, error: &io::Error, pause: Duration) -> Duration {
         let kind = socket::accept_error(error);
         self.metrics.accept_failed(kind);
         match kind {
-            // accept(2): "treat them like EAGAIN by retrying". The next is another connection.
+            // accept(2): "treat them like EAGAIN by retrying". The next accept returns another connection.
             AcceptError::Aborted => SHORTEST_PAUSE,
             AcceptError::FdLimit | AcceptError::Memory | AcceptError::Other => {
                 if pause == SHORTEST_PAUSE {
                     let listener = self.metrics.name();
-                    tracing::warn!(listener, %error, "cannot accept; trying again until it works");
+                    tracing::warn!(listener, %error, "cannot accept connections; retrying");
                 }
                 sleep(pause).await;
                 (pause * 2).min(LONGEST_PAUSE)

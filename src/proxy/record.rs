@@ -1,12 +1,11 @@
-//! One record per connection: opened at accept, before anything can fail, and closed once.
+//! The record of a connection: opened at accept, before anything can fail, and closed once.
 //!
-//! **Promises.** The record alone writes the access-log line and updates the connection metrics, but
-//! for the bytes that are relayed: the relay counts those through the [`Session`] that the record owns.
-//! Dropped without [`Record::close`], by a panic, it closes itself with the reason `internal`; so
-//! accepted = active + closed always holds. A peer cannot make the line long: what is said of an
-//! error, which may quote a client's certificate, is cut after [`MAX_ERROR_CHARS`].
+//! **Promises.** Only the record writes the access-log line and updates the connection metrics, except for relayed
+//! bytes, which the relay counts through the record's [`Session`]. If it is dropped without [`Record::close`] (by a
+//! panic), it closes itself with the reason `internal`, so accepted = active + closed always holds. A peer cannot make
+//! the line long: an error text, which may quote a client's certificate, is cut after [`MAX_ERROR_CHARS`].
 //!
-//! **Not here.** What the reasons mean (`terms/reason.rs`), what the metrics are called (`metrics.rs`).
+//! **Not here.** The meaning of reasons (`terms/reason.rs`), the names of metrics (`metrics.rs`).
 
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
@@ -16,9 +15,8 @@ use std::time::Duration;
 
 use tracing::Level;
 
-use super::admission::{Admitted, Newcomer, Source};
-use crate::config::BackendAddress;
-use crate::metrics::ListenerMetrics;
+use super::admission::{ClientSource, PendingConnection, Permit};
+use crate::metrics::{BackendMetrics, ListenerMetrics};
 use crate::sessions::top::By;
 use crate::sessions::{CompletedHandshake, Session, Sessions};
 use crate::terms::labels::{
@@ -28,20 +26,20 @@ use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::{Origin, Reason};
 use crate::trust::identity::Identity;
 
-/// How far a connection came.
+/// WalkPhase that a connection has reached.
 #[derive(Clone, Copy, Debug)]
-enum Phase {
-    /// Its TLS handshake was not over.
+enum WalkPhase {
+    /// TLS handshake in progress.
     Handshake,
-    /// Its backend was being chosen.
+    /// Selection of the backend.
     Route,
-    /// Its backend was being dialled.
+    /// Connecting to the backend.
     Connect,
-    /// Bytes were being relayed.
+    /// Relaying.
     Relay,
 }
 
-impl Phase {
+impl WalkPhase {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Handshake => "handshake",
@@ -52,10 +50,10 @@ impl Phase {
     }
 }
 
-/// What of an error is told in the log, in characters. Only what a peer has made up is longer.
+/// Longest error text in the log, in characters. Only a text that a peer controls is longer.
 const MAX_ERROR_CHARS: usize = 256;
 
-/// Names connections in the log of one process.
+/// The next connection id. Ids are unique within a process.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// The record of a connection.
@@ -63,19 +61,19 @@ pub(crate) struct Record {
     /// Facts and counters of the connection. Listed from accept to the end of the record.
     session: Arc<Session>,
     sessions: Arc<Sessions>,
-    phase: Phase,
-    /// From accept to the first turn of the connection's task.
+    phase: WalkPhase,
+    /// Time from accept until the connection's task first ran.
     wait: Duration,
     best_suite: SuiteKind,
     offers_resumption: bool,
     closed: bool,
-    /// Last, since fields are dropped in order: the places are given back once the end is counted.
-    admitted: Admitted,
+    /// Last, because fields are dropped in order: the permit is released after the end is counted.
+    permit: Permit,
 }
 
-/// What a ClientHello offers.
+/// The content of a ClientHello that is logged or counted.
 pub(crate) struct Offer<'a> {
-    /// The name that the client asks for.
+    /// The server name (SNI).
     pub(crate) server_name: Option<&'a str>,
     pub(crate) version: OfferedVersion,
     pub(crate) best_suite: SuiteKind,
@@ -83,25 +81,25 @@ pub(crate) struct Offer<'a> {
     pub(crate) resumption: bool,
 }
 
-/// More about a handshake that failed than its reason tells.
+/// Detail of a failed handshake that its reason does not include.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureDetail {
-    /// The client's alert.
+    /// The alert that the client sent.
     Alert(Alert),
-    /// What is not in common.
+    /// The parameter without a common value.
     Incompatible(Incompatible),
 }
 
 impl Record {
-    /// Opens the record of a connection that was accepted just now.
+    /// Opens the record of a connection that was just accepted.
     pub(crate) fn open(
         metrics: Arc<ListenerMetrics>,
         sessions: Arc<Sessions>,
         peer: SocketAddr,
-        admitted: Admitted,
+        permit: Permit,
     ) -> Self {
         metrics.accepted();
-        // On a listener for both, IPv4 comes as ::ffff:192.0.2.1.
+        // A dual-stack listener reports IPv4 as ::ffff:192.0.2.1.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         sessions.top.connected(By::Peer, &peer.ip().to_string());
@@ -110,26 +108,26 @@ impl Record {
         Self {
             session,
             sessions,
-            phase: Phase::Handshake,
+            phase: WalkPhase::Handshake,
             wait: Duration::ZERO,
             best_suite: SuiteKind::Other,
             offers_resumption: false,
             closed: false,
-            admitted,
+            permit,
         }
     }
 
-    /// The connection as it is until its handshake is complete.
-    pub(crate) fn newcomer(&self) -> Newcomer {
-        self.admitted.newcomer(Source::of(self.session.peer.ip()))
+    /// Returns the connection as one that can be evicted until its handshake is complete.
+    pub(crate) fn pending(&self) -> PendingConnection {
+        self.permit.pending(ClientSource::of(self.session.peer.ip()))
     }
 
-    /// The connection's task has its first turn.
+    /// The connection's task runs for the first time.
     pub(crate) fn started(&mut self) {
         self.wait = self.session.age();
     }
 
-    /// The client has said its ClientHello.
+    /// The ClientHello was read.
     pub(crate) fn on_client_hello(&mut self, offer: &Offer<'_>) {
         self.session.metrics.on_client_hello(offer.version);
         self.best_suite = offer.best_suite;
@@ -137,7 +135,7 @@ impl Record {
         set(&self.session.server_name, offer.server_name.map(Box::from));
     }
 
-    /// The handshake has failed, and more is known than its reason.
+    /// The handshake has failed with a detail or an identity.
     pub(crate) fn refused(
         &mut self,
         fault: Option<FailureDetail>,
@@ -160,7 +158,7 @@ impl Record {
         identity: Option<Box<Identity>>,
         crypto: Duration,
     ) {
-        self.phase = Phase::Route;
+        self.phase = WalkPhase::Route;
         self.session.metrics.handshake_ended();
         let Some(negotiated) = negotiated else { return };
         let took = self.session.age();
@@ -179,19 +177,18 @@ impl Record {
         set(&self.session.identity, identity);
     }
 
-    /// The backend is known.
-    pub(crate) fn routed(&mut self, backend: &BackendAddress) {
-        let backend = self.session.metrics.backend(&backend.to_string());
+    /// The backend was selected.
+    pub(crate) fn on_route(&mut self, backend: Arc<BackendMetrics>) {
         set(&self.session.backend, Some(backend));
-        self.phase = Phase::Connect;
+        self.phase = WalkPhase::Connect;
     }
 
-    /// The backend has been reached, in so much time: the relay begins.
+    /// The backend was connected within `took`. The relay begins.
     pub(crate) fn connected(&mut self, took: Duration) {
         self.session.metrics.connected(took);
         self.dialled(ConnectResult::Ok);
         set(&self.session.connect, Some(took));
-        self.phase = Phase::Relay;
+        self.phase = WalkPhase::Relay;
     }
 
     fn dialled(&self, result: ConnectResult) {
@@ -213,9 +210,9 @@ impl Record {
     fn end(&mut self, reason: Reason, error: Option<&dyn std::error::Error>) {
         self.closed = true;
         match self.phase {
-            Phase::Handshake => self.session.metrics.handshake_ended(),
-            Phase::Route | Phase::Relay => {}
-            Phase::Connect => {
+            WalkPhase::Handshake => self.session.metrics.handshake_ended(),
+            WalkPhase::Route | WalkPhase::Relay => {}
+            WalkPhase::Connect => {
                 if let Some(result) = connect_result(reason) {
                     self.dialled(result);
                 }
@@ -230,7 +227,7 @@ impl Record {
         match reason.origin() {
             Origin::Internal => access!(Level::ERROR, self, reason, error),
             Origin::Backend | Origin::Machine => access!(Level::WARN, self, reason, error),
-            // Health checks come every few seconds, for ever.
+            // Health checks connect every few seconds.
             _ if reason == Reason::ClientProbe => access!(Level::DEBUG, self, reason, error),
             Origin::Client | Origin::Proxy => access!(Level::INFO, self, reason, error),
         }
@@ -245,20 +242,20 @@ fn set<T>(fact: &OnceLock<T>, value: Option<T>) {
     }
 }
 
-/// The result of an attempt to connect that ended for `reason`; none if something else ended it.
+/// Returns the result of a connect that ended for `reason`, or none if it was not the backend's result.
 const fn connect_result(reason: Reason) -> Option<ConnectResult> {
     match reason {
         Reason::BackendRefused => Some(ConnectResult::Refused),
         Reason::BackendTimeout => Some(ConnectResult::Timeout),
         Reason::BackendUnreachable => Some(ConnectResult::Unreachable),
         Reason::BackendError | Reason::BackendReset => Some(ConnectResult::Error),
-        // The drain, a shortage or a fault of ours has ended it: the backend was not asked.
+        // The drain, a shortage or a bug ended it before the backend answered.
         Reason::DrainDeadline
         | Reason::ProxyFdLimit
         | Reason::ProxyThreadLimit
         | Reason::ProxyMemoryLimit
         | Reason::Internal => None,
-        // None of these ends a connection while its backend is dialled.
+        // None of these ends a connection during the connect.
         Reason::Ok
         | Reason::ClientProbe
         | Reason::ClientEvicted
@@ -322,7 +319,7 @@ macro_rules! access {
 use access;
 
 fn milliseconds(duration: Duration) -> f64 {
-    // To the microsecond: enough for a log line.
+    // Rounded to microseconds.
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
@@ -334,19 +331,19 @@ impl Drop for Record {
     }
 }
 
-/// An error in at most [`MAX_ERROR_CHARS`], on one line.
+/// Displays an error in at most [`MAX_ERROR_CHARS`], on one line.
 struct Brief<'a>(&'a dyn std::error::Error);
 
 impl fmt::Display for Brief<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut bounded = Bounded { to: f, left: MAX_ERROR_CHARS };
         let written = write!(bounded, "{}", self.0);
-        // With nothing left it has failed so as to stop the error from going on.
+        // At the limit, `Bounded` fails to stop the error's own Display.
         if written.is_err() && bounded.left == 0 { f.write_str("…") } else { written }
     }
 }
 
-/// Passes characters on until there have been enough, and fails then.
+/// Writes characters up to a limit, then fails.
 struct Bounded<'a, 'b> {
     to: &'a mut fmt::Formatter<'b>,
     left: usize,
@@ -358,7 +355,7 @@ impl Write for Bounded<'_, '_> {
     }
 
     fn write_char(&mut self, c: char) -> fmt::Result {
-        // What a certificate says is not to draw on the operator's terminal.
+        // Escapes control characters: a certificate's text must not control the operator's terminal.
         if c.is_control() {
             return c.escape_default().try_for_each(|c| self.write_char(c));
         }
@@ -373,9 +370,9 @@ mod tests {
 
     #[derive(Debug, thiserror::Error)]
     #[error("{0}{1}")]
-    struct Said(String, Endless);
+    struct Quoting(String, Endless);
 
-    /// Goes on for as long as it is listened to.
+    /// Writes until it fails, if true.
     #[derive(Debug)]
     struct Endless(bool);
 
@@ -387,18 +384,18 @@ mod tests {
     }
 
     fn brief(text: &str, endless: bool) -> String {
-        Brief(&Said(text.to_owned(), Endless(endless))).to_string()
+        Brief(&Quoting(text.to_owned(), Endless(endless))).to_string()
     }
 
     #[test]
-    fn an_error_without_an_end_is_told_in_256_characters() {
-        let told = brief("it says: ", true);
-        assert!(told.starts_with("it says: and so on ") && told.ends_with('…'), "{told}");
-        assert_eq!(told.chars().count(), MAX_ERROR_CHARS + 1);
+    fn an_endless_error_is_logged_in_256_characters() {
+        let text = brief("it says: ", true);
+        assert!(text.starts_with("it says: and so on ") && text.ends_with('…'), "{text}");
+        assert_eq!(text.chars().count(), MAX_ERROR_CHARS + 1);
     }
 
     #[test]
-    fn a_short_error_is_told_whole_and_on_one_line() {
+    fn a_short_error_is_logged_whole_and_on_one_line() {
         assert_eq!(brief("closed after 5 bytes", false), "closed after 5 bytes");
         let longest = "x".repeat(MAX_ERROR_CHARS);
         assert_eq!(brief(&longest, false), longest);

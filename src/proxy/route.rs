@@ -1,35 +1,80 @@
-//! Which backend a connection goes to: pure, from the routes, the server name and ALPN.
+//! Selects the backend of a connection from its server name (SNI) and ALPN protocol.
 //!
-//! **Promises.** The first route that matches wins; without one, the listener's own backend.
+//! **Promises.** The first matching route wins. If none matches, the listener's own backend is used.
 //!
-//! **Not here.** How a pattern matches a name (`config.rs`), dialling (`backend.rs`).
+//! **Not here.** Matching of names (`config.rs`), connecting (`backend.rs`).
 
-use crate::config::{BackendAddress, ListenerConfig, Route};
+use std::io;
+use std::sync::Arc;
+
+use super::backend::Backend;
+use super::backend::lookup::{self, KeptNames};
+use crate::config::{ListenerConfig, Route};
+use crate::metrics::ListenerMetrics;
 use crate::terms::reason::Reason;
+use crate::trust::snapshot::Snapshot;
 
-/// No route takes the connection and the listener has no backend of its own.
+/// A snapshot and the backends of its routes.
+pub(crate) struct Routes {
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// In the order of [`ListenerConfig::backends`].
+    backends: Vec<Arc<Backend>>,
+    /// Keeps the backends' names resolved.
+    _names: KeptNames,
+}
+
+impl Routes {
+    /// Returns the routes of a snapshot, with the backends of `before` as far as they stay.
+    ///
+    /// # Errors
+    /// If no thread can be started to resolve names. The routes are complete; names are resolved later.
+    pub(crate) fn new(
+        snapshot: Arc<Snapshot>,
+        metrics: &ListenerMetrics,
+        before: Option<&Self>,
+    ) -> (Self, io::Result<()>) {
+        let (names, started) = lookup::keep(snapshot.listener.backends());
+        let kept = || before.iter().flat_map(|before| &before.backends);
+        let backend = |address| Backend::of(address, metrics, kept());
+        let backends = snapshot.listener.backends().map(backend).collect();
+        (Self { snapshot, backends, _names: names }, started)
+    }
+
+    /// Returns the backend for a server name and an ALPN protocol.
+    ///
+    /// # Errors
+    /// If no route matches and the listener has no backend.
+    pub(crate) fn pick(
+        &self,
+        server_name: Option<&str>,
+        alpn: Option<&[u8]>,
+    ) -> Result<&Arc<Backend>, NoRoute> {
+        pick(&self.snapshot.listener, server_name, alpn).map(|index| &self.backends[index])
+    }
+}
+
+/// No route matches, and the listener has no backend.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no route for this server name and protocol")]
 pub(crate) struct NoRoute;
 
 impl NoRoute {
-    /// The stable reason for this error.
+    /// Returns the stable reason for this error.
     pub(crate) const fn reason(&self) -> Reason {
         Reason::NoRoute
     }
 }
 
-/// The backend of the first route that matches, or else the listener's own.
-///
-/// # Errors
-/// If there is neither.
-pub(crate) fn pick<'a>(
-    listener: &'a ListenerConfig,
+/// Returns the index, in [`ListenerConfig::backends`], of the first route that matches, or else of the listener's own
+/// backend.
+fn pick(
+    listener: &ListenerConfig,
     server_name: Option<&str>,
     alpn: Option<&[u8]>,
-) -> Result<&'a BackendAddress, NoRoute> {
-    let matching = listener.routes.iter().find(|route| matches(route, server_name, alpn));
-    matching.map(|route| &route.backend).or(listener.backend.as_ref()).ok_or(NoRoute)
+) -> Result<usize, NoRoute> {
+    let matching = listener.routes.iter().position(|route| matches(route, server_name, alpn));
+    let own = listener.backend.as_ref().map(|_| listener.routes.len());
+    matching.or(own).ok_or(NoRoute)
 }
 
 fn matches(route: &Route, server_name: Option<&str>, alpn: Option<&[u8]>) -> bool {
@@ -41,7 +86,7 @@ fn matches(route: &Route, server_name: Option<&str>, alpn: Option<&[u8]>) -> boo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{CertificateFiles, ClientAuth};
+    use crate::config::{BackendAddress, CertificateFiles, ClientAuth};
     use crate::terms::name_pattern::NamePattern;
 
     fn listener(backend: Option<&str>, routes: &[(&[&str], &[&str], &str)]) -> ListenerConfig {
@@ -67,7 +112,8 @@ mod tests {
         name: Option<&str>,
         alpn: Option<&str>,
     ) -> Result<String, NoRoute> {
-        pick(listener, name, alpn.map(str::as_bytes)).map(ToString::to_string)
+        let index = pick(listener, name, alpn.map(str::as_bytes))?;
+        Ok(listener.backends().nth(index).unwrap().to_string())
     }
 
     #[test]
@@ -89,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_match_and_a_backend_of_its_own_there_is_no_route() {
+    fn without_a_match_and_without_a_backend_there_is_no_route() {
         let listener = listener(None, &[(&["a.example"], &[], "a:1")]);
         assert_eq!(picked(&listener, Some("b.example"), None), Err(NoRoute));
         assert_eq!(picked(&listener, None, None), Err(NoRoute));

@@ -148,7 +148,8 @@ fn the_walk_fits_on_a_screen() {
         .collect();
     assert_eq!(names, ["serve", "walk", "open", "connect_backend"]);
     let text = read("src/proxy/connection.rs");
-    let walk = text.split("async fn walk").nth(1).unwrap().split("\n/// Why a walk ended").next();
+    let walk =
+        text.split("async fn walk").nth(1).unwrap().split("\n/// An abnormal end of a walk").next();
     let lines = walk.unwrap().lines().filter(|l| !l.trim().is_empty()).count();
     assert!(lines <= 75, "{lines} lines");
 }

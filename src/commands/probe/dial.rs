@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout};
 use super::printable;
 use super::problem::{Problem, ProblemKind};
 use crate::commands::flags::probe::ProbeTarget;
+use crate::proxy::backend::dial::{DialError, Dialled, first_of};
 
 /// The limit of addresses that are tried.
 const MAX_ADDRESSES: usize = 16;
@@ -72,36 +73,31 @@ async fn look_up(target: &ProbeTarget) -> io::Result<Vec<SocketAddr>> {
     looked_up.await.map_err(io::Error::other)?
 }
 
-/// Connects to the first address that accepts.
+/// Dials addresses in turn until one connects. Returns each attempt, and the socket.
 pub(super) async fn connect(
     addresses: &[SocketAddr],
     limit: Duration,
 ) -> (Vec<Tried>, Option<TcpStream>) {
-    let deadline = Instant::now() + limit;
     let mut tried = Vec::new();
-    for (i, &address) in addresses.iter().enumerate() {
-        // The remaining time is divided among the remaining addresses, so that a silent one does not use all of it.
-        let left = u32::try_from(addresses.len() - i).unwrap_or(u32::MAX);
-        let share = deadline.saturating_duration_since(Instant::now()) / left;
-        let start = Instant::now();
-        let outcome = match timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(tcp)) => {
-                // Without it the kernel may delay small messages. An error means that the socket failed, which
-                // the handshake reports.
-                let _gone = tcp.set_nodelay(true);
-                tried.push(Tried { address, outcome: Ok(start.elapsed()) });
-                return (tried, Some(tcp));
-            }
-            Ok(Err(error)) => problem(address, &error),
-            Err(_) => Problem::new(
+    let failed = |address, error| {
+        let problem = match error {
+            DialError::Io(error) => problem(address, &error),
+            DialError::Timeout(share) => Problem::new(
                 ProblemKind::ConnectTimeout,
                 format!("{address} did not answer within {share:.1?}"),
                 "A firewall may drop the packets, or the machine may be down or have another address.",
             ),
         };
-        tried.push(Tried { address, outcome: Err(outcome) });
-    }
-    (tried, None)
+        tried.push(Tried { address, outcome: Err(problem) });
+    };
+    let dialled = first_of(addresses, Instant::now() + limit, failed).await;
+    let tcp = dialled.map(|Dialled { tcp, address, took }| {
+        tried.push(Tried { address, outcome: Ok(took) });
+        // Without it the kernel may delay small messages. It fails on a closed socket, which the handshake reports.
+        let _closed = tcp.set_nodelay(true);
+        tcp
+    });
+    (tried, tcp)
 }
 
 fn problem(address: SocketAddr, error: &io::Error) -> Problem {

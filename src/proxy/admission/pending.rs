@@ -1,13 +1,12 @@
-//! Connections that have not completed their handshake, and which of them makes room for another.
+//! Connections that have not completed their handshake, and the order in which they are evicted.
 //!
-//! **Promises.** The oldest connection of the source that has most of them goes first, and of sources
-//! that have as many, the oldest connection of all. Those whose ClientHello has not come whole go
-//! before those whose has; these have [`GRACE`], except where another source has more of them than
-//! the newcomer's. So neither one source nor many can keep others out by saying nothing, and devices
-//! that come back all at once do not push each other out in mid-handshake. Each step takes a time that
-//! grows with the logarithm of how many connections there are.
+//! **Promises.** The source (client address or IPv6 network) with the most such connections loses its oldest one first;
+//! among equal sources, the oldest connection of all. Connections without a complete ClientHello are evicted before
+//! those with one. The latter are protected for [`GRACE`], unless another source has more of them than the new
+//! device's. So neither one source nor many can lock others out by sending nothing, and devices that reconnect all at
+//! once do not evict each other in mid-handshake. Each operation takes time logarithmic in the number of connections.
 //!
-//! **Not here.** When room is needed (`admission.rs`), what ends a connection (`connection.rs`).
+//! **Not here.** When room is needed (`admission.rs`), how a connection ends (`connection.rs`).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -17,22 +16,22 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// How long a handshake may take, from its listing, before it makes room for one of a source that has
-/// as many: a few round trips of a mobile network.
+/// How long a handshake is protected, from its listing, against devices of sources with as many handshakes: a few
+/// round trips of a mobile network.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Where connections come from: one host, or one network of IPv6, of which any host can use all
-/// addresses (RFC 4291 section 2.5.1).
+/// The origin of connections: an IPv4 address, or an IPv6 network, because one host can use every address of it (RFC
+/// 4291 section 2.5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Source {
-    /// An address of IPv4.
+pub(crate) enum ClientSource {
+    /// An IPv4 address.
     V4(Ipv4Addr),
-    /// The first 64 bits of an address of IPv6.
+    /// The first 64 bits of an IPv6 address.
     V6([u16; 4]),
 }
 
-impl Source {
-    /// The source of an address; one of IPv4 that is mapped into IPv6 is one of IPv4.
+impl ClientSource {
+    /// Returns the source of an address. An IPv4-mapped IPv6 address counts as IPv4.
     pub(crate) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self::V4(address),
@@ -44,67 +43,67 @@ impl Source {
     }
 }
 
-/// How far a handshake has come.
+/// Progress of a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// The ClientHello has not come whole.
-    Silent,
-    /// The ClientHello has been read.
-    Heard,
+    /// The ClientHello is not complete.
+    AwaitingHello,
+    /// The ClientHello was read.
+    HelloRead,
 }
 
-/// Whose connections make room.
+/// Set of connections from which one is evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// Those of one listener, by its number.
+    /// Connections of the listener with this number.
     Listener(usize),
-    /// Those of all listeners.
+    /// Connections of all listeners.
     Process,
 }
 
-/// What comes of asking for room.
+/// Result of an attempt to evict a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Room {
-    /// A connection has been asked to end.
-    Made,
-    /// None may be asked before then.
-    From(Instant),
-    /// There is none that could be asked.
-    None,
+pub(super) enum Eviction {
+    /// A connection was ordered to end.
+    Ordered,
+    /// All candidates are protected until this instant.
+    NotBefore(Instant),
+    /// There is no candidate.
+    NoCandidate,
 }
 
 /// The connections that have not completed their handshake.
 #[derive(Debug, Default)]
-pub(super) struct Pending {
+pub(super) struct PendingSet {
     next: u64,
-    /// By their numbers, which increase with time.
+    /// By number, which increases with time.
     entries: HashMap<u64, Entry>,
     process: Queues,
-    /// By the listeners' numbers.
+    /// By listener number.
     listeners: Vec<Queues>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    source: Source,
+    source: ClientSource,
     listener: usize,
     stage: Stage,
     since: Instant,
     evict: oneshot::Sender<()>,
 }
 
-impl Pending {
+impl PendingSet {
     /// Adds a listener and returns its number.
     pub(super) fn add_listener(&mut self) -> usize {
         self.listeners.push(Queues::default());
         self.listeners.len() - 1
     }
 
-    /// Lists a connection; returns its number, and what completes when it has to make room.
+    /// Lists a connection. Returns its number, and a receiver that completes when it is evicted.
     pub(super) fn list(
         &mut self,
         listener: usize,
-        source: Source,
+        source: ClientSource,
         stage: Stage,
     ) -> (u64, oneshot::Receiver<()>) {
         let id = self.next;
@@ -118,45 +117,45 @@ impl Pending {
         (id, evicted)
     }
 
-    /// The ClientHello of a listed connection has been read.
-    pub(super) fn heard(&mut self, id: u64) {
+    /// The ClientHello of a listed connection was read.
+    pub(super) fn on_client_hello(&mut self, id: u64) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        let before = std::mem::replace(&mut entry.stage, Stage::Heard);
+        let before = std::mem::replace(&mut entry.stage, Stage::HelloRead);
         let (source, listener) = (entry.source, entry.listener);
         for queues in [&mut self.process, &mut self.listeners[listener]] {
             queues.of(before).remove(source, id);
-            queues.of(Stage::Heard).insert(source, id);
+            queues.of(Stage::HelloRead).insert(source, id);
         }
     }
 
-    /// Lists a connection no more; false if it had to make room.
+    /// Removes a connection from the list. Returns false if it was evicted.
     pub(super) fn remove(&mut self, id: u64) -> bool {
         self.take(id).is_some()
     }
 
-    /// Asks a connection of `scope` to end, so that there is room for one of `source`.
-    pub(super) fn make_room(&mut self, scope: Scope, source: Source) -> Room {
+    /// Evicts a connection of `scope` for a device of `source`.
+    pub(super) fn evict_for(&mut self, scope: Scope, source: ClientSource) -> Eviction {
         let queues = match scope {
             Scope::Process => &self.process,
             Scope::Listener(number) => &self.listeners[number],
         };
-        let victim = match (queues.silent.first(), queues.heard.first()) {
-            (Some(silent), _) => silent,
-            (None, Some(heard)) if queues.heard.is_outnumbered(source) => heard,
-            (None, Some(heard)) => {
-                let until = self.entries[&heard].since + GRACE;
+        let victim = match (queues.awaiting_hello.first(), queues.hello_read.first()) {
+            (Some(oldest), _) => oldest,
+            (None, Some(oldest)) if queues.hello_read.is_outnumbered(source) => oldest,
+            (None, Some(oldest)) => {
+                let until = self.entries[&oldest].since + GRACE;
                 if Instant::now() < until {
-                    return Room::From(until);
+                    return Eviction::NotBefore(until);
                 }
-                heard
+                oldest
             }
-            (None, None) => return Room::None,
+            (None, None) => return Eviction::NoCandidate,
         };
         if let Some(entry) = self.take(victim) {
-            // Its task may just have ended by itself: then there is room as well.
+            // If its task has just ended by itself, there is room as well.
             let _ended = entry.evict.send(());
         }
-        Room::Made
+        Eviction::Ordered
     }
 
     fn take(&mut self, id: u64) -> Option<Entry> {
@@ -164,7 +163,7 @@ impl Pending {
         for queues in [&mut self.process, &mut self.listeners[entry.listener]] {
             queues.of(entry.stage).remove(entry.source, id);
         }
-        // What a flood has left is given back.
+        // The table shrinks after a flood.
         if self.entries.len() < self.entries.capacity() / 8 {
             self.entries.shrink_to_fit();
         }
@@ -172,40 +171,40 @@ impl Pending {
     }
 }
 
-/// The connections of one scope, by their stage.
+/// The connections of one scope, by stage.
 #[derive(Debug, Default)]
 struct Queues {
-    silent: Queue,
-    heard: Queue,
+    awaiting_hello: Queue,
+    hello_read: Queue,
 }
 
 impl Queues {
     const fn of(&mut self, stage: Stage) -> &mut Queue {
         match stage {
-            Stage::Silent => &mut self.silent,
-            Stage::Heard => &mut self.heard,
+            Stage::AwaitingHello => &mut self.awaiting_hello,
+            Stage::HelloRead => &mut self.hello_read,
         }
     }
 }
 
-/// Connections in the order in which they go.
+/// Connections in the order of eviction.
 #[derive(Debug, Default)]
 struct Queue {
-    by_source: HashMap<Source, BTreeSet<u64>>,
-    /// How many each source has, and its oldest: the last one goes first.
-    order: BTreeSet<(usize, Reverse<u64>, Source)>,
+    by_source: HashMap<ClientSource, BTreeSet<u64>>,
+    /// Each source by its number of connections and its oldest one. The last entry is evicted first.
+    order: BTreeSet<(usize, Reverse<u64>, ClientSource)>,
 }
 
 impl Queue {
-    fn insert(&mut self, source: Source, id: u64) {
+    fn insert(&mut self, source: ClientSource, id: u64) {
         self.change(source, |ids| ids.insert(id));
     }
 
-    fn remove(&mut self, source: Source, id: u64) {
+    fn remove(&mut self, source: ClientSource, id: u64) {
         self.change(source, |ids| ids.remove(&id));
     }
 
-    fn change(&mut self, source: Source, change: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
+    fn change(&mut self, source: ClientSource, change: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
         let ids = self.by_source.entry(source).or_default();
         if let Some(&oldest) = ids.first() {
             self.order.remove(&(ids.len(), Reverse(oldest), source));
@@ -224,13 +223,13 @@ impl Queue {
         }
     }
 
-    /// The oldest connection of the largest source.
+    /// Returns the oldest connection of the largest source.
     fn first(&self) -> Option<u64> {
         self.order.last().map(|&(_, Reverse(oldest), _)| oldest)
     }
 
-    /// Whether the largest source has more than `source` would have with one more.
-    fn is_outnumbered(&self, source: Source) -> bool {
+    /// Whether the largest source has more connections than `source` would have with one more.
+    fn is_outnumbered(&self, source: ClientSource) -> bool {
         let own = self.by_source.get(&source).map_or(0, BTreeSet::len);
         self.order.last().is_some_and(|&(most, ..)| most > own + 1)
     }
@@ -240,19 +239,19 @@ impl Queue {
 mod tests {
     use super::*;
 
-    fn source(last: u8) -> Source {
-        Source::of(IpAddr::from([192, 0, 2, last]))
+    fn source(last: u8) -> ClientSource {
+        ClientSource::of(IpAddr::from([192, 0, 2, last]))
     }
 
-    /// Those of a listener, in the order in which they have been asked to end.
-    struct Listed {
-        pending: Pending,
+    /// ListedConnections connections, and their receivers by number.
+    struct ListedConnections {
+        pending: PendingSet,
         ends: Vec<oneshot::Receiver<()>>,
     }
 
-    impl Listed {
+    impl ListedConnections {
         fn new() -> Self {
-            let mut pending = Pending::default();
+            let mut pending = PendingSet::default();
             pending.add_listener();
             pending.add_listener();
             Self { pending, ends: Vec::new() }
@@ -264,18 +263,18 @@ mod tests {
             self.ends.push(evicted);
         }
 
-        /// Asks for room for `newcomer`; returns which one has to go.
-        fn goes(&mut self, newcomer: u8) -> Option<usize> {
-            let room = self.pending.make_room(Scope::Listener(0), source(newcomer));
-            let gone = self.ends.iter_mut().position(|end| end.try_recv().is_ok());
-            assert_eq!(room == Room::Made, gone.is_some());
-            gone
+        /// Evicts a connection for a device of source `newcomer`, and returns its number.
+        fn evicted_for(&mut self, newcomer: u8) -> Option<usize> {
+            let eviction = self.pending.evict_for(Scope::Listener(0), source(newcomer));
+            let evicted = self.ends.iter_mut().position(|end| end.try_recv().is_ok());
+            assert_eq!(eviction == Eviction::Ordered, evicted.is_some());
+            evicted
         }
     }
 
     #[test]
     fn a_source_is_an_address_of_ipv4_or_a_network_of_ipv6() {
-        let of = |text: &str| Source::of(text.parse().unwrap());
+        let of = |text: &str| ClientSource::of(text.parse().unwrap());
         assert_eq!(of("::ffff:192.0.2.7"), of("192.0.2.7"));
         assert_ne!(of("192.0.2.7"), of("192.0.2.8"));
         assert_eq!(of("2001:db8:0:1::1"), of("2001:db8:0:1:ffff::2"));
@@ -283,84 +282,88 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_oldest_of_the_largest_source_goes_first() {
-        let mut listed = Listed::new();
+    async fn the_oldest_connection_of_the_largest_source_is_evicted_first() {
+        let mut listed = ListedConnections::new();
         for from in [1, 2, 2, 3, 2, 3] {
-            listed.add(from, Stage::Silent);
+            listed.add(from, Stage::AwaitingHello);
         }
         // Source 2 has three; then 2 and 3 have two each, of which 2 has the older; then 3 has two.
-        assert_eq!([9; 4].map(|newcomer| listed.goes(newcomer)), [1, 2, 3, 0].map(Some));
+        assert_eq!([9; 4].map(|newcomer| listed.evicted_for(newcomer)), [1, 2, 3, 0].map(Some));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_many_sources_with_one_each_the_oldest_goes() {
-        let mut listed = Listed::new();
+    async fn of_many_sources_with_one_connection_each_the_oldest_is_evicted() {
+        let mut listed = ListedConnections::new();
         for from in 1..=100 {
-            listed.add(from, Stage::Silent);
+            listed.add(from, Stage::AwaitingHello);
         }
-        assert_eq!([listed.goes(101), listed.goes(102)], [Some(0), Some(1)]);
+        assert_eq!([listed.evicted_for(101), listed.evicted_for(102)], [Some(0), Some(1)]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_that_say_nothing_go_before_those_whose_hello_was_read() {
-        let mut listed = Listed::new();
+    async fn silent_connections_are_evicted_before_those_whose_hello_was_read() {
+        let mut listed = ListedConnections::new();
         for from in [1, 1, 1, 2] {
-            listed.add(from, Stage::Silent);
+            listed.add(from, Stage::AwaitingHello);
         }
-        listed.pending.heard(0);
-        listed.pending.heard(1);
-        listed.pending.heard(2);
-        assert_eq!([listed.goes(9), listed.goes(9)], [Some(3), Some(0)]);
+        listed.pending.on_client_hello(0);
+        listed.pending.on_client_hello(1);
+        listed.pending.on_client_hello(2);
+        assert_eq!([listed.evicted_for(9), listed.evicted_for(9)], [Some(3), Some(0)]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn devices_that_come_back_all_at_once_do_not_push_each_other_out() {
-        let mut listed = Listed::new();
-        listed.add(1, Stage::Heard);
+    async fn devices_that_reconnect_all_at_once_do_not_evict_each_other() {
+        let mut listed = ListedConnections::new();
+        listed.add(1, Stage::HelloRead);
         tokio::time::advance(GRACE / 2).await;
-        listed.add(2, Stage::Heard);
-        assert_eq!(listed.goes(3), None);
+        listed.add(2, Stage::HelloRead);
+        assert_eq!(listed.evicted_for(3), None);
         tokio::time::advance(GRACE / 2).await;
-        assert_eq!(listed.goes(3), Some(0), "it has had its time");
-        assert_eq!(listed.goes(3), None);
+        assert_eq!(listed.evicted_for(3), Some(0), "its protection has ended");
+        assert_eq!(listed.evicted_for(3), None);
         let until = Instant::now() + GRACE / 2;
-        assert_eq!(listed.pending.make_room(Scope::Process, source(3)), Room::From(until));
+        assert_eq!(listed.pending.evict_for(Scope::Process, source(3)), Eviction::NotBefore(until));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_source_with_many_handshakes_has_no_grace_before_others() {
-        let mut listed = Listed::new();
+    async fn a_source_with_many_handshakes_is_not_protected_against_others() {
+        let mut listed = ListedConnections::new();
         for _ in 0..3 {
-            listed.add(1, Stage::Heard);
+            listed.add(1, Stage::HelloRead);
         }
-        assert_eq!(listed.goes(1), None, "its own do not push each other out");
-        assert_eq!([listed.goes(2), listed.goes(2)], [Some(0), Some(1)]);
-        assert_eq!(listed.goes(2), None, "it has as many as the other would have");
+        assert_eq!(
+            listed.evicted_for(1),
+            None,
+            "connections of one source do not evict each other"
+        );
+        assert_eq!([listed.evicted_for(2), listed.evicted_for(2)], [Some(0), Some(1)]);
+        assert_eq!(listed.evicted_for(2), None, "it has as many as the other would have");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn another_listeners_connections_make_room_for_the_process_alone() {
-        let mut listed = Listed::new();
-        listed.add(1, Stage::Silent);
-        let mut ask = |scope| listed.pending.make_room(scope, source(2));
-        assert_eq!(ask(Scope::Listener(1)), Room::None);
-        assert_eq!(ask(Scope::Process), Room::Made);
-        assert_eq!(ask(Scope::Listener(0)), Room::None);
-        assert!(!listed.pending.remove(0), "it had to go");
+    async fn connections_of_another_listener_are_evicted_for_the_process_only() {
+        let mut listed = ListedConnections::new();
+        listed.add(1, Stage::AwaitingHello);
+        let mut ask = |scope| listed.pending.evict_for(scope, source(2));
+        assert_eq!(ask(Scope::Listener(1)), Eviction::NoCandidate);
+        assert_eq!(ask(Scope::Process), Eviction::Ordered);
+        assert_eq!(ask(Scope::Listener(0)), Eviction::NoCandidate);
+        assert!(!listed.pending.remove(0), "it was evicted");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_left_of_those_that_have_gone() {
-        let mut listed = Listed::new();
+    async fn connections_that_have_ended_leave_nothing_behind() {
+        let mut listed = ListedConnections::new();
         for from in 0..=255 {
-            listed.add(from, Stage::Silent);
+            listed.add(from, Stage::AwaitingHello);
         }
-        (0..256).for_each(|id| listed.pending.heard(id));
+        (0..256).for_each(|id| listed.pending.on_client_hello(id));
         assert!((0..256).all(|id| listed.pending.remove(id)));
-        let Pending { entries, process, listeners, .. } = listed.pending;
+        let PendingSet { entries, process, listeners, .. } = listed.pending;
         assert!(entries.is_empty() && entries.capacity() < 64);
-        for Queues { silent, heard } in listeners.into_iter().chain([process]) {
-            for queue in [silent, heard] {
+        for Queues { awaiting_hello, hello_read } in listeners.into_iter().chain([process]) {
+            for queue in [awaiting_hello, hello_read] {
                 assert!(queue.by_source.is_empty() && queue.order.is_empty());
                 assert!(queue.by_source.capacity() < 64);
             }

@@ -1,12 +1,11 @@
 //! Name resolution for backends.
 //!
-//! **Promises.** All connections share the look-ups of a name, which are repeated in the background
-//! (`proxy/backend/lookup/table.rs`). A connection waits only until a name has been resolved once. While
-//! look-ups fail, the last addresses are used. A look-up that hangs delays the devices of that backend and no
-//! others. A shortage of threads has a separate reason, and lasts only as long as the system has no thread. An
-//! IP address is not looked up.
+//! **Promises.** All connections share one look-up of a name, which is repeated in the background
+//! (`lookup/table.rs`). A connection waits for a look-up only until the name has been resolved once. While look-ups
+//! fail, the last addresses are used. A name server that hangs delays only connections to that name. If no thread
+//! can be started for a look-up, the error is [`LookupError::NoThread`], until one can.
 //!
-//! **Not here.** The choice among the addresses (`backend.rs`).
+//! **Not here.** Which of the addresses is dialled (`backend/dial.rs`).
 
 mod table;
 
@@ -17,47 +16,43 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use self::table::{Asked, Known, TABLE};
-pub(crate) use self::table::{Kept, LookupError};
+pub(crate) use self::table::{KeptNames, LookupError};
+use self::table::{NameHandle, NameState, TABLE};
 use crate::config::BackendAddress;
 use crate::metrics::NameStatus;
 
-/// Time that a connection waits for the first look-up of a name. It covers the first retry of resolv.conf(5),
-/// after 5 s.
+/// Longest wait of a connection for the first look-up of a name. It covers two attempts of the resolver, 5 s each by
+/// default (resolv.conf(5)).
 const PATIENCE: Duration = Duration::from_secs(12);
 
-/// Time that a connection waits for another look-up after the known addresses did not answer.
+/// Longest wait for a repeated look-up, after no known address answered.
 const REPEAT_PATIENCE: Duration = Duration::from_secs(1);
 
-/// The addresses of a host.
+/// The addresses of a name.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct Resolved {
     /// At least one.
     pub(crate) addresses: Arc<[IpAddr]>,
-    /// The name, unless the host was an IP address.
-    name: Option<Asked>,
+    name: NameHandle,
 }
 
-/// Returns the addresses of a host, which is a name or an IP address. Waits for a name that has never been
-/// resolved: `patience` while its look-ups fail, and longer while the first one is in progress.
+/// Returns the addresses of a name. Waits for a name that has never been resolved: `patience` while its look-ups
+/// fail, and up to 12 s while the first one is in progress.
 ///
 /// # Errors
-/// If there are no addresses.
-pub(crate) async fn addresses(host: &str, patience: Duration) -> Result<Found, LookupError> {
-    match host.parse::<IpAddr>() {
-        Ok(address) => Ok(Found { addresses: Arc::from([address]), name: None }),
-        Err(_) => resolved(TABLE.ask(host), patience, PATIENCE).await,
-    }
+/// Why there is no address.
+pub(crate) async fn addresses(name: &str, patience: Duration) -> Result<Resolved, LookupError> {
+    resolved(TABLE.ask(name), patience, PATIENCE).await
 }
 
 async fn resolved(
-    mut asked: Asked,
+    mut asked: NameHandle,
     while_failing: Duration,
     at_most: Duration,
-) -> Result<Found, LookupError> {
+) -> Result<Resolved, LookupError> {
     let start = Instant::now();
     let good = asked.state.wait_for(|known| known.addresses.is_some());
-    // The next wait returns at once if this one was in time.
+    // If it was in time, the next wait completes at once.
     drop(timeout(while_failing, good).await);
     if let Some(shortage) = asked.shortage() {
         return Err(shortage);
@@ -65,32 +60,32 @@ async fn resolved(
     let ended = asked.state.wait_for(|known| known.lookups > 0);
     let addresses = match timeout(at_most.saturating_sub(start.elapsed()), ended).await {
         Ok(Ok(known)) => known.outcome(),
-        // The table is never dropped, so the channel stays open.
+        // The sender is in a static table.
         Ok(Err(_)) | Err(_) => Err(LookupError::Slow(at_most)),
     }?;
-    Ok(Found { addresses, name: Some(asked) })
+    Ok(Resolved { addresses, name: asked })
 }
 
-impl Found {
-    /// Returns the current addresses of the name if they differ. The name is looked up again unless that has just
-    /// happened.
+impl Resolved {
+    /// Returns the present addresses of the name if they differ. Looks the name up again, unless a look-up has just
+    /// ended.
     pub(crate) async fn others(self) -> Option<Self> {
         let Self { addresses: before, name } = self;
-        let mut name = name?.again();
-        let newer = |known: &Known| known.lookups > name.lookups;
+        let mut name = name.again();
+        let newer = |known: &NameState| known.lookups > name.lookups;
         let looked = timeout(REPEAT_PATIENCE, name.state.wait_for(newer)).await;
         let addresses = looked.ok()?.ok()?.addresses.clone()?;
-        (addresses != before).then_some(Self { addresses, name: Some(name) })
+        (addresses != before).then_some(Self { addresses, name })
     }
 }
 
-/// Looks up the names of these backends until the returned value is dropped.
+/// Keeps the names of these backends resolved until the returned value is dropped.
 ///
 /// # Errors
-/// If the system has no thread to give. The names are looked up once it has.
+/// If no thread can be started. The names are still looked up once one can.
 pub(crate) fn keep<'a>(
     backends: impl Iterator<Item = &'a BackendAddress>,
-) -> (Kept, io::Result<()>) {
+) -> (KeptNames, io::Result<()>) {
     let names = backends.filter_map(|backend| match backend {
         BackendAddress::Tcp { host, .. } if host.parse::<IpAddr>().is_err() => Some(host.as_str()),
         BackendAddress::Tcp { .. } | BackendAddress::Unix(_) => None,
@@ -98,7 +93,7 @@ pub(crate) fn keep<'a>(
     TABLE.keep(names)
 }
 
-/// Returns the state of all configured names.
+/// Returns the state of each kept name.
 pub(crate) fn statuses() -> Vec<NameStatus> {
     TABLE.statuses()
 }
@@ -108,17 +103,8 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn localhost_resolves_to_loopback() {
+    async fn the_name_of_this_machine_resolves_to_loopback() {
         let found = addresses("localhost", PATIENCE).await.unwrap();
         assert!(found.addresses.iter().all(IpAddr::is_loopback) && !found.addresses.is_empty());
-    }
-
-    #[tokio::test]
-    async fn an_address_is_not_looked_up() {
-        for text in ["127.0.0.1", "::1"] {
-            let found = addresses(text, PATIENCE).await.unwrap();
-            assert_eq!(*found.addresses, [text.parse::<IpAddr>().unwrap()]);
-            assert!(found.name.is_none() && found.others().await.is_none());
-        }
     }
 }

@@ -62,7 +62,7 @@ pub(super) struct NameTable {
 type NameMap = BTreeMap<Box<str>, NameEntry>;
 
 struct NameEntry {
-    state: watch::Sender<Known>,
+    state: watch::Sender<NameState>,
     due: Instant,
     in_progress: bool,
     asked: Instant,
@@ -72,7 +72,7 @@ struct NameEntry {
 
 /// The state of a name.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Known {
+pub(super) struct NameState {
     /// The addresses of the last look-up that succeeded. Not empty.
     pub(super) addresses: Option<Arc<[IpAddr]>>,
     /// The end of that look-up.
@@ -84,10 +84,10 @@ pub(super) struct Known {
 }
 
 /// A name that a connection has asked for.
-pub(super) struct Asked {
+pub(super) struct NameHandle {
     pub(super) table: &'static NameTable,
     host: Box<str>,
-    pub(super) state: watch::Receiver<Known>,
+    pub(super) state: watch::Receiver<NameState>,
     /// The number of look-ups that had ended when it was asked for.
     pub(super) lookups: u64,
 }
@@ -107,12 +107,12 @@ pub(crate) enum LookupError {
 
 /// The names of a configuration. They are released on drop.
 #[derive(Default)]
-pub(crate) struct Kept {
+pub(crate) struct KeptNames {
     table: Option<&'static NameTable>,
     names: Vec<Box<str>>,
 }
 
-impl Known {
+impl NameState {
     /// Returns the addresses, or the error of the last look-up.
     pub(super) fn outcome(&self) -> Result<Arc<[IpAddr]>, LookupError> {
         match (&self.addresses, &self.failure) {
@@ -137,7 +137,7 @@ impl Known {
     }
 }
 
-impl Asked {
+impl NameHandle {
     /// Returns an error if the name has no addresses and there is no thread to look it up.
     pub(super) fn shortage(&self) -> Option<LookupError> {
         if self.state.borrow().addresses.is_some() {
@@ -152,9 +152,9 @@ impl Asked {
     }
 }
 
-impl std::fmt::Debug for Asked {
+impl std::fmt::Debug for NameHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Asked").field(&self.host).finish()
+        f.debug_tuple("NameHandle").field(&self.host).finish()
     }
 }
 
@@ -165,11 +165,11 @@ impl NameTable {
     }
 
     /// Asks for a name. It is looked up now unless a look-up has succeeded.
-    pub(super) fn ask(&'static self, host: &str) -> Asked {
+    pub(super) fn ask(&'static self, host: &str) -> NameHandle {
         self.ask_for(host, false)
     }
 
-    fn ask_for(&'static self, host: &str, again: bool) -> Asked {
+    fn ask_for(&'static self, host: &str, again: bool) -> NameHandle {
         let now = Instant::now();
         let mut names = self.names();
         let name = self.name(&mut names, host, now);
@@ -191,14 +191,14 @@ impl NameTable {
         }
         drop(names);
         let lookups = if again && fresh { lookups - 1 } else { lookups };
-        Asked { table: self, host: host.into(), state, lookups }
+        NameHandle { table: self, host: host.into(), state, lookups }
     }
 
     /// Looks up these names until the returned value is dropped.
     pub(super) fn keep<'a>(
         &'static self,
         hosts: impl Iterator<Item = &'a str>,
-    ) -> (Kept, io::Result<()>) {
+    ) -> (KeptNames, io::Result<()>) {
         let now = Instant::now();
         let mut names = self.names();
         let hosts: Vec<Box<str>> = hosts.map(Box::from).collect();
@@ -207,7 +207,7 @@ impl NameTable {
         }
         drop(names);
         let started = if hosts.is_empty() { Ok(()) } else { self.pool.ensure_thread() };
-        (Kept { table: Some(self), names: hosts }, started)
+        (KeptNames { table: Some(self), names: hosts }, started)
     }
 
     /// Returns the state of the names of all configurations.
@@ -275,7 +275,7 @@ impl NameEntry {
     }
 }
 
-impl Drop for Kept {
+impl Drop for KeptNames {
     fn drop(&mut self) {
         let Some(table) = self.table else { return };
         let mut names = table.names();
@@ -287,7 +287,7 @@ impl Drop for Kept {
     }
 }
 
-fn status(host: &str, known: &Known) -> NameStatus {
+fn status(host: &str, known: &NameState) -> NameStatus {
     NameStatus {
         name: host.to_owned(),
         addresses: known.addresses.as_deref().unwrap_or_default().to_vec(),
@@ -297,7 +297,7 @@ fn status(host: &str, known: &Known) -> NameStatus {
 }
 
 /// Logs the first failure of a series, and its end.
-fn log(host: &str, known: &Known, found: &io::Result<Vec<IpAddr>>) {
+fn log(host: &str, known: &NameState, found: &io::Result<Vec<IpAddr>>) {
     match (&known.failure, found) {
         (None, Err(error)) if known.addresses.is_some() => {
             tracing::warn!(name = host, %error, "cannot resolve the backend's name, using its last addresses");
