@@ -1,11 +1,11 @@
-//! How the process stops: Running → Draining → Closing → Drained.
+//! The stop of the process: Running → Draining → Closing → Drained.
 //!
-//! **Promises.** A drain runs once, whoever asks for it first. While it runs: not ready; still
-//! accepting for `delay`; then the listeners are closed and connections may end by themselves for
-//! `drain_timeout`; then the rest is forced, each with a close_notify. The process goes on answering
-//! its admin port until main ends it.
+//! **Promises.** A drain runs once, whatever requests it first. In order: the process is not ready but still accepts,
+//! for `delay`; the listeners close, and connections may end by themselves for `drain_timeout`; the rest is forced,
+//! each with a close_notify. The process answers its admin port until it exits.
 //!
-//! **Not here.** Signals and exit codes (`main.rs`), `POST /drain` (`admin.rs`).
+//! **Not here.** Signals and exit codes (`main.rs`), `POST /drain` (`control/admin.rs`), the stop of a session
+//! (`sessions/stop.rs`).
 
 pub mod signals;
 
@@ -20,34 +20,34 @@ use tokio_util::task::TaskTracker;
 use crate::config;
 use crate::terms::closed_set::closed_set;
 
-/// How long connections that are being forced may take for their last words: a little more than
-/// one of them lingers.
+/// Time for forced connections to close: a little more than the second that one of them waits for its client
+/// (`proxy/close.rs`).
 const FORCE_TIMEOUT: Duration = Duration::from_secs(2);
 
 closed_set! {
-    /// How far a process is in its life.
+    /// Phase of a process.
     pub enum Phase {
-        /// Not all sockets are bound yet.
+        /// Binding its sockets.
         Starting => "starting",
         /// Accepting.
         Running => "running",
-        /// Not ready, and perhaps still accepting, so that load balancers notice first.
+        /// Not ready, and still accepting for `delay`, so that load balancers notice first.
         Draining => "draining",
-        /// The listeners are closed; connections are ending.
+        /// Not accepting. Connections are ending.
         Closing => "closing",
         /// No connection is left.
         Drained => "drained",
     }
 }
 
-/// The stop of one process; cloned to whoever takes part in it.
+/// The stop of one process. Clones share it.
 #[derive(Clone)]
 pub struct Shutdown {
-    inner: Arc<Inner>,
+    inner: Arc<ShutdownState>,
 }
 
-struct Inner {
-    /// A reload can set other ones.
+struct ShutdownState {
+    /// A reload can change them.
     times: watch::Sender<config::ShutdownConfig>,
     phase: watch::Sender<Phase>,
     outcome: watch::Sender<Option<Drained>>,
@@ -58,19 +58,19 @@ struct Inner {
     /// Stops every session that is left.
     stop_sessions: Box<dyn Fn() + Send + Sync>,
     drain_started: OnceLock<SystemTime>,
-    /// How many connections were left when the rest was forced.
+    /// Connections that were left when they were forced.
     left: OnceLock<usize>,
-    /// Waited for before the connections: a loop that is just accepting adds one more.
+    /// Waited for before the connections, because an accept loop can still add one.
     listeners: TaskTracker,
     connections: TaskTracker,
 }
 
-/// How a drain ended.
+/// Result of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drained {
     /// Every connection ended by itself.
     Clean,
-    /// So many connections had to be forced.
+    /// This number of connections had to be forced.
     Forced(usize),
 }
 
@@ -80,7 +80,7 @@ impl Shutdown {
     #[must_use]
     pub(crate) fn new(stop_sessions: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new(ShutdownState {
                 times: watch::Sender::default(),
                 phase: watch::Sender::new(Phase::Starting),
                 outcome: watch::Sender::new(None),
@@ -101,64 +101,64 @@ impl Shutdown {
         self.inner.times.send_replace(times);
     }
 
-    /// Asks for a drain. Again is as good as once.
+    /// Requests a drain. Idempotent.
     pub fn drain(&self) {
         self.inner.drain.cancel();
     }
 
-    /// Ends every connection now, and the drain's waits with them.
+    /// Ends all connections now, and the waits of the drain.
     pub fn force(&self) {
         self.drain();
         self.force_the_rest();
     }
 
-    /// Forces what is left, and returns how many connections that were when it was first asked for.
+    /// Forces the remaining connections. Returns their number at the first call.
     fn force_the_rest(&self) -> usize {
-        // Counted before: of those that end at once, the drain would find none.
+        // Counted first: connections that end at once would not be counted afterwards.
         let left = *self.inner.left.get_or_init(|| self.inner.connections.len());
         self.inner.force.cancel();
         (self.inner.stop_sessions)();
         left
     }
 
-    /// How far the process is.
+    /// Returns the phase of the process.
     #[must_use]
     pub fn phase(&self) -> Phase {
         *self.inner.phase.borrow()
     }
 
-    /// When the drain began, if it has.
+    /// Returns the time at which the drain began, if it has.
     pub(crate) fn drain_started(&self) -> Option<SystemTime> {
         self.inner.drain_started.get().copied()
     }
 
-    /// How long a drain takes at the most, but for what forcing the rest takes.
+    /// Returns the longest time of a drain, without the time to force connections.
     pub(crate) fn drain_timeout(&self) -> Duration {
         let times = *self.inner.times.borrow();
         times.delay + times.drain_timeout
     }
 
-    /// Completes once a drain, whoever asked for it, is over, and tells how it ended.
+    /// Waits for the end of a drain, and returns its result.
     pub async fn drained(&self) -> Drained {
         let mut outcome = self.inner.outcome.subscribe();
         match outcome.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.unwrap_or(Drained::Clean),
-            Err(_) => unreachable!("the sender is ours"),
+            Err(_) => unreachable!("self holds the sender"),
         }
     }
 
-    /// Completes once a drain has begun.
+    /// Waits until a drain has begun.
     pub(crate) async fn begun(&self) {
         let begun = |phase: &Phase| !matches!(phase, Phase::Starting | Phase::Running);
         let mut phase = self.inner.phase.subscribe();
-        phase.wait_for(begun).await.map_or_else(|_| unreachable!("the sender is ours"), |_| ());
+        phase.wait_for(begun).await.map_or_else(|_| unreachable!("self holds the sender"), |_| ());
     }
 
     pub(crate) fn running(&self) {
         self.inner.phase.send_replace(Phase::Running);
     }
 
-    /// Cancelled when the listeners are to close.
+    /// Cancelled when the listeners have to close.
     pub(crate) fn stop_accepting(&self) -> &CancellationToken {
         &self.inner.stop_accepting
     }
@@ -173,9 +173,9 @@ impl Shutdown {
         &self.inner.connections
     }
 
-    /// Waits until a drain is asked for, and runs it.
+    /// Waits until a drain is requested, and runs it.
     pub(crate) async fn run(&self) {
-        let Inner {
+        let ShutdownState {
             times,
             phase,
             outcome,
@@ -222,7 +222,7 @@ mod tests {
         let stopped = stop.clone();
         let shutdown = Shutdown::new(move || stop.cancel());
         shutdown.connections().spawn(stopped.cancelled_owned());
-        // As by a second signal, before the drain counts.
+        // Like a second signal that arrives before the drain counts connections.
         shutdown.force();
         eventually_ended(&shutdown).await;
         shutdown.run().await;

@@ -1,6 +1,6 @@
-//! One connection's life. The modules stand in walking order.
+//! The life of a connection. The modules are listed in the order of the walk.
 //!
-//! **Not here.** Which certificates are shown and believed (`trust/`), how the process stops (`lifecycle.rs`).
+//! **Not here.** Certificates and trust (`trust/`), the stop of the process (`lifecycle.rs`).
 
 pub(crate) mod listener;
 

@@ -70,13 +70,13 @@ struct Counters {
 
 /// The live sessions of a process.
 pub(crate) struct Sessions {
-    parts: Box<[Lock<Part>]>,
+    parts: Box<[Lock<SessionMap>]>,
     /// Rankings over live and ended sessions.
     pub(crate) top: Top,
 }
 
 /// Sessions by id.
-type Part = HashMap<u64, Arc<Session>>;
+type SessionMap = HashMap<u64, Arc<Session>>;
 
 impl Session {
     /// Creates the session of a connection that was just accepted.
@@ -226,7 +226,7 @@ impl Sessions {
         }
     }
 
-    fn part(&self, id: u64) -> MutexGuard<'_, Part> {
+    fn part(&self, id: u64) -> MutexGuard<'_, SessionMap> {
         #[expect(clippy::cast_possible_truncation, reason = "the last bits select the part")]
         let place = id as usize % self.parts.len();
         self.parts[place].lock()
@@ -272,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_certificate_is_good_to_its_last_second() {
+    fn a_certificate_is_valid_until_its_last_second() {
         let now = 1_000_000;
         let of = |left: i64| expiry(Some(now + left), now);
         assert_eq!(expiry(None, now), Expiry::None);
@@ -296,7 +296,7 @@ mod tests {
             (stats.ages[Age::UnderDay as usize], stats.silences)
         };
         assert_eq!(silence(session.silence()), Silence::UnderDay);
-        assert_eq!(stats(&session), (1, [0, 0, 0, 1, 0]), "opened, and nothing came");
+        assert_eq!(stats(&session), (1, [0, 0, 0, 1, 0]), "accepted, and no byte relayed");
         session.on_activity(Instant::now().checked_sub(hour / 2).unwrap());
         assert_eq!(stats(&session), (1, [0, 0, 1, 0, 0]));
         session.on_activity(Instant::now());

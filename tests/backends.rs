@@ -1,4 +1,4 @@
-//! Tests of routes, and of failures to connect to backends.
+//! Backends: routes, names, and backends that do not answer.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ fn address(text: &str) -> BackendAddress {
     text.parse::<BackendAddress>().unwrap()
 }
 
-/// Checks that a device whose backend cannot be reached sees an end in order, with this reason.
+/// Asserts that a device whose backend is unavailable gets an orderly end, counted with this reason.
 async fn fails(backend: BackendAddress, reason: Reason) {
     let authority = Authority::new("ca");
     let mut listener = listener(backend, &authority.server());
@@ -50,8 +50,8 @@ async fn a_unix_socket_that_is_not_there_is_counted_as_unreachable() {
 }
 
 #[tokio::test]
-async fn a_backend_that_does_not_answer_is_given_up_after_the_connect_timeout() {
-    // With a full backlog, the kernel drops SYNs.
+async fn a_backend_that_does_not_answer_is_counted_after_the_connect_timeout() {
+    // With a full backlog, the kernel drops each SYN.
     let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     full.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
     full.listen(0).unwrap();
@@ -88,7 +88,7 @@ async fn a_backend_that_comes_back_is_found_by_the_next_connection() {
 }
 
 #[tokio::test]
-async fn a_name_of_a_backend_is_told_with_its_addresses_and_its_age() {
+async fn the_name_of_a_backend_is_reported_with_its_addresses_and_age() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let named = format!("localhost:{}", backend.address.port());
@@ -106,16 +106,16 @@ async fn a_name_of_a_backend_is_told_with_its_addresses_and_its_age() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_descriptor_that_we_lack_is_no_fault_of_the_backend() {
+async fn a_missing_descriptor_is_not_counted_for_the_backend() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let text = file::text(backend.address, &authority.server(), "");
     let sidecar = Sidecar::start(authority.dir(), &text);
     let device = Device::new(&authority);
     let _kept = device.echo(sidecar.address).await.unwrap();
-    // Over an open connection: a new one would need a file descriptor too.
+    // Over an open connection: a new one would need a descriptor.
     let mut admin = Client::connect(sidecar.admin).await;
-    // One file descriptor for the device, which gets the lowest free one, and none for the backend.
+    // One descriptor for the device, the lowest that is free, and none for the backend.
     let is_free =
         |fd: &usize| !std::path::Path::new(&format!("/proc/{}/fd/{fd}", sidecar.pid())).exists();
     let free = (0..).find(is_free).unwrap();
@@ -167,7 +167,7 @@ async fn the_name_and_the_protocol_decide_the_backend() {
 }
 
 #[tokio::test]
-async fn a_device_that_no_route_takes_is_dismissed_in_order() {
+async fn a_device_without_a_route_gets_an_orderly_end() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let mut listener = listener(backend.config(), &authority.server());

@@ -1,6 +1,6 @@
-//! Tests of deadlines that need a socket.
+//! Deadlines: every wait ends.
 //!
-//! The tests of the relay cover idle, half-close and age, with paused time.
+//! The tests of the relay cover idle, half-close and age with paused time. These need sockets.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ async fn closed(tcp: &mut TcpStream) {
 }
 
 #[tokio::test]
-async fn a_client_that_says_nothing_is_given_up_after_the_handshake_timeout() {
+async fn a_silent_client_is_closed_after_the_handshake_timeout() {
     let handshake = Duration::from_millis(400);
     let (_authority, _backend, proxy) = proxy(Timeouts { handshake, ..Timeouts::default() }).await;
     let start = Instant::now();
@@ -40,12 +40,12 @@ async fn a_client_that_says_nothing_is_given_up_after_the_handshake_timeout() {
 }
 
 #[tokio::test]
-async fn a_client_that_dribbles_its_hello_is_given_up_after_the_hello_timeout() {
+async fn a_client_that_sends_its_hello_byte_by_byte_is_closed_after_the_hello_timeout() {
     let hello = Duration::from_millis(400);
     let (_authority, _backend, proxy) = proxy(Timeouts { hello, ..Timeouts::default() }).await;
     let mut tcp = TcpStream::connect(proxy.address).await.unwrap();
     let start = Instant::now();
-    // Slower than one byte in each iteration, but each byte within the deadline of the one before.
+    // Each byte comes soon after the one before, but the hello is not complete in time.
     for byte in client_hello() {
         if tcp.write_all(&[byte]).await.is_err() {
             break;
@@ -60,7 +60,7 @@ async fn a_client_that_dribbles_its_hello_is_given_up_after_the_hello_timeout() 
 }
 
 #[tokio::test]
-async fn a_client_that_stops_after_its_hello_is_given_up_after_the_handshake_timeout() {
+async fn a_client_that_stops_after_its_hello_is_closed_after_the_handshake_timeout() {
     let handshake = Duration::from_millis(400);
     let (_authority, _backend, proxy) = proxy(Timeouts { handshake, ..Timeouts::default() }).await;
     let mut tcp = TcpStream::connect(proxy.address).await.unwrap();
@@ -70,11 +70,11 @@ async fn a_client_that_stops_after_its_hello_is_given_up_after_the_handshake_tim
 }
 
 #[tokio::test]
-async fn an_idle_device_is_told_by_a_close_notify() {
+async fn an_idle_device_gets_a_close_notify() {
     let idle = Some(Duration::from_millis(300));
     let (authority, _backend, proxy) = proxy(Timeouts { idle, ..Timeouts::default() }).await;
     let mut session = Device::new(&authority).echo(proxy.address).await.unwrap();
-    // rustls reports a close_notify as 0 bytes, and an end without it as an error.
+    // rustls reports a close_notify as 0 bytes, and an end without one as an error.
     assert_eq!(within("the end", session.read(&mut [0; 1])).await.unwrap(), 0);
     proxy.ends_with(Reason::IdleTimeout).await;
 }
@@ -93,12 +93,12 @@ async fn thirty_idle_connections_all_end_at_their_maximum_age() {
     proxy.end_with(Reason::MaxAge, 30).await;
 }
 
-/// Writes until the connection is refused.
+/// Sends until a write fails.
 async fn flood<W: AsyncWriteExt + Unpin>(to: &mut W) {
     while to.write_all(&[7; 65_536]).await.is_ok() {}
 }
 
-/// Returns a listener whose kernel drops a peer that acknowledges nothing for a second.
+/// A listener with a TCP user timeout of a second.
 fn impatient(backend: &Backend, authority: &Authority) -> ListenerConfig {
     let mut listener = listener(backend.config(), &authority.server());
     listener.tcp.user_timeout = Some(Duration::from_secs(1));
@@ -131,5 +131,5 @@ async fn a_backend_that_takes_no_byte_for_the_user_timeout_is_lost() {
     let flooding = tokio::spawn(async move { flood(&mut device).await });
     proxy.ends_with(Reason::BackendLost).await;
     assert!(start.elapsed() >= Duration::from_secs(1));
-    within("the device is told", flooding).await.unwrap();
+    within("the device's connection ends", flooding).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! Tests of drain and stop.
+//! The drain: by signal, by request, and `tlsidecar drain --wait`.
 
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use crate::support::{Authority, Backend, Device, Proxy, Sidecar, eventually};
 
 const LONG: Duration = Duration::from_secs(600);
 
-/// Returns a proxy with these shutdown times, and a device.
+/// A proxy with these times of a drain, and a device.
 async fn draining(delay: Duration, drain_timeout: Duration) -> (Device, Backend, Proxy) {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
@@ -42,7 +42,7 @@ async fn an_idle_proxy_is_drained_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn during_the_delay_it_is_not_ready_and_still_accepts() {
+async fn during_the_delay_the_proxy_is_not_ready_and_still_accepts() {
     let (device, _backend, proxy) = draining(LONG, LONG).await;
     assert_eq!(ask(proxy.app.admin, "GET", "/readyz", "").unwrap().0, 200);
     proxy.app.shutdown.drain();
@@ -80,7 +80,7 @@ async fn at_the_deadline_the_rest_is_forced_with_a_close_notify() {
     eventually("all are accepted", || proxy.active() > 2).await;
     proxy.app.shutdown.drain();
     for session in &mut open {
-        // rustls reports a close_notify as 0 bytes, and an end without it as an error.
+        // rustls reports a close_notify as 0 bytes, and an end without one as an error.
         assert_eq!(within("the end", session.read(&mut [0; 1])).await.unwrap(), 0);
     }
     let drained = within("the drain", proxy.app.shutdown.drained()).await;
@@ -128,7 +128,7 @@ async fn after_a_drain_by_request_devices_are_refused() {
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     drop(open);
     within("the drain", proxy.app.shutdown.drained()).await;
-    // The process keeps running; the port stays closed.
+    // The process lives on, but its port stays closed.
     assert!(refused());
 }
 
@@ -145,7 +145,7 @@ async fn the_binary_finishes_transfers_in_flight_refuses_new_connections_and_end
     let half = bytes::send(&mut writer, 1, TOTAL, 50_000);
     let (first, got) = tokio::join!(half, bytes::receive_some(&mut reader, TOTAL));
     assert_eq!(got, first);
-    // The drain begins in the middle of the transfer.
+    // The signal comes in the middle of the transfer.
     sidecar.signal("TERM");
     let refused = || std::net::TcpStream::connect(sidecar.address).is_err();
     eventually("new connections are refused", refused).await;
@@ -168,11 +168,11 @@ async fn a_drain_by_request_leaves_the_admin_port_answering() {
     assert_eq!(status, 200);
     assert!(metrics.contains("tlsidecar_build_info"));
     assert_eq!(ask(proxy.app.admin, "GET", "/readyz", "").unwrap(), (503, "drained\n".to_owned()));
-    // Idempotent.
+    // A second request changes nothing.
     assert_eq!(ask(proxy.app.admin, "POST", "/drain", "").unwrap().0, 202);
 }
 
-/// A running `tlsidecar drain --wait` for this admin port, and the lines of its output.
+/// `tlsidecar drain --wait` on this admin port, and its output by lines.
 struct Waiting {
     child: Child,
     lines: std::io::Lines<BufReader<ChildStdout>>,
@@ -187,8 +187,8 @@ impl Waiting {
         Self { child, lines }
     }
 
-    /// Returns the next line.
-    async fn says(mut self) -> (Self, Option<String>) {
+    /// Reads the next line.
+    async fn next_line(mut self) -> (Self, Option<String>) {
         let reading = tokio::task::spawn_blocking(move || {
             let line = self.lines.next().map(Result::unwrap);
             (self, line)
@@ -196,10 +196,10 @@ impl Waiting {
         within("a line", reading).await.unwrap()
     }
 
-    /// Returns the lines up to the one that contains this text.
+    /// Reads up to the line that contains this text.
     async fn until(mut self, wanted: &str) -> Self {
         loop {
-            let (waiting, line) = self.says().await;
+            let (waiting, line) = self.next_line().await;
             self = waiting;
             let line = line.unwrap_or_else(|| panic!("it has ended without {wanted:?}"));
             if line.contains(wanted) {
@@ -214,7 +214,7 @@ impl Waiting {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_that_waits_tells_how_many_are_left_until_none_is() {
+async fn the_waiting_command_reports_how_many_connections_are_left() {
     let (device, _backend, proxy) = draining(Duration::ZERO, LONG).await;
     let first = device.echo(proxy.address).await.unwrap();
     let second = device.echo(proxy.address).await.unwrap();
@@ -226,7 +226,7 @@ async fn the_command_that_waits_tells_how_many_are_left_until_none_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_that_waits_ends_with_1_if_connections_had_to_be_forced() {
+async fn the_waiting_command_exits_with_1_if_connections_had_to_be_forced() {
     let (device, _backend, proxy) = draining(Duration::ZERO, Duration::from_millis(500)).await;
     let _open = device.echo(proxy.address).await.unwrap();
     let waiting = Waiting::start(proxy.app.admin, &[]).until("1 connection(s) were forced").await;
@@ -234,7 +234,7 @@ async fn the_command_that_waits_ends_with_1_if_connections_had_to_be_forced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_that_waits_gives_up_in_time_and_the_drain_goes_on() {
+async fn the_waiting_command_times_out_and_the_drain_continues() {
     let (device, _backend, proxy) = draining(Duration::ZERO, LONG).await;
     let mut open = device.echo(proxy.address).await.unwrap();
     let waiting =
@@ -246,7 +246,7 @@ async fn the_command_that_waits_gives_up_in_time_and_the_drain_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_that_waits_ends_with_a_process_that_ends() {
+async fn the_waiting_command_exits_when_the_process_ends() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let text =

@@ -1,4 +1,4 @@
-//! Tests of limits on connections, and of the memory of a connection.
+//! The limits of connections: permits, eviction, file descriptors and memory.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -17,7 +17,7 @@ use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, Proxy, Sidecar, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn past_the_limit_a_device_waits_and_is_served_when_a_place_is_free() {
+async fn beyond_the_limit_a_device_waits_and_is_served_when_a_permit_is_free() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let mut listener = listener(backend.config(), &authority.server());
@@ -29,7 +29,7 @@ async fn past_the_limit_a_device_waits_and_is_served_when_a_place_is_free() {
     let at_limit = || proxy.count("tlsidecar_connections_at_limit{listener=\"test\"}") > 0;
     eventually("the limit is reached", at_limit).await;
     assert_eq!(proxy.count("tlsidecar_connections_limit{listener=\"test\"}"), 2);
-    // Its TCP connection is in the kernel's backlog; its ClientHello is not answered.
+    // Its TCP connection is in the kernel's backlog. Its TLS is not answered.
     let third = tokio::spawn({
         let (device, address) = (device.clone(), proxy.address);
         async move { device.echo(address).await }
@@ -41,7 +41,7 @@ async fn past_the_limit_a_device_waits_and_is_served_when_a_place_is_free() {
     assert!(accepted() > 2);
 }
 
-/// The stage at which connections stay that hold permits and send nothing more.
+/// The point at which connections stop that take permits.
 #[derive(Clone, Copy, Debug)]
 enum Stranger {
     Silent,
@@ -69,19 +69,19 @@ impl Stranger {
     }
 }
 
-/// With 8 permits, one of them for a session, twice as many unauthenticated connections come from these sources. Checks
-/// that a device from another source is served, and that the session continues.
-async fn strangers_make_room(stranger: Stranger, source: impl Fn(u8) -> u8) {
-    const PLACES: u8 = 8;
+/// Fills a proxy with a limit of 8, of which one is an established session, with twice as many strangers from these
+/// sources. A device from another source is served, and the session continues.
+async fn strangers_are_evicted(stranger: Stranger, source: impl Fn(u8) -> u8) {
+    const LIMIT: u8 = 8;
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let mut listener = listener(backend.config(), &authority.server());
-    listener.limits.max_connections = Some(PLACES.into());
+    listener.limits.max_connections = Some(LIMIT.into());
     let proxy = Proxy::with(listener);
     let device = Device::new(&authority);
     let mut established = device.echo(proxy.address).await.unwrap();
     let mut strangers = Vec::new();
-    for number in 0..2 * PLACES {
+    for number in 0..2 * LIMIT {
         strangers.push(stranger.connect(source(number), proxy.address).await);
     }
     for last in 200..203 {
@@ -92,32 +92,32 @@ async fn strangers_make_room(stranger: Stranger, source: impl Fn(u8) -> u8) {
     }
     say_and_hear(&mut established, b"still here").await.unwrap();
     let evicted = proxy.closed(Reason::ClientEvicted);
-    assert!(evicted >= u64::from(PLACES), "{evicted} made room for {}", strangers.len());
+    assert!(evicted >= u64::from(LIMIT), "{evicted} made room for {}", strangers.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_of_one_source_that_say_nothing_make_room_for_a_device() {
-    strangers_make_room(Stranger::Silent, |_| 1).await;
+async fn silent_connections_of_one_source_are_evicted_for_a_device() {
+    strangers_are_evicted(Stranger::Silent, |_| 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_of_many_sources_that_say_nothing_make_room_for_a_device() {
-    strangers_make_room(Stranger::Silent, |number| 100 + number).await;
+async fn silent_connections_of_many_sources_are_evicted_for_a_device() {
+    strangers_are_evicted(Stranger::Silent, |number| 100 + number).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_have_sent_half_a_hello_make_room_for_a_device() {
-    strangers_make_room(Stranger::HalfAHello, |number| 100 + number % 3).await;
+async fn connections_with_half_a_hello_are_evicted_for_a_device() {
+    strangers_are_evicted(Stranger::HalfAHello, |number| 100 + number % 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_go_no_further_than_their_hello_make_room_for_a_device() {
-    strangers_make_room(Stranger::WholeHello, |_| 1).await;
-    strangers_make_room(Stranger::WholeHello, |number| 100 + number).await;
+async fn connections_that_stop_after_their_hello_are_evicted_for_a_device() {
+    strangers_are_evicted(Stranger::WholeHello, |_| 1).await;
+    strangers_are_evicted(Stranger::WholeHello, |number| 100 + number).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_place_is_lost_however_connections_end() {
+async fn every_permit_is_released_however_connections_end() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let mut listener = listener(backend.config(), &authority.server());
@@ -134,11 +134,11 @@ async fn no_place_is_lost_however_connections_end() {
         }
     }
     device.echo(proxy.address).await.unwrap();
-    eventually("everybody has left", || proxy.active() == 0).await;
+    eventually("all have ended", || proxy.active() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_listeners_share_what_the_process_carries() {
+async fn two_listeners_share_the_limit_of_the_process() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let pair = authority.server();
@@ -149,7 +149,7 @@ async fn two_listeners_share_what_the_process_carries() {
     );
     let text = file::text(backend.address, &pair, &second);
     let path = file::write(authority.dir(), &text);
-    // 64 file descriptors, minus those for everything else; each connection needs two.
+    // 64 descriptors minus those that are reserved, and two for each connection.
     let limited = format!("ulimit -n 64; exec {:?} --config {path:?}", binary().get_program());
     let mut command = Command::new("sh");
     command.args(["-c", &limited]);
@@ -161,7 +161,7 @@ async fn two_listeners_share_what_the_process_carries() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn listeners_to_which_nobody_comes_leave_all_places_to_the_others() {
+async fn idle_listeners_leave_all_permits_to_the_others() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let pair = authority.server();
@@ -174,7 +174,7 @@ async fn listeners_to_which_nobody_comes_leave_all_places_to_the_others() {
     });
     let text = file::text(backend.address, &pair, &quiet.collect::<String>());
     let path = file::write(authority.dir(), &text);
-    // 120 file descriptors, minus those for everything else; each connection needs two.
+    // 120 descriptors minus those that are reserved, and two for each connection.
     let limited = format!("ulimit -n 120; exec {:?} --config {path:?}", binary().get_program());
     let mut command = Command::new("sh");
     command.args(["-c", &limited]);
@@ -193,12 +193,12 @@ async fn out_of_file_descriptors_it_waits_and_recovers_by_itself() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let text = file::text(backend.address, &authority.server(), "");
-    // The test reads its file descriptors, also if the user is not root.
+    // Dumpable, so that the test can read its descriptors as any user.
     let text = format!("process.dumpable = true\n{text}");
     let sidecar = Sidecar::start(authority.dir(), &text);
     let device = Device::new(&authority);
     let kept = device.echo(sidecar.address).await.unwrap();
-    // Another process lowers its limit of file descriptors.
+    // The limit is lowered below the descriptors that the process relies on.
     let open = std::fs::read_dir(format!("/proc/{}/fd", sidecar.pid())).unwrap().count();
     let limit = |n: usize| {
         let pid = sidecar.pid().to_string();
@@ -207,7 +207,7 @@ async fn out_of_file_descriptors_it_waits_and_recovers_by_itself() {
         assert!(status.success());
     };
     let series = "tlsidecar_accept_errors_total{kind=\"fd_limit\",listener=\"test\"}";
-    // Over an open connection: a new one would need a file descriptor too.
+    // Over an open connection: a new one would need a descriptor.
     let mut admin = crate::support::admin::Client::connect(sidecar.admin).await;
     let start = Instant::now();
     limit(open + 2);
@@ -215,10 +215,10 @@ async fn out_of_file_descriptors_it_waits_and_recovers_by_itself() {
     for _ in 0..20 {
         flood.push(TcpStream::connect(sidecar.address).await.unwrap());
     }
-    // It pauses between attempts instead of busy-looping: 5 ms, doubled each time.
+    // It pauses between attempts: 5 ms, then twice as long each time.
     admin.until(series, |errors| errors > 7).await;
     assert!(start.elapsed() >= Duration::from_millis(635), "{:?}", start.elapsed());
-    assert!(admin.count(series).await < 20, "it turns on the spot");
+    assert!(admin.count(series).await < 20, "it retries without a pause");
     limit(20_000);
     let mut again = device.echo(sidecar.address).await.unwrap();
     say_and_hear(&mut again, b"still here").await.unwrap();
@@ -230,7 +230,7 @@ async fn out_of_file_descriptors_it_waits_and_recovers_by_itself() {
 async fn peers_that_do_not_read_cost_a_bounded_amount_of_memory() {
     const DEVICES: usize = 60;
     let authority = Authority::new("ca");
-    // Both sides send more than the other reads.
+    // Both sides send, and none reads.
     let backend = Backend::serving(|mut tcp| async move {
         flood(&mut tcp).await;
         std::future::pending::<()>().await;
@@ -239,17 +239,17 @@ async fn peers_that_do_not_read_cost_a_bounded_amount_of_memory() {
     let text = file::text(backend.address, &authority.server(), "");
     let sidecar = Sidecar::start(authority.dir(), &text);
     let device = Device::new(&authority);
-    // The first ones allocate the buffers of the threads, the allocator's pools and code pages.
+    // The first connections allocate the threads' buffers, the allocator's pools and code pages.
     let warm = stuffed(&device, &sidecar, 4).await;
     let before = resident(sidecar.pid());
     let more = stuffed(&device, &sidecar, DEVICES).await;
     let each = (resident(sidecar.pid()).saturating_sub(before)) / DEVICES;
     eprintln!("{each} bytes for each pair of peers that do not read");
-    // The limit of a relay for peers that have never read (docs/limits.md), plus the session itself.
+    // The buffers of a relay with peers that never read (docs/limits.md), and a session.
     assert!(each < (169 + 16) * 1024, "{each} bytes a connection");
     let held = sidecar.count("tlsidecar_buffered_bytes{listener=\"test\"}") as usize;
-    assert!(held / (DEVICES + 4) < 169 * 1024, "{held} bytes are held");
-    // The kernel's buffers: the send buffer, and the first window of a peer that never reads.
+    assert!(held / (DEVICES + 4) < 169 * 1024, "{held} bytes are buffered");
+    // Bytes in the kernel: its own buffer, and the first window of a peer that never reads.
     for direction in ["to_backend", "to_client"] {
         let bytes = format!("tlsidecar_bytes_total{{direction=\"{direction}\",listener=\"test\"}}");
         let taken = sidecar.count(&bytes) as usize / (DEVICES + 4);
@@ -258,14 +258,14 @@ async fn peers_that_do_not_read_cost_a_bounded_amount_of_memory() {
     drop((warm, more));
 }
 
-/// Sends until the other side takes no more.
+/// Sends until no more bytes are taken.
 async fn flood<W: AsyncWriteExt + Unpin>(to: &mut W) {
     let flood = vec![7; 1 << 20];
     let quiet = Duration::from_secs(1);
     while let Ok(Ok(())) = tokio::time::timeout(quiet, to.write_all(&flood)).await {}
 }
 
-/// Connects devices that send as much as they can and read nothing, and waits until no byte moves.
+/// Connects `count` devices that send until no more bytes are taken, and read nothing.
 async fn stuffed(device: &Device, sidecar: &Sidecar, count: usize) -> Vec<Session> {
     let flooding = (0..count).map(|_| {
         let (device, address) = (device.clone(), sidecar.address);
@@ -277,12 +277,12 @@ async fn stuffed(device: &Device, sidecar: &Sidecar, count: usize) -> Vec<Sessio
     });
     let mut sessions = Vec::new();
     for flooding in flooding.collect::<Vec<_>>() {
-        sessions.push(within("it is stuffed", flooding).await.unwrap());
+        sessions.push(within("no more bytes are taken", flooding).await.unwrap());
     }
     sessions
 }
 
-/// Returns the resident memory of a process, in bytes.
+/// Returns the resident memory of a process in bytes.
 fn resident(pid: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
@@ -290,17 +290,17 @@ fn resident(pid: u32) -> usize {
 }
 
 #[tokio::test]
-async fn the_default_limit_is_what_the_file_descriptors_carry() {
+async fn the_default_limit_is_derived_from_the_file_descriptors() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let proxy = Proxy::start(backend.config(), &authority.server());
     let hard = Command::new("sh").args(["-c", "ulimit -Hn"]).output().unwrap().stdout;
     let hard = String::from_utf8(hard).unwrap();
-    // Without a limit, the ranges of a gauge and of a semaphore bound it.
+    // Without a limit, a constant bounds it.
     if let Ok(hard) = hard.trim().parse::<u64>() {
         let carried = (hard - 16 - (hard / 32).clamp(8, 80) - (hard / 16).clamp(4, 64) - 2) / 2;
         let limit = || proxy.count("tlsidecar_connections_limit{listener=\"test\"}");
-        eventually("the limit is told", || limit() == carried).await;
+        eventually("the limit is reported", || limit() == carried).await;
     }
     drop(Device::new(&authority).echo(proxy.address).await.unwrap());
     proxy.ends_with(Reason::ClientTruncated).await;

@@ -1,4 +1,4 @@
-//! Tests of delivery: every byte arrives in order at both sides, however they end.
+//! The relay: every byte is delivered in order to both ends, however they end.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::support::{Authority, Backend, Device, Proxy, Sidecar, eventually};
 
 const MIB: usize = 1024 * 1024;
 
-/// Returns a proxy, a device's session through it, and the backend's socket of that session.
+/// A proxy, a device's session through it, and the backend's end of the session.
 struct Line {
     proxy: Proxy,
     device: Session,
@@ -137,7 +137,7 @@ async fn chunks_of_any_size_arrive_in_order() {
     let echo = tokio::spawn(crate::support::backend::echo(backend));
     let mut bytes = Bytes::new(4);
     for _ in 0..300 {
-        // Around the sizes of records (16 KiB) and reads (64 KiB), and arbitrary sizes.
+        // Sizes around those of records (16 KiB) and reads (64 KiB), and other sizes.
         let size = match bytes.below(4) {
             0 => 1 + bytes.below(7),
             1 => 16_380 + bytes.below(10),
@@ -177,11 +177,11 @@ async fn a_device_that_ends_its_stream_still_gets_the_answer() {
 }
 
 #[tokio::test]
-async fn a_backend_that_ends_first_still_gets_what_the_device_says_then() {
+async fn a_backend_that_ends_first_still_gets_later_bytes_of_the_device() {
     let Line { mut device, mut backend, proxy, .. } = Line::new().await;
     backend.write_all(&vec![9; 3 * MIB]).await.unwrap();
     backend.shutdown().await.unwrap();
-    // rustls reports a close_notify as 0 bytes, and an end without it as an error.
+    // rustls reports a close_notify as 0 bytes, and an end without one as an error.
     let all = within("all of it, and a close_notify", read_all(&mut device)).await.unwrap();
     assert_eq!(all, vec![9; 3 * MIB]);
     device.write_all(b"thanks").await.unwrap();
@@ -191,13 +191,13 @@ async fn a_backend_that_ends_first_still_gets_what_the_device_says_then() {
 }
 
 #[tokio::test]
-async fn what_came_before_a_bare_end_of_tcp_is_delivered_and_counted_as_truncated() {
+async fn bytes_before_an_end_without_close_notify_are_delivered_and_counted_as_truncated() {
     let Line { mut device, mut backend, proxy, .. } = Line::new().await;
-    device.write_all(b"last words").await.unwrap();
+    device.write_all(b"final bytes").await.unwrap();
     device.flush().await.unwrap();
     // TCP ends without a close_notify.
     device.get_mut().0.shutdown().await.unwrap();
-    assert_eq!(within("the words", read_all(&mut backend)).await.unwrap(), b"last words");
+    assert_eq!(within("the bytes", read_all(&mut backend)).await.unwrap(), b"final bytes");
     backend.write_all(b"farewell").await.unwrap();
     drop(backend);
     assert_eq!(within("the answer", read_all(&mut device)).await.unwrap(), b"farewell");
@@ -241,13 +241,13 @@ async fn the_answer_of_a_backend_that_refuses_the_rest_reaches_the_device() {
 
 #[tokio::test]
 async fn the_report_of_a_device_that_does_not_wait_for_the_answer_is_delivered_whole() {
-    // In TLS 1.3 the device's kernel would send a reset and drop its unsent data, because our ticket is unread at the
-    // close. No server that sends tickets can prevent that.
+    // In TLS 1.3 the device closes with our ticket unread, so its own kernel sends a reset and discards
+    // unsent bytes. A server that sends tickets cannot change that.
     let Line { mut device, mut backend, proxy, .. } = Line::speaking(&TLS12).await;
     device.write_all(&[5; 200_000]).await.unwrap();
     device.shutdown().await.unwrap();
     drop(device);
-    // The device has closed: the answer to it causes a reset, before the report has been read.
+    // The answer to a closed socket causes a reset, before the report has been read.
     backend.write_all(b"received").await.unwrap();
     let report = within("the report", read_all(&mut backend)).await.unwrap();
     assert_eq!(report.len(), 200_000);
@@ -295,7 +295,7 @@ async fn resets_in_the_middle_of_transfers_leave_nothing_behind() {
         let sending = async { while writer.write_all(&flood).await.is_ok() {} };
         let mut heard = vec![0; 3 * MIB];
         tokio::select! {
-            () = sending => panic!("the proxy ends nothing by itself"),
+            () = sending => panic!("the proxy does not end the session"),
             heard = reader.read_exact(&mut heard) => drop(heard.unwrap()),
         }
     }
@@ -304,7 +304,7 @@ async fn resets_in_the_middle_of_transfers_leave_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reset_by_the_backend_in_the_middle_of_an_answer_reaches_the_device_as_one() {
+async fn a_reset_by_the_backend_in_the_middle_of_an_answer_reaches_the_device_as_a_reset() {
     for _ in 0..10 {
         let Line { mut device, mut backend, proxy, .. } = Line::new().await;
         backend.write_all(&[8; 100_000]).await.unwrap();
@@ -318,13 +318,13 @@ async fn a_reset_by_the_backend_in_the_middle_of_an_answer_reaches_the_device_as
     }
 }
 
-/// Checks that a stream ended by a reset, not in order.
+/// Asserts that a stream ends by a reset, not by an end.
 async fn assert_reset<T: std::fmt::Debug>(reading: impl Future<Output = std::io::Result<T>>) {
     let error = within("the reset", reading).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
-/// Sends until the other side takes no more.
+/// Sends until the proxy takes no more.
 async fn fill(device: &mut Session) {
     let flood = vec![1; MIB];
     let quiet = Duration::from_millis(500);
@@ -334,10 +334,10 @@ async fn fill(device: &mut Session) {
 }
 
 #[tokio::test]
-async fn a_reset_of_the_backend_that_a_write_notices_reaches_the_device_as_one() {
+async fn a_reset_of_the_backend_that_a_write_sees_reaches_the_device_as_a_reset() {
     let Line { mut device, backend, proxy, .. } = Line::new().await;
     fill(&mut device).await;
-    // The proxy waits to write, so its write notices the reset.
+    // The proxy waits to write, so the write sees the reset.
     backend.set_zero_linger().unwrap();
     drop(backend);
     assert_reset(device.read(&mut [0; 8])).await;
@@ -345,10 +345,10 @@ async fn a_reset_of_the_backend_that_a_write_notices_reaches_the_device_as_one()
 }
 
 #[tokio::test]
-async fn a_reset_of_the_device_that_a_write_notices_reaches_the_backend_as_one() {
+async fn a_reset_of_the_device_that_a_write_sees_reaches_the_backend_as_a_reset() {
     let Line { mut device, mut backend, proxy, .. } = Line::new().await;
     fill(&mut device).await;
-    // The proxy waits to write to the backend, and reads no more from the device.
+    // The proxy waits to write to the backend, and does not read from the device.
     device.get_ref().0.set_zero_linger().unwrap();
     drop(device);
     backend.write_all(b"half way").await.unwrap();
@@ -357,12 +357,11 @@ async fn a_reset_of_the_device_that_a_write_notices_reaches_the_backend_as_one()
 }
 
 #[tokio::test]
-async fn a_backend_that_has_not_taken_all_when_it_is_forced_is_reset_and_the_device_told_in_order()
-{
+async fn a_forced_stop_resets_a_backend_with_undelivered_bytes_and_ends_the_device_in_order() {
     let Line { mut device, mut backend, proxy, .. } = Line::new().await;
     fill(&mut device).await;
     proxy.app.shutdown.force();
-    // rustls reports a close_notify as 0 bytes, and an end without it as an error.
+    // rustls reports a close_notify as 0 bytes, and an end without one as an error.
     assert_eq!(within("the end", device.read(&mut [0; 8])).await.unwrap(), 0);
     assert_reset(read_all(&mut backend)).await;
     proxy.ends_with(Reason::DrainDeadline).await;
@@ -388,7 +387,7 @@ async fn a_backend_that_resets_every_connection_and_recovers_is_served_again() {
     let device = Device::new(&authority);
     for _ in 0..10 {
         let mut session = device.connect(proxy.address).await.unwrap();
-        // A reset, or an end in order if the reset came before the relay began.
+        // A reset, or an orderly end if it came before the relay began.
         assert!(matches!(within("the end", session.read(&mut [0; 1])).await, Ok(0) | Err(_)));
     }
     proxy.end_with(Reason::BackendReset, 10).await;
@@ -401,7 +400,7 @@ async fn after_many_short_connections_the_books_balance_and_no_descriptor_is_lef
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let text = crate::support::file::text(backend.address, &authority.server(), "");
-    // The test reads its file descriptors, also if the user is not root.
+    // Dumpable, so that the test can read its descriptors as any user.
     let text = format!("process.dumpable = true\n{text}");
     let sidecar = Sidecar::start(authority.dir(), &text);
     let open = || std::fs::read_dir(format!("/proc/{}/fd", sidecar.pid())).unwrap().count();
@@ -420,8 +419,8 @@ async fn after_many_short_connections_the_books_balance_and_no_descriptor_is_lef
         }
     }
     eventually("all have ended", || ended() == 300).await;
-    // The socket of the last response may still be closing.
-    eventually("all descriptors are given back", || open() <= before).await;
+    // The socket of the last answer may still be closing.
+    eventually("all descriptors are closed", || open() <= before).await;
     assert!(balances(&sidecar.ask("GET", "/metrics").unwrap().1));
 }
 
@@ -430,8 +429,8 @@ async fn bytes_that_come_with_the_end_of_the_handshake_are_the_first_to_be_relay
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let proxy = Proxy::start(backend.config(), &authority.server());
-    // A socket that delays the bytes after the ClientHello until it is flushed: the Finished and the first data leave in
-    // one segment.
+    // A socket that holds back bytes after the ClientHello until the test releases them: the Finished and
+    // the first data leave in one segment.
     let tcp = TcpStream::connect(proxy.address).await.unwrap();
     tcp.set_nodelay(false).unwrap();
     let mut session = Device::new(&authority).connect_over(tcp).await.unwrap();
@@ -464,7 +463,7 @@ async fn a_peer_that_asks_for_key_updates_is_answered_and_loses_nothing() {
     proxy.ends_with(Reason::Ok).await;
 }
 
-/// Returns a proxy in front of a Unix socket, a device's session through it, and the backend's socket of that session.
+/// A proxy in front of a Unix socket, a device's session through it, and the backend's end of the session.
 async fn unix_line() -> (Proxy, Session, UnixStream) {
     let authority = Authority::new("ca");
     let path = authority.dir().join("backend.sock");
@@ -491,11 +490,11 @@ async fn over_a_unix_socket_a_device_that_ends_its_stream_still_gets_the_answer(
 }
 
 #[tokio::test]
-async fn over_a_unix_socket_a_backend_that_ends_first_still_gets_what_the_device_says() {
+async fn over_a_unix_socket_a_backend_that_ends_first_still_gets_later_bytes_of_the_device() {
     let (proxy, mut device, mut backend) = unix_line().await;
     backend.write_all(b"farewell").await.unwrap();
     backend.shutdown().await.unwrap();
-    // rustls reports a close_notify as 0 bytes, and an end without it as an error.
+    // rustls reports a close_notify as 0 bytes, and an end without one as an error.
     let farewell = within("the farewell", read_all(&mut device)).await.unwrap();
     assert_eq!(farewell, b"farewell");
     device.write_all(b"thanks").await.unwrap();
@@ -512,7 +511,7 @@ async fn over_a_unix_socket_a_reset_by_the_device_reaches_the_backend_as_an_end(
     within("its start", backend.read_exact(&mut [0; 11])).await.unwrap();
     device.get_ref().0.set_zero_linger().unwrap();
     drop(device);
-    // unix(7): a Unix socket is reset only if unread bytes were left.
+    // A Unix socket resets only if it is closed with unread bytes (unix(7)).
     assert_eq!(within("the end", backend.read(&mut [0; 8])).await.unwrap(), 0);
     proxy.ends_with(Reason::ClientReset).await;
 }
@@ -523,16 +522,16 @@ async fn over_a_unix_socket_a_reset_by_the_backend_reaches_the_device_as_a_reset
     device.write_all(b"read, and not read").await.unwrap();
     device.flush().await.unwrap();
     within("its start", backend.read_exact(&mut [0; 4])).await.unwrap();
-    // Closing with unread bytes resets a Unix socket.
+    // A close with unread bytes resets a Unix socket.
     drop(backend);
     assert_reset(device.read(&mut [0; 8])).await;
     proxy.ends_with(Reason::BackendReset).await;
 }
 
 #[tokio::test]
-async fn a_side_that_does_not_read_stops_the_other_instead_of_filling_memory() {
+async fn a_side_that_does_not_read_stops_the_other_side() {
     let Line { mut device, mut backend, proxy, .. } = Line::new().await;
-    // Each side writes as much as possible, and neither reads.
+    // Each side writes as much as is taken, and none reads.
     let flood = vec![1; MIB];
     let mut up = 0;
     let mut down = 0;
@@ -543,7 +542,8 @@ async fn a_side_that_does_not_read_stops_the_other_instead_of_filling_memory() {
     while let Ok(sent) = tokio::time::timeout(quiet, backend.write(&flood)).await {
         down += sent.unwrap();
     }
-    // The bytes are in the kernel's socket buffers, some MiB each, and not in the process. The next test measures that.
+    // The bytes are in the kernel's socket buffers, some MiB each, not in the process: tests/limits.rs
+    // measures its memory.
     assert!(up < 64 * MIB, "{up} bytes were taken up");
     assert!(down < 64 * MIB, "{down} bytes were taken down");
     drop((device, backend));

@@ -1,4 +1,4 @@
-//! Tests of `GET /sessions` and `GET /top`: live sessions, and devices that stand out.
+//! `GET /sessions` and `GET /top`: live sessions and rankings.
 
 use rcgen::{CertificateParams, DnType, DnValue, ExtendedKeyUsagePurpose, SanType, date_time_ymd};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use crate::support::proxy::listener;
 use crate::support::raw::answer_to;
 use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
 
-/// Starts a proxy that accepts certificates of `devices`, and devices without a certificate.
+/// A proxy that accepts client certificates of `devices`, and clients without one.
 struct Scene {
     servers: Authority,
     devices: Authority,
@@ -38,7 +38,7 @@ impl Scene {
         self.devices.issue(name, &Wish { names: &[name], purpose, ..Wish::default() })
     }
 
-    /// Connects a device with this name, which has received an echo of `bytes`.
+    /// Connects a device with this name, and echoes `bytes`.
     async fn connected(&self, name: &str, bytes: usize) -> Session {
         let device = Device::showing(&self.servers, &self.pair(name)).offering(&["mqtt"]);
         let mut session = device.connect(self.proxy.address).await.unwrap();
@@ -52,7 +52,7 @@ impl Scene {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// Returns the identities of the sessions that a query selects.
+    /// Returns the names of matching sessions.
     fn found(&self, query: &str) -> Vec<String> {
         let answer = self.ask(&format!("/sessions?{query}"));
         let names = answer["sessions"]
@@ -65,14 +65,14 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_is_listed_with_everything_that_is_known_while_it_lives() {
+async fn a_live_session_is_listed_with_all_its_facts() {
     let scene = Scene::new().await;
     let session = scene.connected("sensor-1.plant.example", 1000).await;
     let counted = || scene.ask("/sessions")["sessions"][0]["bytes_to_client"] == json!(1000);
     eventually("its bytes are counted", counted).await;
     let answer = scene.ask("/sessions");
     assert_eq!((&answer["matching"], &answer["next"]), (&json!(1), &Value::Null));
-    let told = &answer["sessions"][0];
+    let listed = &answer["sessions"][0];
     for (key, value) in [
         ("listener", json!("test")),
         ("peer", json!(session.get_ref().0.local_addr().unwrap().to_string())),
@@ -85,11 +85,11 @@ async fn a_session_is_listed_with_everything_that_is_known_while_it_lives() {
         ("handshake", json!("full")),
         ("bytes_to_backend", json!(1000)),
     ] {
-        assert_eq!(told[key], value, "{key} in {told}");
+        assert_eq!(listed[key], value, "{key} in {listed}");
     }
-    // Whole seconds, however slow this machine is.
+    // In seconds, not milliseconds.
     for key in ["age_seconds", "idle_seconds"] {
-        assert!(told[key].as_u64().unwrap() < 60, "{key} in {told}");
+        assert!(listed[key].as_u64().unwrap() < 60, "{key} in {listed}");
     }
     drop(session);
     eventually("it has ended", || scene.proxy.active() == 0).await;
@@ -126,15 +126,15 @@ async fn an_identity_is_the_first_uri_then_the_first_dns_name_then_the_common_na
         let pair = scene.devices.sign("device", &params);
         let device = Device::showing(&scene.servers, &pair).offering(&["mqtt"]);
         let session = device.echo(scene.proxy.address).await.unwrap();
-        let told = &scene.ask("/sessions")["sessions"][0];
-        assert_eq!((&told["identity"], &told["names"]), (&json!(names[0]), &json!(names)));
+        let listed = &scene.ask("/sessions")["sessions"][0];
+        assert_eq!((&listed["identity"], &listed["names"]), (&json!(names[0]), &json!(names)));
         drop(session);
         eventually("it has ended", || scene.proxy.active() == 0).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sessions_are_found_by_what_they_are() {
+async fn sessions_are_found_by_each_filter() {
     let scene = Scene::new().await;
     let _one = scene.connected("sensor-1.plant.example", 1).await;
     let _two = scene.connected("sensor-2.plant.example", 1).await;
@@ -173,7 +173,7 @@ async fn pages_follow_each_other_without_a_gap() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_fails_moves_and_connects_most_is_told() {
+async fn the_devices_with_most_failures_bytes_and_connections_are_listed() {
     let scene = Scene::new().await;
     for _ in 0..3 {
         answer_to(scene.proxy.address, b"GET / HTTP/1.1\r\n\r\n").await;
@@ -185,7 +185,7 @@ async fn who_fails_moves_and_connects_most_is_told() {
     assert!(failures["since"].as_u64().unwrap() > 1_700_000_000);
     let quiet = scene.connected("quiet", 10).await;
     let mut loud = scene.connected("loud", 5000).await;
-    // Both ended and live sessions count.
+    // Ended sessions count, and live ones.
     loud.shutdown().await.unwrap();
     assert_eq!(loud.read(&mut [0; 1]).await.unwrap(), 0);
     eventually("it has ended", || scene.proxy.active() == 1).await;

@@ -1,13 +1,12 @@
-//! Ends a connection so that the last words arrive.
+//! Closes a connection so that the final bytes are delivered.
 //!
-//! Closing a socket that still has unread bytes makes the kernel send a reset, and a reset makes
-//! the peer's kernel forget what it had not read yet: the alert that says why, the answer's end.
-//! So our direction is ended first, and the peer is listened to until it ends its own (RFC 1122
-//! section 4.2.2.13; nginx's `lingering_close`).
+//! If a socket with unread bytes is closed, the kernel sends a reset, and the peer's kernel then discards bytes that
+//! its application has not read: the final alert, the end of an answer. So our direction is ended first, and the peer
+//! is read until it ends its own (RFC 1122 section 4.2.2.13; nginx's `lingering_close`).
 //!
-//! **Promises.** It takes a second at the most, whatever the peer does.
+//! **Promises.** The close takes at most a second, whatever the peer does.
 //!
-//! **Not here.** What the last words are (`tls.rs`), and the close by a reset (`socket.rs`).
+//! **Not here.** The final alert (`tls.rs`), the close by a reset (`socket.rs`).
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -19,22 +18,22 @@ use tokio::time::timeout;
 
 use super::tls::scratch;
 
-/// How long a peer may take to end its side. One round trip is enough for one that listens.
+/// Time for a peer to end its direction. One round trip suffices for a peer that reads.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Sends `last_words`, ends our direction and waits for the peer to end its own; not for long.
-pub(crate) async fn linger<Io: AsyncRead + AsyncWrite + Unpin>(io: &mut Io, last_words: &[u8]) {
+/// Writes `unsent`, ends our direction, and reads until the peer ends its own, for at most a second.
+pub(crate) async fn linger<Io: AsyncRead + AsyncWrite + Unpin>(io: &mut Io, unsent: &[u8]) {
     let closing = async {
-        io.write_all(last_words).await?;
+        io.write_all(unsent).await?;
         io.shutdown().await?;
-        while read_and_forget(io).await? > 0 {}
+        while read_and_discard(io).await? > 0 {}
         std::io::Result::Ok(())
     };
-    // A peer that is gone has no use for last words, and one that is late has had its time.
-    let _gone_or_late = timeout(LINGER_TIMEOUT, closing).await;
+    // Best effort: the peer may have closed, or be too slow.
+    let _closed_or_slow = timeout(LINGER_TIMEOUT, closing).await;
 }
 
-async fn read_and_forget<Io: AsyncRead + Unpin>(io: &mut Io) -> std::io::Result<usize> {
+async fn read_and_discard<Io: AsyncRead + Unpin>(io: &mut Io) -> std::io::Result<usize> {
     poll_fn(|cx| {
         scratch::with(|scratch| {
             let mut buffer = ReadBuf::new(&mut scratch.incoming);

@@ -1,14 +1,12 @@
-//! Memory that handshakes in progress hold for their clients, over all listeners.
+//! The memory that all handshakes in progress buffer for their clients.
 //!
-//! Nobody is authenticated before the end of a handshake, and a client can have us hold a ClientHello or
-//! a Certificate message of 64 KiB for as long as the deadlines allow.
+//! No client is authenticated before the end of its handshake, and each can make us buffer a ClientHello or a
+//! Certificate message of 64 KiB until the deadline.
 //!
-//! **Promises.** Together they hold no more than the ceiling and what [`FREE_BYTES`] allows to each: past
-//! it the largest ends. An ordinary handshake holds less than [`FREE_BYTES`], is not listed and takes no
-//! lock.
+//! **Promises.** All handshakes together buffer at most the ceiling, plus [`FREE_BYTES`] each. Beyond that, the largest
+//! one ends. An ordinary handshake buffers less than [`FREE_BYTES`], is not listed and takes no shared lock.
 //!
-//! **Not here.** What holds the bytes (`hello.rs`, `tls/negotiation.rs`), how many connections there may be
-//! (`admission.rs`).
+//! **Not here.** The buffers (`hello.rs`, `tls/negotiation.rs`), the number of connections (`admission.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,69 +16,71 @@ use tokio::sync::Notify;
 
 use crate::lock::Lock;
 
-/// What each handshake may hold without being listed: a ClientHello with a post-quantum key share and a
-/// ticket, or a chain of two certificates.
+/// Bytes that a handshake may buffer without being listed: a ClientHello with a post-quantum key share and a ticket, or
+/// a chain of two certificates.
 const FREE_BYTES: usize = 4 * 1024;
 
-/// The memory for all handshakes of a process.
+/// The memory of all handshakes of a process.
 #[derive(Debug)]
 pub(crate) struct HandshakeMemory {
     ceiling: AtomicUsize,
-    listed: Lock<Listed>,
+    listed: Lock<ListedShares>,
 }
 
 #[derive(Debug, Default)]
-struct Listed {
-    /// By how much each holds, and its number.
+struct ListedShares {
+    /// By size, then by number.
     shares: BTreeMap<(usize, u64), Arc<Notify>>,
     total: usize,
     next: u64,
 }
 
-/// What one handshake holds.
+/// The part of one handshake.
 #[derive(Debug)]
 pub(crate) struct Share {
     memory: Arc<HandshakeMemory>,
-    /// How it is listed, if it is.
+    /// Its key in the list, if it is listed.
     entry: Lock<Option<(usize, u64)>>,
     ended: Arc<Notify>,
 }
 
 impl Default for Share {
-    /// A share of memory without a ceiling.
+    /// Returns a share of memory without a ceiling.
     fn default() -> Self {
         Arc::new(HandshakeMemory::new(usize::MAX)).share()
     }
 }
 
-/// The ceiling was reached, and this handshake held most.
+/// The ceiling was reached, and this handshake had the largest share.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the memory for handshakes in progress is used up, and this one held the largest part")]
+#[error(
+    "the memory for handshakes in progress is exhausted, and this handshake had the largest share"
+)]
 pub(crate) struct Exceeded;
 
 impl HandshakeMemory {
-    /// Memory of at most `ceiling` bytes.
+    /// Creates memory of at most `ceiling` bytes.
     pub(crate) fn new(ceiling: usize) -> Self {
         Self { ceiling: AtomicUsize::new(ceiling), listed: Lock::default() }
     }
 
-    /// Changes the ceiling, for what is held from now on.
+    /// Sets the ceiling. It applies from the next change of a share.
     pub(crate) fn set_ceiling(&self, bytes: usize) {
         self.ceiling.store(bytes, Ordering::Relaxed);
     }
 
-    /// The share of a handshake that begins.
+    /// Returns the share of a new handshake.
     pub(crate) fn share(self: &Arc<Self>) -> Share {
         Share { memory: Arc::clone(self), entry: Lock::default(), ended: Arc::default() }
     }
 
-    fn listed(&self) -> MutexGuard<'_, Listed> {
+    fn listed(&self) -> MutexGuard<'_, ListedShares> {
         self.listed.lock()
     }
 }
 
 impl Share {
-    /// The handshake holds so many bytes now.
+    /// Sets how many bytes the handshake buffers now.
     pub(crate) fn set(&self, bytes: usize) {
         let mut entry = self.entry.lock();
         let held = if bytes > FREE_BYTES { bytes } else { 0 };
@@ -101,10 +101,10 @@ impl Share {
         listed.keep_below(self.memory.ceiling.load(Ordering::Relaxed));
     }
 
-    /// Completes `handshake`, unless the ceiling ends it before.
+    /// Completes `handshake` unless the ceiling ends it first.
     ///
     /// # Errors
-    /// If it does.
+    /// If the ceiling ends it.
     pub(crate) async fn or_exceeded<T>(
         &self,
         handshake: impl Future<Output = T>,
@@ -123,9 +123,9 @@ impl Drop for Share {
     }
 }
 
-impl Listed {
+impl ListedShares {
     fn remove(&mut self, entry: (usize, u64)) {
-        // One that was ended is listed no more.
+        // A share that was ended has been removed from the list.
         if self.shares.remove(&entry).is_some() {
             self.total -= entry.0;
         }
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn past_the_ceiling_the_largest_ends() {
+    async fn beyond_the_ceiling_the_largest_share_ends() {
         let memory = Arc::new(HandshakeMemory::new(100_000));
         let shares = [30_000, 50_000, 20_000].map(|bytes| {
             let share = memory.share();
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_grows_past_the_ceiling_ends_itself() {
+    async fn a_share_that_grows_beyond_the_ceiling_ends_itself() {
         let memory = Arc::new(HandshakeMemory::new(50_000));
         let share = memory.share();
         for bytes in [5_000, 40_000, 60_000] {

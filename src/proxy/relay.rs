@@ -1,17 +1,15 @@
 //! Copies both directions until both have ended.
 //!
 //! **Promises.**
-//! - Bytes arrive unchanged, in order, whatever the chunks they came in.
-//! - Half-close is kept: a side that ends its stream still gets the other's, and the other learns
-//!   of the end. Neither direction's end cuts the other short.
-//! - A reader that is slower than its writer stops the writer: what is read is first handed over
-//!   before more is read. A connection holds at most [`MAX_HELD_BYTES`], and none when idle.
-//! - One side's failure to take bytes does not lose what it has sent: that is still delivered. But
-//!   if its stream was cut it ends by a reset, whether a read or a write has noticed, or it has ended
-//!   in the middle of a record.
-//! - A connection is not closed for its silence while the kernel has bytes for us: after the process
-//!   was stopped, its timers are due before it has seen what came meanwhile.
-//! - Neither direction starves the rest of the thread: after [`ROUNDS`] reads it yields.
+//! - Bytes are delivered unchanged and in order, whatever the chunks they arrive in.
+//! - Half-close is preserved: the end of one direction is passed on, and the other direction continues.
+//! - Backpressure: bytes are written before more are read, so a slow reader stops its writer. A connection buffers
+//!   at most [`MAX_HELD_BYTES`], and none when idle.
+//! - Bytes that a side has sent are delivered even if it no longer takes any. If its stream was cut (by a reset, seen
+//!   by a read or a write, or by an end in the middle of a record), the other side gets a reset.
+//! - A connection is not closed as idle while the kernel has bytes for it: after SIGCONT, timers are due before the
+//!   bytes that arrived meanwhile have been read.
+//! - Neither direction starves the other tasks of the thread: it yields after [`ROUNDS`] reads.
 //!
 //! **Not here.** Sockets and their options, TLS itself (`tls.rs`), logs and metrics (`record.rs`).
 
@@ -42,45 +40,45 @@ use crate::sessions::stop::Stopped;
 use crate::terms::labels::Direction;
 use crate::terms::reason::Reason;
 
-/// Reads in one direction before the thread may do something else: at most 1 MiB.
+/// Reads in one direction before the task yields: at most 1 MiB.
 const ROUNDS: usize = 4;
 
-/// What a connection may hold at most, 553 KiB: what makes no whole record yet, one opened read that
-/// the backend does not take, one sealed read that the client does not take.
+/// Most bytes that a connection buffers, 553 KiB: a partial record, one opened read that the backend has not taken,
+/// and one sealed read that the client has not taken.
 pub(crate) const MAX_HELD_BYTES: usize =
     HELD_BYTES_TRAFFIC + (HELD_BYTES_TRAFFIC + MAX_READ_BYTES) + SEALED_BYTES;
 
-/// A sealed read: TLS adds 29 bytes at most to each 16 KiB, and there may be a key_update.
+/// A sealed read. TLS adds at most 29 bytes to each 16 KiB, and there may be a key_update.
 const SEALED_BYTES: usize = MAX_READ_BYTES + 1024;
 
-/// How long tokio may take to deliver what the kernel has for us, before we look again.
+/// Time for tokio to report readiness that the kernel already has, before the kernel is asked again.
 const DELIVERY: Duration = Duration::from_millis(50);
 
-/// Stands for "never" where a timer wants an instant.
+/// Deadline of a timer that must not fire.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// How a relay ended.
+/// End of a relay.
 pub(crate) struct Ended {
     pub(crate) result: Result<(), RelayError>,
-    /// The side that must be told by a reset that its stream was cut, since the other's was.
+    /// Which side to reset, because the other side's stream ended abnormally.
     pub(crate) reset: Option<Side>,
 }
 
-/// One of a connection's two sockets.
+/// One of the two sockets of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Client,
     Backend,
 }
 
-/// Relays between a client and a backend until both directions have ended or something else ends
-/// them. What is then queued for the client (a close_notify, an alert) is the caller's to send.
+/// Relays between a client and a backend until both directions have ended, the session is stopped, or an error
+/// occurs. The caller then sends the bytes that are queued for the client (a close_notify or another alert).
 ///
-/// `early` was opened together with the end of the handshake and goes to the backend first.
-/// `is_ready` asks the kernel whether either side is ready for what the relay waits for.
+/// `early` is plaintext that came with the end of the handshake. It goes to the backend first. `is_ready` asks the
+/// kernel whether either side is ready for the operation that the relay waits for.
 ///
-/// Not an `async fn`, which would keep its arguments beside what it makes of them: this future is
-/// most of what an idle device costs.
+/// Not an `async fn`, which would store its arguments a second time: this future is most of the memory of an idle
+/// connection.
 pub(crate) fn relay<'a, C, B, R>(
     client: &'a mut TlsStream<C>,
     backend: &'a mut B,
@@ -131,21 +129,21 @@ where
 struct Relay<'a, C, B> {
     client: &'a mut TlsStream<C>,
     backend: &'a mut B,
-    /// Plaintext that the backend would not take yet.
+    /// Plaintext not yet written to the backend.
     unsent: WriteBuffer,
     to_backend: Flow,
     to_client: Flow,
-    /// What cut the backend's stream, if a write has found that out: a read finds a mere end then.
+    /// Error that cut the backend's stream, if a write has seen it: later reads return EOF (`socket::cut`).
     backend_cut: Option<io::ErrorKind>,
-    /// How much plaintext is in what the client has not taken yet: one read at the most.
+    /// Plaintext bytes in the sealed bytes that the client has not taken yet: at most one read.
     sealed: u32,
-    /// The first thing that went wrong without ending both directions. Boxed: it is rare, and large.
+    /// First error that did not end both directions. Boxed, because it is rare and large.
     failure: Option<Box<RelayError>>,
     session: &'a Session,
     bounds: Bounds,
-    /// When the last byte moved, or a side ended its stream after that.
+    /// Time of the last relayed byte, or of a later end of one direction.
     last_progress: Instant,
-    /// Whether a byte has moved since `last_progress` was set.
+    /// Whether a byte was relayed since `last_progress` was set.
     moved: bool,
     reads_from_client: ReadSize,
     reads_from_backend: ReadSize,
@@ -181,7 +179,7 @@ where
             self.session.on_activity(now.into_std());
             self.session.set_buffered(self.held());
         } else if flows != (self.to_backend, self.to_client) {
-            // However long it was silent before: the other side has yet to answer the end.
+            // However long the silence before: the other side gets its full time to answer the end.
             self.last_progress = now;
         }
         self.poll_bounds(cx, timer, now, is_ready).map(|error| self.stopped(error))
@@ -199,7 +197,7 @@ where
         self.unsent.rest().len() + self.client.queued()
     }
 
-    /// Moves bytes towards the backend until one of the sockets has to be waited for.
+    /// Moves bytes to the backend until a socket is not ready.
     fn poll_to_backend(
         &mut self,
         cx: &mut Context<'_>,
@@ -212,7 +210,7 @@ where
                     Poll::Pending => return Ok(()),
                     Poll::Ready(Err(error)) => self.backend_takes_no_more(error),
                     Poll::Ready(Ok(())) if self.to_backend == Flow::Ending => {
-                        // It fails if the backend has gone: then it needs no telling.
+                        // It fails if the backend has closed. Then there is nothing to end.
                         if Pin::new(&mut *self.backend).poll_shutdown(cx).is_pending() {
                             return Ok(());
                         }
@@ -234,7 +232,7 @@ where
         Ok(())
     }
 
-    /// Writes what the backend had not taken, and counts what it takes.
+    /// Writes buffered plaintext to the backend, and counts the bytes written.
     fn poll_flush_to_backend(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.unsent.is_empty() {
             return Poll::Ready(Ok(()));
@@ -245,7 +243,7 @@ where
         flushed
     }
 
-    /// Takes what the client sent one step further.
+    /// Handles the result of a read from the client.
     fn received(
         &mut self,
         received: Result<Received, ReceiveError>,
@@ -268,15 +266,15 @@ where
                 self.failure.get_or_insert_with(|| RelayError::Truncated.into());
                 self.to_backend = Flow::Ending;
             }
-            // After the whole answer, with its end: a client that closes with our close_notify
-            // unread sends a reset, and has lost nothing by it.
+            // The whole answer and its end have been sent. A client that closes without reading our close_notify
+            // sends a reset, and loses nothing.
             Err(ReceiveError::Io(_)) if self.to_client == Flow::Done => {
                 self.failure.get_or_insert_with(|| RelayError::Truncated.into());
                 self.to_backend = Flow::Ending;
             }
             Err(ReceiveError::Io(error)) => return Err(RelayError::Client(error)),
             Err(ReceiveError::MidRecord) => {
-                // A client that has refused the answer before is known by that.
+                // If the client has refused bytes before, that is the cause.
                 return Err(self.failure.take().map_or(RelayError::MidRecord, |error| *error));
             }
             Err(ReceiveError::Tls(error)) => return Err(RelayError::Tls(error)),
@@ -284,7 +282,7 @@ where
         Ok(())
     }
 
-    /// Moves bytes towards the client until one of the sockets has to be waited for.
+    /// Moves bytes to the client until a socket is not ready.
     fn poll_to_client(
         &mut self,
         cx: &mut Context<'_>,
@@ -324,7 +322,7 @@ where
         Ok(())
     }
 
-    /// Takes what the backend sent one step further.
+    /// Handles a read from the backend.
     fn answered(
         &mut self,
         plain: &[u8],
@@ -354,8 +352,7 @@ where
         }
     }
 
-    /// Counts what the client has taken whole. Before the next read from the backend, and so always
-    /// when there was one.
+    /// Counts the plaintext of a read that the client has taken completely. Called before each read from the backend.
     fn count_sealed(&mut self) {
         let sealed = std::mem::take(&mut self.sealed);
         if sealed > 0 {
@@ -363,8 +360,8 @@ where
         }
     }
 
-    /// The backend refuses bytes. What it has said may still be unread: a server that refuses a
-    /// request answers, closes, and resets whatever else comes.
+    /// The backend takes no more bytes. Its answer may still be unread: a server that rejects a request answers, closes,
+    /// and resets on further bytes.
     fn backend_takes_no_more(&mut self, error: io::Error) {
         self.backend_cut = socket::cut(&error);
         self.failure.get_or_insert_with(|| RelayError::Backend(error).into());
@@ -372,15 +369,15 @@ where
         self.to_backend = Flow::Discarding;
     }
 
-    /// The client refuses bytes. What it has said may still be unread: a device that reports and
-    /// goes to sleep resets the answer.
+    /// The client takes no more bytes. Its report may still be unread: a device that reports and goes to sleep resets
+    /// the answer.
     fn client_takes_no_more(&mut self, error: io::Error) {
         self.failure.get_or_insert_with(|| RelayError::Client(error).into());
         self.client.discard_queued();
         self.to_client = Flow::Discarding;
     }
 
-    /// Reads once from the client: the scratch has what was opened.
+    /// Reads once from the client. The plaintext is in `scratch`.
     fn poll_client(
         &mut self,
         cx: &mut Context<'_>,
@@ -389,7 +386,7 @@ where
         self.client.poll_receive(cx, scratch, self.reads_from_client.bytes())
     }
 
-    /// Reads once from the backend into `scratch.incoming`; 0 is the end.
+    /// Reads once from the backend into `scratch.incoming`. Returns 0 at the end.
     fn poll_backend(
         &mut self,
         cx: &mut Context<'_>,
@@ -401,7 +398,7 @@ where
         Poll::Ready(Ok(buffer.filled().len()))
     }
 
-    /// Completes when one of the bounds is reached.
+    /// Completes when a bound is reached.
     fn poll_bounds(
         &self,
         cx: &mut Context<'_>,
@@ -419,8 +416,8 @@ where
                 }
                 deadline = now + DELIVERY;
             }
-            // Bytes only move the deadline on. A timer that is due before it can stay as it is: it
-            // wakes us early once, instead of being moved for every read.
+            // Bytes move the deadline, not the timer. A timer that fires before the deadline wakes the task early
+            // once, which is cheaper than to reset it for every read.
             if now < timer.deadline() && timer.deadline() <= deadline {
                 return Poll::Pending;
             }
@@ -430,7 +427,7 @@ where
         }
     }
 
-    /// Whether the kernel has what the relay waits for, and tokio has yet to report it.
+    /// Whether a socket is ready for an operation that the relay waits for, and tokio has not reported it yet.
     fn can_go_on(&self, is_ready: &impl Fn((&C, Interest), (&B, Interest)) -> bool) -> bool {
         let (to_backend, to_client) = (self.to_backend, self.to_client);
         let backend_is_stuck = to_backend != Flow::Discarding && !self.unsent.is_empty();
@@ -442,7 +439,7 @@ where
         is_ready((self.client.io(), client), (self.backend, backend))
     }
 
-    /// What ends the relay next, if no byte moves until then.
+    /// Next bound and its error, if no byte is relayed before.
     fn next_bound(&self) -> Option<(Instant, RelayError)> {
         let half_closed = self.to_backend != Flow::Open || self.to_client != Flow::Open;
         let half_close = self.bounds.half_close.filter(|_| half_closed);
@@ -471,13 +468,13 @@ where
         if self.to_client == Flow::Open {
             self.client.queue_close_notify();
         }
-        // What the backend has not got of the client's stream is lost: its part is no whole.
-        let is_part = !self.unsent.is_empty() || self.client.partial() > 0;
-        let reset = is_part.then_some(Side::Backend);
+        // Bytes of the client's stream are lost. The backend must not take the part for the whole.
+        let is_truncated = !self.unsent.is_empty() || self.client.partial() > 0;
+        let reset = is_truncated.then_some(Side::Backend);
         Ended { result: Err(error), reset }
     }
 
-    /// One side's stream was cut. The other must not take its part for the whole.
+    /// Ends the relay after one side's stream was cut. The other side must not take the part for the whole.
     fn cut(&mut self, error: RelayError) -> Ended {
         let reset = match &error {
             RelayError::Client(_) | RelayError::MidRecord => Some(Side::Backend),
@@ -485,8 +482,7 @@ where
                 self.client.queue_alert(error);
                 Some(Side::Backend)
             }
-            // What the backend said last is missing. A close_notify would tell the client that it
-            // is not.
+            // The end of the backend's stream is missing. A close_notify would mean that it is complete.
             RelayError::Backend(_) | RelayError::Seal(_) => Some(Side::Client),
             RelayError::Truncated
             | RelayError::Idle(_)

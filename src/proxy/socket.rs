@@ -1,6 +1,6 @@
-//! TCP sockets: their options, what their errors mean, and how many of them there can be.
+//! TCP sockets: options, the meaning of errors, and how many sockets the process can have.
 //!
-//! **Not here.** Which options (`config.rs`), and what is done about an error (`listener.rs`).
+//! **Not here.** The values of options (`config.rs`), the handling of errors (`listener.rs`).
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,62 +16,62 @@ use crate::config::Tcp;
 use crate::terms::labels::AcceptError;
 use crate::terms::reason::Reason;
 
-/// Probes before a silent peer is given up.
+/// Unanswered keepalive probes before a connection is dropped.
 const KEEPALIVE_PROBES: u32 = 4;
 
-/// Connections that the kernel keeps for us while we are not accepting. It takes the smaller of
-/// this and `net.core.somaxconn`, which is 4,096 since Linux 5.4.
+/// Backlog of a listening socket. The kernel uses the smaller of this and `net.core.somaxconn`, 4,096 by default since
+/// Linux 5.4.
 const BACKLOG: i32 = 4096;
 
-/// Bytes that the kernel takes for a peer beyond those that it can send now (`TCP_NOTSENT_LOWAT`, tcp(7)). By
-/// itself it takes as much as `net.ipv4.tcp_wmem` allows, 4 MiB, also for a peer that never reads: that is
-/// memory of the same container, and looks like a peer that takes everything. With 128 KiB a stream costs a
-/// tenth more CPU where its reader is the slower one, with 512 KiB and more nothing that could be measured.
+/// Bytes that the kernel accepts for a peer beyond those that it can send now (`TCP_NOTSENT_LOWAT`, tcp(7)). The default
+/// is the limit of `net.ipv4.tcp_wmem`, 4 MiB, also for a peer that never reads: that memory counts for the same
+/// container, and the peer looks as if it took everything. With 128 KiB a stream costs a tenth more CPU if its reader
+/// is slower than its writer; with 512 KiB or more no cost could be measured.
 #[cfg(target_os = "linux")]
 const KERNEL_UNSENT_BYTES: u32 = 1024 * 1024;
 
-/// Descriptors that are open before anybody connects: standard input, output and error, the runtime's,
-/// signals, inotify, systemd's, the admin port's own.
+/// Descriptors that are open before the first connection: standard input, output and error, the runtime's, signals,
+/// inotify, systemd's, the admin port's listening socket.
 const OPEN_FDS: u64 = 16;
 
-/// Descriptors for what comes and goes: files that are loaded again, name look-ups, what /proc says. One
-/// for each 32 that there may be, but for the bounds.
-const FEWEST_PASSING_FDS: u64 = 8;
-const MOST_PASSING_FDS: u64 = 80;
+/// Descriptors for temporary use: reloaded files, name look-ups, /proc. One for each 32 of the limit, within these
+/// bounds.
+const MIN_TEMPORARY_FDS: u64 = 8;
+const MAX_TEMPORARY_FDS: u64 = 80;
 
-/// Connections to the admin port: one for each 16 descriptors that there may be, but for the bounds.
-/// Prometheus and the kubelet need two or three.
-const FEWEST_ADMIN_CONNECTIONS: u64 = 4;
-const MOST_ADMIN_CONNECTIONS: u64 = 64;
+/// Connections to the admin port: one for each 16 descriptors of the limit, within these bounds. Prometheus and the
+/// kubelet need two or three.
+const MIN_ADMIN_CONNECTIONS: u64 = 4;
+const MAX_ADMIN_CONNECTIONS: u64 = 64;
 
-/// A connection's descriptors: the client's and the backend's socket.
+/// Descriptors of a connection: the client's socket and the backend's.
 const FDS_PER_CONNECTION: u64 = 2;
 
-/// A listener's descriptors: its own, and that of the device that waits for a place.
+/// Descriptors of a listener: its own, and the socket of an accepted device that waits for a permit.
 const FDS_PER_LISTENER: u64 = 2;
 
-/// How many connections the process can have: what its limit on file descriptors carries.
+/// How many connections the process can have within its limit on file descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Capacity {
-    /// Of all listeners together.
+    /// Connections of all listeners together.
     pub(crate) connections: usize,
-    /// Of the admin port, beside these.
+    /// Connections of the admin port, in addition.
     pub(crate) admin: usize,
 }
 
-/// How many connections the process can have with so many listeners. Its limit on file descriptors is
-/// first raised as far as the system allows.
+/// Raises the limit on file descriptors as far as the system allows, and returns how many connections it carries
+/// beside this number of listeners.
 pub(crate) fn capacity(listeners: usize) -> Capacity {
     let limit = getrlimit(Resource::Nofile);
     let raise = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    carried(in_force(limit, setrlimit(Resource::Nofile, raise)), listeners)
+    carried(effective(limit, setrlimit(Resource::Nofile, raise)), listeners)
 }
 
-/// The limit on file descriptors after an attempt to raise it; none where there is no limit.
-fn in_force(before: Rlimit, raised: rustix::io::Result<()>) -> Option<u64> {
+/// Returns the limit on file descriptors after an attempt to raise it, or none if there is no limit.
+fn effective(before: Rlimit, raised: rustix::io::Result<()>) -> Option<u64> {
     match raised {
         Ok(()) => before.maximum,
-        // getrlimit(2): EPERM, where fs.nr_open was lowered below the hard limit.
+        // getrlimit(2): EPERM if fs.nr_open was lowered below the hard limit.
         Err(error) => {
             let error = io::Error::from(error);
             tracing::warn!(%error, "cannot raise the limit on file descriptors (ulimit -n)");
@@ -82,11 +82,11 @@ fn in_force(before: Rlimit, raised: rustix::io::Result<()>) -> Option<u64> {
 
 fn carried(fds: Option<u64>, listeners: usize) -> Capacity {
     let fds = fds.unwrap_or(u64::MAX);
-    let admin = (fds / 16).clamp(FEWEST_ADMIN_CONNECTIONS, MOST_ADMIN_CONNECTIONS);
-    let passing = (fds / 32).clamp(FEWEST_PASSING_FDS, MOST_PASSING_FDS);
-    let reserved = OPEN_FDS + passing + admin + FDS_PER_LISTENER * listeners as u64;
+    let admin = (fds / 16).clamp(MIN_ADMIN_CONNECTIONS, MAX_ADMIN_CONNECTIONS);
+    let temporary = (fds / 32).clamp(MIN_TEMPORARY_FDS, MAX_TEMPORARY_FDS);
+    let reserved = OPEN_FDS + temporary + admin + FDS_PER_LISTENER * listeners as u64;
     let connections = fds.saturating_sub(reserved) / FDS_PER_CONNECTION;
-    // Where there is no limit, memory ends long before this.
+    // Without a limit, memory is exhausted long before this.
     let connections = usize::try_from(connections).unwrap_or(usize::MAX).clamp(1, 1 << 24);
     Capacity { connections, admin: usize::try_from(admin).unwrap_or(usize::MAX) }
 }
@@ -94,13 +94,13 @@ fn carried(fds: Option<u64>, listeners: usize) -> Capacity {
 /// Binds a listening socket.
 ///
 /// # Errors
-/// The system's: the address is in use, or not ours, or needs a privilege.
+/// The error of the system: the address is in use, is not local, or needs a privilege.
 pub(crate) fn listen(address: SocketAddr, options: Tcp) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Without it a restart would have to wait for the last connections' TIME_WAIT.
+    // Otherwise a restart would have to wait for the TIME_WAIT of the last connections.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        // "[::]" means every address, whatever net.ipv6.bindv6only says.
+        // "[::]" means every address, whatever net.ipv6.bindv6only is.
         socket.set_only_v6(false)?;
     }
     socket.set_nonblocking(true)?;
@@ -108,10 +108,10 @@ pub(crate) fn listen(address: SocketAddr, options: Tcp) -> io::Result<TcpListene
     listen_on(socket, options)
 }
 
-/// Takes over a socket that listens already.
+/// Takes over a socket that is listening already.
 ///
 /// # Errors
-/// If it does not listen, or the system refuses an option.
+/// If it is not listening, or the system rejects an option.
 pub(crate) fn adopt(socket: std::net::TcpListener, options: Tcp) -> io::Result<TcpListener> {
     let socket = Socket::from(socket);
     if !socket.is_listener()? {
@@ -123,17 +123,17 @@ pub(crate) fn adopt(socket: std::net::TcpListener, options: Tcp) -> io::Result<T
 }
 
 fn listen_on(socket: Socket, options: Tcp) -> io::Result<TcpListener> {
-    // Accepted sockets inherit these from their listener (tcp(7)), which spares five calls each.
+    // Accepted sockets inherit the options (tcp(7)), which saves five system calls for each.
     set_options(&socket, options)?;
-    // Of a socket that listens already, this sets the backlog.
+    // For a socket that is listening already, this sets the backlog.
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
 
-/// Sets what every TCP socket of ours has.
+/// Sets the options of all our TCP sockets.
 pub(crate) fn set_options<'a>(socket: impl Into<SockRef<'a>>, options: Tcp) -> io::Result<()> {
     let socket = socket.into();
-    // Devices send small messages and wait for answers: Nagle would hold each back.
+    // Devices send small messages and wait for answers: Nagle's algorithm would delay each.
     socket.set_tcp_nodelay(true)?;
     match options.keepalive {
         Some(idle) => {
@@ -144,15 +144,15 @@ pub(crate) fn set_options<'a>(socket: impl Into<SockRef<'a>>, options: Tcp) -> i
         }
         None => socket.set_keepalive(false)?,
     }
-    // None is 0 is the system's default, see tcp(7).
+    // None is 0, the system's default (tcp(7)).
     socket.set_tcp_user_timeout(options.user_timeout)?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_notsent_lowat(KERNEL_UNSENT_BYTES)?;
     Ok(())
 }
 
-/// Sets what a socket has that has just been connected to `address`. One to this machine needs no
-/// keepalive: its other end cannot vanish without a word of the kernel's, and it takes four calls.
+/// Sets the options of a socket that was just connected to `address`. A loopback socket gets no keepalive: its peer
+/// cannot vanish without the kernel closing the socket, and keepalive takes four system calls.
 pub(crate) fn set_dialled_options(
     tcp: &TcpStream,
     address: SocketAddr,
@@ -162,32 +162,32 @@ pub(crate) fn set_dialled_options(
     set_options(tcp, Tcp { keepalive, ..options })
 }
 
-/// What a socket is waited for.
+/// Operations that a socket is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Interest {
     pub(crate) read: bool,
     pub(crate) write: bool,
 }
 
-/// Asks the kernel, rather than tokio, whether a socket has bytes or an end to read, or room to write.
+/// Asks the kernel, not tokio, whether a socket can be read (bytes or an end) or written.
 pub(crate) fn is_ready(socket: &impl AsFd, interest: Interest) -> bool {
     let mut wanted = PollFlags::empty();
     wanted.set(PollFlags::IN, interest.read);
     wanted.set(PollFlags::OUT, interest.write);
     let mut asked = [PollFd::new(socket, wanted)];
-    // poll(2) reports errors and hang-ups unasked: those alone are nothing that is waited for.
+    // poll(2) always reports errors and hang-ups: those alone are not in `interest`.
     let polled = poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
     polled.is_ok() && asked[0].revents().intersects(wanted)
 }
 
-/// Makes the close that follows send a reset.
+/// Makes the next close send a reset.
 pub(crate) fn reset_on_close(tcp: &TcpStream) {
-    // It fails only for a socket that is no longer connected, whose peer has nothing to be told.
+    // It fails only for a socket that is no longer connected.
     let _not_connected = tcp.set_zero_linger();
 }
 
-/// Whether the peer has stopped answering, rather than said that it is gone: keepalive or
-/// `TCP_USER_TIMEOUT` gave up on it, or the way to it is gone.
+/// Whether the peer stopped answering without closing: keepalive or `TCP_USER_TIMEOUT` expired, or there is no route
+/// to it.
 pub(crate) fn is_lost(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -197,24 +197,24 @@ pub(crate) fn is_lost(error: &io::Error) -> bool {
     )
 }
 
-/// What a failed write says of the stream that comes the other way, if that was cut. The write takes
-/// the socket's error with it: a read after it finds what had come, and then a mere end. But where
-/// the peer had ended its stream before it refused ours, the error is EPIPE (Linux's `tcp_reset`).
+/// Returns the error that cut the peer's own stream, from a failed write. A failed write consumes SO_ERROR, so later
+/// reads return the remaining data and then EOF instead of ECONNRESET. If the peer had ended its stream before it
+/// reset ours, nothing was cut: the error is EPIPE then (Linux's `tcp_reset`).
 pub(crate) fn cut(failed_write: &io::Error) -> Option<io::ErrorKind> {
     Some(failed_write.kind()).filter(|&kind| kind != io::ErrorKind::BrokenPipe)
 }
 
-/// What this process or this machine lacks for one more socket.
+/// A resource that this process or machine lacks for one more socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shortage {
     /// File descriptors.
     Fds,
-    /// Memory of the kernel.
+    /// Kernel memory.
     Memory,
 }
 
 impl Shortage {
-    /// The stable reason for this shortage.
+    /// Returns the stable reason for this shortage.
     pub(crate) const fn reason(self) -> Reason {
         match self {
             Self::Fds => Reason::ProxyFdLimit,
@@ -223,7 +223,7 @@ impl Shortage {
     }
 }
 
-/// The shortage that made an attempt to connect fail, if one did: socket(2), connect(2).
+/// Returns the shortage that made a connect fail, if one did (socket(2), connect(2)).
 pub(crate) fn shortage(error: &io::Error) -> Option<Shortage> {
     match error.raw_os_error().map(Errno::from_raw_os_error)? {
         Errno::MFILE | Errno::NFILE => Some(Shortage::Fds),
@@ -232,7 +232,7 @@ pub(crate) fn shortage(error: &io::Error) -> Option<Shortage> {
     }
 }
 
-/// Why a connection could not be accepted: accept(2).
+/// Returns the kind of an error of accept(2).
 pub(crate) fn accept_error(error: &io::Error) -> AcceptError {
     match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::MFILE | Errno::NFILE) => AcceptError::FdLimit,
@@ -261,12 +261,12 @@ mod tests {
     #[test]
     fn a_limit_that_cannot_be_raised_is_used_as_it_is() {
         let limit = Rlimit { current: Some(1024), maximum: Some(1 << 40) };
-        assert_eq!(in_force(limit, Ok(())), Some(1 << 40));
-        assert_eq!(in_force(limit, Err(Errno::PERM)), Some(1024));
+        assert_eq!(effective(limit, Ok(())), Some(1 << 40));
+        assert_eq!(effective(limit, Err(Errno::PERM)), Some(1024));
     }
 
     #[test]
-    fn connections_have_what_everything_else_leaves() {
+    fn connections_get_the_descriptors_that_nothing_else_needs() {
         let carries = |fds, listeners| {
             let Capacity { connections, admin } = carried(fds, listeners);
             (connections, admin)
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_knows_what_a_socket_is_ready_for() {
+    fn the_kernel_reports_what_a_socket_is_ready_for() {
         use std::io::{Read, Write};
 
         const READ: Interest = Interest { read: true, write: false };
@@ -291,7 +291,7 @@ mod tests {
         let mut tcp = listener.accept().unwrap().0;
         assert!(!is_ready(&tcp, READ) && is_ready(&tcp, WRITE) && !is_ready(&tcp, NOTHING));
         peer.write_all(b"x").unwrap();
-        // Over loopback it has come once it is sent.
+        // On loopback, bytes arrive with the write.
         assert!(is_ready(&tcp, READ) && !is_ready(&tcp, NOTHING));
         tcp.read_exact(&mut [0; 1]).unwrap();
         assert!(!is_ready(&tcp, READ));
@@ -299,7 +299,7 @@ mod tests {
         while tcp.write(&[0; 65_536]).is_ok() {}
         assert!(!is_ready(&tcp, WRITE));
         drop(peer);
-        assert!(is_ready(&tcp, READ), "its end can be read");
+        assert!(is_ready(&tcp, READ), "the end can be read");
     }
 
     #[tokio::test]

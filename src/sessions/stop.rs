@@ -3,8 +3,7 @@
 //! **Promises.** The first order wins: its reason is the reason of the close. To check for an order is one atomic
 //! load, without a lock.
 //!
-//! **Not here.** What a stopped connection still sends (`proxy/relay.rs`), and which sessions are stopped
-//! (`sessions.rs`).
+//! **Not here.** The final bytes of a stopped connection (`proxy/relay.rs`), the selection of sessions (`sessions.rs`).
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -46,7 +45,7 @@ impl StopOrder {
     }
 
     /// Registers the task to wake when the order is given. Call [`Self::given`] afterwards: an order that came
-    /// before wakes nobody.
+    /// before wakes no task.
     pub(crate) fn register(&self, waker: &Waker) {
         // It replaces the waker only if that is another task's.
         self.waker.lock().get_or_insert_with(|| waker.clone()).clone_from(waker);

@@ -1,8 +1,8 @@
-//! How long a relay may last.
+//! The time limits of a relay.
 //!
-//! **Promises.** Devices that came together do not leave together: the maximum age is jittered.
+//! **Promises.** Connections that began together do not all end together: the maximum age is jittered.
 //!
-//! **Not here.** The timer, and what moves it on (`relay.rs`).
+//! **Not here.** The timer (`relay.rs`).
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -11,19 +11,19 @@ use tokio::time::Instant;
 
 use crate::config::Timeouts;
 
-/// The bounds on a relay's time.
+/// The time limits of a relay.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// How long no byte may move.
+    /// Longest time without a relayed byte.
     pub(crate) idle: Option<Duration>,
-    /// The same, once one side has ended its stream.
+    /// The same after one side has ended its stream.
     pub(crate) half_close: Option<Duration>,
-    /// When the connection is too old.
+    /// Instant of the maximum age.
     pub(crate) too_old: Option<Instant>,
 }
 
 impl Bounds {
-    /// The bounds of a connection that starts now.
+    /// Returns the bounds of a connection that starts now.
     pub(crate) fn of(timeouts: &Timeouts) -> Self {
         Self {
             idle: timeouts.idle,
@@ -33,10 +33,9 @@ impl Bounds {
     }
 }
 
-/// Takes up to a tenth off, at random: devices that came together, after a restart, must not all
-/// leave together as well.
+/// Subtracts up to a tenth at random. Devices that connect together, after a restart, must not all end together.
 fn jittered(age: Duration) -> Duration {
-    // The standard library's only randomness: each RandomState has its own keys.
+    // The only randomness of the standard library: each RandomState has random keys.
     let random = RandomState::new().hash_one(()) % 1000;
     age - age / 10_000 * u32::try_from(random).unwrap_or(0)
 }
@@ -46,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn jitter_takes_off_up_to_a_tenth_and_not_always_the_same() {
+    fn jitter_subtracts_up_to_a_tenth_and_varies() {
         let age = Duration::from_secs(1000);
         let ages: Vec<_> = (0..200).map(|_| jittered(age)).collect();
         assert!(ages.iter().all(|&a| a <= age && a >= age * 9 / 10), "{ages:?}");

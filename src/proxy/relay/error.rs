@@ -1,6 +1,6 @@
-//! Why a relay ends, and the reason that it is known by.
+//! Errors of a relay, and their reasons.
 //!
-//! **Not here.** What is then done about either side (`relay.rs`).
+//! **Not here.** How each side is then closed (`relay.rs`).
 
 use std::io;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::proxy::tls::SealError;
 use crate::sessions::stop::Stopped;
 use crate::terms::reason::Reason;
 
-/// Why a relay ended, other than in order.
+/// An abnormal end of a relay.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RelayError {
     #[error("the client closed TCP without a close_notify")]
@@ -21,13 +21,13 @@ pub(crate) enum RelayError {
     MidRecord,
     #[error("the client's connection failed: {0}")]
     Client(io::Error),
-    #[error("the client's TLS is at fault: {0}")]
+    #[error("the client violated TLS: {0}")]
     Tls(rustls::Error),
     #[error("the backend's connection failed: {0}")]
     Backend(io::Error),
     #[error("no byte within {0:?}")]
     Idle(Duration),
-    #[error("no byte within {0:?} of one side's end")]
+    #[error("no byte within {0:?} after one side had ended its stream")]
     HalfClosed(Duration),
     #[error(transparent)]
     Stopped(Stopped),
@@ -36,7 +36,7 @@ pub(crate) enum RelayError {
 }
 
 impl RelayError {
-    /// Whether the relay ended only because no byte moved for long enough.
+    /// Whether the relay ended only because no byte was relayed for too long.
     pub(super) const fn is_silence(&self) -> bool {
         match self {
             Self::Idle(_) | Self::HalfClosed(_) => true,
@@ -50,7 +50,7 @@ impl RelayError {
         }
     }
 
-    /// The stable reason for this error.
+    /// Returns the stable reason for this error.
     pub(crate) fn reason(&self) -> Reason {
         match self {
             Self::Truncated => Reason::ClientTruncated,

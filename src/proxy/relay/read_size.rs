@@ -1,43 +1,42 @@
-//! How much is read at a time: more where it goes through.
+//! The size of reads: larger for a sink that takes bytes without blocking.
 //!
-//! A call costs the kernel the same for 64 KiB as for 256 KiB, and the copying is not all: with large
-//! reads a stream takes a fifth less CPU. But what a slow sink does not take has to be held, and
-//! thousands of devices that load their firmware are slow. So only a sink that takes what it gets
-//! without a wait, most of the time, is read for in large pieces.
+//! The fixed cost of a system call is the same for 64 KiB as for 256 KiB: with large reads a stream takes a fifth less
+//! CPU. But bytes that a slow sink does not take are buffered, and thousands of devices that download firmware are
+//! slow. So reads are large only for a sink that rarely blocks.
 //!
-//! **Not here.** Where the bytes go (`relay.rs`), whose buffers they pass (`tls/scratch.rs`).
+//! **Not here.** The relay (`relay.rs`), the buffers (`tls/scratch.rs`).
 
 use crate::proxy::tls::scratch::MAX_READ_BYTES;
 
-/// What is read for a sink of which nothing is known, or that has had to be waited for.
+/// Size of a read for a new sink, or one that has blocked.
 const CAREFUL_READ_BYTES: usize = 64 * 1024;
 
 /// Score at which reads grow: 1.5 MiB written without blocking. That is more than the kernel takes for a
 /// peer that never reads: `KERNEL_UNSENT_BYTES` of `socket.rs` and the peer's first window.
-const TRUSTED: u8 = 24;
+const LARGE_READ_SCORE: u8 = 24;
 
-/// No trust grows above this, or it would take long to lose.
-const MOST_TRUST: u8 = 32;
+/// Largest score, so that a sink that begins to block loses its large reads soon.
+const MAX_SCORE: u8 = 32;
 
-/// How much is read at a time in one direction.
+/// The read size of one direction.
 #[derive(Debug, Default)]
 pub(super) struct ReadSize {
-    /// One more for each large read that was taken whole, two less for each wait.
-    trust: u8,
+    /// Score: plus one for each large read that was written at once, minus two for each that blocked.
+    score: u8,
 }
 
 impl ReadSize {
-    /// How much to read now.
+    /// Returns the size of the next read.
     pub(super) const fn bytes(&self) -> usize {
-        if self.trust < TRUSTED { CAREFUL_READ_BYTES } else { MAX_READ_BYTES }
+        if self.score < LARGE_READ_SCORE { CAREFUL_READ_BYTES } else { MAX_READ_BYTES }
     }
 
-    /// Learns what has become of a read: how long it was, and whether the sink has taken all of it.
+    /// Updates the score after a read of `read` bytes. `taken` is whether the sink has taken all of it.
     pub(super) fn learn(&mut self, read: usize, taken: bool) {
         if !taken {
-            self.trust = self.trust.saturating_sub(2);
+            self.score = self.score.saturating_sub(2);
         } else if read >= CAREFUL_READ_BYTES / 2 {
-            self.trust = MOST_TRUST.min(self.trust + 1);
+            self.score = MAX_SCORE.min(self.score + 1);
         }
     }
 }
@@ -47,11 +46,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_grow_where_they_go_through() {
+    fn reads_grow_for_a_sink_that_does_not_block() {
         let mut size = ReadSize::default();
-        for _ in 0..TRUSTED {
+        for _ in 0..LARGE_READ_SCORE {
             assert_eq!(size.bytes(), CAREFUL_READ_BYTES);
-            // A message says nothing about a stream.
+            // A small message does not change the score.
             size.learn(128, true);
             size.learn(CAREFUL_READ_BYTES, true);
         }
@@ -61,15 +60,15 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_that_has_to_be_waited_for_loses_its_large_reads() {
-        let mut size = ReadSize { trust: MOST_TRUST };
+    fn a_sink_that_blocks_loses_its_large_reads() {
+        let mut size = ReadSize { score: MAX_SCORE };
         size.learn(MAX_READ_BYTES, true);
         for _ in 0..5 {
             assert_eq!(size.bytes(), MAX_READ_BYTES);
             size.learn(MAX_READ_BYTES, false);
         }
         assert_eq!(size.bytes(), CAREFUL_READ_BYTES);
-        // One that is slow all the time never gets there.
+        // A sink that always blocks never gets large reads.
         for _ in 0..100 {
             size.learn(CAREFUL_READ_BYTES, true);
             size.learn(CAREFUL_READ_BYTES, false);

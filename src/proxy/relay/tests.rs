@@ -1,6 +1,6 @@
-//! The relay over pipes in memory: time is paused, and either end can be broken at will.
+//! The relay over pipes in memory: tests pause the time and break either end.
 //!
-//! **Not here.** What only sockets do, such as resets of the kernel: `tests/relay.rs`.
+//! **Not here.** Behaviour that needs sockets, for example resets: `tests/relay.rs`.
 
 mod faults;
 mod stops;
@@ -27,23 +27,23 @@ use crate::terms::reason::Reason;
 use crate::trust::snapshot::Snapshot;
 use crate::trust::testing::snapshot_and_client;
 
-/// How a pipe's peer is.
+/// State of a pipe's peer.
 #[derive(Clone, Copy, Default, PartialEq)]
-enum Peer {
+enum PeerState {
     #[default]
-    Well,
-    /// It has ended its stream, or will, and resets what comes.
+    Open,
+    /// It has ended its stream, or will, and resets on further bytes.
     Refusing,
-    /// It has reset without an end.
+    /// It has reset without ending its stream.
     Reset,
-    /// The same, and a write has taken the error.
-    ResetTold,
+    /// The same, and a write has consumed the error.
+    ResetConsumed,
 }
 
-/// A pipe whose peer can be told to be unwell: then writes and reads fail as the kernel's do.
+/// A pipe whose peer can fail. Writes and reads then fail as those of the kernel do.
 struct Pipe {
     inner: DuplexStream,
-    peer: Arc<Mutex<Peer>>,
+    peer: Arc<Mutex<PeerState>>,
 }
 
 impl AsyncRead for Pipe {
@@ -54,10 +54,10 @@ impl AsyncRead for Pipe {
     ) -> Poll<io::Result<()>> {
         let peer = *self.peer.lock().unwrap();
         match Pin::new(&mut self.inner).poll_read(cx, buffer) {
-            Poll::Pending if peer == Peer::Reset => {
+            Poll::Pending if peer == PeerState::Reset => {
                 Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
             }
-            Poll::Pending if peer == Peer::ResetTold => Poll::Ready(Ok(())),
+            Poll::Pending if peer == PeerState::ResetConsumed => Poll::Ready(Ok(())),
             read => read,
         }
     }
@@ -71,10 +71,12 @@ impl AsyncWrite for Pipe {
     ) -> Poll<io::Result<usize>> {
         let peer = *self.peer.lock().unwrap();
         match peer {
-            Peer::Well => Pin::new(&mut self.inner).poll_write(cx, bytes),
-            Peer::Refusing | Peer::ResetTold => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            Peer::Reset => {
-                *self.peer.lock().unwrap() = Peer::ResetTold;
+            PeerState::Open => Pin::new(&mut self.inner).poll_write(cx, bytes),
+            PeerState::Refusing | PeerState::ResetConsumed => {
+                Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+            }
+            PeerState::Reset => {
+                *self.peer.lock().unwrap() = PeerState::ResetConsumed;
                 // A reset makes the socket readable as well.
                 cx.waker().wake_by_ref();
                 Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
@@ -91,13 +93,13 @@ impl AsyncWrite for Pipe {
     }
 }
 
-/// A relay that runs, and what stands at its ends.
+/// A running relay, and both ends.
 struct Line {
     device: Device<DuplexStream>,
-    device_is: Arc<Mutex<Peer>>,
+    device_is: Arc<Mutex<PeerState>>,
     backend: DuplexStream,
-    backend_is: Arc<Mutex<Peer>>,
-    /// What the kernel answers, the last first, when it is asked what waits; no, behind these.
+    backend_is: Arc<Mutex<PeerState>>,
+    /// Answers of the kernel when it is asked for readiness, the last first. After these, false.
     kernel: Arc<Mutex<Vec<bool>>>,
     session: Arc<Session>,
     metrics: Arc<Metrics>,
@@ -110,12 +112,12 @@ const SOON: Duration = Duration::from_millis(200);
 const UNBOUNDED: Bounds = Bounds { idle: None, half_close: None, too_old: None };
 
 impl Line {
-    /// A relay whose pipes hold `capacity` bytes each way.
+    /// Starts a relay whose pipes hold `capacity` bytes in each direction.
     async fn new(capacity: usize, bounds: Bounds) -> Self {
         Self::between(snapshot_and_client(), capacity, bounds).await
     }
 
-    /// The same with what the sides are to be.
+    /// The same with this server and client.
     async fn between(
         (snapshot, connector): (Snapshot, TlsConnector),
         capacity: usize,
@@ -139,7 +141,7 @@ impl Line {
                     .await
                     .unwrap();
             let mut client = started.accept(&snapshot).await.unwrap();
-            let _unless_nobody_waits = begin.send(());
+            let _not_waited_for = begin.send(());
             let early = client.early;
             let stream = &mut client.stream;
             let is_ready = move |_: (&Pipe, Interest), _: (&Pipe, Interest)| {
@@ -153,7 +155,7 @@ impl Line {
         });
         let name = ServerName::try_from("localhost").unwrap();
         let device = connector.connect(name, device_end).await.unwrap();
-        // A ticket fills a small pipe: there the device has to read before the relay begins.
+        // A ticket fills a small pipe: the device then has to read before the relay begins.
         if capacity > 512 {
             begun.await.unwrap();
         }
@@ -166,7 +168,7 @@ impl Line {
     }
 }
 
-/// How many bytes were counted.
+/// Returns the counter of bytes.
 fn counted(metrics: &Metrics, direction: Direction) -> usize {
     let series = format!("tlsidecar_bytes_total{{direction=\"{direction}\",listener=\"test\"}} ");
     let text = String::from_utf8(metrics.render().unwrap().0).unwrap();
@@ -203,49 +205,49 @@ async fn pipes_of_seven_bytes_carry_everything() {
 }
 
 #[tokio::test]
-async fn what_a_client_said_before_it_reset_the_answer_is_delivered() {
-    for peer in [Peer::Refusing, Peer::Reset] {
+async fn bytes_that_a_client_sent_before_it_reset_the_answer_are_delivered() {
+    for peer in [PeerState::Refusing, PeerState::Reset] {
         let mut line = Line::new(1 << 20, UNBOUNDED).await;
         line.device.write_all(&[1; 100_000]).await.unwrap();
         line.device.shutdown().await.unwrap();
         *line.device_is.lock().unwrap() = peer;
-        line.backend.write_all(b"an answer that nobody takes").await.unwrap();
+        line.backend.write_all(b"an answer that is not taken").await.unwrap();
         assert_eq!(read_all(&mut line.backend).await.len(), 100_000);
-        // Its stream came whole: the backend's is not to be cut by a reset.
+        // Its stream is complete: the backend's must not be cut by a reset.
         assert_eq!(line.ended_with().await, (Some(Reason::ClientReset), None));
     }
 }
 
 #[tokio::test]
-async fn a_client_that_was_cut_is_passed_on_as_a_reset_also_if_a_write_has_noticed() {
+async fn the_reset_of_a_client_is_passed_on_also_if_a_write_has_seen_it() {
     let mut line = Line::new(1024, UNBOUNDED).await;
-    // The backend takes no more: so it is not read whether the client is still there.
+    // The backend takes no more, so the client is not read.
     let stuck = tokio::time::timeout(SOON, line.device.write_all(&[1; 100_000]));
     assert!(stuck.await.is_err());
-    *line.device_is.lock().unwrap() = Peer::Reset;
+    *line.device_is.lock().unwrap() = PeerState::Reset;
     line.backend.write_all(b"half way").await.unwrap();
     assert!(read_all(&mut line.backend).await.len() > 1024);
     assert_eq!(line.ended_with().await, (Some(Reason::ClientReset), Some(Side::Backend)));
 }
 
 #[tokio::test]
-async fn a_backend_that_was_cut_is_passed_on_as_a_reset_also_if_a_write_has_noticed() {
+async fn the_reset_of_a_backend_is_passed_on_also_if_a_write_has_seen_it() {
     let mut line = Line::new(1 << 20, UNBOUNDED).await;
     line.backend.write_all(b"half an ans").await.unwrap();
-    *line.backend_is.lock().unwrap() = Peer::Reset;
+    *line.backend_is.lock().unwrap() = PeerState::Reset;
     line.device.write_all(b"more").await.unwrap();
     let mut answer = [0; 11];
     line.device.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"half an ans");
-    // No close_notify: rustls tells it (0 bytes) from a bare end (an error).
+    // No close_notify: rustls reports one as 0 bytes, and an end without one as an error.
     assert!(line.device.read(&mut [0; 1]).await.is_err());
     assert_eq!(line.ended_with().await, (Some(Reason::BackendReset), Some(Side::Client)));
 }
 
 #[tokio::test]
-async fn what_a_backend_said_before_it_refused_the_rest_is_delivered() {
+async fn bytes_that_a_backend_sent_before_it_refused_the_rest_are_delivered() {
     let mut line = Line::new(1 << 20, UNBOUNDED).await;
-    *line.backend_is.lock().unwrap() = Peer::Refusing;
+    *line.backend_is.lock().unwrap() = PeerState::Refusing;
     line.device.write_all(b"a request that is refused").await.unwrap();
     line.backend.write_all(&[2; 100_000]).await.unwrap();
     line.backend.shutdown().await.unwrap();
@@ -254,9 +256,9 @@ async fn what_a_backend_said_before_it_refused_the_rest_is_delivered() {
 }
 
 #[tokio::test]
-async fn a_backend_that_is_stuck_in_answering_a_client_that_is_gone_still_gets_its_report() {
+async fn a_backend_that_blocks_in_its_answer_still_gets_the_report_of_a_client_that_has_closed() {
     let mut line = Line::new(1024, UNBOUNDED).await;
-    // An echo that takes nothing while its answer is not taken.
+    // An echo that does not read while its answer is not taken.
     let (mut backend_reads, mut backend_writes) = tokio::io::split(line.backend);
     let answering = tokio::spawn(async move {
         let mut got = 0;
@@ -269,12 +271,12 @@ async fn a_backend_that_is_stuck_in_answering_a_client_that_is_gone_still_gets_i
         }
         got
     });
-    // Until all pipes are full: the device does not read.
+    // Until all pipes are full, since the device does not read.
     let report = vec![1; 200_000];
     let stuck = tokio::time::timeout(SOON, line.device.write_all(&report));
     assert!(stuck.await.is_err());
-    *line.device_is.lock().unwrap() = Peer::Refusing;
-    // What it reads now makes room for the write that fails.
+    *line.device_is.lock().unwrap() = PeerState::Refusing;
+    // This read makes room for the write that fails.
     line.device.get_mut().0.read_exact(&mut [0; 512]).await.unwrap();
     drop(line.device);
     assert!(answering.await.unwrap() > 1024);
@@ -283,11 +285,11 @@ async fn a_backend_that_is_stuck_in_answering_a_client_that_is_gone_still_gets_i
 }
 
 #[tokio::test]
-async fn a_client_that_is_stuck_in_asking_a_backend_that_refuses_still_gets_the_refusal() {
+async fn a_client_that_blocks_in_its_request_still_gets_the_answer_of_a_backend_that_refuses() {
     let mut line = Line::new(1024, UNBOUNDED).await;
-    *line.backend_is.lock().unwrap() = Peer::Refusing;
+    *line.backend_is.lock().unwrap() = PeerState::Refusing;
     line.backend.write_all(b"no").await.unwrap();
-    // It does not read before it has said everything.
+    // It does not read before it has sent everything.
     line.device.write_all(&[1; 200_000]).await.unwrap();
     line.backend.shutdown().await.unwrap();
     assert_eq!(read_all(&mut line.device).await, b"no");
@@ -297,14 +299,14 @@ async fn a_client_that_is_stuck_in_asking_a_backend_that_refuses_still_gets_the_
 }
 
 #[tokio::test]
-async fn bytes_that_nobody_takes_are_not_counted() {
+async fn bytes_that_are_not_taken_are_not_counted() {
     for direction in [Direction::ToBackend, Direction::ToClient] {
         let mut line = Line::new(1 << 20, UNBOUNDED).await;
         let refusing = match direction {
             Direction::ToBackend => &line.backend_is,
             Direction::ToClient => &line.device_is,
         };
-        *refusing.lock().unwrap() = Peer::Refusing;
+        *refusing.lock().unwrap() = PeerState::Refusing;
         line.device.write_all(b"question").await.unwrap();
         line.backend.write_all(b"answer").await.unwrap();
         line.device.shutdown().await.unwrap();

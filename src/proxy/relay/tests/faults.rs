@@ -1,4 +1,4 @@
-//! TLS sessions that end badly: forged records, keys that are used up, devices that are gone.
+//! TLS sessions that fail: forged records, exhausted keys, devices that have closed.
 //!
 //! **Not here.** Handshakes that fail: `tests/wire.rs`.
 
@@ -17,12 +17,12 @@ async fn a_forged_record_ends_the_connection_with_an_alert_and_resets_the_backen
 }
 
 #[tokio::test]
-async fn what_came_before_a_forged_record_in_the_same_segment_is_delivered() {
+async fn bytes_before_a_forged_record_in_the_same_segment_are_delivered() {
     let mut line = Line::new(1024, UNBOUNDED).await;
     line.device.write_all(b"report").await.unwrap();
     let forged = [&[23, 3, 3, 0, 40][..], &[0; 40]].concat();
     line.device.get_mut().0.write_all(&forged).await.unwrap();
-    // The session is over: it is not to be sealed.
+    // The session is over, so this must not be sealed.
     line.backend.write_all(b"answer").await.unwrap();
     let error = line.device.read(&mut [0; 1]).await.unwrap_err();
     assert!(error.to_string().contains("BadRecordMac"), "{error}");
@@ -32,7 +32,7 @@ async fn what_came_before_a_forged_record_in_the_same_segment_is_delivered() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_over_seals_nothing_while_its_last_words_wait_for_the_backend() {
+async fn a_session_that_is_over_seals_nothing_while_its_last_bytes_wait_for_the_backend() {
     let mut line = Line::new(1024, UNBOUNDED).await;
     line.device.write_all(&[1; 900]).await.unwrap();
     line.backend.read_exact(&mut [0; 1]).await.unwrap();
@@ -52,7 +52,7 @@ async fn a_session_that_is_over_seals_nothing_while_its_last_words_wait_for_the_
 #[tokio::test]
 async fn a_session_that_is_over_stays_so_if_its_client_resets() {
     let mut line = Line::new(1024, UNBOUNDED).await;
-    // Neither the backend nor the device takes all.
+    // Neither the backend nor the device takes all bytes.
     line.device.write_all(&[1; 900]).await.unwrap();
     line.backend.read_exact(&mut [0; 1]).await.unwrap();
     line.backend.write_all(&[3; 2000]).await.unwrap();
@@ -62,8 +62,8 @@ async fn a_session_that_is_over_stays_so_if_its_client_resets() {
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
-    *line.device_is.lock().unwrap() = Peer::Reset;
-    // What it reads now makes room for the write that fails.
+    *line.device_is.lock().unwrap() = PeerState::Reset;
+    // This read makes room for the write that fails.
     line.device.get_mut().0.read_exact(&mut [0; 512]).await.unwrap();
     for _ in 0..10 {
         tokio::task::yield_now().await;
@@ -73,29 +73,29 @@ async fn a_session_that_is_over_stays_so_if_its_client_resets() {
 }
 
 #[tokio::test]
-async fn the_report_of_a_device_that_is_gone_before_it_has_taken_its_tickets_is_delivered() {
-    // A pipe so small that the relay has not begun: the Finished is in the pipe.
+async fn the_report_of_a_device_that_closes_before_it_has_read_its_tickets_is_delivered() {
+    // The pipe is so small that the relay has not begun: the Finished is in the pipe.
     let mut line = Line::new(512, UNBOUNDED).await;
     line.device.write_all(b"report").await.unwrap();
     line.device.shutdown().await.unwrap();
-    *line.device_is.lock().unwrap() = Peer::Reset;
+    *line.device_is.lock().unwrap() = PeerState::Reset;
     assert_eq!(read_all(&mut line.backend).await, b"report");
     assert_eq!(line.ended_with().await, (Some(Reason::ClientReset), None));
 }
 
 #[tokio::test]
-async fn a_device_that_was_cut_before_it_has_taken_its_tickets_is_passed_on_as_a_reset() {
+async fn the_reset_of_a_device_before_it_has_read_its_tickets_is_passed_on() {
     let mut line = Line::new(512, UNBOUNDED).await;
     line.device.write_all(b"half a re").await.unwrap();
-    *line.device_is.lock().unwrap() = Peer::Reset;
+    *line.device_is.lock().unwrap() = PeerState::Reset;
     assert_eq!(read_all(&mut line.backend).await, b"half a re");
     assert_eq!(line.ended_with().await, (Some(Reason::ClientReset), Some(Side::Backend)));
 }
 
 #[tokio::test]
-async fn an_endless_record_is_not_collected_for_ever() {
+async fn a_record_that_is_too_long_is_not_buffered() {
     let mut line = Line::new(1 << 20, UNBOUNDED).await;
-    // The header announces more than a record may have (RFC 8446 section 5.2: 2^14 + 256).
+    // The header announces more than the longest record (RFC 8446 section 5.2: 2^14 + 256).
     line.device.get_mut().0.write_all(&[23, 3, 3, 0x7f, 0xff]).await.unwrap();
     line.device.get_mut().0.write_all(&[0; 40_000]).await.unwrap();
     drop(line.device.get_mut().0.shutdown().await);
@@ -110,7 +110,7 @@ async fn an_end_of_tcp_in_the_middle_of_a_record_resets_the_backend() {
         let tcp = &mut line.device.get_mut().0;
         tcp.write_all(half).await.unwrap();
         tcp.shutdown().await.unwrap();
-        // What came whole is delivered.
+        // The complete record before it is delivered.
         assert_eq!(read_all(&mut line.backend).await, b"whole");
         let expected = (Some(Reason::ClientRecordTruncated), Some(Side::Backend));
         assert_eq!(line.ended_with().await, expected, "{half:?}");
@@ -139,7 +139,7 @@ async fn an_end_of_tcp_between_two_records_is_passed_on_as_an_end() {
     assert_eq!(line.ended_with().await, (Some(Reason::ClientTruncated), None));
 }
 
-/// A server's configuration whose TLS 1.2 keys are good for so many records.
+/// Returns a server's configuration whose TLS 1.2 keys may seal this number of records.
 fn short_lived_keys(config: &ServerConfig, records: u64) -> ServerConfig {
     let SupportedCipherSuite::Tls12(suite) = TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 else {
         panic!("a suite of TLS 1.2");
@@ -162,9 +162,9 @@ fn short_lived_keys(config: &ServerConfig, records: u64) -> ServerConfig {
 }
 
 #[tokio::test]
-async fn a_key_that_may_seal_no_more_ends_the_connection_without_a_close_notify() {
+async fn an_exhausted_key_ends_the_connection_without_a_close_notify() {
     let (mut snapshot, connector) = snapshot_and_client();
-    // 2^24 would take minutes.
+    // The real limit, 2^24, would take minutes.
     let short_lived = Arc::new(short_lived_keys(&snapshot.policy().server_configs.server_order, 4));
     snapshot.policies[0].server_configs.server_order = Arc::clone(&short_lived);
     snapshot.policies[0].server_configs.client_order = short_lived;
@@ -175,7 +175,7 @@ async fn a_key_that_may_seal_no_more_ends_the_connection_without_a_close_notify(
         assert_eq!(line.device.read_u8().await.unwrap(), record);
     }
     line.backend.write_u8(4).await.unwrap();
-    // What could not be sealed is missing: rustls tells a bare end (an error) from a close_notify.
+    // Bytes are missing, so there is no close_notify: rustls reports an error.
     assert!(line.device.read(&mut [0; 1]).await.is_err());
     assert_eq!(counted(&line.metrics, Direction::ToClient), 3);
     assert_eq!(line.ended_with().await, (Some(Reason::KeysExhausted), Some(Side::Client)));

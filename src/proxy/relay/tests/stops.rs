@@ -1,6 +1,6 @@
-//! What ends a relay that could have gone on: time, and force.
+//! Relays that are ended although they could continue: by a bound of time or a stop order.
 //!
-//! **Not here.** How long the bounds are (`config.rs`).
+//! **Not here.** The default bounds (`config.rs`).
 
 use super::*;
 
@@ -9,14 +9,14 @@ async fn an_idle_connection_is_closed_after_the_idle_timeout_and_not_before() {
     let idle = Duration::from_secs(3600);
     let mut line = Line::new(1024, Bounds { idle: Some(idle), ..UNBOUNDED }).await;
     let start = Instant::now();
-    // Bytes in either direction start the time anew.
+    // Bytes in either direction restart the time.
     tokio::time::sleep(idle - Duration::from_secs(1)).await;
     line.device.write_all(b"up").await.unwrap();
     line.backend.read_exact(&mut [0; 2]).await.unwrap();
     tokio::time::sleep(idle - Duration::from_secs(1)).await;
     line.backend.write_all(b"down").await.unwrap();
     line.device.read_exact(&mut [0; 4]).await.unwrap();
-    // The end is said in order: a close_notify to the device, an end of stream to the backend.
+    // An orderly end: a close_notify to the device, an end of stream to the backend.
     assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
     assert_eq!(start.elapsed().as_secs(), 3 * 3600 - 2);
     drop(line.device.shutdown().await);
@@ -57,7 +57,7 @@ async fn a_side_that_ends_after_a_long_silence_leaves_the_other_its_time_to_answ
                 too_old: None,
             };
             let mut line = Line::new(1024, bounds).await;
-            // Longer than half_close, and almost as long as idle, which holds where there is none.
+            // Longer than half_close, and almost as long as idle, which applies without half_close.
             tokio::time::sleep(Duration::from_secs(3590)).await;
             if device_ends {
                 line.device.shutdown().await.unwrap();
@@ -94,7 +94,7 @@ async fn a_side_that_does_not_answer_an_end_has_the_half_close_timeout_from_that
             assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
             assert_eq!(line.backend.read(&mut [0; 1]).await.unwrap(), 0);
         }
-        // It takes a second more until a client that does not close is given up.
+        // A client that does not close is waited for a second more.
         assert!((60..=61).contains(&end.elapsed().as_secs()), "{:?}", end.elapsed());
         drop(line.device);
         let ended = line.ended.await.unwrap();
@@ -103,11 +103,11 @@ async fn a_side_that_does_not_answer_an_end_has_the_half_close_timeout_from_that
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_ends_no_relay_for_which_the_kernel_has_bytes_that_tokio_has_yet_to_deliver() {
+async fn silence_ends_no_relay_while_the_kernel_has_bytes_that_tokio_has_not_reported() {
     let idle = Duration::from_secs(60);
     let mut line = Line::new(1024, Bounds { idle: Some(idle), ..UNBOUNDED }).await;
     let start = Instant::now();
-    // As after SIGCONT: the timers are due, and it takes three looks until the bytes are there.
+    // Like after SIGCONT: the timers are due, and tokio reports the bytes only after the third check.
     *line.kernel.lock().unwrap() = vec![true, true, true];
     tokio::time::sleep(idle + 2 * DELIVERY + DELIVERY / 2).await;
     line.device.write_all(b"report").await.unwrap();
@@ -142,7 +142,7 @@ async fn without_bounds_a_silent_connection_lives_for_years() {
 }
 
 #[tokio::test]
-async fn a_forced_connection_says_close_notify() {
+async fn a_stopped_relay_sends_close_notify() {
     let mut line = Line::new(1024, UNBOUNDED).await;
     line.session.stop(Reason::DrainDeadline);
     assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
@@ -169,7 +169,7 @@ async fn a_relay_that_is_stopped_with_bytes_for_the_backend_undelivered_resets_i
     let stuck = tokio::time::timeout(SOON, line.device.write_all(&[1; 100_000]));
     assert!(stuck.await.is_err());
     line.session.stop(Reason::DrainDeadline);
-    // The device is told in order.
+    // The device gets an orderly end.
     assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
     let got = read_all(&mut line.backend).await.len();
     assert_eq!(counted(&line.metrics, Direction::ToBackend), got);
