@@ -92,7 +92,7 @@ async fn strangers_are_evicted(stranger: Stranger, source: impl Fn(u8) -> u8) {
     }
     say_and_hear(&mut established, b"still here").await.unwrap();
     let evicted = proxy.closed(Reason::ClientEvicted);
-    assert!(evicted >= u64::from(LIMIT), "{evicted} made room for {}", strangers.len());
+    assert!(evicted >= u64::from(LIMIT), "{evicted} of {} were evicted", strangers.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

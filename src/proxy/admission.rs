@@ -1,7 +1,7 @@
 //! Gates that limit how many connections there are.
 //!
-//! **Promises.** A connection enters with a [`Permit`] of its listener and of the process, both or none: a listener that
-//! waits takes no permit from the others. At a limit, a connection that has not completed its handshake is evicted
+//! **Promises.** A connection enters with a [`Permit`] of its listener and of the process, both or none: a listener
+//! that waits takes no permit from the others. At a limit, a connection that has not completed its handshake is evicted
 //! (`admission/pending.rs`). If there is none, devices wait: one accepted for each listener, the others in the
 //! kernel's backlog, where they cost no memory of ours. They are neither refused nor forgotten. An established session
 //! is never evicted. A permit is released however its connection ends, also by a panic.

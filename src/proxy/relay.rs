@@ -360,8 +360,8 @@ where
         }
     }
 
-    /// The backend takes no more bytes. Its answer may still be unread: a server that rejects a request answers, closes,
-    /// and resets on further bytes.
+    /// The backend takes no more bytes. Its answer may still be unread: a server that rejects a request answers,
+    /// closes, and resets on further bytes.
     fn backend_takes_no_more(&mut self, error: io::Error) {
         self.backend_cut = socket::cut(&error);
         self.failure.get_or_insert_with(|| RelayError::Backend(error).into());

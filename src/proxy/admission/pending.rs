@@ -77,14 +77,14 @@ pub(super) enum Eviction {
 pub(super) struct PendingSet {
     next: u64,
     /// By number, which increases with time.
-    entries: HashMap<u64, Entry>,
+    entries: HashMap<u64, PendingEntry>,
     process: Queues,
     /// By listener number.
     listeners: Vec<Queues>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct PendingEntry {
     source: ClientSource,
     listener: usize,
     stage: Stage,
@@ -109,7 +109,7 @@ impl PendingSet {
         let id = self.next;
         self.next += 1;
         let (evict, evicted) = oneshot::channel();
-        let entry = Entry { source, listener, stage, since: Instant::now(), evict };
+        let entry = PendingEntry { source, listener, stage, since: Instant::now(), evict };
         self.entries.insert(id, entry);
         for queues in [&mut self.process, &mut self.listeners[listener]] {
             queues.of(stage).insert(source, id);
@@ -158,7 +158,7 @@ impl PendingSet {
         Eviction::Ordered
     }
 
-    fn take(&mut self, id: u64) -> Option<Entry> {
+    fn take(&mut self, id: u64) -> Option<PendingEntry> {
         let entry = self.entries.remove(&id)?;
         for queues in [&mut self.process, &mut self.listeners[entry.listener]] {
             queues.of(entry.stage).remove(entry.source, id);
