@@ -96,7 +96,7 @@ impl Session {
         }
     }
 
-    /// Whether its relay has begun.
+    /// Returns true if its relay has begun.
     pub(crate) fn is_established(&self) -> bool {
         self.connect.get().is_some()
     }

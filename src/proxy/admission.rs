@@ -30,7 +30,7 @@ pub(crate) struct Gate(Arc<GateState>);
 #[derive(Debug)]
 struct GateState {
     permits: Permits,
-    /// How many connections the listener may have. A reload can change it.
+    /// The limit of connections of the listener. A reload can change it.
     limit: AtomicUsize,
     number: usize,
     process: Arc<ProcessGate>,
@@ -80,7 +80,7 @@ impl Gate {
         limit
     }
 
-    /// How many connections the listener may have.
+    /// Returns the limit of connections of the listener.
     pub(crate) fn limit(&self) -> usize {
         self.0.limit.load(Ordering::Acquire)
     }
@@ -90,7 +90,7 @@ impl Gate {
         excess(limits, self.0.process.limit)
     }
 
-    /// Whether the listener has no permit left.
+    /// Returns true if the listener has no permit left.
     pub(crate) fn is_full(&self) -> bool {
         self.0.permits.taken.load(Ordering::Acquire) >= self.limit()
     }

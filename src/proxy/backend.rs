@@ -5,7 +5,7 @@
 //! If no address answers, the name is looked up again and new addresses are tried. A lack of descriptors, memory or
 //! threads in this process is never reported as the backend's fault.
 //!
-//! **Not here.** Which backend a connection goes to (`route.rs`), name look-ups (`backend/lookup.rs`).
+//! **Not here.** The selection of the backend (`route.rs`), name look-ups (`backend/lookup.rs`).
 
 pub(crate) mod dial;
 pub(crate) mod lookup;
@@ -47,7 +47,7 @@ enum Addresses {
     Unix(PathBuf),
 }
 
-/// Why there is no connection to the backend.
+/// An error of a connect to the backend.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     #[error(transparent)]
@@ -120,7 +120,7 @@ impl ConnectError {
         }
     }
 
-    /// Whether another address may succeed.
+    /// Returns true if another address may succeed.
     const fn is_of_the_backend(&self) -> bool {
         match self {
             Self::Timeout(_) | Self::Connect { .. } => true,

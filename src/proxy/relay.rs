@@ -143,7 +143,7 @@ struct Relay<'a, C, B> {
     bounds: Bounds,
     /// Time of the last relayed byte, or of a later end of one direction.
     last_progress: Instant,
-    /// Whether a byte was relayed since `last_progress` was set.
+    /// True if a byte was relayed since `last_progress` was set.
     moved: bool,
     reads_from_client: ReadSize,
     reads_from_backend: ReadSize,
@@ -427,7 +427,8 @@ where
         }
     }
 
-    /// Whether a socket is ready for an operation that the relay waits for, and tokio has not reported it yet.
+    /// Returns true if a socket is ready for an operation that the relay waits for, and tokio has not reported it
+    /// yet.
     fn can_go_on(&self, is_ready: &impl Fn((&C, Interest), (&B, Interest)) -> bool) -> bool {
         let (to_backend, to_client) = (self.to_backend, self.to_client);
         let backend_is_stuck = to_backend != Flow::Discarding && !self.unsent.is_empty();

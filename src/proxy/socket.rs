@@ -50,7 +50,7 @@ const FDS_PER_CONNECTION: u64 = 2;
 /// Descriptors of a listener: its own, and the socket of an accepted device that waits for a permit.
 const FDS_PER_LISTENER: u64 = 2;
 
-/// How many connections the process can have within its limit on file descriptors.
+/// Number of connections that the limit on file descriptors allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Capacity {
     /// Connections of all listeners together.
@@ -186,8 +186,8 @@ pub(crate) fn reset_on_close(tcp: &TcpStream) {
     let _not_connected = tcp.set_zero_linger();
 }
 
-/// Whether the peer stopped answering without closing: keepalive or `TCP_USER_TIMEOUT` expired, or there is no route
-/// to it.
+/// Returns true if the peer stopped answering without closing: keepalive or `TCP_USER_TIMEOUT` expired, or
+/// there is no route to it.
 pub(crate) fn is_lost(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -6,7 +6,7 @@
 //! device's. So neither one source nor many can lock others out by sending nothing, and devices that reconnect all at
 //! once do not evict each other in mid-handshake. Each operation takes time logarithmic in the number of connections.
 //!
-//! **Not here.** When room is needed (`admission.rs`), how a connection ends (`connection.rs`).
+//! **Not here.** The limits (`admission.rs`), the end of an evicted connection (`connection.rs`).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -16,8 +16,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// How long a handshake is protected, from its listing, against devices of sources with as many handshakes: a few
-/// round trips of a mobile network.
+/// Time from its listing for which a handshake is protected against devices of sources with as many
+/// handshakes: a few round trips of a mobile network.
 const GRACE: Duration = Duration::from_millis(500);
 
 /// The origin of connections: an IPv4 address, or an IPv6 network, because one host can use every address of it (RFC
@@ -228,7 +228,7 @@ impl Queue {
         self.order.last().map(|&(_, Reverse(oldest), _)| oldest)
     }
 
-    /// Whether the largest source has more connections than `source` would have with one more.
+    /// Returns true if the largest source has more connections than `source` would have with one more.
     fn is_outnumbered(&self, source: ClientSource) -> bool {
         let own = self.by_source.get(&source).map_or(0, BTreeSet::len);
         self.order.last().is_some_and(|&(most, ..)| most > own + 1)

@@ -5,7 +5,7 @@
 //! fail, the last addresses are used. A name server that hangs delays only connections to that name. If no thread
 //! can be started for a look-up, the error is [`LookupError::NoThread`], until one can.
 //!
-//! **Not here.** Which of the addresses is dialled (`backend/dial.rs`).
+//! **Not here.** The connect to the addresses (`backend/dial.rs`).
 
 mod table;
 
@@ -40,7 +40,7 @@ pub(crate) struct Resolved {
 /// fail, and up to 12 s while the first one is in progress.
 ///
 /// # Errors
-/// Why there is no address.
+/// If there is no address.
 pub(crate) async fn addresses(name: &str, patience: Duration) -> Result<Resolved, LookupError> {
     resolved(TABLE.ask(name), patience, PATIENCE).await
 }

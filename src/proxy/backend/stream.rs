@@ -1,6 +1,6 @@
 //! A connection to a backend, by TCP or by a Unix socket.
 //!
-//! **Not here.** How it is connected (`backend.rs`).
+//! **Not here.** The connect (`backend.rs`).
 
 use std::io;
 use std::pin::Pin;

@@ -1,6 +1,6 @@
 //! Errors of a relay, and their reasons.
 //!
-//! **Not here.** How each side is then closed (`relay.rs`).
+//! **Not here.** The close of each side (`relay.rs`).
 
 use std::io;
 use std::time::Duration;
@@ -36,7 +36,7 @@ pub(crate) enum RelayError {
 }
 
 impl RelayError {
-    /// Whether the relay ended only because no byte was relayed for too long.
+    /// Returns true if the relay ended only because no byte was relayed for too long.
     pub(super) const fn is_silence(&self) -> bool {
         match self {
             Self::Idle(_) | Self::HalfClosed(_) => true,

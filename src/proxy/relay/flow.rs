@@ -17,12 +17,12 @@ pub(super) enum Flow {
 }
 
 impl Flow {
-    /// Whether the direction delivers no more bytes, so that the relay can end.
+    /// Returns true if the direction delivers no more bytes, so that the relay can end.
     pub(super) const fn is_over(self) -> bool {
         matches!(self, Self::Discarding | Self::Done)
     }
 
-    /// Whether the source is still read.
+    /// Returns true if the source is still read.
     pub(super) const fn is_read(self) -> bool {
         matches!(self, Self::Open | Self::Discarding)
     }
