@@ -205,7 +205,7 @@ async fn pipes_of_seven_bytes_carry_everything() {
 }
 
 #[tokio::test]
-async fn bytes_that_a_client_sent_before_it_reset_the_answer_are_delivered() {
+async fn the_report_of_a_client_that_resets_the_answer_is_delivered() {
     for peer in [PeerState::Refusing, PeerState::Reset] {
         let mut line = Line::new(1 << 20, UNBOUNDED).await;
         line.device.write_all(&[1; 100_000]).await.unwrap();
@@ -245,7 +245,7 @@ async fn the_reset_of_a_backend_is_passed_on_also_if_a_write_has_seen_it() {
 }
 
 #[tokio::test]
-async fn bytes_that_a_backend_sent_before_it_refused_the_rest_are_delivered() {
+async fn the_answer_of_a_backend_that_refuses_the_rest_is_delivered() {
     let mut line = Line::new(1 << 20, UNBOUNDED).await;
     *line.backend_is.lock().unwrap() = PeerState::Refusing;
     line.device.write_all(b"a request that is refused").await.unwrap();
