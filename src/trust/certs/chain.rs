@@ -9,7 +9,7 @@
 //!
 //! **Not here.** The choice of a certificate for a device (`resolver.rs`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -56,7 +56,7 @@ pub(crate) struct ServerCertificate {
 }
 
 /// A certificate of a file.
-struct Entry {
+struct ChainEntry {
     /// The line on which it begins.
     line: usize,
     der: CertificateDer<'static>,
@@ -177,9 +177,9 @@ impl Chain {
 fn entries(
     cert: &Material,
     items: Vec<(usize, CertificateDer<'static>)>,
-) -> Result<Vec<Entry>, CertError> {
+) -> Result<Vec<ChainEntry>, CertError> {
     let entry = |(line, der)| match x509::cert_info(&der) {
-        Ok(info) => Ok(Entry { line, der, info }),
+        Ok(info) => Ok(ChainEntry { line, der, info }),
         Err(cause) => Err(cert.error(Some(line), Cause::Malformed(cause))),
     };
     items.into_iter().map(entry).collect()
@@ -189,13 +189,13 @@ fn entries(
 /// whether there are others, and none of them issued the first.
 fn ordered(
     (cert, key): (&Material, &Material),
-    mut rest: Vec<Entry>,
+    mut rest: Vec<ChainEntry>,
     signer: &dyn SigningKey,
     warnings: &mut Vec<Warning>,
-) -> Result<(Vec<Entry>, bool), CertError> {
+) -> Result<(Vec<ChainEntry>, bool), CertError> {
     let file = &cert.path;
     let public = signer.public_key();
-    let is_leaf = |entry: &Entry| {
+    let is_leaf = |entry: &ChainEntry| {
         public.as_ref().is_none_or(|public| public.as_ref() == entry.info.public_key)
     };
     let leaf = rest.iter().position(is_leaf);
@@ -210,7 +210,8 @@ fn ordered(
         if last.info.is_self_issued {
             break;
         }
-        let issues = |other: &Entry| x509::is_issued_by(&last.der, &other.der).unwrap_or(false);
+        let issues =
+            |other: &ChainEntry| x509::is_issued_by(&last.der, &other.der).unwrap_or(false);
         let Some(next) = rest.iter().position(issues) else { break };
         in_order &= next == 0;
         chain.push(rest.remove(next));
@@ -218,17 +219,30 @@ fn ordered(
     if !in_order {
         warnings.push(Warning::ChainSorted { file: file.clone() });
     }
+    let lost_issuer = warn_of_unsent(file, rest, &chain, warnings);
+    Ok((chain, lost_issuer))
+}
+
+/// Warns about the certificates that are not sent. Returns whether there are any that are not duplicates, and
+/// none issued the first certificate of the chain.
+fn warn_of_unsent(
+    file: &Path,
+    rest: Vec<ChainEntry>,
+    chain: &[ChainEntry],
+    warnings: &mut Vec<Warning>,
+) -> bool {
+    let lacks_issuer = chain.len() == 1 && !chain[0].info.is_self_issued;
     let mut lost_issuer = false;
-    for Entry { line, der, info } in rest {
+    for ChainEntry { line, der, info } in rest {
         let is_known = chain.iter().any(|entry| entry.der == der);
-        lost_issuer |= !is_known && chain.len() == 1 && !chain[0].info.is_self_issued;
-        let (file, subject) = (file.clone(), info.subject_text);
+        lost_issuer |= lacks_issuer && !is_known;
+        let (file, subject) = (file.to_owned(), info.subject_text);
         warnings.push(match is_known {
             true => Warning::ChainDuplicate { file, line, subject },
             false => Warning::ChainStray { file, line, subject },
         });
     }
-    Ok((chain, lost_issuer))
+    lost_issuer
 }
 
 /// Returns the signer for the private key of a file, and the sections that are ignored. The key's bytes

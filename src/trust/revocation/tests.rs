@@ -51,12 +51,12 @@ struct Wish {
 }
 
 /// A CA that makes CRLs of every kind.
-struct Ca {
+struct CrlCa {
     params: CertificateParams,
     key: KeyPair,
 }
 
-impl Ca {
+impl CrlCa {
     fn new(usages: Vec<KeyUsagePurpose>) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, "devices");
@@ -115,8 +115,8 @@ impl Ca {
     }
 }
 
-fn ca() -> Ca {
-    Ca::new(vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign])
+fn ca() -> CrlCa {
+    CrlCa::new(vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign])
 }
 
 fn number(number: u8) -> Vec<u8> {
@@ -181,7 +181,7 @@ fn an_entry_with_remove_from_crl_does_not_revoke() {
 
 #[test]
 fn a_ca_without_the_key_usage_signs_no_crl() {
-    let ca = Ca::new(vec![KeyUsagePurpose::KeyCertSign]);
+    let ca = CrlCa::new(vec![KeyUsagePurpose::KeyCertSign]);
     let wish = || Wish { extensions: vec![number(1)], ..Wish::default() };
     assert_eq!(ca.status(&[wish()], IsCa::NoCa), (UNKNOWN, vec![UnusedReason::KeyUsage]));
 }

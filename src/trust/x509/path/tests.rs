@@ -24,9 +24,9 @@ thread_local! {
 
 /// An algorithm that counts its uses.
 #[derive(Debug)]
-struct Counted(&'static dyn SignatureVerificationAlgorithm);
+struct CountingAlgorithm(&'static dyn SignatureVerificationAlgorithm);
 
-impl SignatureVerificationAlgorithm for Counted {
+impl SignatureVerificationAlgorithm for CountingAlgorithm {
     fn verify_signature(&self, key: &[u8], m: &[u8], s: &[u8]) -> Result<(), InvalidSignature> {
         CHECKS.set(CHECKS.get() + 1);
         self.0.verify_signature(key, m, s)
@@ -107,8 +107,10 @@ fn verdict(cas: &[Der], sent: &[&Der]) -> (Result<Vec<usize>, CertificateError>,
         anchors.add(anchor(ca).expect("it is a CA"));
     }
     let all = default_provider().signature_verification_algorithms.all;
-    let counted: Vec<&'static dyn SignatureVerificationAlgorithm> =
-        all.iter().map(|&algorithm| &*Box::leak(Box::new(Counted(algorithm))) as _).collect();
+    let counted: Vec<&'static dyn SignatureVerificationAlgorithm> = all
+        .iter()
+        .map(|&algorithm| &*Box::leak(Box::new(CountingAlgorithm(algorithm))) as _)
+        .collect();
     let sent: Vec<_> = sent.iter().map(|der| Certificate::parse(der).unwrap()).collect();
     CHECKS.set(0);
     let path = find(&sent, &anchors, &counted, now());

@@ -7,7 +7,7 @@ use rcgen::{CertificateParams, DnType, GeneralSubtree, NameConstraints, SanType}
 use super::{Ca, Der, PathError, ca_params, is, params, verdict};
 
 /// Returns chains with constraints, of the CA of the bundle and of an intermediate.
-fn constrained(permitted: Vec<GeneralSubtree>, excluded: Vec<GeneralSubtree>) -> [Chain; 2] {
+fn constrained(permitted: Vec<GeneralSubtree>, excluded: Vec<GeneralSubtree>) -> [TestChain; 2] {
     let mut constrained = ca_params("constrained");
     constrained.name_constraints =
         Some(NameConstraints { permitted_subtrees: permitted, excluded_subtrees: excluded });
@@ -15,18 +15,18 @@ fn constrained(permitted: Vec<GeneralSubtree>, excluded: Vec<GeneralSubtree>) ->
     let intermediate = Ca::new(constrained);
     let below = root.below(&intermediate);
     [
-        Chain { cas: vec![anchor.itself()], rest: Vec::new(), issuer: anchor },
-        Chain { cas: vec![root.itself()], rest: vec![below], issuer: intermediate },
+        TestChain { cas: vec![anchor.itself()], rest: Vec::new(), issuer: anchor },
+        TestChain { cas: vec![root.itself()], rest: vec![below], issuer: intermediate },
     ]
 }
 
-struct Chain {
+struct TestChain {
     cas: Vec<Der>,
     rest: Vec<Der>,
     issuer: Ca,
 }
 
-impl Chain {
+impl TestChain {
     fn admits(&self, device: &CertificateParams) -> bool {
         let leaf = self.issuer.issue(device);
         let sent: Vec<_> = [&leaf].into_iter().chain(&self.rest).collect();
@@ -102,7 +102,7 @@ fn a_self_issued_intermediate_is_exempt_and_its_devices_are_not() {
     renewed.subject_alt_names = vec![dns("ca.example")];
     let renewed = Ca::new(renewed);
     let rest = vec![root.below(&renewed)];
-    let chain = Chain { cas: vec![root.itself()], rest, issuer: renewed };
+    let chain = TestChain { cas: vec![root.itself()], rest, issuer: renewed };
     assert!(chain.admits(&with_san("x", dns("pump.plant-a.example"))));
     assert!(!chain.admits(&with_san("x", dns("pump.plant-b.example"))));
 }
