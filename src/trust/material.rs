@@ -54,8 +54,8 @@ pub(crate) fn named(tls: &config::TlsConfig) -> impl Iterator<Item = (MaterialKi
 pub(crate) fn read(wanted: &[(MaterialKind, &Path)]) -> Result<Vec<Material>, CertError> {
     let bounded = wanted.iter().map(|&(role, path)| (path, max_bytes(role)));
     let files = files::read(bounded).map_err(|error| {
-        let (role, file) =
-            wanted.first().map_or((MaterialKind::Certificate, Path::new("")), |w| *w);
+        let empty = Path::new("");
+        let (role, file) = wanted.first().copied().unwrap_or((MaterialKind::Certificate, empty));
         let cause = Cause::Unreadable(Arc::new(error));
         CertError { role, file: file.to_owned(), line: None, cause }
     })?;

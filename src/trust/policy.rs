@@ -173,3 +173,23 @@ fn server_configs(
     config.ignore_client_order = true;
     Ok(ServerConfigs { server_order: Arc::new(config), client_order })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::{material, testing};
+
+    #[test]
+    fn a_policy_is_built_from_its_material_without_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let tls = testing::listener(dir.path()).tls;
+        let material = material::read(&material::named(&tls).collect::<Vec<_>>()).unwrap();
+        drop(dir);
+        let mut findings = Findings::default();
+        let policy = Policy::build(&tls, &material, None, SystemTime::now(), &mut findings);
+        let policy = policy.unwrap();
+        assert!(findings.errors.is_empty());
+        let named = material::named(&tls);
+        assert!(policy.files().map(|file| (file.role, file.path)).eq(named), "the watched files");
+    }
+}

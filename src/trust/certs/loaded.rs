@@ -50,7 +50,7 @@ impl LoadedFiles {
     pub(crate) fn digest(&self, object: ReloadObject) -> Digest {
         let files: Vec<_> =
             self.files().filter(|file| findings::object(file.role) == object).collect();
-        Digest::of(files.iter().map(|file| &file.digest.as_bytes()[..]))
+        Digest::of(files.iter().map(|file| file.digest.as_bytes()))
     }
 
     pub(crate) fn ca_file(&self, path: &Path) -> Option<&LoadedFile<CertificateDer<'static>>> {
