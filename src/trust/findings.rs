@@ -101,7 +101,7 @@ pub(crate) const fn object(role: MaterialKind) -> ReloadObject {
     }
 }
 
-/// A section that is understood, but not used in the file that it stands in.
+/// A section that is understood, but not used in this file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ignored {
     pub(crate) file: PathBuf,

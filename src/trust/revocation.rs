@@ -3,7 +3,7 @@
 //! **Promises.** A CRL counts for the certificates of the issuer that has its name *and* the key that
 //! signed it (RFC 5280 section 6.3.3). Of several CRLs with one scope only the newest counts: by cRLNumber
 //! if both have one (section 5.2.3), else by thisUpdate. Signatures are verified with the CAs of the bundle
-//! when the CRLs are loaded. The CRL of an intermediate CA, whose key comes with the devices, is verified when
+//! when the CRLs are loaded. The CRL of an intermediate CA, whose key devices send, is verified when
 //! that key is first seen in a verified path: once for each key, and with at most [`MAX_KEYS_TRIED`] keys.
 //! A status costs one search among sorted serial numbers, whatever the length of the list.
 //!

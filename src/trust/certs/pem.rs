@@ -6,7 +6,7 @@
 //!
 //! rustls-pemfile is named only here, in one function: see docs/dependencies.md.
 //!
-//! **Not here.** The checks of what a section contains (`chain.rs`, `clients.rs`).
+//! **Not here.** The checks of the content (`chain.rs`, `clients.rs`).
 
 pub(crate) mod sections;
 

@@ -13,7 +13,7 @@
 //! by their bytes, cannot parse version 1, supports only name constraints of DNS and IP, and
 //! does not check the CA's own extensions.
 //!
-//! **Not here.** The limits of what may be sent, CRLs (`trust/certs/verifier.rs`).
+//! **Not here.** The limits of a chain, CRLs (`trust/certs/verifier.rs`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
