@@ -24,6 +24,7 @@ use super::early_data::EarlyData;
 use super::record::{self, Protection, whole_record};
 use crate::proxy::tls::alert;
 use crate::proxy::tls::keys::Keys;
+use crate::trust::certs::verifier::ChainError;
 use crate::trust::provider::{Disguise, HandshakeScope};
 
 /// Time that a record may cost for another to follow it at once: less than any signature that AWS-LC makes
@@ -297,6 +298,12 @@ fn plaintext_alert(
         // RFC 5246 section 7.4.6; certificate_required came with TLS 1.3.
         (Some(ProtocolVersion::TLSv1_2), Error::NoCertificatesPresented) => {
             Some(AlertDescription::HandshakeFailure)
+        }
+        // RFC 5246 section 7.4.2: `opaque ASN.1Cert<1..2^24-1>`.
+        (_, Error::InvalidCertificate(error))
+            if ChainError::within(error) == Some(ChainError::Empty) =>
+        {
+            Some(AlertDescription::DecodeError)
         }
         // RFC 7627 section 5.3.
         (_, Error::PeerMisbehaved(PeerMisbehaved::ResumptionAttemptedWithVariedEms)) => {
