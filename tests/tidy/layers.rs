@@ -81,7 +81,6 @@ fn imports_go_down() {
 }
 
 #[test]
-#[ignore = "the cycles of the former layout are taken apart next"]
 fn no_files_import_each_other_in_a_circle() {
     assert_eq!(in_cycles(&graph("src")), [""; 0]);
 }

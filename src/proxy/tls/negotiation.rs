@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::rustls::{Error, InvalidMessage, ServerConfig};
 
 pub(crate) use self::early_data::early_data_bytes;
-pub(crate) use self::rustls_handshake::{Opening, RustlsHandshake};
+pub(crate) use self::rustls_handshake::{Opening, Progress, RustlsHandshake};
 use super::record_layer::RecordLayer;
 use super::scratch::{self, HANDSHAKE_READ_BYTES};
 use super::stream::TlsStream;
@@ -43,19 +43,6 @@ pub(crate) struct Negotiation<Io> {
     unsent: WriteBuffer,
     /// Reset of the client's stream that a failed write has reported.
     cut: Option<io::ErrorKind>,
-}
-
-/// The next step of a handshake in progress.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Progress {
-    /// Another call of [`Negotiation::process`], after other tasks had a turn.
-    Paused,
-    /// More bytes from the client.
-    WantsBytes,
-    /// The ClientHello that answers a HelloRetryRequest: RFC 8446 section 4.1.4.
-    WantsSecondHello,
-    /// Nothing: both sides have finished.
-    Finished,
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {

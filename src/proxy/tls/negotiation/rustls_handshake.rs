@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio_rustls::rustls::crypto::SupportedKxGroup;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::server::UnbufferedServerConnection;
 use tokio_rustls::rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
@@ -19,7 +20,6 @@ use tokio_rustls::rustls::{
     PeerMisbehaved, ProtocolVersion, ServerConfig,
 };
 
-use super::Progress;
 use super::early_data::EarlyData;
 use super::record::{self, Protection, whole_record};
 use crate::proxy::tls::alert;
@@ -58,6 +58,19 @@ pub(crate) struct Opening {
     pub(crate) early_data: bool,
 }
 
+/// The next step of a handshake in progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Another call of `Negotiation::process`, after other tasks had a turn.
+    Paused,
+    /// More bytes from the client.
+    WantsBytes,
+    /// The ClientHello that answers a HelloRetryRequest: RFC 8446 section 4.1.4.
+    WantsSecondHello,
+    /// Nothing: both sides have finished.
+    Finished,
+}
+
 impl RustlsHandshake {
     pub(super) fn new(config: Arc<ServerConfig>) -> Result<Self, Error> {
         Ok(Self {
@@ -82,7 +95,7 @@ impl RustlsHandshake {
 
     /// Returns the group of the key exchange, if there was one.
     pub(crate) fn group(&self) -> Option<NamedGroup> {
-        self.connection.negotiated_key_exchange_group().map(|group| group.name())
+        self.connection.negotiated_key_exchange_group().map(SupportedKxGroup::name)
     }
 
     /// Returns the protocol that ALPN selected.
