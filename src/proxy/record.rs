@@ -136,16 +136,12 @@ impl Record {
     }
 
     /// The handshake has failed with a detail or an identity.
-    pub(crate) fn refused(
-        &mut self,
-        fault: Option<FailureDetail>,
-        identity: Option<Box<Identity>>,
-    ) {
+    pub(crate) fn refused(&self, fault: Option<FailureDetail>, identity: Option<Box<Identity>>) {
         set(&self.session.identity, identity);
         match fault {
             Some(FailureDetail::Alert(alert)) => self.session.metrics.alerted(alert),
             Some(FailureDetail::Incompatible(what)) => {
-                self.session.metrics.refused(what, self.best_suite)
+                self.session.metrics.refused(what, self.best_suite);
             }
             None => {}
         }
