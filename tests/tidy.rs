@@ -5,6 +5,7 @@
 mod documents;
 mod flags;
 mod imports;
+mod language;
 mod layers;
 mod structure;
 
