@@ -300,7 +300,7 @@ impl Reloader {
             return Ok(false);
         }
         (self.process_wide)(&self.config);
-        tracing::info!(changed = changed.join(", "), "configuration active");
+        tracing::info!(changed = changed.join(", "), "configuration in force");
         Ok(true)
     }
 

