@@ -300,6 +300,7 @@ impl Reloader {
             return Ok(false);
         }
         (self.process_wide)(&self.config);
+        // The words stay, as in `reload/announce.rs`.
         tracing::info!(changed = changed.join(", "), "configuration in force");
         Ok(true)
     }

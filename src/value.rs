@@ -7,8 +7,8 @@
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-/// A value that is parsed from text.
-pub(crate) trait TextValue: FromStr {
+/// A value that is parsed from text, by its `FromStr`.
+pub(crate) trait TextValue {
     /// A description of the allowed values, to follow the word "expected".
     const EXPECTED: &'static str;
 }
@@ -29,7 +29,7 @@ impl InvalidValue {
 ///
 /// # Errors
 /// The value is not allowed.
-pub(crate) fn parse<T: TextValue>(text: &str) -> Result<T, InvalidValue> {
+pub(crate) fn parse<T: TextValue + FromStr>(text: &str) -> Result<T, InvalidValue> {
     text.parse().map_err(|_| InvalidValue::of::<T>())
 }
 
@@ -37,7 +37,9 @@ pub(crate) fn parse<T: TextValue>(text: &str) -> Result<T, InvalidValue> {
 ///
 /// # Errors
 /// The value is not allowed.
-pub(crate) fn parse_into<T: TextValue, U: From<T>>(text: &str) -> Result<U, InvalidValue> {
+pub(crate) fn parse_into<T: TextValue + FromStr, U: From<T>>(
+    text: &str,
+) -> Result<U, InvalidValue> {
     parse::<T>(text).map(U::from)
 }
 

@@ -56,52 +56,40 @@ impl From<NonZeroDuration> for Duration {
     }
 }
 
+/// A size from `MIN` to `MAX` bytes.
+pub(crate) struct Size<const MIN: usize, const MAX: usize>(pub(crate) usize);
+
+impl<const MIN: usize, const MAX: usize> FromStr for Size<MIN, MAX>
+where
+    Self: TextValue,
+{
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let size = size(text).filter(|bytes| (MIN..=MAX).contains(bytes));
+        size.map(Self).ok_or(InvalidValue::of::<Self>())
+    }
+}
+
 /// The size of the certificates that a client may send.
-pub(crate) struct ChainBytes(pub(crate) usize);
+pub(crate) type ChainBytes = Size<{ 1 << 10 }, { 64 << 10 }>;
 
 impl TextValue for ChainBytes {
     const EXPECTED: &'static str = "a size from \"1KiB\" to \"64KiB\", such as \"32KiB\"";
 }
 
-impl FromStr for ChainBytes {
-    type Err = InvalidValue;
-
-    fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        let size = size(text).filter(|bytes| (1 << 10..=64 << 10).contains(bytes));
-        size.map(Self).ok_or(InvalidValue::of::<Self>())
-    }
-}
-
 /// The size of a ClientHello.
-pub(crate) struct HelloBytes(pub(crate) usize);
+pub(crate) type HelloBytes = Size<512, { 64 << 10 }>;
 
 impl TextValue for HelloBytes {
     const EXPECTED: &'static str = "a size from \"512B\" to \"64KiB\", such as \"16KiB\"";
 }
 
-impl FromStr for HelloBytes {
-    type Err = InvalidValue;
-
-    fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        let size = size(text).filter(|bytes| (512..=64 << 10).contains(bytes));
-        size.map(Self).ok_or(InvalidValue::of::<Self>())
-    }
-}
-
 /// The memory of all handshakes in progress together.
-pub(crate) struct HandshakeBytes(pub(crate) usize);
+pub(crate) type HandshakeBytes = Size<{ 1 << 20 }, { 64 << 30 }>;
 
 impl TextValue for HandshakeBytes {
     const EXPECTED: &'static str = "a size from \"1MiB\" to \"64GiB\", such as \"64MiB\"";
-}
-
-impl FromStr for HandshakeBytes {
-    type Err = InvalidValue;
-
-    fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        let size = size(text).filter(|bytes| (1 << 20..=64 << 30).contains(bytes));
-        size.map(Self).ok_or(InvalidValue::of::<Self>())
-    }
 }
 
 /// Parses a number of bytes with its unit: `512B`, `32KiB`, `1MiB`, `2GiB`.

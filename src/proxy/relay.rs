@@ -60,7 +60,7 @@ const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// End of a relay.
 pub(crate) struct Ended {
     pub(crate) result: Result<(), RelayError>,
-    /// Which side to reset, because the other side's stream ended abnormally.
+    /// The side to reset, because the other side's stream ended abnormally.
     pub(crate) reset: Option<Side>,
 }
 

@@ -91,6 +91,7 @@ pub(super) fn announce_changes(old: &config::ListenerConfig, new: &config::Liste
     let changed = changes::of_listener(old, new);
     if !changed.is_empty() {
         let (listener, changed) = (&new.name, changed.join(", "));
+        // The words stay, as in `announce_policy`.
         tracing::info!(listener, changed, "configuration in force");
     }
 }

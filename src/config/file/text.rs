@@ -15,11 +15,11 @@ use crate::value::{InvalidValue, TextValue};
 /// A [`TextValue`], written as a TOML string.
 pub(super) struct Text<T>(pub(super) T);
 
-impl<'de, T: TextValue> Deserialize<'de> for Text<T> {
+impl<'de, T: TextValue + FromStr> Deserialize<'de> for Text<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct TextVisitor<T>(PhantomData<T>);
 
-        impl<T: TextValue> Visitor<'_> for TextVisitor<T> {
+        impl<T: TextValue + FromStr> Visitor<'_> for TextVisitor<T> {
             type Value = T;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
