@@ -53,7 +53,9 @@ impl FuzzServer {
         };
         let share = Share::default();
         let hello = hello::read(&mut io, Vec::new(), Between::Nothing, limits, &share).await;
-        hello.ok().map(|hello| hello.server_name)
+        let hello = hello.ok()?;
+        hello.check(true).ok()?;
+        Some(hello.server_name)
     }
 
     /// Performs the handshake and the relay of a connection.
