@@ -41,9 +41,10 @@ fn version(tool: &str) -> Result<String, String> {
 }
 
 fn missing(tool: &str, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => format!("{tool} is missing: install it and try again"),
-        _ => format!("{tool} does not start: {error}"),
+    if error.kind() == io::ErrorKind::NotFound {
+        format!("{tool} is missing: install it and try again")
+    } else {
+        format!("{tool} does not start: {error}")
     }
 }
 

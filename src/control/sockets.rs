@@ -160,9 +160,9 @@ mod tests {
     fn an_unused_socket_is_an_error_and_so_is_a_second_one_of_a_name() {
         let (sockets, at) = passed(&["a", "a", "x"]);
         let errors = sockets.assign(&[("a", at[1]), ("b", ELSEWHERE)]).unwrap_err();
-        let unused = |error: &ActivationError| match error {
-            ActivationError::Unused { address, .. } => *address,
-            _ => panic!("{error}"),
+        let unused = |error: &ActivationError| {
+            let ActivationError::Unused { address, .. } = error else { panic!("{error}") };
+            *address
         };
         assert_eq!(errors.iter().map(unused).collect::<Vec<_>>(), [at[0], at[2]]);
     }

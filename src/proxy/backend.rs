@@ -139,19 +139,25 @@ impl ConnectError {
                 Reason::BackendUnreachable
             }
             Self::Timeout(_) => Reason::BackendTimeout,
-            Self::Connect { cause, .. } => match cause.kind() {
-                io::ErrorKind::ConnectionRefused => Reason::BackendRefused,
-                // The backend accepted and reset before our connect(2) returned.
-                io::ErrorKind::ConnectionReset => Reason::BackendReset,
-                io::ErrorKind::TimedOut => Reason::BackendTimeout,
-                io::ErrorKind::HostUnreachable
-                | io::ErrorKind::NetworkUnreachable
-                // The path of a Unix socket does not exist.
-                | io::ErrorKind::NotFound => Reason::BackendUnreachable,
-                _ => Reason::BackendError,
-            },
+            Self::Connect { cause, .. } => connect_reason(cause.kind()),
             Self::Shortage { shortage, .. } => shortage.reason(),
         }
+    }
+}
+
+/// Returns the reason for an error of connect(2).
+#[expect(clippy::wildcard_enum_match_arm, reason = "the standard library's enum is non-exhaustive")]
+const fn connect_reason(cause: io::ErrorKind) -> Reason {
+    match cause {
+        io::ErrorKind::ConnectionRefused => Reason::BackendRefused,
+        // The backend accepted and reset before our connect(2) returned.
+        io::ErrorKind::ConnectionReset => Reason::BackendReset,
+        io::ErrorKind::TimedOut => Reason::BackendTimeout,
+        io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        // The path of a Unix socket does not exist.
+        | io::ErrorKind::NotFound => Reason::BackendUnreachable,
+        _ => Reason::BackendError,
     }
 }
 

@@ -153,6 +153,7 @@ impl HandshakeError {
 }
 
 impl From<rustls::Error> for HandshakeError {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum is non-exhaustive")]
     fn from(error: rustls::Error) -> Self {
         use rustls::Error;
         match error {
@@ -167,7 +168,7 @@ impl From<rustls::Error> for HandshakeError {
             | Error::BadMaxFragmentSize
             | Error::InconsistentKeys(_)
             | Error::EncryptError => Self::Internal(error),
-            // rustls's enum is non-exhaustive. Its other errors are about the client's bytes.
+            // rustls's other errors are about the client's bytes.
             _ => Self::Tls(error),
         }
     }
@@ -192,6 +193,7 @@ fn io_reason(error: &io::Error) -> Reason {
     if socket::is_lost(error) { Reason::ClientLost } else { Reason::ClientReset }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum is non-exhaustive")]
 fn certificate_reason(error: &CertificateError) -> Reason {
     use CertificateError as E;
     match error {
@@ -205,7 +207,7 @@ fn certificate_reason(error: &CertificateError) -> Reason {
             }
             ChainError::Version1 | ChainError::Empty => Reason::ClientCertRejected,
         },
-        // rustls's enum is non-exhaustive: an unknown status, a bad signature, a wrong purpose, and so on.
+        // An unknown status, a bad signature, a wrong purpose, and so on.
         _ => Reason::ClientCertRejected,
     }
 }
@@ -441,14 +443,14 @@ async fn second_hello<Io: AsyncRead + AsyncWrite + Unpin>(
 /// device that only has RSA key exchange offers no group because none of its suites needs one.
 fn corrected(error: rustls::Error, best_suite: SuiteKind) -> rustls::Error {
     use PeerIncompatible as P;
-    let rustls::Error::PeerIncompatible(what) = &error else { return error };
-    match what {
-        P::NoKxGroupsInCommon | P::NamedGroupsExtensionRequired
-            if best_suite != SuiteKind::EcdheGcm =>
-        {
-            P::NoCipherSuitesInCommon.into()
-        }
-        _ => error,
+    let lacks_group = matches!(
+        error,
+        rustls::Error::PeerIncompatible(P::NoKxGroupsInCommon | P::NamedGroupsExtensionRequired)
+    );
+    if lacks_group && best_suite != SuiteKind::EcdheGcm {
+        P::NoCipherSuitesInCommon.into()
+    } else {
+        error
     }
 }
 

@@ -118,10 +118,8 @@ impl Watcher {
         if is_missing(error) {
             tracing::debug!(directory = %name, %error, "cannot watch a directory");
         } else if self.unwatched.insert(directory.to_owned()) {
-            let advice = match error.kind {
-                ErrorKind::MaxFilesWatch => " (raise fs.inotify.max_user_watches)",
-                _ => "",
-            };
+            let is_limit = matches!(error.kind, ErrorKind::MaxFilesWatch);
+            let advice = if is_limit { " (raise fs.inotify.max_user_watches)" } else { "" };
             tracing::warn!(
                 directory = %name, %error,
                 "cannot watch a directory, reading its files once a minute instead{advice}"
@@ -134,7 +132,10 @@ fn is_missing(error: &notify::Error) -> bool {
     match &error.kind {
         ErrorKind::PathNotFound => true,
         ErrorKind::Io(error) => error.kind() == std::io::ErrorKind::NotFound,
-        _ => false,
+        ErrorKind::Generic(_)
+        | ErrorKind::WatchNotFound
+        | ErrorKind::InvalidConfig(_)
+        | ErrorKind::MaxFilesWatch => false,
     }
 }
 

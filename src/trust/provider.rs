@@ -40,14 +40,16 @@ use crate::lock::Lock;
 /// section 9.1 requires every implementation to have AES-128-GCM.
 pub(crate) static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     let mut provider = default_provider();
-    let aes_128_first = |suite: &SupportedCipherSuite| match suite.suite() {
-        CipherSuite::TLS13_AES_128_GCM_SHA256
-        | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
-        | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => 0,
-        _ => 1,
+    let is_aes_128 = |suite: &SupportedCipherSuite| {
+        matches!(
+            suite.suite(),
+            CipherSuite::TLS13_AES_128_GCM_SHA256
+                | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+                | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+        )
     };
     // The sort is stable: the other suites stay in rustls's order.
-    provider.cipher_suites.sort_by_key(aes_128_first);
+    provider.cipher_suites.sort_by_key(|suite| !is_aes_128(suite));
     provider.cipher_suites.iter_mut().for_each(|suite| *suite = shared(*suite));
     Arc::new(provider)
 });
@@ -155,6 +157,10 @@ impl Messages {
 }
 
 impl MessageDecrypter for SharedOpener {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "every other content type of TLS is refused"
+    )]
     fn decrypt<'a>(
         &mut self,
         record: InboundOpaqueMessage<'a>,

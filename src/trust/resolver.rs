@@ -185,6 +185,7 @@ impl NamedCertificate {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum is non-exhaustive")]
     fn key_kind(&self) -> KeyKind {
         match self.key.key.algorithm() {
             SignatureAlgorithm::ECDSA => KeyKind::Ecdsa,

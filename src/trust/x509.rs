@@ -114,9 +114,9 @@ impl CertInfo {
     fn of(certificate: &X509Certificate<'_>) -> Self {
         let (subject, issuer) = (certificate.subject(), certificate.issuer());
         let mut names: Vec<_> = sans(certificate)
-            .filter_map(|name| match name {
-                GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
-                _ => None,
+            .filter_map(|name| {
+                let GeneralName::DNSName(name) = name else { return None };
+                Some(name.to_ascii_lowercase())
             })
             .collect();
         if names.is_empty() {
@@ -153,13 +153,11 @@ pub(crate) struct ClientCertInfo {
 pub(crate) fn client_cert_info(der: &CertificateDer<'_>) -> Result<ClientCertInfo, Malformed> {
     let certificate = parse(der)?;
     let sans: Vec<_> = sans(&certificate).collect();
-    let uris = sans.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) => Some((*uri).to_owned()),
-        _ => None,
+    let uris = sans.iter().filter_map(|name| {
+        if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None }
     });
-    let dns = sans.iter().filter_map(|name| match name {
-        GeneralName::DNSName(dns) => Some((*dns).to_owned()),
-        _ => None,
+    let dns = sans.iter().filter_map(|name| {
+        if let GeneralName::DNSName(dns) = name { Some((*dns).to_owned()) } else { None }
     });
     let common_names = certificate.subject().iter_common_name();
     let common_names = common_names.filter_map(text);
@@ -178,9 +176,10 @@ fn text(part: &AttributeTypeAndValue<'_>) -> Option<String> {
 
 fn sans<'a>(certificate: &'a X509Certificate<'a>) -> impl Iterator<Item = &'a GeneralName<'a>> {
     let extensions = certificate.iter_extensions();
-    let sans = extensions.filter_map(|extension| match extension.parsed_extension() {
-        ParsedExtension::SubjectAlternativeName(san) => Some(&san.general_names),
-        _ => None,
+    let sans = extensions.filter_map(|extension| {
+        let parsed = extension.parsed_extension();
+        let ParsedExtension::SubjectAlternativeName(san) = parsed else { return None };
+        Some(&san.general_names)
     });
     sans.flatten()
 }
@@ -242,6 +241,7 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Malform
 
 /// Describes a parser's error for operators: its own text is made for programmers.
 fn malformed(error: nom::Err<X509Error>) -> Malformed {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "x509-parser describes its other errors")]
     let text = match error {
         nom::Err::Incomplete(_) => "it is truncated".to_owned(),
         nom::Err::Error(error) | nom::Err::Failure(error) => match error {

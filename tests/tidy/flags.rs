@@ -57,10 +57,10 @@ fn every_flag_of_a_command_is_documented() {
 /// Returns the keys of the sections in `config/file/sections.rs`, by the names of their types.
 fn sections() -> BTreeMap<String, Vec<String>> {
     let file = syn::parse_file(&read("src/config/file/sections.rs")).unwrap();
-    let structs = file.items.iter().filter_map(|item| match item {
-        syn::Item::Struct(item) => Some(item),
-        _ => None,
-    });
+    let structs = file
+        .items
+        .iter()
+        .filter_map(|item| if let syn::Item::Struct(item) = item { Some(item) } else { None });
     let keys = |item: &syn::ItemStruct| {
         item.fields.iter().map(|field| field.ident.as_ref().unwrap().to_string()).collect()
     };

@@ -57,7 +57,7 @@ impl Imports {
             }
             syn::UseTree::Name(name) if name.ident != "self" => self.add(&with(&name.ident)),
             syn::UseTree::Rename(rename) => self.add(&with(&rename.ident)),
-            _ => self.add(before),
+            syn::UseTree::Name(_) | syn::UseTree::Glob(_) => self.add(before),
         }
     }
 }

@@ -141,9 +141,9 @@ fn the_walk_fits_on_a_screen() {
     let names: Vec<_> = file
         .items
         .iter()
-        .filter_map(|item| match item {
-            syn::Item::Fn(function) => Some(function.sig.ident.to_string()),
-            _ => None,
+        .filter_map(|item| {
+            let syn::Item::Fn(function) = item else { return None };
+            Some(function.sig.ident.to_string())
         })
         .collect();
     assert_eq!(names, ["serve", "walk", "open", "connect_backend"]);

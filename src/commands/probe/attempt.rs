@@ -117,9 +117,10 @@ pub(super) async fn attempt(options: &AttemptOptions<'_>, tcp: TcpStream) -> Att
 fn negotiated<Io>(stream: &TlsStream<Io>, duration: Duration) -> Option<NegotiatedParameters> {
     let state = stream.get_ref().1;
     Some(NegotiatedParameters {
-        version: match state.protocol_version()? {
-            ProtocolVersion::TLSv1_3 => TlsVersion::Tls13,
-            _ => TlsVersion::Tls12,
+        version: if state.protocol_version()? == ProtocolVersion::TLSv1_3 {
+            TlsVersion::Tls13
+        } else {
+            TlsVersion::Tls12
         },
         suite: suite(&format!("{:?}", state.negotiated_cipher_suite()?.suite())),
         group: state.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name())),

@@ -101,16 +101,16 @@ pub(super) async fn connect(
 }
 
 fn problem(address: SocketAddr, error: &io::Error) -> Problem {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => Problem::new(
+    if error.kind() == io::ErrorKind::ConnectionRefused {
+        return Problem::new(
             ProblemKind::Refused,
             format!("{address} refuses the connection: no program listens there"),
             "Check that the server runs, and its address and port. A sidecar that drains has closed its port.",
-        ),
-        _ => Problem::new(
-            ProblemKind::Unreachable,
-            format!("{address} cannot be reached: {error}"),
-            "Check the address, the route and the firewall.",
-        ),
+        );
     }
+    Problem::new(
+        ProblemKind::Unreachable,
+        format!("{address} cannot be reached: {error}"),
+        "Check the address, the route and the firewall.",
+    )
 }

@@ -85,6 +85,7 @@ impl Failure {
     }
 
     /// Returns the failure for an error of rustls.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum is non-exhaustive")]
     fn of_tls(error: rustls::Error) -> Self {
         match error {
             rustls::Error::AlertReceived(alert) => Self::Alert(alert),
@@ -239,6 +240,7 @@ fn not_tls(bytes: &[u8]) -> Problem {
 
 fn incompatible(what: &PeerIncompatible, client: ClientContext) -> Problem {
     use PeerIncompatible as P;
+    #[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum is non-exhaustive")]
     let message = match what {
         P::ServerDoesNotSupportTls12Or13 => {
             "the server supports neither TLS 1.2 nor 1.3, but an older version".to_owned()
@@ -249,7 +251,6 @@ fn incompatible(what: &PeerIncompatible, client: ClientContext) -> Problem {
         P::ExtendedMasterSecretExtensionRequired => {
             "the server does not support the extended master secret (RFC 7627)".to_owned()
         }
-        // rustls's enum is non_exhaustive.
         other => format!("the server is incompatible: {other:?}"),
     };
     let advice = if client.offers_all {
@@ -270,6 +271,7 @@ fn alert(alert: AlertDescription, client: ClientContext) -> Problem {
 
 /// Returns the meaning of a server's alert for a client (RFC 8446 section 6.2, RFC 5246 section 7.2.2), and the
 /// advice.
+#[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum and IANA's registry can grow")]
 fn meaning(alert: AlertDescription, client: ClientContext) -> (&'static str, &'static str) {
     use AlertDescription as A;
     const SEND: &str = "Send one with --cert and --key.";

@@ -289,6 +289,7 @@ fn is_of_time(error: &rustls::Error) -> bool {
     )
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum is non-exhaustive")]
 fn rejected(error: &rustls::Error) -> Problem {
     use CertificateError as E;
     match error {

@@ -244,6 +244,10 @@ impl<'a> Problems<'a> {
         let before = self.found.len();
         let place = error.span();
         let below = place.is_some_and(|place| place != span && Some(&place) != key);
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "of TOML's types, only tables and arrays contain values"
+        )]
         let sifted = match value.into_inner() {
             DeValue::Table(table) if below => {
                 let error_of = |table| error_of(Spanned::new(span.clone(), DeValue::Table(table)));

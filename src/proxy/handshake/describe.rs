@@ -13,6 +13,7 @@ use crate::trust::x509::Timestamp;
 use crate::trust::x509::signature::algorithm_name;
 
 /// Describes a parameter that the client and this server do not have in common.
+#[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum is non-exhaustive")]
 pub(crate) fn incompatible(what: &PeerIncompatible) -> Cow<'static, str> {
     use PeerIncompatible as P;
     Cow::Borrowed(match what {
@@ -31,12 +32,13 @@ pub(crate) fn incompatible(what: &PeerIncompatible) -> Cow<'static, str> {
         P::NullCompressionRequired => "the client requires compression",
         P::ExtendedMasterSecretExtensionRequired => "the client offers no extended master secret",
         P::IncorrectCertificateTypeExtension => "no certificate type in common",
-        // rustls's enum is non-exhaustive. Its other values are for clients and for QUIC.
+        // rustls's other values are for clients and for QUIC.
         other => return Cow::Owned(format!("nothing in common: {other:?}")),
     })
 }
 
 /// Describes the reason for refusing a client's certificate.
+#[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum is non-exhaustive")]
 pub(super) fn certificate(error: &CertificateError) -> Cow<'static, str> {
     use CertificateError as E;
     let date = |time: &UnixTime| Timestamp::from_unix(time.as_secs());
@@ -72,12 +74,13 @@ pub(super) fn certificate(error: &CertificateError) -> Cow<'static, str> {
             return format!("its signature algorithm is not supported for {name} keys").into();
         }
         E::Other(OtherError(error)) => return error.to_string().into(),
-        // rustls's enum is non-exhaustive. Its other values are for server certificates.
+        // rustls's other values are for server certificates.
         other => return other.to_string().into(),
     })
 }
 
 /// Returns the name of an alert: RFC 8446 section 6, RFC 5246 section 7.2, RFC 7507, RFC 9849.
+#[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum and IANA's registry can grow")]
 pub(crate) fn alert(description: AlertDescription) -> Cow<'static, str> {
     use AlertDescription as A;
     Cow::Borrowed(match description {
@@ -116,7 +119,6 @@ pub(crate) fn alert(description: AlertDescription) -> Cow<'static, str> {
         A::CertificateRequired => "certificate_required",
         A::NoApplicationProtocol => "no_application_protocol",
         A::EncryptedClientHelloRequired => "ech_required",
-        // Both rustls's enum and IANA's registry can grow.
         other => return Cow::Owned(u8::from(other).to_string()),
     })
 }

@@ -9,6 +9,7 @@ use tokio_rustls::rustls::{AlertDescription, PeerIncompatible};
 use crate::terms::labels::{Alert, Incompatible};
 
 /// Returns the label of a client's alert. Alerts that devices are known to send have their own label.
+#[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum and IANA's registry can grow")]
 pub(super) const fn alert(description: AlertDescription) -> Alert {
     use AlertDescription as A;
     match description {
@@ -31,12 +32,12 @@ pub(super) const fn alert(description: AlertDescription) -> Alert {
         A::NoApplicationProtocol => Alert::NoApplicationProtocol,
         A::InternalError => Alert::InternalError,
         A::UserCanceled => Alert::UserCanceled,
-        // Both rustls's enum and IANA's registry can grow.
         _ => Alert::Other,
     }
 }
 
 /// Returns the label of a parameter that the client and this server do not have in common.
+#[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum is non-exhaustive")]
 pub(super) const fn incompatible(what: &PeerIncompatible) -> Incompatible {
     use PeerIncompatible as P;
     match what {
@@ -50,7 +51,6 @@ pub(super) const fn incompatible(what: &PeerIncompatible) -> Incompatible {
         P::NoSignatureSchemesInCommon | P::SignatureAlgorithmsExtensionRequired => {
             Incompatible::Signature
         }
-        // rustls's enum is non-exhaustive.
         _ => Incompatible::Other,
     }
 }

@@ -35,6 +35,10 @@ pub(super) fn negotiated(
 }
 
 /// Returns the label of a group of the provider (`trust/provider.rs`).
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "rustls's enum has groups that the provider does not have"
+)]
 const fn group(group: NamedGroup) -> Group {
     match group {
         NamedGroup::X25519MLKEM768 => Group::X25519MlKem768,
@@ -46,6 +50,10 @@ const fn group(group: NamedGroup) -> Group {
 }
 
 /// Returns the label of a suite of the provider (`trust/provider.rs`).
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "rustls's enum has suites that the provider does not have"
+)]
 fn cipher(suite: CipherSuite) -> Option<Cipher> {
     Some(match suite {
         CipherSuite::TLS13_AES_128_GCM_SHA256 => Cipher::Tls13Aes128,

@@ -58,7 +58,7 @@ impl AsyncRead for Pipe {
                 Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
             }
             Poll::Pending if peer == PeerState::ResetConsumed => Poll::Ready(Ok(())),
-            read => read,
+            read @ (Poll::Pending | Poll::Ready(_)) => read,
         }
     }
 }

@@ -16,6 +16,7 @@ pub(crate) fn plaintext_alert(description: AlertDescription) -> [u8; 7] {
 
 /// Returns the alert for the error that ended a session: RFC 8446 section 6.2; none if the client itself sent
 /// an alert.
+#[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum is non-exhaustive")]
 pub(super) fn for_session(error: &Error) -> Option<AlertDescription> {
     Some(match error {
         Error::AlertReceived(_) => return None,

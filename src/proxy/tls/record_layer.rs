@@ -193,6 +193,10 @@ impl RecordLayer {
     }
 
     /// Processes a record. The caller handles application data.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "every other content type of TLS is refused"
+    )]
     fn process(&mut self, record: &OpenedRecord<'_>, reply: &mut Vec<u8>) -> Result<(), Error> {
         if self.message.have > 0 && record.kind != ContentType::Handshake {
             return Err(PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into());
@@ -442,6 +446,10 @@ fn next_record(
         return Ok(None);
     };
     let (kind, length) = (ContentType::from(kind), usize::from(u16::from_be_bytes([high, low])));
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "every other content type of TLS is refused"
+    )]
     match kind {
         ContentType::ApplicationData => {}
         ContentType::Alert | ContentType::Handshake if length > 0 => {}

@@ -118,9 +118,8 @@ impl SectionKind {
 pub(crate) fn certificates(
     file: &Material,
 ) -> Result<FoundSections<CertificateDer<'static>>, CertError> {
-    load(file, SectionKind::Certificate, |item| match item {
-        Item::X509Certificate(certificate) => Some(certificate),
-        _ => None,
+    load(file, SectionKind::Certificate, |item| {
+        if let Item::X509Certificate(certificate) = item { Some(certificate) } else { None }
     })
 }
 
@@ -128,16 +127,14 @@ pub(crate) fn certificates(
 pub(super) fn revocation_lists(
     file: &Material,
 ) -> Result<FoundSections<CertificateRevocationListDer<'static>>, CertError> {
-    load(file, SectionKind::Crl, |item| match item {
-        Item::Crl(crl) => Some(crl),
-        _ => None,
-    })
+    load(file, SectionKind::Crl, |item| if let Item::Crl(crl) = item { Some(crl) } else { None })
 }
 
 /// Returns the first private key of a file.
 ///
 /// # Errors
 /// If the file could not be read, has a fault, or no key.
+#[expect(clippy::wildcard_enum_match_arm, reason = "rustls-pemfile's enum is non-exhaustive")]
 pub(crate) fn private_key(
     file: &Material,
 ) -> Result<FoundSections<PrivateKeyDer<'static>>, CertError> {
@@ -177,7 +174,15 @@ fn load<T>(
                 encrypted = Some(line);
             }
             _ if kind.goes_with(wanted) => {}
-            _ => found.ignored.push(Ignored { file: file.path.clone(), line, what: kind.name() }),
+            SectionKind::Certificate
+            | SectionKind::Crl
+            | SectionKind::Key
+            | SectionKind::EncryptedKey
+            | SectionKind::Parameters
+            | SectionKind::Request
+            | SectionKind::PublicKey => {
+                found.ignored.push(Ignored { file: file.path.clone(), line, what: kind.name() });
+            }
         }
     }
     match (found.items.is_empty(), encrypted) {

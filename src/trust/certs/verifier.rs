@@ -69,10 +69,8 @@ pub(crate) enum ChainError {
 impl ChainError {
     /// Returns the error that a rustls error contains, if it is a `ChainError`.
     pub(crate) fn within(error: &CertificateError) -> Option<Self> {
-        match error {
-            CertificateError::Other(OtherError(error)) => error.downcast_ref().copied(),
-            _ => None,
-        }
+        let CertificateError::Other(OtherError(error)) = error else { return None };
+        error.downcast_ref().copied()
     }
 }
 

@@ -208,6 +208,10 @@ impl<'a> CertExtensions<'a> {
         Ok(read)
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "an extension is unhandled unless it is known here"
+    )]
     fn add(&mut self, extension: &X509Extension<'a>) -> Result<(), Malformed> {
         match extension.parsed_extension() {
             ParsedExtension::BasicConstraints(basic) => {

@@ -98,7 +98,11 @@ impl<'a> ConstrainedName<'a> {
             GeneralName::URI(name) => Self::Uri(name),
             GeneralName::IPAddress(bytes) => Self::Ip(bytes),
             GeneralName::DirectoryName(name) => Self::Directory(CanonicalName::of(name)),
-            other => Self::Opaque(kind(other)),
+            GeneralName::OtherName(..)
+            | GeneralName::X400Address(_)
+            | GeneralName::EDIPartyName(_)
+            | GeneralName::RegisteredID(_)
+            | GeneralName::Invalid(..) => Self::Opaque(kind(name)),
         }
     }
 

@@ -66,7 +66,12 @@ fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
             Some((*text).to_owned())
         }
         GeneralName::IPAddress(bytes) => ip(bytes),
-        _ => None,
+        GeneralName::OtherName(..)
+        | GeneralName::X400Address(_)
+        | GeneralName::DirectoryName(_)
+        | GeneralName::EDIPartyName(_)
+        | GeneralName::RegisteredID(_)
+        | GeneralName::Invalid(..) => None,
     };
     sans(certificate).filter_map(name).collect()
 }

@@ -375,10 +375,9 @@ async fn refusal_of(records: &[u8]) -> Error {
 }
 
 async fn refusal(accepted: tokio::task::JoinHandle<Accepted>) -> Error {
-    match accepted.await.unwrap().err().expect("a refusal") {
-        HandshakeError::Tls(error) => error,
-        error => panic!("{error}"),
-    }
+    let refused = accepted.await.unwrap().err().expect("a refusal");
+    let HandshakeError::Tls(error) = refused else { panic!("{refused}") };
+    error
 }
 
 #[tokio::test]
