@@ -88,7 +88,7 @@ fn chunks_arrive_in_order_whatever_the_socket_takes_at_a_time() {
 }
 
 #[test]
-fn what_a_socket_does_not_take_of_chunks_follows_with_the_next_flush() {
+fn the_rest_of_chunks_after_a_short_write_follows_with_the_next_flush() {
     for count in 1..9 {
         let (_, bytes) = chunks(count);
         for stuck_at in 0..bytes.len() {

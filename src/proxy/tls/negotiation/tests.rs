@@ -162,7 +162,7 @@ async fn a_record_may_be_cut_anywhere_behind_the_finished() {
 }
 
 #[tokio::test]
-async fn what_came_with_the_finished_before_a_forged_record_is_as_good_as_without() {
+async fn data_with_the_finished_is_delivered_before_a_forged_record_is_refused() {
     for version in [&TLS12, &TLS13] {
         let (mut device, accepted) = before_finished(version).await;
         device.tls.writer().write_all(b"report").unwrap();

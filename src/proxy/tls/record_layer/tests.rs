@@ -273,7 +273,7 @@ async fn a_message_of_more_than_64_kib_is_refused_at_its_header() {
 }
 
 #[tokio::test]
-async fn what_is_no_record_is_refused() {
+async fn an_invalid_record_header_is_refused() {
     let refusals = [
         ([23, 4, 3, 0, 1], InvalidMessage::UnknownProtocolVersion.into()),
         ([25, 3, 3, 0, 1], inappropriate(ContentType::from(25))),
@@ -306,7 +306,7 @@ async fn thirty_two_empty_records_in_a_row_are_allowed() {
 }
 
 #[tokio::test]
-async fn what_another_connection_left_in_the_buffers_is_not_sent() {
+async fn a_record_that_another_connection_left_in_the_buffers_is_not_sent() {
     let (mut client, mut ours) = TestClient::tls13().await;
     scratch::with(|scratch| scratch.sealed.push(vec![23, 3, 3, 0, 1, 0]));
     assert_eq!(send(&mut ours, b"data"), Ok(()));

@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_lost_between_sections_is_a_fault_with_its_line() {
+    fn a_lost_boundary_or_content_is_a_fault_with_its_line() {
         let body = "MIIBszCCAVmgAwIBAgIUQx7Yk2J0b3JlbSBpcHN1bSBkb2xvciBzaXQgYW1ldCBjb25z";
         let (begin, end) = ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");
         assert_eq!(fault(&format!("{body}\n{end}")), (1, PemFaultKind::Stray));
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_turned_into_a_comment_is_none_of_the_sections() {
+    fn a_commented_section_is_skipped() {
         let commented: String = ONE.lines().map(|line| format!("# {line}\n")).collect();
         assert_eq!(labels(&format!("{commented}{ONE}")).unwrap(), [(4, "CERTIFICATE")]);
     }

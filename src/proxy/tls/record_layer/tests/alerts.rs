@@ -110,7 +110,7 @@ async fn a_renegotiation_is_refused_by_a_warning_and_the_next_by_the_end() {
 }
 
 #[tokio::test]
-async fn what_comes_behind_a_close_notify_is_ignored() {
+async fn bytes_after_a_close_notify_are_ignored() {
     let (mut client, mut ours) = TestClient::tls13().await;
     let records = [
         client.seal(ContentType::ApplicationData, b"data"),

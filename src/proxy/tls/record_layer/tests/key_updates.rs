@@ -58,7 +58,7 @@ async fn a_key_update_may_be_split_over_records() {
 }
 
 #[tokio::test]
-async fn what_stands_behind_a_key_update_in_its_record_is_refused() {
+async fn bytes_after_a_key_update_in_its_record_are_refused() {
     let (mut client, mut ours) = TestClient::tls13().await;
     client.send(ContentType::Handshake, &[24, 0, 0, 1, 0, 24]).await;
     let error = receive(&mut ours).await.unwrap_err();
