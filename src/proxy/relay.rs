@@ -11,12 +11,15 @@
 //!   bytes that arrived meanwhile have been read.
 //! - Neither direction starves the other tasks of the thread: it yields after [`ROUNDS`] reads.
 //!
-//! **Not here.** Sockets and their options, TLS itself (`tls.rs`), logs and metrics (`record.rs`).
+//! **Not here.** The steps of one direction (`relay/to_backend.rs`, `relay/to_client.rs`), sockets and their options,
+//! TLS itself (`tls.rs`), logs and metrics (`record.rs`).
 
 mod bounds;
 mod error;
 mod flow;
 mod read_size;
+mod to_backend;
+mod to_client;
 
 use std::future::poll_fn;
 use std::io;
@@ -24,16 +27,16 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 pub(crate) use self::bounds::Bounds;
 pub(crate) use self::error::RelayError;
 use self::flow::Flow;
 use self::read_size::ReadSize;
-use super::socket::{self, Interest};
-use super::tls::scratch::{self, MAX_READ_BYTES, Scratch};
-use super::tls::{HELD_BYTES_TRAFFIC, ReceiveError, Received, SendError, TlsStream};
+use super::socket::Interest;
+use super::tls::scratch::{self, MAX_READ_BYTES};
+use super::tls::{HELD_BYTES_TRAFFIC, TlsStream};
 use super::write_buffer::WriteBuffer;
 use crate::sessions::Session;
 use crate::sessions::stop::Stopped;
@@ -195,207 +198,6 @@ where
 
     fn queued(&self) -> usize {
         self.unsent.rest().len() + self.client.queued()
-    }
-
-    /// Moves bytes to the backend until a socket is not ready.
-    fn poll_to_backend(
-        &mut self,
-        cx: &mut Context<'_>,
-        scratch: &mut Scratch,
-    ) -> Result<(), RelayError> {
-        for _ in 0..ROUNDS {
-            match self.to_backend {
-                Flow::Done => return Ok(()),
-                Flow::Open | Flow::Ending => match self.poll_flush_to_backend(cx) {
-                    Poll::Pending => return Ok(()),
-                    Poll::Ready(Err(error)) => self.backend_takes_no_more(error),
-                    Poll::Ready(Ok(())) if self.to_backend == Flow::Ending => {
-                        // It fails if the backend has closed. Then there is nothing to end.
-                        if Pin::new(&mut *self.backend).poll_shutdown(cx).is_pending() {
-                            return Ok(());
-                        }
-                        self.to_backend = Flow::Done;
-                    }
-                    Poll::Ready(Ok(())) => match self.poll_client(cx, scratch) {
-                        Poll::Pending => return Ok(()),
-                        Poll::Ready(received) => self.received(received, cx, scratch)?,
-                    },
-                },
-                Flow::Discarding => match self.poll_client(cx, scratch) {
-                    Poll::Pending => return Ok(()),
-                    Poll::Ready(Ok(Received::Some)) => {}
-                    Poll::Ready(_) => self.to_backend = Flow::Done,
-                },
-            }
-        }
-        cx.waker().wake_by_ref();
-        Ok(())
-    }
-
-    /// Writes buffered plaintext to the backend, and counts the bytes written.
-    fn poll_flush_to_backend(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.unsent.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
-        let before = self.unsent.rest().len();
-        let flushed = self.unsent.poll_flush(self.backend, cx);
-        self.relayed(Direction::ToBackend, before - self.unsent.rest().len());
-        flushed
-    }
-
-    /// Handles the result of a read from the client.
-    fn received(
-        &mut self,
-        received: Result<Received, ReceiveError>,
-        cx: &mut Context<'_>,
-        scratch: &Scratch,
-    ) -> Result<(), RelayError> {
-        match received {
-            Ok(Received::Some) => {
-                self.moved = true;
-                let pushed = self.unsent.push(self.backend, cx, scratch.plain());
-                self.reads_from_client.learn(scratch.plain.len(), self.unsent.is_empty());
-                let taken = scratch.plain.len() - self.unsent.rest().len();
-                self.relayed(Direction::ToBackend, taken);
-                if let Err(error) = pushed {
-                    self.backend_takes_no_more(error);
-                }
-            }
-            Ok(Received::Closed) => self.to_backend = Flow::Ending,
-            Ok(Received::Truncated) => {
-                self.failure.get_or_insert_with(|| RelayError::Truncated.into());
-                self.to_backend = Flow::Ending;
-            }
-            // The whole answer and its end have been sent. A client that closes without reading our close_notify
-            // sends a reset, and loses nothing.
-            Err(ReceiveError::Io(_)) if self.to_client == Flow::Done => {
-                self.failure.get_or_insert_with(|| RelayError::Truncated.into());
-                self.to_backend = Flow::Ending;
-            }
-            Err(ReceiveError::Io(error)) => return Err(RelayError::Client(error)),
-            Err(ReceiveError::MidRecord) => {
-                // If the client has refused bytes before, that is the cause.
-                return Err(self.failure.take().map_or(RelayError::MidRecord, |error| *error));
-            }
-            Err(ReceiveError::Tls(error)) => return Err(RelayError::Tls(error)),
-        }
-        Ok(())
-    }
-
-    /// Moves bytes to the client until a socket is not ready.
-    fn poll_to_client(
-        &mut self,
-        cx: &mut Context<'_>,
-        scratch: &mut Scratch,
-    ) -> Result<(), RelayError> {
-        for _ in 0..ROUNDS {
-            match self.to_client {
-                Flow::Done => return Ok(()),
-                Flow::Open => match self.client.poll_flush(cx) {
-                    Poll::Pending => return Ok(()),
-                    Poll::Ready(Err(error)) => self.client_takes_no_more(error),
-                    Poll::Ready(Ok(())) => {
-                        self.count_sealed();
-                        match self.poll_backend(cx, scratch) {
-                            Poll::Pending => return Ok(()),
-                            Poll::Ready(Err(error)) => return Err(RelayError::Backend(error)),
-                            Poll::Ready(Ok(read)) => {
-                                let plain = &scratch.incoming[..read];
-                                self.answered(plain, cx, &mut scratch.sealed)?;
-                            }
-                        }
-                    }
-                },
-                Flow::Ending => match self.client.poll_shutdown(cx) {
-                    Poll::Pending => return Ok(()),
-                    Poll::Ready(Ok(())) => self.to_client = Flow::Done,
-                    Poll::Ready(Err(error)) => self.client_takes_no_more(error),
-                },
-                Flow::Discarding => match self.poll_backend(cx, scratch) {
-                    Poll::Pending => return Ok(()),
-                    Poll::Ready(Ok(1..)) => {}
-                    Poll::Ready(_) => self.to_client = Flow::Done,
-                },
-            }
-        }
-        cx.waker().wake_by_ref();
-        Ok(())
-    }
-
-    /// Handles a read from the backend.
-    fn answered(
-        &mut self,
-        plain: &[u8],
-        cx: &mut Context<'_>,
-        sealed: &mut Vec<Vec<u8>>,
-    ) -> Result<(), RelayError> {
-        if plain.is_empty() {
-            if let Some(cut) = self.backend_cut {
-                return Err(RelayError::Backend(cut.into()));
-            }
-            self.client.queue_close_notify();
-            self.to_client = Flow::Ending;
-            return Ok(());
-        }
-        self.moved = true;
-        match self.client.send(cx, plain, sealed) {
-            Ok(()) => {
-                self.reads_from_backend.learn(plain.len(), self.client.queued() == 0);
-                self.sealed = u32::try_from(plain.len()).unwrap_or(u32::MAX);
-                Ok(())
-            }
-            Err(SendError::Io(error)) => {
-                self.client_takes_no_more(error);
-                Ok(())
-            }
-            Err(SendError::Seal(error)) => Err(RelayError::Seal(error)),
-        }
-    }
-
-    /// Counts the plaintext of a read that the client has taken completely. Called before each read from the backend.
-    fn count_sealed(&mut self) {
-        let sealed = std::mem::take(&mut self.sealed);
-        if sealed > 0 {
-            self.relayed(Direction::ToClient, sealed as usize);
-        }
-    }
-
-    /// The backend takes no more bytes. Its answer may still be unread: a server that rejects a request answers,
-    /// closes, and resets on further bytes.
-    fn backend_takes_no_more(&mut self, error: io::Error) {
-        self.backend_cut = socket::cut(&error);
-        self.failure.get_or_insert_with(|| RelayError::Backend(error).into());
-        self.unsent = WriteBuffer::default();
-        self.to_backend = Flow::Discarding;
-    }
-
-    /// The client takes no more bytes. Its report may still be unread: a device that reports and goes to sleep resets
-    /// the answer.
-    fn client_takes_no_more(&mut self, error: io::Error) {
-        self.failure.get_or_insert_with(|| RelayError::Client(error).into());
-        self.client.discard_queued();
-        self.to_client = Flow::Discarding;
-    }
-
-    /// Reads once from the client. The plaintext is in `scratch`.
-    fn poll_client(
-        &mut self,
-        cx: &mut Context<'_>,
-        scratch: &mut Scratch,
-    ) -> Poll<Result<Received, ReceiveError>> {
-        self.client.poll_receive(cx, scratch, self.reads_from_client.bytes())
-    }
-
-    /// Reads once from the backend into `scratch.incoming`. Returns 0 at the end.
-    fn poll_backend(
-        &mut self,
-        cx: &mut Context<'_>,
-        scratch: &mut Scratch,
-    ) -> Poll<io::Result<usize>> {
-        let room = &mut scratch.incoming[..self.reads_from_backend.bytes()];
-        let mut buffer = ReadBuf::new(room);
-        ready!(Pin::new(&mut *self.backend).poll_read(cx, &mut buffer))?;
-        Poll::Ready(Ok(buffer.filled().len()))
     }
 
     /// Completes when a bound is reached.

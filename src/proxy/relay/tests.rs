@@ -7,7 +7,7 @@ mod stops;
 
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream as Device;
 use tokio_rustls::rustls::crypto::CryptoProvider;
