@@ -111,9 +111,10 @@ pub fn check(config: &Config) -> Result<Checked, StartError> {
             let file = match role {
                 // By its index: a message with the file name of a CRL reports a fault of the CRL.
                 MaterialKind::Crl => format!("crls[{}]", i - first_crl),
-                MaterialKind::Certificate | MaterialKind::Key | MaterialKind::ClientCa => {
-                    path.display().to_string()
-                }
+                MaterialKind::Certificate
+                | MaterialKind::Key
+                | MaterialKind::ClientCa
+                | MaterialKind::Allow => path.display().to_string(),
             };
             shown(&format!("listener {name:?}: {file}: {}", counted(*role, *count)))
         };
@@ -136,6 +137,7 @@ fn counted(kind: MaterialKind, count: usize) -> String {
         MaterialKind::Certificate | MaterialKind::ClientCa => "certificate",
         MaterialKind::Key => "private key",
         MaterialKind::Crl => "CRL",
+        MaterialKind::Allow => "allow rule",
     };
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

@@ -6,6 +6,7 @@
 //! **Not here.** The file format and its problems ([`mod@file`]), the command line (`commands/flags.rs`), the
 //! contents of the files named here (`trust/certs.rs`).
 
+mod allow;
 pub mod file;
 pub(crate) mod values;
 
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use self::allow::{Allow, AllowRules, SpkiSha256};
 use crate::logging::{Filter, Format};
 use crate::terms::name_pattern::{NamePattern, is_dns_name};
 use crate::text::Shown;
@@ -270,6 +272,16 @@ pub struct ClientTrust {
     pub ca: PathBuf,
     /// CRLs in PEM. Empty: revocation is not checked.
     pub crls: Vec<PathBuf>,
+    /// The rules that a verified client must match.
+    pub allow: Allow,
+}
+
+impl ClientTrust {
+    /// Returns the trust in every client of the CAs in this bundle.
+    #[must_use]
+    pub fn new(ca: PathBuf) -> Self {
+        Self { ca, crls: Vec::new(), allow: Allow::default() }
+    }
 }
 
 /// A route: its conditions and its backend.

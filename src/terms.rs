@@ -7,3 +7,4 @@ pub mod labels;
 pub mod name_pattern;
 pub(crate) mod negotiated;
 pub mod reason;
+pub mod rule_pattern;

@@ -2,6 +2,7 @@
 //!
 //! **Not here.** Connections: a handshake takes the current snapshot, and nothing else.
 
+pub(crate) mod allow;
 pub(crate) mod certs;
 pub(crate) mod findings;
 pub(crate) mod material;

@@ -29,7 +29,7 @@ fn wish() -> Wish<'static> {
 /// Returns a listener that trusts this bundle.
 fn trusting(backend: &Backend, servers: &Authority, ca: PathBuf) -> ListenerConfig {
     let mut listener = listener(backend.config(), &servers.server());
-    listener.tls.client_auth = ClientAuth::Required(ClientTrust { ca, crls: Vec::new() });
+    listener.tls.client_auth = ClientAuth::Required(ClientTrust::new(ca));
     listener
 }
 

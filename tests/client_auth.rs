@@ -21,7 +21,7 @@ fn trusting(backend: &Backend, servers: &Authority, trust: ClientTrust) -> Liste
 }
 
 fn trust(devices: &Authority) -> ClientTrust {
-    ClientTrust { ca: devices.ca(), crls: Vec::new() }
+    ClientTrust::new(devices.ca())
 }
 
 /// The wish for a device's certificate.

@@ -12,7 +12,7 @@ use tlsidecar::logging::Format;
 /// Returns a directory with the files that the configurations in this file name.
 fn dir() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["tls.crt", "tls.key", "ca.crt", "devices.crl"] {
+    for name in ["tls.crt", "tls.key", "ca.crt", "devices.crl", "allow.toml"] {
         fs::write(dir.path().join(name), "").unwrap();
     }
     dir
@@ -84,6 +84,13 @@ tickets = 0
 max_chain_certificates = 4
 max_chain_bytes = "16KiB"
 allow_v1 = false
+[listener.allow]
+cn = ["pump 7", "valve-*"]
+dns = ["*.devices.example"]
+uri = ["spiffe://plant-a/device/*"]
+ou = ["Line 2"]
+spki_sha256 = ["ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0="]
+file = "allow.toml"
 [listener.timeouts]
 hello = "1s"
 handshake = "2m"
@@ -113,7 +120,10 @@ backend = "tcp://broker:1883"
     assert_eq!((listener.tcp.keepalive, listener.tcp.user_timeout), (None, None));
     assert_eq!(listener.backend, "unix:/run/broker.sock".parse().ok());
     assert_eq!(listener.routes[0].backend, "broker:1883".parse::<BackendAddress>().unwrap());
-    assert!(matches!(&listener.tls.client_auth, ClientAuth::Optional(t) if t.crls.len() == 1));
+    let ClientAuth::Optional(trust) = &tls.client_auth else { panic!("optional") };
+    assert_eq!(trust.crls.len(), 1);
+    assert_eq!(trust.allow.rules.count(), 6);
+    assert!(trust.allow.file.as_ref().is_some_and(|file| file.ends_with("allow.toml")));
     assert_eq!(config.log.format, Format::Json);
 }
 
@@ -171,6 +181,15 @@ fn each_invalid_value_is_reported_with_its_place_and_the_allowed_values() {
             &format!("listener[0].{key}"),
             words,
         );
+    }
+    for (key, value, words) in [
+        ("allow.uri", "\"plant-a\"", &["plant-a", "spiffe://"][..]),
+        ("allow.cn", "\"*\"", &["\"*\"", "pump-*"]),
+        ("allow.dns", "\"a.*.b\"", &["a.*.b", "DNS name"]),
+        ("allow.spki_sha256", "1", &["`1`", "64 hexadecimal"]),
+    ] {
+        let text = listener(&format!("{key} = [{value}]"));
+        assert_problem(&text, (before, key.len() + 5), &format!("listener[0].{key}[0]"), words);
     }
     for (section_of, key, value, words) in [
         ("admin", "listen", "\"localhost\"", &["localhost", "IP address"][..]),
@@ -242,6 +261,18 @@ fn client_ca_and_client_auth_are_an_error_without_each_other() {
     assert_problem(&text, (7, 17), "listener[0].tls.client_ca", &["client_auth"]);
     let text = format!("{GOOD}tls.client_auth = \"required\"\n");
     assert_problem(&text, (7, 19), "listener[0].tls.client_ca", &["missing"]);
+}
+
+#[test]
+fn allow_rules_without_client_auth_are_an_error() {
+    for line in ["allow.cn = [\"pump-7\"]", "allow.file = \"allow.toml\""] {
+        let error = parse(&format!("{GOOD}{line}\n")).unwrap_err();
+        let [problem] = &error.problems[..] else { panic!("one problem, not {error}") };
+        assert_eq!(problem.place.map(|(line, _)| line), Some(7), "{error}");
+        assert_eq!(problem.key, "listener[0].allow");
+        assert!(problem.message.contains("client_auth"), "{error}");
+    }
+    assert!(parse(&format!("{GOOD}allow.cn = []\n")).is_ok());
 }
 
 #[test]

@@ -34,7 +34,8 @@ impl Scene {
         });
         let crls = files.collect();
         let mut listener = listener(backend.config(), &server);
-        listener.tls.client_auth = ClientAuth::Required(ClientTrust { ca, crls });
+        listener.tls.client_auth =
+            ClientAuth::Required(ClientTrust { crls, ..ClientTrust::new(ca) });
         Self { servers, server, listener, _backend: backend }
     }
 

@@ -126,7 +126,7 @@ async fn openssl_that_puts_no_dns_name_into_sni_is_served_as_without_one() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let mut listener = listener(backend.config(), &authority.server());
-    let trust = ClientTrust { ca: authority.ca(), crls: Vec::new() };
+    let trust = ClientTrust::new(authority.ca());
     listener.tls.client_auth = ClientAuth::Required(trust);
     let proxy = Proxy::with(listener);
     let purpose = ExtendedKeyUsagePurpose::ClientAuth;

@@ -18,7 +18,8 @@ mod relay;
 /// The certificate, version, suite and protocol for each device.
 mod tls;
 
-/// Client authentication.
+mod allow;
+/// Client authentication, and the rules on verified devices.
 mod client_auth;
 
 /// Invalid bytes from a peer: one connection ends, with a specific reason.

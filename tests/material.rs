@@ -30,8 +30,8 @@ impl Scene {
         let backend = Backend::echo().await;
         let mut listener = listener(backend.config(), &authority.server());
         let trust = ClientTrust {
-            ca: authority.dir().join("clients.crt"),
             crls: vec![authority.crl("devices.crl", &[])],
+            ..ClientTrust::new(authority.dir().join("clients.crt"))
         };
         replace(&trust.ca, authority.pem());
         listener.tls.client_auth = ClientAuth::Required(trust);

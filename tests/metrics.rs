@@ -46,7 +46,10 @@ fn requiring_certificates(
     devices: &Authority,
 ) -> (ListenerConfig, Device) {
     let mut listener = listener(backend.config(), &servers.server());
-    let trust = ClientTrust { ca: devices.ca(), crls: vec![devices.crl("devices.crl", &[7])] };
+    let trust = ClientTrust {
+        crls: vec![devices.crl("devices.crl", &[7])],
+        ..ClientTrust::new(devices.ca())
+    };
     listener.tls.client_auth = ClientAuth::Required(trust);
     let purpose = ExtendedKeyUsagePurpose::ClientAuth;
     let wish = Wish { names: &["device-1"], purpose, ..Wish::default() };
@@ -310,7 +313,7 @@ async fn the_eight_cas_that_expire_first_are_reported_of_a_large_bundle() {
     let (mut listener, _device) = requiring_certificates(&backend, &servers, &cas[0]);
     let bundle: String = cas.iter().map(Authority::pem).collect();
     std::fs::write(cas[0].ca(), bundle).unwrap();
-    let trust = ClientTrust { ca: cas[0].ca(), crls: Vec::new() };
+    let trust = ClientTrust::new(cas[0].ca());
     listener.tls.client_auth = ClientAuth::Required(trust);
     let proxy = Proxy::with(listener);
     let reported = || proxy.text().matches("client_ca_not_after_timestamp_seconds{ca=").count();

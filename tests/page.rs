@@ -57,7 +57,10 @@ fn recent(status: &Value, listener: usize, what: &str) -> u64 {
 
 /// Returns a listener that requires certificates of `devices`.
 fn strict(name: &str, backend: BackendAddress, pair: &Pair, devices: &Authority) -> ListenerConfig {
-    let trust = ClientTrust { ca: devices.ca(), crls: vec![devices.crl("devices.crl", &[7])] };
+    let trust = ClientTrust {
+        crls: vec![devices.crl("devices.crl", &[7])],
+        ..ClientTrust::new(devices.ca())
+    };
     let mut listener = ListenerConfig { name: name.to_owned(), ..listener(backend, pair) };
     listener.tls.client_auth = ClientAuth::Required(trust);
     listener
@@ -426,7 +429,7 @@ impl Plant {
         };
         let mqtt = listener(backends[0].config(), &pair("mqtt", 20, 70));
         let mut mqtt = ListenerConfig { name: "mqtt".to_owned(), ..mqtt };
-        let trust = ClientTrust { ca: devices.ca(), crls: Vec::new() };
+        let trust = ClientTrust::new(devices.ca());
         mqtt.tls.client_auth = ClientAuth::Optional(trust);
         mqtt.limits.max_connections = Some(2000);
         let mut modbus =

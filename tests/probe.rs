@@ -255,7 +255,7 @@ async fn without_tickets_there_is_no_resumption() {
 }
 
 fn required(listener: &mut ListenerConfig, authority: &Authority) {
-    let trust = ClientTrust { ca: authority.ca(), crls: Vec::new() };
+    let trust = ClientTrust::new(authority.ca());
     listener.tls.client_auth = ClientAuth::Required(trust);
 }
 

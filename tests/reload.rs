@@ -428,7 +428,7 @@ async fn a_new_crl_refuses_the_revoked_device_and_its_ticket() {
     let backend = Backend::echo().await;
     let mut listener = listener(backend.config(), &authority.server());
     let crls = vec![authority.crl("devices.crl", &[])];
-    let trust = ClientTrust { ca: authority.ca(), crls };
+    let trust = ClientTrust { crls, ..ClientTrust::new(authority.ca()) };
     listener.tls.client_auth = ClientAuth::Required(trust);
     let proxy = Proxy::with(listener);
     let pair = authority.issue("device", &device_wish(66));
@@ -452,7 +452,7 @@ async fn an_added_ca_is_trusted_without_a_new_certificate() {
     let mut listener = listener(backend.config(), &authority.server());
     let bundle = authority.dir().join("bundle.crt");
     replace(&bundle, first.pem());
-    let trust = ClientTrust { ca: bundle.clone(), crls: Vec::new() };
+    let trust = ClientTrust::new(bundle.clone());
     listener.tls.client_auth = ClientAuth::Required(trust);
     let proxy = Proxy::with(listener);
     let pair = second.issue("device", &device_wish(1));
@@ -471,7 +471,7 @@ async fn a_broken_bundle_keeps_the_old_cas_active() {
     let mut listener = listener(backend.config(), &authority.server());
     let bundle = authority.dir().join("bundle.crt");
     replace(&bundle, authority.pem());
-    let trust = ClientTrust { ca: bundle.clone(), crls: Vec::new() };
+    let trust = ClientTrust::new(bundle.clone());
     listener.tls.client_auth = ClientAuth::Required(trust);
     let proxy = Proxy::with(listener);
     let pair = authority.issue("device", &device_wish(1));
@@ -623,7 +623,7 @@ async fn open_connections_are_not_touched_by_a_failed_reload() {
     let mut listener = listener(backend.config(), &pair);
     let bundle = authority.dir().join("bundle.crt");
     replace(&bundle, authority.pem());
-    let trust = ClientTrust { ca: bundle.clone(), crls: Vec::new() };
+    let trust = ClientTrust::new(bundle.clone());
     listener.tls.client_auth = ClientAuth::Required(trust);
     let proxy = Proxy::with(listener);
     let shown = authority.issue("device", &device_wish(1));

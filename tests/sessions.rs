@@ -26,7 +26,7 @@ impl Scene {
         let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
         let backend = Backend::echo().await;
         let mut listener = listener(backend.config(), &servers.server());
-        let trust = ClientTrust { ca: devices.ca(), crls: Vec::new() };
+        let trust = ClientTrust::new(devices.ca());
         listener.tls.client_auth = ClientAuth::Optional(trust);
         listener.tls.alpn = vec![b"mqtt".to_vec()];
         let proxy = Proxy::with(listener);

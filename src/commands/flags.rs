@@ -191,7 +191,7 @@ impl RunArgs {
     /// Returns the listener that the flags describe.
     fn listener(&self) -> ListenerConfig {
         let client_auth = match self.client_ca.clone() {
-            Some(ca) => ClientAuth::Required(ClientTrust { ca, crls: Vec::new() }),
+            Some(ca) => ClientAuth::Required(ClientTrust::new(ca)),
             None => ClientAuth::None,
         };
         let complete = "clap requires it without a file";

@@ -7,6 +7,8 @@
 //! **Not here.** The meaning of the values ([`super`]), the contents of the named files (`trust/certs.rs`). The
 //! keys are documented in docs/configuration.md.
 
+mod allow;
+mod client_auth;
 mod problem;
 mod sections;
 mod text;
@@ -14,18 +16,19 @@ mod text;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
+use self::allow::AllowSection;
+pub(crate) use self::allow::parse_allow_file;
+use self::client_auth::ClientAuthKeys;
 use self::problem::Problems;
 pub use self::problem::{ConfigError, ConfigProblem};
 use self::sections::{CertificateSection, Document, ListenerSection, RouteSection, TlsSection};
-use self::text::{AuthChoice, Text};
 use super::{
-    AdminConfig, CertificateFiles, ClientAuth, ClientTrust, Config, DEFAULT_CHAIN_BYTES,
-    DEFAULT_CHAIN_CERTIFICATES, ListenerConfig, Route, TlsConfig, TlsVersion, overlap,
+    AdminConfig, CertificateFiles, Config, DEFAULT_CHAIN_BYTES, DEFAULT_CHAIN_CERTIFICATES,
+    ListenerConfig, Route, TlsConfig, TlsVersion, overlap,
 };
 use crate::logging::Filter;
 use crate::regular_file;
@@ -265,7 +268,7 @@ fn into_listener(
         let allowed = "an address such as \"127.0.0.1:1883\" or \"unix:/run/server.sock\"";
         problems.missing(&span, key, "backend", allowed);
     }
-    let tls = tls.and_then(|tls| into_tls(tls, &format!("{key}.tls"), problems));
+    let tls = tls.and_then(|tls| into_tls(tls, section.allow, key, problems));
     Some(ListenerConfig {
         name: name?.into_inner().0.into(),
         listen: listen?.into_inner().0,
@@ -296,9 +299,11 @@ fn into_route(
 
 fn into_tls(
     section: Spanned<TlsSection>,
-    key: &str,
+    allow: Option<Spanned<AllowSection>>,
+    listener: &str,
     problems: &mut Problems<'_>,
 ) -> Option<TlsConfig> {
+    let key = &format!("{listener}.tls");
     let span = section.span();
     let section = section.into_inner();
     if section.certificates.is_empty() {
@@ -313,19 +318,16 @@ fn into_tls(
             into_certificate_files(pair, &format!("{key}.certificates[{i}]"), problems)
         })
         .collect();
-    let client_ca = section
-        .client_ca
-        .map(|ca| (problems.named_file(&ca, &format!("{key}.client_ca")), ca.span()));
-    let crls = section
-        .crls
-        .iter()
-        .enumerate()
-        .map(|(i, crl)| problems.named_file(crl, &format!("{key}.crls[{i}]")))
-        .collect();
+    let client_auth = ClientAuthKeys {
+        choice: section.client_auth,
+        ca: section.client_ca,
+        crls: section.crls,
+        allow,
+    };
     Some(TlsConfig {
         certificates,
         min_version: section.min_version.map_or(TlsVersion::Tls12, |version| version.0),
-        client_auth: into_client_auth(section.client_auth.as_ref(), client_ca, crls, key, problems),
+        client_auth: client_auth.into_client_auth(listener, problems),
         alpn: section.alpn.into_iter().map(|a| a.0.into()).collect(),
         tickets: section
             .tickets
@@ -355,31 +357,4 @@ fn into_certificate_files(
         cert: problems.named_file(&cert?, &format!("{key}.cert")),
         key: problems.named_file(&private?, &format!("{key}.key")),
     })
-}
-
-fn into_client_auth(
-    choice: Option<&Spanned<Text<AuthChoice>>>,
-    client_ca: Option<(PathBuf, Range<usize>)>,
-    crls: Vec<PathBuf>,
-    key: &str,
-    problems: &mut Problems<'_>,
-) -> ClientAuth {
-    let wanted = choice.map_or(AuthChoice::None, |choice| choice.as_ref().0);
-    match (wanted, client_ca) {
-        (AuthChoice::None, None) => ClientAuth::None,
-        (AuthChoice::None, Some((_, span))) => {
-            // A CA without client_auth would look like protection and be none.
-            let message = "found a client CA without client_auth: set client_auth = \"required\" or \
-                           \"optional\", or remove client_ca";
-            problems.at(span, &format!("{key}.client_ca"), message);
-            ClientAuth::None
-        }
-        (AuthChoice::Optional, Some((ca, _))) => ClientAuth::Optional(ClientTrust { ca, crls }),
-        (AuthChoice::Required, Some((ca, _))) => ClientAuth::Required(ClientTrust { ca, crls }),
-        (AuthChoice::Optional | AuthChoice::Required, None) => {
-            let span = choice.map_or(0..0, Spanned::span);
-            problems.missing(&span, key, "client_ca", "a PEM bundle with the CAs of the devices");
-            ClientAuth::None
-        }
-    }
 }

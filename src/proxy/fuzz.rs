@@ -93,6 +93,9 @@ pub fn load(files: &[PathBuf; 4]) -> Result<(), Vec<String>> {
 fn listener([cert, key, ca, crl]: &[PathBuf; 4]) -> ListenerConfig {
     let pair = CertificateFiles { cert: cert.clone(), key: key.clone() };
     let backend = "127.0.0.1:1".parse::<BackendAddress>().expect("it is an address");
-    let clients = ClientAuth::Optional(ClientTrust { ca: ca.clone(), crls: vec![crl.clone()] });
+    let clients = ClientAuth::Optional(ClientTrust {
+        crls: vec![crl.clone()],
+        ..ClientTrust::new(ca.clone())
+    });
     ListenerConfig::new("fuzz", ([127, 0, 0, 1], 0).into(), backend, pair, clients)
 }

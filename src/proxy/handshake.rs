@@ -36,7 +36,7 @@ use crate::config::{self, TlsVersion};
 use crate::terms::labels::{Incompatible, SuiteKind};
 use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::Reason;
-use crate::trust::certs::verifier::ChainError;
+use crate::trust::certs::verifier::{ChainError, NOT_ALLOWED};
 use crate::trust::identity::{self, Identity};
 use crate::trust::provider::Disguise;
 use crate::trust::snapshot::Snapshot;
@@ -201,6 +201,7 @@ fn certificate_reason(error: &CertificateError) -> Reason {
         E::NotValidYet | E::NotValidYetContext { .. } => Reason::ClientCertNotYetValid,
         E::UnknownIssuer => Reason::ClientCertUnknownCa,
         E::Revoked => Reason::ClientCertRevoked,
+        _ if *error == NOT_ALLOWED => Reason::ClientNotAllowed,
         _ if let Some(error) = ChainError::within(error) => match error {
             ChainError::TooManyCertificates { .. } | ChainError::TooManyBytes { .. } => {
                 Reason::ClientCertChainTooLarge

@@ -268,6 +268,7 @@ const fn connect_result(reason: Reason) -> Option<ConnectResult> {
         | Reason::ClientCertUnknownCa
         | Reason::ClientCertRevoked
         | Reason::ClientCertRejected
+        | Reason::ClientNotAllowed
         | Reason::ClientCertChainTooLarge
         | Reason::NoRoute
         | Reason::ClientReset

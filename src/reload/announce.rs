@@ -48,6 +48,7 @@ fn announce_policy(listener: &str, policy: &Policy) {
                 tracing::info!(listener, %file, count, pinned, "client CAs active");
             }
             MaterialKind::Crl => tracing::info!(listener, %file, count, "CRLs active"),
+            MaterialKind::Allow => tracing::info!(listener, %file, count, "allow rules active"),
         }
     }
 }
@@ -100,9 +101,10 @@ pub(super) fn announce_changes(old: &config::ListenerConfig, new: &config::Liste
 pub(super) fn note_swapped(old: &Snapshot, new: &Snapshot, objects: &mut Objects) {
     let differs = |object: ReloadObject| match object {
         ReloadObject::Config => old.listener != new.listener,
-        ReloadObject::Certificate | ReloadObject::ClientCa | ReloadObject::Crl => {
-            old.digest(object) != new.digest(object)
-        }
+        ReloadObject::Certificate
+        | ReloadObject::ClientCa
+        | ReloadObject::Crl
+        | ReloadObject::Allow => old.digest(object) != new.digest(object),
     };
     for &object in ReloadObject::ALL.iter().filter(|object| differs(**object)) {
         objects.note(object, ReloadOutcome::Swapped);

@@ -342,6 +342,8 @@ closed_set! {
         ClientCa => "client_ca",
         /// Revocation lists.
         Crl => "crl",
+        /// Allow rules.
+        Allow => "allow",
     }
 }
 
@@ -356,5 +358,7 @@ closed_set! {
         ClientCa => "client_ca",
         /// Revocation lists.
         Crl => "crl",
+        /// The files of allow rules.
+        Allow => "allow",
     }
 }

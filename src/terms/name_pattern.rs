@@ -27,6 +27,11 @@ impl NamePattern {
         Self(pattern)
     }
 
+    /// Returns the pattern as text, in lower case.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// Returns whether `name` matches.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {

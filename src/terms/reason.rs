@@ -47,6 +47,8 @@ closed_set! {
         ClientCertChainTooLarge => "client_cert_chain_too_large",
         /// The client's certificate was refused for any other cause.
         ClientCertRejected => "client_cert_rejected",
+        /// The client's certificate is valid, and no allow rule admits it.
+        ClientNotAllowed => "client_not_allowed",
 
         /// No route matched, and the listener has no default backend.
         NoRoute => "no_route",
@@ -143,6 +145,7 @@ impl Reason {
             | Self::ClientCertRevoked
             | Self::ClientCertChainTooLarge
             | Self::ClientCertRejected
+            | Self::ClientNotAllowed
             | Self::NoRoute
             | Self::ClientReset
             | Self::ClientLost

@@ -1,4 +1,4 @@
-//! The certificates, keys, CAs and CRLs of a policy, checked file by file.
+//! The certificates, keys, CAs, CRLs and allow rules of a policy, checked file by file.
 //!
 //! **Promises.** A file is parsed whole, each key belongs to its certificate, and no valid certificate is
 //! replaced by one that is not valid now. A file that fails keeps its earlier content. Key bytes are wiped
@@ -10,5 +10,6 @@ pub(crate) mod chain;
 pub(crate) mod clients;
 pub(crate) mod loaded;
 pub(crate) mod pem;
+pub(crate) mod rules;
 pub(crate) mod summary;
 pub(crate) mod verifier;

@@ -81,6 +81,10 @@ pub(crate) enum Cause {
     Ca,
     #[error("{}; it is the CA's last CRL, so the current one is kept", .0.sentence())]
     CrlLost(Box<UnusedCrl>),
+    #[error("is not UTF-8 text")]
+    NotUtf8,
+    #[error("{0}")]
+    Rule(String),
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
 }
@@ -98,6 +102,7 @@ pub(crate) const fn object(role: MaterialKind) -> ReloadObject {
         MaterialKind::Certificate | MaterialKind::Key => ReloadObject::Certificate,
         MaterialKind::ClientCa => ReloadObject::ClientCa,
         MaterialKind::Crl => ReloadObject::Crl,
+        MaterialKind::Allow => ReloadObject::Allow,
     }
 }
 
@@ -158,6 +163,8 @@ pub(crate) enum Warning {
     CaNotForClients { file: PathBuf, ca: String },
     #[error("no CRL is from {ca:?} of {}: clients with its certificates are refused", Shown(file))]
     CaWithoutCrl { file: PathBuf, ca: String },
+    #[error("{} has no rule: only the rules of the configuration admit clients", Shown(file))]
+    NoAllowRules { file: PathBuf },
 }
 
 /// Lists the certificates of a bundle that issue devices, and those that are devices.

@@ -26,6 +26,9 @@ const MAX_CA_BYTES: u64 = 16 << 20;
 /// Bound of a file with CRLs: some 6 million entries.
 const MAX_CRL_BYTES: u64 = 256 << 20;
 
+/// Bound of a file with allow rules: some 200,000 keys.
+const MAX_ALLOW_BYTES: u64 = 16 << 20;
+
 /// A file that was read for one role.
 #[derive(Debug)]
 pub(crate) struct Material {
@@ -35,7 +38,7 @@ pub(crate) struct Material {
 }
 
 /// Returns the files of a policy, each with its role, in the order of the configuration: certificates each
-/// followed by its key, then the client CAs, then the CRLs.
+/// followed by its key, then the client CAs, then the CRLs, then the allow rules.
 pub(crate) fn named(tls: &config::TlsConfig) -> impl Iterator<Item = (MaterialKind, &Path)> {
     let pairs = tls.certificates.iter().flat_map(|pair| {
         [(MaterialKind::Certificate, pair.cert.as_path()), (MaterialKind::Key, pair.key.as_path())]
@@ -43,7 +46,10 @@ pub(crate) fn named(tls: &config::TlsConfig) -> impl Iterator<Item = (MaterialKi
     let trust = || tls.client_auth.trust().into_iter();
     let cas = trust().map(|trust| (MaterialKind::ClientCa, trust.ca.as_path()));
     let crls = trust().flat_map(|trust| &trust.crls);
-    pairs.chain(cas).chain(crls.map(|crl| (MaterialKind::Crl, crl.as_path())))
+    let crls = crls.map(|crl| (MaterialKind::Crl, crl.as_path()));
+    let rules = trust().filter_map(|trust| trust.allow.file.as_ref());
+    let rules = rules.map(|file| (MaterialKind::Allow, file.as_path()));
+    pairs.chain(cas).chain(crls).chain(rules)
 }
 
 /// Reads files, each for a role, all as of one moment. Blocks on the disk.
@@ -72,6 +78,7 @@ const fn max_bytes(role: MaterialKind) -> u64 {
         MaterialKind::Certificate | MaterialKind::Key => MAX_CHAIN_BYTES,
         MaterialKind::ClientCa => MAX_CA_BYTES,
         MaterialKind::Crl => MAX_CRL_BYTES,
+        MaterialKind::Allow => MAX_ALLOW_BYTES,
     }
 }
 

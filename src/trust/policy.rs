@@ -16,7 +16,7 @@ use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::{self, ServerConfig, version};
 
 use super::certs::chain::{self, Chain, ServerCertificate};
-use super::certs::clients::{self, ActiveTrust, LoadedTrust, TrustSummary};
+use super::certs::clients::{self, ActiveTrust, LoadedTrust, TrustMaterial, TrustSummary};
 use super::certs::loaded::LoadedFiles;
 use super::certs::summary::FileSummary;
 use super::certs::verifier::ClientVerifier;
@@ -72,10 +72,11 @@ impl Policy {
         let revocation =
             active.and_then(|active| active.client_verifier.as_ref()?.revocation.as_ref());
         let active_trust = ActiveTrust { files: active_files, revocation };
-        let crls: Vec<_> = of(MaterialKind::Crl).collect();
-        let trust = of(MaterialKind::ClientCa)
-            .next()
-            .and_then(|ca| clients::load(tls, (ca, &crls), active_trust, now, findings));
+        let trust = of(MaterialKind::ClientCa).next().and_then(|ca| {
+            let (crls, allow) = (of(MaterialKind::Crl).collect(), of(MaterialKind::Allow).next());
+            let files = TrustMaterial { ca, crls, allow };
+            clients::load(tls, &files, active_trust, now, findings)
+        });
         if findings.is_fatal {
             return None;
         }
@@ -96,6 +97,7 @@ impl Policy {
             client_verifier = Some(Arc::new(trust.verifier));
             summary = trust.summary;
             (loaded.client_ca, loaded.crls) = (Some(trust.client_ca), trust.crls);
+            loaded.allow = trust.allow;
         }
         let named = loaded.chains.iter().map(|chain| NamedCertificate {
             names: chain.info.names.clone(),
@@ -104,7 +106,7 @@ impl Policy {
         let resolver = Arc::new(Resolver::new(named.collect()));
         let accepted = client_verifier.as_ref().map(|verifier| Arc::clone(&verifier.trusted));
         let resumption = Resumption::for_policy(
-            resumption_policy(tls, &loaded),
+            resumption_policy(tls, &loaded, client_verifier.as_deref()),
             tls.tickets > 0,
             accepted,
             earlier,
@@ -133,7 +135,11 @@ impl Policy {
 
 /// Returns the policy that a ticket must not outlive: the clients that are accepted, and the names that we
 /// have.
-fn resumption_policy(tls: &config::TlsConfig, loaded: &LoadedFiles) -> Digest {
+fn resumption_policy(
+    tls: &config::TlsConfig,
+    loaded: &LoadedFiles,
+    verifier: Option<&ClientVerifier>,
+) -> Digest {
     let mode: &[u8] = match tls.client_auth {
         ClientAuth::None => b"none",
         ClientAuth::Optional(_) => b"optional",
@@ -143,8 +149,10 @@ fn resumption_policy(tls: &config::TlsConfig, loaded: &LoadedFiles) -> Digest {
     let mut names: Vec<_> = loaded.chains.iter().flat_map(|chain| &chain.info.names).collect();
     names.sort_unstable();
     names.dedup();
+    let rules = verifier.and_then(|verifier| verifier.allow.digest());
     let mut policy = vec![mode];
     policy.extend(trust.iter().map(Digest::as_bytes));
+    policy.push(rules.map_or(b"", Digest::as_bytes));
     policy.extend(names.iter().map(|name| name.as_bytes()));
     Digest::of(policy)
 }

@@ -142,8 +142,21 @@ impl CertInfo {
 pub(crate) struct ClientCertInfo {
     /// The URIs of the SAN, then its DNS names, then the subject's common names, all unchanged. Without
     /// any, the subject's serialNumber: IEEE 802.1AR identifies devices by it.
-    pub(crate) names: Vec<String>,
+    pub(crate) names: Vec<(NameKind, String)>,
+    /// The subject's organizational units, unchanged.
+    pub(crate) units: Vec<String>,
+    /// The SHA-256 of the encoded SubjectPublicKeyInfo.
+    pub(crate) key: [u8; 32],
     pub(crate) not_after: Timestamp,
+}
+
+/// The place of a name in a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NameKind {
+    Uri,
+    Dns,
+    CommonName,
+    SerialNumber,
 }
 
 /// Parses the information of a client's certificate.
@@ -152,21 +165,29 @@ pub(crate) struct ClientCertInfo {
 /// If it is not X.509.
 pub(crate) fn client_cert_info(der: &CertificateDer<'_>) -> Result<ClientCertInfo, Malformed> {
     let certificate = parse(der)?;
+    let subject = certificate.subject();
     let sans: Vec<_> = sans(&certificate).collect();
     let uris = sans.iter().filter_map(|name| {
-        if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None }
+        let GeneralName::URI(uri) = name else { return None };
+        Some((NameKind::Uri, (*uri).to_owned()))
     });
     let dns = sans.iter().filter_map(|name| {
-        if let GeneralName::DNSName(dns) = name { Some((*dns).to_owned()) } else { None }
+        let GeneralName::DNSName(dns) = name else { return None };
+        Some((NameKind::Dns, (*dns).to_owned()))
     });
-    let common_names = certificate.subject().iter_common_name();
-    let common_names = common_names.filter_map(text);
+    let common_names = subject.iter_common_name().filter_map(text);
+    let common_names = common_names.map(|name| (NameKind::CommonName, name));
     let mut names: Vec<_> = uris.chain(dns).chain(common_names).collect();
-    if names.iter().all(String::is_empty) {
-        let serial_numbers = certificate.subject().iter_by_oid(&OID_X509_SERIALNUMBER);
-        names.extend(serial_numbers.filter_map(text));
+    if names.iter().all(|(_, name)| name.is_empty()) {
+        let serial_numbers = subject.iter_by_oid(&OID_X509_SERIALNUMBER).filter_map(text);
+        names.extend(serial_numbers.map(|name| (NameKind::SerialNumber, name)));
     }
-    Ok(ClientCertInfo { names, not_after: Timestamp(certificate.validity().not_after) })
+    Ok(ClientCertInfo {
+        names,
+        units: subject.iter_organizational_unit().filter_map(text).collect(),
+        key: sha256(certificate.public_key().raw),
+        not_after: Timestamp(certificate.validity().not_after),
+    })
 }
 
 /// Returns the text of an attribute of a name.

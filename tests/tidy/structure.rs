@@ -14,7 +14,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("clap", &["commands::flags", "commands::pages"]),
     ("clap_complete", &["commands::flags", "commands::pages"]),
     ("clap_mangen", &["commands::pages"]),
-    ("data_encoding", &["control::admin::page"]),
+    ("data_encoding", &["config::allow", "control::admin::page"]),
     ("form_urlencoded", &["control::admin::query"]),
     ("http_body_util", &["control::admin", "commands::admin_client"]),
     ("humantime", &["config::values"]),

@@ -121,6 +121,11 @@ impl<'a> Problems<'a> {
         }
     }
 
+    /// Returns whether no problem was found yet.
+    pub(super) const fn is_clean(&self) -> bool {
+        self.found.is_empty()
+    }
+
     /// Adds a problem of the whole file.
     pub(super) fn file(&mut self, message: &str) {
         let (key, message) = (String::new(), message.to_owned());

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::allow::AllowSection;
 use super::text::{AuthChoice, Text, Whole};
 use crate::config::values::{
     AlpnProtocol, AnyDuration, ChainBytes, HandshakeBytes, HelloBytes, ListenerName,
@@ -69,6 +70,7 @@ pub(super) struct ListenerSection {
     pub(super) listen: Option<Spanned<Text<SocketAddr>>>,
     pub(super) backend: Option<Text<BackendAddress>>,
     pub(super) tls: Option<Spanned<TlsSection>>,
+    pub(super) allow: Option<Spanned<AllowSection>>,
     #[serde(default)]
     pub(super) route: Vec<Spanned<RouteSection>>,
     #[serde(default)]

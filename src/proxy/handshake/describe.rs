@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use tokio_rustls::rustls::pki_types::UnixTime;
 use tokio_rustls::rustls::{AlertDescription, CertificateError, OtherError, PeerIncompatible};
 
+use crate::trust::certs::verifier::NOT_ALLOWED;
 use crate::trust::x509::Timestamp;
 use crate::trust::x509::signature::algorithm_name;
 
@@ -56,6 +57,7 @@ pub(super) fn certificate(error: &CertificateError) -> Cow<'static, str> {
         E::BadSignature => "a signature was not made by the key of the CA with the issuer's name",
         E::Revoked => "it, or a CA certificate of its chain, is revoked",
         E::UnknownRevocationStatus => "no CRL covers it, or a CA certificate of its chain",
+        _ if *error == NOT_ALLOWED => "it is valid, and no rule of [listener.allow] admits it",
         E::BadEncoding => "it is not well-formed X.509",
         E::UnhandledCriticalExtension => {
             "it, or a CA certificate of its chain, has a critical extension that is not supported"

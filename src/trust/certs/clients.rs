@@ -15,9 +15,11 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use super::loaded::{LoadedFile, LoadedFiles};
 use super::pem::{self, FoundSections};
+use super::rules::{self, LoadedRules};
 use super::verifier::{ChainLimits, ClientVerifier, TrustedClients};
 use crate::config::{self, ClientAuth};
 use crate::terms::labels::MaterialKind;
+use crate::trust::allow::AllowList;
 use crate::trust::findings::{Cause, CertError, Findings, Warning};
 use crate::trust::material::Material;
 use crate::trust::provider::PROVIDER;
@@ -32,6 +34,14 @@ pub(crate) struct LoadedTrust {
     pub(crate) summary: TrustSummary,
     pub(crate) client_ca: LoadedFile<CertificateDer<'static>>,
     pub(crate) crls: Vec<LoadedFile<Arc<Crl>>>,
+    pub(crate) allow: Option<LoadedRules>,
+}
+
+/// The files of the trust, as read.
+pub(crate) struct TrustMaterial<'a> {
+    pub(crate) ca: &'a Material,
+    pub(crate) crls: Vec<&'a Material>,
+    pub(crate) allow: Option<&'a Material>,
 }
 
 /// The CAs and CRLs of a policy, for logs and metrics.
@@ -52,21 +62,29 @@ pub(crate) struct ActiveTrust<'a> {
     pub(crate) revocation: Option<&'a Revocation>,
 }
 
-/// Loads the trust of a policy from its client CAs and CRLs. Returns none if a file has a problem, and no
+/// Loads the trust of a policy from its client CAs, CRLs and allow rules. Returns none if a file has a problem, and no
 /// earlier content to keep.
 pub(crate) fn load(
     tls: &config::TlsConfig,
-    (ca, crls): (&Material, &[&Material]),
+    TrustMaterial { ca, crls, allow }: &TrustMaterial<'_>,
     active: ActiveTrust<'_>,
     now: SystemTime,
     findings: &mut Findings,
 ) -> Option<LoadedTrust> {
     let client_ca = load_ca(ca, active.files, findings);
     let crls: Vec<_> = crls.iter().map(|file| load_crls(file, active.files, findings)).collect();
+    let rules = allow.map(|file| {
+        let kept = active.files.and_then(|active| active.allow_file(&file.path));
+        rules::load(file, kept, findings)
+    });
     let client_ca = client_ca?;
     // Problems of these certificates were found when the bundle was loaded.
     let cas = Bundle::read(ca, &client_ca, findings);
     let mut crls = crls.into_iter().collect::<Option<Vec<_>>>()?;
+    let rules = match rules {
+        Some(loaded) => Some(loaded?),
+        None => None,
+    };
     let mut due_dates = Vec::new();
     let mut revocation = None;
     if !crls.is_empty() {
@@ -75,6 +93,7 @@ pub(crate) fn load(
         due_dates = due(&verified, now, findings);
         revocation = Some(verified);
     }
+    let own = tls.client_auth.trust().map(|trust| &trust.allow.rules)?;
     let verifier = ClientVerifier {
         mandatory: matches!(tls.client_auth, ClientAuth::Required(_)),
         limits: ChainLimits {
@@ -84,10 +103,11 @@ pub(crate) fn load(
         },
         trusted: Arc::new(cas.trusted),
         revocation,
+        allow: AllowList::new(own, rules.as_ref().map(|file| &*file.rules)),
     };
     let pinned = cas.devices.len();
     let summary = TrustSummary { cas: cas.infos, pinned, crls: due_dates };
-    Some(LoadedTrust { verifier, summary, client_ca, crls })
+    Some(LoadedTrust { verifier, summary, client_ca, crls, allow: rules })
 }
 
 /// The certificates of a bundle.

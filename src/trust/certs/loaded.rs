@@ -11,6 +11,7 @@ use std::sync::Arc;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use super::chain::Chain;
+use super::rules::LoadedRules;
 use super::summary::FileSummary;
 use crate::terms::labels::{MaterialKind, ReloadObject};
 use crate::trust::digest::Digest;
@@ -35,15 +36,17 @@ pub(crate) struct LoadedFiles {
     pub(crate) client_ca: Option<LoadedFile<CertificateDer<'static>>>,
     /// In the order of the configuration.
     pub(crate) crls: Vec<LoadedFile<Arc<Crl>>>,
+    pub(crate) allow: Option<LoadedRules>,
 }
 
 impl LoadedFiles {
-    /// Returns a summary of each file, in the order of the configuration; CRLs last.
+    /// Returns a summary of each file, in the order of the configuration: the CRLs follow the CAs, and the allow rules are last.
     pub(crate) fn files(&self) -> impl Iterator<Item = FileSummary<'_>> {
         let chains = self.chains.iter().flat_map(Chain::files);
         let cas = self.client_ca.iter().map(|file| file.summary(MaterialKind::ClientCa));
         let crls = self.crls.iter().map(|file| file.summary(MaterialKind::Crl));
-        chains.chain(cas).chain(crls)
+        let rules = self.allow.iter().map(LoadedRules::summary);
+        chains.chain(cas).chain(crls).chain(rules)
     }
 
     /// Returns the digest of all files of one kind of object.
@@ -59,6 +62,10 @@ impl LoadedFiles {
 
     pub(crate) fn crl_file(&self, path: &Path) -> Option<&LoadedFile<Arc<Crl>>> {
         self.crls.iter().find(|file| file.path == path)
+    }
+
+    pub(crate) fn allow_file(&self, path: &Path) -> Option<&LoadedRules> {
+        self.allow.as_ref().filter(|file| file.path == path)
     }
 }
 

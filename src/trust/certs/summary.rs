@@ -13,6 +13,6 @@ pub(crate) struct FileSummary<'a> {
     pub(crate) role: MaterialKind,
     pub(crate) path: &'a Path,
     pub(crate) digest: Digest,
-    /// Number of certificates, keys or CRLs.
+    /// Number of certificates, keys, CRLs or allow rules.
     pub(crate) count: usize,
 }

@@ -20,6 +20,8 @@ use tokio_rustls::rustls::{
     SignatureScheme,
 };
 
+use crate::trust::allow::AllowList;
+use crate::trust::identity;
 use crate::trust::provider::transcript;
 use crate::trust::revocation::Revocation;
 use crate::trust::x509::certificate::Certificate;
@@ -33,7 +35,12 @@ pub(crate) struct ClientVerifier {
     pub(super) limits: ChainLimits,
     pub(crate) trusted: Arc<TrustedClients>,
     pub(crate) revocation: Option<Revocation>,
+    pub(crate) allow: AllowList,
 }
+
+/// The error for a valid certificate that no allow rule admits, and for nothing else. The alert is access_denied:
+/// RFC 8446 section 6.2.
+pub(crate) const NOT_ALLOWED: CertificateError = CertificateError::ApplicationVerificationFailure;
 
 /// Limits of the certificates that a client may send.
 #[derive(Clone, Copy, Debug)]
@@ -192,6 +199,9 @@ impl ClientVerifier {
         let path = self.trusted.path_of(leaf, own, rest, now)?;
         if let Some(revocation) = &self.revocation {
             revocation.check(&path.certificates, path.anchor)?;
+        }
+        if !self.allow.is_empty() && !self.allow.admits(&identity::of(leaf)) {
+            return Err(NOT_ALLOWED);
         }
         Ok(())
     }

@@ -41,7 +41,7 @@ async fn remembered(junk: Vec<CertificateDer<'static>>) -> (usize, Option<Handsh
 
     let mut listener = testing::listener(dir.path());
     fs::write(dir.path().join("ca"), ca.pem()).unwrap();
-    let trust = ClientTrust { ca: dir.path().join("ca"), crls: Vec::new() };
+    let trust = ClientTrust::new(dir.path().join("ca"));
     listener.tls.client_auth = ClientAuth::Required(trust);
     let (snapshot, _) = Snapshot::load(&listener, SystemTime::now()).unwrap();
     let acceptor = TlsAcceptor::from(snapshot.policy().server_configs.server_order.clone());
