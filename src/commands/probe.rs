@@ -138,13 +138,24 @@ async fn probe(args: &ProbeArgs, target: &ProbeTarget) -> Result<ProbeReport, Pr
                 TlsVersion::Tls13 => TlsVersion::Tls12,
                 TlsVersion::Tls12 => TlsVersion::Tls13,
             };
-            step("offering the other TLS version to", address);
-            let (config, verifier) = profile.config(Some(other))?;
-            let options = AttemptOptions { config: &config, verifier: &verifier, ..options };
-            report.versions.push((other, support(&options, address).await));
+            let support = other_version(&profile, other, &options, address).await?;
+            report.versions.push((other, support));
         }
     }
     Ok(report)
+}
+
+/// Returns the support of the server for the version that the first handshake did not have.
+async fn other_version(
+    profile: &ClientProfile,
+    version: TlsVersion,
+    options: &AttemptOptions<'_>,
+    address: SocketAddr,
+) -> Result<VersionSupport, ProfileError> {
+    step("offering the other TLS version to", address);
+    let (config, verifier) = profile.config(Some(version))?;
+    let options = AttemptOptions { config: &config, verifier: &verifier, ..*options };
+    Ok(support(&options, address).await)
 }
 
 /// Shows the current step if standard error is a terminal.

@@ -142,42 +142,62 @@ async fn follow(
     attempt: &mut Attempt,
 ) {
     let duration = attempt.negotiated.as_ref().map_or(Duration::ZERO, |n| n.duration);
-    let near = (options.connect * 8).min(options.limit);
-    let far = (options.connect.max(duration) * 8).min(options.limit);
+    let far = (options.connect.max(duration) * 8).min(options.limit).max(READ_TIMEOUT);
+    if let Err(failure) = read_greeting(options, stream, attempt, far).await {
+        attempt.failure = Some(failure);
+        return;
+    }
+    close(stream, attempt, far).await;
+}
+
+/// Reads the greeting, and the ticket if the server must send one: for at most `far` until the first of them, and for
+/// a shorter time after it.
+async fn read_greeting(
+    options: &AttemptOptions<'_>,
+    stream: &mut TlsStream<&mut RecordingIo<TcpStream>>,
+    attempt: &mut Attempt,
+    far: Duration,
+) -> Result<(), Failure> {
+    let near = (options.connect * 8).min(options.limit).max(GREETING_TIMEOUT);
     let is_13 = attempt.negotiated.as_ref().is_some_and(|n| n.version == TlsVersion::Tls13);
-    attempt.accepted = !is_13;
     let resumed = attempt.negotiated.as_ref().is_some_and(|n| n.kind == HandshakeKind::Resumed);
-    let start = Instant::now();
-    let expects_ticket = is_13 && !resumed && !options.verifier.has_ticket();
-    let mut deadline =
-        start + if expects_ticket { far.max(READ_TIMEOUT) } else { near.max(GREETING_TIMEOUT) };
-    let mut has_ticket = !expects_ticket;
+    attempt.accepted = !is_13;
+    let mut has_ticket = !is_13 || resumed || options.verifier.has_ticket();
+    let mut deadline = Instant::now() + if has_ticket { near } else { far };
     let mut buffer = [0; GREETING_BYTES];
     loop {
         tokio::select! {
             read = timeout_at(deadline, stream.read(&mut buffer)) => match read {
-                Ok(Ok(0)) => return attempt.failure = Some(Failure::Ended),
+                Ok(Ok(0)) => return Err(Failure::Ended),
                 Ok(Ok(read)) => {
                     attempt.accepted = true;
                     let room = GREETING_BYTES - attempt.greeting.len();
                     attempt.greeting.extend_from_slice(&buffer[..read.min(room)]);
                     if attempt.greeting.len() == GREETING_BYTES {
-                        break;
+                        return Ok(());
                     }
-                    deadline = deadline.min(Instant::now() + GREETING_TIMEOUT.max(near));
+                    deadline = deadline.min(Instant::now() + near);
                 }
-                Ok(Err(error)) => return attempt.failure = Some(Failure::after(&error)),
-                Err(_) => break,
+                Ok(Err(error)) => return Err(Failure::after(&error)),
+                Err(_) => return Ok(()),
             },
             () = options.verifier.ticket.notified(), if !has_ticket => {
                 has_ticket = true;
                 attempt.accepted = true;
-                deadline = deadline.min(Instant::now() + GREETING_TIMEOUT.max(near));
+                deadline = deadline.min(Instant::now() + near);
             }
         }
     }
-    // After close_notify only an alert counts as a failure: many servers close connections carelessly.
+}
+
+/// Closes with close_notify, and reads until the server closes.
+async fn close(
+    stream: &mut TlsStream<&mut RecordingIo<TcpStream>>,
+    attempt: &mut Attempt,
+    limit: Duration,
+) {
     let mut has_data = false;
+    let mut buffer = [0; GREETING_BYTES];
     let close = async {
         stream.shutdown().await?;
         while stream.read(&mut buffer).await? > 0 {
@@ -186,8 +206,9 @@ async fn follow(
         Ok::<_, io::Error>(())
     };
     attempt.close_answered = Some(true);
-    match timeout(far.max(READ_TIMEOUT), close).await {
+    match timeout(limit, close).await {
         Ok(Ok(())) => attempt.accepted = true,
+        // After close_notify only an alert counts as a failure: many servers close connections carelessly.
         Ok(Err(error)) => {
             let failure = Failure::after(&error);
             attempt.failure = matches!(failure, Failure::Alert(_)).then_some(failure);

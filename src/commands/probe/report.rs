@@ -159,18 +159,7 @@ impl ProbeReport {
         let failure = attempt.failure.as_ref();
         let sent_no_certificate = request.is_some_and(|request| !request.sent);
         let client = ClientContext { sent_no_certificate, offers_all: self.offers_all };
-        self.client_certificate = match request {
-            Some(request) => ClientAuthReport::Requested {
-                authorities: request.authorities.iter().map(|der| authority(der)).collect(),
-                sent: request.sent,
-                accepted: match failure {
-                    Some(failure) if failure.is_of_certificate(client) => Some(false),
-                    _ => attempt.accepted.then_some(true),
-                },
-            },
-            None if attempt.negotiated.is_some() => ClientAuthReport::NotRequested,
-            None => ClientAuthReport::Unknown,
-        };
+        self.client_certificate = ClientAuthReport::of(attempt, client);
         self.problems.extend(failure.map(|failure| failure.problem(client)));
         if let (Some(request), None, false) = (request, failure, attempt.accepted) {
             self.problems.push(unanswered(request.sent));
@@ -271,23 +260,7 @@ impl ProbeReport {
         if let Some(handshake) = &self.handshake {
             handshake.write(f, &self.alpn_offered)?;
         }
-        match &self.client_certificate {
-            ClientAuthReport::Unknown => {}
-            ClientAuthReport::NotRequested => line(f, "client cert", "not asked for")?,
-            ClientAuthReport::Requested { authorities, sent, accepted } => {
-                let sent = if *sent { "shown" } else { "none shown" };
-                let accepted = match accepted {
-                    Some(true) => "accepted",
-                    Some(false) => "refused",
-                    None => "the server did not show whether it accepts that",
-                };
-                line(f, "client cert", format!("asked for; {sent}, {accepted}"))?;
-                match authorities.as_slice() {
-                    [] => line(f, "", "of any CA: the server names none"),
-                    some => line(f, "", format!("of these CAs: {}", list(some))),
-                }?;
-            }
-        }
+        self.client_certificate.write(f)?;
         if self.close_answered == Some(false) {
             line(
                 f,
@@ -295,24 +268,9 @@ impl ProbeReport {
                 "no answer to close_notify: perhaps the legacy server does not answer",
             )?;
         }
-        match &self.resumption {
-            ResumptionReport::NotTried => {}
-            ResumptionReport::NoTicket => line(f, "resumption", "no: the server sends no ticket")?,
-            ResumptionReport::Declined => {
-                line(f, "resumption", "no: the server sends a ticket, and does not accept it")?;
-            }
-            ResumptionReport::Works(duration) => {
-                line(f, "resumption", format!("works, in {} ms", milliseconds(*duration)))?;
-            }
-            ResumptionReport::Failed(why) => line(f, "resumption", format!("failed: {why}"))?,
-        }
-        for (version, accepts) in &self.versions {
-            let accepts = match accepts {
-                VersionSupport::Yes => "accepted".to_owned(),
-                VersionSupport::No => "not accepted".to_owned(),
-                VersionSupport::Unclear(why) => format!("unclear: {why}"),
-            };
-            line(f, &format!("TLS {version}"), accepts)?;
+        self.resumption.write(f)?;
+        for (version, support) in &self.versions {
+            line(f, &format!("TLS {version}"), support)?;
         }
         Ok(())
     }
@@ -346,6 +304,65 @@ impl HandshakeReport {
         match greeting {
             Some(greeting) => line(f, "greeting", format!("\"{greeting}\"")),
             None => Ok(()),
+        }
+    }
+}
+
+impl ClientAuthReport {
+    fn of(attempt: &Attempt, client: ClientContext) -> Self {
+        match &attempt.captured.request {
+            Some(request) => Self::Requested {
+                authorities: request.authorities.iter().map(|der| authority(der)).collect(),
+                sent: request.sent,
+                accepted: match &attempt.failure {
+                    Some(failure) if failure.is_of_certificate(client) => Some(false),
+                    _ => attempt.accepted.then_some(true),
+                },
+            },
+            None if attempt.negotiated.is_some() => Self::NotRequested,
+            None => Self::Unknown,
+        }
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (authorities, sent, accepted) = match self {
+            Self::Unknown => return Ok(()),
+            Self::NotRequested => return line(f, "client cert", "not asked for"),
+            Self::Requested { authorities, sent, accepted } => (authorities, *sent, *accepted),
+        };
+        let sent = if sent { "shown" } else { "none shown" };
+        let accepted = match accepted {
+            Some(true) => "accepted",
+            Some(false) => "refused",
+            None => "the server did not show whether it accepts that",
+        };
+        line(f, "client cert", format!("asked for; {sent}, {accepted}"))?;
+        match authorities.as_slice() {
+            [] => line(f, "", "of any CA: the server names none"),
+            some => line(f, "", format!("of these CAs: {}", list(some))),
+        }
+    }
+}
+
+impl ResumptionReport {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Self::NotTried => return Ok(()),
+            Self::NoTicket => "no: the server sends no ticket",
+            Self::Declined => "no: the server sends a ticket, and does not accept it",
+            Self::Works(duration) => &format!("works, in {} ms", milliseconds(*duration)),
+            Self::Failed(why) => &format!("failed: {why}"),
+        };
+        line(f, "resumption", text)
+    }
+}
+
+impl fmt::Display for VersionSupport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Yes => f.write_str("accepted"),
+            Self::No => f.write_str("not accepted"),
+            Self::Unclear(why) => write!(f, "unclear: {why}"),
         }
     }
 }
