@@ -167,7 +167,9 @@ pub fn start_on(
     let metrics = Arc::new(Metrics::new());
     let sessions = Arc::new(Sessions::default());
     let forced = Arc::clone(&sessions);
-    let shutdown = Shutdown::new(move || forced.stop(|_| true, Reason::DrainDeadline));
+    let shutdown = Shutdown::new(move || {
+        let _forced = forced.stop(|_| true, Reason::DrainDeadline);
+    });
     let gate = Arc::new(ProcessGate::new(capacity.connections));
     let process_wide = process_wide(&shutdown, &metrics, &gate);
     process_wide(&config);

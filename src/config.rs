@@ -389,13 +389,50 @@ impl Default for Timeouts {
 pub struct Limits {
     /// Connections of this listener at a time. None: as many as the process's limit of file descriptors allows.
     pub max_connections: Option<usize>,
+    /// Connections of one client identity at a time. None: no limit.
+    pub per_identity: Option<IdentityLimit>,
     /// The longest ClientHello, from 512 B to 64 KiB, the limit of rustls.
     pub max_hello_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_connections: None, max_hello_bytes: 64 * 1024 }
+        Self { max_connections: None, per_identity: None, max_hello_bytes: 64 * 1024 }
+    }
+}
+
+/// The limit of connections of one client identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdentityLimit {
+    /// Connections at a time, at least 1.
+    pub max: usize,
+    /// The treatment of a connection over the limit.
+    pub over: OverIdentityLimit,
+}
+
+/// The treatment of a connection over the limit of its identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OverIdentityLimit {
+    /// It replaces the connection of this identity that was silent longest.
+    #[default]
+    Replace,
+    /// It is refused.
+    Refuse,
+}
+
+impl TextValue for OverIdentityLimit {
+    const EXPECTED: &'static str = "\"replace\" or \"refuse\"";
+}
+
+impl FromStr for OverIdentityLimit {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        match text {
+            "replace" => Ok(Self::Replace),
+            "refuse" => Ok(Self::Refuse),
+            _ => Err(InvalidValue::of::<Self>()),
+        }
     }
 }
 

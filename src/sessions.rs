@@ -101,9 +101,9 @@ impl Session {
         self.connect.get().is_some()
     }
 
-    /// Orders the session to stop. Idempotent: the first reason wins.
-    pub(crate) fn stop(&self, reason: Reason) {
-        self.stop.give(reason);
+    /// Orders the session to stop. Idempotent: the first reason wins. Returns true if this is the first order.
+    pub(crate) fn stop(&self, reason: Reason) -> bool {
+        self.stop.give(reason)
     }
 
     /// The order that ends the session.
@@ -202,11 +202,14 @@ impl Sessions {
         matching
     }
 
-    /// Orders every session for which `wanted` holds to stop.
-    pub(crate) fn stop(&self, wanted: impl Fn(&Session) -> bool, reason: Reason) {
-        for session in self.matching(wanted) {
-            session.stop(reason);
-        }
+    /// Returns a session by its id.
+    pub(crate) fn get(&self, id: u64) -> Option<Arc<Session>> {
+        self.part(id).get(&id).cloned()
+    }
+
+    /// Orders every session for which `wanted` holds to stop. Returns how many had no order before.
+    pub(crate) fn stop(&self, wanted: impl Fn(&Session) -> bool, reason: Reason) -> usize {
+        self.matching(wanted).into_iter().filter(|session| session.stop(reason)).count()
     }
 
     /// Updates the session metrics of `listeners`.

@@ -3,15 +3,14 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Socket, Type};
 use tlsidecar::config::{BackendAddress, Route, Timeouts};
 use tlsidecar::terms::name_pattern::NamePattern;
 use tlsidecar::terms::reason::Reason;
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 use crate::support::admin::Client;
-use crate::support::backend::{echo, nobody};
+use crate::support::backend::{FullBacklog, echo, nobody};
 use crate::support::file;
 use crate::support::process::ask;
 use crate::support::proxy::{closed_series, listener};
@@ -51,19 +50,9 @@ async fn a_unix_socket_that_is_not_there_is_counted_as_unreachable() {
 
 #[tokio::test]
 async fn a_backend_that_does_not_answer_is_counted_after_the_connect_timeout() {
-    // With a full backlog, the kernel drops each SYN.
-    let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    full.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
-    full.listen(0).unwrap();
-    let silent = full.local_addr().unwrap().as_socket().unwrap();
-    let mut waiting = Vec::new();
-    while let Ok(tcp) =
-        tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(silent)).await
-    {
-        waiting.push(tcp.unwrap());
-    }
+    let full = FullBacklog::new().await;
     let start = Instant::now();
-    fails(address(&silent.to_string()), Reason::BackendTimeout).await;
+    fails(address(&full.address.to_string()), Reason::BackendTimeout).await;
     assert!(start.elapsed() >= Duration::from_millis(400));
 }
 

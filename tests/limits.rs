@@ -4,10 +4,14 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rcgen::ExtendedKeyUsagePurpose;
+use tlsidecar::config::{ClientAuth, ClientTrust, IdentityLimit, OverIdentityLimit};
 use tlsidecar::terms::reason::Reason;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::rustls::HandshakeKind;
 
+use crate::support::certs::Wish;
 use crate::support::client::{Session, say_and_hear};
 use crate::support::file;
 use crate::support::process::binary;
@@ -304,4 +308,50 @@ async fn the_default_limit_is_derived_from_the_file_descriptors() {
     }
     drop(Device::new(&authority).echo(proxy.address).await.unwrap());
     proxy.ends_with(Reason::ClientTruncated).await;
+}
+
+/// A proxy that allows one connection for each identity, and a device with a certificate.
+async fn one_per_identity(over: OverIdentityLimit) -> (Device, Backend, Proxy) {
+    let (authority, backend) = (Authority::new("ca"), Backend::echo().await);
+    let mut listener = listener(backend.config(), &authority.server());
+    let trust = ClientTrust { ca: authority.ca(), crls: Vec::new() };
+    listener.tls.client_auth = ClientAuth::Required(trust);
+    listener.limits.per_identity = Some(IdentityLimit { max: 1, over });
+    let purpose = ExtendedKeyUsagePurpose::ClientAuth;
+    let pair = authority.issue("pump", &Wish { names: &["pump-7"], purpose, ..Wish::default() });
+    (Device::showing(&authority, &pair).resuming(), backend, Proxy::with(listener))
+}
+
+/// Reads the end of a session. rustls reports a close_notify as 0 bytes, and an end without one as an error.
+async fn gets_close_notify(session: &mut Session) {
+    assert_eq!(within("the end", session.read(&mut [0; 1])).await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_returns_replaces_its_old_connection_also_by_resumption() {
+    let (device, _backend, proxy) = one_per_identity(OverIdentityLimit::Replace).await;
+    let mut lost = device.echo(proxy.address).await.unwrap();
+    let mut returned = device.echo(proxy.address).await.unwrap();
+    assert_eq!(returned.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed));
+    gets_close_notify(&mut lost).await;
+    proxy.ends_with(Reason::OverLimit).await;
+    say_and_hear(&mut returned, b"still there").await.unwrap();
+    assert_eq!(proxy.active(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_connection_of_an_identity_is_refused_before_the_backend_if_the_operator_wants_that()
+ {
+    let (device, backend, proxy) = one_per_identity(OverIdentityLimit::Refuse).await;
+    let mut first = device.echo(proxy.address).await.unwrap();
+    for refused in 1..=2 {
+        let mut second = device.connect(proxy.address).await.unwrap();
+        gets_close_notify(&mut second).await;
+        proxy.end_with(Reason::OverLimit, refused).await;
+    }
+    assert_eq!(backend.connections(), 1);
+    say_and_hear(&mut first, b"still there").await.unwrap();
+    drop(first);
+    eventually("it has ended", || proxy.active() == 0).await;
+    device.echo(proxy.address).await.unwrap();
 }

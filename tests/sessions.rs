@@ -1,16 +1,21 @@
-//! `GET /sessions` and `GET /top`: live sessions and rankings.
+//! `GET /sessions` and `GET /top`: live sessions and rankings; `DELETE /sessions`.
+
+use std::time::Duration;
 
 use rcgen::{CertificateParams, DnType, DnValue, ExtendedKeyUsagePurpose, SanType, date_time_ymd};
 use serde_json::{Value, json};
 use tlsidecar::config::{ClientAuth, ClientTrust};
 use tlsidecar::terms::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
+use crate::support::backend::FullBacklog;
 use crate::support::certs::Wish;
 use crate::support::client::{Session, say_and_hear};
 use crate::support::process::ask;
 use crate::support::proxy::listener;
 use crate::support::raw::answer_to;
+use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
 
 /// A proxy that accepts client certificates of `devices`, and clients without one.
@@ -50,6 +55,13 @@ impl Scene {
         let (status, text) = ask(self.proxy.app.admin, "GET", path, "").unwrap();
         assert_eq!(status, 200, "{path}: {text}");
         serde_json::from_str(&text).unwrap()
+    }
+
+    /// Sends `DELETE /sessions` with a query or an id, and returns the status and the answer.
+    fn end(&self, selection: &str) -> (u16, Value) {
+        let path = format!("/sessions{selection}");
+        let (status, text) = ask(self.proxy.app.admin, "DELETE", &path, "").unwrap();
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }
 
     /// Returns the names of matching sessions.
@@ -209,4 +221,87 @@ async fn a_query_that_is_misspelt_is_refused() {
         assert!(status == 400 && text.contains(':'), "{path}: {status} {text}");
     }
     assert_eq!(ask(scene.proxy.app.admin, "POST", "/sessions", "").unwrap().0, 405);
+}
+
+/// Reads the end of a session. rustls reports a close_notify as 0 bytes, and an end without one as an error.
+async fn gets_close_notify(session: &mut Session) {
+    assert_eq!(within("the end", session.read(&mut [0; 1])).await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_ended_by_its_id_with_a_close_notify() {
+    let scene = Scene::new().await;
+    let mut ended = scene.connected("sensor-1.plant.example", 1).await;
+    let mut other = scene.connected("sensor-2.plant.example", 1).await;
+    let id = scene.ask("/sessions?identity=sensor-1.plant.example")["sessions"][0]["id"].clone();
+    assert_eq!(scene.end(&format!("/{id}")), (200, json!({ "stopped": 1 })));
+    gets_close_notify(&mut ended).await;
+    scene.proxy.ends_with(Reason::Killed).await;
+    say_and_hear(&mut other, b"still there").await.unwrap();
+    assert_eq!(scene.end(&format!("/{id}")).0, 404, "it has ended");
+    for invalid in ["/x", "/-1", "/", "/1/2"] {
+        assert!([400, 404].contains(&scene.end(invalid).0), "{invalid}");
+    }
+    assert_eq!(scene.proxy.active(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_ended_by_filters_that_must_all_match() {
+    let scene = Scene::new().await;
+    let mut one = scene.connected("sensor-1.plant.example", 1).await;
+    let mut two = scene.connected("sensor-2.plant.example", 1).await;
+    let mut gateway = scene.connected("gateway", 1).await;
+    assert_eq!(scene.end("?identity=*.plant.example&peer=192.0.2.1").1, json!({ "stopped": 0 }));
+    assert_eq!(scene.end("?listener=other").1, json!({ "stopped": 0 }));
+    let both = scene.end("?identity=*.plant.example&peer=127.0.0.1&listener=test").1;
+    assert_eq!(both, json!({ "stopped": 2 }));
+    for ended in [&mut one, &mut two] {
+        gets_close_notify(ended).await;
+    }
+    say_and_hear(&mut gateway, b"still there").await.unwrap();
+    scene.proxy.end_with(Reason::Killed, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_in_its_handshake_is_ended_too() {
+    let scene = Scene::new().await;
+    let mut silent = TcpStream::connect(scene.proxy.address).await.unwrap();
+    eventually("it is accepted", || scene.proxy.active() == 1).await;
+    let peer = silent.local_addr().unwrap();
+    assert_eq!(scene.end(&format!("?peer={peer}")).1, json!({ "stopped": 1 }));
+    assert_eq!(within("the end", silent.read(&mut [0; 1])).await.unwrap_or(0), 0);
+    scene.proxy.ends_with(Reason::Killed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_whose_backend_is_not_connected_yet_gets_a_close_notify_as_well() {
+    let (authority, full) = (Authority::new("ca"), FullBacklog::new().await);
+    let backend = full.address.to_string().parse().unwrap();
+    let mut listener = listener(backend, &authority.server());
+    listener.timeouts.connect = Duration::from_secs(600);
+    let proxy = Proxy::with(listener);
+    let mut session = Device::new(&authority).connect(proxy.address).await.unwrap();
+    let path = "/sessions?listener=test";
+    let handshakes = "tlsidecar_handshakes_in_progress{listener=\"test\"}";
+    eventually("its handshake ends", || proxy.count(handshakes) == 0).await;
+    let answer = ask(proxy.app.admin, "DELETE", path, "").unwrap();
+    assert_eq!(answer, (200, "{\"stopped\":1}\n".to_owned()));
+    gets_close_notify(&mut session).await;
+    proxy.ends_with(Reason::Killed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_to_end_sessions_without_a_filter_or_from_a_web_page_is_refused() {
+    let scene = Scene::new().await;
+    let mut session = scene.connected("sensor-1", 1).await;
+    for query in ["", "?", "?limit=1", "?identiy=sensor-1", "?identity=a&identity=sensor-1"] {
+        let (status, text) = scene.end(query);
+        assert_eq!(status, 400, "{query}: {text}");
+    }
+    let page = "Origin: http://localhost\r\n";
+    for path in ["/sessions?listener=test", "/sessions/1"] {
+        let answer = ask(scene.proxy.app.admin, "DELETE", path, page).unwrap();
+        assert_eq!(answer, (403, "not for web pages\n".to_owned()), "{path}");
+    }
+    say_and_hear(&mut session, b"still there").await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! The admin port: metrics, probes, status, reload, drain.
+//! The admin port: metrics, probes, status, sessions, reload, drain.
 //!
 //! **Promises.** It answers until the process ends. A probe never dials the backend: a legacy server that is
 //! down is no reason to restart the sidecar in front of it. Probes and a drain are answered at once, whatever
@@ -11,6 +11,7 @@ mod clients;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod guard;
+mod kill;
 mod page;
 mod query;
 mod response;
@@ -30,6 +31,7 @@ use tokio::time::sleep;
 
 use self::clients::{Clients, Turn};
 use self::guard::Guard;
+use self::kill::Refusal;
 use self::response::{Reply, failed, json, not_allowed, page, text, typed};
 use self::status::Status;
 use crate::blocking::BlockingPool;
@@ -58,6 +60,7 @@ pub(crate) struct Admin {
 /// A request that the admin port answers.
 struct AdminRoute {
     method: Verb,
+    /// With [`ID`] at its end, it stands for every path with one more segment.
     path: &'static str,
     guard: Guard,
     handler: Handler,
@@ -68,20 +71,29 @@ enum Verb {
     /// GET, and HEAD with it.
     Get,
     Post,
+    Delete,
 }
 
 #[derive(Clone, Copy)]
 enum Handler {
     /// Answers at once.
     Now(fn(&Admin) -> Reply),
-    /// Answers after its turn, from the query: the response takes a while to make.
-    Queued(for<'a> fn(&'a Admin, &'a str) -> Replying<'a>),
+    /// Answers after its turn, from the query or the id in the path: the response takes a while to make.
+    Queued(Queued),
 }
+
+type Queued = for<'a> fn(&'a Admin, &'a str) -> Replying<'a>;
 
 type Replying<'a> = Pin<Box<dyn Future<Output = Reply> + Send + 'a>>;
 
 /// Makes a response from the live sessions and a query, or returns what is wrong with the query.
 type View = fn(&Sessions, &str) -> Result<String, String>;
+
+/// Ends sessions that a query or an id selects.
+type Kill = fn(&Sessions, &str) -> Result<String, Refusal>;
+
+/// The placeholder of an id in a path.
+const ID: &str = "{id}";
 
 /// All requests that are answered.
 const ROUTES: &[AdminRoute] = &[
@@ -111,6 +123,8 @@ const ROUTES: &[AdminRoute] = &[
     ),
     post("/reload", Guard::NotFromBrowser, Handler::Queued(|admin, _| Box::pin(admin.reload()))),
     post("/drain", Guard::NotFromBrowser, Handler::Now(Admin::drain)),
+    delete("/sessions", |admin, query| Box::pin(admin.kill(query, kill::matching))),
+    delete("/sessions/{id}", |admin, id| Box::pin(admin.kill(id, kill::one))),
 ];
 
 const fn get(path: &'static str, guard: Guard, handler: Handler) -> AdminRoute {
@@ -121,15 +135,36 @@ const fn post(path: &'static str, guard: Guard, handler: Handler) -> AdminRoute 
     AdminRoute { method: Verb::Post, path, guard, handler }
 }
 
+const fn delete(path: &'static str, handler: Queued) -> AdminRoute {
+    let (method, guard) = (Verb::Delete, Guard::NotFromBrowser);
+    AdminRoute { method, path, guard, handler: Handler::Queued(handler) }
+}
+
+impl AdminRoute {
+    /// Returns the id in `path`, or `""` if the route's path has none. None: the path is another one.
+    fn matches<'a>(&self, path: &'a str) -> Option<&'a str> {
+        match self.path.strip_suffix(ID) {
+            Some(before) => {
+                path.strip_prefix(before).filter(|id| !id.is_empty() && !id.contains('/'))
+            }
+            None => (self.path == path).then_some(""),
+        }
+    }
+}
+
 impl Verb {
     /// The verbs, with their names in a list of routes and in an Allow header.
-    const ALL: [(Self, &'static str, &'static str); 2] =
-        [(Self::Get, "GET", "GET, HEAD"), (Self::Post, "POST", "POST")];
+    const ALL: [(Self, &'static str, &'static str); 3] = [
+        (Self::Get, "GET", "GET, HEAD"),
+        (Self::Post, "POST", "POST"),
+        (Self::Delete, "DELETE", "DELETE"),
+    ];
 
     fn includes(self, method: &Method) -> bool {
         match self {
             Self::Get => [Method::GET, Method::HEAD].contains(method),
             Self::Post => *method == Method::POST,
+            Self::Delete => *method == Method::DELETE,
         }
     }
 }
@@ -162,8 +197,9 @@ pub(crate) async fn serve(listener: TcpListener, admin: Arc<Admin>, max_connecti
 impl Admin {
     async fn answer(&self, request: &Request<Incoming>, turn: &Turn) -> Reply {
         let path = request.uri().path();
-        let mut at_path = ROUTES.iter().filter(|route| route.path == path);
-        let route = at_path.find(|route| route.method.includes(request.method()));
+        let mut at_path = ROUTES.iter().filter_map(|route| Some((route, route.matches(path)?)));
+        let found = at_path.find(|(route, _)| route.method.includes(request.method()));
+        let (route, id) = found.unzip();
         let guard = route.map_or(Guard::Host, |route| route.guard);
         if let Err(refusal) = guard.check(self.is_local, request.headers()) {
             return text(StatusCode::FORBIDDEN, refusal);
@@ -171,7 +207,10 @@ impl Admin {
         match route.map(|route| route.handler) {
             Some(Handler::Now(answer)) => answer(self),
             Some(Handler::Queued(answer)) => match turn.wait().await {
-                Some(_turn) => answer(self, request.uri().query().unwrap_or_default()).await,
+                Some(_turn) => {
+                    let query = request.uri().query().unwrap_or_default();
+                    answer(self, id.filter(|id| !id.is_empty()).unwrap_or(query)).await
+                }
                 None => text(StatusCode::SERVICE_UNAVAILABLE, "too many requests at a time\n"),
             },
             None => no_route(path),
@@ -216,6 +255,16 @@ impl Admin {
         }
     }
 
+    async fn kill(&self, selection: &str, kill: Kill) -> Reply {
+        let (sessions, selection) = (Arc::clone(&self.sessions), selection.to_owned());
+        match self.pool.run(move || kill(&sessions, &selection)).await {
+            Ok(Ok(body)) => json(body),
+            Ok(Err(Refusal::Invalid(refusal))) => text(StatusCode::BAD_REQUEST, refusal),
+            Ok(Err(Refusal::Unknown(refusal))) => text(StatusCode::NOT_FOUND, refusal),
+            Err(error) => failed(&error),
+        }
+    }
+
     async fn reload(&self) -> Reply {
         let Some(report) = self.reload.reload().await else {
             return text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n");
@@ -233,10 +282,12 @@ impl Admin {
 
 /// Answers a request that no route takes: its path has another method, or is unknown.
 fn no_route(path: &str) -> Reply {
-    let known = |verb| ROUTES.iter().any(|route| route.path == path && route.method == verb);
-    match Verb::ALL.iter().find(|(verb, ..)| known(*verb)) {
-        Some((_, _, allowed)) => not_allowed(allowed),
-        None => text(StatusCode::NOT_FOUND, list()),
+    let has = |verb| ROUTES.iter().any(|r| r.method == verb && r.matches(path).is_some());
+    let allowed = Verb::ALL.iter().filter(|(verb, ..)| has(*verb)).map(|(.., allowed)| *allowed);
+    let allowed: Vec<_> = allowed.collect();
+    match allowed.is_empty() {
+        true => text(StatusCode::NOT_FOUND, list()),
+        false => not_allowed(&allowed.join(", ")),
     }
 }
 
@@ -260,7 +311,7 @@ mod tests {
     #[test]
     fn an_unknown_path_is_answered_with_all_routes() {
         let expected = "GET / /status /metrics /sessions /top /livez /startupz /readyz, \
-                        POST /reload /drain\n";
+                        POST /reload /drain, DELETE /sessions /sessions/{id}\n";
         assert_eq!(list(), expected);
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! **Not here.** Accepting (`listener.rs`).
 
+mod identities;
 mod pending;
 
 use std::pin::pin;
@@ -17,6 +18,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::Notify;
 use tokio::time::sleep_until;
 
+pub(crate) use self::identities::IdentityRefused;
+use self::identities::IdentityTable;
 pub(crate) use self::pending::ClientSource;
 use self::pending::{Eviction, PendingSet, Scope, Stage};
 use super::handshake_memory::{HandshakeMemory, Share};
@@ -33,6 +36,7 @@ struct GateState {
     /// The limit of connections of the listener. A reload can change it.
     limit: AtomicUsize,
     number: usize,
+    identities: IdentityTable,
     process: Arc<ProcessGate>,
 }
 
@@ -70,7 +74,8 @@ impl Gate {
     pub(crate) fn new(process: Arc<ProcessGate>) -> Self {
         let number = process.pending.lock().add_listener();
         let limit = AtomicUsize::new(process.limit);
-        Self(Arc::new(GateState { permits: Permits::default(), limit, number, process }))
+        let (permits, identities) = (Permits::default(), IdentityTable::default());
+        Self(Arc::new(GateState { permits, limit, number, identities, process }))
     }
 
     /// Sets how many connections the listener may have. Returns the smaller of that and the process's limit.
@@ -174,6 +179,11 @@ impl Drop for Permit {
 }
 
 impl Permit {
+    /// The connections of the listener by identity.
+    pub(crate) fn identities(&self) -> &IdentityTable {
+        &self.0.identities
+    }
+
     /// Returns the connection as one that comes from `source` and has not completed its handshake.
     pub(crate) fn pending(&self, source: ClientSource) -> PendingConnection {
         let (gate, id) = (Arc::clone(&self.0), Lock::new(None));

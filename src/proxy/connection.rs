@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use tokio::net::TcpStream;
 
-use super::admission::Evicted;
+use super::admission::{Evicted, IdentityRefused};
 use super::backend::{self, BackendStream, ConnectError};
 use super::handshake::{self, EstablishedClient, HandshakeError};
 use super::record::Record;
@@ -50,7 +50,7 @@ async fn walk(tcp: TcpStream, routes: Arc<Routes>, record: &mut Record) -> Resul
     let bounds = Bounds::of(&routes.snapshot.listener.timeouts);
     let session = Arc::clone(record.session());
     let opening = Box::pin(open(tcp, routes, record));
-    let (mut client, early, mut backend) = session.stop_order().or(opening).await??;
+    let (mut client, early, mut backend) = opening.await?;
 
     let is_ready = backend::either_is_ready;
     let relay = relay::relay(&mut client, &mut backend, early, &session, bounds, is_ready);
@@ -76,6 +76,7 @@ async fn open(
     record: &mut Record,
 ) -> Result<(TlsStream<TcpStream>, Vec<u8>, BackendStream), End> {
     let snapshot = &routes.snapshot;
+    let session = Arc::clone(record.session());
     record.started();
 
     let pending = record.pending();
@@ -92,11 +93,12 @@ async fn open(
             }
             accepted
         });
-        pending.or_evicted(handshake).await??
+        session.stop_order().or(pending.or_evicted(handshake)).await???
     };
     record.on_handshake(client.negotiated.take(), client.identity.take(), client.crypto);
 
-    match connect_backend(&routes, &client, record).await {
+    let connecting = connect_backend(&routes, &client, record);
+    match session.stop_order().or(connecting).await.map_err(End::Stopped).flatten() {
         Ok(backend) => Ok((client.stream, client.early, backend)),
         Err(end) => {
             client.close_gracefully().await;
@@ -105,16 +107,18 @@ async fn open(
     }
 }
 
-/// Selects the backend and connects to it.
+/// Counts the client's identity, selects the backend and connects to it.
 async fn connect_backend(
     routes: &Routes,
     client: &EstablishedClient<TcpStream>,
     record: &mut Record,
 ) -> Result<BackendStream, End> {
+    let listener = &routes.snapshot.listener;
+    record.admit_identity(listener.limits)?;
     let backend = routes.pick(client.server_name.as_deref(), client.alpn.as_deref())?;
     record.on_route(Arc::clone(backend.metrics()));
 
-    let (dialled, listener) = (Instant::now(), &routes.snapshot.listener);
+    let dialled = Instant::now();
     let stream = backend.connect(listener.timeouts.connect, listener.tcp).await?;
     record.connected(dialled.elapsed());
     Ok(stream)
@@ -125,6 +129,8 @@ async fn connect_backend(
 enum End {
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
+    #[error(transparent)]
+    Identity(#[from] IdentityRefused),
     #[error(transparent)]
     Route(#[from] NoRoute),
     #[error(transparent)]
@@ -142,6 +148,7 @@ impl End {
     fn reason(&self) -> Reason {
         match self {
             Self::Handshake(error) => error.reason(),
+            Self::Identity(error) => error.reason(),
             Self::Route(error) => error.reason(),
             Self::Connect(error) => error.reason(),
             Self::Relay(error) => error.reason(),

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use tracing::Level;
 
-use super::admission::{ClientSource, PendingConnection, Permit};
+use super::admission::{ClientSource, IdentityRefused, PendingConnection, Permit};
+use crate::config::Limits;
 use crate::metrics::{BackendMetrics, ListenerMetrics};
 use crate::sessions::top::By;
 use crate::sessions::{CompletedHandshake, Session, Sessions};
@@ -173,6 +174,14 @@ impl Record {
         set(&self.session.identity, identity);
     }
 
+    /// Counts the connection for the client's identity.
+    ///
+    /// # Errors
+    /// The identity has as many connections as the listener allows.
+    pub(crate) fn admit_identity(&self, limits: Limits) -> Result<(), IdentityRefused> {
+        self.permit.identities().admit(&self.session, limits.per_identity, &self.sessions)
+    }
+
     /// The backend was selected.
     pub(crate) fn on_route(&mut self, backend: Arc<BackendMetrics>) {
         set(&self.session.backend, Some(backend));
@@ -216,6 +225,7 @@ impl Record {
         }
         let session = &self.session;
         self.sessions.remove(session.id);
+        self.permit.identities().remove(session);
         session.metrics.closed(reason, session.age());
         let bytes = session.bytes(Direction::ToBackend) + session.bytes(Direction::ToClient);
         self.sessions.top.ended(session.peer.ip(), session.identity(), bytes, reason);
@@ -245,8 +255,10 @@ const fn connect_result(reason: Reason) -> Option<ConnectResult> {
         Reason::BackendTimeout => Some(ConnectResult::Timeout),
         Reason::BackendUnreachable => Some(ConnectResult::Unreachable),
         Reason::BackendError | Reason::BackendReset => Some(ConnectResult::Error),
-        // The drain, a shortage or a bug ended it before the backend answered.
+        // The drain, an operator, a shortage or a bug ended it before the backend answered.
         Reason::DrainDeadline
+        | Reason::Killed
+        | Reason::OverLimit
         | Reason::ProxyFdLimit
         | Reason::ProxyThreadLimit
         | Reason::ProxyMemoryLimit

@@ -1,4 +1,4 @@
-//! Stop orders: one for each session. A forced drain and the maximum age end a session through it.
+//! Stop orders: one for each session. A forced drain, the maximum age and an operator end a session through it.
 //!
 //! **Promises.** The first order wins: its reason is the reason of the close. To check for an order is one atomic
 //! load, without a lock.
@@ -28,15 +28,16 @@ pub(crate) struct StopOrder {
 pub(crate) struct Stopped(pub(crate) Reason);
 
 impl StopOrder {
-    /// Orders the session to stop. Idempotent: only the first order counts.
-    pub(crate) fn give(&self, reason: Reason) {
+    /// Orders the session to stop. Idempotent: only the first order counts. Returns true if this is the first.
+    pub(crate) fn give(&self, reason: Reason) -> bool {
         if self.reason.set(reason).is_err() {
-            return;
+            return false;
         }
         let waker = self.waker.lock().take();
         if let Some(waker) = waker {
             waker.wake();
         }
+        true
     }
 
     /// Returns the order if it has been given.
@@ -83,8 +84,8 @@ mod tests {
         });
         tokio::task::yield_now().await;
         assert_eq!(order.given(), None);
-        order.give(Reason::MaxAge);
-        order.give(Reason::DrainDeadline);
+        assert!(order.give(Reason::MaxAge));
+        assert!(!order.give(Reason::DrainDeadline));
         assert_eq!(waiting.await.unwrap(), Err(Stopped(Reason::MaxAge)));
     }
 

@@ -92,6 +92,10 @@ closed_set! {
         KeysExhausted => "keys_exhausted",
         /// The connection was still open at the deadline of the drain.
         DrainDeadline => "drain_deadline",
+        /// An operator ended the session through the admin port.
+        Killed => "killed",
+        /// The client's identity had more connections than the listener allows.
+        OverLimit => "over_limit",
 
         /// An internal fault: a panic, or a record that was not closed. Always a bug.
         Internal => "internal",
@@ -162,7 +166,9 @@ impl Reason {
             | Self::HalfCloseTimeout
             | Self::MaxAge
             | Self::KeysExhausted
-            | Self::DrainDeadline => Origin::Proxy,
+            | Self::DrainDeadline
+            | Self::Killed
+            | Self::OverLimit => Origin::Proxy,
             Self::ProxyFdLimit | Self::ProxyThreadLimit | Self::ProxyMemoryLimit => Origin::Machine,
             Self::Internal => Origin::Internal,
         }

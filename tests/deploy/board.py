@@ -56,7 +56,8 @@ ENDED = {
     "in order": ["ok"],
     "the device": ["client_reset", "client_lost", "client_truncated", "client_record_truncated"],
     "the backend": ["backend_reset", "backend_lost"],
-    "tlsidecar": ["idle_timeout", "half_close_timeout", "max_age", "keys_exhausted", "drain_deadline"],
+    "tlsidecar": ["idle_timeout", "half_close_timeout", "max_age", "keys_exhausted", "drain_deadline", "killed",
+                  "over_limit"],
 }
 # Health checks: neither failures nor sessions.
 IGNORED = ["client_probe"]

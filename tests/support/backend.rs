@@ -4,11 +4,14 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
 use tlsidecar::config::BackendAddress;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 /// A plain TCP server. It ends with the test.
 pub(crate) struct Backend {
@@ -72,6 +75,28 @@ impl Backend {
 impl Drop for Backend {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// A listener that does not answer: with a full backlog, the kernel drops each SYN.
+pub(crate) struct FullBacklog {
+    pub(crate) address: SocketAddr,
+    _listener: Socket,
+    _waiting: Vec<TcpStream>,
+}
+
+impl FullBacklog {
+    pub(crate) async fn new() -> Self {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let mut waiting = Vec::new();
+        let is_dropped = Duration::from_millis(300);
+        while let Ok(tcp) = timeout(is_dropped, TcpStream::connect(address)).await {
+            waiting.push(tcp.unwrap());
+        }
+        Self { address, _listener: listener, _waiting: waiting }
     }
 }
 

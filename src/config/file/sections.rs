@@ -16,7 +16,8 @@ use crate::config::values::{
     NonZeroDuration,
 };
 use crate::config::{
-    BackendAddress, Limits, LogConfig, ProcessConfig, ShutdownConfig, Tcp, Timeouts, TlsVersion,
+    BackendAddress, IdentityLimit, Limits, LogConfig, OverIdentityLimit, ProcessConfig,
+    ShutdownConfig, Tcp, Timeouts, TlsVersion,
 };
 use crate::logging::{Filter, Format};
 use crate::terms::name_pattern::NamePattern;
@@ -134,6 +135,8 @@ pub(super) struct TimeoutsSection {
 #[serde(deny_unknown_fields, expecting = "a section [listener.limits]")]
 pub(super) struct LimitsSection {
     pub(super) max_connections: Option<Whole<0, 1_000_000>>,
+    pub(super) max_connections_per_identity: Option<Whole<0, 10_000>>,
+    pub(super) over_identity_limit: Option<Text<OverIdentityLimit>>,
     pub(super) max_hello_bytes: Option<Text<HelloBytes>>,
 }
 
@@ -191,10 +194,13 @@ impl From<TimeoutsSection> for Timeouts {
 
 impl From<LimitsSection> for Limits {
     fn from(section: LimitsSection) -> Self {
-        let max = section.max_connections.map_or(0, |m| m.0);
+        let unless_zero = |max: u32| usize::try_from(max).ok().filter(|&max| max != 0);
+        let over = section.over_identity_limit.map_or_else(Default::default, |over| over.0);
+        let per_identity = section.max_connections_per_identity.and_then(|m| unless_zero(m.0));
         let default = Self::default();
         Self {
-            max_connections: usize::try_from(max).ok().filter(|&max| max != 0),
+            max_connections: section.max_connections.and_then(|m| unless_zero(m.0)),
+            per_identity: per_identity.map(|max| IdentityLimit { max, over }),
             max_hello_bytes: section.max_hello_bytes.map_or(default.max_hello_bytes, |b| b.0.0),
         }
     }

@@ -1,10 +1,11 @@
-//! Query strings of `GET /sessions` and `GET /top`.
+//! Query strings of `GET /sessions`, `DELETE /sessions` and `GET /top`.
 //!
-//! **Promises.** An unknown key or a value that is not allowed is refused, with the allowed ones: a misspelt
-//! filter must not return everything.
+//! **Promises.** An unknown key, a second value for a key, or a value that is not allowed is refused, with the
+//! allowed ones: a misspelt filter must not return everything, and a `DELETE` without a filter stops nothing.
 //!
 //! **Not here.** The responses (`views.rs`).
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use form_urlencoded::parse;
@@ -20,20 +21,32 @@ const PAGE: usize = 100;
 /// Largest number of sessions on a page, and of names in a table.
 const LARGEST_PAGE: usize = 1000;
 
+/// Largest number of keys in a query. It is larger than the number of keys that exist.
+const MAX_KEYS: usize = 16;
+
 /// In bytes. Identities are cut to as many characters (`trust/identity.rs`).
 const LONGEST_PATTERN: usize = 256;
 
-/// A filter for sessions.
+/// Keys of [`SessionFilter`].
+const FILTER_KEYS: &str = "listener, identity, sni, peer";
+
+/// A page of the established sessions that a filter selects.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct SessionQuery {
-    listener: Option<String>,
-    identity: Option<NamePattern>,
-    peer: Option<PeerFilter>,
-    server_name: Option<String>,
+    filter: SessionFilter,
     /// Number of sessions on the page.
     pub(super) limit: Option<usize>,
     /// Only sessions that began after the one with this id.
     pub(super) after: u64,
+}
+
+/// A filter for sessions. All parts that are given must match.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct SessionFilter {
+    listener: Option<String>,
+    identity: Option<NamePattern>,
+    peer: Option<PeerFilter>,
+    server_name: Option<String>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -57,26 +70,59 @@ impl SessionQuery {
     /// A sentence about the first mistake.
     pub(super) fn parse(query: &str) -> Result<Self, String> {
         let mut wanted = Self::default();
-        for (key, value) in parse(query.as_bytes()) {
-            let value = value.into_owned();
+        for (key, value) in keys(query)? {
             match &*key {
-                "listener" => wanted.listener = Some(value),
-                "identity" => wanted.identity = Some(pattern(&value)?),
-                "sni" => wanted.server_name = Some(value),
-                "peer" => wanted.peer = Some(peer(&value)?),
                 "limit" => wanted.limit = Some(limit(&value)?),
-                "after" => {
-                    let id = value.parse().map_err(|_| refused(&key, &value, "a session's id"));
-                    wanted.after = id?;
-                }
-                _ => return Err(unknown(&key, "listener, identity, sni, peer, limit, after")),
+                "after" => wanted.after = session_id(&key, &value)?,
+                _ if wanted.filter.set(&key, &value)? => {}
+                _ => return Err(unknown(&key, &format!("{FILTER_KEYS}, limit, after"))),
             }
         }
         Ok(wanted)
     }
 
-    /// Returns whether the filter selects a session.
+    /// Returns whether the query selects a session.
     pub(super) fn includes(&self, session: &Session) -> bool {
+        session.is_established() && session.id > self.after && self.filter.selects(session)
+    }
+
+    pub(super) fn limit(&self) -> usize {
+        self.limit.unwrap_or(PAGE)
+    }
+}
+
+impl SessionFilter {
+    /// Parses a query string that selects sessions to stop.
+    ///
+    /// # Errors
+    /// A sentence about the first mistake. A query without a filter is one.
+    pub(super) fn parse(query: &str) -> Result<Self, String> {
+        let mut filter = Self::default();
+        for (key, value) in keys(query)? {
+            if !filter.set(&key, &value)? {
+                return Err(unknown(&key, FILTER_KEYS));
+            }
+        }
+        if filter == Self::default() {
+            return Err(format!("no filter; expected at least one of: {FILTER_KEYS}\n"));
+        }
+        Ok(filter)
+    }
+
+    /// Sets a part of the filter. Returns false if it has no such key.
+    fn set(&mut self, key: &str, value: &str) -> Result<bool, String> {
+        match key {
+            "listener" => self.listener = Some(value.to_owned()),
+            "identity" => self.identity = Some(pattern(value)?),
+            "sni" => self.server_name = Some(value.to_owned()),
+            "peer" => self.peer = Some(peer(value)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Returns whether the filter selects a session, in whatever phase it is.
+    pub(super) fn selects(&self, session: &Session) -> bool {
         let listener = self.listener.as_deref().is_none_or(|name| name == session.metrics.name());
         let names = || session.identity.get().into_iter().flat_map(|identity| &identity.names);
         let identity =
@@ -88,17 +134,16 @@ impl SessionQuery {
         let server_name = self.server_name.as_deref().is_none_or(|wanted| {
             session.server_name.get().is_some_and(|name| name.eq_ignore_ascii_case(wanted))
         });
-        session.is_established()
-            && session.id > self.after
-            && listener
-            && identity
-            && peer
-            && server_name
+        listener && identity && peer && server_name
     }
+}
 
-    pub(super) fn limit(&self) -> usize {
-        self.limit.unwrap_or(PAGE)
-    }
+/// Parses the id of a session at the end of a path.
+///
+/// # Errors
+/// A sentence about the mistake.
+pub(super) fn session_id(key: &str, value: &str) -> Result<u64, String> {
+    value.parse().map_err(|_| refused(key, value, "a session's id"))
 }
 
 impl TopQuery {
@@ -108,7 +153,7 @@ impl TopQuery {
     /// A sentence about the first mistake.
     pub(super) fn parse(query: &str) -> Result<Self, String> {
         let mut selected = Self { by: By::Peer, what: What::Failures, limit: 20 };
-        for (key, value) in parse(query.as_bytes()) {
+        for (key, value) in keys(query)? {
             match &*key {
                 "by" => selected.by = one_of(&key, &value)?,
                 "what" => selected.what = one_of(&key, &value)?,
@@ -118,6 +163,24 @@ impl TopQuery {
         }
         Ok(selected)
     }
+}
+
+/// Returns the keys of a query with their values.
+///
+/// # Errors
+/// A sentence about a key that has two values: of two filters with one key, neither is the obvious one.
+fn keys(query: &str) -> Result<Vec<(Cow<'_, str>, Cow<'_, str>)>, String> {
+    let mut keys: Vec<(Cow<'_, str>, _)> = Vec::new();
+    for (key, value) in parse(query.as_bytes()) {
+        if keys.len() == MAX_KEYS {
+            return Err(format!("more than {MAX_KEYS} keys\n"));
+        }
+        if keys.iter().any(|(known, _)| *known == key) {
+            return Err(format!("{key:?} is given twice; allowed: once\n"));
+        }
+        keys.push((key, value));
+    }
+    Ok(keys)
 }
 
 fn peer(value: &str) -> Result<PeerFilter, String> {
@@ -161,6 +224,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_query_that_stops_sessions_needs_a_filter() {
+        let refusal = |query: &str| SessionFilter::parse(query).unwrap_err();
+        assert!(refusal("").contains("no filter; expected at least one of: listener, identity"));
+        for query in ["limit=7", "after=7", "listener=a&limit=7"] {
+            assert!(refusal(query).contains("known: listener, identity, sni, peer\n"), "{query}");
+        }
+        assert!(refusal(&"a=1&".repeat(2)).contains("twice"));
+        let many: String = (0..=MAX_KEYS).map(|n| format!("k{n}=&")).collect();
+        assert!(refusal(&many).contains("more than 16"));
+    }
+
+    #[test]
     fn a_mistake_is_refused_with_the_allowed_values() {
         let refusal = |query: &str| SessionQuery::parse(query).unwrap_err();
         assert!(refusal("identiy=x").contains("known: listener, identity"));
@@ -174,10 +249,11 @@ mod tests {
         );
         assert!(TopQuery::parse("by=name").unwrap_err().contains("identity, peer"));
         assert!(TopQuery::parse("what=x").unwrap_err().contains("failures, bytes, connections"));
+        assert!(refusal("peer=::1&peer=::2").contains("twice"));
         let wanted = SessionQuery::parse("identity=a%2Fb&peer=%3A%3A1&limit=7").unwrap();
-        assert_eq!(wanted.identity, Some(NamePattern::glob("a/b")));
+        assert_eq!(wanted.filter.identity, Some(NamePattern::glob("a/b")));
         assert_eq!(
-            (wanted.peer, wanted.limit),
+            (wanted.filter.peer, wanted.limit),
             (Some(PeerFilter::Any([0, 0, 0, 0, 0, 0, 0, 1].into())), Some(7))
         );
     }

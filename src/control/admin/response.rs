@@ -31,9 +31,11 @@ pub(super) fn failed(error: &std::io::Error) -> Reply {
     text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"))
 }
 
-pub(super) fn not_allowed(allowed: &'static str) -> Reply {
+pub(super) fn not_allowed(allowed: &str) -> Reply {
     let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("allowed: {allowed}\n"));
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    if let Ok(allowed) = HeaderValue::from_str(allowed) {
+        response.headers_mut().insert(ALLOW, allowed);
+    }
     response
 }
 
