@@ -314,7 +314,7 @@ async fn the_default_limit_is_derived_from_the_file_descriptors() {
 async fn one_per_identity(over: OverIdentityLimit) -> (Device, Backend, Proxy) {
     let (authority, backend) = (Authority::new("ca"), Backend::echo().await);
     let mut listener = listener(backend.config(), &authority.server());
-    let trust = ClientTrust { ca: authority.ca(), crls: Vec::new() };
+    let trust = ClientTrust::new(authority.ca());
     listener.tls.client_auth = ClientAuth::Required(trust);
     listener.limits.per_identity = Some(IdentityLimit { max: 1, over });
     let purpose = ExtendedKeyUsagePurpose::ClientAuth;

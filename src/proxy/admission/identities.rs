@@ -143,7 +143,7 @@ mod tests {
     use super::*;
     use crate::metrics::{ListenerMetrics, Metrics};
     use crate::sessions::stop::Stopped;
-    use crate::trust::identity::Identity;
+    use crate::trust::identity;
 
     const REPLACE: IdentityLimit = IdentityLimit { max: 2, over: OverIdentityLimit::Replace };
     const REFUSE: IdentityLimit = IdentityLimit { max: 2, over: OverIdentityLimit::Refuse };
@@ -172,7 +172,9 @@ mod tests {
             let mut session = Session::new(Arc::clone(&self.listener), self.next, peer);
             self.next += 1;
             session.opened = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
-            let identity = Identity { names: [Box::from(name)].into(), not_after: 0 };
+            // Of an empty certificate: it has no names.
+            let mut identity = identity::of(&Vec::new().into());
+            identity.names = [Box::from(name)].into();
             let _set = session.identity.set(Box::new(identity));
             let session = Arc::new(session);
             self.sessions.add(Arc::clone(&session));
