@@ -114,7 +114,8 @@ pub fn check(config: &Config) -> Result<Checked, StartError> {
                 MaterialKind::Certificate
                 | MaterialKind::Key
                 | MaterialKind::ClientCa
-                | MaterialKind::Allow => path.display().to_string(),
+                | MaterialKind::Allow
+                | MaterialKind::TicketKeys => path.display().to_string(),
             };
             shown(&format!("listener {name:?}: {file}: {}", counted(*role, *count)))
         };
@@ -138,6 +139,7 @@ fn counted(kind: MaterialKind, count: usize) -> String {
         MaterialKind::Key => "private key",
         MaterialKind::Crl => "CRL",
         MaterialKind::Allow => "allow rule",
+        MaterialKind::TicketKeys => "ticket key",
     };
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

@@ -145,6 +145,8 @@ impl ListenerConfig {
                 client_auth,
                 alpn: Vec::new(),
                 tickets: 1,
+                ticket_keys: None,
+                max_session_age: DEFAULT_SESSION_AGE,
                 max_chain_certificates: DEFAULT_CHAIN_CERTIFICATES,
                 max_chain_bytes: DEFAULT_CHAIN_BYTES,
                 allow_v1: true,
@@ -185,6 +187,10 @@ pub struct TlsConfig {
     pub alpn: Vec<Vec<u8>>,
     /// The number of TLS 1.3 tickets per handshake, 0 to 4. 0 disables resumption in all TLS versions.
     pub tickets: u8,
+    /// A file of ticket keys. None: keys of the process, which rotate.
+    pub ticket_keys: Option<PathBuf>,
+    /// The time after a full handshake for which its session can be resumed.
+    pub max_session_age: Duration,
     /// The limit of certificates that a client may send.
     pub max_chain_certificates: usize,
     /// The limit of bytes of all certificates that a client may send.
@@ -192,6 +198,9 @@ pub struct TlsConfig {
     /// Accepts client certificates of X.509 version 1.
     pub allow_v1: bool,
 }
+
+/// A day: devices that connect once a day or more often resume every session but one.
+pub(crate) const DEFAULT_SESSION_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// A device sends its certificate and one or two intermediates. HAProxy and nginx accept about 100.
 pub(crate) const DEFAULT_CHAIN_CERTIFICATES: usize = 10;

@@ -9,13 +9,15 @@ pub(crate) mod material;
 pub(crate) mod policy;
 pub(crate) mod snapshot;
 
+pub(crate) mod authentication;
 pub(crate) mod digest;
 mod files;
 pub(crate) mod identity;
+pub(crate) mod issuers;
 pub(crate) mod provider;
 mod resolver;
 pub(crate) mod revocation;
-mod tickets;
+pub(crate) mod tickets;
 pub(crate) mod x509;
 
 #[cfg(test)]

@@ -22,6 +22,9 @@ mod allow;
 /// Client authentication, and the rules on verified devices.
 mod client_auth;
 
+/// Resumption: shared ticket keys, policies, the age of a session.
+mod resumption;
+
 /// Invalid bytes from a peer: one connection ends, with a specific reason.
 mod wire;
 

@@ -28,7 +28,7 @@ pub use self::problem::{ConfigError, ConfigProblem};
 use self::sections::{CertificateSection, Document, ListenerSection, RouteSection, TlsSection};
 use super::{
     AdminConfig, CertificateFiles, Config, DEFAULT_CHAIN_BYTES, DEFAULT_CHAIN_CERTIFICATES,
-    ListenerConfig, Route, TlsConfig, TlsVersion, overlap,
+    DEFAULT_SESSION_AGE, ListenerConfig, Route, TlsConfig, TlsVersion, overlap,
 };
 use crate::logging::Filter;
 use crate::regular_file;
@@ -332,6 +332,10 @@ fn into_tls(
         tickets: section
             .tickets
             .map_or(1, |t| u8::try_from(t.0).expect("Whole<0, 4> fits in a u8")),
+        ticket_keys: section
+            .ticket_keys
+            .map(|keys| problems.named_file(&keys, &format!("{key}.ticket_keys"))),
+        max_session_age: section.max_session_age.map_or(DEFAULT_SESSION_AGE, |age| age.0.0),
         max_chain_certificates: section
             .max_chain_certificates
             .map_or(DEFAULT_CHAIN_CERTIFICATES, |most| most.0 as usize),

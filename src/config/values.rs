@@ -56,6 +56,25 @@ impl From<NonZeroDuration> for Duration {
     }
 }
 
+/// The age of a session that is resumed: a second to a week. TLS 1.3 has no tickets for more than a week (RFC
+/// 8446 section 4.6.1).
+pub(crate) struct SessionAge(pub(crate) Duration);
+
+impl TextValue for SessionAge {
+    const EXPECTED: &'static str = "a duration from \"1s\" to \"7d\", such as \"24h\"";
+}
+
+impl FromStr for SessionAge {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let parsed = text.parse::<AnyDuration>().ok().map(|AnyDuration(duration)| duration);
+        let range = Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
+        let parsed = parsed.filter(|duration| range.contains(duration));
+        parsed.map(Self).ok_or(InvalidValue::of::<Self>())
+    }
+}
+
 /// A size from `MIN` to `MAX` bytes.
 pub(crate) struct Size<const MIN: usize, const MAX: usize>(pub(crate) usize);
 

@@ -455,13 +455,14 @@ fn corrected(error: rustls::Error, best_suite: SuiteKind) -> rustls::Error {
     }
 }
 
-/// Verifies the certificate of a resumed client again: rustls takes it from the ticket unchecked, and it may
-/// have expired since. (A change of CAs or CRLs invalidates the tickets themselves: `trust/tickets.rs`.)
+/// Verifies the certificate of a resumed client again: rustls takes it from the ticket unchecked. (After a
+/// change of the policy or the end of the certificate's validity, the ticket itself is declined:
+/// `trust/tickets.rs`.)
 fn verify_resumed(client: &RustlsHandshake, snapshot: &Snapshot) -> Result<(), CertificateError> {
     let resumed = client.kind() == Some(rustls::HandshakeKind::Resumed);
     match (&snapshot.policy().client_verifier, client.peer_certificates()) {
         (Some(verifier), [leaf, rest @ ..]) if resumed => {
-            verifier.verify(leaf, rest, UnixTime::now())
+            verifier.verify(leaf, rest, UnixTime::now()).map(drop)
         }
         _ => Ok(()),
     }

@@ -49,6 +49,9 @@ fn announce_policy(listener: &str, policy: &Policy) {
             }
             MaterialKind::Crl => tracing::info!(listener, %file, count, "CRLs active"),
             MaterialKind::Allow => tracing::info!(listener, %file, count, "allow rules active"),
+            MaterialKind::TicketKeys => {
+                tracing::info!(listener, %file, count, "ticket keys active");
+            }
         }
     }
 }
@@ -104,7 +107,8 @@ pub(super) fn note_swapped(old: &Snapshot, new: &Snapshot, objects: &mut Objects
         ReloadObject::Certificate
         | ReloadObject::ClientCa
         | ReloadObject::Crl
-        | ReloadObject::Allow => old.digest(object) != new.digest(object),
+        | ReloadObject::Allow
+        | ReloadObject::TicketKeys => old.digest(object) != new.digest(object),
     };
     for &object in ReloadObject::ALL.iter().filter(|object| differs(**object)) {
         objects.note(object, ReloadOutcome::Swapped);

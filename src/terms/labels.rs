@@ -344,6 +344,8 @@ closed_set! {
         Crl => "crl",
         /// Allow rules.
         Allow => "allow",
+        /// Shared ticket keys.
+        TicketKeys => "ticket_keys",
     }
 }
 
@@ -360,5 +362,7 @@ closed_set! {
         Crl => "crl",
         /// The files of allow rules.
         Allow => "allow",
+        /// Shared ticket keys.
+        TicketKeys => "ticket_keys",
     }
 }

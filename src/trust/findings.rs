@@ -14,6 +14,7 @@ use tokio_rustls::rustls;
 
 use super::certs::pem::sections::PemFaultKind;
 use super::revocation::UnusedCrl;
+use super::tickets::key_file::KeyFileFault;
 use super::x509::{Malformed, Timestamp};
 use crate::terms::labels::{MaterialKind, ReloadObject};
 use crate::text::Shown;
@@ -85,6 +86,8 @@ pub(crate) enum Cause {
     NotUtf8,
     #[error("{0}")]
     Rule(String),
+    #[error(transparent)]
+    TicketKeys(KeyFileFault),
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
 }
@@ -103,6 +106,7 @@ pub(crate) const fn object(role: MaterialKind) -> ReloadObject {
         MaterialKind::ClientCa => ReloadObject::ClientCa,
         MaterialKind::Crl => ReloadObject::Crl,
         MaterialKind::Allow => ReloadObject::Allow,
+        MaterialKind::TicketKeys => ReloadObject::TicketKeys,
     }
 }
 

@@ -23,6 +23,9 @@ const MAX_CHAIN_BYTES: u64 = 4 << 20;
 /// Bound of a bundle of CAs. All CAs of the web take 0.2 MiB.
 const MAX_CA_BYTES: u64 = 16 << 20;
 
+/// Bound of a file with ticket keys: some 600 keys.
+const MAX_TICKET_KEY_BYTES: u64 = 64 << 10;
+
 /// Bound of a file with CRLs: some 6 million entries.
 const MAX_CRL_BYTES: u64 = 256 << 20;
 
@@ -38,7 +41,7 @@ pub(crate) struct Material {
 }
 
 /// Returns the files of a policy, each with its role, in the order of the configuration: certificates each
-/// followed by its key, then the client CAs, then the CRLs, then the allow rules.
+/// followed by its key, then the client CAs, the CRLs, the allow rules and the ticket keys.
 pub(crate) fn named(tls: &config::TlsConfig) -> impl Iterator<Item = (MaterialKind, &Path)> {
     let pairs = tls.certificates.iter().flat_map(|pair| {
         [(MaterialKind::Certificate, pair.cert.as_path()), (MaterialKind::Key, pair.key.as_path())]
@@ -49,7 +52,8 @@ pub(crate) fn named(tls: &config::TlsConfig) -> impl Iterator<Item = (MaterialKi
     let crls = crls.map(|crl| (MaterialKind::Crl, crl.as_path()));
     let rules = trust().filter_map(|trust| trust.allow.file.as_ref());
     let rules = rules.map(|file| (MaterialKind::Allow, file.as_path()));
-    pairs.chain(cas).chain(crls).chain(rules)
+    let keys = tls.ticket_keys.iter().map(|keys| (MaterialKind::TicketKeys, keys.as_path()));
+    pairs.chain(cas).chain(crls).chain(rules).chain(keys)
 }
 
 /// Reads files, each for a role, all as of one moment. Blocks on the disk.
@@ -79,6 +83,7 @@ const fn max_bytes(role: MaterialKind) -> u64 {
         MaterialKind::ClientCa => MAX_CA_BYTES,
         MaterialKind::Crl => MAX_CRL_BYTES,
         MaterialKind::Allow => MAX_ALLOW_BYTES,
+        MaterialKind::TicketKeys => MAX_TICKET_KEY_BYTES,
     }
 }
 
@@ -100,7 +105,8 @@ impl Material {
     /// # Errors
     /// If the file could not be read.
     pub(crate) fn digest(&self) -> Result<Digest, CertError> {
-        let is_open = self.role == MaterialKind::Key && self.is_open_to_all();
+        let is_secret = matches!(self.role, MaterialKind::Key | MaterialKind::TicketKeys);
+        let is_open = is_secret && self.is_open_to_all();
         let mode: &[u8] = if is_open { b"open" } else { b"" };
         Ok(Digest::of([self.bytes()?, mode]))
     }

@@ -17,15 +17,16 @@ use tokio_rustls::rustls::{self, ServerConfig, version};
 
 use super::certs::chain::{self, Chain, ServerCertificate};
 use super::certs::clients::{self, ActiveTrust, LoadedTrust, TrustMaterial, TrustSummary};
-use super::certs::loaded::LoadedFiles;
+use super::certs::loaded::{LoadedFile, LoadedFiles};
 use super::certs::summary::FileSummary;
 use super::certs::verifier::ClientVerifier;
 use super::digest::Digest;
-use super::findings::{Cause, Findings};
+use super::findings::{Cause, Findings, Warning};
 use super::material::Material;
 use super::provider::{PROVIDER, SecretsToScope};
 use super::resolver::{NamedCertificate, Resolver};
-use super::tickets::Resumption;
+use super::tickets::keys::MasterKey;
+use super::tickets::{Resumption, ResumptionPolicy, key_file};
 use crate::config::{self, ClientAuth, TlsVersion};
 use crate::terms::labels::{MaterialKind, ReloadObject};
 
@@ -69,29 +70,35 @@ impl Policy {
         let pairs = of(MaterialKind::Certificate).zip(of(MaterialKind::Key));
         let chains: Vec<_> =
             pairs.filter_map(|pair| chain::load(pair, active_chains, now, findings)).collect();
-        let revocation =
-            active.and_then(|active| active.client_verifier.as_ref()?.revocation.as_ref());
-        let active_trust = ActiveTrust { files: active_files, revocation };
+        let verifier = active.and_then(|active| active.client_verifier.as_deref());
+        let active_trust = ActiveTrust {
+            files: active_files,
+            revocation: verifier.and_then(|verifier| verifier.revocation.as_ref()),
+            issuers: verifier.map(|verifier| &verifier.issuers),
+        };
         let trust = of(MaterialKind::ClientCa).next().and_then(|ca| {
             let (crls, allow) = (of(MaterialKind::Crl).collect(), of(MaterialKind::Allow).next());
             let files = TrustMaterial { ca, crls, allow };
             clients::load(tls, &files, active_trust, now, findings)
         });
+        let ticket_keys = of(MaterialKind::TicketKeys)
+            .next()
+            .and_then(|file| load_ticket_keys(file, active_files, findings));
         if findings.is_fatal {
             return None;
         }
-        let policy = Self::join(tls, chains, trust, active.map(|active| &active.resumption));
+        let parts = (chains, trust, ticket_keys);
+        let policy = Self::join(tls, parts, active.map(|active| &active.resumption));
         findings.take(policy.map_err(|error| first.error(None, Cause::Tls(error))))
     }
 
     /// Joins the parts of a policy, each of which is valid.
     fn join(
         tls: &config::TlsConfig,
-        chains: Vec<Chain>,
-        trust: Option<LoadedTrust>,
+        (chains, trust, ticket_keys): Parts,
         earlier: Option<&Resumption>,
     ) -> Result<Self, rustls::Error> {
-        let mut loaded = LoadedFiles { chains, ..LoadedFiles::default() };
+        let mut loaded = LoadedFiles { chains, ticket_keys, ..LoadedFiles::default() };
         let (mut client_verifier, mut summary) = (None, TrustSummary::default());
         if let Some(trust) = trust {
             client_verifier = Some(Arc::new(trust.verifier));
@@ -104,13 +111,7 @@ impl Policy {
             key: Arc::clone(&chain.key),
         });
         let resolver = Arc::new(Resolver::new(named.collect()));
-        let accepted = client_verifier.as_ref().map(|verifier| Arc::clone(&verifier.trusted));
-        let resumption = Resumption::for_policy(
-            resumption_policy(tls, &loaded, client_verifier.as_deref()),
-            tls.tickets > 0,
-            accepted,
-            earlier,
-        )?;
+        let resumption = resumption(tls, &loaded, client_verifier.as_deref(), earlier)?;
         Ok(Self {
             server_configs: server_configs(tls, &resolver, client_verifier.clone(), &resumption)?,
             resolver,
@@ -133,14 +134,82 @@ impl Policy {
     }
 }
 
+/// The parts of a policy, each of which is valid.
+type Parts = (Vec<Chain>, Option<LoadedTrust>, Option<LoadedFile<MasterKey>>);
+
+/// Reads a file of ticket keys, or keeps the current ones.
+fn load_ticket_keys(
+    file: &Material,
+    active: Option<&LoadedFiles>,
+    findings: &mut Findings,
+) -> Option<LoadedFile<MasterKey>> {
+    let mut own = Findings::default();
+    let bytes = own.take(file.bytes());
+    let keys = bytes.map(key_file::parse).and_then(|parsed| {
+        let faults = parsed.as_ref().err().into_iter().flatten();
+        faults.for_each(|(line, fault)| own.note(file.error(*line, Cause::TicketKeys(*fault))));
+        parsed.ok()
+    });
+    if file.is_open_to_all() {
+        own.warnings.push(Warning::KeyOpenToAll(file.path.clone()));
+    }
+    let loaded = keys.zip(file.digest().ok()).map(|(items, digest)| LoadedFile {
+        path: file.path.clone(),
+        digest,
+        items,
+        ignored: Vec::new(),
+    });
+    let kept = active.and_then(|active| active.ticket_keys.as_ref());
+    findings.choose(loaded, kept.filter(|kept| kept.path == file.path), own)
+}
+
+fn resumption(
+    tls: &config::TlsConfig,
+    loaded: &LoadedFiles,
+    verifier: Option<&ClientVerifier>,
+    earlier: Option<&Resumption>,
+) -> Result<Resumption, rustls::Error> {
+    let file = loaded.ticket_keys.as_ref();
+    let keys: Vec<_> =
+        file.iter().flat_map(|file| &file.items).map(|(_, key)| key.clone()).collect();
+    let issuers = verifier.map(|verifier| Arc::clone(&verifier.issuers)).unwrap_or_default();
+    let policy = ResumptionPolicy {
+        digest: resumption_policy(tls, loaded, verifier),
+        tickets: tls.tickets,
+        max_age: tls.max_session_age,
+        keys: file.map(|file| (file.digest, &keys[..])),
+        issuers: &issuers,
+    };
+    Resumption::new(&policy, earlier)
+}
+
 /// Returns the policy that a ticket must not outlive: the clients that are accepted, and the names that we
-/// have.
+/// have. It depends on the content of the files, not on their paths: replicas with the same content resume
+/// each other's sessions.
 fn resumption_policy(
     tls: &config::TlsConfig,
     loaded: &LoadedFiles,
     verifier: Option<&ClientVerifier>,
 ) -> Digest {
-    let mode: &[u8] = match tls.client_auth {
+    // Every key is listed: a new one that decides which clients are accepted must not be forgotten here.
+    let config::TlsConfig {
+        certificates: _,
+        min_version: _,
+        client_auth,
+        alpn: _,
+        tickets: _,
+        ticket_keys: _,
+        max_session_age: _,
+        // A resumed client's chain is checked against them again.
+        max_chain_certificates: _,
+        max_chain_bytes: _,
+        allow_v1,
+    } = tls;
+    if let Some(trust) = client_auth.trust() {
+        // Part of the policy by the content of the files, and by the rules of the verifier.
+        let config::ClientTrust { ca: _, crls: _, allow: _ } = trust;
+    }
+    let mode: &[u8] = match client_auth {
         ClientAuth::None => b"none",
         ClientAuth::Optional(_) => b"optional",
         ClientAuth::Required(_) => b"required",
@@ -150,7 +219,7 @@ fn resumption_policy(
     names.sort_unstable();
     names.dedup();
     let rules = verifier.and_then(|verifier| verifier.allow.digest());
-    let mut policy = vec![mode];
+    let mut policy = vec![mode, if *allow_v1 { b"v1" } else { b"" }];
     policy.extend(trust.iter().map(Digest::as_bytes));
     policy.push(rules.map_or(b"", Digest::as_bytes));
     policy.extend(names.iter().map(|name| name.as_bytes()));

@@ -1,168 +1,213 @@
 //! Resumption without a full handshake: session tickets, and remembered sessions for devices whose TLS 1.2
 //! has no tickets.
 //!
-//! **Promises.** Ticket keys are made in this process, never leave it, and rotate. They belong to one
-//! policy: after a reload that changes the accepted clients, earlier tickets and sessions are declined and a
-//! full handshake follows. A new certificate for the same names does not change the policy, so a renewal
-//! invalidates no ticket. A ticket and a remembered session contain only those certificates of the client that
-//! lead to a CA. If its state is still larger than [`MAX_STATE_BYTES`], it is not made, and the device makes a
-//! full handshake next time.
+//! What a ticket has to carry from one handshake to the next goes through the [`HandshakeScope`]: rustls calls
+//! this module within the scope of a handshake. A configuration for each connection, with its own ticketer,
+//! would have to be cloned in every handshake.
 //!
-//! **Not here.** Shared ticket keys. The check of a resumed client's certificate (`proxy/handshake.rs`).
+//! **Promises.** Ticket keys belong to one policy: after a reload that changes the accepted clients, earlier
+//! tickets and sessions are declined and a full handshake follows. A new certificate for the same names does
+//! not change the policy, so a renewal invalidates no ticket. A session is resumed until `max_session_age` after
+//! its full handshake, or until a certificate of the client's path expires; the lifetime that a ticket states
+//! ends no later. Of a client's certificates, a ticket and a remembered session contain only its own.
+//!
+//! **Not here.** The check of a resumed client's certificate (`proxy/handshake.rs`).
 
+pub(crate) mod key_file;
+mod key_ring;
+pub(crate) mod keys;
 mod remembered;
+mod saved_session;
 mod state;
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio_rustls::rustls::crypto::aws_lc_rs::Ticketer;
 use tokio_rustls::rustls::pki_types::UnixTime;
 use tokio_rustls::rustls::server::{NoServerSessionStorage, ProducesTickets, StoresServerSessions};
 use tokio_rustls::rustls::{Error, ServerConfig};
 
+use self::key_ring::KeyRing;
+use self::keys::MasterKey;
 use self::remembered::RememberedSessions;
-use self::state::State;
-use super::certs::verifier::TrustedClients;
 use super::digest::Digest;
+use super::issuers::KnownIssuers;
+use super::provider::HandshakeScope;
 
-/// Bytes of the state of a session at most.
-const MAX_STATE_BYTES: usize = 16 << 10;
+/// The longest ticket that is opened. A longer one is none of ours.
+const MAX_TICKET_BYTES: usize = saved_session::MAX_BYTES + keys::OVERHEAD_BYTES;
 
-/// A state up to this size is not reduced: the device's chain has no unused certificates.
-const USUAL_STATE_BYTES: usize = 2 << 10;
+/// The longest lifetime of a ticket, in seconds: RFC 8446 section 4.6.1.
+const MAX_LIFETIME: u64 = 7 * 24 * 3600;
 
 /// The resumption of one policy.
 #[derive(Clone)]
 pub(crate) struct Resumption {
+    /// The policy that a ticket must not outlive.
     policy: Digest,
-    store: Option<TicketStore>,
+    /// The digest of the file of ticket keys; none with keys of this process.
+    key_file: Option<Digest>,
+    sessions: Option<Arc<SavedSessions>>,
 }
 
-#[derive(Clone)]
-struct TicketStore {
-    ticketer: Arc<dyn ProducesTickets>,
-    remembered: Arc<SlimSessions>,
+/// The parts of a policy that its resumption depends on.
+pub(crate) struct ResumptionPolicy<'a> {
+    /// The policy that a ticket must not outlive.
+    pub(crate) digest: Digest,
+    /// The number of TLS 1.3 tickets after each handshake. 0: no resumption.
+    pub(crate) tickets: u8,
+    pub(crate) max_age: Duration,
+    /// The keys of the file, with their digest. None: keys of this process.
+    pub(crate) keys: Option<(Digest, &'a [MasterKey])>,
+    pub(crate) issuers: &'a Arc<KnownIssuers>,
 }
 
 impl Resumption {
-    /// Returns the resumption of a policy: with the store of `previous` if its policy is the same, or else with
-    /// new keys.
+    /// Returns the resumption of a policy, with keys and remembered sessions of `previous` as far as they are of
+    /// the same policy.
     ///
     /// # Errors
     /// If there is no randomness for new keys.
-    pub(crate) fn for_policy(
-        policy: Digest,
-        enabled: bool,
-        clients: Option<Arc<TrustedClients>>,
+    pub(crate) fn new(
+        policy: &ResumptionPolicy<'_>,
         previous: Option<&Self>,
     ) -> Result<Self, Error> {
-        if !enabled {
-            return Ok(Self { policy, store: None });
+        let (digest, key_file) = (policy.digest, policy.keys.map(|(digest, _)| digest));
+        if policy.tickets == 0 {
+            return Ok(Self { policy: digest, key_file, sessions: None });
         }
-        let kept = previous.filter(|p| p.policy == policy).and_then(|p| p.store.clone());
-        let store = match kept {
-            Some(store) => store,
-            // rustls's tickets: AES-256-CBC with HMAC-SHA-256, a new key every 6 h, two keys in use.
-            None => {
-                let inner = Ticketer::new()?;
-                let slim = Slim { clients };
-                let sessions = SlimSessions { slim: slim.clone(), inner: Default::default() };
-                TicketStore {
-                    ticketer: Arc::new(SlimTickets { slim, inner }),
-                    remembered: Arc::new(sessions),
-                }
-            }
+        let previous = previous.filter(|previous| previous.policy == digest);
+        let kept = previous.and_then(|previous| previous.sessions.as_ref());
+        let kept_keys = kept.filter(|_| previous.is_some_and(|old| old.key_file == key_file));
+        let keys = match kept_keys {
+            Some(kept) => Arc::clone(&kept.keys),
+            None => Arc::new(new_keys(policy)?),
         };
-        Ok(Self { policy, store: Some(store) })
+        let sessions = SavedSessions {
+            keys,
+            remembered: kept.map(|kept| Arc::clone(&kept.remembered)).unwrap_or_default(),
+            issuers: Arc::clone(policy.issuers),
+            max_age: policy.max_age.as_secs(),
+        };
+        Ok(Self { policy: digest, key_file, sessions: Some(Arc::new(sessions)) })
     }
 
-    /// Configures rustls to resume from this store, and to send `tickets` after each TLS 1.3 handshake.
+    /// Configures rustls to resume these sessions, and to send `tickets` after each TLS 1.3 handshake.
     pub(crate) fn install(&self, config: &mut ServerConfig, tickets: u8) {
         config.send_tls13_tickets = usize::from(tickets);
-        match &self.store {
-            Some(store) => {
-                config.ticketer = Arc::clone(&store.ticketer);
-                config.session_storage = Arc::clone(&store.remembered) as Arc<_>;
+        match &self.sessions {
+            Some(sessions) => {
+                config.ticketer = Arc::clone(sessions) as Arc<_>;
+                config.session_storage = Arc::clone(sessions) as Arc<_>;
             }
             None => config.session_storage = Arc::new(NoServerSessionStorage {}),
         }
     }
 }
 
-/// Removes the certificates that lead to no CA from the state of a session.
-#[derive(Clone, Debug)]
-struct Slim {
-    /// The clients that the policy accepts; none if certificates are not requested.
-    clients: Option<Arc<TrustedClients>>,
+fn new_keys(policy: &ResumptionPolicy<'_>) -> Result<KeyRing, Error> {
+    let shared = policy.keys.and_then(|(_, masters)| KeyRing::shared(masters, &policy.digest));
+    let own = || KeyRing::own(policy.digest, now());
+    shared.map_or_else(own, Ok).map_err(|_| Error::FailedToGetRandomBytes)
 }
 
-impl Slim {
-    /// Returns the reduced state; none if it is still too large.
-    fn state(&self, state: &[u8]) -> Option<Vec<u8>> {
-        let slim = if state.len() > USUAL_STATE_BYTES { self.without_strays(state) } else { None };
-        let slim = slim.unwrap_or_else(|| state.to_vec());
-        (slim.len() <= MAX_STATE_BYTES).then_some(slim)
+fn now() -> u64 {
+    UnixTime::now().as_secs()
+}
+
+/// The tickets and the remembered sessions of one policy.
+struct SavedSessions {
+    keys: Arc<KeyRing>,
+    remembered: Arc<RememberedSessions>,
+    issuers: Arc<KnownIssuers>,
+    /// Seconds after a full handshake for which its session is resumed.
+    max_age: u64,
+}
+
+impl SavedSessions {
+    /// Encodes a session. Returns also for how many seconds it may be resumed; none if it may not.
+    fn save(&self, state: &[u8], now: u64) -> Option<(Vec<u8>, u64)> {
+        let known = HandshakeScope::with_entered(|scope| {
+            scope.resumed.clone().or_else(|| scope.verified.clone())
+        });
+        let (saved, authentication) = saved_session::encode(state, known.flatten(), now)?;
+        let remaining = authentication.remaining(self.max_age, now);
+        (remaining > 0).then_some((saved, remaining))
     }
 
-    fn without_strays(&self, state: &[u8]) -> Option<Vec<u8>> {
-        let state = State::parse(state)?;
-        let (leaf, rest) = state.certificates.split_first()?;
-        // The path was verified in this handshake. Finding it again costs a signature check for each
-        // certificate, and only for a chain that is larger than usual.
-        let kept = self.clients.as_ref()?.path(leaf, rest, UnixTime::now()).ok()?;
-        state.with(&kept.ders)
+    /// Decodes a session. Returns none if it may no longer be resumed.
+    fn restore(&self, saved: &[u8], now: u64) -> Option<Vec<u8>> {
+        let (state, authentication) = saved_session::decode(saved, &self.issuers)?;
+        if authentication.remaining(self.max_age, now) == 0 {
+            return None;
+        }
+        HandshakeScope::with_entered(|scope| scope.resumed = Some(authentication));
+        Some(state)
+    }
+
+    fn seal(&self, state: &[u8], now: u64) -> Option<Vec<u8>> {
+        let (saved, remaining) = self.save(state, now)?;
+        let ticket = self.keys.seal(&saved, now)?;
+        let key_remaining = ticket.key_ends.map_or(u64::MAX, |end| end.saturating_sub(now));
+        let lifetime = remaining.min(key_remaining).min(MAX_LIFETIME);
+        HandshakeScope::with_entered(|scope| scope.ticket_lifetime = u32::try_from(lifetime).ok());
+        Some(ticket.bytes)
+    }
+
+    fn open(&self, ticket: &[u8], now: u64) -> Option<Vec<u8>> {
+        if ticket.len() > MAX_TICKET_BYTES {
+            return None;
+        }
+        self.restore(&self.keys.open(ticket, now)?, now)
     }
 }
 
-/// Tickets with reduced states.
-#[derive(Debug)]
-struct SlimTickets {
-    slim: Slim,
-    inner: Arc<dyn ProducesTickets>,
+impl fmt::Debug for SavedSessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SavedSessions").finish_non_exhaustive()
+    }
 }
 
-impl ProducesTickets for SlimTickets {
+impl ProducesTickets for SavedSessions {
     fn enabled(&self) -> bool {
-        self.inner.enabled()
+        true
     }
 
+    /// Returns the lifetime of the ticket that was sealed last in this handshake: rustls calls it after
+    /// [`Self::encrypt`]. 0 states no lifetime in TLS 1.2, and is only used where no ticket was sealed.
     fn lifetime(&self) -> u32 {
-        self.inner.lifetime()
+        HandshakeScope::with_entered(|scope| scope.ticket_lifetime).flatten().unwrap_or(0)
     }
 
-    /// Returns none if the state is too large. rustls then sends no ticket in TLS 1.3, and an empty one in TLS
-    /// 1.2, which means "no ticket" by RFC 5077 section 3.3.
+    /// Returns none if the session cannot be saved. rustls then sends no ticket in TLS 1.3, and an empty one in
+    /// TLS 1.2, which means "no ticket" by RFC 5077 section 3.3.
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        self.inner.encrypt(&self.slim.state(plain)?)
+        self.seal(plain, now())
     }
 
     fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
-        self.inner.decrypt(cipher)
+        self.open(cipher, now())
     }
 }
 
-/// Remembered sessions with reduced states.
-#[derive(Debug)]
-struct SlimSessions {
-    slim: Slim,
-    inner: RememberedSessions,
-}
-
-impl StoresServerSessions for SlimSessions {
+impl StoresServerSessions for SavedSessions {
     fn put(&self, id: Vec<u8>, state: Vec<u8>) -> bool {
-        self.slim.state(&state).is_some_and(|state| self.inner.put(id, state))
+        let Some((saved, _)) = self.save(&state, now()) else { return false };
+        self.remembered.put(id, saved);
+        true
     }
 
     fn get(&self, id: &[u8]) -> Option<Vec<u8>> {
-        self.inner.get(id)
+        self.restore(&self.remembered.get(id)?, now())
     }
 
     fn take(&self, id: &[u8]) -> Option<Vec<u8>> {
-        self.inner.take(id)
+        self.restore(&self.remembered.take(id)?, now())
     }
 
     fn can_cache(&self) -> bool {
-        self.inner.can_cache()
+        true
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::client::Resumption;
+use tokio_rustls::rustls::client::{Resumption, Tls12Resumption};
 use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -83,6 +83,13 @@ impl Device {
     /// Keeps tickets and sessions, and resumes them.
     pub(crate) fn resuming(mut self) -> Self {
         self.config.resumption = Resumption::in_memory_sessions(64);
+        self
+    }
+
+    /// Keeps sessions of TLS 1.2 by their IDs, without tickets.
+    pub(crate) fn without_tickets(mut self) -> Self {
+        let sessions = Resumption::in_memory_sessions(64);
+        self.config.resumption = sessions.tls12_resumption(Tls12Resumption::SessionIdOnly);
         self
     }
 

@@ -10,11 +10,11 @@ use super::{all_files, pages, read, root, rust_files};
 /// The modules that may name a dependency, by prefix. All modules may name those that are not listed: tokio, tracing and
 /// thiserror.
 const MAY_NAME: &[(&str, &[&str])] = &[
-    ("aws_lc_rs", &["trust::digest"]),
+    ("aws_lc_rs", &["trust::digest", "trust::tickets"]),
     ("clap", &["commands::flags", "commands::pages"]),
     ("clap_complete", &["commands::flags", "commands::pages"]),
     ("clap_mangen", &["commands::pages"]),
-    ("data_encoding", &["config::allow", "control::admin::page"]),
+    ("data_encoding", &["config::allow", "control::admin::page", "trust::tickets"]),
     ("form_urlencoded", &["control::admin::query"]),
     ("http_body_util", &["control::admin", "commands::admin_client"]),
     ("humantime", &["config::values"]),

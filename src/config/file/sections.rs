@@ -13,7 +13,7 @@ use super::allow::AllowSection;
 use super::text::{AuthChoice, Text, Whole};
 use crate::config::values::{
     AlpnProtocol, AnyDuration, ChainBytes, HandshakeBytes, HelloBytes, ListenerName,
-    NonZeroDuration,
+    NonZeroDuration, SessionAge,
 };
 use crate::config::{
     BackendAddress, IdentityLimit, Limits, LogConfig, OverIdentityLimit, ProcessConfig,
@@ -95,6 +95,8 @@ pub(super) struct TlsSection {
     #[serde(default)]
     pub(super) alpn: Vec<Text<AlpnProtocol>>,
     pub(super) tickets: Option<Whole<0, 4>>,
+    pub(super) ticket_keys: Option<Spanned<PathBuf>>,
+    pub(super) max_session_age: Option<Text<SessionAge>>,
     pub(super) max_chain_certificates: Option<Whole<1, 100>>,
     pub(super) max_chain_bytes: Option<Text<ChainBytes>>,
     pub(super) allow_v1: Option<bool>,

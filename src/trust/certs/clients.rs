@@ -21,6 +21,7 @@ use crate::config::{self, ClientAuth};
 use crate::terms::labels::MaterialKind;
 use crate::trust::allow::AllowList;
 use crate::trust::findings::{Cause, CertError, Findings, Warning};
+use crate::trust::issuers::KnownIssuers;
 use crate::trust::material::Material;
 use crate::trust::provider::PROVIDER;
 use crate::trust::revocation::{Crl, Revocation, UnusedCrl, UnusedReason};
@@ -60,6 +61,7 @@ pub(crate) struct TrustSummary {
 pub(crate) struct ActiveTrust<'a> {
     pub(crate) files: Option<&'a LoadedFiles>,
     pub(crate) revocation: Option<&'a Revocation>,
+    pub(crate) issuers: Option<&'a Arc<KnownIssuers>>,
 }
 
 /// Loads the trust of a policy from its client CAs, CRLs and allow rules. Returns none if a file has a problem, and no
@@ -101,9 +103,10 @@ pub(crate) fn load(
             max_bytes: tls.max_chain_bytes,
             allow_v1: tls.allow_v1,
         },
-        trusted: Arc::new(cas.trusted),
+        trusted: cas.trusted,
         revocation,
         allow: AllowList::new(own, rules.as_ref().map(|file| &*file.rules)),
+        issuers: active.issuers.cloned().unwrap_or_default(),
     };
     let pinned = cas.devices.len();
     let summary = TrustSummary { cas: cas.infos, pinned, crls: due_dates };

@@ -17,6 +17,7 @@ use crate::terms::labels::{MaterialKind, ReloadObject};
 use crate::trust::digest::Digest;
 use crate::trust::findings::{self, Ignored};
 use crate::trust::revocation::Crl;
+use crate::trust::tickets::keys::MasterKey;
 
 /// The content of one file.
 #[derive(Clone)]
@@ -37,16 +38,18 @@ pub(crate) struct LoadedFiles {
     /// In the order of the configuration.
     pub(crate) crls: Vec<LoadedFile<Arc<Crl>>>,
     pub(crate) allow: Option<LoadedRules>,
+    pub(crate) ticket_keys: Option<LoadedFile<MasterKey>>,
 }
 
 impl LoadedFiles {
-    /// Returns a summary of each file, in the order of the configuration: the CRLs follow the CAs, and the allow rules are last.
+    /// Returns a summary of each file, in the order of [`material::named`](crate::trust::material::named).
     pub(crate) fn files(&self) -> impl Iterator<Item = FileSummary<'_>> {
         let chains = self.chains.iter().flat_map(Chain::files);
         let cas = self.client_ca.iter().map(|file| file.summary(MaterialKind::ClientCa));
         let crls = self.crls.iter().map(|file| file.summary(MaterialKind::Crl));
         let rules = self.allow.iter().map(LoadedRules::summary);
-        chains.chain(cas).chain(crls).chain(rules)
+        let keys = self.ticket_keys.iter().map(|file| file.summary(MaterialKind::TicketKeys));
+        chains.chain(cas).chain(crls).chain(rules).chain(keys)
     }
 
     /// Returns the digest of all files of one kind of object.

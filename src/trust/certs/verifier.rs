@@ -21,8 +21,10 @@ use tokio_rustls::rustls::{
 };
 
 use crate::trust::allow::AllowList;
+use crate::trust::authentication::Authentication;
 use crate::trust::identity;
-use crate::trust::provider::transcript;
+use crate::trust::issuers::KnownIssuers;
+use crate::trust::provider::{HandshakeScope, transcript};
 use crate::trust::revocation::Revocation;
 use crate::trust::x509::certificate::Certificate;
 use crate::trust::x509::path::{self, Anchor, Anchors, CertificationPath};
@@ -33,9 +35,11 @@ use crate::trust::x509::signature::{Algorithms, PublicKey};
 pub(crate) struct ClientVerifier {
     pub(super) mandatory: bool,
     pub(super) limits: ChainLimits,
-    pub(crate) trusted: Arc<TrustedClients>,
+    pub(super) trusted: TrustedClients,
     pub(crate) revocation: Option<Revocation>,
     pub(crate) allow: AllowList,
+    /// The issuers that clients of the listener have sent.
+    pub(crate) issuers: Arc<KnownIssuers>,
 }
 
 /// The error for a valid certificate that no allow rule admits, and for nothing else. The alert is access_denied:
@@ -99,6 +103,14 @@ pub(crate) struct ClientPath<'a> {
     anchor: Option<&'a Anchor>,
 }
 
+impl ClientPath<'_> {
+    /// Returns the last second, in Unix time, in which all of its certificates are valid.
+    fn not_after(&self) -> u64 {
+        let ends = self.certificates.iter().map(|certificate| certificate.not_after().timestamp());
+        ends.min().and_then(|end| u64::try_from(end).ok()).unwrap_or(0)
+    }
+}
+
 impl TrustedClients {
     /// Makes an empty set.
     pub(super) fn new(algorithms: WebPkiSupportedAlgorithms) -> Self {
@@ -106,20 +118,7 @@ impl TrustedClients {
     }
 
     /// Finds the path from a client's certificate to a CA, and checks it.
-    ///
-    /// # Errors
-    /// If there is none, or a check fails.
-    pub(crate) fn path<'a>(
-        &'a self,
-        leaf: &'a CertificateDer<'a>,
-        rest: &'a [CertificateDer<'a>],
-        now: UnixTime,
-    ) -> Result<ClientPath<'a>, CertificateError> {
-        let own = Certificate::parse(leaf).map_err(|_| CertificateError::BadEncoding)?;
-        self.path_of(leaf, own, rest, now)
-    }
-
-    fn path_of<'a>(
+    fn path<'a>(
         &'a self,
         leaf: &'a CertificateDer<'a>,
         own: Certificate<'a>,
@@ -181,29 +180,29 @@ impl ChainLimits {
 }
 
 impl ClientVerifier {
-    /// Verifies the certificates that a client sent.
+    /// Verifies the certificates that a client sent, and returns those that lead to a CA.
     ///
     /// # Errors
     /// The reason for which they are refused.
-    pub(crate) fn verify(
-        &self,
-        leaf: &CertificateDer<'_>,
-        rest: &[CertificateDer<'_>],
+    pub(crate) fn verify<'a>(
+        &'a self,
+        leaf: &'a CertificateDer<'a>,
+        rest: &'a [CertificateDer<'a>],
         now: UnixTime,
-    ) -> Result<(), CertificateError> {
+    ) -> Result<ClientPath<'a>, CertificateError> {
         self.limits.check(leaf, rest)?;
         let own = Certificate::parse(leaf).map_err(|_| CertificateError::BadEncoding)?;
         if own.is_old() && !self.limits.allow_v1 {
             return Err(ChainError::Version1.into());
         }
-        let path = self.trusted.path_of(leaf, own, rest, now)?;
+        let path = self.trusted.path(leaf, own, rest, now)?;
         if let Some(revocation) = &self.revocation {
             revocation.check(&path.certificates, path.anchor)?;
         }
         if !self.allow.is_empty() && !self.allow.admits(&identity::of(leaf)) {
             return Err(NOT_ALLOWED);
         }
-        Ok(())
+        Ok(path)
     }
 }
 
@@ -228,7 +227,13 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.verify(end_entity, intermediates, now)?;
+        let path = self.verify(end_entity, intermediates, now)?;
+        let authentication = Authentication {
+            at: now.as_secs(),
+            until: path.not_after(),
+            issuers: self.issuers.store(&path.ders[1..]),
+        };
+        HandshakeScope::with_entered(|scope| scope.verified = Some(authentication));
         Ok(ClientCertVerified::assertion())
     }
 

@@ -23,6 +23,7 @@ use tokio_rustls::rustls::{
 
 use super::disguise::Disguise;
 use crate::lock::Lock;
+use crate::trust::authentication::Authentication;
 
 /// Labels of rustls's `KeyLog`: draft-ietf-tls-keylogfile.
 const CLIENT_SECRET: &str = "CLIENT_TRAFFIC_SECRET_0";
@@ -42,6 +43,12 @@ pub(crate) struct HandshakeScope {
     pub(crate) disguise: Option<Disguise>,
     /// The reason for which the resolver found no certificate for the client.
     pub(crate) no_certificate_fits: Option<PeerIncompatible>,
+    /// The authentication of a client whose certificates were verified in this handshake.
+    pub(crate) verified: Option<Authentication>,
+    /// The authentication of the session that the client resumes.
+    pub(crate) resumed: Option<Authentication>,
+    /// Seconds for which the last ticket that was sealed can be used.
+    pub(crate) ticket_lifetime: Option<u32>,
     pub(super) sealer: Option<Arc<Lock<HandshakeSealer>>>,
     pub(super) opener: Option<Arc<Lock<Box<dyn MessageDecrypter>>>>,
     pub(super) has_sealed: bool,

@@ -2,13 +2,10 @@
 //!
 //! **Promises.** The number of sessions and their bytes are bounded: the oldest are removed first.
 //!
-//! **Not here.** The content and the size of a session's state (`tickets.rs`).
+//! **Not here.** The content and the size of a session (`saved_session.rs`).
 
 use std::collections::{HashMap, VecDeque};
-use std::fmt;
 use std::sync::MutexGuard;
-
-use tokio_rustls::rustls::server::StoresServerSessions;
 
 use crate::lock::Lock;
 
@@ -68,30 +65,20 @@ impl RememberedSessions {
     fn lock(&self) -> MutexGuard<'_, SessionTable> {
         self.0.lock()
     }
-}
 
-impl StoresServerSessions for RememberedSessions {
-    fn put(&self, id: Vec<u8>, state: Vec<u8>) -> bool {
+    /// Remembers a session.
+    pub(super) fn put(&self, id: Vec<u8>, state: Vec<u8>) {
         self.lock().insert(id, state);
-        true
     }
 
-    fn get(&self, id: &[u8]) -> Option<Vec<u8>> {
+    /// Returns a session.
+    pub(super) fn get(&self, id: &[u8]) -> Option<Vec<u8>> {
         self.lock().by_id.get(id).map(|session| session.state.clone())
     }
 
-    fn take(&self, id: &[u8]) -> Option<Vec<u8>> {
+    /// Returns a session, and forgets it.
+    pub(super) fn take(&self, id: &[u8]) -> Option<Vec<u8>> {
         self.lock().remove(id)
-    }
-
-    fn can_cache(&self) -> bool {
-        true
-    }
-}
-
-impl fmt::Debug for RememberedSessions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RememberedSessions").finish_non_exhaustive()
     }
 }
 
@@ -115,7 +102,7 @@ mod tests {
         for size in [10, 700, 3000, 16_000] {
             let sessions = RememberedSessions::default();
             for number in 0..3000 {
-                assert!(sessions.put(id(number), vec![7; size]));
+                sessions.put(id(number), vec![7; size]);
                 assert!(sessions.get(&id(number)).is_some());
             }
             let (count, order, bytes) = held(&sessions);
@@ -129,7 +116,7 @@ mod tests {
     fn a_session_that_is_taken_or_replaced_is_no_longer_counted() {
         let sessions = RememberedSessions::default();
         for _ in 0..3000 {
-            assert!(sessions.put(id(1), vec![7; 100]));
+            sessions.put(id(1), vec![7; 100]);
         }
         assert_eq!(sessions.take(&id(1)), Some(vec![7; 100]));
         assert_eq!((sessions.take(&id(1)), sessions.get(&id(1))), (None, None));

@@ -1,12 +1,12 @@
-//! The state of a session that rustls seals into a ticket or remembers.
+//! The state of a session that rustls writes to resume it (`ServerSessionValue`).
 //!
-//! rustls writes all certificates that a client sent into it (`ServerSessionValue`), up to 64 KiB,
-//! which are then sent to the device and back, or stay in memory.
+//! rustls writes all certificates that a client sent into it, up to 64 KiB, which would then be sent to the
+//! device and back, or stay in memory.
 //!
-//! **Promises.** A reduced state has the selected certificates, and every other byte as rustls wrote it.
-//! A state whose layout is not that of rustls 0.23 is not changed.
+//! **Promises.** A changed state has the selected certificates, and every other byte as rustls wrote it.
+//! A state whose layout is not that of rustls 0.23 is not parsed.
 //!
-//! **Not here.** The choice of the certificates, the use of the state (`tickets.rs`).
+//! **Not here.** The choice of the certificates (`saved_session.rs`).
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
@@ -36,22 +36,25 @@ impl<'a> State<'a> {
         rest.0.is_empty().then_some(Self { before, certificates, after })
     }
 
-    /// Returns the state with only these certificates. Returns none if they are too long.
-    pub(super) fn with(&self, kept: &[&CertificateDer<'_>]) -> Option<Vec<u8>> {
-        let mut state = self.before.to_vec();
-        match kept {
-            [] => state.push(0),
-            kept => {
-                state.push(1);
-                push_length(&mut state, kept.iter().map(|one| 3 + one.len()).sum())?;
-                for one in kept {
-                    push_length(&mut state, one.len())?;
-                    state.extend_from_slice(one);
-                }
+    /// Appends the state with these certificates instead of the client's. Returns none if they are too long.
+    pub(super) fn write_with<'c>(
+        &self,
+        certificates: impl Iterator<Item = &'c CertificateDer<'c>> + Clone,
+        to: &mut Vec<u8>,
+    ) -> Option<()> {
+        to.extend_from_slice(self.before);
+        if certificates.clone().next().is_none() {
+            to.push(0);
+        } else {
+            to.push(1);
+            push_length(to, certificates.clone().map(|one| 3 + one.len()).sum())?;
+            for one in certificates {
+                push_length(to, one.len())?;
+                to.extend_from_slice(one);
             }
         }
-        state.extend_from_slice(self.after);
-        Some(state)
+        to.extend_from_slice(self.after);
+        Some(())
     }
 }
 
@@ -103,11 +106,15 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// Encodes a state as rustls does.
-    fn state(name: Option<&[u8]>, certificates: &[&[u8]], alpn: Option<&[u8]>) -> Vec<u8> {
+    pub(in crate::trust::tickets) fn state(
+        name: Option<&[u8]>,
+        certificates: &[&[u8]],
+        alpn: Option<&[u8]>,
+    ) -> Vec<u8> {
         let short = |bytes: &[u8]| [&[u8::try_from(bytes.len()).unwrap()], bytes].concat();
         let optional = |bytes: Option<&[u8]>| match bytes {
             Some(bytes) => [&[1], &short(bytes)[..]].concat(),
@@ -140,8 +147,13 @@ mod tests {
             let whole = state(name, &[&leaf, &junk, &issuer, &junk], alpn);
             let parsed = State::parse(&whole).unwrap();
             let kept = [&parsed.certificates[0], &parsed.certificates[2]];
-            assert_eq!(parsed.with(&kept).unwrap(), state(name, &[&leaf, &issuer], alpn));
-            assert_eq!(parsed.with(&[]).unwrap(), state(name, &[], alpn));
+            let with = |kept: &[&CertificateDer<'_>]| {
+                let mut written = Vec::new();
+                parsed.write_with(kept.iter().copied(), &mut written).unwrap();
+                written
+            };
+            assert_eq!(with(&kept), state(name, &[&leaf, &issuer], alpn));
+            assert_eq!(with(&[]), state(name, &[], alpn));
         }
     }
 

@@ -1,8 +1,10 @@
 //! Sessions of real handshakes between rustls's own connections.
 //!
-//! **Not here.** The same over a socket: tests/client_auth.rs.
+//! **Not here.** The same over a socket: tests/resumption.rs.
 
 use std::fs;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::time::SystemTime;
 
 use rcgen::{CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -14,6 +16,7 @@ use tokio_rustls::rustls::version::TLS12;
 use tokio_rustls::rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use super::*;
 use crate::config::{ClientAuth, ClientTrust};
 use crate::trust::snapshot::Snapshot;
 use crate::trust::testing;
@@ -24,8 +27,14 @@ fn params(name: &str) -> CertificateParams {
     params
 }
 
+/// Runs a handshake within the scope of its own.
+async fn scoped<T>(handshake: impl Future<Output = T>) -> T {
+    let (mut scope, mut handshake) = (HandshakeScope::default(), pin!(handshake));
+    poll_fn(|cx| scope.enter(|| handshake.as_mut().poll(cx))).await
+}
+
 /// Makes two handshakes of a device that sends its own certificate, an intermediate's, and `junk`. Returns the
-/// bytes that are remembered, and the kind of the second handshake.
+/// bytes that are remembered beyond the device's own certificate, and the kind of the second handshake.
 async fn remembered(junk: Vec<CertificateDer<'static>>) -> (usize, Option<HandshakeKind>) {
     let dir = tempfile::tempdir().unwrap();
     let keys: Vec<_> = (0..3).map(|_| KeyPair::generate().unwrap()).collect();
@@ -36,6 +45,7 @@ async fn remembered(junk: Vec<CertificateDer<'static>>) -> (usize, Option<Handsh
     let intermediate = below.signed_by(&keys[1], &Issuer::from_params(&root, &keys[0])).unwrap();
     let leaf = params("device").signed_by(&keys[2], &Issuer::from_params(&below, &keys[1]));
     let mut chain = vec![leaf.unwrap().der().clone()];
+    let own = chain[0].len();
     chain.extend(junk);
     chain.push(intermediate.der().clone());
 
@@ -57,29 +67,108 @@ async fn remembered(junk: Vec<CertificateDer<'static>>) -> (usize, Option<Handsh
         .unwrap();
     config.resumption =
         ClientResumption::in_memory_sessions(8).tls12_resumption(Tls12Resumption::SessionIdOnly);
-    let connector = TlsConnector::from(std::sync::Arc::new(config));
+    let connector = TlsConnector::from(Arc::new(config));
     let mut kind = None;
     for _ in 0..2 {
         let (client, server) = tokio::io::duplex(1 << 20);
         let name = ServerName::try_from("localhost").unwrap();
-        let (client, server) =
-            tokio::join!(connector.connect(name, client), acceptor.accept(server));
+        let accepted = scoped(acceptor.accept(server));
+        let (client, server) = tokio::join!(connector.connect(name, client), accepted);
         let (mut client, mut server) = (client.unwrap(), server.unwrap());
         client.write_all(b"x").await.unwrap();
         server.read_exact(&mut [0]).await.unwrap();
         kind = server.get_ref().1.handshake_kind();
     }
-    let store = snapshot.policy().resumption.store.as_ref().unwrap();
-    (store.remembered.inner.bytes(), kind)
+    let sessions = snapshot.policy().resumption.sessions.as_ref().unwrap();
+    (sessions.remembered.bytes() - own, kind)
 }
 
 #[tokio::test]
-async fn unused_certificates_are_not_remembered_and_the_session_is_resumed() {
-    let (usual, kind) = remembered(Vec::new()).await;
-    assert_eq!(kind, Some(HandshakeKind::Resumed));
-    let junk = (0..7).map(|_| CertificateDer::from(vec![0x30; 8000])).collect();
-    let (with_junk, kind) = remembered(junk).await;
-    assert_eq!(kind, Some(HandshakeKind::Resumed));
-    // Signatures and serial numbers differ in length.
-    assert!(with_junk.abs_diff(usual) < 20, "{with_junk} bytes, without junk {usual}");
+async fn a_remembered_session_has_the_devices_own_certificate_alone() {
+    for junk in [0, 7] {
+        let junk = (0..junk).map(|_| CertificateDer::from(vec![0x30; 8000])).collect();
+        let (bytes, kind) = remembered(junk).await;
+        assert_eq!(kind, Some(HandshakeKind::Resumed));
+        assert!(bytes < 200, "{bytes} bytes");
+    }
+}
+
+/// Returns the resumption of a policy with keys of this process.
+fn sessions(previous: Option<&Resumption>, policy: &str, max_age: u64) -> Resumption {
+    let policy = ResumptionPolicy {
+        digest: Digest::of([policy.as_bytes()]),
+        tickets: 1,
+        max_age: Duration::from_secs(max_age),
+        keys: None,
+        issuers: &Arc::default(),
+    };
+    Resumption::new(&policy, previous).unwrap()
+}
+
+/// Seals a ticket of a client without a certificate.
+fn sealed(sessions: &Resumption, now: u64) -> Vec<u8> {
+    let state = state::tests::state(None, &[], None);
+    sessions.sessions.as_ref().unwrap().seal(&state, now).unwrap()
+}
+
+fn opens(sessions: &Resumption, ticket: &[u8], now: u64) -> bool {
+    sessions.sessions.as_ref().unwrap().open(ticket, now).is_some()
+}
+
+#[test]
+fn a_ticket_is_opened_until_the_session_is_too_old() {
+    let (start, all) = (now(), sessions(None, "a", 100));
+    let ticket = sealed(&all, start);
+    assert!(opens(&all, &ticket, start + 99));
+    assert!(!opens(&all, &ticket, start + 100));
+}
+
+#[test]
+fn a_resumption_does_not_extend_the_age_of_the_session() {
+    let (start, all) = (now(), sessions(None, "a", 100));
+    let mut ticket = sealed(&all, start);
+    for later in [40, 80] {
+        let mut scope = HandshakeScope::default();
+        ticket = scope.enter(|| {
+            assert!(opens(&all, &ticket, start + later));
+            sealed(&all, start + later)
+        });
+        assert_eq!(scope.ticket_lifetime, u32::try_from(100 - later).ok());
+    }
+    assert!(opens(&all, &ticket, start + 99));
+    assert!(!opens(&all, &ticket, start + 100));
+}
+
+#[test]
+fn a_shorter_age_applies_to_tickets_that_exist() {
+    let (start, before) = (now(), sessions(None, "a", 100));
+    let ticket = sealed(&before, start);
+    let after = sessions(Some(&before), "a", 10);
+    assert!(opens(&after, &ticket, start + 9));
+    assert!(!opens(&after, &ticket, start + 10));
+}
+
+#[test]
+fn own_keys_stay_with_the_policy_and_not_longer() {
+    let (start, before) = (now(), sessions(None, "a", 100));
+    let ticket = sealed(&before, start);
+    assert!(opens(&sessions(Some(&before), "a", 100), &ticket, start));
+    assert!(!opens(&sessions(Some(&before), "b", 100), &ticket, start));
+}
+
+#[test]
+fn a_ticket_states_no_longer_lifetime_than_its_key_has() {
+    let (start, all) = (now(), sessions(None, "a", 7 * 24 * 3600));
+    let mut scope = HandshakeScope::default();
+    scope.enter(|| sealed(&all, start));
+    let lifetime = scope.ticket_lifetime.unwrap();
+    assert!(lifetime.abs_diff(12 * 3600) <= 1, "{lifetime} s");
+}
+
+#[test]
+fn a_ticket_longer_than_any_of_ours_is_not_opened() {
+    let all = sessions(None, "a", 100);
+    let mut long = sealed(&all, now());
+    long.resize(MAX_TICKET_BYTES + 1, 0);
+    assert!(!opens(&all, &long, now()));
 }

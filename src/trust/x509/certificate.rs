@@ -159,6 +159,11 @@ impl<'a> Certificate<'a> {
         self.extensions.usage.is_none_or(|usage| usage.authenticates)
     }
 
+    /// Returns the end of its validity.
+    pub(crate) const fn not_after(&self) -> Timestamp {
+        Timestamp(self.parsed.tbs_certificate.validity.not_after)
+    }
+
     /// Checks that it is valid at `now`.
     pub(super) fn check_validity(&self, now: UnixTime) -> Result<(), CertificateError> {
         let validity = self.parsed.validity();
@@ -167,7 +172,7 @@ impl<'a> Certificate<'a> {
             UnixTime::since_unix_epoch(Duration::from_secs(seconds))
         };
         let (not_before, not_after) =
-            (unix(Timestamp(validity.not_before)), unix(Timestamp(validity.not_after)));
+            (unix(Timestamp(validity.not_before)), unix(self.not_after()));
         if now < not_before {
             return Err(CertificateError::NotValidYetContext { time: now, not_before });
         }

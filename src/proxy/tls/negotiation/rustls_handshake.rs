@@ -236,6 +236,10 @@ impl RustlsHandshake {
                 }
             }
         });
+        // rustls opens a ticket before it decides whether to resume it, for example under another server name.
+        if connection.handshake_kind() != Some(HandshakeKind::Resumed) {
+            scope.resumed = None;
+        }
         *discarded += used;
         self.seen -= used;
         processed.map(|()| used)

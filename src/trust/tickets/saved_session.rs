@@ -1,0 +1,117 @@
+//! The content of a ticket, and of a remembered session: rustls's state, and the authentication that it goes
+//! back to.
+//!
+//! rustls writes into its state all certificates that the client sent. Of these only the client's own is kept;
+//! the ID of its issuers stands for the others, and they are put back when the session is resumed. So a
+//! resumption is verified with the same certificates as a full handshake.
+//!
+//! **Promises.** Content that another version or program wrote is declined, never an error.
+//!
+//! **Not here.** The layout of rustls's state (`state.rs`), encryption (`keys.rs`).
+
+use super::state::State;
+use crate::trust::authentication::Authentication;
+use crate::trust::issuers::{ID_BYTES, IssuersId, KnownIssuers};
+
+/// Bytes of a saved session at most. Larger ones are not saved, and the device makes a full handshake next
+/// time.
+pub(super) const MAX_BYTES: usize = 16 << 10;
+
+/// Encodes a session to be saved. `authentication` is none for a client that was not authenticated in this
+/// handshake. Returns none if it cannot be saved.
+pub(super) fn encode(
+    state: &[u8],
+    authentication: Option<Authentication>,
+    now: u64,
+) -> Option<(Vec<u8>, Authentication)> {
+    let parsed = State::parse(state)?;
+    let own = parsed.certificates.first();
+    let authentication = match (own, authentication) {
+        (_, Some(known)) => known,
+        (None, None) => Authentication::anonymous(now),
+        (Some(_), None) => return None,
+    };
+    let mut saved = Vec::with_capacity(MAX_BYTES / 16);
+    saved.extend(authentication.at.to_be_bytes());
+    saved.extend(authentication.until.to_be_bytes());
+    match &authentication.issuers {
+        None => saved.push(0),
+        Some(issuers) => {
+            saved.push(1);
+            saved.extend(issuers.id);
+        }
+    }
+    parsed.write_with(own.into_iter(), &mut saved)?;
+    (saved.len() <= MAX_BYTES).then_some((saved, authentication))
+}
+
+/// Decodes a saved session. Returns rustls's state with the client's certificates, and the authentication;
+/// none if the issuers are not known, or the content has another layout.
+pub(super) fn decode(saved: &[u8], known: &KnownIssuers) -> Option<(Vec<u8>, Authentication)> {
+    let (at, rest) = saved.split_first_chunk()?;
+    let (until, rest) = rest.split_first_chunk()?;
+    let (at, until) = (u64::from_be_bytes(*at), u64::from_be_bytes(*until));
+    match rest.split_first()? {
+        (0, state) => Some((state.to_vec(), Authentication { at, until, issuers: None })),
+        (1, rest) => {
+            let (id, state): (&IssuersId, _) = rest.split_first_chunk::<ID_BYTES>()?;
+            let issuers = known.get(id)?;
+            let parsed = State::parse(state)?;
+            let mut whole = Vec::with_capacity(MAX_BYTES / 4);
+            let certificates = parsed.certificates.iter().take(1).chain(&issuers.ders);
+            parsed.write_with(certificates, &mut whole)?;
+            Some((whole, Authentication { at, until, issuers: Some(issuers) }))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_rustls::rustls::pki_types::CertificateDer;
+
+    use super::*;
+    use crate::trust::tickets::state::tests::state;
+
+    #[test]
+    fn the_issuers_are_left_out_and_put_back() {
+        let (own, issuer, stray) = ([1; 300], [2; 700], [3; 500]);
+        let known = KnownIssuers::default();
+        let issuers = known.store(&[&CertificateDer::from(&issuer[..])]);
+        let authentication = Authentication { at: 5, until: 9, issuers };
+        let sent = state(None, &[&own, &stray, &issuer], Some(b"mqtt"));
+        let (saved, _) = encode(&sent, Some(authentication), 7).unwrap();
+        assert!(saved.len() < own.len() + 120, "{} bytes", saved.len());
+        let (restored, found) = decode(&saved, &known).unwrap();
+        assert_eq!(restored, state(None, &[&own, &issuer], Some(b"mqtt")));
+        assert_eq!((found.at, found.until), (5, 9));
+        assert!(decode(&saved, &KnownIssuers::default()).is_none(), "issuers that are not known");
+    }
+
+    #[test]
+    fn a_client_without_a_certificate_counts_from_now_on() {
+        let known = KnownIssuers::default();
+        let (saved, _) = encode(&state(None, &[], None), None, 7).unwrap();
+        let (restored, found) = decode(&saved, &known).unwrap();
+        assert_eq!(restored, state(None, &[], None));
+        assert_eq!((found.at, found.until), (7, u64::MAX));
+    }
+
+    #[test]
+    fn a_certificate_without_its_verification_is_not_saved() {
+        assert!(encode(&state(None, &[&[1; 300]], None), None, 7).is_none());
+    }
+
+    #[test]
+    fn content_that_is_cut_or_extended_is_declined() {
+        let known = KnownIssuers::default();
+        let issuers = known.store(&[&CertificateDer::from(&[2; 70][..])]);
+        let authentication = Authentication { at: 5, until: 9, issuers };
+        let sent = state(None, &[&[1; 30]], None);
+        let (saved, _) = encode(&sent, Some(authentication), 7).unwrap();
+        for cut in 0..saved.len() {
+            assert!(decode(&saved[..cut], &known).is_none(), "{cut} bytes");
+        }
+        assert!(decode(&[&saved[..], &[0]].concat(), &known).is_none());
+    }
+}
