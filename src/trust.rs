@@ -15,6 +15,7 @@ mod files;
 pub(crate) mod identity;
 pub(crate) mod issuers;
 pub(crate) mod provider;
+pub(crate) mod refused;
 mod resolver;
 pub(crate) mod revocation;
 pub(crate) mod tickets;

@@ -151,8 +151,8 @@ async fn a_new_ca_with_the_same_name_is_another_ca() {
     let listener = trusting(&backend, &servers, trust(&devices));
     let new_ca = Authority::new("devices");
     let pair = new_ca.issue("device", &wish());
-    let alerts = [AlertDescription::DecryptError; 2];
-    is_refused(&listener, &servers, Some(&pair), alerts, Reason::ClientCertRejected).await;
+    let alerts = [AlertDescription::UnknownCA; 2];
+    is_refused(&listener, &servers, Some(&pair), alerts, Reason::ClientCertUnknownCa).await;
 }
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn a_certificate_for_another_purpose_is_refused() {
     let purpose = ExtendedKeyUsagePurpose::ServerAuth;
     let pair = devices.issue("device", &Wish { purpose, ..wish() });
     let alerts = [AlertDescription::UnsupportedCertificate; 2];
-    is_refused(&listener, &servers, Some(&pair), alerts, Reason::ClientCertRejected).await;
+    is_refused(&listener, &servers, Some(&pair), alerts, Reason::ClientCertWrongUsage).await;
 }
 
 #[tokio::test]

@@ -18,9 +18,14 @@ mod relay;
 /// The certificate, version, suite and protocol for each device.
 mod tls;
 
-mod allow;
-/// Client authentication, and the rules on verified devices.
+/// Client authentication.
 mod client_auth;
+
+/// Rules on verified devices.
+mod allow;
+
+/// Refused certificates: their reasons and their names.
+mod refused;
 
 /// Resumption: shared ticket keys, policies, the age of a session.
 mod resumption;

@@ -89,7 +89,7 @@ async fn open(
             record.on_client_hello(&started.offer());
             let mut accepted = started.accept(snapshot).await;
             if let Err(error) = &mut accepted {
-                record.refused(error.detail(), error.take_identity());
+                record.refused(error.take_failure());
             }
             accepted
         });

@@ -7,6 +7,7 @@
 //! **Not here.** The ClientHello (`hello.rs`), the choice of the server certificate and the verification of
 //! client certificates (`trust/`).
 
+mod certificate;
 pub(crate) mod describe;
 mod labels;
 mod negotiated;
@@ -19,26 +20,25 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls::pki_types::UnixTime;
-use tokio_rustls::rustls::{
-    self, AlertDescription, CertificateError, PeerIncompatible, ServerConfig,
-};
+use tokio_rustls::rustls::{self, AlertDescription, PeerIncompatible, ServerConfig};
 
+use self::certificate::CertificateFault;
 use self::negotiated::negotiated;
 use super::close;
 use super::handshake_memory::{Exceeded, Share};
 use super::hello::fault::HelloFault;
 use super::hello::message::records;
 use super::hello::{self, Between, Hello, HelloError, HelloLimits};
-use super::record::{FailureDetail, Offer};
+use super::record::{FailureDetail, HandshakeFailure, Offer};
 use super::socket;
 use super::tls::{Negotiation, Opening, Progress, RustlsHandshake, TlsStream, plaintext_alert};
 use crate::config::{self, TlsVersion};
 use crate::terms::labels::{Incompatible, SuiteKind};
 use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::Reason;
-use crate::trust::certs::verifier::{ChainError, NOT_ALLOWED};
 use crate::trust::identity::{self, Identity};
 use crate::trust::provider::Disguise;
+use crate::trust::refused::{Hint, RefusedCertificate};
 use crate::trust::snapshot::Snapshot;
 
 /// A client after its handshake.
@@ -85,10 +85,12 @@ pub(crate) enum HandshakeError {
     NoCommonAlpn,
     #[error("the client sent no certificate")]
     CertificateMissing,
-    #[error("the client's certificate was refused: {}", describe::certificate(.0))]
-    Certificate(CertificateError),
-    #[error("the client's certificate was accepted when its session began, and is refused now: {}", describe::certificate(.cause))]
-    Resumed { cause: CertificateError, identity: Option<Box<Identity>> },
+    #[error("the client's certificate was refused: {0}")]
+    Certificate(CertificateFault),
+    #[error(
+        "the client's certificate was accepted when its session began, and is refused now: {fault}"
+    )]
+    Resumed { fault: CertificateFault, identity: Option<Box<Identity>> },
     #[error("the client violated TLS: {0}")]
     Tls(rustls::Error),
     #[error("TLS failed in this proxy: {0}")]
@@ -112,14 +114,34 @@ impl HandshakeError {
             Self::Alert(_) => Reason::ClientTlsAlert,
             Self::Incompatible(_) | Self::NoCommonAlpn => Reason::ClientTlsIncompatible,
             Self::CertificateMissing => Reason::ClientCertMissing,
-            Self::Certificate(cause) | Self::Resumed { cause, .. } => certificate_reason(cause),
+            Self::Certificate(fault) | Self::Resumed { fault, .. } => fault.reason(),
             Self::Tls(_) => Reason::ClientTlsError,
             Self::Internal(_) => Reason::Internal,
         }
     }
 
-    /// Returns the detail that the reason does not contain.
-    pub(crate) fn detail(&self) -> Option<FailureDetail> {
+    /// Returns the data that the reason does not contain. The identity is taken.
+    pub(crate) fn take_failure(&mut self) -> HandshakeFailure {
+        let detail = self.detail();
+        let (certificate, identity) = match self {
+            Self::Certificate(fault) => (fault.certificate.clone(), None),
+            Self::Resumed { fault, identity } => (fault.certificate.clone(), identity.take()),
+            Self::Hello(_)
+            | Self::Timeout(_)
+            | Self::Memory(_)
+            | Self::Eof
+            | Self::Alert(_)
+            | Self::Incompatible(_)
+            | Self::NoCommonAlpn
+            | Self::CertificateMissing
+            | Self::Tls(_)
+            | Self::Internal(_)
+            | Self::Io(_) => (None, None),
+        };
+        HandshakeFailure { detail, identity, certificate }
+    }
+
+    fn detail(&self) -> Option<FailureDetail> {
         match self {
             Self::Alert(description) => Some(FailureDetail::Alert(labels::alert(*description))),
             Self::Incompatible(what) => {
@@ -144,12 +166,6 @@ impl HandshakeError {
             | Self::Io(_) => None,
         }
     }
-
-    /// Takes the identity of a client that was verified when its session began.
-    pub(crate) fn take_identity(&mut self) -> Option<Box<Identity>> {
-        let Self::Resumed { identity, .. } = self else { return None };
-        identity.take()
-    }
 }
 
 impl From<rustls::Error> for HandshakeError {
@@ -161,7 +177,9 @@ impl From<rustls::Error> for HandshakeError {
             Error::PeerIncompatible(what) => Self::Incompatible(what),
             Error::NoApplicationProtocol => Self::NoCommonAlpn,
             Error::NoCertificatesPresented => Self::CertificateMissing,
-            Error::InvalidCertificate(error) => Self::Certificate(error),
+            Error::InvalidCertificate(cause) => {
+                Self::Certificate(CertificateFault { cause, certificate: None })
+            }
             Error::General(_)
             | Error::FailedToGetCurrentTime
             | Error::FailedToGetRandomBytes
@@ -191,26 +209,6 @@ fn fault_reason(fault: &HelloFault) -> Reason {
 /// Returns the reason for a failed socket: it was reset, or its peer has stopped answering.
 fn io_reason(error: &io::Error) -> Reason {
     if socket::is_lost(error) { Reason::ClientLost } else { Reason::ClientReset }
-}
-
-#[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum is non-exhaustive")]
-fn certificate_reason(error: &CertificateError) -> Reason {
-    use CertificateError as E;
-    match error {
-        E::Expired | E::ExpiredContext { .. } => Reason::ClientCertExpired,
-        E::NotValidYet | E::NotValidYetContext { .. } => Reason::ClientCertNotYetValid,
-        E::UnknownIssuer => Reason::ClientCertUnknownCa,
-        E::Revoked => Reason::ClientCertRevoked,
-        _ if *error == NOT_ALLOWED => Reason::ClientNotAllowed,
-        _ if let Some(error) = ChainError::within(error) => match error {
-            ChainError::TooManyCertificates { .. } | ChainError::TooManyBytes { .. } => {
-                Reason::ClientCertChainTooLarge
-            }
-            ChainError::Version1 | ChainError::Empty => Reason::ClientCertRejected,
-        },
-        // An unknown status, a bad signature, a wrong purpose, and so on.
-        _ => Reason::ClientCertRejected,
-    }
 }
 
 /// A handshake whose ClientHello has been read and not been answered.
@@ -311,10 +309,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
             identity.filter(|_| negotiated.is_some()).map(|leaf| identity::of(leaf).into());
         let crypto = negotiation.state().crypto();
         let (mut stream, early) = negotiation.into_stream().map_err(HandshakeError::Internal)?;
-        if let Err(cause) = verified {
-            stream.queue_alert(&rustls::Error::InvalidCertificate(cause.clone()));
+        if let Err(fault) = verified {
+            stream.queue_alert(&rustls::Error::InvalidCertificate(fault.cause.clone()));
             stream.close().await;
-            return Err(HandshakeError::Resumed { cause, identity });
+            return Err(HandshakeError::Resumed { fault, identity });
         }
         let server_name = hello.server_name;
         Ok(EstablishedClient { stream, early, server_name, alpn, negotiated, identity, crypto })
@@ -379,7 +377,11 @@ impl Unfinished {
                 };
                 negotiation.queue_alert(&error);
                 negotiation.close().await;
-                error.into()
+                let mut error = HandshakeError::from(error);
+                if let HandshakeError::Certificate(fault) = &mut error {
+                    fault.certificate = negotiation.take_refused();
+                }
+                error
             }
             Self::Other(HandshakeError::Hello(error)) => {
                 refuse_hello(negotiation.io_mut(), &error).await;
@@ -458,11 +460,15 @@ fn corrected(error: rustls::Error, best_suite: SuiteKind) -> rustls::Error {
 /// Verifies the certificate of a resumed client again: rustls takes it from the ticket unchecked. (After a
 /// change of the policy or the end of the certificate's validity, the ticket itself is declined:
 /// `trust/tickets.rs`.)
-fn verify_resumed(client: &RustlsHandshake, snapshot: &Snapshot) -> Result<(), CertificateError> {
+fn verify_resumed(client: &RustlsHandshake, snapshot: &Snapshot) -> Result<(), CertificateFault> {
     let resumed = client.kind() == Some(rustls::HandshakeKind::Resumed);
     match (&snapshot.policy().client_verifier, client.peer_certificates()) {
         (Some(verifier), [leaf, rest @ ..]) if resumed => {
-            verifier.verify(leaf, rest, UnixTime::now()).map(drop)
+            let verified = verifier.verify(leaf, rest, UnixTime::now());
+            verified.map(drop).map_err(|cause| CertificateFault {
+                cause,
+                certificate: Some(RefusedCertificate::new(leaf, Hint::None).into()),
+            })
         }
         _ => Ok(()),
     }

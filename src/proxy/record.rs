@@ -26,6 +26,7 @@ use crate::terms::labels::{
 use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::{Origin, Reason};
 use crate::trust::identity::Identity;
+use crate::trust::refused::RefusedCertificate;
 
 /// WalkPhase that a connection has reached.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +69,8 @@ pub(crate) struct Record {
     best_suite: SuiteKind,
     offers_resumption: bool,
     closed: bool,
+    /// The client's certificate, if it was refused.
+    certificate: Option<Box<RefusedCertificate>>,
     /// Last, because fields are dropped in order: the permit is released after the end is counted.
     permit: Permit,
 }
@@ -80,6 +83,15 @@ pub(crate) struct Offer<'a> {
     pub(crate) best_suite: SuiteKind,
     /// A ticket or PSK is offered.
     pub(crate) resumption: bool,
+}
+
+/// The data about a failed handshake that its reason does not include.
+pub(crate) struct HandshakeFailure {
+    pub(crate) detail: Option<FailureDetail>,
+    /// The identity of a client that was verified when its session began.
+    pub(crate) identity: Option<Box<Identity>>,
+    /// The client's certificate, if it was refused.
+    pub(crate) certificate: Option<Box<RefusedCertificate>>,
 }
 
 /// Detail of a failed handshake that its reason does not include.
@@ -114,6 +126,7 @@ impl Record {
             best_suite: SuiteKind::Other,
             offers_resumption: false,
             closed: false,
+            certificate: None,
             permit,
         }
     }
@@ -136,10 +149,14 @@ impl Record {
         set(&self.session.server_name, offer.server_name.map(Box::from));
     }
 
-    /// The handshake has failed with a detail or an identity.
-    pub(crate) fn refused(&self, fault: Option<FailureDetail>, identity: Option<Box<Identity>>) {
-        set(&self.session.identity, identity);
-        match fault {
+    /// The handshake has failed.
+    pub(crate) fn refused(&mut self, failure: HandshakeFailure) {
+        set(&self.session.identity, failure.identity);
+        if let Some(certificate) = &failure.certificate {
+            self.sessions.top.refused(&certificate.to_string());
+        }
+        self.certificate = failure.certificate;
+        match failure.detail {
             Some(FailureDetail::Alert(alert)) => self.session.metrics.alerted(alert),
             Some(FailureDetail::Incompatible(what)) => {
                 self.session.metrics.refused(what, self.best_suite);
@@ -279,6 +296,10 @@ const fn connect_result(reason: Reason) -> Option<ConnectResult> {
         | Reason::ClientCertNotYetValid
         | Reason::ClientCertUnknownCa
         | Reason::ClientCertRevoked
+        | Reason::ClientCertBadSignature
+        | Reason::ClientCertWrongUsage
+        | Reason::ClientCertWeakKey
+        | Reason::ClientCertRevocationUnknown
         | Reason::ClientCertRejected
         | Reason::ClientNotAllowed
         | Reason::ClientCertChainTooLarge
@@ -301,6 +322,7 @@ macro_rules! access {
         let session = &$record.session;
         let handshake = session.handshake.get();
         let tls = handshake.map(|handshake| &handshake.negotiated);
+        let certificate = $record.certificate.as_deref();
         tracing::event!(
             target: "access",
             $level,
@@ -310,6 +332,10 @@ macro_rules! access {
             reason = $reason.as_str(),
             phase = $record.phase.as_str(),
             identity = session.identity(),
+            cert_subject = certificate.and_then(|certificate| certificate.subject.as_deref()),
+            cert_issuer = certificate.and_then(|certificate| certificate.issuer.as_deref()),
+            cert_serial = certificate.and_then(|certificate| certificate.serial.as_deref()),
+            cert_sha256 = certificate.map(|certificate| &*certificate.sha256),
             sni = session.server_name.get().map(|name| &**name),
             alpn = tls.and_then(|tls| tls.alpn.as_deref()),
             tls = tls.map(|tls| tls.cipher.version()),

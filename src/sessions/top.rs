@@ -30,6 +30,8 @@ closed_set! {
         Identity => "identity",
         /// The source address.
         Peer => "peer",
+        /// The certificate that was refused.
+        Certificate => "certificate",
     }
 }
 
@@ -79,6 +81,11 @@ impl Top {
                 self.count(by, What::Bytes, name, bytes);
             }
         }
+    }
+
+    /// Counts a connection whose certificate was refused.
+    pub(crate) fn refused(&self, certificate: &str) {
+        self.count(By::Certificate, What::Failures, certificate, 1);
     }
 
     /// Returns the current counts of a table.

@@ -45,6 +45,14 @@ closed_set! {
         ClientCertRevoked => "client_cert_revoked",
         /// The client's chain exceeded the listener's limit on certificates or on bytes.
         ClientCertChainTooLarge => "client_cert_chain_too_large",
+        /// A signature of the client's chain, or the client's own in the handshake, is invalid.
+        ClientCertBadSignature => "client_cert_bad_signature",
+        /// The client's certificate is not for TLS clients, or is that of a CA.
+        ClientCertWrongUsage => "client_cert_wrong_usage",
+        /// An RSA key of the client's chain is too short.
+        ClientCertWeakKey => "client_cert_weak_key",
+        /// No CRL states the status of a certificate of the client's chain.
+        ClientCertRevocationUnknown => "client_cert_revocation_unknown",
         /// The client's certificate was refused for any other cause.
         ClientCertRejected => "client_cert_rejected",
         /// The client's certificate is valid, and no allow rule admits it.
@@ -148,6 +156,10 @@ impl Reason {
             | Self::ClientCertUnknownCa
             | Self::ClientCertRevoked
             | Self::ClientCertChainTooLarge
+            | Self::ClientCertBadSignature
+            | Self::ClientCertWrongUsage
+            | Self::ClientCertWeakKey
+            | Self::ClientCertRevocationUnknown
             | Self::ClientCertRejected
             | Self::ClientNotAllowed
             | Self::NoRoute

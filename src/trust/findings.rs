@@ -165,6 +165,12 @@ pub(crate) enum Warning {
         Shown(file)
     )]
     CaNotForClients { file: PathBuf, ca: String },
+    #[error(
+        "{ca:?} of {} has an RSA key of {bits} bits, and 2048 to 8192 are accepted: certificates that it \
+         issued are refused",
+        Shown(file)
+    )]
+    CaWeakKey { file: PathBuf, ca: String, bits: usize },
     #[error("no CRL is from {ca:?} of {}: clients with its certificates are refused", Shown(file))]
     CaWithoutCrl { file: PathBuf, ca: String },
     #[error("{} has no rule: only the rules of the configuration admit clients", Shown(file))]

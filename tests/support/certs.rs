@@ -88,6 +88,11 @@ impl Authority {
         &self.pem
     }
 
+    /// Returns the CA's key in PEM.
+    pub(crate) fn key_pem(&self) -> String {
+        self.key.serialize_pem()
+    }
+
     /// Returns the file of the CA's certificate.
     pub(crate) fn ca(&self) -> PathBuf {
         self.dir().join(format!("{}.ca.crt", self.name))

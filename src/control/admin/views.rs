@@ -124,6 +124,7 @@ fn add(live: &[Arc<Session>], by: By, counts: &mut Counts) {
         let bytes = session.bytes(Direction::ToBackend) + session.bytes(Direction::ToClient);
         let name: Option<Box<str>> = match by {
             By::Identity => session.identity().map(Box::from),
+            By::Certificate => None,
             By::Peer => Some(session.peer.ip().to_string().into()),
         };
         if let Some(name) = name.filter(|_| bytes > 0) {

@@ -2,16 +2,11 @@
 //!
 //! **Promises.** Alerts have the names of the RFCs.
 //!
-//! **Not here.** The reason under which a failure is counted (`handshake.rs`).
+//! **Not here.** The reason under which a failure is counted (`handshake.rs`), refused certificates (`certificate.rs`).
 
 use std::borrow::Cow;
 
-use tokio_rustls::rustls::pki_types::UnixTime;
-use tokio_rustls::rustls::{AlertDescription, CertificateError, OtherError, PeerIncompatible};
-
-use crate::trust::certs::verifier::NOT_ALLOWED;
-use crate::trust::x509::Timestamp;
-use crate::trust::x509::signature::algorithm_name;
+use tokio_rustls::rustls::{AlertDescription, PeerIncompatible};
 
 /// Describes a parameter that the client and this server do not have in common.
 #[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum is non-exhaustive")]
@@ -35,49 +30,6 @@ pub(crate) fn incompatible(what: &PeerIncompatible) -> Cow<'static, str> {
         P::IncorrectCertificateTypeExtension => "no certificate type in common",
         // rustls's other values are for clients and for QUIC.
         other => return Cow::Owned(format!("nothing in common: {other:?}")),
-    })
-}
-
-/// Describes the reason for refusing a client's certificate.
-#[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum is non-exhaustive")]
-pub(super) fn certificate(error: &CertificateError) -> Cow<'static, str> {
-    use CertificateError as E;
-    let date = |time: &UnixTime| Timestamp::from_unix(time.as_secs());
-    Cow::Borrowed(match error {
-        E::ExpiredContext { not_after, .. } => {
-            return format!("it, or a CA certificate of its chain, expired on {}", date(not_after))
-                .into();
-        }
-        E::NotValidYetContext { not_before, .. } => {
-            let date = date(not_before);
-            return format!("it, or a CA certificate of its chain, is not valid before {date}")
-                .into();
-        }
-        E::UnknownIssuer => "it does not lead to a CA of client_ca",
-        E::BadSignature => "a signature was not made by the key of the CA with the issuer's name",
-        E::Revoked => "it, or a CA certificate of its chain, is revoked",
-        E::UnknownRevocationStatus => "no CRL covers it, or a CA certificate of its chain",
-        _ if *error == NOT_ALLOWED => "it is valid, and no rule of [listener.allow] admits it",
-        E::BadEncoding => "it is not well-formed X.509",
-        E::UnhandledCriticalExtension => {
-            "it, or a CA certificate of its chain, has a critical extension that is not supported"
-        }
-        E::InvalidPurposeContext { .. } => {
-            "its extKeyUsage, or that of a CA certificate of its chain, is not for TLS clients (clientAuth)"
-        }
-        E::UnsupportedSignatureAlgorithmContext { signature_algorithm_id: id, .. } => {
-            let name = algorithm_name(id);
-            return format!("the signature algorithm {name} is not supported").into();
-        }
-        E::UnsupportedSignatureAlgorithmForPublicKeyContext {
-            public_key_algorithm_id: id, ..
-        } => {
-            let name = algorithm_name(id);
-            return format!("its signature algorithm is not supported for {name} keys").into();
-        }
-        E::Other(OtherError(error)) => return error.to_string().into(),
-        // rustls's other values are for server certificates.
-        other => return other.to_string().into(),
     })
 }
 

@@ -27,6 +27,7 @@ use super::stream::TlsStream;
 use crate::proxy::close;
 use crate::proxy::socket;
 use crate::proxy::write_buffer::WriteBuffer;
+use crate::trust::refused::RefusedCertificate;
 
 /// Unprocessed ciphertext that may be held during a handshake: rustls accepts handshake messages of up to
 /// 64 KiB, and a client's certificate chain can be that long.
@@ -67,6 +68,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
     /// Returns what has been negotiated so far.
     pub(crate) const fn state(&self) -> &RustlsHandshake {
         &self.rustls
+    }
+
+    /// Takes the client's certificate, if it or its chain was refused.
+    pub(crate) fn take_refused(&mut self) -> Option<Box<RefusedCertificate>> {
+        self.rustls.take_refused()
     }
 
     /// Returns how much memory the client's unused bytes and our queued replies take.

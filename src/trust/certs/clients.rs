@@ -191,6 +191,10 @@ impl Bundle {
             let file = ca.path.clone();
             findings.warnings.push(Warning::CaNotForClients { file, ca: name.clone() });
         }
+        if let Some(bits) = anchor.key().odd_rsa_bits() {
+            let (file, ca) = (ca.path.clone(), name.clone());
+            findings.warnings.push(Warning::CaWeakKey { file, ca, bits });
+        }
         let anchor = Arc::new(anchor);
         self.trusted.add_anchor(Arc::clone(&anchor));
         self.anchors.push(anchor);

@@ -25,6 +25,7 @@ use crate::trust::authentication::Authentication;
 use crate::trust::identity;
 use crate::trust::issuers::KnownIssuers;
 use crate::trust::provider::{HandshakeScope, transcript};
+use crate::trust::refused::{Hint, RefusedCertificate};
 use crate::trust::revocation::Revocation;
 use crate::trust::x509::certificate::Certificate;
 use crate::trust::x509::path::{self, Anchor, Anchors, CertificationPath};
@@ -75,6 +76,8 @@ pub(crate) enum ChainError {
     Version1,
     #[error("a certificate of zero bytes was sent")]
     Empty,
+    #[error("its RSA key has {bits} bits, and 2048 to 8192 are accepted")]
+    RsaKey { bits: usize },
 }
 
 impl ChainError {
@@ -196,6 +199,9 @@ impl ClientVerifier {
             return Err(ChainError::Version1.into());
         }
         let path = self.trusted.path(leaf, own, rest, now)?;
+        if let Some(bits) = path.certificates.first().and_then(|own| own.key().odd_rsa_bits()) {
+            return Err(ChainError::RsaKey { bits }.into());
+        }
         if let Some(revocation) = &self.revocation {
             revocation.check(&path.certificates, path.anchor)?;
         }
@@ -204,6 +210,28 @@ impl ClientVerifier {
         }
         Ok(path)
     }
+}
+
+impl ClientVerifier {
+    /// Describes a certificate for the log of the handshake that it was refused in.
+    fn note_refused(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        cause: &CertificateError,
+    ) {
+        let sent = || [leaf].into_iter().chain(rest);
+        let has_name = *cause == CertificateError::UnknownIssuer
+            && sent().any(|der| self.trusted.anchors.has_issuer_of(der));
+        note(leaf, if has_name { Hint::IssuerHasOtherKey } else { Hint::None });
+    }
+}
+
+/// Stores the description of a refused certificate in the scope of the handshake.
+fn note(leaf: &CertificateDer<'_>, hint: Hint) {
+    HandshakeScope::with_entered(|scope| {
+        scope.refused = Some(RefusedCertificate::new(leaf, hint).into());
+    });
 }
 
 impl ClientCertVerifier for ClientVerifier {
@@ -227,7 +255,9 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let path = self.verify(end_entity, intermediates, now)?;
+        let path = self
+            .verify(end_entity, intermediates, now)
+            .inspect_err(|cause| self.note_refused(end_entity, intermediates, cause))?;
         let authentication = Authentication {
             at: now.as_secs(),
             until: path.not_after(),
@@ -248,7 +278,8 @@ impl ClientCertVerifier for ClientVerifier {
         let algorithms = algorithms_of(&self.trusted.algorithms, signature.scheme);
         check_fit(algorithms, certificate.key())?;
         let message = transcript::as_sent(message);
-        certificate.key().verify(&message, signature.signature(), algorithms)?;
+        let verified = certificate.key().verify(&message, signature.signature(), algorithms);
+        verified.inspect_err(|_| note(cert, Hint::KeyNotHeld))?;
         Ok(HandshakeSignatureValid::assertion())
     }
 
@@ -265,6 +296,7 @@ impl ClientCertVerifier for ClientVerifier {
         check_fit(algorithms.get(..1).unwrap_or_default(), certificate.key())?;
         let key = SubjectPublicKeyInfoDer::from(certificate.key_der());
         verify_tls13_signature_with_raw_key(message, &key, signature, &self.trusted.algorithms)
+            .inspect_err(|_| note(cert, Hint::KeyNotHeld))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -24,6 +24,7 @@ use tokio_rustls::rustls::{
 use super::disguise::Disguise;
 use crate::lock::Lock;
 use crate::trust::authentication::Authentication;
+use crate::trust::refused::RefusedCertificate;
 
 /// Labels of rustls's `KeyLog`: draft-ietf-tls-keylogfile.
 const CLIENT_SECRET: &str = "CLIENT_TRAFFIC_SECRET_0";
@@ -49,6 +50,8 @@ pub(crate) struct HandshakeScope {
     pub(crate) resumed: Option<Authentication>,
     /// Seconds for which the last ticket that was sealed can be used.
     pub(crate) ticket_lifetime: Option<u32>,
+    /// The client's certificate, if it or its chain was refused.
+    pub(crate) refused: Option<Box<RefusedCertificate>>,
     pub(super) sealer: Option<Arc<Lock<HandshakeSealer>>>,
     pub(super) opener: Option<Arc<Lock<Box<dyn MessageDecrypter>>>>,
     pub(super) has_sealed: bool,

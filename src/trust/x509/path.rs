@@ -18,8 +18,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio_rustls::rustls::CertificateError;
 use tokio_rustls::rustls::pki_types::{CertificateDer, UnixTime};
+use tokio_rustls::rustls::{CertificateError, OtherError};
 use x509_parser::extensions::NameConstraints;
 
 use super::certificate::Certificate;
@@ -142,6 +142,11 @@ impl Anchors {
         self.most_of_a_name = self.most_of_a_name.max(of_its_name.len());
     }
 
+    /// Returns whether a CA has the name of the issuer of a certificate.
+    pub(crate) fn has_issuer_of(&self, certificate: &CertificateDer<'_>) -> bool {
+        Certificate::parse(certificate).is_ok_and(|parsed| !self.named(&parsed.issuer).is_empty())
+    }
+
     fn named(&self, name: &CanonicalName) -> &[Arc<Anchor>] {
         self.by_name.get(name).map_or(&[], Vec::as_slice)
     }
@@ -230,14 +235,16 @@ impl<'a> Search<'_, 'a> {
         }
         self.issuers[at] = FoundIssuer::None;
         for anchor in self.anchors_of(at) {
-            if self.is_signed_by(at, &anchor.key) {
+            if self.is_signed_by(at, &anchor.key, anchor.key_id.as_deref()) {
                 self.issuers[at] = FoundIssuer::Anchor(anchor);
                 return true;
             }
         }
         for issuer in self.issuers_of(at) {
             // From the CA downwards: a check with a key that is not trusted proves nothing.
-            if self.reach(issuer) && self.is_signed_by(at, &self.sent[issuer].key) {
+            let signer = &self.sent[issuer];
+            let key_id = signer.extensions.own_key_id;
+            if self.reach(issuer) && self.is_signed_by(at, &signer.key, key_id) {
                 self.issuers[at] = FoundIssuer::Sent(issuer);
                 return true;
             }
@@ -279,18 +286,28 @@ impl<'a> Search<'_, 'a> {
         issuers
     }
 
-    fn is_signed_by(&mut self, at: usize, key: &PublicKey<'_>) -> bool {
+    /// Returns whether a certificate was signed with this key of a CA with the name of its issuer. If not, and
+    /// unless both state the same key identifier, another CA with that name has signed it: its issuer is unknown.
+    fn is_signed_by(&mut self, at: usize, key: &PublicKey<'_>, key_id: Option<&[u8]>) -> bool {
         if self.failures_left == 0 {
             return false;
         }
-        match self.sent[at].signed.verify(key, self.algorithms) {
-            Ok(()) => true,
-            Err(error) => {
-                self.failures_left -= 1;
-                self.failure = error;
-                false
+        let certificate = &self.sent[at];
+        let failure = match (key.odd_rsa_bits(), certificate.signed.verify(key, self.algorithms)) {
+            (_, Ok(())) => return true,
+            (Some(bits), Err(_)) => PathError::IssuerRsaKey { bits }.into(),
+            (None, Err(CertificateError::BadSignature)) => {
+                let wanted = certificate.extensions.issuer_key_id;
+                match wanted.is_some() && wanted == key_id {
+                    true => CertificateError::BadSignature,
+                    false => CertificateError::UnknownIssuer,
+                }
             }
-        }
+            (None, Err(error)) => error,
+        };
+        self.failures_left -= 1;
+        self.failure = failure;
+        false
     }
 
     /// Returns the path of the first certificate, which [`Self::reach`] found.
@@ -322,11 +339,21 @@ pub(crate) enum PathError {
     NameNotAllowed,
     #[error("it is the certificate of a CA, not of a device")]
     CaAsDevice,
+    #[error("the RSA key of its issuer has {bits} bits, and 2048 to 8192 are accepted")]
+    IssuerRsaKey { bits: usize },
+}
+
+impl PathError {
+    /// Returns the error that a rustls error contains, if it is a `PathError`.
+    pub(crate) fn within(error: &CertificateError) -> Option<Self> {
+        let CertificateError::Other(OtherError(error)) = error else { return None };
+        error.downcast_ref().copied()
+    }
 }
 
 impl From<PathError> for CertificateError {
     fn from(error: PathError) -> Self {
-        Self::Other(tokio_rustls::rustls::OtherError(Arc::new(error)))
+        Self::Other(OtherError(Arc::new(error)))
     }
 }
 

@@ -7,6 +7,7 @@
 //! **Not here.** The permission to sign (`path.rs`).
 
 use std::borrow::Cow;
+use std::ops::RangeInclusive;
 
 use tokio_rustls::rustls::CertificateError;
 use tokio_rustls::rustls::pki_types::SignatureVerificationAlgorithm;
@@ -20,6 +21,12 @@ pub(crate) type Algorithms = [&'static dyn SignatureVerificationAlgorithm];
 
 /// The start of the object identifiers of `ecdsa-with-SHA2`: RFC 5758 section 3.2.
 const ECDSA_WITH_SHA2: [u8; 9] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03];
+
+/// The object identifier of `rsaEncryption`: RFC 3279 section 2.3.1.
+const RSA_ENCRYPTION: [u8; 11] = [0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
+
+/// Sizes of RSA keys, in bits, that the algorithms of rustls accept.
+const RSA_BITS: RangeInclusive<usize> = 2048..=8192;
 
 /// An encoded NULL.
 const NULL: [u8; 2] = [0x05, 0x00];
@@ -120,6 +127,15 @@ impl<'a> PublicKey<'a> {
     /// Returns whether one of the algorithms is for keys of this kind.
     pub(crate) fn is_for_any(&self, algorithms: &Algorithms) -> bool {
         algorithms.iter().any(|a| *a.public_key_alg_id() == *self.algorithm)
+    }
+
+    /// Returns the size of an RSA key that no algorithm accepts; none for other keys.
+    pub(crate) fn odd_rsa_bits(&self) -> Option<usize> {
+        let is_rsa = self.algorithm.starts_with(&RSA_ENCRYPTION);
+        let (_, numbers) = any(&self.key).ok().filter(|_| is_rsa)?;
+        let (_, modulus) = any(numbers).ok()?;
+        let zeros = modulus.iter().take_while(|byte| **byte == 0).count();
+        Some(8 * (modulus.len() - zeros)).filter(|bits| !RSA_BITS.contains(bits))
     }
 
     /// Returns a digest that identifies the key.

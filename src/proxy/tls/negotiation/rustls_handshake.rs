@@ -26,6 +26,7 @@ use crate::proxy::tls::alert;
 use crate::proxy::tls::keys::Keys;
 use crate::trust::certs::verifier::ChainError;
 use crate::trust::provider::{Disguise, HandshakeScope};
+use crate::trust::refused::RefusedCertificate;
 
 /// Time that a record may cost for another to follow it at once: less than any signature that AWS-LC makes
 /// or verifies, on any machine.
@@ -116,6 +117,11 @@ impl RustlsHandshake {
     /// Returns why no certificate of ours fits the client, if that is so.
     pub(crate) fn no_certificate_fits(&self) -> Option<PeerIncompatible> {
         self.scope.no_certificate_fits.clone()
+    }
+
+    /// Takes the client's certificate, if it or its chain was refused.
+    pub(crate) fn take_refused(&mut self) -> Option<Box<RefusedCertificate>> {
+        self.scope.refused.take()
     }
 
     /// Returns how much early data may still come between two ClientHellos.
