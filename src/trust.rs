@@ -21,5 +21,7 @@ pub(crate) mod revocation;
 pub(crate) mod tickets;
 pub(crate) mod x509;
 
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -225,7 +225,7 @@ async fn resumption_ends_with_the_certificate(version: &'static SupportedProtoco
 }
 
 /// Issues a device's certificate that expires in this second.
-fn issue_until(devices: &Authority, not_after: SystemTime) -> Pair {
+pub(crate) fn issue_until(devices: &Authority, not_after: SystemTime) -> Pair {
     let since_1970 = not_after.duration_since(UNIX_EPOCH).unwrap();
     let mut params = CertificateParams::new(vec!["device-1".to_owned()]).unwrap();
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];

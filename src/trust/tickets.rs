@@ -93,10 +93,15 @@ impl Resumption {
         Ok(Self { policy: digest, key_file, sessions: Some(Arc::new(sessions)) })
     }
 
+    /// Returns the sessions; none if resumption is off.
+    pub(super) const fn sessions(&self) -> Option<&Arc<SavedSessions>> {
+        self.sessions.as_ref()
+    }
+
     /// Configures rustls to resume these sessions, and to send `tickets` after each TLS 1.3 handshake.
     pub(crate) fn install(&self, config: &mut ServerConfig, tickets: u8) {
         config.send_tls13_tickets = usize::from(tickets);
-        match &self.sessions {
+        match self.sessions() {
             Some(sessions) => {
                 config.ticketer = Arc::clone(sessions) as Arc<_>;
                 config.session_storage = Arc::clone(sessions) as Arc<_>;
@@ -117,7 +122,7 @@ fn now() -> u64 {
 }
 
 /// The tickets and the remembered sessions of one policy.
-struct SavedSessions {
+pub(super) struct SavedSessions {
     keys: Arc<KeyRing>,
     remembered: Arc<RememberedSessions>,
     issuers: Arc<KnownIssuers>,
@@ -137,7 +142,7 @@ impl SavedSessions {
     }
 
     /// Decodes a session. Returns none if it may no longer be resumed.
-    fn restore(&self, saved: &[u8], now: u64) -> Option<Vec<u8>> {
+    pub(super) fn restore(&self, saved: &[u8], now: u64) -> Option<Vec<u8>> {
         let (state, authentication) = saved_session::decode(saved, &self.issuers)?;
         if authentication.remaining(self.max_age, now) == 0 {
             return None;
@@ -146,7 +151,8 @@ impl SavedSessions {
         Some(state)
     }
 
-    fn seal(&self, state: &[u8], now: u64) -> Option<Vec<u8>> {
+    /// Seals the state of a session into a ticket.
+    pub(super) fn seal(&self, state: &[u8], now: u64) -> Option<Vec<u8>> {
         let (saved, remaining) = self.save(state, now)?;
         let ticket = self.keys.seal(&saved, now)?;
         let key_remaining = ticket.key_ends.map_or(u64::MAX, |end| end.saturating_sub(now));
@@ -155,7 +161,8 @@ impl SavedSessions {
         Some(ticket.bytes)
     }
 
-    fn open(&self, ticket: &[u8], now: u64) -> Option<Vec<u8>> {
+    /// Opens a ticket, and returns the state of the session.
+    pub(super) fn open(&self, ticket: &[u8], now: u64) -> Option<Vec<u8>> {
         if ticket.len() > MAX_TICKET_BYTES {
             return None;
         }
