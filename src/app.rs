@@ -7,6 +7,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -14,7 +15,8 @@ use tokio::net::TcpListener;
 
 use crate::blocking::BlockingPool;
 use crate::config::file::ConfigSource;
-use crate::config::{self, Config, Tcp};
+use crate::config::{self, AdminConfig, Config, Tcp};
+use crate::control::admin::endpoint::{Endpoint, Scope};
 use crate::control::admin::status::Status;
 use crate::control::admin::{self, Admin};
 use crate::control::sockets::{ActivatedSockets, ActivationError};
@@ -29,17 +31,20 @@ use crate::reload::{self, ProcessWide, ReloadTarget};
 use crate::sessions::Sessions;
 use crate::terms::labels::MaterialKind;
 use crate::terms::reason::Reason;
-use crate::text::one_line;
+use crate::text::{Shown, one_line};
 use crate::trust::certs::summary::FileSummary;
 use crate::trust::policy::Policy;
 use crate::trust::snapshot::{Current, Loaded, Snapshot};
+use crate::trust::token::TokenFile;
 
 /// A running proxy. Dropping it does not stop the proxy; the end of the runtime does.
 pub struct App {
     /// The name and the bound address of each listener, in the order of the configuration.
     pub listeners: Vec<(String, SocketAddr)>,
-    /// The bound address of the admin port.
-    pub admin: SocketAddr,
+    /// The bound address of the admin port, unless it is off.
+    pub admin: Option<SocketAddr>,
+    /// The bound address for metrics and probes, if there is one.
+    pub admin_metrics: Option<SocketAddr>,
     /// Stops the proxy.
     pub shutdown: Shutdown,
     /// Reloads the configuration.
@@ -75,6 +80,14 @@ pub enum StartError {
         /// The error of the system.
         cause: io::Error,
     },
+    /// The Unix socket of the admin port cannot be bound.
+    #[error("cannot listen on {} for the admin port: {cause}", Shown(path))]
+    BindUnix {
+        /// The path.
+        path: PathBuf,
+        /// The error of the system.
+        cause: io::Error,
+    },
     /// Another error of the system.
     #[error("cannot {what}: {cause}")]
     System {
@@ -92,7 +105,9 @@ impl StartError {
         match self {
             Self::Material(problems) => problems.iter().map(|line| shown(line)).collect(),
             Self::Activation(errors) => sentences(errors).iter().map(|line| shown(line)).collect(),
-            Self::Bind { .. } | Self::System { .. } => vec![shown(&self.to_string())],
+            Self::Bind { .. } | Self::BindUnix { .. } | Self::System { .. } => {
+                vec![shown(&self.to_string())]
+            }
         }
     }
 }
@@ -103,6 +118,7 @@ impl StartError {
 /// All problems of all listeners.
 pub fn check(config: &Config) -> Result<Checked, StartError> {
     let loaded = load(config)?;
+    let (_, token_warning) = load_token(&config.admin)?;
     let files = loaded.iter().flat_map(|(snapshot, _)| {
         let name = &snapshot.listener.name;
         let material: Vec<_> = snapshot.policies.iter().flat_map(Policy::files).collect();
@@ -129,7 +145,7 @@ pub fn check(config: &Config) -> Result<Checked, StartError> {
         let excess = excess.map(|excess| format!("listener {name:?}: {excess}"));
         warnings.iter().map(|warning| shown(&warning.to_string())).chain(excess)
     });
-    Ok(Checked { warnings: warnings.collect(), files })
+    Ok(Checked { warnings: warnings.chain(token_warning).collect(), files })
 }
 
 /// Describes the contents of a file.
@@ -163,8 +179,9 @@ pub fn start_on(
     passed: ActivatedSockets,
 ) -> Result<App, StartError> {
     let loaded = load(&config)?;
-    let (sockets, (admin_socket, admin)) = bind_all(&config, passed)?;
-    let capacity = socket::capacity(config.listeners.len());
+    let (token, token_warning) = load_token(&config.admin)?;
+    let (sockets, admin) = bind_all(&config, passed)?;
+    let capacity = socket::capacity(config.listeners.len() + admin.endpoints.len());
 
     let metrics = Arc::new(Metrics::new());
     let sessions = Arc::new(Sessions::default());
@@ -201,16 +218,37 @@ pub fn start_on(
     let shown = shown.map(|((_, address), target)| (*address, Arc::clone(&target.metrics)));
     let status = Arc::new(Status::new(shown.collect()));
     let pool = BlockingPool::of_one_thread("admin").map_err(system("start a thread"))?;
-    let reload = reload::start(targets, config, source, process_wide, Arc::clone(&metrics))
+    let (for_reload, metrics_too) = (token.clone(), Arc::clone(&metrics));
+    let reload = reload::start(targets, config, source, process_wide, for_reload, metrics_too)
         .map_err(system("start a thread"))?;
 
     // All sockets are bound. Nothing after this can fail.
     for (name, address) in &listeners {
         tracing::info!(listener = name, %address, "listening");
     }
-    tracing::info!(address = %admin, "admin port");
-    let app = App { listeners, admin, shutdown, reload, metrics };
-    app.run(accepting, (admin_socket, capacity.admin), sessions, status, pool);
+    admin.log();
+    if let Some(warning) = token_warning {
+        tracing::warn!("{warning}");
+    }
+    let answering = Admin {
+        metrics: Arc::clone(&metrics),
+        sessions,
+        shutdown: shutdown.clone(),
+        reload: reload.clone(),
+        status,
+        token,
+        pool,
+    };
+    let AdminSockets { endpoints, address, metrics_address, socket: _ } = admin;
+    let app = App {
+        listeners,
+        admin: address,
+        admin_metrics: metrics_address,
+        shutdown,
+        reload,
+        metrics,
+    };
+    app.run(accepting, endpoints, answering, capacity.admin);
     Ok(app)
 }
 
@@ -218,26 +256,16 @@ impl App {
     fn run(
         &self,
         accepting: Vec<Listener>,
-        (admin, admin_connections): (TcpListener, usize),
-        sessions: Arc<Sessions>,
-        status: Arc<Status>,
-        pool: BlockingPool,
+        endpoints: Vec<Endpoint>,
+        admin: Admin,
+        admin_connections: usize,
     ) {
         // Before the admin port answers, because it would undo a drain.
         self.shutdown.running();
         for listener in accepting {
             self.shutdown.listeners().spawn(listener.run());
         }
-        let answering = Admin {
-            metrics: Arc::clone(&self.metrics),
-            sessions,
-            shutdown: self.shutdown.clone(),
-            reload: self.reload.clone(),
-            status,
-            is_local: self.admin.ip().to_canonical().is_loopback(),
-            pool,
-        };
-        tokio::spawn(admin::serve(admin, Arc::new(answering), admin_connections));
+        admin::serve(endpoints, &Arc::new(admin), admin_connections);
         let shutdown = self.shutdown.clone();
         tokio::spawn(async move { shutdown.run().await });
     }
@@ -248,10 +276,14 @@ fn load(config: &Config) -> Result<Vec<Loaded>, StartError> {
     let mut problems = Vec::new();
     for listener in &config.listeners {
         // A file is checked for this when it is parsed. Flags are checked here.
-        if config::overlap(listener.listen, config.admin.listen) {
-            let (name, address, admin) = (&listener.name, listener.listen, config.admin.listen);
-            problems
-                .push(format!("listener {name:?}: {address} overlaps the admin port's {admin}"));
+        let AdminConfig { listen: admin, metrics_listen, .. } = config.admin;
+        for admin in [admin.address(), metrics_listen].into_iter().flatten() {
+            if config::overlap(listener.listen, admin) {
+                let (name, address) = (&listener.name, listener.listen);
+                problems.push(format!(
+                    "listener {name:?}: {address} overlaps the admin port's {admin}"
+                ));
+            }
         }
         match Snapshot::load(listener, SystemTime::now()) {
             Ok(first) => loaded.push(first),
@@ -303,19 +335,74 @@ fn refresh(
 /// A socket and its bound address.
 type Bound = (TcpListener, SocketAddr);
 
+/// The sockets of the admin port.
+#[derive(Default)]
+struct AdminSockets {
+    endpoints: Vec<Endpoint>,
+    address: Option<SocketAddr>,
+    metrics_address: Option<SocketAddr>,
+    socket: Option<PathBuf>,
+}
+
+impl AdminSockets {
+    fn log(&self) {
+        if let Some(address) = self.address {
+            tracing::info!(%address, "admin port");
+        }
+        if let Some(socket) = &self.socket {
+            tracing::info!(path = %Shown(socket), "admin socket");
+        }
+        if let Some(address) = self.metrics_address {
+            tracing::info!(%address, "metrics and probes");
+        }
+    }
+}
+
+/// Loads the token of the admin port, if there is one, and returns a warning if other users can read it.
+fn load_token(admin: &AdminConfig) -> Result<(Option<Arc<TokenFile>>, Option<String>), StartError> {
+    let loaded = admin.token_file.as_deref().map(TokenFile::load).transpose();
+    match loaded.map_err(|error| StartError::Material(vec![error.to_string()]))? {
+        Some((token, warning)) => Ok((Some(Arc::new(token)), warning)),
+        None => Ok((None, None)),
+    }
+}
+
 /// Returns the sockets of the listeners and of the admin port.
-fn bind_all(config: &Config, passed: ActivatedSockets) -> Result<(Vec<Bound>, Bound), StartError> {
+fn bind_all(
+    config: &Config,
+    passed: ActivatedSockets,
+) -> Result<(Vec<Bound>, AdminSockets), StartError> {
+    let AdminConfig { listen, socket, metrics_listen, token_file: _ } = &config.admin;
     let wanted = config.listeners.iter().map(|listener| (listener.name.as_str(), listener.listen));
-    // The admin port is last, so that a listener can be named "admin".
-    let wanted: Vec<_> = wanted.chain([("admin", config.admin.listen)]).collect();
-    let mut passed = passed.assign(&wanted).map_err(StartError::Activation)?;
-    let admin = passed.pop().flatten();
+    // The admin port is last, so that a listener can be named "admin" or "metrics".
+    let of_admin = [("admin", listen.address()), ("metrics", *metrics_listen)];
+    let of_admin = of_admin.into_iter().filter_map(|(name, address)| Some((name, address?)));
+    let wanted: Vec<_> = wanted.chain(of_admin).collect();
+    let mut passed = passed.assign(&wanted).map_err(StartError::Activation)?.into_iter();
     let bind_listener = |(listener, passed): (&config::ListenerConfig, _)| {
         bind(&format!("listener {:?}", listener.name), listener.listen, listener.tcp, passed)
     };
-    let sockets = config.listeners.iter().zip(passed).map(bind_listener);
+    let sockets = config.listeners.iter().zip(passed.by_ref()).map(bind_listener);
     let sockets = sockets.collect::<Result<_, _>>()?;
-    let admin = bind("the admin port", config.admin.listen, Tcp::default(), admin)?;
+    let mut admin = AdminSockets::default();
+    if let Some(address) = listen.address() {
+        let passed = passed.next().flatten();
+        let (listener, address) = bind("the admin port", address, Tcp::default(), passed)?;
+        admin.endpoints.push(Endpoint::tcp(listener, address, Scope::Whole));
+        admin.address = Some(address);
+    }
+    if let Some(address) = *metrics_listen {
+        let passed = passed.next().flatten();
+        let (listener, address) = bind("metrics and probes", address, Tcp::default(), passed)?;
+        admin.endpoints.push(Endpoint::tcp(listener, address, Scope::Metrics));
+        admin.metrics_address = Some(address);
+    }
+    if let Some(path) = socket {
+        let bound = Endpoint::unix(path)
+            .map_err(|cause| StartError::BindUnix { path: path.clone(), cause })?;
+        admin.endpoints.push(bound);
+        admin.socket = Some(path.clone());
+    }
     Ok((sockets, admin))
 }
 

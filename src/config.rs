@@ -6,6 +6,7 @@
 //! **Not here.** The file format and its problems ([`mod@file`]), the command line (`commands/flags.rs`), the
 //! contents of the files named here (`trust/certs.rs`).
 
+pub(crate) mod admin;
 mod allow;
 pub mod file;
 pub(crate) mod values;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use self::admin::{AdminConfig, AdminListen};
 pub use self::allow::{Allow, AllowRules, SpkiSha256};
 use crate::logging::{Filter, Format};
 use crate::terms::name_pattern::{NamePattern, is_dns_name};
@@ -48,19 +50,6 @@ impl Config {
             shutdown: ShutdownConfig::default(),
             listeners: vec![listener],
         }
-    }
-}
-
-/// The admin port: metrics, probes, reload, drain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AdminConfig {
-    /// The address of the port. Loopback by default, because every client of the port can start a drain.
-    pub listen: SocketAddr,
-}
-
-impl Default for AdminConfig {
-    fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9901)) }
     }
 }
 

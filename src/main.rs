@@ -5,7 +5,7 @@
 
 use tlsidecar::commands::exit::Exit;
 use tlsidecar::commands::flags::{Cli, Command};
-use tlsidecar::commands::{check, demo, drain, pages, probe, run};
+use tlsidecar::commands::{check, demo, drain, pages, probe, reload, run, sessions, status, top};
 use tlsidecar::control::core_dumps;
 
 /// jemalloc returns the memory of a burst to the system (docs/performance-rationale.md); `.cargo/config.toml` has its
@@ -23,7 +23,11 @@ fn main() -> Exit {
         None => run::run(&cli.run),
         Some(Command::Check { config }) => check::run(&config),
         Some(Command::Probe(args)) => probe::run(&args),
-        Some(Command::Drain { admin, wait, timeout }) => drain::run(admin, wait, timeout),
+        Some(Command::Drain { admin, wait, timeout }) => drain::run(&admin, wait, timeout),
+        Some(Command::Sessions(args)) => sessions::run(&args),
+        Some(Command::Top(args)) => top::run(&args),
+        Some(Command::Status { admin, json }) => status::run(&admin, json),
+        Some(Command::Reload { admin, json }) => reload::run(&admin, json),
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::Completions { shell }) => pages::completions(shell),
         Some(Command::Man { dir }) => pages::man(dir.as_deref()),

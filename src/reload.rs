@@ -34,6 +34,7 @@ use crate::trust::findings::CertError;
 use crate::trust::material;
 use crate::trust::policy::Policy;
 use crate::trust::snapshot::{Current, Reloaded, Snapshot};
+use crate::trust::token::TokenFile;
 
 /// Interval between reads of the files without an event: some network and overlay file systems send none, and
 /// a certificate can become valid.
@@ -125,6 +126,7 @@ pub(crate) fn start(
     config: Config,
     source: Option<ConfigSource>,
     process_wide: ProcessWide,
+    token: Option<Arc<TokenFile>>,
     metrics: Arc<Metrics>,
 ) -> std::io::Result<Handle> {
     let (sender, events) = channel();
@@ -139,7 +141,8 @@ pub(crate) fn start(
         })
         .ok();
     metrics.looked_at(ReloadOutcome::Unchanged, SystemTime::now());
-    let reloader = Reloader::new(targets, config, source, process_wide, metrics);
+    let mut reloader = Reloader::new(targets, config, source, process_wide, metrics);
+    reloader.token = token;
     let status = reloader.status.subscribe();
     let thread = std::thread::Builder::new().name("reload".to_owned());
     thread.spawn(move || reloader.run(&events, watcher, POLL_INTERVAL))?;
@@ -154,6 +157,8 @@ struct Reloader {
     config: Config,
     source: Option<ConfigSource>,
     process_wide: ProcessWide,
+    /// The token of the admin port.
+    token: Option<Arc<TokenFile>>,
     metrics: Arc<Metrics>,
     status: latest::Sender<ReloadStatus>,
 }
@@ -172,6 +177,7 @@ impl Reloader {
             config,
             source,
             process_wide,
+            token: None,
             metrics,
             status: latest::Sender::new(ReloadStatus {
                 report: ReloadReport {
@@ -218,7 +224,8 @@ impl Reloader {
         });
         let wanted = self.config.listeners.iter().flat_map(|l| material::named(&l.tls));
         let file = self.source.iter().map(|source| source.path.clone());
-        active.chain(wanted.map(|(_, path)| path.to_owned())).chain(file).collect()
+        let token = self.token.iter().map(|token| token.path().to_owned());
+        active.chain(wanted.map(|(_, path)| path.to_owned())).chain(file).chain(token).collect()
     }
 
     fn attempt(&mut self, trigger: Trigger) -> ReloadReport {
@@ -243,6 +250,7 @@ impl Reloader {
             failures.extend(failed);
         }
         failures.extend(self.failures_of_new_listeners(&mut objects));
+        failures.extend(self.reload_token());
         let outcome = match (failures.is_empty(), swapped) {
             (false, _) => ReloadOutcome::Failed,
             (true, true) => ReloadOutcome::Swapped,
@@ -303,6 +311,18 @@ impl Reloader {
         // The words stay, as in `reload/announce.rs`.
         tracing::info!(changed = changed.join(", "), "configuration in force");
         Ok(true)
+    }
+
+    /// Reads the token of the admin port again. Returns a sentence if it is invalid; the last valid one stays.
+    fn reload_token(&self) -> Option<String> {
+        match self.token.as_ref()?.reload() {
+            Ok(false) => None,
+            Ok(true) => {
+                tracing::info!("the token of the admin port has changed");
+                None
+            }
+            Err(error) => Some(one_line(&error.to_string()).into_owned()),
+        }
     }
 
     /// Returns the problems of listeners that wait for a restart: the restart would fail because of them.

@@ -19,6 +19,7 @@ pub(crate) mod refused;
 mod resolver;
 pub(crate) mod revocation;
 pub(crate) mod tickets;
+pub(crate) mod token;
 pub(crate) mod x509;
 
 #[cfg(feature = "fuzz")]

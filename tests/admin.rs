@@ -41,7 +41,7 @@ async fn answer(admin: SocketAddr, method: &str, path: &str, ends: bool) -> Stri
 /// answered.
 async fn answers_beside(count: usize, begin: &str) {
     let (_authority, _backend, proxy) = proxy().await;
-    let admin = proxy.app.admin;
+    let admin = proxy.app.admin.unwrap();
     let mut held = Vec::new();
     for _ in 0..count {
         let mut tcp = TcpStream::connect(admin).await.unwrap();
@@ -96,7 +96,7 @@ async fn a_client_that_shuts_down_its_side_gets_the_whole_response() {
         ("POST", "/reload"),
         ("POST", "/drain"),
     ] {
-        let answer = answer(proxy.app.admin, method, path, true).await;
+        let answer = answer(proxy.app.admin.unwrap(), method, path, true).await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
         assert!(head.starts_with("HTTP/1.1 20"), "{path}: {head}");

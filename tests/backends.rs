@@ -86,7 +86,7 @@ async fn the_name_of_a_backend_is_reported_with_its_addresses_and_age() {
     assert_eq!(proxy.count("tlsidecar_backend_name_failing{name=\"localhost\"}"), 0);
     let age = proxy.seconds("tlsidecar_backend_name_age_seconds{name=\"localhost\"}");
     assert!((0.0..60.0).contains(&age), "{age}");
-    let admin = proxy.app.admin;
+    let admin = proxy.app.admin.unwrap();
     let asking = tokio::task::spawn_blocking(move || ask(admin, "GET", "/status", "").unwrap());
     let (_, status) = within("the status", asking).await.unwrap();
     let name = &status[status.find("\"names\":").unwrap()..];

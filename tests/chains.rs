@@ -261,7 +261,7 @@ async fn without_other_names_the_serial_number_of_the_subject_is_the_identity() 
         Device::showing(&servers, &unnamed).echo(proxy.address).await.unwrap(),
         Device::showing(&servers, &named).echo(proxy.address).await.unwrap(),
     ];
-    let (_, listed) = ask(proxy.app.admin, "GET", "/sessions", "").unwrap();
+    let (_, listed) = ask(proxy.app.admin.unwrap(), "GET", "/sessions", "").unwrap();
     assert!(listed.contains("SN-0042"), "{listed}");
     assert!(listed.contains("pump-7") && !listed.contains("SN-0043"), "{listed}");
 }

@@ -44,11 +44,11 @@ async fn an_idle_proxy_is_drained_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn during_the_delay_the_proxy_is_not_ready_and_still_accepts() {
     let (device, _backend, proxy) = draining(LONG, LONG).await;
-    assert_eq!(ask(proxy.app.admin, "GET", "/readyz", "").unwrap().0, 200);
+    assert_eq!(ask(proxy.app.admin.unwrap(), "GET", "/readyz", "").unwrap().0, 200);
     proxy.app.shutdown.drain();
     eventually("it is not ready", || proxy.app.shutdown.phase() == Phase::Draining).await;
-    assert_eq!(ask(proxy.app.admin, "GET", "/readyz", "").unwrap().0, 503);
-    assert_eq!(ask(proxy.app.admin, "GET", "/livez", "").unwrap().0, 200);
+    assert_eq!(ask(proxy.app.admin.unwrap(), "GET", "/readyz", "").unwrap().0, 503);
+    assert_eq!(ask(proxy.app.admin.unwrap(), "GET", "/livez", "").unwrap().0, 200);
     drop(device.echo(proxy.address).await.unwrap());
     proxy.ends_with(Reason::ClientTruncated).await;
     proxy.app.shutdown.force();
@@ -121,7 +121,7 @@ async fn transfers_in_flight_are_finished() {
 async fn after_a_drain_by_request_devices_are_refused() {
     let (device, _backend, proxy) = draining(Duration::ZERO, LONG).await;
     let open = device.echo(proxy.address).await.unwrap();
-    assert_eq!(ask(proxy.app.admin, "POST", "/drain", "").unwrap().0, 202);
+    assert_eq!(ask(proxy.app.admin.unwrap(), "POST", "/drain", "").unwrap().0, 202);
     let refused = || std::net::TcpStream::connect(proxy.address).is_err();
     eventually("the listener is closed", refused).await;
     let error = TcpStream::connect(proxy.address).await.unwrap_err();
@@ -162,14 +162,17 @@ async fn the_binary_finishes_transfers_in_flight_refuses_new_connections_and_end
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_by_request_leaves_the_admin_port_answering() {
     let (_device, _backend, proxy) = draining(Duration::ZERO, LONG).await;
-    assert_eq!(ask(proxy.app.admin, "POST", "/drain", "").unwrap().0, 202);
+    assert_eq!(ask(proxy.app.admin.unwrap(), "POST", "/drain", "").unwrap().0, 202);
     within("the drain", proxy.app.shutdown.drained()).await;
-    let (status, metrics) = ask(proxy.app.admin, "GET", "/metrics", "").unwrap();
+    let (status, metrics) = ask(proxy.app.admin.unwrap(), "GET", "/metrics", "").unwrap();
     assert_eq!(status, 200);
     assert!(metrics.contains("tlsidecar_build_info"));
-    assert_eq!(ask(proxy.app.admin, "GET", "/readyz", "").unwrap(), (503, "drained\n".to_owned()));
+    assert_eq!(
+        ask(proxy.app.admin.unwrap(), "GET", "/readyz", "").unwrap(),
+        (503, "drained\n".to_owned())
+    );
     // A second request changes nothing.
-    assert_eq!(ask(proxy.app.admin, "POST", "/drain", "").unwrap().0, 202);
+    assert_eq!(ask(proxy.app.admin.unwrap(), "POST", "/drain", "").unwrap().0, 202);
 }
 
 /// `tlsidecar drain --wait` on this admin port, and its output by lines.
@@ -218,7 +221,8 @@ async fn the_waiting_command_reports_how_many_connections_are_left() {
     let (device, _backend, proxy) = draining(Duration::ZERO, LONG).await;
     let first = device.echo(proxy.address).await.unwrap();
     let second = device.echo(proxy.address).await.unwrap();
-    let waiting = Waiting::start(proxy.app.admin, &[]).until("closing: 2 connection(s)").await;
+    let waiting =
+        Waiting::start(proxy.app.admin.unwrap(), &[]).until("closing: 2 connection(s)").await;
     drop(first);
     let waiting = waiting.until("closing: 1 connection(s)").await;
     drop(second);
@@ -229,7 +233,8 @@ async fn the_waiting_command_reports_how_many_connections_are_left() {
 async fn the_waiting_command_exits_with_1_if_connections_had_to_be_forced() {
     let (device, _backend, proxy) = draining(Duration::ZERO, Duration::from_millis(500)).await;
     let _open = device.echo(proxy.address).await.unwrap();
-    let waiting = Waiting::start(proxy.app.admin, &[]).until("1 connection(s) were forced").await;
+    let waiting =
+        Waiting::start(proxy.app.admin.unwrap(), &[]).until("1 connection(s) were forced").await;
     assert_eq!(waiting.code(), Some(1));
 }
 
@@ -237,8 +242,9 @@ async fn the_waiting_command_exits_with_1_if_connections_had_to_be_forced() {
 async fn the_waiting_command_times_out_and_the_drain_continues() {
     let (device, _backend, proxy) = draining(Duration::ZERO, LONG).await;
     let mut open = device.echo(proxy.address).await.unwrap();
-    let waiting =
-        Waiting::start(proxy.app.admin, &["--timeout", "700ms"]).until("did not end in time").await;
+    let waiting = Waiting::start(proxy.app.admin.unwrap(), &["--timeout", "700ms"])
+        .until("did not end in time")
+        .await;
     assert_eq!(waiting.code(), Some(1));
     say_and_hear(&mut open, b"still here").await.unwrap();
     drop(open);

@@ -67,6 +67,9 @@ mod sessions;
 /// Availability of the admin port, whatever its other clients do.
 mod admin;
 
+/// Endpoints of the admin port, its token, and its clients on the command line.
+mod operators;
+
 /// Configuration files, and the report of all problems together.
 mod config;
 mod crls;

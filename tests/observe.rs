@@ -23,7 +23,7 @@ async fn scene() -> (Authority, Backend, Proxy) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_child_is_there_from_the_first_scrape() {
     let (_authority, _backend, proxy) = scene().await;
-    let (status, text) = ask(proxy.app.admin, "GET", "/metrics", "").unwrap();
+    let (status, text) = ask(proxy.app.admin.unwrap(), "GET", "/metrics", "").unwrap();
     assert_eq!(status, 200);
     for &reason in Reason::ALL {
         assert_eq!(metric(&text, &closed_series(reason)), Some(0), "{reason}");
@@ -77,7 +77,7 @@ async fn metrics_follow_a_connection_while_it_lives() {
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_answer_and_an_unknown_path_returns_the_routes() {
     let (_authority, backend, proxy) = scene().await;
-    let ask = |method: &str, path: &str| ask(proxy.app.admin, method, path, "").unwrap();
+    let ask = |method: &str, path: &str| ask(proxy.app.admin.unwrap(), method, path, "").unwrap();
     for path in ["/livez", "/startupz", "/readyz", "/metrics"] {
         assert_eq!(ask("GET", path).0, 200, "{path}");
         assert_eq!(ask("HEAD", path), (200, String::new()), "{path}");
@@ -97,9 +97,9 @@ async fn a_web_page_can_neither_drain_nor_reload() {
     let (_authority, _backend, proxy) = scene().await;
     for path in ["/drain", "/reload"] {
         let header = "Origin: https://evil.example\r\n";
-        assert_eq!(ask(proxy.app.admin, "POST", path, header).unwrap().0, 403, "{path}");
+        assert_eq!(ask(proxy.app.admin.unwrap(), "POST", path, header).unwrap().0, 403, "{path}");
     }
-    assert_eq!(ask(proxy.app.admin, "GET", "/readyz", "").unwrap().0, 200);
+    assert_eq!(ask(proxy.app.admin.unwrap(), "GET", "/readyz", "").unwrap().0, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,7 +109,7 @@ async fn a_web_page_whose_name_resolves_to_this_machine_reads_nothing() {
         for (host, expected) in [("evil.example:9901", "403"), ("localhost:9901", "200")] {
             let request =
                 format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-            let answer = answer_to(proxy.app.admin, request.as_bytes()).await;
+            let answer = answer_to(proxy.app.admin.unwrap(), request.as_bytes()).await;
             let status = String::from_utf8_lossy(&answer[9..12]).into_owned();
             assert_eq!(status, expected, "{path} of {host}");
         }
@@ -121,12 +121,12 @@ async fn slow_clients_of_the_admin_port_do_not_block_others() {
     let (_authority, _backend, proxy) = scene().await;
     let slow: Vec<_> = (0..40)
         .map(|_| {
-            let mut tcp = TcpStream::connect(proxy.app.admin).unwrap();
+            let mut tcp = TcpStream::connect(proxy.app.admin.unwrap()).unwrap();
             tcp.write_all(b"GET /metrics HT").unwrap();
             tcp
         })
         .collect();
-    assert_eq!(ask(proxy.app.admin, "GET", "/livez", "").unwrap().0, 200);
+    assert_eq!(ask(proxy.app.admin.unwrap(), "GET", "/livez", "").unwrap().0, 200);
     // They time out.
     for mut tcp in slow {
         tcp.set_read_timeout(Some(crate::support::wait::PATIENCE)).unwrap();
@@ -148,7 +148,7 @@ async fn clients_that_keep_their_connections_do_not_block_probes() {
     };
     let mut kept = Vec::new();
     for _ in 0..100 {
-        let mut tcp = TcpStream::connect(proxy.app.admin).unwrap();
+        let mut tcp = TcpStream::connect(proxy.app.admin.unwrap()).unwrap();
         let answer = answered(&mut tcp);
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         if !answer.contains("connection: close") {

@@ -42,7 +42,7 @@ fn named(devices: &Authority, file: &str, name: &str) -> Pair {
 }
 
 fn status(proxy: &Proxy) -> Value {
-    let (status, text) = ask(proxy.app.admin, "GET", "/status", "").unwrap();
+    let (status, text) = ask(proxy.app.admin.unwrap(), "GET", "/status", "").unwrap();
     assert_eq!(status, 200, "{text}");
     serde_json::from_str(&text).unwrap()
 }
@@ -171,7 +171,7 @@ async fn the_page_is_served_with_a_policy_that_allows_nothing_else() {
     let backend = Backend::echo().await;
     let proxy = Proxy::start(backend.config(), &authority.server());
     let request = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    let answer = String::from_utf8(answer_to(proxy.app.admin, request).await).unwrap();
+    let answer = String::from_utf8(answer_to(proxy.app.admin.unwrap(), request).await).unwrap();
     let (header, page) = answer.split_once("\r\n\r\n").unwrap();
     let value = |name: &str| {
         header.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).unwrap()
@@ -186,12 +186,16 @@ async fn the_page_is_served_with_a_policy_that_allows_nothing_else() {
     assert!(!policy.contains("unsafe"), "{policy}");
     assert!(page.len() < 64 * 1024 && !page.contains("https://"), "{} bytes", page.len());
     for path in ["/", "/status"] {
-        assert_eq!(ask(proxy.app.admin, "HEAD", path, ""), Some((200, String::new())));
+        assert_eq!(ask(proxy.app.admin.unwrap(), "HEAD", path, ""), Some((200, String::new())));
         for method in ["POST", "PUT", "DELETE"] {
-            assert_eq!(ask(proxy.app.admin, method, path, "").unwrap().0, 405, "{method} {path}");
+            assert_eq!(
+                ask(proxy.app.admin.unwrap(), method, path, "").unwrap().0,
+                405,
+                "{method} {path}"
+            );
         }
     }
-    assert!(ask(proxy.app.admin, "GET", "/elsewhere", "").unwrap().1.contains("GET / "));
+    assert!(ask(proxy.app.admin.unwrap(), "GET", "/elsewhere", "").unwrap().1.contains("GET / "));
 }
 
 /// Returns the text of the element with this id.
@@ -227,7 +231,7 @@ async fn a_browser_shows_failures_and_certificates_as_text() {
     };
     eventually("all have ended", ended).await;
 
-    let page = browser::open(&format!("http://{}/", proxy.app.admin), 5000).await;
+    let page = browser::open(&format!("http://{}/", proxy.app.admin.unwrap()), 5000).await;
     assert_eq!(page.console, "", "the policy refuses nothing, and no script fails");
     let row = part(&page, "reason-client_tls_not_tls", "tr");
     assert!(row.ends_with("test 3 3 3 3 3"), "{row}");
@@ -260,7 +264,7 @@ async fn a_browser_reports_that_the_process_does_not_answer() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let proxy = Proxy::start(backend.config(), &authority.server());
-    let (admin, answered) = (proxy.app.admin, Arc::new(AtomicBool::new(false)));
+    let (admin, answered) = (proxy.app.admin.unwrap(), Arc::new(AtomicBool::new(false)));
     // In front of the admin port: it answers `/status` once, and never again.
     let front = Backend::serving(move |mut tcp| {
         let answered = Arc::clone(&answered);
@@ -553,7 +557,7 @@ async fn the_pictures_of_the_page_are_drawn() {
             break;
         }
     }
-    let url = format!("http://{}/", plant.proxy.app.admin);
+    let url = format!("http://{}/", plant.proxy.app.admin.unwrap());
     let docs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs");
     let whole = (1280, 2080);
     // The README shows its upper part, at a width at which it can be read.

@@ -871,13 +871,13 @@ async fn unusable_files_exit_with_78_and_invalid_flags_with_2() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_health_check_uses_the_admin_port() {
     let scene = Scene::new().await;
-    let admin = scene.proxy.app.admin.to_string();
+    let admin = scene.proxy.app.admin.unwrap().to_string();
     for what in ["--live", "--started", "--ready"] {
         let (code, text, errors) = run(&["probe", what, "--admin", &admin]).await;
         assert_eq!((code, text.is_empty(), errors.as_str()), (0, false, ""), "{what}");
     }
     // A wildcard address is reached by loopback.
-    let all = format!("0.0.0.0:{}", scene.proxy.app.admin.port());
+    let all = format!("0.0.0.0:{}", scene.proxy.app.admin.unwrap().port());
     assert_eq!(run(&["probe", "--live", "--admin", &all]).await.0, 0);
     scene.proxy.app.shutdown.drain();
     within("the drain", scene.proxy.app.shutdown.drained()).await;
@@ -905,7 +905,7 @@ async fn a_report_that_cannot_be_written_is_a_failure() {
 async fn a_probe_ignores_the_environment_of_a_run() {
     let scene = Scene::new().await;
     let target = format!("localhost:{}", scene.proxy.address.port());
-    let admin = scene.proxy.app.admin.to_string();
+    let admin = scene.proxy.app.admin.unwrap().to_string();
     let probe = ["probe", &target, "--once"];
     let live = ["probe", "--live", "--admin", &admin];
     for (name, value) in [

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use clap::CommandFactory;
 use tlsidecar::app::{self, StartError};
 use tlsidecar::commands::flags::Cli;
-use tlsidecar::config::Config;
+use tlsidecar::config::{AdminListen, Config};
 use tlsidecar::terms::reason::Reason;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
@@ -664,7 +664,7 @@ async fn an_admin_port_in_use_frees_the_port_of_the_listener() {
     let mut listener = crate::support::proxy::listener(backend.config(), &authority.server());
     listener.listen = place;
     let mut config = Config::of(listener);
-    config.admin.listen = backend.address;
+    config.admin.listen = AdminListen::At(backend.address);
     let Err(StartError::Bind { address, .. }) = app::start(config, None) else {
         panic!("the proxy has started");
     };

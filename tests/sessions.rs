@@ -52,7 +52,7 @@ impl Scene {
     }
 
     fn ask(&self, path: &str) -> Value {
-        let (status, text) = ask(self.proxy.app.admin, "GET", path, "").unwrap();
+        let (status, text) = ask(self.proxy.app.admin.unwrap(), "GET", path, "").unwrap();
         assert_eq!(status, 200, "{path}: {text}");
         serde_json::from_str(&text).unwrap()
     }
@@ -60,7 +60,7 @@ impl Scene {
     /// Sends `DELETE /sessions` with a query or an id, and returns the status and the answer.
     fn end(&self, selection: &str) -> (u16, Value) {
         let path = format!("/sessions{selection}");
-        let (status, text) = ask(self.proxy.app.admin, "DELETE", &path, "").unwrap();
+        let (status, text) = ask(self.proxy.app.admin.unwrap(), "DELETE", &path, "").unwrap();
         (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }
 
@@ -217,10 +217,10 @@ async fn the_devices_with_most_failures_bytes_and_connections_are_listed() {
 async fn a_query_that_is_misspelt_is_refused() {
     let scene = Scene::new().await;
     for path in ["/sessions?identiy=x", "/sessions?limit=0", "/top?what=errors", "/top?peer=x"] {
-        let (status, text) = ask(scene.proxy.app.admin, "GET", path, "").unwrap();
+        let (status, text) = ask(scene.proxy.app.admin.unwrap(), "GET", path, "").unwrap();
         assert!(status == 400 && text.contains(':'), "{path}: {status} {text}");
     }
-    assert_eq!(ask(scene.proxy.app.admin, "POST", "/sessions", "").unwrap().0, 405);
+    assert_eq!(ask(scene.proxy.app.admin.unwrap(), "POST", "/sessions", "").unwrap().0, 405);
 }
 
 /// Reads the end of a session. rustls reports a close_notify as 0 bytes, and an end without one as an error.
@@ -284,7 +284,7 @@ async fn a_session_whose_backend_is_not_connected_yet_gets_a_close_notify_as_wel
     let path = "/sessions?listener=test";
     let handshakes = "tlsidecar_handshakes_in_progress{listener=\"test\"}";
     eventually("its handshake ends", || proxy.count(handshakes) == 0).await;
-    let answer = ask(proxy.app.admin, "DELETE", path, "").unwrap();
+    let answer = ask(proxy.app.admin.unwrap(), "DELETE", path, "").unwrap();
     assert_eq!(answer, (200, "{\"stopped\":1}\n".to_owned()));
     gets_close_notify(&mut session).await;
     proxy.ends_with(Reason::Killed).await;
@@ -300,7 +300,7 @@ async fn a_request_to_end_sessions_without_a_filter_or_from_a_web_page_is_refuse
     }
     let page = "Origin: http://localhost\r\n";
     for path in ["/sessions?listener=test", "/sessions/1"] {
-        let answer = ask(scene.proxy.app.admin, "DELETE", path, page).unwrap();
+        let answer = ask(scene.proxy.app.admin.unwrap(), "DELETE", path, page).unwrap();
         assert_eq!(answer, (403, "not for web pages\n".to_owned()), "{path}");
     }
     say_and_hear(&mut session, b"still there").await.unwrap();

@@ -1,7 +1,7 @@
-//! A client of the admin port: health, drain, and the progress of a drain.
+//! A client of the admin port: requests over TCP or a Unix socket, health, drain, and the progress of a drain.
 //!
 //! **Promises.** A request ends within its timeout ([`REQUEST_TIMEOUT`] by default) and reads at most
-//! [`MAX_ANSWER_BYTES`].
+//! [`MAX_ANSWER_BYTES`]. The token is in no message.
 //!
 //! **Not here.** The admin port itself (`control/admin.rs`), exit codes (`exit.rs`).
 
@@ -10,16 +10,22 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use form_urlencoded::Serializer;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
-use hyper::header::HOST;
+use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tokio::net::TcpStream;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+use super::flags::admin::{AdminArgs, AdminTarget};
 use crate::terms::reason::Reason;
+use crate::text::for_terminal;
+use crate::trust::token::{self, TokenError};
 
 /// The time limit for one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,7 +40,7 @@ pub(super) enum AdminError {
     #[error("cannot connect to the admin port {address}: {cause}")]
     Unreachable {
         /// The admin port.
-        address: SocketAddr,
+        address: AdminTarget,
         /// The error of the system.
         cause: io::Error,
     },
@@ -42,7 +48,7 @@ pub(super) enum AdminError {
     #[error("{address} does not answer as an admin port: {cause}")]
     Protocol {
         /// The admin port.
-        address: SocketAddr,
+        address: AdminTarget,
         /// The error of the HTTP or JSON parser.
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -50,18 +56,23 @@ pub(super) enum AdminError {
     #[error("the admin port {address} did not answer within {limit:?}")]
     TimedOut {
         /// The admin port.
-        address: SocketAddr,
+        address: AdminTarget,
         /// The time limit of the request.
         limit: Duration,
     },
     /// The answer has another status than success.
-    #[error("the admin port {address} answered {status}")]
+    #[error("the admin port {address} answered {status}{}", detail(text))]
     Refused {
         /// The admin port.
-        address: SocketAddr,
+        address: AdminTarget,
         /// The status of the answer.
         status: StatusCode,
+        /// The text of the answer.
+        text: String,
     },
+    /// The token file cannot be used.
+    #[error(transparent)]
+    Token(#[from] TokenError),
 }
 
 /// A health check of the admin port.
@@ -75,12 +86,12 @@ pub(super) enum Health {
     Ready,
 }
 
-/// Makes a health check at the admin port `address`. Returns the text of the answer.
+/// Makes a health check at an admin port. Returns the text of the answer.
 ///
 /// # Errors
 /// The check failed, or there was no answer within `limit`.
 pub(super) async fn health(
-    address: SocketAddr,
+    address: &AdminTarget,
     check: Health,
     limit: Duration,
 ) -> Result<String, AdminError> {
@@ -89,21 +100,178 @@ pub(super) async fn health(
         Health::Started => "/startupz",
         Health::Ready => "/readyz",
     };
-    let answer = request(address, Method::GET, path, limit).await?;
-    match answer.status {
-        StatusCode::OK => Ok(answer.text.trim().to_owned()),
-        status => Err(AdminError::Refused { address, status }),
+    // Health checks need no token.
+    let port = AdminPort { address: address.clone(), token: None };
+    let answer = port.request(Method::GET, path, limit).await?;
+    Ok(port.expect(answer, StatusCode::OK)?.trim().to_owned())
+}
+
+/// The admin port of a running process.
+pub(super) struct AdminPort {
+    address: AdminTarget,
+    /// The value of the Authorization header.
+    token: Option<HeaderValue>,
+}
+
+/// An answer of the admin port.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) text: String,
+}
+
+impl AdminPort {
+    /// Returns the admin port that the flags name, with the token of their file.
+    ///
+    /// # Errors
+    /// The token file cannot be used.
+    pub(super) fn of(args: &AdminArgs) -> Result<Self, AdminError> {
+        let token = args.token_file.as_deref().map(token::token).transpose()?;
+        let header = token.map(|token| {
+            let text = format!("Bearer {}", *token);
+            let mut value = HeaderValue::try_from(text).expect("a token is visible ASCII");
+            value.set_sensitive(true);
+            value
+        });
+        Ok(Self { address: args.admin.clone(), token: header })
+    }
+
+    /// Starts a drain, and returns once it was accepted.
+    ///
+    /// # Errors
+    /// The port does not answer, or answers with an error.
+    pub(super) async fn drain(&self) -> Result<(), AdminError> {
+        let answer = self.request(Method::POST, "/drain", REQUEST_TIMEOUT).await?;
+        self.expect(answer, StatusCode::ACCEPTED).map(|_| ())
+    }
+
+    /// Requests a path, and returns its JSON.
+    ///
+    /// # Errors
+    /// The port does not answer, or answers with an error or with other JSON.
+    pub(super) async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<T, AdminError> {
+        let answer = self.request(method, path, REQUEST_TIMEOUT).await?;
+        self.parse(&self.expect(answer, StatusCode::OK)?)
+    }
+
+    /// Reads the progress of a drain. Returns none while the port is busy with other requests.
+    ///
+    /// # Errors
+    /// The port does not answer, or answers with an error.
+    pub(super) async fn drain_status(&self) -> Result<Option<DrainStatus>, AdminError> {
+        let answer = self.request(Method::GET, "/status", REQUEST_TIMEOUT).await?;
+        if answer.status == StatusCode::SERVICE_UNAVAILABLE {
+            return Ok(None);
+        }
+        self.parse(&self.expect(answer, StatusCode::OK)?).map(Some)
+    }
+
+    /// Sends a request, and returns its answer, whatever its status is.
+    ///
+    /// # Errors
+    /// The port does not answer within `limit`.
+    pub(super) async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        limit: Duration,
+    ) -> Result<Answer, AdminError> {
+        let answered = timeout(limit, self.connect_and_send(method, path)).await;
+        let late = || AdminError::TimedOut { address: self.address.clone(), limit };
+        answered.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// Returns the text of an answer with this status.
+    fn expect(
+        &self,
+        Answer { status, text }: Answer,
+        ok: StatusCode,
+    ) -> Result<String, AdminError> {
+        match status == ok {
+            true => Ok(text),
+            false => Err(self.refused(Answer { status, text })),
+        }
+    }
+
+    /// Returns the error for an answer with an unexpected status.
+    pub(super) fn refused(&self, Answer { status, text }: Answer) -> AdminError {
+        AdminError::Refused { address: self.address.clone(), status, text }
+    }
+
+    fn parse<T: DeserializeOwned>(&self, text: &str) -> Result<T, AdminError> {
+        serde_json::from_str(text).map_err(|cause| self.protocol(cause))
+    }
+
+    async fn connect_and_send(&self, method: Method, path: &str) -> Result<Answer, AdminError> {
+        let address = || self.address.clone();
+        let unreachable = |cause| AdminError::Unreachable { address: address(), cause };
+        match &self.address {
+            AdminTarget::Tcp(tcp) => {
+                let stream = TcpStream::connect(connectable(*tcp)).await.map_err(unreachable)?;
+                self.exchange(stream, method, path).await
+            }
+            AdminTarget::Unix(path_of_socket) => {
+                let stream = UnixStream::connect(path_of_socket).await.map_err(unreachable)?;
+                self.exchange(stream, method, path).await
+            }
+        }
+    }
+
+    fn protocol(&self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> AdminError {
+        AdminError::Protocol { address: self.address.clone(), cause: cause.into() }
+    }
+
+    async fn exchange<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        io: Io,
+        method: Method,
+        path: &str,
+    ) -> Result<Answer, AdminError> {
+        let protocol = |cause: hyper::Error| self.protocol(cause);
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(protocol)?;
+        let host = match &self.address {
+            AdminTarget::Tcp(address) => address.to_string(),
+            AdminTarget::Unix(_) => "localhost".to_owned(),
+        };
+        let mut request = Request::builder().method(method).uri(path).header(HOST, host);
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, token);
+        }
+        let request = request.body(Empty::<Bytes>::new());
+        let request = request.expect("the parts are constants, an address and an encoded query");
+        let answering = async {
+            let answer = sender.send_request(request).await.map_err(protocol)?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
+            let body = body.map_err(|cause| self.protocol(cause))?;
+            Ok(Answer { status, text: String::from_utf8_lossy(&body.to_bytes()).into_owned() })
+        };
+        // hyper makes progress only while `connection` is polled. It can end after the answer.
+        let mut answering = std::pin::pin!(answering);
+        tokio::select! {
+            answer = &mut answering => return answer,
+            ended = connection => ended.map_err(protocol)?,
+        }
+        answering.await
     }
 }
 
-/// Starts a drain through the admin port `address`, and returns once it was accepted.
-///
-/// # Errors
-/// The port does not answer, or answers with an error.
-pub(super) async fn drain(address: SocketAddr) -> Result<(), AdminError> {
-    match request(address, Method::POST, "/drain", REQUEST_TIMEOUT).await?.status {
-        StatusCode::ACCEPTED => Ok(()),
-        status => Err(AdminError::Refused { address, status }),
+/// Returns a path with a query of these keys and values.
+pub(super) fn query(path: &str, keys: &[(&str, String)]) -> String {
+    let start = format!("{path}?");
+    let end = start.len();
+    Serializer::for_suffix(start, end).extend_pairs(keys).finish()
+}
+
+/// Returns the first line of an answer, to follow its status.
+fn detail(text: &str) -> String {
+    match text.lines().next() {
+        Some(line) if !line.is_empty() => format!(": {}", for_terminal(line)),
+        _ => String::new(),
     }
 }
 
@@ -146,38 +314,6 @@ impl DrainStatus {
     }
 }
 
-/// Reads the progress of a drain from the admin port at `address`. Returns none while the port is busy with
-/// other requests.
-///
-/// # Errors
-/// The port does not answer, or answers with an error.
-pub(super) async fn drain_status(address: SocketAddr) -> Result<Option<DrainStatus>, AdminError> {
-    let answer = request(address, Method::GET, "/status", REQUEST_TIMEOUT).await?;
-    match answer.status {
-        StatusCode::OK => {
-            let parsed = serde_json::from_str(&answer.text);
-            parsed.map(Some).map_err(|cause| AdminError::Protocol { address, cause: cause.into() })
-        }
-        StatusCode::SERVICE_UNAVAILABLE => Ok(None),
-        status => Err(AdminError::Refused { address, status }),
-    }
-}
-
-struct Answer {
-    status: StatusCode,
-    text: String,
-}
-
-async fn request(
-    address: SocketAddr,
-    method: Method,
-    path: &'static str,
-    limit: Duration,
-) -> Result<Answer, AdminError> {
-    let answered = timeout(limit, exchange(connectable(address), method, path)).await;
-    answered.unwrap_or(Err(AdminError::TimedOut { address, limit }))
-}
-
 /// Returns the loopback address in place of an address such as `0.0.0.0`, which can be bound and not connected to.
 fn connectable(address: SocketAddr) -> SocketAddr {
     match address.ip() {
@@ -185,38 +321,6 @@ fn connectable(address: SocketAddr) -> SocketAddr {
         IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),
         IpAddr::V4(_) | IpAddr::V6(_) => address,
     }
-}
-
-async fn exchange(
-    address: SocketAddr,
-    method: Method,
-    path: &'static str,
-) -> Result<Answer, AdminError> {
-    let unreachable = |cause| AdminError::Unreachable { address, cause };
-    let tcp = TcpStream::connect(address).await.map_err(unreachable)?;
-    let protocol = |cause: hyper::Error| AdminError::Protocol { address, cause: Box::from(cause) };
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.map_err(protocol)?;
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(HOST, address.to_string())
-        .body(Empty::<Bytes>::new())
-        .expect("the parts are constants and an address");
-    let answering = async {
-        let answer = sender.send_request(request).await.map_err(protocol)?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
-        let body = body.map_err(|cause| AdminError::Protocol { address, cause })?;
-        Ok(Answer { status, text: String::from_utf8_lossy(&body.to_bytes()).into_owned() })
-    };
-    // hyper makes progress only while `connection` is polled. It can end after the answer.
-    let mut answering = std::pin::pin!(answering);
-    tokio::select! {
-        answer = &mut answering => return answer,
-        ended = connection => ended.map_err(protocol)?,
-    }
-    answering.await
 }
 
 #[cfg(test)]

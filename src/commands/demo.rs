@@ -26,7 +26,7 @@ use super::output::{fail, print_line};
 use super::run::run_proxy;
 use crate::app::App;
 use crate::config::{
-    AdminConfig, BackendAddress, CertificateFiles, ClientAuth, Config, ListenerConfig,
+    AdminConfig, AdminListen, BackendAddress, CertificateFiles, ClientAuth, Config, ListenerConfig,
 };
 use crate::regular_file;
 use crate::text::Shown;
@@ -82,7 +82,10 @@ fn prepare(args: &DemoArgs) -> Result<(Config, Demo), DemoError> {
     let backend = BackendAddress::Tcp { host: backend.ip().to_string(), port: backend.port() };
     let pair = CertificateFiles { cert: dir.join("server.crt"), key: dir.join("server.key") };
     let listener = ListenerConfig::new("demo", args.listen, backend, pair, ClientAuth::None);
-    let config = Config { admin: AdminConfig { listen: args.admin }, ..Config::of(listener) };
+    let config = Config {
+        admin: AdminConfig { listen: AdminListen::At(args.admin), ..AdminConfig::default() },
+        ..Config::of(listener)
+    };
     Ok((config, Demo { echo, dir }))
 }
 
@@ -112,7 +115,11 @@ impl Demo {
             Err(error) => tracing::error!(%error, "the echo server cannot start"),
         }
         for (_, listen) in &app.listeners {
-            print_line(instructions(*listen, app.admin, &self.dir));
+            print_line(instructions(
+                *listen,
+                app.admin.expect("the demo has an admin port"),
+                &self.dir,
+            ));
         }
     }
 }

@@ -3,13 +3,13 @@
 //! **Not here.** The requests to the admin port (`admin_client.rs`), the drain itself (`lifecycle.rs`).
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::admin_client::{self, AdminError};
+use super::admin_client::{AdminError, AdminPort};
 use super::exit::Exit;
+use super::flags::admin::AdminArgs;
 use super::output::{fail, print_line};
 use crate::runtime;
 
@@ -19,10 +19,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Polls within which a drain that was accepted must have begun.
 const POLLS_UNTIL_BEGUN: u32 = 50;
 
-/// Starts a drain of the sidecar whose admin port is `admin`. With `wait`, prints its progress until it
+/// Starts a drain of a running sidecar. With `wait`, prints its progress until it
 /// ends, or until `limit`.
 #[must_use]
-pub fn run(admin: SocketAddr, wait: bool, limit: Option<Duration>) -> Exit {
+pub fn run(admin: &AdminArgs, wait: bool, limit: Option<Duration>) -> Exit {
     match runtime::of_a_command() {
         Ok(runtime) => {
             let done = runtime.block_on(drain(admin, wait, limit));
@@ -32,12 +32,13 @@ pub fn run(admin: SocketAddr, wait: bool, limit: Option<Duration>) -> Exit {
     }
 }
 
-async fn drain(admin: SocketAddr, wait: bool, limit: Option<Duration>) -> Result<Exit, AdminError> {
-    admin_client::drain(admin).await?;
+async fn drain(admin: &AdminArgs, wait: bool, limit: Option<Duration>) -> Result<Exit, AdminError> {
+    let admin = AdminPort::of(admin)?;
+    admin.drain().await?;
     if !wait {
         return Ok(Exit::Success);
     }
-    let following = follow(admin);
+    let following = follow(&admin);
     let outcome = match limit {
         Some(limit) => timeout(limit, following).await,
         None => Ok(following.await),
@@ -79,14 +80,14 @@ impl fmt::Display for DrainOutcome {
 ///
 /// # Errors
 /// The admin port answers with an error, or another program answers.
-async fn follow(admin: SocketAddr) -> Result<DrainOutcome, AdminError> {
+async fn follow(admin: &AdminPort) -> Result<DrainOutcome, AdminError> {
     let mut printed = None;
     let mut begun = false;
     let mut failed = false;
     let mut polls = 0;
     loop {
         polls += 1;
-        let answer = admin_client::drain_status(admin).await;
+        let answer = admin.drain_status().await;
         // The process may have ended in the middle of its answer. Then the next poll finds no listener.
         if matches!(answer, Err(AdminError::Protocol { .. })) && !failed {
             failed = true;

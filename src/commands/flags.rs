@@ -7,7 +7,9 @@
 //! **Not here.** The configuration file (`config/file.rs`), the parsers of values (`value.rs`,
 //! `config/values.rs`), the flags of the probe (`flags/probe.rs`), exit codes (`exit.rs`).
 
+pub mod admin;
 pub mod probe;
+pub mod sessions;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -18,11 +20,14 @@ use clap::builder::{BoolishValueParser, Resettable};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
+use self::admin::AdminArgs;
 use self::probe::ProbeArgs;
+use self::sessions::{SessionsArgs, TopArgs};
+use crate::config::admin::DEFAULT_ADMIN;
 use crate::config::file::{ConfigError, ConfigSource, Overrides};
 use crate::config::values::NonZeroDuration;
 use crate::config::{
-    AdminConfig, BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Config, ListenerConfig,
+    AdminListen, BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Config, ListenerConfig,
 };
 use crate::logging::Filter;
 use crate::value::{parse, parse_into};
@@ -93,15 +98,37 @@ pub enum Command {
     Probe(Box<ProbeArgs>),
     /// Start a drain of a running sidecar and return at once, for a container's preStop hook.
     Drain {
-        /// The admin port of the running sidecar.
-        #[arg(long, env = "TLSIDECAR_ADMIN", value_name = "ADDR", value_parser = parse::<SocketAddr>, default_value_t = AdminConfig::default().listen)]
-        admin: SocketAddr,
+        /// The admin port.
+        #[command(flatten)]
+        admin: AdminArgs,
         /// Wait until the drain is complete, and print the number of open connections.
         #[arg(long)]
         wait: bool,
         /// Wait at most this long. Without it, wait until the drain is complete.
         #[arg(long, value_name = "TIME", value_parser = parse_into::<NonZeroDuration, Duration>, requires = "wait")]
         timeout: Option<Duration>,
+    },
+    /// Show the live sessions of a running sidecar, or end some of them.
+    Sessions(Box<SessionsArgs>),
+    /// Show the devices with the most failures, connections or bytes of a running sidecar.
+    Top(TopArgs),
+    /// Show the status of a running sidecar.
+    Status {
+        /// The admin port.
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// Print the answer of the admin port, as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Reload the files of a running sidecar, and report the result.
+    Reload {
+        /// The admin port.
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// Print the result as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Create development certificates, and start a sidecar in front of an echo server.
     Demo(DemoArgs),
@@ -129,7 +156,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "ADDR", value_parser = parse::<SocketAddr>, default_value = "127.0.0.1:8883")]
     pub listen: SocketAddr,
     /// The admin port.
-    #[arg(long, value_name = "ADDR", value_parser = parse::<SocketAddr>, default_value_t = AdminConfig::default().listen)]
+    #[arg(long, value_name = "ADDR", value_parser = parse::<SocketAddr>, default_value_t = DEFAULT_ADMIN)]
     pub admin: SocketAddr,
     /// Only issue a new server certificate; a running demo reloads it.
     #[arg(long)]
@@ -157,9 +184,12 @@ pub struct RunArgs {
     /// Require client certificates issued by these CAs, a bundle in PEM.
     #[arg(long, env = "TLSIDECAR_CLIENT_CA", value_name = "FILE")]
     pub client_ca: Option<PathBuf>,
-    /// The address of the admin port, instead of 127.0.0.1:9901 or the file's.
-    #[arg(long, env = "TLSIDECAR_ADMIN", value_name = "ADDR", value_parser = parse::<SocketAddr>)]
-    pub admin: Option<SocketAddr>,
+    /// The address of the admin port, instead of 127.0.0.1:9901 or the file's. "off": no port.
+    #[arg(long, env = "TLSIDECAR_ADMIN", value_name = "ADDR", value_parser = parse::<AdminListen>)]
+    pub admin: Option<AdminListen>,
+    /// An address for metrics and probes alone, instead of the file's.
+    #[arg(long, env = "TLSIDECAR_METRICS_LISTEN", value_name = "ADDR", value_parser = parse::<SocketAddr>)]
+    pub metrics_listen: Option<SocketAddr>,
     /// Log levels in the syntax of RUST_LOG, such as info,access=warn, instead of the file's.
     #[arg(long, env = "TLSIDECAR_LOG_FILTER", value_name = "FILTER", value_parser = parse::<Filter>)]
     pub log_filter: Option<Filter>,
@@ -176,6 +206,7 @@ impl RunArgs {
     pub fn configuration(&self) -> Result<(Config, Option<ConfigSource>), ConfigError> {
         let overrides = Overrides {
             admin: self.admin,
+            metrics_listen: self.metrics_listen,
             log_filter: self.log_filter.clone(),
             dumpable: self.dumpable,
         };

@@ -97,6 +97,16 @@ fn exit_codes(command: &str) -> Vec<(Exit, &'static str)> {
             ),
             FLAGS,
         ],
+        "status" | "sessions" | "top" => vec![
+            (Exit::Success, "The output was written; with --end, the sessions were ended."),
+            (Exit::Failed, "The admin port did not answer, or nothing was ended."),
+            FLAGS,
+        ],
+        "reload" => vec![
+            (Exit::Success, "All files are valid."),
+            (Exit::Failed, "A file could not be loaded, or the admin port did not answer."),
+            FLAGS,
+        ],
         "completions" | "man" => vec![
             (Exit::Success, "The output was written."),
             (Exit::Failed, "The output could not be written."),

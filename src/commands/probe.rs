@@ -87,7 +87,7 @@ async fn health(args: &ProbeArgs) -> Exit {
         (_, true) => Health::Ready,
         _ => Health::Live,
     };
-    match admin_client::health(args.admin, check, args.timeout).await {
+    match admin_client::health(&args.admin, check, args.timeout).await {
         Ok(phase) => {
             print_line(printable::text(&phase));
             Exit::Success

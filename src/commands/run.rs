@@ -86,7 +86,9 @@ fn report_start_error(error: &StartError) -> Exit {
     }
     match error {
         StartError::Material(_) | StartError::Activation(_) => Exit::BadConfiguration,
-        StartError::Bind { .. } | StartError::System { .. } => Exit::Failed,
+        StartError::Bind { .. } | StartError::BindUnix { .. } | StartError::System { .. } => {
+            Exit::Failed
+        }
     }
 }
 

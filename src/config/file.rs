@@ -7,6 +7,7 @@
 //! **Not here.** The meaning of the values ([`super`]), the contents of the named files (`trust/certs.rs`). The
 //! keys are documented in docs/configuration.md.
 
+mod addresses;
 mod allow;
 mod client_auth;
 mod problem;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
+use self::addresses::{distinct_addresses, into_admin};
 use self::allow::AllowSection;
 pub(crate) use self::allow::parse_allow_file;
 use self::client_auth::ClientAuthKeys;
@@ -27,8 +29,8 @@ use self::problem::Problems;
 pub use self::problem::{ConfigError, ConfigProblem};
 use self::sections::{CertificateSection, Document, ListenerSection, RouteSection, TlsSection};
 use super::{
-    AdminConfig, CertificateFiles, Config, DEFAULT_CHAIN_BYTES, DEFAULT_CHAIN_CERTIFICATES,
-    DEFAULT_SESSION_AGE, ListenerConfig, Route, TlsConfig, TlsVersion, overlap,
+    AdminListen, CertificateFiles, Config, DEFAULT_CHAIN_BYTES, DEFAULT_CHAIN_CERTIFICATES,
+    DEFAULT_SESSION_AGE, ListenerConfig, Route, TlsConfig, TlsVersion,
 };
 use crate::logging::Filter;
 use crate::regular_file;
@@ -49,7 +51,9 @@ pub struct ConfigSource {
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// The address of the admin port.
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<AdminListen>,
+    /// The address for metrics and probes.
+    pub metrics_listen: Option<SocketAddr>,
     /// The log filter.
     pub log_filter: Option<Filter>,
     /// Allows core dumps.
@@ -120,6 +124,9 @@ impl Overrides {
         if let Some(listen) = self.admin {
             config.admin.listen = listen;
         }
+        if self.metrics_listen.is_some() {
+            config.admin.metrics_listen = self.metrics_listen;
+        }
         if let Some(filter) = &self.log_filter {
             config.log.filter.clone_from(filter);
         }
@@ -149,15 +156,9 @@ impl Document {
         if self.listener.is_empty() && !problems.is_invalid("listener") {
             problems.file("no listener, expected at least one [[listener]]");
         }
-        let admin = self
-            .admin
-            .listen
-            .map_or_else(AdminConfig::default, |l| AdminConfig { listen: l.into_inner().0 });
-        let admin_in_use = match source.overrides.admin {
-            Some(address) => ("--admin", address),
-            None => ("admin.listen", admin.listen),
-        };
-        distinct_addresses(admin_in_use, &self.listener, problems);
+        let Overrides { admin, metrics_listen, .. } = source.overrides;
+        distinct_addresses(&self.admin, &self.listener, (admin, metrics_listen), problems);
+        let admin = into_admin(self.admin, problems);
         distinct_names(&self.listener, problems);
         let listeners: Vec<_> = self
             .listener
@@ -167,59 +168,6 @@ impl Document {
             .collect();
         let (log, process, shutdown) = (self.log.into(), self.process.into(), self.shutdown.into());
         Some(Config { admin, log, process, shutdown, listeners })
-    }
-}
-
-/// Reports every listener whose address overlaps with that of the admin port or of an earlier listener.
-fn distinct_addresses(
-    (admin_key, admin): (&str, SocketAddr),
-    listeners: &[Spanned<ListenerSection>],
-    problems: &mut Problems<'_>,
-) {
-    let mut taken = Taken::default();
-    taken.add(admin_key.to_owned(), admin);
-    for (i, section) in listeners.iter().enumerate() {
-        let Some(listen) = &section.as_ref().listen else { continue };
-        let (key, address) = (format!("listener[{i}].listen"), listen.as_ref().0);
-        match taken.overlapping(address) {
-            Some((first, other)) => {
-                let message = format!("found \"{address}\", but {first} has \"{other}\"");
-                problems.at(listen.span(), &key, &message);
-            }
-            None => taken.add(key, address),
-        }
-    }
-}
-
-/// Addresses in use, with their keys.
-#[derive(Default)]
-struct Taken {
-    keys: HashMap<SocketAddr, String>,
-    on_port: HashMap<u16, Vec<SocketAddr>>,
-    /// Wildcard addresses: at most two for each port.
-    wildcards: HashMap<u16, Vec<SocketAddr>>,
-}
-
-impl Taken {
-    fn add(&mut self, key: String, address: SocketAddr) {
-        self.on_port.entry(address.port()).or_default().push(address);
-        if address.ip().is_unspecified() {
-            self.wildcards.entry(address.port()).or_default().push(address);
-        }
-        self.keys.insert(address, key);
-    }
-
-    /// Returns an address that overlaps with `address`, and its key.
-    fn overlapping(&self, address: SocketAddr) -> Option<(&str, SocketAddr)> {
-        // Only a wildcard is compared with all addresses on its port: there can be thousands.
-        let candidates = match address.ip().is_unspecified() {
-            true => self.on_port.get(&address.port()),
-            false => self.wildcards.get(&address.port()),
-        };
-        let same = self.keys.get_key_value(&address).map(|(same, _)| same);
-        let mut candidates = same.into_iter().chain(candidates.into_iter().flatten());
-        let other = *candidates.find(|other| overlap(**other, address))?;
-        Some((self.keys.get(&other)?, other))
     }
 }
 

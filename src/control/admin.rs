@@ -8,6 +8,7 @@
 //! the reload (`reload.rs`), the client on the command line (`commands/admin_client.rs`).
 
 mod clients;
+pub(crate) mod endpoint;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod guard;
@@ -19,20 +20,19 @@ pub(crate) mod status;
 mod views;
 
 use std::convert::identity;
-use std::fmt::Write as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
-use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 use self::clients::{Clients, Turn};
+use self::endpoint::{Endpoint, Scope};
 use self::guard::Guard;
 use self::kill::Refusal;
-use self::response::{Reply, failed, json, not_allowed, page, text, typed};
+use self::response::{Reply, failed, json, not_allowed, page, text, typed, unauthorized};
 use self::status::Status;
 use crate::blocking::BlockingPool;
 use crate::lifecycle::{Phase, Shutdown};
@@ -40,9 +40,13 @@ use crate::metrics::Metrics;
 use crate::reload;
 use crate::sessions::Sessions;
 use crate::terms::labels::ReloadOutcome;
+use crate::trust::token::TokenFile;
 
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections of each endpoint, however few there may be: one that is answered, and one that waits.
+const MIN_CONNECTIONS: usize = 2;
 
 /// Everything that the admin port shows and controls.
 pub(crate) struct Admin {
@@ -51,8 +55,8 @@ pub(crate) struct Admin {
     pub(crate) shutdown: Shutdown,
     pub(crate) reload: reload::Handle,
     pub(crate) status: Arc<Status>,
-    /// True if it listens on loopback.
-    pub(crate) is_local: bool,
+    /// The token that requests need, except those for metrics, probes and the page.
+    pub(crate) token: Option<Arc<TokenFile>>,
     /// Makes responses that take a while with a hundred thousand sessions.
     pub(crate) pool: BlockingPool,
 }
@@ -63,6 +67,7 @@ struct AdminRoute {
     /// With [`ID`] at its end, it stands for every path with one more segment.
     path: &'static str,
     guard: Guard,
+    access: Access,
     handler: Handler,
 }
 
@@ -72,6 +77,17 @@ enum Verb {
     Get,
     Post,
     Delete,
+}
+
+/// Who may send a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    /// Every client of every endpoint.
+    Metrics,
+    /// Every client, except of the endpoint for metrics. The page has no data: it asks for the token.
+    Page,
+    /// As `Page`, with the token if there is one.
+    Token,
 }
 
 #[derive(Clone, Copy)]
@@ -97,47 +113,62 @@ const ID: &str = "{id}";
 
 /// All requests that are answered.
 const ROUTES: &[AdminRoute] = &[
-    get("/", Guard::Host, Handler::Now(|_| page())),
-    get("/status", Guard::Host, Handler::Queued(|admin, _| Box::pin(admin.status()))),
-    get("/metrics", Guard::Host, Handler::Queued(|admin, _| Box::pin(admin.metrics()))),
+    get("/", Guard::Host, Access::Page, Handler::Now(|_| page())),
+    get(
+        "/status",
+        Guard::Host,
+        Access::Token,
+        Handler::Queued(|admin, _| Box::pin(admin.status())),
+    ),
+    get(
+        "/metrics",
+        Guard::Host,
+        Access::Metrics,
+        Handler::Queued(|admin, _| Box::pin(admin.metrics())),
+    ),
     get(
         "/sessions",
         Guard::Host,
+        Access::Token,
         Handler::Queued(|admin, query| Box::pin(admin.view(query, views::sessions))),
     ),
     get(
         "/top",
         Guard::Host,
+        Access::Token,
         Handler::Queued(|admin, query| Box::pin(admin.view(query, views::top))),
     ),
-    get("/livez", Guard::Open, Handler::Now(|_| text(StatusCode::OK, "ok\n"))),
+    get("/livez", Guard::Open, Access::Metrics, Handler::Now(|_| text(StatusCode::OK, "ok\n"))),
     get(
         "/startupz",
         Guard::Open,
+        Access::Metrics,
         Handler::Now(|admin| admin.probe(admin.shutdown.phase() != Phase::Starting)),
     ),
     get(
         "/readyz",
         Guard::Open,
+        Access::Metrics,
         Handler::Now(|admin| admin.probe(admin.shutdown.phase() == Phase::Running)),
     ),
-    post("/reload", Guard::NotFromBrowser, Handler::Queued(|admin, _| Box::pin(admin.reload()))),
-    post("/drain", Guard::NotFromBrowser, Handler::Now(Admin::drain)),
+    post("/reload", Handler::Queued(|admin, _| Box::pin(admin.reload()))),
+    post("/drain", Handler::Now(Admin::drain)),
     delete("/sessions", |admin, query| Box::pin(admin.kill(query, kill::matching))),
     delete("/sessions/{id}", |admin, id| Box::pin(admin.kill(id, kill::one))),
 ];
 
-const fn get(path: &'static str, guard: Guard, handler: Handler) -> AdminRoute {
-    AdminRoute { method: Verb::Get, path, guard, handler }
+const fn get(path: &'static str, guard: Guard, access: Access, handler: Handler) -> AdminRoute {
+    AdminRoute { method: Verb::Get, path, guard, access, handler }
 }
 
-const fn post(path: &'static str, guard: Guard, handler: Handler) -> AdminRoute {
-    AdminRoute { method: Verb::Post, path, guard, handler }
+const fn post(path: &'static str, handler: Handler) -> AdminRoute {
+    let (guard, access) = (Guard::NotFromBrowser, Access::Token);
+    AdminRoute { method: Verb::Post, path, guard, access, handler }
 }
 
 const fn delete(path: &'static str, handler: Queued) -> AdminRoute {
-    let (method, guard) = (Verb::Delete, Guard::NotFromBrowser);
-    AdminRoute { method, path, guard, handler: Handler::Queued(handler) }
+    let (guard, access) = (Guard::NotFromBrowser, Access::Token);
+    AdminRoute { method: Verb::Delete, path, guard, access, handler: Handler::Queued(handler) }
 }
 
 impl AdminRoute {
@@ -169,19 +200,27 @@ impl Verb {
     }
 }
 
-/// Answers on `listener` until the process ends, up to `max_connections` connections at a time.
-pub(crate) async fn serve(listener: TcpListener, admin: Arc<Admin>, max_connections: usize) {
+/// Answers on all endpoints until the process ends, up to `max_connections` connections at a time. Each endpoint has its
+/// share of them: clients of the endpoint for metrics cannot delay an operator.
+pub(crate) fn serve(endpoints: Vec<Endpoint>, admin: &Arc<Admin>, max_connections: usize) {
     let status = Arc::clone(&admin.status);
     tokio::spawn(async move { status.history.run().await });
-    let clients = Clients::new(max_connections);
+    let share = max_connections / endpoints.len().max(1);
+    for endpoint in endpoints {
+        let clients = Clients::new(share.max(MIN_CONNECTIONS));
+        tokio::spawn(serve_endpoint(Arc::new(endpoint), Arc::clone(admin), clients));
+    }
+}
+
+async fn serve_endpoint(endpoint: Arc<Endpoint>, admin: Arc<Admin>, clients: Arc<Clients>) {
     loop {
-        match listener.accept().await {
-            Ok((tcp, _)) => {
+        match endpoint.accept().await {
+            Ok(stream) => {
                 let permit = clients.permit().await;
-                let admin = Arc::clone(&admin);
-                tokio::spawn(permit.serve(tcp, move |request, turn| {
-                    let admin = Arc::clone(&admin);
-                    async move { admin.answer(&request, &turn).await }
+                let (admin, endpoint) = (Arc::clone(&admin), Arc::clone(&endpoint));
+                tokio::spawn(permit.serve(stream, move |request, turn| {
+                    let (admin, endpoint) = (Arc::clone(&admin), Arc::clone(&endpoint));
+                    async move { admin.answer(&endpoint, &request, &turn).await }
                 }));
             }
             Err(error) => {
@@ -195,14 +234,19 @@ pub(crate) async fn serve(listener: TcpListener, admin: Arc<Admin>, max_connecti
 }
 
 impl Admin {
-    async fn answer(&self, request: &Request<Incoming>, turn: &Turn) -> Reply {
+    async fn answer(&self, endpoint: &Endpoint, request: &Request<Incoming>, turn: &Turn) -> Reply {
         let path = request.uri().path();
-        let mut at_path = ROUTES.iter().filter_map(|route| Some((route, route.matches(path)?)));
+        let mut at_path = routes(endpoint.scope).filter_map(|r| Some((r, r.matches(path)?)));
         let found = at_path.find(|(route, _)| route.method.includes(request.method()));
         let (route, id) = found.unzip();
         let guard = route.map_or(Guard::Host, |route| route.guard);
-        if let Err(refusal) = guard.check(self.is_local, request.headers()) {
+        if let Err(refusal) = guard.check(endpoint.is_local, request.headers()) {
             return text(StatusCode::FORBIDDEN, refusal);
+        }
+        if route.is_some_and(|route| route.access == Access::Token)
+            && !guard::has_token(self.token.as_deref(), request.headers())
+        {
+            return unauthorized();
         }
         match route.map(|route| route.handler) {
             Some(Handler::Now(answer)) => answer(self),
@@ -213,7 +257,7 @@ impl Admin {
                 }
                 None => text(StatusCode::SERVICE_UNAVAILABLE, "too many requests at a time\n"),
             },
-            None => no_route(path),
+            None => no_route(path, endpoint.scope),
         }
     }
 
@@ -281,27 +325,28 @@ impl Admin {
 }
 
 /// Answers a request that no route takes: its path has another method, or is unknown.
-fn no_route(path: &str) -> Reply {
-    let has = |verb| ROUTES.iter().any(|r| r.method == verb && r.matches(path).is_some());
+fn no_route(path: &str, scope: Scope) -> Reply {
+    let has = |verb| routes(scope).any(|r| r.method == verb && r.matches(path).is_some());
     let allowed = Verb::ALL.iter().filter(|(verb, ..)| has(*verb)).map(|(.., allowed)| *allowed);
     let allowed: Vec<_> = allowed.collect();
     match allowed.is_empty() {
-        true => text(StatusCode::NOT_FOUND, list()),
+        true => text(StatusCode::NOT_FOUND, list(scope)),
         false => not_allowed(&allowed.join(", ")),
     }
 }
 
-/// Returns all routes in one line.
-fn list() -> String {
-    let mut list = String::new();
-    for (verb, name, _) in Verb::ALL {
-        let separator = if list.is_empty() { "" } else { ", " };
-        let _infallible = write!(list, "{separator}{name}");
-        for route in ROUTES.iter().filter(|route| route.method == verb) {
-            let _infallible = write!(list, " {}", route.path);
-        }
-    }
-    list + "\n"
+/// Returns the routes of an endpoint.
+fn routes(scope: Scope) -> impl Iterator<Item = &'static AdminRoute> {
+    ROUTES.iter().filter(move |route| scope == Scope::Whole || route.access == Access::Metrics)
+}
+
+/// Returns the routes of an endpoint in one line.
+fn list(scope: Scope) -> String {
+    let lists = Verb::ALL.iter().filter_map(|(verb, name, _)| {
+        let paths: Vec<_> = routes(scope).filter(|r| r.method == *verb).map(|r| r.path).collect();
+        (!paths.is_empty()).then(|| format!("{name} {}", paths.join(" ")))
+    });
+    lists.collect::<Vec<_>>().join(", ") + "\n"
 }
 
 #[cfg(test)]
@@ -312,6 +357,7 @@ mod tests {
     fn an_unknown_path_is_answered_with_all_routes() {
         let expected = "GET / /status /metrics /sessions /top /livez /startupz /readyz, \
                         POST /reload /drain, DELETE /sessions /sessions/{id}\n";
-        assert_eq!(list(), expected);
+        assert_eq!(list(Scope::Whole), expected);
+        assert_eq!(list(Scope::Metrics), "GET /metrics /livez /startupz /readyz\n");
     }
 }

@@ -37,9 +37,15 @@ pub(super) fn of_listener(
 /// Returns the differences that a process started with `started` cannot apply.
 pub(super) fn that_need_a_restart(started: &Config, wanted: &Config) -> Vec<String> {
     let mut what = Vec::new();
-    if started.admin != wanted.admin {
-        what.push("admin.listen has changed".to_owned());
-    }
+    let config::AdminConfig { listen, socket, metrics_listen, token_file } = &started.admin;
+    let admin = [
+        ("listen", *listen != wanted.admin.listen),
+        ("socket", *socket != wanted.admin.socket),
+        ("metrics_listen", *metrics_listen != wanted.admin.metrics_listen),
+        ("token_file", *token_file != wanted.admin.token_file),
+    ];
+    let changed = admin.iter().filter(|(_, differs)| *differs);
+    what.extend(changed.map(|(key, _)| format!("admin.{key} has changed")));
     if started.log.format != wanted.log.format {
         what.push("log.format has changed".to_owned());
     }
@@ -83,13 +89,15 @@ mod tests {
         wanted.log.filter = "debug".parse::<crate::logging::Filter>().unwrap();
         wanted.listeners[0].limits.max_connections = Some(17);
         assert_eq!(that_need_a_restart(&started, &wanted), Vec::<String>::new());
-        wanted.admin.listen.set_port(1);
+        wanted.admin.listen = config::AdminListen::Off;
+        wanted.admin.token_file = Some("token".into());
         wanted.log.format = crate::logging::Format::Json;
         wanted.process.dumpable = true;
         wanted.listeners[1].listen.set_port(1);
         "comes".clone_into(&mut wanted.listeners[2].name);
         let expected = [
             "admin.listen has changed",
+            "admin.token_file has changed",
             "log.format has changed",
             "process.dumpable has changed",
             "listener \"moves\" has another address",

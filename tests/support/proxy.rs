@@ -5,7 +5,9 @@ use std::str::FromStr;
 
 use tlsidecar::app::{self, App};
 use tlsidecar::config::file::ConfigSource;
-use tlsidecar::config::{AdminConfig, BackendAddress, ClientAuth, Config, ListenerConfig};
+use tlsidecar::config::{
+    AdminConfig, AdminListen, BackendAddress, ClientAuth, Config, ListenerConfig,
+};
 use tlsidecar::terms::labels::ReloadOutcome;
 use tlsidecar::terms::reason::Reason;
 
@@ -157,6 +159,7 @@ pub(crate) fn listener(backend: BackendAddress, pair: &Pair) -> ListenerConfig {
 
 /// Returns a configuration with this listener, and otherwise with free ports and defaults.
 pub(crate) fn config(listener: ListenerConfig) -> Config {
-    let admin = AdminConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)) };
+    let listen = AdminListen::At(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let admin = AdminConfig { listen, ..AdminConfig::default() };
     Config { admin, ..Config::of(listener) }
 }

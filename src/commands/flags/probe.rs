@@ -4,7 +4,7 @@
 //!
 //! **Not here.** The probe itself (`commands/probe.rs`).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -12,8 +12,9 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
+use super::admin::AdminTarget;
 use crate::config::values::{AlpnProtocol, NonZeroDuration};
-use crate::config::{AdminConfig, BackendAddress, TlsVersion};
+use crate::config::{BackendAddress, TlsVersion};
 use crate::value::{InvalidValue, TextValue, parse, parse_into};
 
 /// The flags of a probe.
@@ -68,9 +69,9 @@ pub struct ProbeArgs {
     /// Check through the admin port that the process is ready for connections.
     #[arg(long, group = "health")]
     pub ready: bool,
-    /// The admin port for --live, --started and --ready.
-    #[arg(long, env = "TLSIDECAR_ADMIN", value_name = "ADDR", value_parser = parse::<SocketAddr>, default_value_t = AdminConfig::default().listen)]
-    pub admin: SocketAddr,
+    /// The admin port for --live, --started and --ready: an address, or unix:/path.
+    #[arg(long, env = "TLSIDECAR_ADMIN", value_name = "ADDR", value_parser = parse::<AdminTarget>, default_value_t = AdminTarget::default())]
+    pub admin: AdminTarget,
 }
 
 /// The format of a report.

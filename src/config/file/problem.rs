@@ -103,12 +103,17 @@ impl<'a> Problems<'a> {
         Self { text, file, found: Vec::new(), invalid: BTreeSet::new(), named_files: Vec::new() }
     }
 
-    /// Returns the path in `key`, relative to the directory of the file.
+    /// As [`Self::path`], for a file in `key` that must be readable.
     pub(super) fn named_file(&mut self, path: &Spanned<PathBuf>, key: &str) -> PathBuf {
-        let directory = self.file.parent().unwrap_or_else(|| Path::new(""));
-        let full = directory.join(path.as_ref());
+        let full = self.path(path);
         self.named_files.push((path.span(), key.to_owned(), full.clone()));
         full
+    }
+
+    /// Returns a path relative to the directory of the file.
+    pub(super) fn path(&self, path: &Spanned<PathBuf>) -> PathBuf {
+        let directory = self.file.parent().unwrap_or_else(|| Path::new(""));
+        directory.join(path.as_ref())
     }
 
     /// Adds a problem for each named file that cannot be read.

@@ -16,8 +16,8 @@ use crate::config::values::{
     NonZeroDuration, SessionAge,
 };
 use crate::config::{
-    BackendAddress, IdentityLimit, Limits, LogConfig, OverIdentityLimit, ProcessConfig,
-    ShutdownConfig, Tcp, Timeouts, TlsVersion,
+    AdminListen, BackendAddress, IdentityLimit, Limits, LogConfig, OverIdentityLimit,
+    ProcessConfig, ShutdownConfig, Tcp, Timeouts, TlsVersion,
 };
 use crate::logging::{Filter, Format};
 use crate::terms::name_pattern::NamePattern;
@@ -40,7 +40,10 @@ pub(super) struct Document {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a section [admin]")]
 pub(super) struct AdminSection {
-    pub(super) listen: Option<Spanned<Text<SocketAddr>>>,
+    pub(super) listen: Option<Spanned<Text<AdminListen>>>,
+    pub(super) socket: Option<Spanned<PathBuf>>,
+    pub(super) metrics_listen: Option<Spanned<Text<SocketAddr>>>,
+    pub(super) token_file: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Default, Deserialize)]

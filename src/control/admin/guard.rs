@@ -5,13 +5,15 @@
 //!
 //! **Promises.** curl, the kubelet and the command line pass every guard.
 //!
-//! **Not here.** The guard of each route (`admin.rs`).
+//! **Not here.** The guard of each route (`admin.rs`), the token (`trust/token.rs`).
 
 use std::net::IpAddr;
 
 use hyper::HeaderMap;
-use hyper::header::{HOST, HeaderValue, ORIGIN};
+use hyper::header::{AUTHORIZATION, HOST, HeaderValue, ORIGIN};
 use hyper::http::uri::Authority;
+
+use crate::trust::token::TokenFile;
 
 /// Response to a Host header that may belong to a web page.
 const FOREIGN_HOST: &str = "the admin port listens on this machine alone: ask for localhost, an address or a name without a dot\n";
@@ -28,6 +30,17 @@ pub(super) enum Guard {
     Host,
     /// As `Host`, and the request must not come from a web page.
     NotFromBrowser,
+}
+
+/// The scheme of a token (RFC 6750 section 2.1); schemes ignore case (RFC 9110 section 11.1).
+const SCHEME: &[u8] = b"bearer ";
+
+/// Returns true if the request has the token, or if there is none.
+pub(super) fn has_token(token: Option<&TokenFile>, headers: &HeaderMap) -> bool {
+    let Some(token) = token else { return true };
+    let Some(value) = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes) else { return false };
+    let Some((scheme, candidate)) = value.split_at_checked(SCHEME.len()) else { return false };
+    scheme.eq_ignore_ascii_case(SCHEME) && token.accepts(candidate.trim_ascii())
 }
 
 impl Guard {

@@ -7,7 +7,7 @@
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Response, StatusCode};
@@ -29,6 +29,14 @@ pub(super) fn json(body: String) -> Reply {
 
 pub(super) fn failed(error: &std::io::Error) -> Reply {
     text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"))
+}
+
+/// Returns the refusal of a request without the token.
+pub(super) fn unauthorized() -> Reply {
+    let message = "this request needs the token of admin.token_file: Authorization: Bearer TOKEN\n";
+    let mut response = text(StatusCode::UNAUTHORIZED, message);
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
 }
 
 pub(super) fn not_allowed(allowed: &str) -> Reply {

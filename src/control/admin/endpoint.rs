@@ -1,0 +1,114 @@
+//! The sockets of the admin port, and what each of them answers.
+//!
+//! **Promises.** A Unix socket has mode 0660 before the first client can connect. A socket that a process left behind is
+//! replaced; one on which a process listens is not.
+//!
+//! **Not here.** The answers (`admin.rs`), the connections (`clients.rs`).
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixSocket};
+
+/// Pending connections of a Unix socket, as of a TCP socket of the standard library.
+const BACKLOG: u32 = 128;
+
+/// Owner and group may connect: connect(2) needs the permission to write.
+const SOCKET_MODE: u32 = 0o660;
+
+/// A listening socket of the admin port.
+pub(crate) struct Endpoint {
+    acceptor: Acceptor,
+    pub(super) scope: Scope,
+    /// True if only this machine can connect by TCP, and therefore a browser on it.
+    pub(super) is_local: bool,
+}
+
+enum Acceptor {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// The requests that an endpoint answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// All of them.
+    Whole,
+    /// Metrics and probes.
+    Metrics,
+}
+
+/// A connection of any kind.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+impl Endpoint {
+    /// Makes an endpoint of a TCP socket that is bound to `address`.
+    pub(crate) fn tcp(listener: TcpListener, address: SocketAddr, scope: Scope) -> Self {
+        let is_local = address.ip().to_canonical().is_loopback();
+        Self { acceptor: Acceptor::Tcp(listener), scope, is_local }
+    }
+
+    /// Binds a Unix socket that answers all requests.
+    ///
+    /// # Errors
+    /// A process listens on the path, another file has it, or its directory cannot be written.
+    pub(crate) fn unix(path: &Path) -> io::Result<Self> {
+        remove_abandoned(path)?;
+        let socket = UnixSocket::new_stream()?;
+        socket.bind(path)?;
+        // Between bind and listen nobody can connect.
+        fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
+        let acceptor = Acceptor::Unix(socket.listen(BACKLOG)?);
+        Ok(Self { acceptor, scope: Scope::Whole, is_local: false })
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        match &self.acceptor {
+            Acceptor::Tcp(listener) => Ok(Box::new(listener.accept().await?.0)),
+            Acceptor::Unix(listener) => Ok(Box::new(listener.accept().await?.0)),
+        }
+    }
+}
+
+/// Removes the socket of a process that has ended.
+fn remove_abandoned(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(metadata) if metadata.file_type().is_socket() => {}
+        Ok(_) => return Err(io::Error::other("the file is no socket")),
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err(io::Error::from(io::ErrorKind::AddrInUse)),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_abandoned_socket_is_replaced_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.sock");
+        let bound = Endpoint::unix(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, SOCKET_MODE);
+        let refused = Endpoint::unix(&path).err().unwrap();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        drop(bound);
+        Endpoint::unix(&path).unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(Endpoint::unix(&file).is_err() && file.exists());
+        assert!(Endpoint::unix(&dir.path().join("missing/admin.sock")).is_err());
+    }
+}
