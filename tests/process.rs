@@ -591,7 +591,10 @@ fn a_name_as_an_address_is_an_error_with_the_allowed_values() {
     for flag in ["--listen", "--admin"] {
         let (code, text) = output(binary().args([flag, "localhost:28890"]));
         assert_eq!(code, 2);
-        assert!(text.contains("localhost:28890") && text.contains("0.0.0.0:8883"), "{text}");
+        assert!(
+            text.contains("localhost:28890") && text.contains("an IP address and a port"),
+            "{text}"
+        );
     }
 }
 
