@@ -48,6 +48,8 @@ REFUSED = {
     "a config with shutdown.delay": {"config": "shutdown.delay = \"1s\"\n"},
     "a port that needs a capability": {"ports": [{"name": "tls", "port": 883}]},
     "the admin port for devices": {"ports": [{"name": "tls", "port": 9901}]},
+    "the port of the metrics for devices": {"ports": [{"name": "tls", "port": 9902}]},
+    "a port with the name of the metrics'": {"ports": [{"name": "metrics", "port": 8883}]},
     "no port": {"ports": []},
     "a port's name that is too long": {"ports": [{"name": "a-name-of-sixteen", "port": 8883}]},
     "no memory limit": {"resources": {"limits": {"memory": None}}},

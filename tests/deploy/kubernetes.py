@@ -16,8 +16,8 @@ import yaml
 from . import prometheusrule
 from .check import DEPLOY, HERE, ROOT, Failed, attempt, eventually, program, require, run, run_all
 from .manifests import (
-    ADMIN_PORT, LABEL, WORKLOADS, Mounted, against_schemas, as_toml, checkov, config_of, containers, crate_version, crds,
-    name_of, numeric_ports, of_kind, one, open_ports, parse, pod_of, restricted, sidecar_of, the_drain, the_sidecar,
+    ADMIN_PORT, LABEL, METRICS_PORT, WORKLOADS, Mounted, against_schemas, as_toml, checkov, config_of, containers,
+    crate_version, crds, name_of, numeric_ports, of_kind, one, open_ports, parse, pod_of, restricted, sidecar_of, the_drain, the_sidecar,
     tlsidecar_check,
 )
 from .net import free_port, http
@@ -252,7 +252,7 @@ def ports():
                 open_ports(things, workload, as_toml(config_of(things, workload)))
                 policies += 1
     require(policies >= 4, f"only {policies} policies")
-    return f"{looked_at} by number, {policies} policies open the listeners and the admin port alone"
+    return f"{looked_at} by number, {policies} policies open the listeners and the metrics alone"
 
 
 def foreign_service(thing):
@@ -331,21 +331,23 @@ def probes_and_pre_stop():
     things = built[KUBERNETES / "overlays/example"]
     workload = one(things, "Deployment")
     sidecar = sidecar_of(pod_of(workload))
-    admin, device = free_port(), free_port()
+    admin, metrics, device = free_port(), free_port(), free_port()
     text = config_of(things, workload).replace("0.0.0.0:8883", f"127.0.0.1:{device}")
     text = text.replace('delay = "10s"', 'delay = "60s"')
     with Mounted(text) as mounted:
-        args = [mounted.here(word).replace(f"0.0.0.0:{ADMIN_PORT}", f"127.0.0.1:{admin}") for word in sidecar["args"]]
+        moved = {f"127.0.0.1:{ADMIN_PORT}": f"127.0.0.1:{admin}", f"0.0.0.0:{METRICS_PORT}": f"127.0.0.1:{metrics}"}
+        args = [moved.get(word) or mounted.here(word) for word in sidecar["args"]]
         running = subprocess.Popen([str(program()), *args], stderr=subprocess.DEVNULL)
         try:
             paths = {p: sidecar[p]["httpGet"]["path"] for p in ("startupProbe", "readinessProbe", "livenessProbe")}
             for path in paths.values():
-                eventually(f"{path} answers 200", lambda path=path: status(admin, path) == 200)
+                eventually(f"{path} answers 200", lambda path=path: status(metrics, path) == 200)
             # In the Pod the default admin port is the sidecar's; here another program may have it.
             command = sidecar["lifecycle"]["preStop"]["exec"]["command"][1:]
             run(program(), *command, "--admin", f"127.0.0.1:{admin}")
-            eventually("not ready after preStop", lambda: status(admin, paths["readinessProbe"]) == 503)
-            require(status(admin, paths["livenessProbe"]) == 200, "it is not alive after preStop")
+            eventually("not ready after preStop", lambda: status(metrics, paths["readinessProbe"]) == 503)
+            require(status(metrics, "/status") == 404, "the address for metrics answers more than it should")
+            require(status(metrics, paths["livenessProbe"]) == 200, "it is not alive after preStop")
             require(running.poll() is None, "preStop ends the process: the kubelet would restart it")
         finally:
             running.kill()

@@ -18,6 +18,7 @@ from .pki import Authority
 
 LABEL = "tlsidecar/sidecar"
 ADMIN_PORT = 9901
+METRICS_PORT = 9902
 # Time that a drain may take after delay and drain_timeout: FORCE_TIMEOUT in src/lifecycle.rs.
 FORCE_SECONDS = 2
 WORKLOADS = ("Deployment", "StatefulSet")
@@ -184,10 +185,11 @@ def the_sidecar(workload, native):
     require("memory" in resources["limits"] and "cpu" not in resources["limits"], "limits: memory, and no CPU")
     require({"cpu", "memory"} <= set(resources["requests"]), "requests: CPU and memory")
     require(sidecar["command"] == ["/tlsidecar"], "command")
-    require(sidecar["args"][-2:] == ["--admin", f"0.0.0.0:{ADMIN_PORT}"], "the admin port")
+    addresses = ["--admin", f"127.0.0.1:{ADMIN_PORT}", "--metrics-listen", f"0.0.0.0:{METRICS_PORT}"]
+    require(sidecar["args"][-4:] == addresses, "the admin port on loopback, metrics and probes on the Pod's address")
     require(sidecar["lifecycle"] == {"preStop": {"exec": {"command": ["/tlsidecar", "drain"]}}}, "preStop")
     for probe, path in (("startupProbe", "/startupz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")):
-        require(sidecar[probe]["httpGet"] == {"path": path, "port": ADMIN_PORT}, probe)
+        require(sidecar[probe]["httpGet"] == {"path": path, "port": METRICS_PORT}, probe)
     for mount in sidecar["volumeMounts"]:
         require("subPath" not in mount and "subPathExpr" not in mount, f"{mount['name']}: a subPath mount is never updated")
         require(mount["readOnly"] is True, f"{mount['name']}: readOnly")
@@ -266,12 +268,12 @@ def walk(value):
 
 
 def open_ports(things, workload, config):
-    """Requires that the workload's NetworkPolicy opens its listeners to all, the admin port to one namespace, and no
+    """Requires that the workload's NetworkPolicy opens its listeners to all, the metrics to one namespace, and no
     other port, and that a Service leads to the listeners."""
     labels = workload["spec"]["template"]["metadata"]["labels"]
     listeners = {int(listener["listen"].rpartition(":")[2]) for listener in config["listener"]}
     declared = {port["containerPort"] for port in sidecar_of(pod_of(workload))["ports"]}
-    require(declared == listeners | {ADMIN_PORT}, f"the container's ports {declared}, the listeners' {listeners}")
+    require(declared == listeners | {METRICS_PORT}, f"the container's ports {declared}, the listeners' {listeners}")
     policies = [p for p in of_kind(things, "NetworkPolicy") if selects(p["spec"]["podSelector"], labels)]
     require(len(policies) == 1, f"{len(policies)} policies for {name_of(workload)}")
     spec = policies[0]["spec"]
@@ -279,10 +281,10 @@ def open_ports(things, workload, config):
     to_all = {port["port"] for rule in spec["ingress"] if not rule.get("from") for port in rule["ports"]}
     require(to_all == listeners, f"open to all: {to_all}, the listeners': {listeners}")
     to_some = [rule for rule in spec["ingress"] if rule.get("from")]
-    require([[p["port"] for p in rule["ports"]] for rule in to_some] == [[ADMIN_PORT]], "the admin port's rule")
+    require([[p["port"] for p in rule["ports"]] for rule in to_some] == [[METRICS_PORT]], "the metrics' rule")
     peers = to_some[0]["from"]
-    require(len(peers) == 1 and set(peers[0]) == {"namespaceSelector"}, "the peers of the admin port's rule")
-    require(peers[0]["namespaceSelector"].get("matchLabels"), "the admin port is open to every namespace")
+    require(len(peers) == 1 and set(peers[0]) == {"namespaceSelector"}, "the peers of the metrics' rule")
+    require(peers[0]["namespaceSelector"].get("matchLabels"), "the metrics are open to every namespace")
     targets = set()
     for service in of_kind(things, "Service"):
         if service["spec"]["selector"].items() <= labels.items():

@@ -352,7 +352,7 @@ def start(pod):
     if pod.native:
         pod.sidecar.until("startupProbe")
         same("the sidecar has started without its backend, and is ready",
-                    (http(f"http://{POD}:9901/readyz")[0], accepts(1883)), (200, False))
+                    (http(f"http://{POD}:9902/readyz")[0], accepts(1883)), (200, False))
         with device((POD, 8883), pod.server_ca.crt, pod.name, pod.device) as stream:
             try:
                 stream.recv(1)
@@ -404,7 +404,7 @@ def delete(pod, publishers, leave):
             failures.append(failure)
 
     threads = [in_background(guarded, backend), in_background(guarded, pod.sidecar.terminate, after)]
-    eventually("the sidecar is not ready", lambda: http(f"http://{POD}:9901/readyz")[0] == 503, pod.delay)
+    eventually("the sidecar is not ready", lambda: http(f"http://{POD}:9902/readyz")[0] == 503, pod.delay)
     during = time.monotonic() - began
     with device((POD, 8883), pod.server_ca.crt, pod.name, pod.device):
         accepted = time.monotonic() - began

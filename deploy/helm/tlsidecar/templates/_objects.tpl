@@ -30,7 +30,7 @@ data:
     {{- include "tlsidecar.config" . | nindent 4 }}
 {{- end -}}
 
-{{/* Closes every port except those of the listeners, and the admin port for the monitoring namespace. */}}
+{{/* Closes every port except those of the listeners, and the port of the metrics for the monitoring namespace. */}}
 {{- define "tlsidecar.networkPolicy" -}}
 {{- with .Values.tlsidecar.networkPolicy -}}
 {{- if .enabled -}}
@@ -56,7 +56,7 @@ spec:
               kubernetes.io/metadata.name: {{ .monitoringNamespace }}
       ports:
         - protocol: TCP
-          port: 9901
+          port: 9902
     {{- with .extraIngress }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -98,7 +98,7 @@ spec:
     matchLabels:
       {{- include "tlsidecar.podLabels" $ | nindent 6 }}
   podMetricsEndpoints:
-    - portNumber: 9901
+    - portNumber: 9902
       path: /metrics
       interval: {{ .interval }}
       scrapeTimeout: {{ .scrapeTimeout }}
@@ -107,7 +107,7 @@ spec:
         # For agents that do not support portNumber and would scrape every port. An operator before 0.79
         # lacks this field, and the API server rejects the object.
         - sourceLabels: [__meta_kubernetes_pod_container_port_number]
-          regex: "9901"
+          regex: "9902"
           action: keep
         # One job per release: the rules sum the instances of a job.
         - replacement: {{ printf "%s/tlsidecar-%s" $.Release.Namespace $.Release.Name }}

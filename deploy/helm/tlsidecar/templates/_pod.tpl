@@ -75,8 +75,15 @@ fsGroupChangePolicy: OnRootMismatch
   restartPolicy: Always
   {{- end }}
   command: ["/tlsidecar"]
-  # On all addresses, because the kubelet and Prometheus connect from outside the Pod.
-  args: ["--config", "/etc/tlsidecar/config/tlsidecar.toml", "--admin", "0.0.0.0:9901"]
+  # The kubelet and Prometheus connect from outside the Pod, to an address that answers only probes and metrics. The
+  # admin port, which can drain the Pod and end sessions, is on its loopback address.
+  args:
+    - --config
+    - /etc/tlsidecar/config/tlsidecar.toml
+    - --admin
+    - 127.0.0.1:9901
+    - --metrics-listen
+    - 0.0.0.0:9902
   env:
     - name: TOKIO_WORKER_THREADS
       value: {{ .workerThreads | quote }}
@@ -86,21 +93,21 @@ fsGroupChangePolicy: OnRootMismatch
       containerPort: {{ .port }}
       protocol: TCP
     {{- end }}
-    - name: admin
-      containerPort: 9901
+    - name: metrics
+      containerPort: 9902
       protocol: TCP
   # The backend starts after this probe has succeeded. The probe does not depend on the backend.
   startupProbe:
     httpGet:
       path: /startupz
-      port: 9901
+      port: 9902
     periodSeconds: 1
     timeoutSeconds: 1
     failureThreshold: 60
   readinessProbe:
     httpGet:
       path: /readyz
-      port: 9901
+      port: 9902
     periodSeconds: 5
     timeoutSeconds: 3
     failureThreshold: 3
@@ -108,7 +115,7 @@ fsGroupChangePolicy: OnRootMismatch
   livenessProbe:
     httpGet:
       path: /livez
-      port: 9901
+      port: 9902
     periodSeconds: 10
     timeoutSeconds: 5
     failureThreshold: 6
