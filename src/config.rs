@@ -8,6 +8,7 @@
 
 pub(crate) mod admin;
 mod allow;
+mod client_trust;
 pub mod file;
 pub(crate) mod values;
 
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 pub use self::admin::{AdminConfig, AdminListen};
 pub use self::allow::{Allow, AllowRules, SpkiSha256};
+pub use self::client_trust::{ClientTrust, CrlCheck, CrlRules, ExpiredCrl, UnknownStatus};
 use crate::logging::{Filter, Format};
 use crate::terms::name_pattern::{NamePattern, is_dns_name};
 use crate::text::Shown;
@@ -253,32 +255,13 @@ pub enum ClientAuth {
 }
 
 impl ClientAuth {
-    /// Returns the files that client certificates are verified with. None if no certificate is requested.
+    /// Returns the requirements on client certificates. None if no certificate is requested.
     #[must_use]
     pub const fn trust(&self) -> Option<&ClientTrust> {
         match self {
             Self::None => None,
             Self::Optional(trust) | Self::Required(trust) => Some(trust),
         }
-    }
-}
-
-/// The files that client certificates are verified with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientTrust {
-    /// A PEM bundle of CA certificates.
-    pub ca: PathBuf,
-    /// CRLs in PEM. Empty: revocation is not checked.
-    pub crls: Vec<PathBuf>,
-    /// The rules that a verified client must match.
-    pub allow: Allow,
-}
-
-impl ClientTrust {
-    /// Returns the trust in every client of the CAs in this bundle.
-    #[must_use]
-    pub fn new(ca: PathBuf) -> Self {
-        Self { ca, crls: Vec::new(), allow: Allow::default() }
     }
 }
 

@@ -1,15 +1,17 @@
 //! Tests of client authentication.
 
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, date_time_ymd};
-use tlsidecar::config::{ClientAuth, ClientTrust, ListenerConfig};
+use tlsidecar::config::{ClientAuth, ClientTrust, Config, ListenerConfig};
 use tlsidecar::terms::reason::Reason;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{AlertDescription, HandshakeKind, SupportedProtocolVersion};
 
 use crate::support::certs::Wish;
+use crate::support::command::has;
 use crate::support::proxy::listener;
 use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
 
@@ -231,4 +233,53 @@ pub(crate) fn issue_until(devices: &Authority, not_after: SystemTime) -> Pair {
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(since_1970.as_secs());
     devices.sign("short", &params)
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_admitted_and_resumed_only_where_that_is_configured() {
+    let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
+    let backend = Backend::echo().await;
+    let trust = ClientTrust { accept_expired: true, ..trust(&devices) };
+    let listener = trusting(&backend, &servers, trust);
+    let checked = tlsidecar::app::check(&Config::of(listener.clone())).unwrap();
+    assert!(checked.warnings.iter().any(|warning| warning.contains("accept_expired_client_certs")));
+    let expired = devices.issue("expired", &Wish { years: (2020, 2021), ..wish() });
+    for version in [&TLS12, &TLS13] {
+        let proxy = Proxy::with(listener.clone());
+        let provider = aws_lc_rs::default_provider();
+        let device = Device::with(servers.roots(), &[version], provider, Some(&expired)).resuming();
+        device.echo(proxy.address).await.unwrap();
+        let resumed = device.echo(proxy.address).await.unwrap();
+        assert_eq!(resumed.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed));
+    }
+    let future = devices.issue("future", &Wish { years: (2050, 2051), ..wish() });
+    let alerts = [AlertDescription::CertificateExpired; 2];
+    is_refused(&listener, &servers, Some(&future), alerts, Reason::ClientCertNotYetValid).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_names_of_the_cas_are_sent_only_where_that_is_configured() {
+    if !has("openssl") {
+        return;
+    }
+    let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
+    let backend = Backend::echo().await;
+    for (send_ca_names, version) in
+        [(false, "-tls1_3"), (true, "-tls1_3"), (false, "-tls1_2"), (true, "-tls1_2")]
+    {
+        let trust = ClientTrust { send_ca_names, ..trust(&devices) };
+        let mut listener = trusting(&backend, &servers, trust.clone());
+        listener.tls.client_auth = ClientAuth::Optional(trust);
+        let proxy = Proxy::with(listener);
+        let connect = proxy.address.to_string();
+        let mut openssl = Command::new("openssl");
+        openssl.args(["s_client", "-connect", &connect, version]).stdin(Stdio::null());
+        let output = String::from_utf8(openssl.output().unwrap().stdout).unwrap();
+        let names = output.split("Acceptable client certificate CA names\n").nth(1);
+        let first = names.and_then(|names| names.lines().next());
+        assert_eq!(
+            first.map(|name| name.replace(' ', "")).as_deref(),
+            send_ca_names.then_some("CN=devices")
+        );
+    }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tlsidecar::config::file::{self, ConfigError};
-use tlsidecar::config::{BackendAddress, ClientAuth, Config, TlsVersion};
+use tlsidecar::config::{
+    BackendAddress, ClientAuth, Config, CrlCheck, CrlRules, ExpiredCrl, TlsVersion, UnknownStatus,
+};
 use tlsidecar::logging::Format;
 
 /// Returns a directory with the files that the configurations in this file name.
@@ -79,6 +81,11 @@ min_version = "1.3"
 client_auth = "optional"
 client_ca = "ca.crt"
 crls = ["devices.crl"]
+crl_check = "leaf"
+crl_unknown = "allow"
+crl_expired = "deny"
+accept_expired_client_certs = true
+send_ca_names = true
 alpn = ["mqtt"]
 tickets = 0
 max_chain_certificates = 4
@@ -122,6 +129,10 @@ backend = "tcp://broker:1883"
     assert_eq!(listener.routes[0].backend, "broker:1883".parse::<BackendAddress>().unwrap());
     let ClientAuth::Optional(trust) = &tls.client_auth else { panic!("optional") };
     assert_eq!(trust.crls.len(), 1);
+    let CrlRules { check, unknown, expired } = trust.crl_rules;
+    assert_eq!(check, CrlCheck::Leaf);
+    assert_eq!((unknown, expired), (UnknownStatus::Allow, ExpiredCrl::Deny));
+    assert!(trust.accept_expired && trust.send_ca_names);
     assert_eq!(trust.allow.rules.count(), 6);
     assert!(trust.allow.file.as_ref().is_some_and(|file| file.ends_with("allow.toml")));
     assert_eq!(config.log.format, Format::Json);
@@ -171,6 +182,10 @@ fn each_invalid_value_is_reported_with_its_place_and_the_allowed_values() {
         ("tls.allow_v1", "\"no\"", &["no", "boolean"]),
         ("tls.min_version", "1.2", &["point `1.2`", "\"1.2\" or \"1.3\""]),
         ("tls.client_auth", "\"maybe\"", &["maybe", "required"]),
+        ("tls.crl_check", "\"all\"", &["all", "\"chain\" or \"leaf\""]),
+        ("tls.crl_unknown", "true", &["`true`", "\"deny\" or \"allow\""]),
+        ("tls.crl_expired", "\"ignore\"", &["ignore", "\"warn\" or \"deny\""]),
+        ("tls.accept_expired_client_certs", "1", &["`1`", "boolean"]),
         ("tls.client_auth", "true", &["`true`", "\"none\", \"optional\" or \"required\""]),
         ("tcp.keepalive", "true", &["true", "duration"]),
         ("tcp", "1", &["[listener.tcp]"]),

@@ -1,10 +1,13 @@
 //! Tests of revocation lists: the choice among several, and the devices that they revoke.
 
+use std::fs;
 use std::path::PathBuf;
 
 use rcgen::ExtendedKeyUsagePurpose;
 use tlsidecar::app;
-use tlsidecar::config::{ClientAuth, ClientTrust, Config, ListenerConfig};
+use tlsidecar::config::{
+    ClientAuth, ClientTrust, Config, CrlCheck, CrlRules, ExpiredCrl, ListenerConfig, UnknownStatus,
+};
 use tlsidecar::terms::labels::ReloadOutcome;
 use tlsidecar::terms::reason::Reason;
 
@@ -41,6 +44,14 @@ impl Scene {
 
     fn file(&self, name: &str) -> PathBuf {
         self.servers.dir().join(name)
+    }
+
+    /// Uses the CRLs by these rules.
+    fn by(mut self, crl_rules: CrlRules) -> Self {
+        let ClientAuth::Required(trust) = &self.listener.tls.client_auth else { return self };
+        let trust = ClientTrust { crl_rules, ..trust.clone() };
+        self.listener.tls.client_auth = ClientAuth::Required(trust);
+        self
     }
 
     fn start(&self) -> Proxy {
@@ -188,5 +199,66 @@ async fn a_broken_crl_delays_neither_a_new_certificate_nor_another_crl() {
     eventually("it fails", || proxy.reload_fails()).await;
     scene.is_refused(&proxy, &device(&ca, 66), Reason::ClientCertRevoked).await;
     scene.is_refused(&proxy, &device(&other, 67), Reason::ClientCertRevoked).await;
+    assert!(scene.is_admitted(&proxy, &device(&ca, 65)).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_leaf_rule_the_crl_of_the_issuer_suffices() {
+    let ca = Authority::new("devices");
+    let factory = ca.intermediate("factory");
+    let crls = [("factory.crl", factory.crl_pem(1, &[66]))];
+    let strict = Scene::new(&[&ca], &crls).await;
+    let (good, lost) = (device(&factory, 65), device(&factory, 66));
+    let unknown = Reason::ClientCertRevocationUnknown;
+    strict.is_refused(&strict.start(), &good, unknown).await;
+    let leaf = strict.by(CrlRules { check: CrlCheck::Leaf, ..CrlRules::default() });
+    let proxy = leaf.start();
+    assert!(leaf.is_admitted(&proxy, &good).await);
+    leaf.is_refused(&proxy, &lost, Reason::ClientCertRevoked).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_status_is_accepted_where_the_rules_allow_it_and_a_revoked_one_never() {
+    let (ca, other) = (Authority::new("devices"), Authority::new("others"));
+    let scene = Scene::new(&[&ca, &other], &[("devices.crl", ca.crl_pem(1, &[66]))]).await;
+    let unknown = device(&other, 66);
+    scene.is_refused(&scene.start(), &unknown, Reason::ClientCertRevocationUnknown).await;
+    let scene = scene.by(CrlRules { unknown: UnknownStatus::Allow, ..CrlRules::default() });
+    let proxy = scene.start();
+    assert!(scene.is_admitted(&proxy, &unknown).await);
+    scene.is_refused(&proxy, &device(&ca, 66), Reason::ClientCertRevoked).await;
+    assert!(scene.warnings().iter().any(|warning| warning.contains("without a check")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_crl_refuses_the_clients_that_it_covers_where_the_rules_deny_it() {
+    let ca = Authority::new("devices");
+    let expired = ca.crl_until(2025, 1, &[66]).pem().unwrap();
+    let scene = Scene::new(&[&ca], &[("devices.crl", expired)]).await;
+    let (good, lost) = (device(&ca, 65), device(&ca, 66));
+    assert!(scene.is_admitted(&scene.start(), &good).await, "by default it stays active");
+    // What allows an unknown status does not weaken it.
+    let unknown = UnknownStatus::Allow;
+    let scene = scene.by(CrlRules { expired: ExpiredCrl::Deny, unknown, ..CrlRules::default() });
+    let proxy = scene.start();
+    scene.is_refused(&proxy, &good, Reason::ClientCertRevocationUnknown).await;
+    scene.is_refused(&proxy, &lost, Reason::ClientCertRevoked).await;
+    replace(&scene.file("devices.crl"), &ca.crl_pem(2, &[66]));
+    eventually("the new list is active", || proxy.reloads(ReloadOutcome::Swapped) > 0).await;
+    assert!(scene.is_admitted(&proxy, &good).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crl_in_der_revokes_and_a_truncated_one_keeps_it() {
+    let ca = Authority::new("devices");
+    let scene = Scene::new(&[&ca], &[("devices.crl", ca.crl_pem(1, &[]))]).await;
+    let proxy = scene.start();
+    let der = ca.crl_until(2060, 2, &[66]).der().to_vec();
+    fs::write(scene.file("devices.crl"), &der).unwrap();
+    eventually("it is active", || proxy.reloads(ReloadOutcome::Swapped) > 0).await;
+    scene.is_refused(&proxy, &device(&ca, 66), Reason::ClientCertRevoked).await;
+    fs::write(scene.file("devices.crl"), &der[..der.len() - 1]).unwrap();
+    eventually("it fails", || proxy.reload_fails()).await;
+    scene.is_refused(&proxy, &device(&ca, 66), Reason::ClientCertRevoked).await;
     assert!(scene.is_admitted(&proxy, &device(&ca, 65)).await);
 }

@@ -29,8 +29,8 @@ use self::problem::Problems;
 pub use self::problem::{ConfigError, ConfigProblem};
 use self::sections::{CertificateSection, Document, ListenerSection, RouteSection, TlsSection};
 use super::{
-    AdminListen, CertificateFiles, Config, DEFAULT_CHAIN_BYTES, DEFAULT_CHAIN_CERTIFICATES,
-    DEFAULT_SESSION_AGE, ListenerConfig, Route, TlsConfig, TlsVersion,
+    AdminListen, CertificateFiles, Config, CrlRules, DEFAULT_CHAIN_BYTES,
+    DEFAULT_CHAIN_CERTIFICATES, DEFAULT_SESSION_AGE, ListenerConfig, Route, TlsConfig, TlsVersion,
 };
 use crate::logging::Filter;
 use crate::regular_file;
@@ -270,6 +270,13 @@ fn into_tls(
         choice: section.client_auth,
         ca: section.client_ca,
         crls: section.crls,
+        crl_rules: CrlRules {
+            check: section.crl_check.map_or_else(Default::default, |check| check.0),
+            unknown: section.crl_unknown.map_or_else(Default::default, |unknown| unknown.0),
+            expired: section.crl_expired.map_or_else(Default::default, |expired| expired.0),
+        },
+        accept_expired: section.accept_expired_client_certs.unwrap_or(false),
+        send_ca_names: section.send_ca_names.unwrap_or(false),
         allow,
     };
     Some(TlsConfig {

@@ -152,10 +152,11 @@ pub(crate) enum Warning {
     #[error("{} line {}: this {} is not used in this file, and is ignored", Shown(&.0.file), .0.line, .0.what)]
     Ignored(Ignored),
     #[error(
-        "{} line {line}: the CRL was due for an update on {next_update}; it stays active",
-        Shown(file)
+        "{} line {line}: the CRL was due for an update on {next_update}; {}",
+        Shown(file),
+        if *denies { "it refuses all clients that it covers" } else { "it stays active" }
     )]
-    CrlStale { file: PathBuf, line: usize, next_update: Timestamp },
+    CrlStale { file: PathBuf, line: usize, next_update: Timestamp, denies: bool },
     #[error("{} line {}: {}", Shown(&.0.file), .0.line, .0.sentence())]
     CrlUnused(UnusedCrl),
     #[error("{}", pinned(file, cas, devices))]
@@ -171,8 +172,23 @@ pub(crate) enum Warning {
         Shown(file)
     )]
     CaWeakKey { file: PathBuf, ca: String, bits: usize },
-    #[error("no CRL is from {ca:?} of {}: clients with its certificates are refused", Shown(file))]
-    CaWithoutCrl { file: PathBuf, ca: String },
+    #[error(
+        "no CRL is from {ca:?} of {}: clients with its certificates are {}",
+        Shown(file),
+        if *admitted { "admitted without a check" } else { "refused" }
+    )]
+    CaWithoutCrl { file: PathBuf, ca: String, admitted: bool },
+    #[error(
+        "accept_expired_client_certs = true: clients are admitted after the end of their certificates' \
+         validity"
+    )]
+    AcceptsExpired,
+    #[error(
+        "the names of the CAs of {} have {bytes} bytes, and at most 16,384 are sent: send_ca_names has no \
+         effect",
+        Shown(file)
+    )]
+    CaNamesTooLong { file: PathBuf, bytes: usize },
     #[error("{} has no rule: only the rules of the configuration admit clients", Shown(file))]
     NoAllowRules { file: PathBuf },
 }

@@ -27,7 +27,7 @@ use super::provider::{PROVIDER, SecretsToScope};
 use super::resolver::{NamedCertificate, Resolver};
 use super::tickets::keys::MasterKey;
 use super::tickets::{Resumption, ResumptionPolicy, key_file};
-use crate::config::{self, ClientAuth, TlsVersion};
+use crate::config::{self, ClientAuth, CrlCheck, ExpiredCrl, TlsVersion, UnknownStatus};
 use crate::terms::labels::{MaterialKind, ReloadObject};
 
 /// The TLS of a listener, immutable.
@@ -205,9 +205,25 @@ fn resumption_policy(
         max_chain_bytes: _,
         allow_v1,
     } = tls;
+    let mut choices = [false; 4];
     if let Some(trust) = client_auth.trust() {
         // Part of the policy by the content of the files, and by the rules of the verifier.
-        let config::ClientTrust { ca: _, crls: _, allow: _ } = trust;
+        let config::ClientTrust {
+            ca: _,
+            crls: _,
+            crl_rules,
+            accept_expired,
+            // Changes no decision.
+            send_ca_names: _,
+            allow: _,
+        } = trust;
+        let config::CrlRules { check, unknown, expired } = crl_rules;
+        choices = [
+            *check == CrlCheck::Leaf,
+            *unknown == UnknownStatus::Allow,
+            *expired == ExpiredCrl::Deny,
+            *accept_expired,
+        ];
     }
     let mode: &[u8] = match client_auth {
         ClientAuth::None => b"none",
@@ -222,6 +238,8 @@ fn resumption_policy(
     let mut policy = vec![mode, if *allow_v1 { b"v1" } else { b"" }];
     policy.extend(trust.iter().map(Digest::as_bytes));
     policy.push(rules.map_or(b"", Digest::as_bytes));
+    let choices = choices.map(u8::from);
+    policy.push(&choices);
     policy.extend(names.iter().map(|name| name.as_bytes()));
     Digest::of(policy)
 }
@@ -268,5 +286,29 @@ mod tests {
         assert!(findings.errors.is_empty());
         let named = material::named(&tls);
         assert!(policy.files().map(|file| (file.role, file.path)).eq(named), "the watched files");
+    }
+
+    #[test]
+    fn each_setting_that_decides_about_clients_is_part_of_the_resumption() {
+        use config::{ClientTrust, CrlRules};
+
+        let dir = tempfile::tempdir().unwrap();
+        let digest = |trust: ClientTrust| {
+            let mut tls = testing::listener(dir.path()).tls;
+            tls.client_auth = ClientAuth::Required(trust);
+            resumption_policy(&tls, &LoadedFiles::default(), None)
+        };
+        let usual = || ClientTrust::new("ca".into());
+        let by = |crl_rules| ClientTrust { crl_rules, ..usual() };
+        let all = [
+            usual(),
+            by(CrlRules { check: CrlCheck::Leaf, ..CrlRules::default() }),
+            by(CrlRules { unknown: UnknownStatus::Allow, ..CrlRules::default() }),
+            by(CrlRules { expired: ExpiredCrl::Deny, ..CrlRules::default() }),
+            ClientTrust { accept_expired: true, ..usual() },
+        ];
+        let digests: std::collections::BTreeSet<_> = all.map(digest).into_iter().collect();
+        assert_eq!(digests.len(), 5);
+        assert!(digests.contains(&digest(ClientTrust { send_ca_names: true, ..usual() })));
     }
 }

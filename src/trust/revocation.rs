@@ -7,9 +7,9 @@
 //! that key is first seen in a verified path: once for each key, and with at most [`MAX_KEYS_TRIED`] keys.
 //! A status costs one search among sorted serial numbers, whatever the length of the list.
 //!
-//! As in HAProxy and nginx, every certificate of a path is checked except its anchor, and one whose status
-//! no CRL states is refused. A CRL past its nextUpdate stays active: an overdue list still refuses the devices
-//! that it revokes, and refusing every device would stop the plant.
+//! By default, as in HAProxy and nginx, every certificate of a path is checked except its anchor, and one
+//! whose status no CRL states is refused. A CRL past its nextUpdate stays active: an overdue list still refuses
+//! the devices that it revokes, and refusing every device would stop the plant.
 //!
 //! **Not here.** Parsing CRLs (`x509/crl.rs`), the path of a device (`x509/path.rs`).
 
@@ -21,18 +21,20 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio_rustls::rustls::CertificateError;
-use tokio_rustls::rustls::pki_types::CertificateRevocationListDer;
+use tokio_rustls::rustls::pki_types::{CertificateRevocationListDer, UnixTime};
 
 use self::serials::Serials;
 use super::digest::Digest;
-use super::x509::Malformed;
 use super::x509::certificate::Certificate;
 use super::x509::crl::{self, CrlInfo, Unusable};
 use super::x509::names::CanonicalName;
 use super::x509::path::Anchor;
 use super::x509::signature::{Algorithms, PublicKey, Signed};
+use super::x509::{Malformed, Timestamp};
+use crate::config::{CrlCheck, CrlRules, ExpiredCrl, UnknownStatus};
 use crate::lock::Lock;
 use crate::text::Shown;
 
@@ -43,6 +45,7 @@ const MAX_KEYS_TRIED: usize = 16;
 /// The CRLs of a policy.
 pub(crate) struct Revocation {
     algorithms: &'static Algorithms,
+    rules: CrlRules,
     /// By issuer, the newest first.
     issuers: HashMap<CanonicalName, Vec<Arc<Crl>>>,
 }
@@ -224,6 +227,18 @@ impl Crl {
         (number.len(), number, self.info.this_update)
     }
 
+    /// Returns the status of a certificate that it covers and does not revoke.
+    fn freshness(&self, now: UnixTime) -> RevocationStatus {
+        // A time before 1970 has passed as well.
+        let seconds = |time: Timestamp| u64::try_from(time.timestamp()).unwrap_or(0);
+        match self.info.next_update.map(seconds) {
+            Some(next_update) if next_update < now.as_secs() => {
+                RevocationStatus::Expired(next_update)
+            }
+            _ => RevocationStatus::Good,
+        }
+    }
+
     fn unused(&self, reason: UnusedReason) -> UnusedCrl {
         let CrlInfo { issuer, issuer_text, .. } = &self.info;
         UnusedCrl {
@@ -242,6 +257,7 @@ impl Revocation {
     pub(crate) fn new(
         crls: impl IntoIterator<Item = Arc<Crl>>,
         cas: &[Arc<Anchor>],
+        rules: CrlRules,
         algorithms: &'static Algorithms,
     ) -> (Self, Vec<UnusedCrl>) {
         let mut issuers: HashMap<CanonicalName, Vec<Arc<Crl>>> = HashMap::new();
@@ -263,7 +279,7 @@ impl Revocation {
         for crls in issuers.values_mut() {
             keep_newest(crls, &mut unused);
         }
-        (Self { algorithms, issuers }, unused)
+        (Self { algorithms, rules, issuers }, unused)
     }
 
     /// Returns every CRL that counts or may count later, in no order.
@@ -283,12 +299,13 @@ impl Revocation {
     /// needs no status: it is refused only if a CRL revokes it.
     ///
     /// # Errors
-    /// `Revoked` if a CRL revokes any certificate, else `UnknownRevocationStatus` if no CRL states the status
-    /// of one.
+    /// `Revoked` if a CRL revokes a certificate, else, as far as the rules deny it, that a CRL has expired or
+    /// that no CRL states the status of a certificate.
     pub(crate) fn check(
         &self,
         path: &[Certificate<'_>],
         anchor: Option<&Anchor>,
+        now: UnixTime,
     ) -> Result<(), CertificateError> {
         let Some(anchor) = anchor else {
             return match path.iter().any(|pinned| self.is_listed_by_any(pinned)) {
@@ -297,15 +314,33 @@ impl Revocation {
             };
         };
         let issuers = path.iter().skip(1).map(CrlSigner::from).chain([CrlSigner::from(anchor)]);
-        let worst = path.iter().zip(issuers).map(|(own, issuer)| self.status(own, issuer)).max();
-        match worst.unwrap_or(RevocationStatus::Good) {
-            RevocationStatus::Good => Ok(()),
-            RevocationStatus::Unknown => Err(CertificateError::UnknownRevocationStatus),
-            RevocationStatus::Revoked => Err(CertificateError::Revoked),
+        let checked = match self.rules.check {
+            CrlCheck::Chain => path.len(),
+            CrlCheck::Leaf => 1,
+        };
+        let pairs = path.iter().zip(issuers).take(checked);
+        let worst = pairs.map(|(own, issuer)| self.status(own, issuer, now)).max();
+        match (worst.unwrap_or(RevocationStatus::Good), self.rules.unknown) {
+            (RevocationStatus::Good, _) | (RevocationStatus::Unknown, UnknownStatus::Allow) => {
+                Ok(())
+            }
+            (RevocationStatus::Unknown, UnknownStatus::Deny) => {
+                Err(CertificateError::UnknownRevocationStatus)
+            }
+            (RevocationStatus::Expired(next_update), _) => {
+                let next_update = UnixTime::since_unix_epoch(Duration::from_secs(next_update));
+                Err(CertificateError::ExpiredRevocationListContext { time: now, next_update })
+            }
+            (RevocationStatus::Revoked, _) => Err(CertificateError::Revoked),
         }
     }
 
-    fn status(&self, certificate: &Certificate<'_>, issuer: CrlSigner<'_>) -> RevocationStatus {
+    fn status(
+        &self,
+        certificate: &Certificate<'_>,
+        issuer: CrlSigner<'_>,
+        now: UnixTime,
+    ) -> RevocationStatus {
         let mut status = RevocationStatus::Unknown;
         // Only the newest of each scope counts, and the CRLs are sorted by age.
         let mut seen: Vec<&[u8]> = Vec::new();
@@ -321,7 +356,12 @@ impl Revocation {
             if crl.revoked.contains(certificate.serial()) {
                 return RevocationStatus::Revoked;
             }
-            status = RevocationStatus::Good;
+            let of_this = match self.rules.expired {
+                ExpiredCrl::Deny => crl.freshness(now),
+                ExpiredCrl::Warn => RevocationStatus::Good,
+            };
+            // Unknown until now, or the worst of all CRLs that cover it.
+            status = if seen.is_empty() { of_this } else { status.max(of_this) };
             seen.push(&scope.encoded);
         }
         status
@@ -358,6 +398,8 @@ impl<'a> From<&'a Anchor> for CrlSigner<'a> {
 enum RevocationStatus {
     Good,
     Unknown,
+    /// The CRL was due for an update at this time, in Unix time.
+    Expired(u64),
     Revoked,
 }
 

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, RevokedCertParams, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationList,
+    CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, RevokedCertParams,
+    SerialNumber, date_time_ymd,
 };
 use tempfile::TempDir;
 use tlsidecar::config::CertificateFiles;
@@ -167,6 +168,16 @@ impl Authority {
 
     /// Returns a CRL of this CA with this number, in PEM.
     pub(crate) fn crl_pem(&self, number: u64, revoked: &[u64]) -> String {
+        self.crl_until(2060, number, revoked).pem().unwrap()
+    }
+
+    /// Returns a CRL of this CA that is due for an update in this year.
+    pub(crate) fn crl_until(
+        &self,
+        year: i32,
+        number: u64,
+        revoked: &[u64],
+    ) -> CertificateRevocationList {
         let revoked = revoked.iter().map(|&serial| RevokedCertParams {
             serial_number: SerialNumber::from(serial),
             revocation_time: date_time_ymd(2024, 1, 1),
@@ -175,13 +186,13 @@ impl Authority {
         });
         let params = CertificateRevocationListParams {
             this_update: date_time_ymd(2024, 1, 1),
-            next_update: date_time_ymd(2060, 1, 1),
+            next_update: date_time_ymd(year, 1, 1),
             crl_number: SerialNumber::from(number),
             issuing_distribution_point: None,
             revoked_certs: revoked.collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        params.signed_by(&self.issuer()).unwrap().pem().unwrap()
+        params.signed_by(&self.issuer()).unwrap()
     }
 
     fn issuer(&self) -> Issuer<'_, &KeyPair> {

@@ -10,13 +10,16 @@ use toml::Spanned;
 use super::allow::AllowSection;
 use super::problem::Problems;
 use super::text::{AuthChoice, Text};
-use crate::config::{Allow, ClientAuth, ClientTrust};
+use crate::config::{Allow, ClientAuth, ClientTrust, CrlRules};
 
 /// The keys of a listener about client certificates.
 pub(super) struct ClientAuthKeys {
     pub(super) choice: Option<Spanned<Text<AuthChoice>>>,
     pub(super) ca: Option<Spanned<PathBuf>>,
     pub(super) crls: Vec<Spanned<PathBuf>>,
+    pub(super) crl_rules: CrlRules,
+    pub(super) accept_expired: bool,
+    pub(super) send_ca_names: bool,
     pub(super) allow: Option<Spanned<AllowSection>>,
 }
 
@@ -61,7 +64,14 @@ impl ClientAuthKeys {
             );
             return ClientAuth::None;
         };
-        let trust = ClientTrust { ca, crls, allow };
+        let trust = ClientTrust {
+            ca,
+            crls,
+            crl_rules: self.crl_rules,
+            accept_expired: self.accept_expired,
+            send_ca_names: self.send_ca_names,
+            allow,
+        };
         match wanted {
             AuthChoice::Required => ClientAuth::Required(trust),
             AuthChoice::None | AuthChoice::Optional => ClientAuth::Optional(trust),

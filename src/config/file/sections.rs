@@ -16,8 +16,8 @@ use crate::config::values::{
     NonZeroDuration, SessionAge,
 };
 use crate::config::{
-    AdminListen, BackendAddress, IdentityLimit, Limits, LogConfig, OverIdentityLimit,
-    ProcessConfig, ShutdownConfig, Tcp, Timeouts, TlsVersion,
+    AdminListen, BackendAddress, CrlCheck, ExpiredCrl, IdentityLimit, Limits, LogConfig,
+    OverIdentityLimit, ProcessConfig, ShutdownConfig, Tcp, Timeouts, TlsVersion, UnknownStatus,
 };
 use crate::logging::{Filter, Format};
 use crate::terms::name_pattern::NamePattern;
@@ -95,6 +95,11 @@ pub(super) struct TlsSection {
     pub(super) client_ca: Option<Spanned<PathBuf>>,
     #[serde(default)]
     pub(super) crls: Vec<Spanned<PathBuf>>,
+    pub(super) crl_check: Option<Text<CrlCheck>>,
+    pub(super) crl_unknown: Option<Text<UnknownStatus>>,
+    pub(super) crl_expired: Option<Text<ExpiredCrl>>,
+    pub(super) accept_expired_client_certs: Option<bool>,
+    pub(super) send_ca_names: Option<bool>,
     #[serde(default)]
     pub(super) alpn: Vec<Text<AlpnProtocol>>,
     pub(super) tickets: Option<Whole<0, 4>>,

@@ -34,7 +34,9 @@ impl CertificateFault {
             E::NotValidYet | E::NotValidYetContext { .. } => Reason::ClientCertNotYetValid,
             E::UnknownIssuer => Reason::ClientCertUnknownCa,
             E::Revoked => Reason::ClientCertRevoked,
-            E::UnknownRevocationStatus => Reason::ClientCertRevocationUnknown,
+            E::UnknownRevocationStatus
+            | E::ExpiredRevocationList
+            | E::ExpiredRevocationListContext { .. } => Reason::ClientCertRevocationUnknown,
             E::BadSignature => Reason::ClientCertBadSignature,
             E::InvalidPurpose | E::InvalidPurposeContext { .. } => Reason::ClientCertWrongUsage,
             cause if *cause == NOT_ALLOWED => Reason::ClientNotAllowed,
@@ -104,6 +106,10 @@ impl fmt::Display for CertificateFault {
                  damaged or forged"
             }
             E::Revoked => "it, or a CA certificate of its chain, is revoked",
+            E::ExpiredRevocationListContext { time, next_update } => {
+                let (date, ago) = (date(next_update), Rounded::between(next_update, time));
+                return write!(f, "a CRL that covers its chain was due for an update on {date}, {ago} ago");
+            }
             E::UnknownRevocationStatus => "no CRL covers it, or a CA certificate of its chain",
             cause if *cause == NOT_ALLOWED => "it is valid, and no rule of [listener.allow] admits it",
             E::BadEncoding => "it is not well-formed X.509",

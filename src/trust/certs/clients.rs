@@ -1,6 +1,6 @@
 //! The trust in client certificates: the CAs, pinned devices and CRLs of a verifier, from their files.
 //!
-//! **Promises.** As in HAProxy and nginx: with CRLs, the whole chain is checked, and a certificate whose
+//! **Promises.** By default as in HAProxy and nginx: with CRLs, the whole chain is checked, and a certificate whose
 //! status no CRL states is refused. A CRL past its nextUpdate stays active, with a warning: an overdue list
 //! still refuses the devices that it revokes, and refusing every device would stop the plant.
 //!
@@ -11,13 +11,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio_rustls::rustls::DistinguishedName;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use super::loaded::{LoadedFile, LoadedFiles};
 use super::pem::{self, FoundSections};
 use super::rules::{self, LoadedRules};
 use super::verifier::{ChainLimits, ClientVerifier, TrustedClients};
-use crate::config::{self, ClientAuth};
+use crate::config::{self, ClientAuth, CrlRules, ExpiredCrl, UnknownStatus};
 use crate::terms::labels::MaterialKind;
 use crate::trust::allow::AllowList;
 use crate::trust::findings::{Cause, CertError, Findings, Warning};
@@ -28,6 +29,10 @@ use crate::trust::revocation::{Crl, Revocation, UnusedCrl, UnusedReason};
 use crate::trust::x509::certificate::Certificate;
 use crate::trust::x509::path::Anchor;
 use crate::trust::x509::{CertInfo, Timestamp};
+
+/// Bytes of the names of CAs that are sent at most. A device has to receive them in each handshake; a list in
+/// TLS has 65,535 bytes at most.
+const MAX_CA_NAMES_BYTES: usize = 16 << 10;
 
 /// The trust in client certificates, with the content of the files that it was made from.
 pub(crate) struct LoadedTrust {
@@ -73,6 +78,7 @@ pub(crate) fn load(
     now: SystemTime,
     findings: &mut Findings,
 ) -> Option<LoadedTrust> {
+    let trust = tls.client_auth.trust()?;
     let client_ca = load_ca(ca, active.files, findings);
     let crls: Vec<_> = crls.iter().map(|file| load_crls(file, active.files, findings)).collect();
     let rules = allow.map(|file| {
@@ -90,13 +96,18 @@ pub(crate) fn load(
     let mut due_dates = Vec::new();
     let mut revocation = None;
     if !crls.is_empty() {
-        let verified = verify_crls(&cas.anchors, active, &mut crls, findings)?;
-        warn_of_cas_without_crl(ca, &cas, &verified, findings);
-        due_dates = due(&verified, now, findings);
+        let verified = verify_crls(&cas.anchors, trust.crl_rules, active, &mut crls, findings)?;
+        warn_of_cas_without_crl(ca, &cas, trust.crl_rules, &verified, findings);
+        due_dates = due(&verified, trust.crl_rules, now, findings);
         revocation = Some(verified);
     }
-    let own = tls.client_auth.trust().map(|trust| &trust.allow.rules)?;
+    if trust.accept_expired {
+        findings.warnings.push(Warning::AcceptsExpired);
+    }
+    let ca_names = if trust.send_ca_names { ca_names(ca, &cas, findings) } else { Vec::new() };
     let verifier = ClientVerifier {
+        accepts_expired: trust.accept_expired,
+        ca_names,
         mandatory: matches!(tls.client_auth, ClientAuth::Required(_)),
         limits: ChainLimits {
             max_certificates: tls.max_chain_certificates,
@@ -105,7 +116,7 @@ pub(crate) fn load(
         },
         trusted: cas.trusted,
         revocation,
-        allow: AllowList::new(own, rules.as_ref().map(|file| &*file.rules)),
+        allow: AllowList::new(&trust.allow.rules, rules.as_ref().map(|file| &*file.rules)),
         issuers: active.issuers.cloned().unwrap_or_default(),
     };
     let pinned = cas.devices.len();
@@ -233,6 +244,7 @@ fn load_crls(
 /// Verifies the CRLs. Where a file would take away the last valid CRL of a CA, its current CRLs are kept.
 fn verify_crls(
     cas: &[Arc<Anchor>],
+    rules: CrlRules,
     active: ActiveTrust<'_>,
     files: &mut [LoadedFile<Arc<Crl>>],
     findings: &mut Findings,
@@ -240,7 +252,7 @@ fn verify_crls(
     let algorithms = PROVIDER.signature_verification_algorithms.all;
     let verify = |files: &[LoadedFile<Arc<Crl>>]| {
         let crls = files.iter().flat_map(|file| &file.items).map(|(_, crl)| Arc::clone(crl));
-        Revocation::new(crls, cas, algorithms)
+        Revocation::new(crls, cas, rules, algorithms)
     };
     let (mut revocation, mut unused) = verify(files);
     let at_fault = match active.revocation {
@@ -286,21 +298,35 @@ fn last_of_a_ca(
 fn warn_of_cas_without_crl(
     ca: &Material,
     cas: &Bundle,
+    rules: CrlRules,
     revocation: &Revocation,
     findings: &mut Findings,
 ) {
     for (name, anchor) in cas.names.iter().zip(&cas.anchors) {
         if !revocation.covers(anchor) {
             let (file, ca) = (ca.path.clone(), name.clone());
-            findings.warnings.push(Warning::CaWithoutCrl { file, ca });
+            let admitted = rules.unknown == UnknownStatus::Allow;
+            findings.warnings.push(Warning::CaWithoutCrl { file, ca, admitted });
         }
     }
+}
+
+/// Returns the names of the CAs; none if they are too long for one message.
+fn ca_names(ca: &Material, cas: &Bundle, findings: &mut Findings) -> Vec<DistinguishedName> {
+    let names: Vec<_> = cas.anchors.iter().map(|anchor| anchor.encoded_name().clone()).collect();
+    let bytes = names.iter().map(|name| 2 + name.as_ref().len()).sum::<usize>();
+    if bytes <= MAX_CA_NAMES_BYTES {
+        return names;
+    }
+    findings.warnings.push(Warning::CaNamesTooLong { file: ca.path.clone(), bytes });
+    Vec::new()
 }
 
 /// Returns, for each file, the earliest date on which one of its CRLs is due for an update. Warns about
 /// those that are overdue.
 fn due(
     revocation: &Revocation,
+    rules: CrlRules,
     now: SystemTime,
     findings: &mut Findings,
 ) -> Vec<(PathBuf, Timestamp)> {
@@ -310,7 +336,8 @@ fn due(
         let Some(next_update) = crl.info.next_update else { continue };
         if next_update.has_passed(now) {
             let line = crl.line;
-            findings.warnings.push(Warning::CrlStale { file: file.clone(), line, next_update });
+            let (file, denies) = (file.clone(), rules.expired == ExpiredCrl::Deny);
+            findings.warnings.push(Warning::CrlStale { file, line, next_update, denies });
         }
         let earliest = due.entry(file).or_insert(next_update);
         *earliest = next_update.min(*earliest);

@@ -123,10 +123,15 @@ pub(crate) fn certificates(
     })
 }
 
-/// Returns the CRLs of a file, at least one.
+/// Returns the CRLs of a file in PEM, at least one; or the CRL of a file in DER, the form in which CAs publish it.
 pub(super) fn revocation_lists(
     file: &Material,
 ) -> Result<FoundSections<CertificateRevocationListDer<'static>>, CertError> {
+    let bytes = file.bytes()?;
+    if matches!(check_encoding(bytes, SectionKind::Crl), Err(Cause::Der(_))) {
+        let items = vec![(1, bytes.to_vec().into())];
+        return Ok(FoundSections { items, ignored: Vec::new() });
+    }
     load(file, SectionKind::Crl, |item| if let Item::Crl(crl) = item { Some(crl) } else { None })
 }
 

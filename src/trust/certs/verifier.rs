@@ -27,7 +27,7 @@ use crate::trust::issuers::KnownIssuers;
 use crate::trust::provider::{HandshakeScope, transcript};
 use crate::trust::refused::{Hint, RefusedCertificate};
 use crate::trust::revocation::Revocation;
-use crate::trust::x509::certificate::Certificate;
+use crate::trust::x509::certificate::{Certificate, VerificationTime};
 use crate::trust::x509::path::{self, Anchor, Anchors, CertificationPath};
 use crate::trust::x509::signature::{Algorithms, PublicKey};
 
@@ -35,6 +35,10 @@ use crate::trust::x509::signature::{Algorithms, PublicKey};
 #[derive(Debug)]
 pub(crate) struct ClientVerifier {
     pub(super) mandatory: bool,
+    /// Certificates past their notAfter are accepted.
+    pub(crate) accepts_expired: bool,
+    /// The names of the CAs that clients are sent.
+    pub(super) ca_names: Vec<DistinguishedName>,
     pub(super) limits: ChainLimits,
     pub(super) trusted: TrustedClients,
     pub(crate) revocation: Option<Revocation>,
@@ -126,18 +130,18 @@ impl TrustedClients {
         leaf: &'a CertificateDer<'a>,
         own: Certificate<'a>,
         rest: &'a [CertificateDer<'a>],
-        now: UnixTime,
+        at: VerificationTime,
     ) -> Result<ClientPath<'a>, CertificateError> {
         if self.themselves.contains(leaf) {
-            path::check_pinned(&own, now)?;
+            path::check_pinned(&own, at)?;
             let (ders, certificates) = (vec![leaf], vec![own]);
             return Ok(ClientPath { ders, certificates, anchor: None });
         }
         // A certificate that cannot be parsed issues nothing. Devices send whatever their files contain.
         let readable = rest.iter().filter_map(|der| Some((der, Certificate::parse(der).ok()?)));
         let (ders, sent): (Vec<_>, Vec<_>) = [(leaf, own)].into_iter().chain(readable).unzip();
-        let path = path::find(&sent, &self.anchors, self.algorithms.all, now)?;
-        path.check(&sent, now)?;
+        let path = path::find(&sent, &self.anchors, self.algorithms.all, at.now)?;
+        path.check(&sent, at)?;
         let CertificationPath { places, anchor } = path;
         let mut sent: Vec<_> = sent.into_iter().map(Some).collect();
         Ok(ClientPath {
@@ -198,12 +202,13 @@ impl ClientVerifier {
         if own.is_old() && !self.limits.allow_v1 {
             return Err(ChainError::Version1.into());
         }
-        let path = self.trusted.path(leaf, own, rest, now)?;
+        let at = VerificationTime { now, accepts_expired: self.accepts_expired };
+        let path = self.trusted.path(leaf, own, rest, at)?;
         if let Some(bits) = path.certificates.first().and_then(|own| own.key().odd_rsa_bits()) {
             return Err(ChainError::RsaKey { bits }.into());
         }
         if let Some(revocation) = &self.revocation {
-            revocation.check(&path.certificates, path.anchor)?;
+            revocation.check(&path.certificates, path.anchor, now)?;
         }
         if !self.allow.is_empty() && !self.allow.admits(&identity::of(leaf)) {
             return Err(NOT_ALLOWED);
@@ -243,10 +248,10 @@ impl ClientCertVerifier for ClientVerifier {
         self.mandatory
     }
 
-    /// Returns none. The names of the CAs help a client with several certificates to choose; a device
-    /// has one, and small devices cannot receive a long flight.
+    /// Returns none by default. The names of the CAs help a client with several certificates to choose; a
+    /// device has one, and small devices cannot receive a long flight.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
+        &self.ca_names
     }
 
     fn verify_client_cert(
@@ -260,7 +265,7 @@ impl ClientCertVerifier for ClientVerifier {
             .inspect_err(|cause| self.note_refused(end_entity, intermediates, cause))?;
         let authentication = Authentication {
             at: now.as_secs(),
-            until: path.not_after(),
+            until: if self.accepts_expired { u64::MAX } else { path.not_after() },
             issuers: self.issuers.store(&path.ders[1..]),
         };
         HandshakeScope::with_entered(|scope| scope.verified = Some(authentication));

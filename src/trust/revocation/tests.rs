@@ -109,9 +109,17 @@ impl CrlCa {
         let (certificate, ca) = (self.issues(7, leaf), self.certificate());
         let anchor = Arc::new(Anchor::of_any(&ca).unwrap());
         let algorithms = default_provider().signature_verification_algorithms.all;
-        let (revocation, unused) = Revocation::new(crls, &[Arc::clone(&anchor)], algorithms);
+        let (revocation, unused) =
+            Revocation::new(crls, &[Arc::clone(&anchor)], CrlRules::default(), algorithms);
         let unused = unused.into_iter().map(|unused| unused.reason).collect();
-        (revocation.check(&[Certificate::parse(&certificate).unwrap()], Some(&anchor)), unused)
+        (
+            revocation.check(
+                &[Certificate::parse(&certificate).unwrap()],
+                Some(&anchor),
+                UnixTime::now(),
+            ),
+            unused,
+        )
     }
 }
 

@@ -31,6 +31,20 @@ pub(crate) struct Certificate<'a> {
     pub(super) extensions: CertExtensions<'a>,
 }
 
+/// The time at which certificates are verified.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct VerificationTime {
+    pub(crate) now: UnixTime,
+    /// A certificate that has expired is accepted.
+    pub(crate) accepts_expired: bool,
+}
+
+impl From<UnixTime> for VerificationTime {
+    fn from(now: UnixTime) -> Self {
+        Self { now, accepts_expired: false }
+    }
+}
+
 /// The extensions that decide the use of a certificate; version 1 has none.
 #[derive(Debug, Default)]
 pub(super) struct CertExtensions<'a> {
@@ -164,8 +178,9 @@ impl<'a> Certificate<'a> {
         Timestamp(self.parsed.tbs_certificate.validity.not_after)
     }
 
-    /// Checks that it is valid at `now`.
-    pub(super) fn check_validity(&self, now: UnixTime) -> Result<(), CertificateError> {
+    /// Checks that it is valid at this time.
+    pub(super) fn check_validity(&self, at: VerificationTime) -> Result<(), CertificateError> {
+        let VerificationTime { now, accepts_expired } = at;
         let validity = self.parsed.validity();
         let unix = |time: Timestamp| {
             let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
@@ -176,7 +191,7 @@ impl<'a> Certificate<'a> {
         if now < not_before {
             return Err(CertificateError::NotValidYetContext { time: now, not_before });
         }
-        if now > not_after {
+        if now > not_after && !accepts_expired {
             return Err(CertificateError::ExpiredContext { time: now, not_after });
         }
         Ok(())

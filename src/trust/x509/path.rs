@@ -19,10 +19,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio_rustls::rustls::pki_types::{CertificateDer, UnixTime};
-use tokio_rustls::rustls::{CertificateError, OtherError};
+use tokio_rustls::rustls::{CertificateError, DistinguishedName, OtherError};
 use x509_parser::extensions::NameConstraints;
 
-use super::certificate::Certificate;
+use super::certificate::{Certificate, VerificationTime};
 use super::names::CanonicalName;
 use super::signature::{Algorithms, PublicKey};
 use super::{Malformed, constraints};
@@ -39,6 +39,7 @@ const SPARE_SIGNATURES: usize = 4;
 pub(crate) struct Anchor {
     der: CertificateDer<'static>,
     subject: CanonicalName,
+    encoded_name: DistinguishedName,
     key: PublicKey<'static>,
     key_id: Option<Box<[u8]>>,
     max_path: Option<u32>,
@@ -71,6 +72,7 @@ impl Anchor {
     fn of(certificate: &Certificate<'_>, der: &CertificateDer<'static>) -> Self {
         Self {
             subject: certificate.subject.clone(),
+            encoded_name: certificate.parsed.subject().as_raw().to_vec().into(),
             key: certificate.key.clone().into_owned(),
             key_id: certificate.extensions.own_key_id.map(Box::from),
             max_path: certificate.extensions.basic.and_then(|basic| basic.max_path),
@@ -89,6 +91,11 @@ impl Anchor {
     /// Returns its name.
     pub(crate) const fn subject(&self) -> &CanonicalName {
         &self.subject
+    }
+
+    /// Returns its name as it is encoded in the certificate.
+    pub(crate) const fn encoded_name(&self) -> &DistinguishedName {
+        &self.encoded_name
     }
 
     /// Returns its public key.
@@ -279,7 +286,7 @@ impl<'a> Search<'_, 'a> {
             (
                 is_other(certificate.extensions.issuer_key_id, issuer.extensions.own_key_id),
                 !issuer.is_ca(),
-                issuer.check_validity(self.now).is_err(),
+                issuer.check_validity(self.now.into()).is_err(),
                 self.hops[i],
             )
         });
@@ -358,7 +365,7 @@ impl From<PathError> for CertificateError {
 }
 
 impl CertificationPath<'_> {
-    /// Checks the certificates of the path at `now`: validity, purpose, critical extensions, path length and
+    /// Checks the certificates of the path at this time: validity, purpose, critical extensions, path length and
     /// name constraints. The CA is checked as well, except for its validity: devices must not be refused
     /// because their CA expired during the night.
     ///
@@ -367,11 +374,11 @@ impl CertificationPath<'_> {
     pub(crate) fn check(
         &self,
         sent: &[Certificate<'_>],
-        now: UnixTime,
+        at: VerificationTime,
     ) -> Result<(), CertificateError> {
         let path: Vec<_> = self.places.iter().map(|&place| &sent[place]).collect();
         for certificate in &path {
-            certificate.check_validity(now)?;
+            certificate.check_validity(at)?;
             certificate.check_purpose()?;
             certificate.check_extensions()?;
         }
@@ -426,15 +433,15 @@ fn check_names(
     Ok(())
 }
 
-/// Checks the certificate of a pinned device at `now`.
+/// Checks the certificate of a pinned device at this time.
 ///
 /// # Errors
 /// If it is not valid, or not for clients.
 pub(crate) fn check_pinned(
     certificate: &Certificate<'_>,
-    now: UnixTime,
+    at: VerificationTime,
 ) -> Result<(), CertificateError> {
-    certificate.check_validity(now)?;
+    certificate.check_validity(at)?;
     certificate.check_purpose()?;
     let is_ca = certificate.extensions.basic.is_some_and(|basic| basic.ca);
     if is_ca && !certificate.may_authenticate() {

@@ -114,7 +114,7 @@ fn verdict(cas: &[Der], sent: &[&Der]) -> (Result<Vec<usize>, CertificateError>,
     let sent: Vec<_> = sent.iter().map(|der| Certificate::parse(der).unwrap()).collect();
     CHECKS.set(0);
     let path = find(&sent, &anchors, &counted, now());
-    let places = path.and_then(|path| path.check(&sent, now()).map(|()| path.places));
+    let places = path.and_then(|path| path.check(&sent, now().into()).map(|()| path.places));
     (places, CHECKS.get())
 }
 
