@@ -90,6 +90,12 @@ async fn kind(device: &Device, proxy: &Proxy) -> HandshakeKind {
     session.get_ref().1.handshake_kind().unwrap()
 }
 
+/// Returns the resumptions of a proxy with this outcome.
+fn resumptions(proxy: &Proxy, outcome: &str) -> u64 {
+    let labels = format!("listener=\"test\",outcome=\"{outcome}\"");
+    proxy.count(&format!("tlsidecar_resumptions_total{{{labels}}}"))
+}
+
 #[tokio::test]
 async fn listeners_with_the_same_keys_and_policy_resume_each_others_sessions() {
     let scene = Scene::new().await;
@@ -142,6 +148,8 @@ async fn a_ticket_of_another_policy_is_declined_into_a_full_handshake() {
             assert_eq!(kind(&device, &other).await, HandshakeKind::Full, "{i}");
             assert_eq!(kind(&device, &other).await, HandshakeKind::Resumed, "{i}");
         }
+        let counted = ["unknown_key", "resumed"].map(|outcome| resumptions(&other, outcome));
+        assert_eq!(counted, [2, 2], "{i}");
     }
 }
 
@@ -175,6 +183,8 @@ async fn issuers_that_a_process_has_not_seen_cost_one_full_handshake() {
     }
     assert_eq!(kind(&first, &other).await, HandshakeKind::Full, "it learns the issuers");
     assert_eq!(kind(&second, &other).await, HandshakeKind::Resumed);
+    let counted = ["unknown_issuers", "resumed"].map(|outcome| resumptions(&other, outcome));
+    assert_eq!(counted, [1, 1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,6 +244,7 @@ async fn a_session_that_is_too_old_is_declined_into_a_full_handshake() {
         // A new ticket, and still the same age.
         assert_eq!(kind(device, &other).await, HandshakeKind::Full);
     }
+    assert_eq!(resumptions(&other, "too_old"), 2);
 }
 
 #[tokio::test]
@@ -249,6 +260,18 @@ async fn remembered_sessions_have_the_same_age() {
     assert_eq!(kind(&device, &proxy).await, HandshakeKind::Resumed);
     eventually("three seconds", || SystemTime::now() > start + 4 * second).await;
     assert_eq!(kind(&device, &proxy).await, HandshakeKind::Full);
+    assert_eq!(resumptions(&proxy, "too_old"), 1);
+}
+
+#[tokio::test]
+async fn a_session_that_is_not_remembered_leads_to_a_full_handshake() {
+    let scene = Scene::new().await;
+    let (one, other) = (scene.proxy(), scene.proxy());
+    let [device, _] = scene.devices(&scene.pair());
+    let device = device.without_tickets();
+    assert_eq!(kind(&device, &one).await, HandshakeKind::Full);
+    assert_eq!(kind(&device, &other).await, HandshakeKind::Full);
+    assert_eq!(resumptions(&other, "unknown_session"), 1);
 }
 
 #[tokio::test]
@@ -358,6 +381,7 @@ async fn a_ticket_states_the_rest_of_the_age() {
         assert!(declined.contains("New, "), "{version}: {declined}");
         assert!(lifetime(&declined) >= 999, "{version}: {declined}");
     }
+    assert_eq!(resumptions(&proxy, "not_usable"), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -420,4 +444,6 @@ async fn a_ticket_that_is_garbage_is_declined_into_a_full_handshake() {
         assert!(resumed.contains("Reused, "), "{version}: {resumed}");
     }
     proxy.end_with(Reason::Ok, 2 * 5).await;
+    let counted = ["unknown_key", "damaged", "resumed"].map(|o| resumptions(&proxy, o));
+    assert_eq!(counted, [2, 4, 2]);
 }

@@ -17,7 +17,7 @@ use super::declare::{BySuite, Set, declare_metrics};
 use crate::terms::closed_set::ClosedSet;
 use crate::terms::labels::{
     AcceptError, Age, Alert, Cipher, ClientCertificate, Direction, Expiry, Group, HandshakeKind,
-    HandshakePart, Incompatible, KeyKind, OfferedVersion, Silence, SuiteKind,
+    HandshakePart, Incompatible, KeyKind, OfferedVersion, ResumptionOutcome, Silence, SuiteKind,
 };
 use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::Reason;
@@ -88,6 +88,9 @@ declare_metrics! {
         clients: Set<ClientCertificate, IntCounter>
             = "tlsidecar_handshake_clients_total" ["listener", "certificate"]
             "TLS handshakes completed, by the client's certificate.";
+        resumptions: Set<ResumptionOutcome, IntCounter>
+            = "tlsidecar_resumptions_total" ["listener", "outcome"]
+            "Sessions that clients offered to resume, in completed TLS handshakes.";
         hellos: Set<OfferedVersion, IntCounter>
             = "tlsidecar_client_hellos_total" ["listener", "version"]
             "ClientHellos read, by the highest version that they offer.";
@@ -232,12 +235,15 @@ impl ListenerMetrics {
         wait: Duration,
         crypto: Duration,
     ) {
-        let Negotiated { cipher, kind, group, key, client, alpn: _ } = *negotiated;
+        let Negotiated { cipher, kind, group, key, client, resumption, alpn: _ } = *negotiated;
         self.own.handshakes[cipher][kind].inc();
         self.own.handshake_duration[kind].observe(took.as_secs_f64());
         self.own.groups[group].inc();
         self.own.certificates[key].inc();
         self.own.clients[client].inc();
+        if let Some(outcome) = resumption {
+            self.own.resumptions[outcome].inc();
+        }
         let waited_for_client = took.saturating_sub(wait).saturating_sub(crypto);
         for (part, time) in [
             (HandshakePart::Wait, wait),

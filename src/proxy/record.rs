@@ -21,7 +21,8 @@ use crate::metrics::{BackendMetrics, ListenerMetrics};
 use crate::sessions::top::By;
 use crate::sessions::{CompletedHandshake, Session, Sessions};
 use crate::terms::labels::{
-    Alert, ConnectResult, Direction, HandshakeKind, Incompatible, OfferedVersion, SuiteKind,
+    Alert, ConnectResult, Direction, HandshakeKind, Incompatible, OfferedVersion,
+    ResumptionOutcome, SuiteKind,
 };
 use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::{Origin, Reason};
@@ -181,6 +182,7 @@ impl Record {
             tracing::debug!(
                 connection = self.session.id,
                 listener = self.session.metrics.name(),
+                resumption = negotiated.resumption.map(ResumptionOutcome::as_str),
                 "ticket of the device not accepted, full handshake"
             );
         }
@@ -341,6 +343,7 @@ macro_rules! access {
             tls = tls.map(|tls| tls.cipher.version()),
             cipher = tls.map(|tls| tls.cipher.as_str()),
             handshake = tls.map(|tls| tls.kind.as_str()),
+            resumption = tls.and_then(declined_resumption),
             handshake_ms = handshake.map(|handshake| milliseconds(handshake.took)),
             backend = session.backend.get().map(|backend| backend.address()),
             connect_ms = session.connect.get().copied().map(milliseconds),
@@ -352,6 +355,13 @@ macro_rules! access {
     }};
 }
 use access;
+
+/// Returns why the session that the client offered was not resumed.
+fn declined_resumption(tls: &Negotiated) -> Option<&'static str> {
+    tls.resumption
+        .filter(|outcome| *outcome != ResumptionOutcome::Resumed)
+        .map(ResumptionOutcome::as_str)
+}
 
 fn milliseconds(duration: Duration) -> f64 {
     // Rounded to microseconds.

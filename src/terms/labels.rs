@@ -150,6 +150,28 @@ closed_set! {
 }
 
 closed_set! {
+    /// The outcome of the resumption that a client offered.
+    pub enum ResumptionOutcome {
+        /// The session was resumed.
+        Resumed => "resumed",
+        /// The ticket was sealed with another key or under another policy, or is no ticket of ours.
+        UnknownKey => "unknown_key",
+        /// The ticket names a key of ours, which did not seal it, or has content that we do not write.
+        Damaged => "damaged",
+        /// The session is older than `max_session_age`.
+        TooOld => "too_old",
+        /// A certificate of the client has expired.
+        Expired => "expired",
+        /// No client has sent these intermediate CAs since the start of the process.
+        UnknownIssuers => "unknown_issuers",
+        /// The session is not, or no longer, among those that are remembered for clients without tickets.
+        UnknownSession => "unknown_session",
+        /// The session is valid, but for another server name or cipher suite.
+        NotUsable => "not_usable",
+    }
+}
+
+closed_set! {
     /// The certificate of a client.
     pub enum ClientCertificate {
         /// The client sent none.

@@ -4,7 +4,7 @@
 //!
 //! **Not here.** The names of the values (`labels.rs`), the handshake (`proxy/handshake.rs`).
 
-use super::labels::{Cipher, ClientCertificate, Group, HandshakeKind, KeyKind};
+use super::labels::{Cipher, ClientCertificate, Group, HandshakeKind, KeyKind, ResumptionOutcome};
 
 /// The parameters that a complete TLS handshake agreed on.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub(crate) struct Negotiated {
     /// The key type of the server certificate.
     pub(crate) key: KeyKind,
     pub(crate) client: ClientCertificate,
+    /// The outcome of the resumption; none if the client offered none, or resumption is off.
+    pub(crate) resumption: Option<ResumptionOutcome>,
     /// One of the listener's own protocols.
     pub(crate) alpn: Option<Box<str>>,
 }

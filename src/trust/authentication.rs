@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use super::issuers::Issuers;
+use crate::terms::labels::ResumptionOutcome;
 
 /// Difference between the clocks of replicas that is accepted, in seconds. A ticket from a later time was made
 /// by a host with a wrong clock, and would live too long.
@@ -31,12 +32,19 @@ impl Authentication {
         Self { at: now, until: u64::MAX, issuers: None }
     }
 
-    /// Returns for how many seconds the session may still be resumed: 0 if it may not.
-    pub(crate) fn remaining(&self, max_age: u64, now: u64) -> u64 {
-        if self.at > now.saturating_add(MAX_SKEW) {
-            return 0;
+    /// Returns for how many seconds the session may still be resumed: at least 1.
+    ///
+    /// # Errors
+    /// The reason for which it may not be resumed.
+    pub(crate) fn remaining(&self, max_age: u64, now: u64) -> Result<u64, ResumptionOutcome> {
+        let end = self.at.saturating_add(max_age);
+        if now >= self.until {
+            return Err(ResumptionOutcome::Expired);
         }
-        self.at.saturating_add(max_age).min(self.until).saturating_sub(now)
+        if now >= end || self.at > now.saturating_add(MAX_SKEW) {
+            return Err(ResumptionOutcome::TooOld);
+        }
+        Ok(end.min(self.until) - now)
     }
 }
 
@@ -47,18 +55,18 @@ mod tests {
     #[test]
     fn it_ends_with_the_age_or_the_certificate_whichever_is_first() {
         let of = |at, until| Authentication { at, until, issuers: None };
-        assert_eq!(of(1000, u64::MAX).remaining(100, 1000), 100);
-        assert_eq!(of(1000, u64::MAX).remaining(100, 1099), 1);
-        assert_eq!(of(1000, u64::MAX).remaining(100, 1100), 0);
-        assert_eq!(of(1000, 1050).remaining(100, 1049), 1);
-        assert_eq!(of(1000, 1050).remaining(100, 1051), 0);
+        assert_eq!(of(1000, u64::MAX).remaining(100, 1000), Ok(100));
+        assert_eq!(of(1000, u64::MAX).remaining(100, 1099), Ok(1));
+        assert_eq!(of(1000, u64::MAX).remaining(100, 1100), Err(ResumptionOutcome::TooOld));
+        assert_eq!(of(1000, 1050).remaining(100, 1049), Ok(1));
+        assert_eq!(of(1000, 1050).remaining(100, 1050), Err(ResumptionOutcome::Expired));
     }
 
     #[test]
     fn one_from_the_future_ends_at_once() {
         let at = 1000 + MAX_SKEW;
         let of = |at| Authentication { at, until: u64::MAX, issuers: None };
-        assert_eq!(of(at).remaining(100, 1000), MAX_SKEW + 100);
-        assert_eq!(of(at + 1).remaining(100, 1000), 0);
+        assert_eq!(of(at).remaining(100, 1000), Ok(MAX_SKEW + 100));
+        assert_eq!(of(at + 1).remaining(100, 1000), Err(ResumptionOutcome::TooOld));
     }
 }

@@ -51,7 +51,7 @@ impl FuzzTickets {
     /// Opens the bytes as a ticket. Returns whether it was accepted.
     #[must_use]
     pub fn opens(&self, ticket: &[u8]) -> bool {
-        self.sessions.open(ticket, NOW).is_some()
+        self.sessions.open(ticket, NOW).is_ok()
     }
 
     /// Seals a state of rustls into a ticket; none if it has another layout, or a certificate.

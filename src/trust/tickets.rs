@@ -34,9 +34,13 @@ use self::remembered::RememberedSessions;
 use super::digest::Digest;
 use super::issuers::KnownIssuers;
 use super::provider::HandshakeScope;
+use crate::terms::labels::ResumptionOutcome;
 
 /// The longest ticket that is opened. A longer one is none of ours.
 const MAX_TICKET_BYTES: usize = saved_session::MAX_BYTES + keys::OVERHEAD_BYTES;
+
+/// Tickets of a ClientHello that are opened. Clients offer one or two; a ClientHello has room for a thousand.
+const MAX_TICKETS: usize = 8;
 
 /// The longest lifetime of a ticket, in seconds: RFC 8446 section 4.6.1.
 const MAX_LIFETIME: u64 = 7 * 24 * 3600;
@@ -137,18 +141,18 @@ impl SavedSessions {
             scope.resumed.clone().or_else(|| scope.verified.clone())
         });
         let (saved, authentication) = saved_session::encode(state, known.flatten(), now)?;
-        let remaining = authentication.remaining(self.max_age, now);
-        (remaining > 0).then_some((saved, remaining))
+        Some((saved, authentication.remaining(self.max_age, now).ok()?))
     }
 
-    /// Decodes a session. Returns none if it may no longer be resumed.
-    pub(super) fn restore(&self, saved: &[u8], now: u64) -> Option<Vec<u8>> {
+    /// Decodes a session, and returns the state.
+    ///
+    /// # Errors
+    /// The reason for which it is not resumed.
+    pub(super) fn restore(&self, saved: &[u8], now: u64) -> Result<Vec<u8>, ResumptionOutcome> {
         let (state, authentication) = saved_session::decode(saved, &self.issuers)?;
-        if authentication.remaining(self.max_age, now) == 0 {
-            return None;
-        }
+        authentication.remaining(self.max_age, now)?;
         HandshakeScope::with_entered(|scope| scope.resumed = Some(authentication));
-        Some(state)
+        Ok(state)
     }
 
     /// Seals the state of a session into a ticket.
@@ -162,12 +166,37 @@ impl SavedSessions {
     }
 
     /// Opens a ticket, and returns the state of the session.
-    pub(super) fn open(&self, ticket: &[u8], now: u64) -> Option<Vec<u8>> {
+    ///
+    /// # Errors
+    /// The reason for which it is declined.
+    pub(super) fn open(&self, ticket: &[u8], now: u64) -> Result<Vec<u8>, ResumptionOutcome> {
         if ticket.len() > MAX_TICKET_BYTES {
-            return None;
+            return Err(ResumptionOutcome::UnknownKey);
         }
         self.restore(&self.keys.open(ticket, now)?, now)
     }
+
+    /// Looks a remembered session up with `find`, and returns its state.
+    fn recall(&self, find: impl FnOnce(&RememberedSessions) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
+        let found = find(&self.remembered).ok_or(ResumptionOutcome::UnknownSession);
+        noted(found.and_then(|saved| self.restore(&saved, now())))
+    }
+}
+
+/// Notes the outcome of a resumption in the scope of the handshake.
+fn noted(result: Result<Vec<u8>, ResumptionOutcome>) -> Option<Vec<u8>> {
+    let outcome = result.as_ref().err().copied().unwrap_or(ResumptionOutcome::Resumed);
+    HandshakeScope::with_entered(|scope| scope.resumption = Some(outcome));
+    result.ok()
+}
+
+/// Returns whether the client has offered more tickets than are opened.
+fn are_too_many() -> bool {
+    let offered = HandshakeScope::with_entered(|scope| {
+        scope.tickets_offered += 1;
+        scope.tickets_offered
+    });
+    offered.is_some_and(|offered| offered > MAX_TICKETS)
 }
 
 impl fmt::Debug for SavedSessions {
@@ -194,7 +223,10 @@ impl ProducesTickets for SavedSessions {
     }
 
     fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
-        self.open(cipher, now())
+        if are_too_many() {
+            return None;
+        }
+        noted(self.open(cipher, now()))
     }
 }
 
@@ -206,11 +238,11 @@ impl StoresServerSessions for SavedSessions {
     }
 
     fn get(&self, id: &[u8]) -> Option<Vec<u8>> {
-        self.restore(&self.remembered.get(id)?, now())
+        self.recall(|remembered| remembered.get(id))
     }
 
     fn take(&self, id: &[u8]) -> Option<Vec<u8>> {
-        self.restore(&self.remembered.take(id)?, now())
+        self.recall(|remembered| remembered.take(id))
     }
 
     fn can_cache(&self) -> bool {

@@ -30,6 +30,7 @@ pub(super) fn negotiated(
         group: handshake.group().map_or(Group::None, group),
         key: if kind == HandshakeKind::Resumed { KeyKind::None } else { key(cipher) },
         client,
+        resumption: handshake.resumption(),
         alpn: handshake.alpn().map(|alpn| String::from_utf8_lossy(alpn).into()),
     })
 }

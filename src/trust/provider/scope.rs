@@ -23,6 +23,7 @@ use tokio_rustls::rustls::{
 
 use super::disguise::Disguise;
 use crate::lock::Lock;
+use crate::terms::labels::ResumptionOutcome;
 use crate::trust::authentication::Authentication;
 use crate::trust::refused::RefusedCertificate;
 
@@ -48,6 +49,10 @@ pub(crate) struct HandshakeScope {
     pub(crate) verified: Option<Authentication>,
     /// The authentication of the session that the client resumes.
     pub(crate) resumed: Option<Authentication>,
+    /// The outcome of the resumption that the client offered.
+    pub(crate) resumption: Option<ResumptionOutcome>,
+    /// Tickets that the client has offered.
+    pub(crate) tickets_offered: usize,
     /// Seconds for which the last ticket that was sealed can be used.
     pub(crate) ticket_lifetime: Option<u32>,
     /// The client's certificate, if it or its chain was refused.
@@ -83,6 +88,13 @@ impl HandshakeScope {
     /// Calls `look` with the scope that is entered on this thread, if there is one.
     pub(crate) fn with_entered<R>(look: impl FnOnce(&mut Self) -> R) -> Option<R> {
         ENTERED.with_borrow_mut(|entered| entered.as_mut().map(look))
+    }
+
+    /// Forgets the session that was opened for the client: rustls does not resume it.
+    pub(crate) fn decline_resumed(&mut self) {
+        if self.resumed.take().is_some() {
+            self.resumption = Some(ResumptionOutcome::NotUsable);
+        }
     }
 
     /// Takes the secrets of the session that the handshake led to; none before TLS 1.3.

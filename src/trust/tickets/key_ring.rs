@@ -13,6 +13,7 @@ use aws_lc_rs::error::Unspecified;
 
 use super::keys::{MasterKey, TicketKey, key_name};
 use crate::lock::Lock;
+use crate::terms::labels::ResumptionOutcome;
 use crate::trust::digest::Digest;
 
 /// Seconds for which a key of this process seals.
@@ -70,19 +71,26 @@ impl KeyRing {
         Some(SealedTicket { bytes: key.seal(content)?, key_ends })
     }
 
-    /// Opens a ticket. Returns none if it was sealed with another key.
-    pub(super) fn open(&self, ticket: &[u8], now: u64) -> Option<Vec<u8>> {
-        let name = key_name(ticket)?;
-        let key = match self {
-            Self::Shared { all, .. } => all.iter().find(|key| key.is_named(name))?.clone(),
+    /// Opens a ticket.
+    ///
+    /// # Errors
+    /// `UnknownKey` if it names none of these keys, `Damaged` if the key that it names did not seal it.
+    pub(super) fn open(&self, ticket: &[u8], now: u64) -> Result<Vec<u8>, ResumptionOutcome> {
+        let key = key_name(ticket).and_then(|name| self.named(name, now));
+        let key = key.ok_or(ResumptionOutcome::UnknownKey)?;
+        key.open(ticket).ok_or(ResumptionOutcome::Damaged)
+    }
+
+    fn named(&self, name: &[u8], now: u64) -> Option<Arc<TicketKey>> {
+        match self {
+            Self::Shared { all, .. } => all.iter().find(|key| key.is_named(name)).cloned(),
             Self::Own { policy, keys } => {
                 let mut keys = keys.lock();
                 keys.rotate(policy, now)?;
                 let mut all = [Some(&keys.current), keys.previous.as_ref()].into_iter().flatten();
-                all.find(|key| key.is_named(name))?.clone()
+                all.find(|key| key.is_named(name)).cloned()
             }
-        };
-        key.open(ticket)
+        }
     }
 }
 
@@ -120,16 +128,16 @@ mod tests {
         let (old, new) = (shared(&[1, 2, 3]), shared(&[2, 3, 4]));
         for (one, other) in [(&old, &new), (&new, &old)] {
             let ticket = one.seal(b"content", 0).unwrap().bytes;
-            assert_eq!(other.open(&ticket, 0).as_deref(), Some(&b"content"[..]));
+            assert_eq!(other.open(&ticket, 0).unwrap(), b"content");
         }
     }
 
     #[test]
     fn the_last_key_but_one_seals() {
         let sealed_by_two = shared(&[1, 2, 3]).seal(b"content", 0).unwrap().bytes;
-        assert!(shared(&[2]).open(&sealed_by_two, 0).is_some());
+        assert!(shared(&[2]).open(&sealed_by_two, 0).is_ok());
         let sealed_by_three = shared(&[1, 2, 3, 4]).seal(b"content", 0).unwrap().bytes;
-        assert!(shared(&[3]).open(&sealed_by_three, 0).is_some());
+        assert!(shared(&[3]).open(&sealed_by_three, 0).is_ok());
     }
 
     #[test]
@@ -139,15 +147,15 @@ mod tests {
         assert_eq!(first.key_ends, Some(1000 + 2 * ROTATION));
         let second = keys.seal(b"content", 1000 + ROTATION).unwrap();
         assert_ne!(key_name(&first.bytes), key_name(&second.bytes), "it has rotated");
-        assert!(keys.open(&first.bytes, 1000 + 2 * ROTATION - 1).is_some());
-        assert!(keys.open(&first.bytes, 1000 + 2 * ROTATION).is_none());
-        assert!(keys.open(&second.bytes, 1000 + 2 * ROTATION).is_some());
+        assert!(keys.open(&first.bytes, 1000 + 2 * ROTATION - 1).is_ok());
+        assert!(keys.open(&first.bytes, 1000 + 2 * ROTATION).is_err());
+        assert!(keys.open(&second.bytes, 1000 + 2 * ROTATION).is_ok());
     }
 
     #[test]
     fn an_own_key_that_was_not_used_for_long_opens_nothing() {
         let keys = KeyRing::own(policy(), 0).unwrap();
         let ticket = keys.seal(b"content", 0).unwrap().bytes;
-        assert!(keys.open(&ticket, 2 * ROTATION).is_none());
+        assert!(keys.open(&ticket, 2 * ROTATION).is_err());
     }
 }

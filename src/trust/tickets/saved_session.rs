@@ -10,8 +10,9 @@
 //! **Not here.** The layout of rustls's state (`state.rs`), encryption (`keys.rs`).
 
 use super::state::State;
+use crate::terms::labels::ResumptionOutcome;
 use crate::trust::authentication::Authentication;
-use crate::trust::issuers::{ID_BYTES, IssuersId, KnownIssuers};
+use crate::trust::issuers::{ID_BYTES, Issuers, IssuersId, KnownIssuers};
 
 /// Bytes of a saved session at most. Larger ones are not saved, and the device makes a full handshake next
 /// time.
@@ -45,25 +46,56 @@ pub(super) fn encode(
     (saved.len() <= MAX_BYTES).then_some((saved, authentication))
 }
 
-/// Decodes a saved session. Returns rustls's state with the client's certificates, and the authentication;
-/// none if the issuers are not known, or the content has another layout.
-pub(super) fn decode(saved: &[u8], known: &KnownIssuers) -> Option<(Vec<u8>, Authentication)> {
-    let (at, rest) = saved.split_first_chunk()?;
-    let (until, rest) = rest.split_first_chunk()?;
-    let (at, until) = (u64::from_be_bytes(*at), u64::from_be_bytes(*until));
-    match rest.split_first()? {
-        (0, state) => Some((state.to_vec(), Authentication { at, until, issuers: None })),
-        (1, rest) => {
-            let (id, state): (&IssuersId, _) = rest.split_first_chunk::<ID_BYTES>()?;
-            let issuers = known.get(id)?;
-            let parsed = State::parse(state)?;
-            let mut whole = Vec::with_capacity(MAX_BYTES / 4);
-            let certificates = parsed.certificates.iter().take(1).chain(&issuers.ders);
-            parsed.write_with(certificates, &mut whole)?;
-            Some((whole, Authentication { at, until, issuers: Some(issuers) }))
-        }
-        _ => None,
+/// Decodes a saved session. Returns rustls's state with the client's certificates, and the authentication.
+///
+/// # Errors
+/// `UnknownIssuers` if the issuers are not known, `Damaged` if the content has another layout.
+pub(super) fn decode(
+    saved: &[u8],
+    known: &KnownIssuers,
+) -> Result<(Vec<u8>, Authentication), ResumptionOutcome> {
+    let SavedSession { at, until, issuers, state } =
+        SavedSession::parse(saved).ok_or(ResumptionOutcome::Damaged)?;
+    let Some(id) = issuers else {
+        return Ok((state.to_vec(), Authentication { at, until, issuers: None }));
+    };
+    let issuers = known.get(id).ok_or(ResumptionOutcome::UnknownIssuers)?;
+    let whole = with_issuers(state, &issuers).ok_or(ResumptionOutcome::Damaged)?;
+    Ok((whole, Authentication { at, until, issuers: Some(issuers) }))
+}
+
+/// The parts of a saved session.
+struct SavedSession<'a> {
+    at: u64,
+    until: u64,
+    issuers: Option<&'a IssuersId>,
+    state: &'a [u8],
+}
+
+impl<'a> SavedSession<'a> {
+    fn parse(saved: &'a [u8]) -> Option<Self> {
+        let (at, rest) = saved.split_first_chunk()?;
+        let (until, rest) = rest.split_first_chunk()?;
+        let (at, until) = (u64::from_be_bytes(*at), u64::from_be_bytes(*until));
+        let (issuers, state) = match rest.split_first()? {
+            (0, state) => (None, state),
+            (1, rest) => {
+                let (id, state) = rest.split_first_chunk::<ID_BYTES>()?;
+                (Some(id), state)
+            }
+            _ => return None,
+        };
+        Some(Self { at, until, issuers, state })
     }
+}
+
+/// Returns a state in which the client's own certificate is followed by its issuers.
+fn with_issuers(state: &[u8], issuers: &Issuers) -> Option<Vec<u8>> {
+    let parsed = State::parse(state)?;
+    let mut whole = Vec::with_capacity(MAX_BYTES / 4);
+    let certificates = parsed.certificates.iter().take(1).chain(&issuers.ders);
+    parsed.write_with(certificates, &mut whole)?;
+    Some(whole)
 }
 
 #[cfg(test)]
@@ -85,7 +117,8 @@ mod tests {
         let (restored, found) = decode(&saved, &known).unwrap();
         assert_eq!(restored, state(None, &[&own, &issuer], Some(b"mqtt")));
         assert_eq!((found.at, found.until), (5, 9));
-        assert!(decode(&saved, &KnownIssuers::default()).is_none(), "issuers that are not known");
+        let elsewhere = decode(&saved, &KnownIssuers::default());
+        assert_eq!(elsewhere.unwrap_err(), ResumptionOutcome::UnknownIssuers);
     }
 
     #[test]
@@ -110,8 +143,9 @@ mod tests {
         let sent = state(None, &[&[1; 30]], None);
         let (saved, _) = encode(&sent, Some(authentication), 7).unwrap();
         for cut in 0..saved.len() {
-            assert!(decode(&saved[..cut], &known).is_none(), "{cut} bytes");
+            let declined = decode(&saved[..cut], &known).unwrap_err();
+            assert_eq!(declined, ResumptionOutcome::Damaged, "{cut} bytes");
         }
-        assert!(decode(&[&saved[..], &[0]].concat(), &known).is_none());
+        assert!(decode(&[&saved[..], &[0]].concat(), &known).is_err());
     }
 }

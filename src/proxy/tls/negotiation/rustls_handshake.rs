@@ -24,6 +24,7 @@ use super::early_data::EarlyData;
 use super::record::{self, Protection, whole_record};
 use crate::proxy::tls::alert;
 use crate::proxy::tls::keys::Keys;
+use crate::terms::labels::ResumptionOutcome;
 use crate::trust::certs::verifier::ChainError;
 use crate::trust::provider::{Disguise, HandshakeScope};
 use crate::trust::refused::RefusedCertificate;
@@ -112,6 +113,11 @@ impl RustlsHandshake {
     /// Returns the CPU time of the handshake up to now: mostly signatures and key exchange.
     pub(crate) const fn crypto(&self) -> Duration {
         self.crypto
+    }
+
+    /// Returns the outcome of the resumption that the client offered, if it offered any.
+    pub(crate) const fn resumption(&self) -> Option<ResumptionOutcome> {
+        self.scope.resumption
     }
 
     /// Returns why no certificate of ours fits the client, if that is so.
@@ -244,7 +250,7 @@ impl RustlsHandshake {
         });
         // rustls opens a ticket before it decides whether to resume it, for example under another server name.
         if connection.handshake_kind() != Some(HandshakeKind::Resumed) {
-            scope.resumed = None;
+            scope.decline_resumed();
         }
         *discarded += used;
         self.seen -= used;
