@@ -29,6 +29,7 @@ use crate::proxy::listener::Listener;
 use crate::proxy::socket;
 use crate::reload::{self, ProcessWide, ReloadTarget};
 use crate::sessions::Sessions;
+use crate::sessions::recheck::{CheckedListener, Recheck};
 use crate::terms::labels::MaterialKind;
 use crate::terms::reason::Reason;
 use crate::text::{Shown, one_line};
@@ -214,6 +215,7 @@ pub fn start_on(
         targets.push(target);
     }
     refresh(&metrics, &shutdown, &sessions, &targets);
+    let recheck = recheck(&targets, &sessions).map_err(system("start a thread"))?;
     let shown = listeners.iter().zip(&targets);
     let shown = shown.map(|((_, address), target)| (*address, Arc::clone(&target.metrics)));
     let status = Arc::new(Status::new(shown.collect()));
@@ -248,6 +250,7 @@ pub fn start_on(
         reload,
         metrics,
     };
+    recheck.start();
     app.run(accepting, endpoints, answering, capacity.admin);
     Ok(app)
 }
@@ -330,6 +333,16 @@ fn refresh(
         let busy = (0..runtime.num_workers()).map(|w| runtime.worker_total_busy_duration(w));
         metrics.set_runtime(runtime.num_workers(), busy.sum());
     });
+}
+
+/// Prepares the re-check of live sessions.
+fn recheck(targets: &[ReloadTarget], sessions: &Arc<Sessions>) -> io::Result<Recheck> {
+    let checked = targets.iter().map(|target| CheckedListener {
+        metrics: Arc::clone(&target.metrics),
+        snapshots: target.current.subscribe(),
+    });
+    let pool = BlockingPool::of_one_thread("recheck")?;
+    Ok(Recheck::new(Arc::clone(sessions), checked.collect(), pool))
 }
 
 /// A socket and its bound address.

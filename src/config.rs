@@ -141,6 +141,8 @@ impl ListenerConfig {
                 max_chain_certificates: DEFAULT_CHAIN_CERTIFICATES,
                 max_chain_bytes: DEFAULT_CHAIN_BYTES,
                 allow_v1: true,
+                recheck: true,
+                recheck_spread: DEFAULT_RECHECK_SPREAD,
             },
             routes: Vec::new(),
             timeouts: Timeouts::default(),
@@ -188,6 +190,11 @@ pub struct TlsConfig {
     pub max_chain_bytes: usize,
     /// Accepts client certificates of X.509 version 1.
     pub allow_v1: bool,
+    /// Stops live sessions whose clients would be refused now, after a change of the CAs or CRLs and when a client's
+    /// certificate expires.
+    pub recheck: bool,
+    /// The time over which these sessions are stopped.
+    pub recheck_spread: Duration,
 }
 
 /// A day: devices that connect once a day or more often resume every session but one.
@@ -195,6 +202,9 @@ pub(crate) const DEFAULT_SESSION_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// A device sends its certificate and one or two intermediates. HAProxy and nginx accept about 100.
 pub(crate) const DEFAULT_CHAIN_CERTIFICATES: usize = 10;
+
+/// The devices of a large re-check return over this time. A single one is stopped at once.
+pub(crate) const DEFAULT_RECHECK_SPREAD: Duration = Duration::from_secs(10);
 
 /// The limit of rustls for a Certificate message.
 pub(crate) const DEFAULT_CHAIN_BYTES: usize = 64 * 1024;

@@ -7,6 +7,8 @@
 //!
 //! **Not here.** Queries (`control/admin/query.rs`), rankings (`sessions/top.rs`).
 
+mod expiry;
+pub(crate) mod recheck;
 pub(crate) mod stop;
 pub(crate) mod top;
 
@@ -16,6 +18,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use self::expiry::NextExpiry;
 use self::stop::StopOrder;
 use self::top::Top;
 use crate::lock::Lock;
@@ -73,6 +76,8 @@ pub(crate) struct Sessions {
     parts: Box<[Lock<SessionMap>]>,
     /// Rankings over live and ended sessions.
     pub(crate) top: Top,
+    /// The next expiry of a client's certificate.
+    pub(crate) next_expiry: NextExpiry,
 }
 
 /// Sessions by id.
@@ -171,7 +176,11 @@ impl Session {
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { parts: (0..PARTS).map(|_| Lock::default()).collect(), top: Top::default() }
+        Self {
+            parts: (0..PARTS).map(|_| Lock::default()).collect(),
+            top: Top::default(),
+            next_expiry: NextExpiry::default(),
+        }
     }
 }
 

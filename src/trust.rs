@@ -15,11 +15,13 @@ mod files;
 pub(crate) mod identity;
 pub(crate) mod issuers;
 pub(crate) mod provider;
+pub(crate) mod recheck;
 pub(crate) mod refused;
 mod resolver;
 pub(crate) mod revocation;
 pub(crate) mod tickets;
 pub(crate) mod token;
+mod verified_path;
 pub(crate) mod x509;
 
 #[cfg(feature = "fuzz")]

@@ -49,6 +49,9 @@ mod backends;
 /// Reloads: every change on disk takes effect, and nothing else changes.
 mod reload;
 
+/// Live sessions after a change of the trust in their clients.
+mod recheck;
+
 /// Drain and stop.
 mod drain;
 

@@ -30,7 +30,8 @@ pub use self::problem::{ConfigError, ConfigProblem};
 use self::sections::{CertificateSection, Document, ListenerSection, RouteSection, TlsSection};
 use super::{
     AdminListen, CertificateFiles, Config, CrlRules, DEFAULT_CHAIN_BYTES,
-    DEFAULT_CHAIN_CERTIFICATES, DEFAULT_SESSION_AGE, ListenerConfig, Route, TlsConfig, TlsVersion,
+    DEFAULT_CHAIN_CERTIFICATES, DEFAULT_RECHECK_SPREAD, DEFAULT_SESSION_AGE, ListenerConfig, Route,
+    TlsConfig, TlsVersion,
 };
 use crate::logging::Filter;
 use crate::regular_file;
@@ -296,6 +297,8 @@ fn into_tls(
             .map_or(DEFAULT_CHAIN_CERTIFICATES, |most| most.0 as usize),
         max_chain_bytes: section.max_chain_bytes.map_or(DEFAULT_CHAIN_BYTES, |most| most.0.0),
         allow_v1: section.allow_v1.unwrap_or(true),
+        recheck: section.recheck.unwrap_or(true),
+        recheck_spread: section.recheck_spread.map_or(DEFAULT_RECHECK_SPREAD, |spread| spread.0.0),
     })
 }
 

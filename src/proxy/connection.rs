@@ -107,13 +107,14 @@ async fn open(
     }
 }
 
-/// Counts the client's identity, selects the backend and connects to it.
+/// Checks the client with the current trust, counts its identity, selects the backend and connects to it.
 async fn connect_backend(
     routes: &Routes,
     client: &EstablishedClient<TcpStream>,
     record: &mut Record,
 ) -> Result<BackendStream, End> {
     let listener = &routes.snapshot.listener;
+    routes.check_latest(record.session().identity.get().map(AsRef::as_ref))?;
     record.admit_identity(listener.limits)?;
     let backend = routes.pick(client.server_name.as_deref(), client.alpn.as_deref())?;
     record.on_route(Arc::clone(backend.metrics()));

@@ -36,6 +36,7 @@ use crate::config::{self, TlsVersion};
 use crate::terms::labels::{Incompatible, SuiteKind};
 use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::Reason;
+use crate::trust::certs::verifier::VerifiedClient;
 use crate::trust::identity::{self, Identity};
 use crate::trust::provider::Disguise;
 use crate::trust::refused::{Hint, RefusedCertificate};
@@ -298,22 +299,27 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
             // The verification before and the work below should not be one turn of the worker.
             tokio::task::yield_now().await;
         }
-        let verified = verify_resumed(negotiation.state(), snapshot);
+        let verified = match verify_resumed(negotiation.state(), snapshot) {
+            Some(resumed) => resumed.map(|client| Some(client.identity.into())),
+            None => Ok(negotiation.take_client()),
+        };
         let alpn = negotiation.state().alpn().map(Box::from);
         let negotiated = negotiated(negotiation.state(), |cipher| {
             let name = hello.server_name.as_deref();
             snapshot.policy().resolver.key_kind(name, &hello.schemes, |key| cipher.goes_with(key))
         });
-        let identity = negotiation.state().peer_certificates().first();
-        let identity =
-            identity.filter(|_| negotiated.is_some()).map(|leaf| identity::of(leaf).into());
+        let refused = verified.is_err().then(|| negotiation.state().peer_certificates().first());
+        let refused = refused.flatten().map(|leaf| identity::of(leaf).into());
         let crypto = negotiation.state().crypto();
         let (mut stream, early) = negotiation.into_stream().map_err(HandshakeError::Internal)?;
-        if let Err(fault) = verified {
-            stream.queue_alert(&rustls::Error::InvalidCertificate(fault.cause.clone()));
-            stream.close().await;
-            return Err(HandshakeError::Resumed { fault, identity });
-        }
+        let identity = match verified {
+            Ok(identity) => identity,
+            Err(fault) => {
+                stream.queue_alert(&rustls::Error::InvalidCertificate(fault.cause.clone()));
+                stream.close().await;
+                return Err(HandshakeError::Resumed { fault, identity: refused });
+            }
+        };
         let server_name = hello.server_name;
         Ok(EstablishedClient { stream, early, server_name, alpn, negotiated, identity, crypto })
     }
@@ -459,17 +465,20 @@ fn corrected(error: rustls::Error, best_suite: SuiteKind) -> rustls::Error {
 
 /// Verifies the certificate of a resumed client again: rustls takes it from the ticket unchecked. (After a
 /// change of the policy or the end of the certificate's validity, the ticket itself is declined:
-/// `trust/tickets.rs`.)
-fn verify_resumed(client: &RustlsHandshake, snapshot: &Snapshot) -> Result<(), CertificateFault> {
+/// `trust/tickets.rs`.) Returns none if the client has no certificate, or was verified in this handshake.
+fn verify_resumed(
+    client: &RustlsHandshake,
+    snapshot: &Snapshot,
+) -> Option<Result<VerifiedClient, CertificateFault>> {
     let resumed = client.kind() == Some(rustls::HandshakeKind::Resumed);
     match (&snapshot.policy().client_verifier, client.peer_certificates()) {
         (Some(verifier), [leaf, rest @ ..]) if resumed => {
             let verified = verifier.verify(leaf, rest, UnixTime::now());
-            verified.map(drop).map_err(|cause| CertificateFault {
+            Some(verified.map_err(|cause| CertificateFault {
                 cause,
                 certificate: Some(RefusedCertificate::new(leaf, Hint::None).into()),
-            })
+            }))
         }
-        _ => Ok(()),
+        _ => None,
     }
 }

@@ -113,7 +113,8 @@ impl Listener {
         {
             tracing::error!(listener, %error, "cannot set socket options");
         }
-        let (routes, resolving) = Routes::new(snapshot, &self.metrics, before);
+        let (routes, resolving) =
+            Routes::new(snapshot, self.snapshots.clone(), &self.metrics, before);
         if let Err(error) = resolving {
             tracing::warn!(listener, %error, "cannot start a thread to resolve names");
         }

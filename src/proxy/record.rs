@@ -189,8 +189,13 @@ impl Record {
         if let Some(name) = identity.as_ref().and_then(|identity| identity.names.first()) {
             self.sessions.top.connected(By::Identity, name);
         }
-        set(&self.session.handshake, Some(CompletedHandshake { negotiated, took }));
+        // In this order: a session with a handshake and no identity is one without a certificate.
         set(&self.session.identity, identity);
+        set(&self.session.handshake, Some(CompletedHandshake { negotiated, took }));
+        // After both, so that the re-check at that time finds the session.
+        if let Some(identity) = self.session.identity.get() {
+            self.sessions.next_expiry.add(identity.expires());
+        }
     }
 
     /// Counts the connection for the client's identity.
@@ -274,8 +279,10 @@ const fn connect_result(reason: Reason) -> Option<ConnectResult> {
         Reason::BackendTimeout => Some(ConnectResult::Timeout),
         Reason::BackendUnreachable => Some(ConnectResult::Unreachable),
         Reason::BackendError | Reason::BackendReset => Some(ConnectResult::Error),
-        // The drain, an operator, a shortage or a bug ended it before the backend answered.
+        // The drain, an operator, a re-check, a shortage or a bug ended it before the backend answered.
         Reason::DrainDeadline
+        | Reason::Revoked
+        | Reason::Expired
         | Reason::Killed
         | Reason::OverLimit
         | Reason::ProxyFdLimit

@@ -6,12 +6,18 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::watch;
 
 use super::backend::Backend;
 use super::backend::lookup::{self, KeptNames};
 use crate::config::{ListenerConfig, Route};
 use crate::metrics::ListenerMetrics;
+use crate::sessions::stop::Stopped;
 use crate::terms::reason::Reason;
+use crate::trust::identity::Identity;
+use crate::trust::recheck;
 use crate::trust::snapshot::Snapshot;
 
 /// A snapshot and the backends of its routes.
@@ -21,6 +27,8 @@ pub(crate) struct Routes {
     backends: Vec<Arc<Backend>>,
     /// Keeps the backends' names resolved.
     _names: KeptNames,
+    /// The current snapshot, which may be newer.
+    latest: watch::Receiver<Arc<Snapshot>>,
 }
 
 impl Routes {
@@ -30,6 +38,7 @@ impl Routes {
     /// If no thread can be started to resolve names. The routes are complete; names are resolved later.
     pub(crate) fn new(
         snapshot: Arc<Snapshot>,
+        latest: watch::Receiver<Arc<Snapshot>>,
         metrics: &ListenerMetrics,
         before: Option<&Self>,
     ) -> (Self, io::Result<()>) {
@@ -37,7 +46,21 @@ impl Routes {
         let kept = || before.iter().flat_map(|before| &before.backends);
         let backend = |address| Backend::of(address, metrics, kept());
         let backends = snapshot.listener.backends().map(backend).collect();
-        (Self { snapshot, backends, _names: names }, started)
+        (Self { snapshot, backends, _names: names, latest }, started)
+    }
+
+    /// Checks a client again if its handshake began before the last reload, whose check of live sessions may have
+    /// come before the client was known. `identity` is the one that the session has.
+    ///
+    /// # Errors
+    /// The current snapshot refuses the client.
+    pub(crate) fn check_latest(&self, identity: Option<&Identity>) -> Result<(), Stopped> {
+        let latest = self.latest.borrow();
+        if Arc::ptr_eq(&latest, &self.snapshot) || !latest.listener.tls.recheck {
+            return Ok(());
+        }
+        let refused = recheck::refused(latest.policy(), &[identity], SystemTime::now());
+        refused.first().map_or(Ok(()), |(_, reason)| Err(Stopped(*reason)))
     }
 
     /// Returns the backend for a server name and an ALPN protocol.

@@ -55,7 +55,7 @@ closed_set! {
         ClientCertRevocationUnknown => "client_cert_revocation_unknown",
         /// The client's certificate was refused for any other cause.
         ClientCertRejected => "client_cert_rejected",
-        /// The client's certificate is valid, and no allow rule admits it.
+        /// The client's certificate is valid, and no allow rule admits it; or a live session's CA was removed.
         ClientNotAllowed => "client_not_allowed",
 
         /// No route matched, and the listener has no default backend.
@@ -96,6 +96,10 @@ closed_set! {
         HalfCloseTimeout => "half_close_timeout",
         /// The connection reached its maximum age.
         MaxAge => "max_age",
+        /// A new CRL lists a certificate of the client's chain; the live session was stopped.
+        Revoked => "revoked",
+        /// A certificate in the client's chain expired while the session was live.
+        Expired => "expired",
         /// TLS 1.2 reached the limit of records under one key.
         KeysExhausted => "keys_exhausted",
         /// The connection was still open at the deadline of the drain.
@@ -177,6 +181,8 @@ impl Reason {
             | Self::IdleTimeout
             | Self::HalfCloseTimeout
             | Self::MaxAge
+            | Self::Revoked
+            | Self::Expired
             | Self::KeysExhausted
             | Self::DrainDeadline
             | Self::Killed

@@ -10,7 +10,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use super::digest::Digest;
-use super::identity::Identity;
+use super::identity::{Identity, KeyId, key_id};
 use super::x509::NameKind;
 use crate::config::AllowRules;
 use crate::terms::rule_pattern::{folded, text_matches, uri_matches};
@@ -28,7 +28,7 @@ struct Rules {
     dns: Names,
     common_names: Names,
     units: Names,
-    keys: HashSet<[u8; 32]>,
+    keys: HashSet<KeyId>,
     digest: Digest,
 }
 
@@ -58,16 +58,11 @@ impl AllowList {
                 dns: Names::new(dns),
                 common_names: Names::new(common_names),
                 units: Names::new(units),
-                keys: keys.into_iter().collect(),
+                keys: keys.iter().map(key_id).collect(),
                 digest,
             }
         });
         Self { rules }
-    }
-
-    /// Returns whether every verified client is admitted.
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.rules.is_none()
     }
 
     /// Returns whether a verified client is admitted.

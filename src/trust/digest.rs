@@ -5,7 +5,7 @@
 use aws_lc_rs::digest::{Context, SHA256, digest};
 
 /// A SHA-256 digest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Digest([u8; 32]);
 
 impl Digest {

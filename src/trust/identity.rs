@@ -1,4 +1,4 @@
-//! The identity of a client, from its verified certificate, with what allow rules need.
+//! The identity of a client, from its verified certificate, with the facts for checking it again.
 //!
 //! A client's identity is its certificate's first URI SAN, else its first DNS SAN, else its CN, else
 //! the subject's serialNumber.
@@ -6,11 +6,16 @@
 //! **Promises.** An identity is bounded: [`MAX_NAMES`] names and as many organizational units of
 //! [`MAX_NAME_CHARS`] characters, each on one line. A name that was changed for that matches no rule.
 //!
-//! **Not here.** The verification of the certificate (`certs/verifier.rs`), the rules (`allow.rs`).
+//! **Not here.** The verification of the certificate (`certs/verifier.rs`), the rules (`allow.rs`), the check of a
+//! live session (`recheck.rs`).
+
+use std::sync::Arc;
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
-use super::x509::{self, NameKind};
+use super::verified_path::VerifiedPath;
+use super::x509::certificate::Certificate;
+use super::x509::{self, ClientCertInfo, NameKind};
 use crate::terms::rule_pattern::MAX_NAME_CHARS;
 use crate::text::one_line;
 
@@ -19,7 +24,7 @@ const MAX_NAMES: usize = 8;
 
 /// The names, the key and the end of validity of a verified client certificate. A session keeps it, so that it
 /// can be compared with later rules.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Identity {
     /// URIs, then DNS names, then common names. The first is the identity.
     pub(crate) names: Box<[Box<str>]>,
@@ -27,9 +32,48 @@ pub(crate) struct Identity {
     pub(super) units: Box<[Box<str>]>,
     /// The end of validity in Unix time.
     pub(crate) not_after: i64,
-    /// The SHA-256 of the encoded SubjectPublicKeyInfo.
-    pub(super) key: [u8; 32],
+    pub(super) key: KeyId,
+    pub(super) serial: SerialNumber,
+    /// The path that verified it; none for a certificate that is refused.
+    pub(super) path: Option<Arc<VerifiedPath>>,
     kinds: Kinds,
+}
+
+/// The first half of the SHA-256 of an encoded SubjectPublicKeyInfo: as hard to meet with another key as the
+/// signature of a P-256 key is to forge.
+pub(super) type KeyId = [u8; 16];
+
+/// Returns the ID of the key with this SHA-256.
+pub(super) fn key_id(sha256: &[u8; 32]) -> KeyId {
+    *sha256.first_chunk().expect("SHA-256 has 32 bytes")
+}
+
+/// The content of a serial number's INTEGER. RFC 5280 section 4.1.2.2 permits 20 bytes at most, but some CAs
+/// exceed that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SerialNumber {
+    Short { bytes: [u8; 20], length: u8 },
+    Long(Box<[u8]>),
+}
+
+impl SerialNumber {
+    fn of(serial: &[u8]) -> Self {
+        let mut bytes = [0; 20];
+        match (bytes.get_mut(..serial.len()), u8::try_from(serial.len())) {
+            (Some(short), Ok(length)) => {
+                short.copy_from_slice(serial);
+                Self::Short { bytes, length }
+            }
+            _ => Self::Long(serial.into()),
+        }
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Short { bytes, length } => &bytes[..usize::from(*length)],
+            Self::Long(bytes) => bytes,
+        }
+    }
 }
 
 /// The kinds of up to [`MAX_NAMES`] names, two bits each.
@@ -58,37 +102,55 @@ impl Kinds {
     }
 }
 
-/// Returns the identity in a verified certificate.
+/// Returns the identity in a certificate that was not verified, or is verified no longer.
 pub(crate) fn of(leaf: &CertificateDer<'_>) -> Identity {
-    // A verified certificate can be parsed. If not, the client has no name and matches no rule.
-    let Ok(info) = x509::client_cert_info(leaf) else {
-        let (names, units) = (Box::default(), Box::default());
-        return Identity {
-            names,
-            units,
+    x509::client_cert_info(leaf).map_or_else(
+        // The client has no name and matches no rule.
+        |_| Identity {
+            names: Box::default(),
+            units: Box::default(),
             not_after: i64::MAX,
-            key: [0; 32],
+            key: KeyId::default(),
             kinds: Kinds::default(),
-        };
-    };
-    let names = info.names.iter().filter(|(_, name)| !name.is_empty()).take(MAX_NAMES);
-    let mut kinds = Kinds::default();
-    let names = names.enumerate().map(|(i, (kind, name))| {
-        let kept = bounded(name);
-        kinds.set(i, Some(*kind).filter(|_| *kept == **name));
-        kept
-    });
-    let units = info.units.iter().filter(|unit| *bounded(unit) == ***unit);
-    Identity {
-        names: names.collect(),
-        units: units.take(MAX_NAMES).map(|unit| unit.as_str().into()).collect(),
-        not_after: info.not_after.timestamp(),
-        key: info.key,
-        kinds,
-    }
+            serial: SerialNumber::of(&[]),
+            path: None,
+        },
+        |info| Identity::new(&info, &[], None),
+    )
 }
 
 impl Identity {
+    /// Returns the identity in a certificate that was verified by `path`.
+    pub(crate) fn verified(certificate: &Certificate<'_>, path: Arc<VerifiedPath>) -> Self {
+        Self::new(&certificate.client_info(), certificate.serial(), Some(path))
+    }
+
+    fn new(info: &ClientCertInfo, serial: &[u8], path: Option<Arc<VerifiedPath>>) -> Self {
+        let names = info.names.iter().filter(|(_, name)| !name.is_empty()).take(MAX_NAMES);
+        let mut kinds = Kinds::default();
+        let names = names.enumerate().map(|(i, (kind, name))| {
+            let kept = bounded(name);
+            kinds.set(i, Some(*kind).filter(|_| *kept == **name));
+            kept
+        });
+        let units = info.units.iter().filter(|unit| *bounded(unit) == ***unit);
+        Self {
+            names: names.collect(),
+            units: units.take(MAX_NAMES).map(|unit| unit.as_str().into()).collect(),
+            not_after: info.not_after.timestamp(),
+            key: key_id(&info.key),
+            serial: SerialNumber::of(serial),
+            path,
+            kinds,
+        }
+    }
+
+    /// Returns the Unix time after which the certificate or one of its intermediates is expired.
+    pub(crate) fn expires(&self) -> i64 {
+        let path = self.path.as_ref().map_or(i64::MAX, |path| path.until);
+        self.not_after.min(path)
+    }
+
     /// Returns each name that a rule can match, with its kind.
     pub(super) fn ruled_names(&self) -> impl Iterator<Item = (NameKind, &str)> {
         let named = self.names.iter().enumerate();
@@ -122,8 +184,16 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_takes_eighty_bytes_and_its_texts() {
-        // A session keeps one for weeks.
-        assert!(size_of::<Identity>() <= 80, "{}", size_of::<Identity>());
+    fn serial_numbers_of_every_length_are_kept() {
+        for length in [0, 1, 19, 20, 21, 40] {
+            let serial = vec![7; length];
+            assert_eq!(SerialNumber::of(&serial).as_bytes(), serial);
+        }
+    }
+
+    #[test]
+    fn an_identity_takes_ninety_six_bytes_and_its_texts() {
+        // A session keeps one for weeks. Without what later checks need it would take 32: a size of the allocator.
+        assert!(size_of::<Identity>() <= 96, "{}", size_of::<Identity>());
     }
 }

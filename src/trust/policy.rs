@@ -41,6 +41,8 @@ pub(crate) struct Policy {
     /// The CAs and CRLs that client certificates are verified with.
     pub(crate) trust: TrustSummary,
     pub(crate) resumption: Resumption,
+    /// Identifies the clients that are accepted.
+    pub(crate) client_trust: Digest,
     /// The content of each file when it was last valid.
     loaded: LoadedFiles,
 }
@@ -111,7 +113,9 @@ impl Policy {
             key: Arc::clone(&chain.key),
         });
         let resolver = Arc::new(Resolver::new(named.collect()));
-        let resumption = resumption(tls, &loaded, client_verifier.as_deref(), earlier)?;
+        let client_trust = client_trust(tls, &loaded, client_verifier.as_deref());
+        let resumption =
+            resumption(tls, &loaded, client_trust, client_verifier.as_deref(), earlier)?;
         Ok(Self {
             server_configs: server_configs(tls, &resolver, client_verifier.clone(), &resumption)?,
             resolver,
@@ -119,6 +123,7 @@ impl Policy {
             certificates: loaded.chains.iter().map(Chain::server_certificate).collect(),
             trust: summary,
             resumption,
+            client_trust,
             loaded,
         })
     }
@@ -166,6 +171,7 @@ fn load_ticket_keys(
 fn resumption(
     tls: &config::TlsConfig,
     loaded: &LoadedFiles,
+    client_trust: Digest,
     verifier: Option<&ClientVerifier>,
     earlier: Option<&Resumption>,
 ) -> Result<Resumption, rustls::Error> {
@@ -174,7 +180,7 @@ fn resumption(
         file.iter().flat_map(|file| &file.items).map(|(_, key)| key.clone()).collect();
     let issuers = verifier.map(|verifier| Arc::clone(&verifier.issuers)).unwrap_or_default();
     let policy = ResumptionPolicy {
-        digest: resumption_policy(tls, loaded, verifier),
+        digest: resumption_policy(client_trust, loaded),
         tickets: tls.tickets,
         max_age: tls.max_session_age,
         keys: file.map(|file| (file.digest, &keys[..])),
@@ -183,10 +189,9 @@ fn resumption(
     Resumption::new(&policy, earlier)
 }
 
-/// Returns the policy that a ticket must not outlive: the clients that are accepted, and the names that we
-/// have. It depends on the content of the files, not on their paths: replicas with the same content resume
-/// each other's sessions.
-fn resumption_policy(
+/// Returns the digest of everything that decides which clients are accepted. It depends on the content of the
+/// files, not on their paths.
+fn client_trust(
     tls: &config::TlsConfig,
     loaded: &LoadedFiles,
     verifier: Option<&ClientVerifier>,
@@ -204,6 +209,8 @@ fn resumption_policy(
         max_chain_certificates: _,
         max_chain_bytes: _,
         allow_v1,
+        recheck: _,
+        recheck_spread: _,
     } = tls;
     let mut choices = [false; 4];
     if let Some(trust) = client_auth.trust() {
@@ -231,17 +238,23 @@ fn resumption_policy(
         ClientAuth::Required(_) => b"required",
     };
     let trust = [ReloadObject::ClientCa, ReloadObject::Crl].map(|object| loaded.digest(object));
-    let mut names: Vec<_> = loaded.chains.iter().flat_map(|chain| &chain.info.names).collect();
-    names.sort_unstable();
-    names.dedup();
     let rules = verifier.and_then(|verifier| verifier.allow.digest());
     let mut policy = vec![mode, if *allow_v1 { b"v1" } else { b"" }];
     policy.extend(trust.iter().map(Digest::as_bytes));
     policy.push(rules.map_or(b"", Digest::as_bytes));
     let choices = choices.map(u8::from);
     policy.push(&choices);
-    policy.extend(names.iter().map(|name| name.as_bytes()));
     Digest::of(policy)
+}
+
+/// Returns the policy that a ticket must not outlive: the clients that are accepted, and the names that we
+/// have. Replicas with the same content resume each other's sessions.
+fn resumption_policy(client_trust: Digest, loaded: &LoadedFiles) -> Digest {
+    let mut names: Vec<_> = loaded.chains.iter().flat_map(|chain| &chain.info.names).collect();
+    names.sort_unstable();
+    names.dedup();
+    let names = names.iter().map(|name| name.as_bytes());
+    Digest::of([client_trust.as_bytes()].into_iter().chain(names))
 }
 
 fn server_configs(

@@ -29,7 +29,7 @@ use tokio_rustls::rustls::pki_types::{CertificateRevocationListDer, UnixTime};
 use self::serials::Serials;
 use super::digest::Digest;
 use super::x509::certificate::Certificate;
-use super::x509::crl::{self, CrlInfo, Unusable};
+use super::x509::crl::{self, CrlInfo, CrlScope, Unusable};
 use super::x509::names::CanonicalName;
 use super::x509::path::Anchor;
 use super::x509::signature::{Algorithms, PublicKey, Signed};
@@ -294,31 +294,26 @@ impl Revocation {
         crls.into_iter().flatten().any(|crl| crl.signer.get() == Some(&key))
     }
 
-    /// Checks a verified path: the certificates from the device's own upwards, each issued by the next, the
-    /// last by `anchor`, which is not checked. A path without an anchor is that of a pinned device, which
-    /// needs no status: it is refused only if a CRL revokes it.
+    /// Checks a verified path: a device's certificate, its intermediates from its issuer upwards, each issued by
+    /// the next, the last by `anchor`, which is not checked.
     ///
     /// # Errors
     /// `Revoked` if a CRL revokes a certificate, else, as far as the rules deny it, that a CRL has expired or
     /// that no CRL states the status of a certificate.
     pub(crate) fn check(
         &self,
-        path: &[Certificate<'_>],
-        anchor: Option<&Anchor>,
+        leaf: &dyn Subject,
+        intermediates: &[Certificate<'_>],
+        anchor: &Anchor,
         now: UnixTime,
     ) -> Result<(), CertificateError> {
-        let Some(anchor) = anchor else {
-            return match path.iter().any(|pinned| self.is_listed_by_any(pinned)) {
-                true => Err(CertificateError::Revoked),
-                false => Ok(()),
-            };
-        };
-        let issuers = path.iter().skip(1).map(CrlSigner::from).chain([CrlSigner::from(anchor)]);
+        let issuers = intermediates.iter().map(CrlSigner::from).chain([CrlSigner::from(anchor)]);
         let checked = match self.rules.check {
-            CrlCheck::Chain => path.len(),
+            CrlCheck::Chain => 1 + intermediates.len(),
             CrlCheck::Leaf => 1,
         };
-        let pairs = path.iter().zip(issuers).take(checked);
+        let path = [leaf].into_iter().chain(intermediates.iter().map(|one| one as &dyn Subject));
+        let pairs = path.zip(issuers).take(checked);
         let worst = pairs.map(|(own, issuer)| self.status(own, issuer, now)).max();
         match (worst.unwrap_or(RevocationStatus::Good), self.rules.unknown) {
             (RevocationStatus::Good, _) | (RevocationStatus::Unknown, UnknownStatus::Allow) => {
@@ -335,9 +330,20 @@ impl Revocation {
         }
     }
 
+    /// Checks the certificate of a pinned device. It needs no status: it is refused only if a CRL revokes it.
+    ///
+    /// # Errors
+    /// `Revoked`.
+    pub(crate) fn check_pinned(&self, pinned: &dyn Subject) -> Result<(), CertificateError> {
+        match self.is_listed_by_any(pinned) {
+            true => Err(CertificateError::Revoked),
+            false => Ok(()),
+        }
+    }
+
     fn status(
         &self,
-        certificate: &Certificate<'_>,
+        certificate: &dyn Subject,
         issuer: CrlSigner<'_>,
         now: UnixTime,
     ) -> RevocationStatus {
@@ -367,9 +373,33 @@ impl Revocation {
         status
     }
 
-    fn is_listed_by_any(&self, certificate: &Certificate<'_>) -> bool {
+    fn is_listed_by_any(&self, certificate: &dyn Subject) -> bool {
         let mut crls = self.issuers.get(certificate.issuer()).into_iter().flatten();
         crls.any(|crl| crl.signer.get().is_some() && crl.revoked.contains(certificate.serial()))
+    }
+}
+
+/// A certificate whose status is looked up: parsed, or the facts that a live session keeps of it.
+pub(crate) trait Subject {
+    /// Returns the name of its issuer.
+    fn issuer(&self) -> &CanonicalName;
+    /// Returns the content of its serial number's INTEGER.
+    fn serial(&self) -> &[u8];
+    /// Returns whether a CRL of its issuer with this scope covers it.
+    fn is_in(&self, scope: &CrlScope) -> bool;
+}
+
+impl Subject for Certificate<'_> {
+    fn issuer(&self) -> &CanonicalName {
+        self.issuer()
+    }
+
+    fn serial(&self) -> &[u8] {
+        self.serial()
+    }
+
+    fn is_in(&self, scope: &CrlScope) -> bool {
+        self.is_in(scope)
     }
 }
 

@@ -164,30 +164,35 @@ pub(crate) enum NameKind {
 /// # Errors
 /// If it is not X.509.
 pub(crate) fn client_cert_info(der: &CertificateDer<'_>) -> Result<ClientCertInfo, Malformed> {
-    let certificate = parse(der)?;
-    let subject = certificate.subject();
-    let sans: Vec<_> = sans(&certificate).collect();
-    let uris = sans.iter().filter_map(|name| {
-        let GeneralName::URI(uri) = name else { return None };
-        Some((NameKind::Uri, (*uri).to_owned()))
-    });
-    let dns = sans.iter().filter_map(|name| {
-        let GeneralName::DNSName(dns) = name else { return None };
-        Some((NameKind::Dns, (*dns).to_owned()))
-    });
-    let common_names = subject.iter_common_name().filter_map(text);
-    let common_names = common_names.map(|name| (NameKind::CommonName, name));
-    let mut names: Vec<_> = uris.chain(dns).chain(common_names).collect();
-    if names.iter().all(|(_, name)| name.is_empty()) {
-        let serial_numbers = subject.iter_by_oid(&OID_X509_SERIALNUMBER).filter_map(text);
-        names.extend(serial_numbers.map(|name| (NameKind::SerialNumber, name)));
+    Ok(ClientCertInfo::of(&parse(der)?))
+}
+
+impl ClientCertInfo {
+    fn of(certificate: &X509Certificate<'_>) -> Self {
+        let subject = certificate.subject();
+        let sans: Vec<_> = sans(certificate).collect();
+        let uris = sans.iter().filter_map(|name| {
+            let GeneralName::URI(uri) = name else { return None };
+            Some((NameKind::Uri, (*uri).to_owned()))
+        });
+        let dns = sans.iter().filter_map(|name| {
+            let GeneralName::DNSName(dns) = name else { return None };
+            Some((NameKind::Dns, (*dns).to_owned()))
+        });
+        let common_names = subject.iter_common_name().filter_map(text);
+        let common_names = common_names.map(|name| (NameKind::CommonName, name));
+        let mut names: Vec<_> = uris.chain(dns).chain(common_names).collect();
+        if names.iter().all(|(_, name)| name.is_empty()) {
+            let serial_numbers = subject.iter_by_oid(&OID_X509_SERIALNUMBER).filter_map(text);
+            names.extend(serial_numbers.map(|name| (NameKind::SerialNumber, name)));
+        }
+        Self {
+            names,
+            units: subject.iter_organizational_unit().filter_map(text).collect(),
+            key: sha256(certificate.public_key().raw),
+            not_after: Timestamp(certificate.validity().not_after),
+        }
     }
-    Ok(ClientCertInfo {
-        names,
-        units: subject.iter_organizational_unit().filter_map(text).collect(),
-        key: sha256(certificate.public_key().raw),
-        not_after: Timestamp(certificate.validity().not_after),
-    })
 }
 
 /// Returns the text of an attribute of a name.

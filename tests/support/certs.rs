@@ -67,7 +67,9 @@ impl Authority {
     /// Makes an intermediate CA below this one.
     pub(crate) fn intermediate(&self, name: &str) -> Self {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-        let pem = ca_params(name).signed_by(&key, &self.issuer()).unwrap().pem();
+        let mut params = ca_params(name);
+        params.serial_number = Some(SerialNumber::from(serial_of(name)));
+        let pem = params.signed_by(&key, &self.issuer()).unwrap().pem();
         // Roots are not sent.
         let parents = [vec![pem.clone()], self.parents.clone()].concat();
         Self { name: name.to_owned(), key, parents, pem, dir: Arc::clone(&self.dir) }
@@ -198,6 +200,11 @@ impl Authority {
     fn issuer(&self) -> Issuer<'_, &KeyPair> {
         Issuer::new(ca_params(&self.name), &self.key)
     }
+}
+
+/// Returns the serial number of an intermediate with this name.
+pub(crate) fn serial_of(name: &str) -> u64 {
+    name.bytes().fold(1, |serial, byte| serial * 31 % 1_000_003 + u64::from(byte))
 }
 
 impl Pair {

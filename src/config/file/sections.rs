@@ -108,6 +108,8 @@ pub(super) struct TlsSection {
     pub(super) max_chain_certificates: Option<Whole<1, 100>>,
     pub(super) max_chain_bytes: Option<Text<ChainBytes>>,
     pub(super) allow_v1: Option<bool>,
+    pub(super) recheck: Option<bool>,
+    pub(super) recheck_spread: Option<Text<AnyDuration>>,
 }
 
 #[derive(Deserialize)]

@@ -27,6 +27,7 @@ use super::stream::TlsStream;
 use crate::proxy::close;
 use crate::proxy::socket;
 use crate::proxy::write_buffer::WriteBuffer;
+use crate::trust::identity::Identity;
 use crate::trust::refused::RefusedCertificate;
 
 /// Unprocessed ciphertext that may be held during a handshake: rustls accepts handshake messages of up to
@@ -73,6 +74,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
     /// Takes the client's certificate, if it or its chain was refused.
     pub(crate) fn take_refused(&mut self) -> Option<Box<RefusedCertificate>> {
         self.rustls.take_refused()
+    }
+
+    /// Takes the identity of the client, if it sent a certificate in this handshake.
+    pub(crate) fn take_client(&mut self) -> Option<Box<Identity>> {
+        self.rustls.take_client()
     }
 
     /// Returns how much memory the client's unused bytes and our queued replies take.

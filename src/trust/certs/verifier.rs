@@ -22,11 +22,12 @@ use tokio_rustls::rustls::{
 
 use crate::trust::allow::AllowList;
 use crate::trust::authentication::Authentication;
-use crate::trust::identity;
-use crate::trust::issuers::KnownIssuers;
+use crate::trust::identity::Identity;
+use crate::trust::issuers::{Issuers, KnownIssuers};
 use crate::trust::provider::{HandshakeScope, transcript};
 use crate::trust::refused::{Hint, RefusedCertificate};
 use crate::trust::revocation::Revocation;
+use crate::trust::verified_path::{PathSource, VerifiedPath};
 use crate::trust::x509::certificate::{Certificate, VerificationTime};
 use crate::trust::x509::path::{self, Anchor, Anchors, CertificationPath};
 use crate::trust::x509::signature::{Algorithms, PublicKey};
@@ -40,7 +41,7 @@ pub(crate) struct ClientVerifier {
     /// The names of the CAs that clients are sent.
     pub(super) ca_names: Vec<DistinguishedName>,
     pub(super) limits: ChainLimits,
-    pub(super) trusted: TrustedClients,
+    pub(crate) trusted: TrustedClients,
     pub(crate) revocation: Option<Revocation>,
     pub(crate) allow: AllowList,
     /// The issuers that clients of the listener have sent.
@@ -110,11 +111,31 @@ pub(crate) struct ClientPath<'a> {
     anchor: Option<&'a Anchor>,
 }
 
+/// A client whose certificates were verified.
+pub(crate) struct VerifiedClient {
+    pub(crate) identity: Identity,
+    /// The last second in which all certificates of its path are valid, in Unix time.
+    until: u64,
+    issuers: Option<Arc<Issuers>>,
+}
+
 impl ClientPath<'_> {
-    /// Returns the last second, in Unix time, in which all of its certificates are valid.
-    fn not_after(&self) -> u64 {
-        let ends = self.certificates.iter().map(|certificate| certificate.not_after().timestamp());
-        ends.min().and_then(|end| u64::try_from(end).ok()).unwrap_or(0)
+    /// Returns the client, and stores its issuers.
+    fn client(&self, known: &KnownIssuers) -> VerifiedClient {
+        let (own, above) =
+            self.certificates.split_first().expect("a path begins with the device's certificate");
+        let issuers = known.store(&self.ders[1..]);
+        let source = match self.anchor {
+            Some(anchor) => {
+                PathSource::Ca { anchor: anchor.der().clone(), issuers: issuers.clone() }
+            }
+            None => PathSource::Pinned(self.ders[0].clone().into_owned()),
+        };
+        let until = above.iter().map(|one| one.not_after().timestamp()).min().unwrap_or(i64::MAX);
+        let path = VerifiedPath { source, crl_points: own.crl_points(), until }.shared();
+        let identity = Identity::verified(own, path);
+        let until = u64::try_from(identity.expires()).unwrap_or(0);
+        VerifiedClient { identity, until, issuers }
     }
 }
 
@@ -149,6 +170,25 @@ impl TrustedClients {
             certificates: places.iter().filter_map(|&place| sent[place].take()).collect(),
             anchor: Some(anchor),
         })
+    }
+
+    /// Finds the CA of a client that was verified by the CA `was`. Returns it with the intermediates in
+    /// `certificates` that lead to it.
+    ///
+    /// # Errors
+    /// If no CA leads to the client's issuer any longer.
+    pub(crate) fn find_again<'a, 'b>(
+        &'a self,
+        certificates: &'b [Certificate<'b>],
+        was: &Certificate<'_>,
+        now: UnixTime,
+    ) -> Result<(&'b [Certificate<'b>], &'a Anchor), CertificateError> {
+        path::find_again(certificates, was, &self.anchors, self.algorithms.all, now)
+    }
+
+    /// Returns whether a certificate admits itself.
+    pub(crate) fn is_pinned(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.themselves.contains(certificate)
     }
 
     /// Adds a CA.
@@ -187,16 +227,21 @@ impl ChainLimits {
 }
 
 impl ClientVerifier {
-    /// Verifies the certificates that a client sent, and returns those that lead to a CA.
+    /// Returns whether a client without a certificate is refused.
+    pub(crate) const fn is_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    /// Verifies the certificates that a client sent.
     ///
     /// # Errors
     /// The reason for which they are refused.
-    pub(crate) fn verify<'a>(
-        &'a self,
-        leaf: &'a CertificateDer<'a>,
-        rest: &'a [CertificateDer<'a>],
+    pub(crate) fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<ClientPath<'a>, CertificateError> {
+    ) -> Result<VerifiedClient, CertificateError> {
         self.limits.check(leaf, rest)?;
         let own = Certificate::parse(leaf).map_err(|_| CertificateError::BadEncoding)?;
         if own.is_old() && !self.limits.allow_v1 {
@@ -204,16 +249,23 @@ impl ClientVerifier {
         }
         let at = VerificationTime { now, accepts_expired: self.accepts_expired };
         let path = self.trusted.path(leaf, own, rest, at)?;
-        if let Some(bits) = path.certificates.first().and_then(|own| own.key().odd_rsa_bits()) {
+        let (own, intermediates) =
+            path.certificates.split_first().expect("a path begins with the device's certificate");
+        if let Some(bits) = own.key().odd_rsa_bits() {
             return Err(ChainError::RsaKey { bits }.into());
         }
-        if let Some(revocation) = &self.revocation {
-            revocation.check(&path.certificates, path.anchor, now)?;
+        match (&self.revocation, path.anchor) {
+            (Some(revocation), Some(anchor)) => {
+                revocation.check(own, intermediates, anchor, now)?
+            }
+            (Some(revocation), None) => revocation.check_pinned(own)?,
+            (None, _) => {}
         }
-        if !self.allow.is_empty() && !self.allow.admits(&identity::of(leaf)) {
+        let client = path.client(&self.issuers);
+        if !self.allow.admits(&client.identity) {
             return Err(NOT_ALLOWED);
         }
-        Ok(path)
+        Ok(client)
     }
 }
 
@@ -260,15 +312,15 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let path = self
+        let VerifiedClient { identity, until, issuers } = self
             .verify(end_entity, intermediates, now)
             .inspect_err(|cause| self.note_refused(end_entity, intermediates, cause))?;
-        let authentication = Authentication {
-            at: now.as_secs(),
-            until: if self.accepts_expired { u64::MAX } else { path.not_after() },
-            issuers: self.issuers.store(&path.ders[1..]),
-        };
-        HandshakeScope::with_entered(|scope| scope.verified = Some(authentication));
+        let until = if self.accepts_expired { u64::MAX } else { until };
+        let authentication = Authentication { at: now.as_secs(), until, issuers };
+        HandshakeScope::with_entered(|scope| {
+            scope.verified = Some(authentication);
+            scope.client = Some(identity.into());
+        });
         Ok(ClientCertVerified::assertion())
     }
 

@@ -25,6 +25,7 @@ use super::disguise::Disguise;
 use crate::lock::Lock;
 use crate::terms::labels::ResumptionOutcome;
 use crate::trust::authentication::Authentication;
+use crate::trust::identity::Identity;
 use crate::trust::refused::RefusedCertificate;
 
 /// Labels of rustls's `KeyLog`: draft-ietf-tls-keylogfile.
@@ -45,6 +46,8 @@ pub(crate) struct HandshakeScope {
     pub(crate) disguise: Option<Disguise>,
     /// The reason for which the resolver found no certificate for the client.
     pub(crate) no_certificate_fits: Option<PeerIncompatible>,
+    /// The client whose certificates were verified in this handshake.
+    pub(crate) client: Option<Box<Identity>>,
     /// The authentication of a client whose certificates were verified in this handshake.
     pub(crate) verified: Option<Authentication>,
     /// The authentication of the session that the client resumes.

@@ -114,8 +114,9 @@ impl CrlCa {
         let unused = unused.into_iter().map(|unused| unused.reason).collect();
         (
             revocation.check(
-                &[Certificate::parse(&certificate).unwrap()],
-                Some(&anchor),
+                &Certificate::parse(&certificate).unwrap(),
+                &[],
+                &anchor,
                 UnixTime::now(),
             ),
             unused,

@@ -15,10 +15,10 @@ use x509_parser::prelude::{
     ExtendedKeyUsage, FromDer, ParsedExtension, X509Certificate, X509Extension, X509Version,
 };
 
-use super::crl::CrlScope;
+use super::crl::{self, CrlScope};
 use super::names::CanonicalName;
 use super::signature::{PublicKey, Signed};
-use super::{CertInfo, Malformed, Timestamp, malformed};
+use super::{CertInfo, ClientCertInfo, Malformed, Timestamp, malformed};
 
 /// A parsed certificate, with the fields that a certification path needs.
 #[derive(Debug)]
@@ -144,7 +144,22 @@ impl<'a> Certificate<'a> {
 
     /// Returns whether a CRL of its issuer with this scope covers it.
     pub(crate) fn is_in(&self, scope: &CrlScope) -> bool {
-        scope.covers(&self.parsed)
+        scope.covers(self.parsed.is_ca(), || self.crl_points())
+    }
+
+    /// Returns the names of its CRL distribution points.
+    pub(crate) fn crl_points(&self) -> Vec<Vec<u8>> {
+        crl::certificate_points(&self.parsed)
+    }
+
+    /// Returns the names and the validity of a client's certificate.
+    pub(crate) fn client_info(&self) -> ClientCertInfo {
+        ClientCertInfo::of(&self.parsed)
+    }
+
+    /// Returns the name of its subject.
+    pub(crate) const fn subject(&self) -> &CanonicalName {
+        &self.subject
     }
 
     /// Returns the encoded SubjectPublicKeyInfo.

@@ -130,17 +130,16 @@ pub(crate) fn read(der: &[u8], mut revoked: impl FnMut(&[u8])) -> Result<CrlInfo
 }
 
 impl CrlScope {
-    /// Returns whether the CRL covers a certificate of its issuer.
-    pub(super) fn covers(&self, certificate: &X509Certificate<'_>) -> bool {
-        let is_ca = certificate.is_ca();
+    /// Returns whether the CRL covers a certificate of its issuer, which is a CA's or not and names some
+    /// distribution points.
+    pub(crate) fn covers(&self, is_ca: bool, named: impl FnOnce() -> Vec<Vec<u8>>) -> bool {
         let kind = match self.only {
             CrlSubjects::All => true,
             CrlSubjects::Users => !is_ca,
             CrlSubjects::Cas => is_ca,
         };
-        kind && self.points.as_ref().is_none_or(|points| {
-            certificate_points(certificate).iter().any(|point| points.contains(point))
-        })
+        let points = self.points.as_ref();
+        kind && points.is_none_or(|points| named().iter().any(|point| points.contains(point)))
     }
 }
 
@@ -268,7 +267,8 @@ fn point_name(name: &GeneralName<'_>) -> Option<Vec<u8>> {
     }
 }
 
-fn certificate_points(certificate: &X509Certificate<'_>) -> Vec<Vec<u8>> {
+/// Returns the names of the CRL distribution points in a certificate: RFC 5280 section 4.2.1.13.
+pub(super) fn certificate_points(certificate: &X509Certificate<'_>) -> Vec<Vec<u8>> {
     let extensions = certificate.iter_extensions();
     let points = extensions.filter_map(|extension| {
         let parsed = extension.parsed_extension();

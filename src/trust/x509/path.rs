@@ -154,6 +154,13 @@ impl Anchors {
         Certificate::parse(certificate).is_ok_and(|parsed| !self.named(&parsed.issuer).is_empty())
     }
 
+    /// Returns the CA with the name and the key of a certificate.
+    fn with_key(&self, certificate: &Certificate<'_>) -> Option<&Anchor> {
+        let key = certificate.key.digest();
+        let mut named = self.named(&certificate.subject).iter();
+        named.find(|anchor| anchor.key.digest() == key).map(AsRef::as_ref)
+    }
+
     fn named(&self, name: &CanonicalName) -> &[Arc<Anchor>] {
         self.by_name.get(name).map_or(&[], Vec::as_slice)
     }
@@ -189,6 +196,39 @@ pub(crate) fn find<'a>(
     };
     let path = if search.reach(0) { search.path() } else { None };
     path.ok_or(search.failure)
+}
+
+/// Finds the CA of a live session's issuers, which were verified when its handshake was made. Returns it with the
+/// intermediates that lead to it. `was` is the CA of that time.
+///
+/// The client's own certificate is not here. Its names were checked against the constraints of `was`; those of a
+/// renewed CA with the same name and key are not checked before the next handshake.
+///
+/// # Errors
+/// If no CA has the name and the key of one of the issuers, or the CA does not permit this path.
+pub(crate) fn find_again<'a, 'b>(
+    intermediates: &'b [Certificate<'b>],
+    was: &Certificate<'_>,
+    anchors: &'a Anchors,
+    algorithms: &Algorithms,
+    now: UnixTime,
+) -> Result<(&'b [Certificate<'b>], &'a Anchor), CertificateError> {
+    let issuer = intermediates.first().unwrap_or(was);
+    let (used, anchor) = match anchors.with_key(issuer) {
+        Some(anchor) => (0, anchor),
+        None if intermediates.is_empty() => return Err(CertificateError::UnknownIssuer),
+        None => {
+            let path = find(intermediates, anchors, algorithms, now)?;
+            (path.places.len(), path.anchor)
+        }
+    };
+    anchor.purpose.clone()?;
+    let used = &intermediates[..used];
+    let cas = used.iter().filter(|certificate| !certificate.is_self_issued()).count();
+    if anchor.max_path.is_some_and(|max| usize::try_from(max).is_ok_and(|max| cas > max)) {
+        return Err(PathError::TooLong.into());
+    }
+    Ok((used, anchor))
 }
 
 /// Returns the number of certificates between each certificate of `sent` and a CA, by names only; none if

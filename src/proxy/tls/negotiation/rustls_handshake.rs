@@ -26,6 +26,7 @@ use crate::proxy::tls::alert;
 use crate::proxy::tls::keys::Keys;
 use crate::terms::labels::ResumptionOutcome;
 use crate::trust::certs::verifier::ChainError;
+use crate::trust::identity::Identity;
 use crate::trust::provider::{Disguise, HandshakeScope};
 use crate::trust::refused::RefusedCertificate;
 
@@ -108,6 +109,11 @@ impl RustlsHandshake {
     /// Returns the client's verified chain, leaf first. It is empty if the client sent no certificate.
     pub(crate) fn peer_certificates(&self) -> &[CertificateDer<'static>] {
         self.connection.peer_certificates().unwrap_or_default()
+    }
+
+    /// Takes the identity of the client, if it sent a certificate in this handshake.
+    pub(crate) fn take_client(&mut self) -> Option<Box<Identity>> {
+        self.scope.client.take()
     }
 
     /// Returns the CPU time of the handshake up to now: mostly signatures and key exchange.

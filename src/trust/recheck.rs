@@ -1,0 +1,184 @@
+//! The check of live sessions against the current policy.
+//!
+//! **Promises.** A client is refused here if a new handshake would be refused because of its CA, a CRL, an
+//! allow rule or its validity. The work for its issuers is done once for all clients that share them; one client costs a search in
+//! its issuer's CRL.
+//!
+//! Two changes are left to the next handshake, because a session does not keep its client's certificate: other name
+//! constraints of a renewed CA with the same name and key, and a device that is pinned where its CA was removed (its
+//! session ends, and its next handshake is accepted).
+//!
+//! **Not here.** Stopping the sessions (`sessions/recheck.rs`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio_rustls::rustls::CertificateError;
+use tokio_rustls::rustls::pki_types::UnixTime;
+
+use super::certs::verifier::ClientVerifier;
+use super::identity::Identity;
+use super::policy::Policy;
+use super::revocation::Subject;
+use super::verified_path::{PathSource, VerifiedPath};
+use super::x509::certificate::Certificate;
+use super::x509::crl::CrlScope;
+use super::x509::names::CanonicalName;
+use super::x509::path::Anchor;
+use crate::terms::reason::Reason;
+use crate::time::{since_epoch, unix_seconds};
+
+/// Returns the clients that `policy` refuses at `now`: the place of each in `clients`, and the reason. A client
+/// without a certificate is none.
+pub(crate) fn refused(
+    policy: &Policy,
+    clients: &[Option<&Identity>],
+    now: SystemTime,
+) -> Vec<(usize, Reason)> {
+    let Some(verifier) = &policy.client_verifier else { return Vec::new() };
+    let mut refused = Vec::new();
+    let mut by_path: HashMap<*const VerifiedPath, Vec<(usize, &Identity)>> = HashMap::new();
+    for (place, client) in clients.iter().enumerate() {
+        let known = client.and_then(|client| Some((client, client.path.as_ref()?)));
+        match known {
+            Some((client, path)) => {
+                by_path.entry(Arc::as_ptr(path)).or_default().push((place, client));
+            }
+            None if verifier.is_mandatory() => refused.push((place, Reason::ClientNotAllowed)),
+            None => {}
+        }
+    }
+    for group in by_path.into_values() {
+        let Some(path) = group.first().and_then(|(_, client)| client.path.as_ref()) else {
+            continue;
+        };
+        with_issuers(verifier, path, now, |issuers| {
+            for (place, client) in group {
+                if let Err(reason) = check(verifier, &issuers, client, now) {
+                    refused.push((place, reason));
+                }
+            }
+        });
+    }
+    refused
+}
+
+/// Checks a client with these issuers.
+fn check(
+    verifier: &ClientVerifier,
+    issuers: &CurrentIssuers<'_>,
+    client: &Identity,
+    now: SystemTime,
+) -> Result<(), Reason> {
+    if !verifier.accepts_expired && unix_seconds(now) > client.expires() {
+        return Err(Reason::Expired);
+    }
+    issuers.check(verifier, client, unix_time(now)).map_err(|error| reason(&error))?;
+    if verifier.allow.admits(client) { Ok(()) } else { Err(Reason::ClientNotAllowed) }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum is non-exhaustive")]
+fn reason(error: &CertificateError) -> Reason {
+    match error {
+        CertificateError::Revoked => Reason::Revoked,
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => Reason::Expired,
+        // An unknown CA, an unknown status, and so on.
+        _ => Reason::ClientNotAllowed,
+    }
+}
+
+/// Finds the issuers of some clients in the current trust, and calls `check` with the result.
+fn with_issuers(
+    verifier: &ClientVerifier,
+    path: &VerifiedPath,
+    now: SystemTime,
+    check: impl FnOnce(CurrentIssuers<'_>),
+) {
+    let refused = CurrentIssuers::Refused;
+    let (anchor, issuers) = match &path.source {
+        PathSource::Ca { anchor, issuers } => (anchor, issuers),
+        PathSource::Pinned(own) => {
+            return match Certificate::parse(own) {
+                Ok(parsed) if verifier.trusted.is_pinned(own) => {
+                    check(CurrentIssuers::Pinned(&parsed));
+                }
+                _ => check(refused(CertificateError::UnknownIssuer)),
+            };
+        }
+    };
+    let ders = issuers.iter().flat_map(|issuers| &issuers.ders);
+    let parsed = ders.map(|der| Certificate::parse(der)).collect::<Result<Vec<_>, _>>();
+    // They were parsed in the handshake.
+    let (Ok(certificates), Ok(was)) = (parsed, Certificate::parse(anchor)) else {
+        return check(refused(CertificateError::BadEncoding));
+    };
+    match verifier.trusted.find_again(&certificates, &was, unix_time(now)) {
+        Ok((intermediates, anchor)) => {
+            let name = certificates.first().unwrap_or(&was).subject();
+            let points = &path.crl_points;
+            check(CurrentIssuers::Known { name, points, intermediates, anchor });
+        }
+        Err(error) => check(refused(error)),
+    }
+}
+
+fn unix_time(time: SystemTime) -> UnixTime {
+    UnixTime::since_unix_epoch(since_epoch(time))
+}
+
+/// The issuers of some clients in the current trust.
+enum CurrentIssuers<'a> {
+    Known {
+        /// The name of the clients' issuer.
+        name: &'a CanonicalName,
+        /// The distribution points in the clients' certificates.
+        points: &'a [Vec<u8>],
+        intermediates: &'a [Certificate<'a>],
+        anchor: &'a Anchor,
+    },
+    Pinned(&'a Certificate<'a>),
+    Refused(CertificateError),
+}
+
+impl CurrentIssuers<'_> {
+    /// Checks the status of a client that has these issuers.
+    fn check(
+        &self,
+        verifier: &ClientVerifier,
+        client: &Identity,
+        now: UnixTime,
+    ) -> Result<(), CertificateError> {
+        match (self, &verifier.revocation) {
+            (Self::Refused(error), _) => Err(error.clone()),
+            (_, None) => Ok(()),
+            (Self::Known { name, points, intermediates, anchor }, Some(revocation)) => {
+                let leaf = LiveClient { name, serial: client.serial.as_bytes(), points };
+                revocation.check(&leaf, intermediates, anchor, now)
+            }
+            (Self::Pinned(own), Some(revocation)) => revocation.check_pinned(*own),
+        }
+    }
+}
+
+/// The facts of a live session's client that decide its status.
+struct LiveClient<'a> {
+    name: &'a CanonicalName,
+    serial: &'a [u8],
+    points: &'a [Vec<u8>],
+}
+
+impl Subject for LiveClient<'_> {
+    fn issuer(&self) -> &CanonicalName {
+        self.name
+    }
+
+    fn serial(&self) -> &[u8] {
+        self.serial
+    }
+
+    fn is_in(&self, scope: &CrlScope) -> bool {
+        // The certificate of a CA is accepted only from a pinned device.
+        scope.covers(false, || self.points.to_vec())
+    }
+}
