@@ -23,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{oneshot, watch as latest};
 
 pub(crate) use self::announce::announce;
-use self::announce::{announce_changes, note_swapped};
+use self::announce::{announce_changes, announce_trust_changes, note_swapped};
 use self::watch::Watcher;
 use crate::config::file::{ConfigError, ConfigSource};
 use crate::config::{self, Config};
@@ -382,6 +382,7 @@ fn reload_target(
     let Some((snapshot, warnings)) = loaded else { return (false, failed) };
     note_swapped(&previous, &snapshot, objects);
     announce_changes(&previous.listener, &snapshot.listener);
+    announce_trust_changes(&previous, &snapshot);
     announce(&snapshot, &warnings, &target.metrics);
     target.current.store(snapshot);
     (true, failed)

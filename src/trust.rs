@@ -4,6 +4,7 @@
 
 pub(crate) mod allow;
 pub(crate) mod certs;
+pub(crate) mod changes;
 pub(crate) mod findings;
 pub(crate) mod material;
 pub(crate) mod policy;

@@ -13,6 +13,7 @@ use crate::terms::labels::{MaterialKind, ReloadObject, ReloadOutcome};
 use crate::text::Shown;
 use crate::trust::certs::chain::ServerCertificate;
 use crate::trust::certs::summary::FileSummary;
+use crate::trust::changes::{Entries, TrustChange};
 use crate::trust::findings::Warning;
 use crate::trust::policy::Policy;
 use crate::trust::snapshot::Snapshot;
@@ -87,6 +88,29 @@ fn reported(snapshot: &Snapshot) -> Reported {
         cas: policies().flat_map(|p| &p.trust.cas).map(ca).collect(),
         crls: policies().flat_map(|p| &p.trust.crls).map(crl).collect(),
         files: policies().flat_map(Policy::files).map(material).collect(),
+    }
+}
+
+/// Logs the changes of the trust in a listener's clients.
+pub(super) fn announce_trust_changes(old: &Snapshot, new: &Snapshot) {
+    let listener = &new.listener.name;
+    for change in new.policy().trust_changes(old.policy()) {
+        match change {
+            TrustChange::Cas { file, added, removed } => {
+                let file = Shown(&file);
+                tracing::info!(listener, %file, added, removed, "client CAs changed");
+            }
+            TrustChange::Crl { file, issuer, entries, next_update } => {
+                let (file, Entries { all, added, removed }) = (Shown(&file), entries);
+                let next_update = next_update.map(tracing::field::display);
+                tracing::info!(
+                    listener, %file, issuer, entries = all, added, removed, next_update, "CRL changed"
+                );
+            }
+            TrustChange::CrlRemoved { file, issuer, entries } => {
+                tracing::warn!(listener, file = %Shown(&file), issuer, entries, "CRL removed");
+            }
+        }
     }
 }
 

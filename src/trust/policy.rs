@@ -20,6 +20,7 @@ use super::certs::clients::{self, ActiveTrust, LoadedTrust, TrustMaterial, Trust
 use super::certs::loaded::{LoadedFile, LoadedFiles};
 use super::certs::summary::FileSummary;
 use super::certs::verifier::ClientVerifier;
+use super::changes::{self, TrustChange};
 use super::digest::Digest;
 use super::findings::{Cause, Findings, Warning};
 use super::material::Material;
@@ -131,6 +132,11 @@ impl Policy {
     /// Returns a summary of each file that the policy was built from, in the order of the configuration.
     pub(crate) fn files(&self) -> impl Iterator<Item = FileSummary<'_>> {
         self.loaded.files()
+    }
+
+    /// Returns the changes of the trust in clients since `old`.
+    pub(crate) fn trust_changes(&self, old: &Self) -> Vec<TrustChange> {
+        changes::between(&old.loaded, &self.loaded)
     }
 
     /// Returns the digest of all files of one kind of object.

@@ -212,6 +212,21 @@ impl Crl {
         verified
     }
 
+    /// Returns the number of revoked certificates.
+    pub(crate) const fn count(&self) -> usize {
+        self.revoked.count()
+    }
+
+    /// Returns how many revoked certificates both lists have.
+    pub(crate) fn shared(&self, other: &Self) -> usize {
+        self.revoked.shared(&other.revoked)
+    }
+
+    /// Returns whether both lists are for the same certificates, by issuer and scope.
+    pub(crate) fn is_for_the_same_as(&self, other: &Self) -> bool {
+        self.info.issuer == other.info.issuer && self.info.scope == other.info.scope
+    }
+
     fn is_newer_than(&self, other: &Self) -> bool {
         let (a, b) = (&self.info, &other.info);
         match (&a.number, &b.number) {

@@ -39,6 +39,19 @@ impl Serials {
         sort(&mut self.longer);
     }
 
+    /// Returns the number of serial numbers.
+    pub(super) const fn count(&self) -> usize {
+        self.of_8.len() + self.of_16.len() + self.of_20.len() + self.longer.len()
+    }
+
+    /// Returns how many numbers both sets have. Both are sorted.
+    pub(super) fn shared(&self, other: &Self) -> usize {
+        shared(&self.of_8, &other.of_8)
+            + shared(&self.of_16, &other.of_16)
+            + shared(&self.of_20, &other.of_20)
+            + shared(&self.longer, &other.longer)
+    }
+
     pub(super) fn contains(&self, serial: &[u8]) -> bool {
         let serial = shortest(serial);
         match serial.len() {
@@ -48,6 +61,22 @@ impl Serials {
             _ => self.longer.binary_search_by(|known| (**known).cmp(serial)).is_ok(),
         }
     }
+}
+
+/// Returns how many items two sorted lists share.
+fn shared<T: Ord>(mut one: &[T], mut other: &[T]) -> usize {
+    let mut shared = 0;
+    while let ([a, rest_of_one @ ..], [b, rest_of_other @ ..]) = (one, other) {
+        let order = a.cmp(b);
+        shared += usize::from(order.is_eq());
+        if order.is_le() {
+            one = rest_of_one;
+        }
+        if order.is_ge() {
+            other = rest_of_other;
+        }
+    }
+    shared
 }
 
 /// Returns the number without leading bytes that only repeat its sign. DER forbids them; some CAs write them.
@@ -90,6 +119,20 @@ mod tests {
             assert!(!serials.contains(&number(length, 8)), "{length} bytes");
         }
         assert!(!serials.contains(&number(30, 7)));
+    }
+
+    #[test]
+    fn the_numbers_that_two_sets_share_are_counted() {
+        let set = |numbers: &[&[u8]]| {
+            let mut serials = Serials::default();
+            numbers.iter().for_each(|number| serials.push(number));
+            serials.sort();
+            serials
+        };
+        let one = set(&[&[1], &[3], &[5], &[7; 16], &[8; 20], &[9; 30]]);
+        let other = set(&[&[2], &[3], &[4], &[5], &[7; 16], &[8; 19], &[9; 30]]);
+        assert_eq!((one.count(), other.count(), one.shared(&other)), (6, 7, 4));
+        assert_eq!(one.shared(&set(&[])), 0);
     }
 
     #[test]
