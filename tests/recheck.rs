@@ -34,7 +34,7 @@ impl Scene {
         replace(&ca, &cas.iter().map(|ca| ca.pem()).collect::<String>());
         let crls = cas.iter().map(|ca| ca.crl("devices.crl", &[])).collect::<Vec<_>>();
         let mut listener = listener(backend.config(), &servers.server());
-        let trust = ClientTrust { ca: ca.clone(), crls: crls.clone() };
+        let trust = ClientTrust { crls: crls.clone(), ..ClientTrust::new(ca.clone()) };
         listener.tls.client_auth = ClientAuth::Required(trust);
         change(&mut listener);
         Self { servers, proxy: Proxy::with(listener), ca, crls, _backend: backend }
@@ -154,6 +154,45 @@ async fn a_session_ends_when_the_certificate_of_its_device_expires() {
     let ends = scene.connected(&ca.sign("short", &params)).await;
     scene.is_stopped(ends, Reason::Expired).await;
     is_live(&mut stays).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_no_allow_rule_admits_any_longer_ends() {
+    let ca = Authority::new("devices");
+    let rules = ca.dir().join("allow.toml");
+    replace(&rules, "dns = [\"stays\", \"ends\"]\n");
+    let cas = [&ca];
+    let scene = Scene::new(&cas, |listener| {
+        let ClientAuth::Required(trust) = &mut listener.tls.client_auth else { unreachable!() };
+        trust.allow.file = Some(rules.clone());
+    });
+    let scene = scene.await;
+    let purpose = ExtendedKeyUsagePurpose::ClientAuth;
+    let pair = |names: &[&str]| {
+        ca.issue(names[0], &Wish { names, purpose: purpose.clone(), ..Wish::default() })
+    };
+    let mut stays = scene.connected(&pair(&["stays"])).await;
+    let ends = scene.connected(&pair(&["ends"])).await;
+    replace(&rules, "dns = [\"stays\"]\n");
+    scene.is_stopped(ends, Reason::ClientNotAllowed).await;
+    is_live(&mut stays).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resumed_session_is_checked_like_a_full_one() {
+    let root = Authority::new("root");
+    let plant = root.intermediate("plant");
+    let scene = Scene::new(&[&root], |_| {}).await;
+    let both =
+        |number, revoked: &[u64]| root.crl_pem(number, &[]) + &plant.crl_pem(number, revoked);
+    scene.reloaded(|| replace(&scene.crls[0], &both(2, &[]))).await;
+    let device = Device::showing(&scene.servers, &device(&plant, 66)).resuming();
+    drop(device.echo(scene.proxy.address).await.unwrap());
+    let resumed = device.echo(scene.proxy.address).await.unwrap();
+    let kind = resumed.get_ref().1.handshake_kind();
+    assert_eq!(kind, Some(tokio_rustls::rustls::HandshakeKind::Resumed));
+    replace(&scene.crls[0], &both(3, &[66]));
+    scene.is_stopped(resumed, Reason::Revoked).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

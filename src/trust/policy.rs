@@ -308,14 +308,14 @@ mod tests {
     }
 
     #[test]
-    fn each_setting_that_decides_about_clients_is_part_of_the_resumption() {
+    fn each_setting_that_decides_about_clients_is_part_of_the_trust_in_them() {
         use config::{ClientTrust, CrlRules};
 
         let dir = tempfile::tempdir().unwrap();
         let digest = |trust: ClientTrust| {
             let mut tls = testing::listener(dir.path()).tls;
             tls.client_auth = ClientAuth::Required(trust);
-            resumption_policy(&tls, &LoadedFiles::default(), None)
+            client_trust(&tls, &LoadedFiles::default(), None)
         };
         let usual = || ClientTrust::new("ca".into());
         let by = |crl_rules| ClientTrust { crl_rules, ..usual() };
