@@ -5,10 +5,11 @@
 //! client is verified again, since rustls does not do so.
 //!
 //! **Not here.** The ClientHello (`hello.rs`), the choice of the server certificate and the verification of
-//! client certificates (`trust/`).
+//! client certificates (`trust/`), the reasons of failures (`handshake/error.rs`).
 
 mod certificate;
 pub(crate) mod describe;
+mod error;
 mod labels;
 mod negotiated;
 
@@ -20,22 +21,21 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls::pki_types::UnixTime;
-use tokio_rustls::rustls::{self, AlertDescription, PeerIncompatible, ServerConfig};
+use tokio_rustls::rustls::{self, PeerIncompatible, ServerConfig};
 
 use self::certificate::CertificateFault;
+pub(crate) use self::error::HandshakeError;
 use self::negotiated::negotiated;
 use super::close;
-use super::handshake_memory::{Exceeded, Share};
+use super::handshake_memory::Share;
 use super::hello::fault::HelloFault;
 use super::hello::message::records;
 use super::hello::{self, Between, Hello, HelloError, HelloLimits};
-use super::record::{FailureDetail, HandshakeFailure, Offer};
-use super::socket;
+use super::record::Offer;
 use super::tls::{Negotiation, Opening, Progress, RustlsHandshake, TlsStream, plaintext_alert};
 use crate::config::{self, TlsVersion};
-use crate::terms::labels::{Incompatible, SuiteKind};
+use crate::terms::labels::SuiteKind;
 use crate::terms::negotiated::Negotiated;
-use crate::terms::reason::Reason;
 use crate::trust::certs::verifier::VerifiedClient;
 use crate::trust::identity::{self, Identity};
 use crate::trust::provider::Disguise;
@@ -65,151 +65,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> EstablishedClient<Io> {
         self.stream.queue_close_notify();
         self.stream.close().await;
     }
-}
-
-/// Reason for a failed handshake.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum HandshakeError {
-    #[error(transparent)]
-    Hello(#[from] HelloError),
-    #[error("the handshake was not complete within {0:?}")]
-    Timeout(Duration),
-    #[error(transparent)]
-    Memory(#[from] Exceeded),
-    #[error("the client closed the connection during the handshake")]
-    Eof,
-    #[error("the client sent the fatal alert {}", describe::alert(*.0))]
-    Alert(AlertDescription),
-    #[error("{}", describe::incompatible(.0))]
-    Incompatible(PeerIncompatible),
-    #[error("none of the client's ALPN protocols is accepted")]
-    NoCommonAlpn,
-    #[error("the client sent no certificate")]
-    CertificateMissing,
-    #[error("the client's certificate was refused: {0}")]
-    Certificate(CertificateFault),
-    #[error(
-        "the client's certificate was accepted when its session began, and is refused now: {fault}"
-    )]
-    Resumed { fault: CertificateFault, identity: Option<Box<Identity>> },
-    #[error("the client violated TLS: {0}")]
-    Tls(rustls::Error),
-    #[error("TLS failed in this proxy: {0}")]
-    Internal(rustls::Error),
-    #[error(transparent)]
-    Io(io::Error),
-}
-
-impl HandshakeError {
-    /// Returns the reason for this error.
-    pub(crate) fn reason(&self) -> Reason {
-        match self {
-            Self::Hello(HelloError::Silent | HelloError::Slow { .. }) | Self::Timeout(_) => {
-                Reason::ClientTlsTimeout
-            }
-            Self::Hello(HelloError::Probe) => Reason::ClientProbe,
-            Self::Hello(HelloError::Eof { .. }) | Self::Eof => Reason::ClientTlsEof,
-            Self::Hello(HelloError::Fault(fault)) => fault_reason(fault),
-            Self::Hello(HelloError::Io(error)) | Self::Io(error) => io_reason(error),
-            Self::Memory(Exceeded) => Reason::ClientTlsMemory,
-            Self::Alert(_) => Reason::ClientTlsAlert,
-            Self::Incompatible(_) | Self::NoCommonAlpn => Reason::ClientTlsIncompatible,
-            Self::CertificateMissing => Reason::ClientCertMissing,
-            Self::Certificate(fault) | Self::Resumed { fault, .. } => fault.reason(),
-            Self::Tls(_) => Reason::ClientTlsError,
-            Self::Internal(_) => Reason::Internal,
-        }
-    }
-
-    /// Returns the data that the reason does not contain. The identity is taken.
-    pub(crate) fn take_failure(&mut self) -> HandshakeFailure {
-        let detail = self.detail();
-        let (certificate, identity) = match self {
-            Self::Certificate(fault) => (fault.certificate.clone(), None),
-            Self::Resumed { fault, identity } => (fault.certificate.clone(), identity.take()),
-            Self::Hello(_)
-            | Self::Timeout(_)
-            | Self::Memory(_)
-            | Self::Eof
-            | Self::Alert(_)
-            | Self::Incompatible(_)
-            | Self::NoCommonAlpn
-            | Self::CertificateMissing
-            | Self::Tls(_)
-            | Self::Internal(_)
-            | Self::Io(_) => (None, None),
-        };
-        HandshakeFailure { detail, identity, certificate }
-    }
-
-    fn detail(&self) -> Option<FailureDetail> {
-        match self {
-            Self::Alert(description) => Some(FailureDetail::Alert(labels::alert(*description))),
-            Self::Incompatible(what) => {
-                Some(FailureDetail::Incompatible(labels::incompatible(what)))
-            }
-            Self::NoCommonAlpn => Some(FailureDetail::Incompatible(Incompatible::Alpn)),
-            Self::Hello(HelloError::Fault(HelloFault::Incompatible(what, _))) => {
-                Some(FailureDetail::Incompatible(labels::incompatible(what)))
-            }
-            Self::Hello(HelloError::Fault(HelloFault::Fallback)) => {
-                Some(FailureDetail::Incompatible(Incompatible::Version))
-            }
-            Self::Hello(_)
-            | Self::Timeout(_)
-            | Self::Memory(_)
-            | Self::Eof
-            | Self::CertificateMissing
-            | Self::Certificate(_)
-            | Self::Resumed { .. }
-            | Self::Tls(_)
-            | Self::Internal(_)
-            | Self::Io(_) => None,
-        }
-    }
-}
-
-impl From<rustls::Error> for HandshakeError {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum is non-exhaustive")]
-    fn from(error: rustls::Error) -> Self {
-        use rustls::Error;
-        match error {
-            Error::AlertReceived(description) => Self::Alert(description),
-            Error::PeerIncompatible(what) => Self::Incompatible(what),
-            Error::NoApplicationProtocol => Self::NoCommonAlpn,
-            Error::NoCertificatesPresented => Self::CertificateMissing,
-            Error::InvalidCertificate(cause) => {
-                Self::Certificate(CertificateFault { cause, certificate: None })
-            }
-            Error::General(_)
-            | Error::FailedToGetCurrentTime
-            | Error::FailedToGetRandomBytes
-            | Error::BadMaxFragmentSize
-            | Error::InconsistentKeys(_)
-            | Error::EncryptError => Self::Internal(error),
-            // rustls's other errors are about the client's bytes.
-            _ => Self::Tls(error),
-        }
-    }
-}
-
-fn fault_reason(fault: &HelloFault) -> Reason {
-    match fault {
-        HelloFault::NotTls => Reason::ClientTlsNotTls,
-        HelloFault::Incompatible(..) | HelloFault::Fallback => Reason::ClientTlsIncompatible,
-        HelloFault::Malformed(_)
-        | HelloFault::Illegal(_)
-        | HelloFault::Unexpected(_)
-        | HelloFault::TooLong(_)
-        | HelloFault::Overflow
-        | HelloFault::UnknownName
-        | HelloFault::Renegotiation => Reason::ClientTlsError,
-    }
-}
-
-/// Returns the reason for a failed socket: it was reset, or its peer has stopped answering.
-fn io_reason(error: &io::Error) -> Reason {
-    if socket::is_lost(error) { Reason::ClientLost } else { Reason::ClientReset }
 }
 
 /// A handshake whose ClientHello has been read and not been answered.

@@ -1,0 +1,164 @@
+//! The reasons for which a handshake fails, and their place among the reasons of connections.
+//!
+//! **Not here.** Their texts (`describe.rs`), the classes of refused certificates (`certificate.rs`).
+
+use std::io;
+use std::time::Duration;
+
+use tokio_rustls::rustls::{self, AlertDescription, PeerIncompatible};
+
+use super::certificate::CertificateFault;
+use super::{describe, labels};
+use crate::proxy::handshake_memory::Exceeded;
+use crate::proxy::hello::HelloError;
+use crate::proxy::hello::fault::HelloFault;
+use crate::proxy::record::{FailureDetail, HandshakeFailure};
+use crate::proxy::socket;
+use crate::terms::labels::Incompatible;
+use crate::terms::reason::Reason;
+use crate::trust::identity::Identity;
+
+/// Reason for a failed handshake.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandshakeError {
+    #[error(transparent)]
+    Hello(#[from] HelloError),
+    #[error("the handshake was not complete within {0:?}")]
+    Timeout(Duration),
+    #[error(transparent)]
+    Memory(#[from] Exceeded),
+    #[error("the client closed the connection during the handshake")]
+    Eof,
+    #[error("the client sent the fatal alert {}", describe::alert(*.0))]
+    Alert(AlertDescription),
+    #[error("{}", describe::incompatible(.0))]
+    Incompatible(PeerIncompatible),
+    #[error("none of the client's ALPN protocols is accepted")]
+    NoCommonAlpn,
+    #[error("the client sent no certificate")]
+    CertificateMissing,
+    #[error("the client's certificate was refused: {0}")]
+    Certificate(CertificateFault),
+    #[error(
+        "the client's certificate was accepted when its session began, and is refused now: {fault}"
+    )]
+    Resumed { fault: CertificateFault, identity: Option<Box<Identity>> },
+    #[error("the client violated TLS: {0}")]
+    Tls(rustls::Error),
+    #[error("TLS failed in this proxy: {0}")]
+    Internal(rustls::Error),
+    #[error(transparent)]
+    Io(io::Error),
+}
+
+impl HandshakeError {
+    /// Returns the reason for this error.
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Self::Hello(HelloError::Silent | HelloError::Slow { .. }) | Self::Timeout(_) => {
+                Reason::ClientTlsTimeout
+            }
+            Self::Hello(HelloError::Probe) => Reason::ClientProbe,
+            Self::Hello(HelloError::Eof { .. }) | Self::Eof => Reason::ClientTlsEof,
+            Self::Hello(HelloError::Fault(fault)) => fault_reason(fault),
+            Self::Hello(HelloError::Io(error)) | Self::Io(error) => io_reason(error),
+            Self::Memory(Exceeded) => Reason::ClientTlsMemory,
+            Self::Alert(_) => Reason::ClientTlsAlert,
+            Self::Incompatible(_) | Self::NoCommonAlpn => Reason::ClientTlsIncompatible,
+            Self::CertificateMissing => Reason::ClientCertMissing,
+            Self::Certificate(fault) | Self::Resumed { fault, .. } => fault.reason(),
+            Self::Tls(_) => Reason::ClientTlsError,
+            Self::Internal(_) => Reason::Internal,
+        }
+    }
+
+    /// Returns the data that the reason does not contain. The identity is taken.
+    pub(crate) fn take_failure(&mut self) -> HandshakeFailure {
+        let detail = self.detail();
+        let (certificate, identity) = match self {
+            Self::Certificate(fault) => (fault.certificate.clone(), None),
+            Self::Resumed { fault, identity } => (fault.certificate.clone(), identity.take()),
+            Self::Hello(_)
+            | Self::Timeout(_)
+            | Self::Memory(_)
+            | Self::Eof
+            | Self::Alert(_)
+            | Self::Incompatible(_)
+            | Self::NoCommonAlpn
+            | Self::CertificateMissing
+            | Self::Tls(_)
+            | Self::Internal(_)
+            | Self::Io(_) => (None, None),
+        };
+        HandshakeFailure { detail, identity, certificate }
+    }
+
+    fn detail(&self) -> Option<FailureDetail> {
+        match self {
+            Self::Alert(description) => Some(FailureDetail::Alert(labels::alert(*description))),
+            Self::Incompatible(what) => {
+                Some(FailureDetail::Incompatible(labels::incompatible(what)))
+            }
+            Self::NoCommonAlpn => Some(FailureDetail::Incompatible(Incompatible::Alpn)),
+            Self::Hello(HelloError::Fault(HelloFault::Incompatible(what, _))) => {
+                Some(FailureDetail::Incompatible(labels::incompatible(what)))
+            }
+            Self::Hello(HelloError::Fault(HelloFault::Fallback)) => {
+                Some(FailureDetail::Incompatible(Incompatible::Version))
+            }
+            Self::Hello(_)
+            | Self::Timeout(_)
+            | Self::Memory(_)
+            | Self::Eof
+            | Self::CertificateMissing
+            | Self::Certificate(_)
+            | Self::Resumed { .. }
+            | Self::Tls(_)
+            | Self::Internal(_)
+            | Self::Io(_) => None,
+        }
+    }
+}
+
+impl From<rustls::Error> for HandshakeError {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum is non-exhaustive")]
+    fn from(error: rustls::Error) -> Self {
+        use rustls::Error;
+        match error {
+            Error::AlertReceived(description) => Self::Alert(description),
+            Error::PeerIncompatible(what) => Self::Incompatible(what),
+            Error::NoApplicationProtocol => Self::NoCommonAlpn,
+            Error::NoCertificatesPresented => Self::CertificateMissing,
+            Error::InvalidCertificate(cause) => {
+                Self::Certificate(CertificateFault { cause, certificate: None })
+            }
+            Error::General(_)
+            | Error::FailedToGetCurrentTime
+            | Error::FailedToGetRandomBytes
+            | Error::BadMaxFragmentSize
+            | Error::InconsistentKeys(_)
+            | Error::EncryptError => Self::Internal(error),
+            // rustls's other errors are about the client's bytes.
+            _ => Self::Tls(error),
+        }
+    }
+}
+
+fn fault_reason(fault: &HelloFault) -> Reason {
+    match fault {
+        HelloFault::NotTls => Reason::ClientTlsNotTls,
+        HelloFault::Incompatible(..) | HelloFault::Fallback => Reason::ClientTlsIncompatible,
+        HelloFault::Malformed(_)
+        | HelloFault::Illegal(_)
+        | HelloFault::Unexpected(_)
+        | HelloFault::TooLong(_)
+        | HelloFault::Overflow
+        | HelloFault::UnknownName
+        | HelloFault::Renegotiation => Reason::ClientTlsError,
+    }
+}
+
+/// Returns the reason for a failed socket: it was reset, or its peer has stopped answering.
+fn io_reason(error: &io::Error) -> Reason {
+    if socket::is_lost(error) { Reason::ClientLost } else { Reason::ClientReset }
+}
