@@ -19,13 +19,14 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, interval};
 
 use crate::support::backend::nobody;
-use crate::support::browser::{self, Rendered};
+use crate::support::browser::{self, OpenPage, Rendered};
 use crate::support::certs::{Wish, replace};
 use crate::support::client::{Session, say_and_hear};
 use crate::support::command::{has, run};
 use crate::support::process::ask;
 use crate::support::proxy::{config, listener};
 use crate::support::raw::answer_to;
+use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
 
 /// A name that runs a script in a page that does not escape it.
@@ -204,6 +205,89 @@ fn part(rendered: &Rendered, id: &str, tag: &str) -> String {
     let after = start.unwrap_or_else(|| panic!("no {id} in\n{}", rendered.dom)).1;
     let within = after.split(&format!("</{tag}>")).next().unwrap();
     browser::text(&format!("<{within}"))
+}
+
+/// Returns a proxy that accepts certificates of `devices`, and a connected device for each name.
+async fn fleet(
+    names: &[&str],
+    change: impl FnOnce(&mut Config),
+) -> (Proxy, Vec<Session>, (Authority, Backend)) {
+    let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
+    let backend = Backend::echo().await;
+    let mut strict = strict("test", backend.config(), &servers.server(), &devices);
+    if let ClientAuth::Required(trust) = &mut strict.tls.client_auth {
+        trust.crls.clear();
+    }
+    let mut config = config(strict);
+    change(&mut config);
+    let proxy = Proxy::on(config, None);
+    let mut sessions = Vec::new();
+    for name in names {
+        let device = Device::showing(&servers, &named(&devices, "device", name));
+        sessions.push(device.echo(proxy.address).await.unwrap());
+    }
+    (proxy, sessions, (servers, backend))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_searches_sessions_and_ends_one_after_a_confirmation() {
+    if !has("chromium") {
+        return;
+    }
+    let (proxy, mut sessions, _kept) = fleet(&["pump-7", HOSTILE, "pump-9"], |_| {}).await;
+    let url = format!("http://{}/", proxy.app.admin.unwrap());
+    let mut page = OpenPage::open(&url).await;
+    let devices = "[...document.querySelectorAll('#sessions th')].map(cell => cell.innerText)";
+    page.until(&format!("{devices}.length === 3")).await;
+    assert_eq!(page.evaluate(devices).await, json!(["pump-7", HOSTILE, "pump-9"]));
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let about = page.evaluate("document.getElementById('about').innerText").await;
+    let about = about.as_str().unwrap();
+    assert!(about.starts_with(host.trim()) && about.contains(env!("CARGO_PKG_VERSION")), "{about}");
+    page.until("document.getElementById('tiles').innerText.includes('B/s')").await;
+
+    let search = "const field = document.getElementById('search'); field.value = 'PUMP-9'; \
+                  field.dispatchEvent(new Event('input'))";
+    page.evaluate(&format!("(() => {{ {search} }})()")).await;
+    page.until(&format!("JSON.stringify({devices}) === '[\"pump-9\"]'")).await;
+    page.evaluate("document.querySelector('#sessions button').click()").await;
+    // Longer than the interval of the polls: the confirmation stays open.
+    page.evaluate("pollSessions()").await;
+    page.until("document.querySelectorAll('#sessions button.danger').length === 1").await;
+    assert_eq!(proxy.closed(Reason::Killed), 0, "not before the confirmation");
+    page.evaluate("document.querySelector('#sessions button.danger').click()").await;
+    assert_eq!(within("the end", sessions[2].read(&mut [0; 1])).await.unwrap(), 0);
+    proxy.ends_with(Reason::Killed).await;
+    page.until("document.getElementById('sessions').innerText.includes('No session matches')")
+        .await;
+    say_and_hear(&mut sessions[0], b"still there").await.unwrap();
+    assert_ne!(page.evaluate("document.title").await, json!("taken"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_asks_for_the_token_and_sends_it() {
+    if !has("chromium") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    fs::write(&path, "0123456789abcdef").unwrap();
+    let (proxy, _sessions, _kept) =
+        fleet(&["pump-7"], |config| config.admin.token_file = Some(path)).await;
+    let url = format!("http://{}/", proxy.app.admin.unwrap());
+    let mut page = OpenPage::open(&url).await;
+    page.until("!document.getElementById('token-form').hidden").await;
+    assert_eq!(page.evaluate("document.querySelectorAll('#sessions th').length").await, json!(0));
+    for (token, expected) in [
+        ("wrong", "document.body.innerText.includes('The token is not accepted')"),
+        ("0123456789abcdef", "document.querySelectorAll('#sessions th').length === 1"),
+    ] {
+        let fill = format!("document.getElementById('token').value = '{token}'");
+        page.evaluate(&fill).await;
+        page.evaluate("document.getElementById('token-form').requestSubmit()").await;
+        page.until(expected).await;
+    }
+    assert_eq!(page.evaluate("document.getElementById('token-form').hidden").await, json!(true));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -163,6 +163,27 @@ async fn sessions_are_found_by_each_filter() {
     let peer = nobody.get_ref().0.local_addr().unwrap();
     assert_eq!(scene.found(&format!("peer={peer}")), ["nobody"]);
     assert_eq!(scene.found("peer=192.0.2.1"), [""; 0]);
+    assert_eq!(scene.found("search=SOR-2.PLANT"), [two]);
+    assert_eq!(scene.found(&format!("search={}", peer.port())), ["nobody"]);
+    assert_eq!(scene.found("search=elsewhere"), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_sorted_over_all_before_the_page_is_cut() {
+    let scene = Scene::new().await;
+    let _quiet = scene.connected("b", 1).await;
+    let _loud = scene.connected("a", 5000).await;
+    let mut last = scene.connected("c", 10).await;
+    let counted =
+        || scene.ask("/sessions?identity=a")["sessions"][0]["bytes_to_client"] == json!(5000);
+    eventually("the bytes are counted", counted).await;
+    assert_eq!(scene.found("sort=bytes&limit=2"), ["a", "c"]);
+    assert_eq!(scene.ask("/sessions?sort=bytes&limit=2")["next"], Value::Null);
+    assert_eq!(scene.found("sort=identity"), ["a", "b", "c"]);
+    assert_eq!(scene.found("sort=age"), ["b", "a", "c"]);
+    say_and_hear(&mut last, b"again").await.unwrap();
+    assert_eq!(scene.found("sort=idle").last().unwrap(), "c");
+    assert_eq!(ask(scene.proxy.app.admin.unwrap(), "GET", "/sessions?sort=x", "").unwrap().0, 400);
 }
 
 #[tokio::test(flavor = "multi_thread")]

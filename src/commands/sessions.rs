@@ -4,7 +4,6 @@
 //!
 //! **Not here.** The requests (`admin_client.rs`), the filters (`control/admin/query.rs`).
 
-use std::cmp::Reverse;
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use hyper::{Method, StatusCode};
@@ -13,7 +12,7 @@ use serde_json::Value;
 
 use super::admin_client::{AdminError, AdminPort, query};
 use super::exit::Exit;
-use super::flags::sessions::{SessionOrder, SessionsArgs};
+use super::flags::sessions::SessionsArgs;
 use super::output::{complain, fail, print, print_line};
 use super::table::{Table, duration, size};
 use crate::runtime;
@@ -55,15 +54,16 @@ pub fn run(args: &SessionsArgs) -> Exit {
     done.unwrap_or_else(|error| fail(error, Exit::Failed))
 }
 
-/// Finds the sessions, page by page. Only an order other than the admin port's needs all of them.
+/// Finds the sessions, page by page. Only the order by age has several pages.
 async fn find(port: &AdminPort, args: &SessionsArgs) -> Result<Found, AdminError> {
-    let wanted = if args.sort == SessionOrder::Age { args.limit } else { usize::MAX };
+    // An id is found by its place in the order of age.
+    let sort = if args.id.is_some() { "age" } else { args.sort.key() }.to_owned();
     let mut found = Found { matching: 0, sessions: Vec::new() };
     let mut after = args.id.map(|id| id.saturating_sub(1));
-    while found.sessions.len() < wanted {
-        let limit = if args.id.is_some() { 1 } else { PAGE.min(wanted - found.sessions.len()) };
+    while found.sessions.len() < args.limit {
+        let limit = if args.id.is_some() { 1 } else { PAGE.min(args.limit - found.sessions.len()) };
         let mut keys = filter(args);
-        keys.push(("limit", limit.to_string()));
+        keys.extend([("sort", sort.clone()), ("limit", limit.to_string())]);
         keys.extend(after.map(|after| ("after", after.to_string())));
         let page: Page = port.json(Method::GET, &query("/sessions", &keys)).await?;
         // On later pages, the port counts only what follows.
@@ -78,8 +78,6 @@ async fn find(port: &AdminPort, args: &SessionsArgs) -> Result<Found, AdminError
         found.sessions.retain(|session| session["id"] == id);
         found.matching = found.sessions.len();
     }
-    sort(&mut found.sessions, args.sort);
-    found.sessions.truncate(args.limit);
     Ok(found)
 }
 
@@ -87,16 +85,6 @@ fn filter(args: &SessionsArgs) -> Vec<(&'static str, String)> {
     let SessionsArgs { identity, peer, listener, sni, .. } = args;
     let keys = [("identity", identity), ("peer", peer), ("listener", listener), ("sni", sni)];
     keys.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect()
-}
-
-fn sort(sessions: &mut [Value], order: SessionOrder) {
-    match order {
-        // The oldest first, as the admin port has them.
-        SessionOrder::Age => {}
-        SessionOrder::Idle => sessions.sort_by_key(|s| Reverse(number(s, "idle_seconds"))),
-        SessionOrder::Bytes => sessions.sort_by_key(|session| Reverse(bytes(session))),
-        SessionOrder::Identity => sessions.sort_by_cached_key(|s| text(s, "identity")),
-    }
 }
 
 fn show(args: &SessionsArgs, found: &Found) -> Exit {
@@ -175,10 +163,6 @@ fn confirmed(found: &Found) -> bool {
 
 fn number(session: &Value, key: &str) -> u64 {
     session[key].as_u64().unwrap_or(0)
-}
-
-fn bytes(session: &Value) -> u64 {
-    number(session, "bytes_to_backend").saturating_add(number(session, "bytes_to_client"))
 }
 
 fn text(session: &Value, key: &str) -> String {

@@ -167,7 +167,7 @@ const fn post(path: &'static str, handler: Handler) -> AdminRoute {
 }
 
 const fn delete(path: &'static str, handler: Queued) -> AdminRoute {
-    let (guard, access) = (Guard::NotFromBrowser, Access::Token);
+    let (guard, access) = (Guard::OwnPage, Access::Token);
     AdminRoute { method: Verb::Delete, path, guard, access, handler: Handler::Queued(handler) }
 }
 
@@ -240,7 +240,9 @@ impl Admin {
         let found = at_path.find(|(route, _)| route.method.includes(request.method()));
         let (route, id) = found.unzip();
         let guard = route.map_or(Guard::Host, |route| route.guard);
-        if let Err(refusal) = guard.check(endpoint.is_local, request.headers()) {
+        if let Err(refusal) =
+            guard.check(endpoint.is_local, self.token.as_deref(), request.headers())
+        {
             return text(StatusCode::FORBIDDEN, refusal);
         }
         if route.is_some_and(|route| route.access == Access::Token)

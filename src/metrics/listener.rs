@@ -217,6 +217,11 @@ impl ListenerMetrics {
         self.own.bytes[direction].inc_by(bytes);
     }
 
+    /// Returns the plaintext bytes relayed since the process started.
+    pub(crate) fn bytes(&self, direction: Direction) -> u64 {
+        self.own.bytes[direction].get()
+    }
+
     pub(crate) fn on_client_hello(&self, version: OfferedVersion) {
         self.own.hellos[version].inc();
     }

@@ -1,9 +1,18 @@
 //! A real browser: Debian's Chromium, headless, with no network except loopback.
 
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 
 use super::command::run;
+use super::wait::{PATIENCE, within};
 
 /// A page after some seconds of its virtual time.
 pub(crate) struct Rendered {
@@ -79,4 +88,158 @@ pub(crate) fn text(html: &str) -> String {
     }
     let text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A page that stays open, so that a test can use it. Its browser is killed on drop.
+pub(crate) struct OpenPage {
+    browser: Child,
+    _profile: tempfile::TempDir,
+    devtools: TcpStream,
+    requests: u32,
+}
+
+impl OpenPage {
+    /// Opens a page in real time.
+    pub(crate) async fn open(url: &str) -> Self {
+        let profile = tempfile::tempdir().unwrap();
+        let mut command = Command::new("chromium");
+        command.args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]);
+        command.args(["--disable-background-networking", "--disable-component-update"]);
+        command.args(["--no-proxy-server", "--remote-debugging-port=0"]);
+        command.arg(format!("--user-data-dir={}", profile.path().display())).arg(url);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut browser = command.spawn().unwrap();
+        let port = devtools_port(browser.stderr.take().unwrap());
+        let port = within("the port of the browser", port).await;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let devtools = within("the page", connect(address, url)).await;
+        let mut page = Self { browser, _profile: profile, devtools, requests: 0 };
+        // Before it, the browser shows an empty document.
+        page.until(&format!("location.href === '{url}' && document.readyState === 'complete'"))
+            .await;
+        page
+    }
+
+    /// Evaluates an expression in the page.
+    pub(crate) async fn evaluate(&mut self, expression: &str) -> Value {
+        self.requests += 1;
+        let params = json!({ "expression": expression, "returnByValue": true });
+        let request =
+            json!({ "id": self.requests, "method": "Runtime.evaluate", "params": params });
+        send(&mut self.devtools, &request.to_string()).await;
+        loop {
+            let answer = within("an answer", receive(&mut self.devtools)).await;
+            let answer: Value = serde_json::from_str(&answer).unwrap();
+            if answer["id"] == json!(self.requests) {
+                let result = &answer["result"];
+                assert!(result["exceptionDetails"].is_null(), "{expression}: {answer}");
+                return result["result"]["value"].clone();
+            }
+        }
+    }
+
+    /// Waits until an expression is true in the page.
+    pub(crate) async fn until(&mut self, expression: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.evaluate(expression).await != json!(true) {
+            let now = self.evaluate("document.body?.innerText").await;
+            assert!(Instant::now() < deadline, "not true: {expression}; the page has: {now}");
+        }
+    }
+}
+
+impl Drop for OpenPage {
+    fn drop(&mut self) {
+        // It fails if the browser has ended already.
+        let _ended = self.browser.kill();
+        let _ended = self.browser.wait();
+    }
+}
+
+/// Returns the port that the browser reports on standard error.
+async fn devtools_port(stderr: ChildStderr) -> u16 {
+    let (sender, port) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut sender = Some(sender);
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            let port = line.strip_prefix("DevTools listening on ws://127.0.0.1:");
+            let port = port.and_then(|rest| rest.split('/').next()?.parse().ok());
+            if let Some((sender, port)) = port.and_then(|port| Some((sender.take()?, port))) {
+                let _gone = sender.send(port);
+            }
+        }
+    });
+    port.await.expect("the browser has ended")
+}
+
+/// Connects to the page with this address by the DevTools protocol, over a WebSocket (RFC 6455).
+async fn connect(address: SocketAddr, url: &str) -> TcpStream {
+    let path = loop {
+        let list = list(address).await;
+        let pages = list.as_array().cloned().unwrap_or_default();
+        let page = pages.iter().find(|page| page["url"] == json!(url));
+        let socket = page.and_then(|page| page["webSocketDebuggerUrl"].as_str());
+        if let Some((_, path)) = socket.and_then(|socket| socket.split_once("/devtools")) {
+            break format!("/devtools{path}");
+        }
+        tokio::task::yield_now().await;
+    };
+    let mut tcp = TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    );
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    let answer = head(&mut tcp).await;
+    assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+    tcp
+}
+
+/// Returns the browser's list of pages. The browser keeps the connection, so that its length has to be read.
+async fn list(address: SocketAddr) -> Value {
+    let mut tcp = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET /json/list HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    let head = head(&mut tcp).await;
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length:")).unwrap();
+    let mut body = vec![0; length.trim().parse().unwrap()];
+    tcp.read_exact(&mut body).await.unwrap();
+    serde_json::from_slice(&body).unwrap()
+}
+
+/// Reads the head of an answer.
+async fn head(tcp: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(tcp.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// Sends one text frame. A mask of zeros leaves the text as it is.
+async fn send(tcp: &mut TcpStream, text: &str) {
+    let mut frame = vec![0x81, 0x80 | 126];
+    frame.extend(u16::try_from(text.len()).unwrap().to_be_bytes());
+    frame.extend([0; 4]);
+    frame.extend(text.as_bytes());
+    tcp.write_all(&frame).await.unwrap();
+}
+
+/// Receives one message.
+async fn receive(tcp: &mut TcpStream) -> String {
+    let mut message = Vec::new();
+    loop {
+        let first = tcp.read_u8().await.unwrap();
+        let length = match tcp.read_u8().await.unwrap() {
+            126 => u64::from(tcp.read_u16().await.unwrap()),
+            127 => tcp.read_u64().await.unwrap(),
+            length => u64::from(length),
+        };
+        let mut part = vec![0; length as usize];
+        tcp.read_exact(&mut part).await.unwrap();
+        message.extend(part);
+        if first & 0x80 != 0 {
+            return String::from_utf8(message).unwrap();
+        }
+    }
 }

@@ -60,6 +60,18 @@ pub enum SessionOrder {
     Identity,
 }
 
+impl SessionOrder {
+    /// Returns the key of `GET /sessions`.
+    pub(crate) const fn key(self) -> &'static str {
+        match self {
+            Self::Age => "age",
+            Self::Idle => "idle",
+            Self::Bytes => "bytes",
+            Self::Identity => "identity",
+        }
+    }
+}
+
 /// The flags of `tlsidecar top`.
 #[derive(Clone, Debug, Args)]
 pub struct TopArgs {

@@ -30,6 +30,8 @@ pub(super) enum Guard {
     Host,
     /// As `Host`, and the request must not come from a web page.
     NotFromBrowser,
+    /// As `Host`, and the request may come from no other web page than the status page.
+    OwnPage,
 }
 
 /// The scheme of a token (RFC 6750 section 2.1); schemes ignore case (RFC 9110 section 11.1).
@@ -48,19 +50,40 @@ impl Guard {
     ///
     /// # Errors
     /// The text of the refusal.
-    pub(super) fn check(self, is_local: bool, headers: &HeaderMap) -> Result<(), &'static str> {
+    pub(super) fn check(
+        self,
+        is_local: bool,
+        token: Option<&TokenFile>,
+        headers: &HeaderMap,
+    ) -> Result<(), &'static str> {
         if self == Self::Open {
             return Ok(());
         }
         if is_local && !may_be_this_machine(headers.get(HOST)) {
             return Err(FOREIGN_HOST);
         }
-        // Browsers send Origin with every POST; curl, the kubelet and `tlsidecar drain` send none.
-        if self == Self::NotFromBrowser && headers.contains_key(ORIGIN) {
-            return Err(FOREIGN_ORIGIN);
-        }
-        Ok(())
+        // Browsers send Origin with every POST and DELETE; curl, the kubelet and `tlsidecar drain` send none.
+        let is_from_page = headers.contains_key(ORIGIN);
+        let refused = match self {
+            Self::Open | Self::Host => false,
+            Self::NotFromBrowser => is_from_page,
+            // On an address that other machines reach, a page whose name was rebound has our origin as well. It does
+            // not have the token.
+            Self::OwnPage => {
+                let is_ours = is_same_origin(headers) && (is_local || token.is_some());
+                is_from_page && !is_ours
+            }
+        };
+        if refused { Err(FOREIGN_ORIGIN) } else { Ok(()) }
     }
+}
+
+/// Returns true if the web page that sent a request was loaded from the host and port of the request.
+fn is_same_origin(headers: &HeaderMap) -> bool {
+    let origin = headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
+    let authority = origin.and_then(|origin| origin.split_once("://")).map(|(_, at)| at);
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    authority.zip(host).is_some_and(|(origin, host)| origin.eq_ignore_ascii_case(host))
 }
 
 /// Returns whether a request over loopback may be meant for this machine.
@@ -104,11 +127,39 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, HeaderValue::from_static("localhost"));
         headers.insert(ORIGIN, HeaderValue::from_static("http://localhost"));
-        assert_eq!(Guard::NotFromBrowser.check(true, &headers), Err(FOREIGN_ORIGIN));
-        assert_eq!(Guard::Host.check(true, &headers), Ok(()));
+        assert_eq!(Guard::NotFromBrowser.check(true, None, &headers), Err(FOREIGN_ORIGIN));
+        assert_eq!(Guard::Host.check(true, None, &headers), Ok(()));
         headers.insert(HOST, HeaderValue::from_static("evil.example"));
-        assert_eq!(Guard::Host.check(true, &headers), Err(FOREIGN_HOST));
-        assert_eq!(Guard::Host.check(false, &headers), Ok(()), "it is reached by its own name");
-        assert_eq!(Guard::Open.check(true, &headers), Ok(()));
+        assert_eq!(Guard::Host.check(true, None, &headers), Err(FOREIGN_HOST));
+        assert_eq!(
+            Guard::Host.check(false, None, &headers),
+            Ok(()),
+            "it is reached by its own name"
+        );
+        assert_eq!(Guard::Open.check(true, None, &headers), Ok(()));
+    }
+    #[test]
+    fn only_a_page_of_this_port_passes_the_guard_of_the_own_page() {
+        let check = |is_local, token: Option<&TokenFile>, host: &'static str, origin| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, HeaderValue::from_static(host));
+            headers.insert(ORIGIN, HeaderValue::from_static(origin));
+            Guard::OwnPage.check(is_local, token, &headers)
+        };
+        let at = "localhost:9901";
+        assert_eq!(check(true, None, at, "http://localhost:9901"), Ok(()));
+        for other in ["http://localhost:3000", "http://evil.example", "null", "localhost:9901"] {
+            assert_eq!(check(true, None, at, other), Err(FOREIGN_ORIGIN), "{other}");
+        }
+        // A name that was rebound to this machine.
+        let (evil, page) = ("evil.example:9901", "http://evil.example:9901");
+        assert_eq!(check(true, None, evil, page), Err(FOREIGN_HOST));
+        assert_eq!(check(false, None, evil, page), Err(FOREIGN_ORIGIN));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, "0123456789abcdef").unwrap();
+        let (token, _) = TokenFile::load(&path).unwrap();
+        assert_eq!(check(false, Some(&token), evil, page), Ok(()), "the token is checked next");
+        assert_eq!(Guard::OwnPage.check(true, None, &HeaderMap::new()), Ok(()), "no browser");
     }
 }

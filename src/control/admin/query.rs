@@ -12,7 +12,7 @@ use form_urlencoded::parse;
 
 use crate::sessions::Session;
 use crate::sessions::top::{By, What};
-use crate::terms::closed_set::ClosedSet;
+use crate::terms::closed_set::{ClosedSet, closed_set};
 use crate::terms::name_pattern::NamePattern;
 
 /// Default number of sessions on a page.
@@ -34,10 +34,29 @@ const FILTER_KEYS: &str = "listener, identity, sni, peer";
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct SessionQuery {
     filter: SessionFilter,
+    /// A part of a name or an address, in lower case.
+    search: Option<String>,
+    pub(super) sort: Sort,
     /// Number of sessions on the page.
     pub(super) limit: Option<usize>,
     /// Only sessions that began after the one with this id.
     pub(super) after: u64,
+}
+
+closed_set! {
+    /// The order of sessions.
+    #[derive(Default)]
+    pub(super) enum Sort {
+        /// The oldest first.
+        #[default]
+        Age => "age",
+        /// The one that is silent longest first.
+        Idle => "idle",
+        /// The one with the most bytes first.
+        Bytes => "bytes",
+        /// By the first name of the certificate.
+        Identity => "identity",
+    }
 }
 
 /// A filter for sessions. All parts that are given must match.
@@ -73,9 +92,16 @@ impl SessionQuery {
         for (key, value) in keys(query)? {
             match &*key {
                 "limit" => wanted.limit = Some(limit(&value)?),
+                "search" => wanted.search = Some(value.to_lowercase()),
+                "sort" => wanted.sort = one_of(&key, &value)?,
                 "after" => wanted.after = session_id(&key, &value)?,
                 _ if wanted.filter.set(&key, &value)? => {}
-                _ => return Err(unknown(&key, &format!("{FILTER_KEYS}, limit, after"))),
+                _ => {
+                    return Err(unknown(
+                        &key,
+                        &format!("{FILTER_KEYS}, search, sort, limit, after"),
+                    ));
+                }
             }
         }
         Ok(wanted)
@@ -83,7 +109,10 @@ impl SessionQuery {
 
     /// Returns whether the query selects a session.
     pub(super) fn includes(&self, session: &Session) -> bool {
-        session.is_established() && session.id > self.after && self.filter.selects(session)
+        session.is_established()
+            && session.id > self.after
+            && self.filter.selects(session)
+            && self.search.as_deref().is_none_or(|text| contains(session, text))
     }
 
     pub(super) fn limit(&self) -> usize {
@@ -136,6 +165,16 @@ impl SessionFilter {
         });
         listener && identity && peer && server_name
     }
+}
+
+/// Returns true if a name or an address of the session contains `text`, which is in lower case.
+fn contains(session: &Session, text: &str) -> bool {
+    let names = session.identity.get().into_iter().flat_map(|identity| &identity.names);
+    let names = names.chain(session.server_name.get());
+    let found = |name: &str| name.to_lowercase().contains(text);
+    names.into_iter().any(|name| found(name))
+        || found(session.metrics.name())
+        || session.peer.to_string().contains(text)
 }
 
 /// Parses the id of a session at the end of a path.

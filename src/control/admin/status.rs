@@ -20,13 +20,15 @@ use crate::metrics::{
     Reported,
 };
 use crate::reload::ReloadStatus;
-use crate::terms::labels::{ConnectResult, ReloadOutcome};
+use crate::terms::labels::{ConnectResult, Direction, ReloadOutcome};
 use crate::terms::reason::Reason;
+use crate::text::one_line;
 use crate::time::unix_seconds;
 
 /// The listeners with their addresses, the start of the process, and its recent past.
 pub(crate) struct Status {
     started: Instant,
+    host: String,
     /// In the order of the history's listeners.
     addresses: Vec<SocketAddr>,
     pub(super) history: History,
@@ -35,6 +37,8 @@ pub(crate) struct Status {
 #[derive(Serialize)]
 struct StatusView<'a> {
     version: &'static str,
+    /// The name of the host, which is that of the Pod in Kubernetes.
+    host: &'a str,
     now: i64,
     uptime_seconds: u64,
     phase: &'static str,
@@ -63,6 +67,8 @@ struct ListenerView<'a> {
     load: Load,
     accepted: u64,
     handshakes: u64,
+    bytes_to_backend: u64,
+    bytes_to_client: u64,
     /// Only reasons that occurred.
     closed: BTreeMap<&'static str, u64>,
 }
@@ -119,7 +125,10 @@ impl Status {
     /// Starts the history of these listeners, which listen on these addresses.
     pub(crate) fn new(listeners: Vec<(SocketAddr, Arc<ListenerMetrics>)>) -> Self {
         let (addresses, listeners) = listeners.into_iter().unzip();
-        Self { started: Instant::now(), addresses, history: History::new(listeners) }
+        // uname(2). A host without it, or a hidden /proc, has no name on the page.
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let host = one_line(host.trim()).into_owned();
+        Self { started: Instant::now(), host, addresses, history: History::new(listeners) }
     }
 
     /// Returns the current status as JSON.
@@ -134,6 +143,7 @@ impl Status {
         let reported: Vec<Reported> = self.history.listeners.iter().map(reported).collect();
         to_json(&StatusView {
             version: env!("CARGO_PKG_VERSION"),
+            host: &self.host,
             now: unix_seconds(SystemTime::now()),
             uptime_seconds: self.started.elapsed().as_secs(),
             phase: shutdown.phase().as_str(),
@@ -218,6 +228,8 @@ fn listener(metrics: &ListenerMetrics, address: SocketAddr) -> ListenerView<'_> 
         load: metrics.load(),
         accepted: totals.accepted,
         handshakes: totals.handshakes,
+        bytes_to_backend: metrics.bytes(Direction::ToBackend),
+        bytes_to_client: metrics.bytes(Direction::ToClient),
         closed: closed.map(|(reason, count)| (reason.as_str(), *count)).collect(),
     }
 }

@@ -4,11 +4,12 @@
 //!
 //! **Not here.** The queries (`query.rs`), the tables (`sessions.rs`, `sessions/top.rs`).
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::query::{SessionQuery, TopQuery};
+use super::query::{SessionQuery, Sort, TopQuery};
 use super::response::to_json;
 use crate::sessions::top::{By, Counts, What};
 use crate::sessions::{Session, Sessions};
@@ -58,17 +59,26 @@ struct TopEntry {
     count: u64,
 }
 
-/// Returns the sessions that a query selects, oldest first.
+/// Returns the sessions that a query selects, in its order.
 ///
 /// # Errors
 /// A sentence about the mistake in the query.
 pub(super) fn sessions(sessions: &Sessions, query: &str) -> Result<String, String> {
     let query = SessionQuery::parse(query)?;
     let mut matching = sessions.matching(|session| query.includes(session));
-    matching.sort_unstable_by_key(|session| session.id);
+    match query.sort {
+        Sort::Age => matching.sort_unstable_by_key(|session| session.id),
+        // Cached, because a key that moves while it is compared is no order.
+        Sort::Idle => matching.sort_by_cached_key(|session| Reverse(session.silence())),
+        Sort::Bytes => matching.sort_by_cached_key(|session| Reverse(bytes(session))),
+        Sort::Identity => {
+            matching.sort_by_cached_key(|session| session.identity().map(str::to_owned))
+        }
+    }
     let count = matching.len();
     matching.truncate(query.limit());
-    let next = matching.last().filter(|_| matching.len() < count).map(|last| last.id);
+    let has_next = query.sort == Sort::Age && matching.len() < count;
+    let next = matching.last().filter(|_| has_next).map(|last| last.id);
     let page = matching.iter().map(|session| view(session)).collect();
     Ok(to_json(&SessionsView { matching: count, next, sessions: page }))
 }
@@ -118,10 +128,15 @@ pub(super) fn top(sessions: &Sessions, query: &str) -> Result<String, String> {
     }))
 }
 
+/// Returns the bytes in both directions.
+fn bytes(session: &Session) -> u64 {
+    session.bytes(Direction::ToBackend) + session.bytes(Direction::ToClient)
+}
+
 /// Adds the bytes of live sessions, since each began.
 fn add(live: &[Arc<Session>], by: By, counts: &mut Counts) {
     for session in live {
-        let bytes = session.bytes(Direction::ToBackend) + session.bytes(Direction::ToClient);
+        let bytes = bytes(session);
         let name: Option<Box<str>> = match by {
             By::Identity => session.identity().map(Box::from),
             By::Certificate => None,
