@@ -17,7 +17,7 @@ use tokio_rustls::rustls::version::{TLS12, TLS13};
 
 use crate::client_auth::issue_until;
 use crate::support::certs::{Wish, replace};
-use crate::support::command::run;
+use crate::support::command::{has, run};
 use crate::support::process::Sidecar;
 use crate::support::proxy::listener;
 use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
@@ -298,6 +298,56 @@ async fn each_wrong_line_of_the_keys_is_reported_and_not_quoted() {
         assert!(!problem.contains(&short) && !problem.contains("note"), "{problem}");
     }
     assert_eq!(problems.len(), 3, "{problems:?}");
+}
+
+/// Returns whether HAProxy accepts a file of ticket keys.
+async fn is_accepted_by_haproxy(scene: &Scene) -> bool {
+    let (dir, server) = (scene.authority.dir(), scene.authority.server());
+    let parts = [server.files.cert, server.files.key].map(|file| fs::read_to_string(file).unwrap());
+    let (crt, config) = (dir.join("both.pem"), dir.join("haproxy.cfg"));
+    replace(&crt, &parts.concat());
+    // It checks the configuration, and binds nothing.
+    let text = format!(
+        "defaults\n mode tcp\n timeout connect 1s\n timeout client 1s\n timeout server 1s\n\
+         listen test\n bind 127.0.0.1:8883 ssl crt {} tls-ticket-keys {}\n server s 127.0.0.1:1\n",
+        crt.display(),
+        scene.file().display()
+    );
+    fs::write(&config, text).unwrap();
+    let mut command = Command::new("haproxy");
+    command.args(["-c", "-f"]).arg(config);
+    run(command).await.0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn haproxy_accepts_the_same_files_of_keys() {
+    if !has("haproxy") {
+        return;
+    }
+    let scene = Scene::new().await;
+    let three = keys(&[1, 2, 3]);
+    let of = |byte, bytes| BASE64.encode(&vec![byte; bytes]) + "\n";
+    for (file, is_good) in [
+        (three.clone(), true),
+        (keys(&[1, 2, 3, 4, 5]), true),
+        (three.trim_end().to_owned(), true),
+        (three.replace('\n', "\r\n"), true),
+        (of(1, 48) + &of(2, 48) + &of(3, 48), true),
+        (String::new(), false),
+        (keys(&[1, 2]), false),
+        (three.clone() + "\n", false),
+        (three.replacen('\n', "\n\n", 1), false),
+        (format!("# keys\n{three}"), false),
+        (format!(" {three}"), false),
+        (three.replace('\n', " \n"), false),
+        (three.clone() + &of(4, 48), false),
+        (three.clone() + &of(4, 79), false),
+        (three.replacen('=', "", 1), false),
+    ] {
+        replace(&scene.file(), &file);
+        let accepted = (scene.check().is_ok(), is_accepted_by_haproxy(&scene).await);
+        assert_eq!(accepted, (is_good, is_good), "{file:?}");
+    }
 }
 
 /// Runs openssl s_client, with a client certificate, until its session is saved in `saves`.
