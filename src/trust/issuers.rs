@@ -92,7 +92,7 @@ impl Table {
 }
 
 fn id(path: &[&CertificateDer<'_>]) -> IssuersId {
-    let digest = Digest::of(path.iter().map(|der| der.as_ref()));
+    let digest = Digest::of(path.iter().map(AsRef::as_ref));
     *digest.as_bytes().first_chunk().expect("SHA-256 has 32 bytes")
 }
 

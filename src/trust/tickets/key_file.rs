@@ -42,13 +42,17 @@ pub(crate) enum KeyFileFault {
     TooFew(usize),
 }
 
-/// Reads the keys of a file, each with its line.
+/// The keys of a file, each with its line.
+pub(crate) type FoundKeys = Vec<(usize, MasterKey)>;
+
+/// The faults of a file, each with its line; none for a fault of the whole file.
+pub(crate) type FoundFaults = Vec<(Option<usize>, KeyFileFault)>;
+
+/// Reads the keys of a file.
 ///
 /// # Errors
-/// Every fault with its line; none for a fault of the whole file.
-pub(crate) fn parse(
-    file: &[u8],
-) -> Result<Vec<(usize, MasterKey)>, Vec<(Option<usize>, KeyFileFault)>> {
+/// Every fault.
+pub(crate) fn parse(file: &[u8]) -> Result<FoundKeys, FoundFaults> {
     let (mut keys, mut faults) = (Vec::new(), Vec::new());
     let mut first_size = None;
     let lines = file.strip_suffix(b"\n").unwrap_or(file).split(|&byte| byte == b'\n');
@@ -95,7 +99,7 @@ mod tests {
         BASE64.encode(&vec![byte; bytes])
     }
 
-    fn faults(file: &str) -> Vec<(Option<usize>, KeyFileFault)> {
+    fn faults(file: &str) -> FoundFaults {
         parse(file.as_bytes()).err().unwrap_or_default()
     }
 

@@ -203,7 +203,7 @@ fn bytes_of_rustls(state: &[u8]) -> usize {
 #[test]
 fn a_ticket_of_three_rsa_certificates_has_the_bytes_of_one() {
     let chain = rsa_chain();
-    let ders: Vec<_> = chain.iter().map(|der| der.as_ref()).collect();
+    let ders: Vec<_> = chain.iter().map(AsRef::as_ref).collect();
     let state = state::tests::state(Some(b"gateway.example"), &ders, None);
     let (known, all) = (Arc::new(KnownIssuers::default()), sessions(None, "a", 100));
     let issuers = known.store(&[&chain[1], &chain[2]]);
