@@ -27,6 +27,9 @@ mod allow;
 /// Refused certificates: their reasons and their names.
 mod refused;
 
+/// Chains, bundles and CRLs, beside HAProxy and nginx.
+mod matrix;
+
 /// Resumption: shared ticket keys, policies, the age of a session.
 mod resumption;
 

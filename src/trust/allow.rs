@@ -13,7 +13,8 @@ use super::digest::Digest;
 use super::identity::{Identity, KeyId, key_id};
 use super::x509::NameKind;
 use crate::config::AllowRules;
-use crate::terms::rule_pattern::{folded, text_matches, uri_matches};
+use crate::terms::name_pattern::NamePattern;
+use crate::terms::rule_pattern::{TextPattern, UriPattern, folded, text_matches, uri_matches};
 
 /// The allow rules of a policy.
 #[derive(Debug, Default)]
@@ -46,10 +47,10 @@ impl AllowList {
         let has_rules = own.count() > 0 || file.is_some();
         let all = || [Some(own), file].into_iter().flatten();
         let rules = has_rules.then(|| {
-            let uris = texts(all().flat_map(|rules| &rules.uri).map(|rule| rule.as_str()));
-            let dns = texts(all().flat_map(|rules| &rules.dns).map(|rule| rule.as_str()));
-            let common_names = texts(all().flat_map(|rules| &rules.cn).map(|rule| rule.as_str()));
-            let units = texts(all().flat_map(|rules| &rules.ou).map(|rule| rule.as_str()));
+            let uris = texts(all().flat_map(|rules| &rules.uri).map(UriPattern::as_str));
+            let dns = texts(all().flat_map(|rules| &rules.dns).map(NamePattern::as_str));
+            let common_names = texts(all().flat_map(|rules| &rules.cn).map(TextPattern::as_str));
+            let units = texts(all().flat_map(|rules| &rules.ou).map(TextPattern::as_str));
             let keys: BTreeSet<_> =
                 all().flat_map(|rules| &rules.spki_sha256).map(|key| key.0).collect();
             let digest = digest([&uris, &dns, &common_names, &units], &keys);
@@ -94,8 +95,11 @@ impl Rules {
 impl Names {
     fn new(rules: BTreeSet<&str>) -> Self {
         let (patterns, exact): (Vec<_>, Vec<_>) =
-            rules.into_iter().map(Box::from).partition(|rule: &Box<str>| rule.contains('*'));
-        Self { exact: exact.into_iter().collect(), patterns }
+            rules.into_iter().partition(|rule| rule.contains('*'));
+        Self {
+            exact: exact.into_iter().map(Box::from).collect(),
+            patterns: patterns.into_iter().map(Box::from).collect(),
+        }
     }
 
     fn matches(&self, name: &str, matches: fn(&str, &str) -> bool) -> bool {

@@ -46,8 +46,9 @@ impl RefusedCertificate {
     /// Describes a certificate.
     pub(crate) fn new(leaf: &CertificateDer<'_>, hint: Hint) -> Self {
         let info = x509::cert_info(leaf).ok();
-        let text = |text: &str| {
-            Some(shortened(text, MAX_CHARS).into()).filter(|t: &Box<str>| !t.is_empty())
+        let text = |text: &str| match text {
+            "" => None,
+            text => Some(Box::from(shortened(text, MAX_CHARS))),
         };
         let of = |part: fn(&CertInfo) -> &str| info.as_ref().and_then(|info| text(part(info)));
         let first_name = || {

@@ -116,6 +116,7 @@ impl fmt::Display for CertificateFault {
             E::UnhandledCriticalExtension => {
                 "it, or a CA certificate of its chain, has a critical extension that is not supported"
             }
+            E::InvalidPurpose => "its keyUsage does not permit it to sign (digitalSignature)",
             E::InvalidPurposeContext { .. } => {
                 "its extKeyUsage, or that of a CA certificate of its chain, is not for TLS clients \
                  (clientAuth)"

@@ -5,7 +5,7 @@
 use std::io;
 use std::time::Duration;
 
-use tokio_rustls::rustls::{self, AlertDescription, PeerIncompatible};
+use tokio_rustls::rustls::{self, AlertDescription, InvalidMessage, PeerIncompatible};
 
 use super::certificate::CertificateFault;
 use super::{describe, labels};
@@ -43,6 +43,8 @@ pub(crate) enum HandshakeError {
         "the client's certificate was accepted when its session began, and is refused now: {fault}"
     )]
     Resumed { fault: CertificateFault, identity: Option<Box<Identity>> },
+    #[error("the client sent certificates of more than 64 KiB")]
+    CertificatesTooLarge,
     #[error("the client violated TLS: {0}")]
     Tls(rustls::Error),
     #[error("TLS failed in this proxy: {0}")]
@@ -66,6 +68,7 @@ impl HandshakeError {
             Self::Alert(_) => Reason::ClientTlsAlert,
             Self::Incompatible(_) | Self::NoCommonAlpn => Reason::ClientTlsIncompatible,
             Self::CertificateMissing => Reason::ClientCertMissing,
+            Self::CertificatesTooLarge => Reason::ClientCertChainTooLarge,
             Self::Certificate(fault) | Self::Resumed { fault, .. } => fault.reason(),
             Self::Tls(_) => Reason::ClientTlsError,
             Self::Internal(_) => Reason::Internal,
@@ -86,6 +89,7 @@ impl HandshakeError {
             | Self::Incompatible(_)
             | Self::NoCommonAlpn
             | Self::CertificateMissing
+            | Self::CertificatesTooLarge
             | Self::Tls(_)
             | Self::Internal(_)
             | Self::Io(_) => (None, None),
@@ -111,6 +115,7 @@ impl HandshakeError {
             | Self::Memory(_)
             | Self::Eof
             | Self::CertificateMissing
+            | Self::CertificatesTooLarge
             | Self::Certificate(_)
             | Self::Resumed { .. }
             | Self::Tls(_)
@@ -132,6 +137,11 @@ impl From<rustls::Error> for HandshakeError {
             Error::InvalidCertificate(cause) => {
                 Self::Certificate(CertificateFault { cause, certificate: None })
             }
+            // The ClientHello was bounded before. A client has no other message of this length.
+            Error::InvalidMessage(
+                InvalidMessage::HandshakePayloadTooLarge
+                | InvalidMessage::CertificatePayloadTooLarge,
+            ) => Self::CertificatesTooLarge,
             Error::General(_)
             | Error::FailedToGetCurrentTime
             | Error::FailedToGetRandomBytes

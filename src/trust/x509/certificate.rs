@@ -183,9 +183,13 @@ impl<'a> Certificate<'a> {
         self.extensions.usage.map(|usage| usage.signs_certificates)
     }
 
-    /// Returns whether its keyUsage permits signing a handshake: RFC 8446 section 4.4.2.3.
-    pub(super) fn may_authenticate(&self) -> bool {
-        self.extensions.usage.is_none_or(|usage| usage.authenticates)
+    /// Checks that its keyUsage, if it has one, permits signing a handshake: RFC 8446 section 4.4.2.2.
+    ///
+    /// # Errors
+    /// `InvalidPurpose`, which nothing else returns.
+    pub(super) fn check_usage(&self) -> Result<(), CertificateError> {
+        let permits = self.extensions.usage.is_none_or(|usage| usage.authenticates);
+        permits.then_some(()).ok_or(CertificateError::InvalidPurpose)
     }
 
     /// Returns the end of its validity.

@@ -428,6 +428,7 @@ impl CertificationPath<'_> {
         if leaf.extensions.basic.is_some_and(|basic| basic.ca) {
             return Err(PathError::CaAsDevice.into());
         }
+        leaf.check_usage()?;
         if !intermediates.iter().all(|certificate| certificate.is_ca()) {
             return Err(PathError::NotCa.into());
         }
@@ -484,10 +485,10 @@ pub(crate) fn check_pinned(
     certificate.check_validity(at)?;
     certificate.check_purpose()?;
     let is_ca = certificate.extensions.basic.is_some_and(|basic| basic.ca);
-    if is_ca && !certificate.may_authenticate() {
+    if is_ca && certificate.check_usage().is_err() {
         return Err(PathError::CaAsDevice.into());
     }
-    Ok(())
+    certificate.check_usage()
 }
 
 #[cfg(test)]
