@@ -67,6 +67,16 @@ impl Dialer {
         Self { address, tls: Some(TlsConnector::from(Arc::new(config))) }
     }
 
+    /// Returns a dialer for a device with this certificate, which does not resume.
+    pub fn showing(
+        address: SocketAddr,
+        material: &Material,
+        version: Version,
+        identity: Identity,
+    ) -> Self {
+        Self { address, tls: Some(connector(material, version, Some(identity))) }
+    }
+
     /// Connects and performs the TLS handshake.
     pub async fn handshake(&self) -> io::Result<TlsStream<TcpStream>> {
         let tls = self.tls.as_ref().expect("the device has TLS");

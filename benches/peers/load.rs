@@ -5,6 +5,7 @@
 
 mod handshakes;
 mod idle;
+mod revocation;
 mod storm;
 mod traffic;
 pub mod unauthenticated;
@@ -50,13 +51,16 @@ pub enum Kind {
     Reloads,
     /// Reconnection of all devices at once.
     Storm,
+    /// Revocation of some of many connected devices. Only tlsidecar ends their sessions.
+    Revocation,
     /// Cost of unauthenticated clients.
     Unauthenticated(&'static Input),
 }
 
-const ECDSA: Setup = Setup { key: Key::Ecdsa, client_auth: false };
-const RSA: Setup = Setup { key: Key::Rsa, client_auth: false };
-const CLIENT_AUTH: Setup = Setup { key: Key::Ecdsa, client_auth: true };
+const ECDSA: Setup = Setup { key: Key::Ecdsa, client_auth: false, crl: false };
+const RSA: Setup = Setup { key: Key::Rsa, ..ECDSA };
+const CLIENT_AUTH: Setup = Setup { client_auth: true, ..ECDSA };
+const REVOCABLE: Setup = Setup { crl: true, ..CLIENT_AUTH };
 
 /// All loads, in the order of their runs.
 pub const LOADS: &[Load] = &[
@@ -84,6 +88,7 @@ pub const LOADS: &[Load] = &[
     load("few idle, client certificate", Kind::FewIdle, CLIENT_AUTH),
     load("20 reloads", Kind::Reloads, ECDSA),
     load("storm", Kind::Storm, RSA),
+    load("revocation", Kind::Revocation, REVOCABLE),
 ];
 
 /// Loads of `--unauthenticated`: first inputs whose memory is measured while they are held, then inputs whose CPU
@@ -167,9 +172,11 @@ pub struct Bench<'a> {
 }
 
 impl Load {
-    /// Returns whether the load applies to a peer: the baseline without TLS has no handshakes.
+    /// Returns whether the load applies to a peer: the baseline without TLS has no handshakes, and the other proxies
+    /// keep the sessions of revoked devices.
     pub fn suits(&self, peer: &Peer) -> bool {
-        peer.tls || matches!(self.kind, Kind::Bulk { .. } | Kind::Replies { .. })
+        let needs_no_tls = matches!(self.kind, Kind::Bulk { .. } | Kind::Replies { .. });
+        (peer.tls || needs_no_tls) && (peer.ends_sessions || !self.setup.crl)
     }
 
     /// Runs the load.
@@ -187,6 +194,7 @@ impl Load {
             Kind::FewIdle => idle::few(bench).await,
             Kind::Reloads => handshakes::reloads(bench).await,
             Kind::Storm => storm::storm(bench).await,
+            Kind::Revocation => revocation::run(bench).await,
             Kind::Unauthenticated(input) => unauthenticated::run(bench, input).await,
         }
     }

@@ -4,10 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, RsaKeySize,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, RevokedCertParams, RsaKeySize, SerialNumber,
+    date_time_ymd,
 };
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use super::device::Identity;
 
 /// Key type of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +57,7 @@ impl Material {
         };
         made.renew(Key::Ecdsa)?;
         made.renew(Key::Rsa)?;
+        write(&made.crl_file(), &made.crl([]));
         Ok(made)
     }
 
@@ -97,6 +102,42 @@ impl Material {
             Key::Rsa => "rsa",
         };
         self.dir.join(name).with_extension(extension)
+    }
+
+    pub fn crl_file(&self) -> PathBuf {
+        self.dir.join("devices.crl")
+    }
+
+    /// Returns a CRL with these serial numbers, in PEM.
+    pub fn crl(&self, revoked: impl IntoIterator<Item = u64>) -> String {
+        let revoked = revoked.into_iter().map(|serial| RevokedCertParams {
+            serial_number: SerialNumber::from(serial),
+            revocation_time: date_time_ymd(2026, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2026, 1, 1),
+            next_update: date_time_ymd(2096, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let signed = params.signed_by(&self.issuer).expect("signing works");
+        signed.pem().expect("encoding works")
+    }
+
+    /// Returns the chain and key of a device with this serial number.
+    ///
+    /// # Errors
+    /// If it cannot be signed.
+    pub fn device_of(&self, serial: u64) -> Result<Identity, rcgen::Error> {
+        let key = KeyPair::try_from(self.device.1.secret_pkcs8_der())?;
+        let mut params = params_of("device", ExtendedKeyUsagePurpose::ClientAuth)?;
+        params.serial_number = Some(SerialNumber::from(serial));
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok((vec![certificate.der().clone()], self.device_key()))
     }
 
     /// Returns a certificate and key of an unknown CA.

@@ -26,6 +26,8 @@ pub struct Setup {
     pub key: Key,
     /// Devices must send a certificate.
     pub client_auth: bool,
+    /// The certificates are checked with a CRL, which is empty at first.
+    pub crl: bool,
 }
 
 /// Addresses and certificates of one proxy in one load.
@@ -47,6 +49,8 @@ pub struct Peer {
     reload: fn(&Proxy, &Site<'_>),
     /// The proxy terminates TLS. The baseline without TLS does not.
     pub tls: bool,
+    /// The proxy ends live sessions of revoked devices.
+    pub ends_sessions: bool,
 }
 
 /// All proxies, tlsidecar first.
@@ -58,6 +62,7 @@ pub const PEERS: &[Peer] = &[
         command: tlsidecar,
         reload: |_, _| {},
         tls: true,
+        ends_sessions: true,
     },
     // Another build of tlsidecar, to judge a change.
     Peer {
@@ -67,6 +72,7 @@ pub const PEERS: &[Peer] = &[
         command: tlsidecar,
         reload: |_, _| {},
         tls: true,
+        ends_sessions: true,
     },
     Peer {
         name: "HAProxy",
@@ -75,6 +81,7 @@ pub const PEERS: &[Peer] = &[
         command: haproxy_tls,
         reload: haproxy_reload,
         tls: true,
+        ends_sessions: false,
     },
     Peer {
         name: "nginx",
@@ -83,6 +90,7 @@ pub const PEERS: &[Peer] = &[
         command: nginx,
         reload: hang_up,
         tls: true,
+        ends_sessions: false,
     },
     Peer {
         name: "hitch",
@@ -91,6 +99,7 @@ pub const PEERS: &[Peer] = &[
         command: hitch,
         reload: hang_up,
         tls: true,
+        ends_sessions: false,
     },
     Peer {
         name: "Envoy",
@@ -99,6 +108,7 @@ pub const PEERS: &[Peer] = &[
         command: envoy,
         reload: |_, _| {},
         tls: true,
+        ends_sessions: false,
     },
     Peer {
         name: "stunnel",
@@ -107,6 +117,7 @@ pub const PEERS: &[Peer] = &[
         command: stunnel,
         reload: hang_up,
         tls: true,
+        ends_sessions: false,
     },
     Peer {
         name: "ghostunnel",
@@ -115,6 +126,7 @@ pub const PEERS: &[Peer] = &[
         command: ghostunnel,
         reload: hang_up,
         tls: true,
+        ends_sessions: false,
     },
     Peer {
         name: "HAProxy, no TLS",
@@ -123,6 +135,7 @@ pub const PEERS: &[Peer] = &[
         command: haproxy_plain,
         reload: |_, _| {},
         tls: false,
+        ends_sessions: false,
     },
 ];
 
@@ -210,6 +223,10 @@ fn hang_up(proxy: &Proxy, _: &Site<'_>) {
 fn tlsidecar(program: &Path, site: &Site<'_>) -> Command {
     let mut command = Command::new(program);
     command.env("TOKIO_WORKER_THREADS", WORKERS.to_string());
+    if site.setup.crl {
+        command.arg("--config").arg(site.write("tlsidecar.toml", &with_crl(site)));
+        return command;
+    }
     command.args(["--listen", &site.listen.to_string()]);
     command.args(["--backend", &site.backend.to_string(), "--admin", "127.0.0.1:0"]);
     command.args(["--cert", &site.cert(), "--key", &site.key()]);
@@ -217,6 +234,21 @@ fn tlsidecar(program: &Path, site: &Site<'_>) -> Command {
         command.args(["--client-ca", &site.ca()]);
     }
     command
+}
+
+/// Returns a configuration with a CRL, for which there is no flag.
+fn with_crl(site: &Site<'_>) -> String {
+    format!(
+        "[admin]\nlisten = \"127.0.0.1:0\"\n[[listener]]\nname = \"bench\"\nlisten = \"{}\"\nbackend = \"{}\"\n\
+         [listener.tls]\ncertificates = [{{ cert = {:?}, key = {:?} }}]\n\
+         client_auth = \"required\"\nclient_ca = {:?}\ncrls = [{:?}]\n",
+        site.listen,
+        site.backend,
+        site.cert(),
+        site.key(),
+        site.ca(),
+        site.material.crl_file(),
+    )
 }
 
 /// Configures HAProxy as its start-up warnings advise: with timeouts and the suites of Mozilla's intermediate
