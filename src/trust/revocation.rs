@@ -153,7 +153,7 @@ impl Crl {
         line: usize,
         der: CertificateRevocationListDer<'static>,
     ) -> Result<Self, Malformed> {
-        let mut revoked = Serials::default();
+        let mut revoked = Serials::with_room_for(der.len() / crl::MIN_ENTRY_BYTES);
         let info = crl::read(&der, |serial| revoked.push(serial))?;
         revoked.sort();
         let unverified = Unverified { der: Some(der), ..Unverified::default() };

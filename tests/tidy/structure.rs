@@ -14,7 +14,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("clap", &["commands::flags", "commands::pages"]),
     ("clap_complete", &["commands::flags", "commands::pages"]),
     ("clap_mangen", &["commands::pages"]),
-    ("data_encoding", &["config::allow", "control::admin::page", "trust::tickets"]),
+    (
+        "data_encoding",
+        &["config::allow", "control::admin::page", "trust::certs::pem", "trust::tickets"],
+    ),
     ("form_urlencoded", &["commands::admin_client", "control::admin::query"]),
     ("http_body_util", &["control::admin", "commands::admin_client"]),
     ("humantime", &["config::values"]),

@@ -10,6 +10,9 @@
 
 pub(crate) mod sections;
 
+use std::sync::LazyLock;
+
+use data_encoding::{BASE64, Encoding};
 use rustls_pemfile::Item;
 use tokio_rustls::rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
@@ -132,8 +135,18 @@ pub(super) fn revocation_lists(
         let items = vec![(1, bytes.to_vec().into())];
         return Ok(FoundSections { items, ignored: Vec::new() });
     }
-    load(file, SectionKind::Crl, |item| if let Item::Crl(crl) = item { Some(crl) } else { None })
+    let crl = |section: &Section<'_>| Some(TEXT.decode(section.body).ok()?.into());
+    load_decoded(file, SectionKind::Crl, crl)
 }
+
+/// The base64 of a section's body. rustls-pemfile copies the body before it decodes it: with a CRL of a million
+/// entries that is as much as the file.
+static TEXT: LazyLock<Encoding> = LazyLock::new(|| {
+    let mut text = BASE64.specification();
+    text.ignore.push_str(" \t\r\n");
+    text.check_trailing_bits = false;
+    text.encoding().expect("the ignored characters are no symbols")
+});
 
 /// Returns the first private key of a file.
 ///
@@ -157,6 +170,15 @@ fn load<T>(
     wanted: SectionKind,
     take: impl Fn(Item) -> Option<T>,
 ) -> Result<FoundSections<T>, CertError> {
+    load_decoded(file, wanted, |section| decoded(section).and_then(&take))
+}
+
+/// As [`load`], with the function that decodes a section.
+fn load_decoded<T>(
+    file: &Material,
+    wanted: SectionKind,
+    decode: impl Fn(&Section<'_>) -> Option<T>,
+) -> Result<FoundSections<T>, CertError> {
     let bytes = file.bytes()?;
     check_encoding(bytes, wanted).map_err(|cause| file.error(None, cause))?;
     let sections =
@@ -171,7 +193,7 @@ fn load<T>(
                 let label = section.label.chars().take(40).collect();
                 return Err(file.error(Some(line), Cause::UnknownSection { label, hint }));
             }
-            _ if kind == wanted && !enough => match decoded(section).and_then(&take) {
+            _ if kind == wanted && !enough => match decode(section) {
                 Some(item) => found.items.push((line, item)),
                 None => return Err(file.error(Some(line), Cause::NotBase64)),
             },

@@ -13,16 +13,24 @@ pub(super) struct Serials {
     of_20: Vec<[u8; 20]>,
     /// Longer numbers. RFC 5280 section 5.1.2.6 permits 20 bytes at most, but some CAs exceed that.
     longer: Vec<Box<[u8]>>,
+    /// The largest possible number of numbers.
+    expected: usize,
 }
 
 impl Serials {
+    /// Makes a set for at most so many numbers. Memory is taken by the numbers that are added: a list that grew by
+    /// doubling would be copied, and need half as much again.
+    pub(super) fn with_room_for(expected: usize) -> Self {
+        Self { expected, ..Self::default() }
+    }
+
     /// Adds a number. Call [`Self::sort`] before the first [`Self::contains`].
     pub(super) fn push(&mut self, serial: &[u8]) {
         let serial = shortest(serial);
         match serial.len() {
-            0..=8 => self.of_8.push(extended(serial)),
-            9..=16 => self.of_16.push(extended(serial)),
-            17..=20 => self.of_20.push(extended(serial)),
+            0..=8 => push(&mut self.of_8, extended(serial), self.expected),
+            9..=16 => push(&mut self.of_16, extended(serial), self.expected),
+            17..=20 => push(&mut self.of_20, extended(serial), self.expected),
             _ => self.longer.push(serial.into()),
         }
     }
@@ -61,6 +69,14 @@ impl Serials {
             _ => self.longer.binary_search_by(|known| (**known).cmp(serial)).is_ok(),
         }
     }
+}
+
+/// Adds an item to a list. The first one reserves room for `expected`.
+fn push<T>(list: &mut Vec<T>, item: T, expected: usize) {
+    if list.capacity() == 0 {
+        list.reserve_exact(expected);
+    }
+    list.push(item);
 }
 
 /// Returns how many items two sorted lists share.

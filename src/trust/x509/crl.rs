@@ -29,6 +29,9 @@ use crate::text::one_line;
 /// The CRL reason `removeFromCRL`, RFC 5280 section 5.3.1.
 const REMOVE_FROM_CRL: u8 = 8;
 
+/// Bytes of the shortest entry: a SEQUENCE with a serial number of one byte and a UTCTime of 13.
+pub(crate) const MIN_ENTRY_BYTES: usize = 2 + 3 + 15;
+
 /// The fields of a CRL other than its entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CrlInfo {
