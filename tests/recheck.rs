@@ -127,6 +127,19 @@ async fn a_renewed_ca_with_the_same_key_ends_no_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_added_ca_ends_no_session() {
+    let (ca, added) = (Authority::new("devices"), Authority::new("more devices"));
+    let scene = Scene::new(&[&ca, &added], |_| {}).await;
+    scene.reloaded(|| replace(&scene.ca, ca.pem())).await;
+    let mut session = scene.connected(&device(&ca, 1)).await;
+    scene.reloaded(|| replace(&scene.ca, &[ca.pem(), added.pem()].concat())).await;
+    let lost = scene.connected(&device(&added, 66)).await;
+    replace(&scene.crls[1], &added.crl_pem(2, &[66]));
+    scene.is_stopped(lost, Reason::Revoked).await;
+    is_live(&mut session).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_session_of_a_device_that_is_no_longer_pinned_ends() {
     let (ca, pinned) = (Authority::new("devices"), Authority::new("alone"));
     let scene = Scene::new(&[&ca], |_| {}).await;

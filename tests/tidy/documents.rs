@@ -122,6 +122,18 @@ fn anchors(page: &str) -> BTreeSet<String> {
 }
 
 #[test]
+fn the_tests_that_the_page_on_trust_names_exist() {
+    let page = read("docs/trust.md");
+    let named: BTreeSet<_> = page.split('`').filter(|text| text.contains("::")).collect();
+    for name in &named {
+        let (file, test) = name.split_once("::").unwrap();
+        let text = read(format!("tests/{file}.rs"));
+        assert!(text.contains(&format!("fn {test}()")), "{name}: there is no such test");
+    }
+    assert!(named.len() > 15, "{}", named.len());
+}
+
+#[test]
 fn links_in_the_documents_lead_somewhere() {
     let (mut checked, mut places) = (0, 0);
     let top = [
