@@ -119,7 +119,7 @@ impl StartError {
 /// All problems of all listeners.
 pub fn check(config: &Config) -> Result<Checked, StartError> {
     let loaded = load(config)?;
-    let (_, token_warning) = load_token(&config.admin)?;
+    let (_, admin_warnings) = load_token(&config.admin)?;
     let files = loaded.iter().flat_map(|(snapshot, _)| {
         let name = &snapshot.listener.name;
         let material: Vec<_> = snapshot.policies.iter().flat_map(Policy::files).collect();
@@ -146,7 +146,7 @@ pub fn check(config: &Config) -> Result<Checked, StartError> {
         let excess = excess.map(|excess| format!("listener {name:?}: {excess}"));
         warnings.iter().map(|warning| shown(&warning.to_string())).chain(excess)
     });
-    Ok(Checked { warnings: warnings.chain(token_warning).collect(), files })
+    Ok(Checked { warnings: warnings.chain(admin_warnings).collect(), files })
 }
 
 /// Describes the contents of a file.
@@ -180,7 +180,7 @@ pub fn start_on(
     passed: ActivatedSockets,
 ) -> Result<App, StartError> {
     let loaded = load(&config)?;
-    let (token, token_warning) = load_token(&config.admin)?;
+    let (token, admin_warnings) = load_token(&config.admin)?;
     let (sockets, admin) = bind_all(&config, passed)?;
     let capacity = socket::capacity(config.listeners.len() + admin.endpoints.len());
 
@@ -229,7 +229,7 @@ pub fn start_on(
         tracing::info!(listener = name, %address, "listening");
     }
     admin.log();
-    if let Some(warning) = token_warning {
+    for warning in admin_warnings {
         tracing::warn!("{warning}");
     }
     let answering = Admin {
@@ -371,13 +371,20 @@ impl AdminSockets {
     }
 }
 
-/// Loads the token of the admin port, if there is one, and returns a warning if other users can read it.
-fn load_token(admin: &AdminConfig) -> Result<(Option<Arc<TokenFile>>, Option<String>), StartError> {
+/// Loads the token of the admin port, if there is one, and returns warnings about its protection.
+fn load_token(admin: &AdminConfig) -> Result<(Option<Arc<TokenFile>>, Vec<String>), StartError> {
     let loaded = admin.token_file.as_deref().map(TokenFile::load).transpose();
-    match loaded.map_err(|error| StartError::Material(vec![error.to_string()]))? {
-        Some((token, warning)) => Ok((Some(Arc::new(token)), warning)),
-        None => Ok((None, None)),
-    }
+    let loaded = loaded.map_err(|error| StartError::Material(vec![error.to_string()]))?;
+    let (token, readable) = loaded.unzip();
+    let is_open = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
+    let open = admin.listen.address().filter(|address| token.is_none() && is_open(address));
+    let open = open.map(|address| {
+        format!(
+            "admin.listen {address} is not a loopback address and needs no token: every client that reaches it can \
+             drain the process and end sessions; metrics_listen is for metrics and probes"
+        )
+    });
+    Ok((token.map(Arc::new), readable.flatten().into_iter().chain(open).collect()))
 }
 
 /// Returns the sockets of the listeners and of the admin port.

@@ -200,6 +200,29 @@ fn an_invalid_token_file_is_found_by_the_check() {
     assert!(String::from_utf8_lossy(&checked.stdout).contains("readable by every user"));
 }
 
+#[test]
+fn an_admin_port_that_other_machines_reach_without_a_token_causes_a_warning() {
+    let authority = Authority::new("ca");
+    let backend = SocketAddr::from(([127, 0, 0, 1], 1883));
+    let text = crate::support::file::text(backend, &authority.server(), "");
+    for (admin, warned) in [
+        ("listen = \"127.0.0.1:0\"", false),
+        ("listen = \"[::1]:0\"", false),
+        ("listen = \"0.0.0.0:0\"", true),
+        ("listen = \"0.0.0.0:0\"\ntoken_file = \"token\"", false),
+        ("listen = \"off\"\nmetrics_listen = \"0.0.0.0:0\"", false),
+    ] {
+        let token = authority.dir().join("token");
+        std::fs::write(&token, TOKEN).unwrap();
+        std::fs::set_permissions(&token, PermissionsExt::from_mode(0o600)).unwrap();
+        let text = text.replacen("listen = \"127.0.0.1:0\"", admin, 1);
+        let config = crate::support::file::write(authority.dir(), &text);
+        let checked = binary().args(["check", "--config"]).arg(&config).output().unwrap();
+        let output = String::from_utf8_lossy(&checked.stdout);
+        assert_eq!(output.contains("warning: admin.listen"), warned, "{admin}: {output}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_commands_reach_the_socket_and_send_the_token() {
     let scene = Scene::with_token().await;

@@ -29,7 +29,7 @@ pub(super) fn into_admin(section: AdminSection, problems: &mut Problems<'_>) -> 
     });
     let token_file = section.token_file.map(|f| problems.named_file(&f, "admin.token_file"));
     AdminConfig {
-        listen: section.listen.map_or(AdminConfig::default().listen, |l| l.into_inner().0),
+        listen: section.listen.map_or_else(|| AdminConfig::default().listen, |l| l.into_inner().0),
         socket,
         metrics_listen: section.metrics_listen.map(|listen| listen.into_inner().0),
         token_file,

@@ -204,12 +204,15 @@ impl TopQuery {
     }
 }
 
+/// A key of a query with its value.
+type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
+
 /// Returns the keys of a query with their values.
 ///
 /// # Errors
 /// A sentence about a key that has two values: of two filters with one key, neither is the obvious one.
-fn keys(query: &str) -> Result<Vec<(Cow<'_, str>, Cow<'_, str>)>, String> {
-    let mut keys: Vec<(Cow<'_, str>, _)> = Vec::new();
+fn keys(query: &str) -> Result<Vec<Pair<'_>>, String> {
+    let mut keys: Vec<Pair<'_>> = Vec::new();
     for (key, value) in parse(query.as_bytes()) {
         if keys.len() == MAX_KEYS {
             return Err(format!("more than {MAX_KEYS} keys\n"));

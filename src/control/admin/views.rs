@@ -72,7 +72,7 @@ pub(super) fn sessions(sessions: &Sessions, query: &str) -> Result<String, Strin
         Sort::Idle => matching.sort_by_cached_key(|session| Reverse(session.silence())),
         Sort::Bytes => matching.sort_by_cached_key(|session| Reverse(bytes(session))),
         Sort::Identity => {
-            matching.sort_by_cached_key(|session| session.identity().map(str::to_owned))
+            matching.sort_by_cached_key(|session| session.identity().map(str::to_owned));
         }
     }
     let count = matching.len();
