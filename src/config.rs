@@ -10,6 +10,7 @@ pub(crate) mod admin;
 mod allow;
 mod client_trust;
 pub mod file;
+mod guards;
 pub(crate) mod values;
 
 use std::fmt;
@@ -21,6 +22,7 @@ use std::time::Duration;
 pub use self::admin::{AdminConfig, AdminListen};
 pub use self::allow::{Allow, AllowRules, SpkiSha256};
 pub use self::client_trust::{ClientTrust, CrlCheck, CrlRules, ExpiredCrl, UnknownStatus};
+pub use self::guards::{GuardAction, Guards};
 use crate::logging::{Filter, Format};
 use crate::terms::name_pattern::{NamePattern, is_dns_name};
 use crate::text::Shown;
@@ -132,6 +134,7 @@ impl ListenerConfig {
             backend: Some(backend),
             tls: TlsConfig {
                 certificates: vec![certificate],
+                guards: Guards::default(),
                 min_version: TlsVersion::Tls12,
                 client_auth,
                 alpn: Vec::new(),
@@ -172,6 +175,8 @@ pub(crate) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 pub struct TlsConfig {
     /// The certificates: at least one. The first one is for devices that send no SNI or an unknown one.
     pub certificates: Vec<CertificateFiles>,
+    /// The treatment of a renewed certificate that some devices may not accept.
+    pub guards: Guards,
     /// The lowest TLS version that is accepted.
     pub min_version: TlsVersion,
     /// The verification of client certificates.

@@ -48,6 +48,16 @@ pub(crate) fn shortened(text: &str, max_chars: usize) -> String {
     }
 }
 
+/// Returns names in quotation marks, at most `max` of them and the number of the others.
+pub(crate) fn listed(names: &[String], max: usize) -> String {
+    let shown: Vec<_> = names.iter().take(max).map(|name| format!("{name:?}")).collect();
+    match names.len().saturating_sub(max) {
+        _ if names.is_empty() => "none".to_owned(),
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
 /// Returns the text as it may stand in a report on a terminal, at most 256 characters of it and an ellipsis. A
 /// backslash is doubled, so that an escape differs from the same characters in the text.
 pub(crate) fn for_terminal(text: &str) -> String {

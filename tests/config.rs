@@ -7,7 +7,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tlsidecar::config::file::{self, ConfigError};
 use tlsidecar::config::{
-    BackendAddress, ClientAuth, Config, CrlCheck, CrlRules, ExpiredCrl, TlsVersion, UnknownStatus,
+    BackendAddress, ClientAuth, Config, CrlCheck, CrlRules, ExpiredCrl, GuardAction, Guards,
+    TlsVersion, UnknownStatus,
 };
 use tlsidecar::logging::Format;
 
@@ -49,6 +50,7 @@ fn absent_keys_have_the_documented_defaults() {
     assert_eq!(listener.tls.max_chain_certificates, 10);
     assert_eq!(listener.tls.max_chain_bytes, 64 << 10);
     assert!(listener.tls.allow_v1);
+    assert_eq!(listener.tls.guards, Guards::default());
     assert_eq!(listener.timeouts.hello, Duration::from_secs(10));
     assert_eq!(listener.timeouts.handshake, Duration::from_secs(30));
     assert_eq!(listener.timeouts.connect, Duration::from_secs(5));
@@ -88,6 +90,7 @@ accept_expired_client_certs = true
 send_ca_names = true
 alpn = ["mqtt"]
 tickets = 0
+guards = { key_type = "refuse", issuer = "ignore", names = "refuse", not_yet_valid = "warn", intermediate = "refuse", flight = "ignore" }
 max_chain_certificates = 4
 max_chain_bytes = "16KiB"
 allow_v1 = false
@@ -124,6 +127,10 @@ backend = "tcp://broker:1883"
     let tls = &listener.tls;
     assert_eq!((tls.max_chain_certificates, tls.max_chain_bytes), (4, 16 << 10));
     assert!(!tls.allow_v1);
+    let Guards { key_type, issuer, names, not_yet_valid, intermediate, flight } = tls.guards;
+    let (ignore, warn, refuse) = (GuardAction::Ignore, GuardAction::Warn, GuardAction::Refuse);
+    assert_eq!([key_type, names, intermediate], [refuse; 3]);
+    assert_eq!((issuer, not_yet_valid, flight), (ignore, warn, ignore));
     assert_eq!((listener.tcp.keepalive, listener.tcp.user_timeout), (None, None));
     assert_eq!(listener.backend, "unix:/run/broker.sock".parse().ok());
     assert_eq!(listener.routes[0].backend, "broker:1883".parse::<BackendAddress>().unwrap());
@@ -175,6 +182,7 @@ fn each_invalid_value_is_reported_with_its_place_and_the_allowed_values() {
         ("limits.max_connections", "\"many\"", &["many", "whole number"]),
         ("tls.min_version", "\"1.1\"", &["1.1", "1.2", "1.3"]),
         ("tls.tickets", "5", &["`5`", "0 to 4"]),
+        ("tls.guards.names", "\"deny\"", &["deny", "\"ignore\", \"warn\" or \"refuse\""]),
         ("tls.max_chain_certificates", "0", &["`0`", "1 to 100"]),
         ("tls.max_chain_bytes", "\"65KiB\"", &["65KiB", "\"64KiB\""]),
         ("tls.max_chain_bytes", "\"16\"", &["16", "\"64KiB\""]),

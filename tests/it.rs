@@ -52,6 +52,9 @@ mod backends;
 /// Reloads: every change on disk takes effect, and nothing else changes.
 mod reload;
 
+/// Guards of server certificates.
+mod guards;
+
 /// Live sessions after a change of the trust in their clients.
 mod recheck;
 

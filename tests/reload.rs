@@ -65,7 +65,7 @@ impl Scene {
 }
 
 /// Returns the serial number of the certificate that a device was sent. Tests keep it below 128.
-fn serial(session: &Session) -> u64 {
+pub(crate) fn serial(session: &Session) -> u64 {
     let der = session.get_ref().1.peer_certificates().unwrap()[0].as_ref();
     // TBSCertificate: [0] version, then INTEGER: RFC 5280 section 4.1.
     let at = der.windows(5).position(|w| w == [0xa0, 3, 2, 1, 2]).unwrap() + 5;

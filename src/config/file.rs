@@ -282,6 +282,7 @@ fn into_tls(
     };
     Some(TlsConfig {
         certificates,
+        guards: section.guards.into(),
         min_version: section.min_version.map_or(TlsVersion::Tls12, |version| version.0),
         client_auth: client_auth.into_client_auth(listener, problems),
         alpn: section.alpn.into_iter().map(|a| a.0.into()).collect(),

@@ -12,12 +12,13 @@ use std::sync::Arc;
 
 use tokio_rustls::rustls;
 
+use super::certs::guards::Difference;
 use super::certs::pem::sections::PemFaultKind;
 use super::revocation::UnusedCrl;
 use super::tickets::key_file::KeyFileFault;
 use super::x509::{Malformed, Timestamp};
 use crate::terms::labels::{MaterialKind, ReloadObject};
-use crate::text::Shown;
+use crate::text::{Shown, listed};
 
 /// Names that a warning lists at most.
 const MAX_NAMES: usize = 10;
@@ -76,8 +77,12 @@ pub(crate) enum Cause {
     Mismatch { key: PathBuf },
     #[error("expired on {0}")]
     Expired(Timestamp),
-    #[error("is not valid before {0}")]
+    #[error(
+        "is not valid before {0} and is loaded then; guards.not_yet_valid = \"warn\" or a restart loads it now"
+    )]
     NotYetValid(Timestamp),
+    #[error("{0}; guards.{key} = \"warn\" or a restart accepts it", key = .0.key())]
+    Guarded(Difference),
     #[error("this CA certificate is not well-formed")]
     Ca,
     #[error("{}; it is the CA's last CRL, so the current one is kept", .0.sentence())]
@@ -127,6 +132,8 @@ pub(crate) enum Warning {
     Expired { file: PathBuf, not_after: Timestamp },
     #[error("{} is not valid before {not_before}", Shown(file))]
     NotYetValid { file: PathBuf, not_before: Timestamp },
+    #[error("{}: {difference}; devices may reject it (guards.{})", Shown(file), difference.key())]
+    Guarded { file: PathBuf, difference: Difference },
     #[error(
         "{} line {line}: a version 1 certificate: it cannot name its hosts in a subjectAltName, and \
          many clients refuse it",
@@ -195,20 +202,12 @@ pub(crate) enum Warning {
 
 /// Lists the certificates of a bundle that issue devices, and those that are devices.
 fn pinned(file: &Path, cas: &[String], devices: &[String]) -> String {
-    let some = |names: &[String]| {
-        let shown: Vec<_> = names.iter().take(MAX_NAMES).map(|name| format!("{name:?}")).collect();
-        match names.len().saturating_sub(MAX_NAMES) {
-            _ if names.is_empty() => "none".to_owned(),
-            0 => shown.join(", "),
-            more => format!("{} and {more} more", shown.join(", ")),
-        }
-    };
     format!(
         "{} holds certificates that are not CAs. CAs, which admit the devices that they issued: {}. \
          Pinned, each of which admits its own device only: {}",
         Shown(file),
-        some(cas),
-        some(devices)
+        listed(cas, MAX_NAMES),
+        listed(devices, MAX_NAMES)
     )
 }
 

@@ -71,8 +71,9 @@ impl Policy {
         let active_files = active.map(|active| &active.loaded);
         let active_chains = active_files.map(|files| &files.chains[..]);
         let pairs = of(MaterialKind::Certificate).zip(of(MaterialKind::Key));
-        let chains: Vec<_> =
-            pairs.filter_map(|pair| chain::load(pair, active_chains, now, findings)).collect();
+        let chains: Vec<_> = pairs
+            .filter_map(|pair| chain::load(pair, active_chains, &tls.guards, now, findings))
+            .collect();
         let verifier = active.and_then(|active| active.client_verifier.as_deref());
         let active_trust = ActiveTrust {
             files: active_files,
@@ -205,6 +206,7 @@ fn client_trust(
     // Every key is listed: a new one that decides which clients are accepted must not be forgotten here.
     let config::TlsConfig {
         certificates: _,
+        guards: _,
         min_version: _,
         client_auth,
         alpn: _,

@@ -16,8 +16,9 @@ use crate::config::values::{
     NonZeroDuration, SessionAge,
 };
 use crate::config::{
-    AdminListen, BackendAddress, CrlCheck, ExpiredCrl, IdentityLimit, Limits, LogConfig,
-    OverIdentityLimit, ProcessConfig, ShutdownConfig, Tcp, Timeouts, TlsVersion, UnknownStatus,
+    AdminListen, BackendAddress, CrlCheck, ExpiredCrl, GuardAction, Guards, IdentityLimit, Limits,
+    LogConfig, OverIdentityLimit, ProcessConfig, ShutdownConfig, Tcp, Timeouts, TlsVersion,
+    UnknownStatus,
 };
 use crate::logging::{Filter, Format};
 use crate::terms::name_pattern::NamePattern;
@@ -90,6 +91,8 @@ pub(super) struct ListenerSection {
 pub(super) struct TlsSection {
     #[serde(default)]
     pub(super) certificates: Vec<Spanned<CertificateSection>>,
+    #[serde(default)]
+    pub(super) guards: GuardsSection,
     pub(super) min_version: Option<Text<TlsVersion>>,
     pub(super) client_auth: Option<Spanned<Text<AuthChoice>>>,
     pub(super) client_ca: Option<Spanned<PathBuf>>,
@@ -120,6 +123,17 @@ pub(super) struct TlsSection {
 pub(super) struct CertificateSection {
     pub(super) cert: Option<Spanned<PathBuf>>,
     pub(super) key: Option<Spanned<PathBuf>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table such as { names = \"refuse\" }")]
+pub(super) struct GuardsSection {
+    pub(super) key_type: Option<Text<GuardAction>>,
+    pub(super) issuer: Option<Text<GuardAction>>,
+    pub(super) names: Option<Text<GuardAction>>,
+    pub(super) not_yet_valid: Option<Text<GuardAction>>,
+    pub(super) intermediate: Option<Text<GuardAction>>,
+    pub(super) flight: Option<Text<GuardAction>>,
 }
 
 #[derive(Deserialize)]
@@ -186,6 +200,20 @@ impl From<ShutdownSection> for ShutdownConfig {
         Self {
             delay: section.delay.map_or(default.delay, |d| d.0.0),
             drain_timeout: section.drain_timeout.map_or(default.drain_timeout, |d| d.0.0),
+        }
+    }
+}
+
+impl From<GuardsSection> for Guards {
+    fn from(section: GuardsSection) -> Self {
+        let default = Self::default();
+        Self {
+            key_type: section.key_type.map_or(default.key_type, |action| action.0),
+            issuer: section.issuer.map_or(default.issuer, |action| action.0),
+            names: section.names.map_or(default.names, |action| action.0),
+            not_yet_valid: section.not_yet_valid.map_or(default.not_yet_valid, |action| action.0),
+            intermediate: section.intermediate.map_or(default.intermediate, |action| action.0),
+            flight: section.flight.map_or(default.flight, |action| action.0),
         }
     }
 }

@@ -18,8 +18,10 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::sign::{CertifiedKey, SigningKey};
 use zeroize::Zeroize;
 
+use super::guards;
 use super::pem::{self, FoundSections};
 use super::summary::FileSummary;
+use crate::config::{GuardAction, Guards};
 use crate::terms::labels::MaterialKind;
 use crate::text::Shown;
 use crate::trust::digest::Digest;
@@ -68,14 +70,16 @@ struct ChainEntry {
 pub(crate) fn load(
     (cert, key): (&Material, &Material),
     active: Option<&[Chain]>,
+    guards: &Guards,
     now: SystemTime,
     findings: &mut Findings,
 ) -> Option<Chain> {
     let mut own = Findings::default();
     let chain = Chain::read(cert, key, &mut own);
     if let Some(chain) = &chain {
-        chain.check_validity(cert, active, now, &mut own);
+        chain.check_validity(cert, active, (guards.not_yet_valid, now), &mut own);
         chain.check_issuer(cert, active.unwrap_or_default(), &mut own);
+        chain.check_differences(cert, active.unwrap_or_default(), guards, &mut own);
     }
     let same_files =
         |chain: &&Chain| chain.cert.path == cert.path && chain.key_file.path == key.path;
@@ -138,7 +142,7 @@ impl Chain {
         &self,
         cert: &Material,
         active: Option<&[Self]>,
-        now: SystemTime,
+        (not_yet_valid, now): (GuardAction, SystemTime),
         findings: &mut Findings,
     ) {
         let file = self.cert.path.clone();
@@ -150,11 +154,39 @@ impl Chain {
                 findings.warnings.push(Warning::Expired { file, not_after });
             }
             (true, _) => findings.note(cert.error(None, Cause::Expired(not_after))),
-            (false, false) if nothing_better => {
-                findings.warnings.push(Warning::NotYetValid { file, not_before });
-            }
-            (false, false) => findings.note(cert.error(None, Cause::NotYetValid(not_before))),
+            (false, false) => match not_yet_valid {
+                GuardAction::Ignore if !nothing_better => {}
+                GuardAction::Refuse if !nothing_better => {
+                    findings.note(cert.error(None, Cause::NotYetValid(not_before)));
+                }
+                GuardAction::Ignore | GuardAction::Warn | GuardAction::Refuse => {
+                    findings.warnings.push(Warning::NotYetValid { file, not_before });
+                }
+            },
             (false, true) => {}
+        }
+    }
+
+    /// Applies the guards to the differences from the current certificate of the same file.
+    fn check_differences(
+        &self,
+        cert: &Material,
+        active: &[Self],
+        guards: &Guards,
+        findings: &mut Findings,
+    ) {
+        let Some(old) = active.iter().find(|old| old.cert.path == self.cert.path) else { return };
+        for difference in guards::differences(&old.key.cert, &self.key.cert) {
+            match difference.action(guards) {
+                GuardAction::Ignore => {}
+                GuardAction::Warn => {
+                    let file = self.cert.path.clone();
+                    findings.warnings.push(Warning::Guarded { file, difference });
+                }
+                GuardAction::Refuse => {
+                    findings.note(cert.error(None, Cause::Guarded(difference)));
+                }
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! The details of a certificate that `probe` shows.
+//! The details of a certificate that `probe` shows, and that guards compare.
 //!
 //! **Promises.** Text is returned as it is in the certificate. The caller escapes it before it writes it to a
 //! terminal.
@@ -8,11 +8,11 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::{SubjectPublicKeyInfo, X509Name};
 
-use super::{Malformed, Timestamp, fingerprint, malformed, parse, sans, serial};
+use super::{Malformed, Timestamp, fingerprint, hexadecimal, malformed, parse, sans, serial};
 
 /// The details of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +47,17 @@ pub(crate) fn details(der: &CertificateDer<'_>) -> Result<Details, Malformed> {
         not_before: Timestamp(certificate.validity().not_before),
         not_after: Timestamp(certificate.validity().not_after),
     })
+}
+
+/// Returns the ID of the issuer's key in hexadecimal, if the certificate states it: RFC 5280 section 4.2.1.1.
+pub(crate) fn issuer_key_id(der: &CertificateDer<'_>) -> Option<String> {
+    let certificate = parse(der).ok()?;
+    let id = certificate.iter_extensions().find_map(|extension| {
+        let parsed = extension.parsed_extension();
+        let ParsedExtension::AuthorityKeyIdentifier(id) = parsed else { return None };
+        id.key_identifier.as_ref()
+    });
+    id.map(|id| hexadecimal(id.0, ""))
 }
 
 /// Returns an encoded name as text, for example one of the CA names in a request for a certificate.
