@@ -59,7 +59,7 @@ impl Scene {
             device.refused_with(self.sidecar.address).await;
         }
         let lines = |log: &str| {
-            let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line));
+            let lines = log.lines().map(serde_json::from_str::<serde_json::Value>);
             let lines = lines.filter_map(Result::ok);
             lines.filter(|line| line["cert_sha256"] == *sha256).collect::<Vec<_>>()
         };

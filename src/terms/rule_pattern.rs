@@ -201,4 +201,53 @@ mod tests {
             assert!(bad.parse::<TextPattern>().is_err(), "{bad:?}");
         }
     }
+
+    /// Compares in the simplest way.
+    fn naive(pattern: &[u8], name: &[u8], is_end: fn(char) -> bool) -> bool {
+        match pattern {
+            [] => name.is_empty(),
+            [b'*', rest @ ..] => {
+                let label = name.iter().take_while(|byte| !is_end(char::from(**byte))).count();
+                (1..=label).any(|end| naive(rest, &name[end..], is_end))
+            }
+            [byte, rest @ ..] => name.first() == Some(byte) && naive(rest, &name[1..], is_end),
+        }
+    }
+
+    /// Returns every text of up to five of these characters.
+    fn texts(alphabet: &str) -> Vec<String> {
+        let mut all = vec![String::new()];
+        let mut last = all.clone();
+        for _ in 0..5 {
+            last = last
+                .iter()
+                .flat_map(|t| alphabet.chars().map(move |c| format!("{t}{c}")))
+                .collect();
+            all.extend_from_slice(&last);
+        }
+        all
+    }
+
+    #[test]
+    fn every_short_pattern_matches_the_names_that_the_simplest_comparison_finds() {
+        let names = texts("a./");
+        let mut valid = 0;
+        for pattern in texts("a*./") {
+            let text = pattern.parse::<TextPattern>().ok();
+            let uri = format!("u:{pattern}").parse::<UriPattern>().ok();
+            valid += usize::from(text.is_some()) + usize::from(uri.is_some());
+            for name in &names {
+                if let Some(text) = &text {
+                    let expected = naive(pattern.as_bytes(), name.as_bytes(), is_end_in_text);
+                    assert_eq!(text_matches(text.as_str(), name), expected, "{pattern} {name}");
+                }
+                if let Some(uri) = &uri {
+                    let expected = naive(pattern.as_bytes(), name.as_bytes(), is_end_in_uri);
+                    let name = format!("u:{name}");
+                    assert_eq!(uri_matches(uri.as_str(), &name), expected, "{pattern} {name}");
+                }
+            }
+        }
+        assert!(valid > 1000, "{valid}");
+    }
 }

@@ -1,4 +1,4 @@
-//! Access for the fuzz targets to tickets and to the file of their keys.
+//! Access for the fuzz targets to tickets, to the file of their keys, and to allow rules.
 //!
 //! Built only with the feature `fuzz`. Not a stable interface: it changes with the parts.
 //!
@@ -7,6 +7,7 @@
 //!
 //! **Not here.** The target and its assertions (`fuzz/`).
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use super::digest::Digest;
 use super::issuers::{IssuersId, KnownIssuers};
 use super::tickets::{Resumption, ResumptionPolicy, SavedSessions, key_file};
+use crate::config::file::parse_allow_file;
+use crate::terms::rule_pattern::{TextPattern, UriPattern, folded, text_matches, uri_matches};
 
 /// The time of all calls, in Unix time.
 const NOW: u64 = 1_800_000_000;
@@ -75,4 +78,27 @@ impl FuzzTickets {
 /// The number of faults.
 pub fn ticket_keys(file: &[u8]) -> Result<usize, usize> {
     key_file::parse(file).map(|keys| keys.len()).map_err(|faults| faults.len())
+}
+
+/// Reads a file of allow rules. Returns the number of its rules.
+///
+/// # Errors
+/// The number of problems.
+pub fn allow_rules(file: &str) -> Result<usize, usize> {
+    let rules = parse_allow_file(file, Path::new("allow.toml"));
+    rules.map(|rules| rules.count()).map_err(|error| error.lines().count())
+}
+
+/// Compares a common name with a pattern; none if the pattern is not valid.
+#[must_use]
+pub fn text_rule(pattern: &str, name: &str) -> Option<bool> {
+    let pattern = pattern.parse::<TextPattern>().ok()?;
+    Some(text_matches(pattern.as_str(), &folded(name)))
+}
+
+/// Compares a URI with a pattern; none if the pattern is not valid.
+#[must_use]
+pub fn uri_rule(pattern: &str, name: &str) -> Option<bool> {
+    let pattern = pattern.parse::<UriPattern>().ok()?;
+    Some(uri_matches(pattern.as_str(), name))
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::slice;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CrlDistributionPoint, CrlScope, CustomExtension,
@@ -223,7 +224,7 @@ fn pinned() -> Vec<Input> {
             vec![expired],
             &own_key,
         ),
-        input("in the bundle without its CA", &[issued.clone()], vec![issued], &key),
+        input("in the bundle without its CA", slice::from_ref(&issued), vec![issued.clone()], &key),
         input(
             "issued by a certificate of the bundle that is no CA",
             &[not_ca.root()],
@@ -278,8 +279,8 @@ fn chains() -> Vec<Input> {
         ),
         input(
             "only the intermediate CA is in the bundle",
-            &[below.clone()],
-            vec![leaf.clone(), below],
+            slice::from_ref(&below),
+            vec![leaf.clone(), below.clone()],
             &key,
         ),
         of(
@@ -291,96 +292,81 @@ fn chains() -> Vec<Input> {
     ]
 }
 
+/// Returns an input with the certificate of a CA below `root`, and a device's below that.
+fn under(name: &'static str, root: &Ca, factory: &Ca, device: &CertificateParams) -> Input {
+    let key = KeyPair::generate().unwrap();
+    let chain = vec![factory.issue(device, &key), root.below(factory)];
+    input(name, &[root.root()], chain, &key)
+}
+
+/// Returns an intermediate CA with other parameters than usual.
+fn changed(change: impl FnOnce(&mut CertificateParams)) -> Ca {
+    let mut params = ca("factory");
+    change(&mut params);
+    Ca::new(params)
+}
+
 /// CAs whose extensions restrict them.
 fn restricted() -> Vec<Input> {
-    let key = KeyPair::generate().unwrap();
-    let under = |name, root: &Ca, factory: &Ca, device: &CertificateParams| {
-        let chain = vec![factory.issue(device, &key), root.below(factory)];
-        input(name, &[root.root()], chain, &key)
-    };
-    let changed = |change: &dyn Fn(&mut CertificateParams)| {
-        let mut params = ca("factory");
-        change(&mut params);
-        Ca::new(params)
-    };
-    let root = Ca::named("plant");
-    let dns = |name: &str| {
-        with(|p| p.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())])
-    };
-    let limits = |permitted: &[&str], excluded: &[&str]| {
-        let subtrees = |names: &[&str]| {
-            names.iter().map(|name| GeneralSubtree::DnsName((*name).to_owned())).collect()
-        };
-        let constraints = NameConstraints {
-            permitted_subtrees: subtrees(permitted),
-            excluded_subtrees: subtrees(excluded),
-        };
-        changed(&|params| params.name_constraints = Some(constraints.clone()))
-    };
+    let (root, key) = (Ca::named("plant"), KeyPair::generate().unwrap());
     let mut short = ca("plant");
     short.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     let for_servers = |params: &mut CertificateParams| {
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     };
     let mut server_root = ca("plant");
     for_servers(&mut server_root);
     let server_root = Ca::new(server_root);
+    let not_ca = |is_ca| {
+        changed(|params| {
+            params.is_ca = is_ca;
+            params.key_usages.clear();
+        })
+    };
+    let unsigning = changed(|params| params.key_usages = vec![KeyUsagePurpose::CrlSign]);
+    let device = device(7);
     vec![
-        under(
-            "an intermediate that is no CA",
-            &root,
-            &changed(&|p| {
-                p.is_ca = IsCa::ExplicitNoCa;
-                p.key_usages.clear();
-            }),
-            &device(7),
-        ),
-        under(
-            "an intermediate without basicConstraints",
-            &root,
-            &changed(&|p| {
-                p.is_ca = IsCa::NoCa;
-                p.key_usages.clear();
-            }),
-            &device(7),
-        ),
-        under(
-            "an intermediate CA without keyCertSign",
-            &root,
-            &changed(&|p| p.key_usages = vec![KeyUsagePurpose::CrlSign]),
-            &device(7),
-        ),
-        under("an intermediate CA for serverAuth only", &root, &changed(&for_servers), &device(7)),
+        under("an intermediate that is no CA", &root, &not_ca(IsCa::ExplicitNoCa), &device),
+        under("an intermediate without basicConstraints", &root, &not_ca(IsCa::NoCa), &device),
+        under("an intermediate CA without keyCertSign", &root, &unsigning, &device),
+        under("an intermediate CA for serverAuth only", &root, &changed(for_servers), &device),
         input(
             "a root for serverAuth only",
             &[server_root.root()],
-            vec![server_root.issue(&device(7), &key)],
+            vec![server_root.issue(&device, &key)],
             &key,
         ),
         under(
             "a pathLenConstraint of 0 above an intermediate CA",
             &Ca::new(short),
             &Ca::named("factory"),
-            &device(7),
+            &device,
         ),
-        under(
-            "a DNS name that name constraints permit",
-            &root,
-            &limits(&["plant.example"], &[]),
-            &dns("a.plant.example"),
-        ),
-        under(
-            "a DNS name that they do not permit",
-            &root,
-            &limits(&["plant.example"], &[]),
-            &dns("a.other.example"),
-        ),
-        under(
-            "a DNS name that they exclude",
-            &root,
-            &limits(&[], &["plant.example"]),
-            &dns("a.plant.example"),
-        ),
+    ]
+    .into_iter()
+    .chain(constrained(&root))
+    .collect()
+}
+
+/// Intermediate CAs with name constraints.
+fn constrained(root: &Ca) -> Vec<Input> {
+    let subtrees = |names: &[&str]| {
+        names.iter().map(|name| GeneralSubtree::DnsName((*name).to_owned())).collect()
+    };
+    let of = |name, permitted: &[&str], excluded: &[&str], dns: &str| {
+        let constraints = NameConstraints {
+            permitted_subtrees: subtrees(permitted),
+            excluded_subtrees: subtrees(excluded),
+        };
+        let factory = changed(|params| params.name_constraints = Some(constraints));
+        let dns = SanType::DnsName(dns.try_into().unwrap());
+        under(name, root, &factory, &with(|params| params.subject_alt_names = vec![dns]))
+    };
+    let plant: &[&str] = &["plant.example"];
+    vec![
+        of("a DNS name that name constraints permit", plant, &[], "a.plant.example"),
+        of("a DNS name that they do not permit", plant, &[], "a.other.example"),
+        of("a DNS name that they exclude", &[], plant, "a.plant.example"),
     ]
 }
 
@@ -416,8 +402,8 @@ fn crls() -> Vec<Input> {
     let same_key = KeyPair::from_pem(&unsigning.key.serialize_pem()).unwrap();
     let signing = Ca { params: ca("plant"), key: same_key };
     vec![
-        direct("a CRL that does not list it", 7).crls(&[none.clone()]),
-        direct("a CRL that lists it", 7).crls(&[lists.clone()]),
+        direct("a CRL that does not list it", 7).crls(slice::from_ref(&none)),
+        direct("a CRL that lists it", 7).crls(slice::from_ref(&lists)),
         direct("a CRL past its nextUpdate", 7).crls(&[root.crl_of((2024, 2025), 1, &[], None)]),
         direct("the same, and it lists the certificate", 7).crls(&[root.crl_of(
             (2024, 2025),

@@ -256,7 +256,7 @@ impl ClientVerifier {
         }
         match (&self.revocation, path.anchor) {
             (Some(revocation), Some(anchor)) => {
-                revocation.check(own, intermediates, anchor, now)?
+                revocation.check(own, intermediates, anchor, now)?;
             }
             (Some(revocation), None) => revocation.check_pinned(own)?,
             (None, _) => {}
