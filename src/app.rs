@@ -5,6 +5,7 @@
 //!
 //! **Not here.** Flags, signals and exit codes (`commands/`).
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -34,7 +35,6 @@ use crate::terms::labels::MaterialKind;
 use crate::terms::reason::Reason;
 use crate::text::{Shown, one_line};
 use crate::trust::certs::summary::FileSummary;
-use crate::trust::policy::Policy;
 use crate::trust::snapshot::{Current, Loaded, Snapshot};
 use crate::trust::token::TokenFile;
 
@@ -120,24 +120,7 @@ impl StartError {
 pub fn check(config: &Config) -> Result<Checked, StartError> {
     let loaded = load(config)?;
     let (_, admin_warnings) = load_token(&config.admin)?;
-    let files = loaded.iter().flat_map(|(snapshot, _)| {
-        let name = &snapshot.listener.name;
-        let material: Vec<_> = snapshot.policies.iter().flat_map(Policy::files).collect();
-        let first_crl = material.iter().position(|m| m.role == MaterialKind::Crl).unwrap_or(0);
-        let line = |(i, FileSummary { role, path, count, .. }): (usize, &FileSummary<'_>)| {
-            let file = match role {
-                // By its index: a message with the file name of a CRL reports a fault of the CRL.
-                MaterialKind::Crl => format!("crls[{}]", i - first_crl),
-                MaterialKind::Certificate
-                | MaterialKind::Key
-                | MaterialKind::ClientCa
-                | MaterialKind::Allow
-                | MaterialKind::TicketKeys => path.display().to_string(),
-            };
-            shown(&format!("listener {name:?}: {file}: {}", counted(*role, *count)))
-        };
-        material.iter().enumerate().map(line).collect::<Vec<_>>()
-    });
+    let files = loaded.iter().flat_map(|(snapshot, _)| contents(snapshot));
     let files = files.collect();
     let capacity = socket::capacity(config.listeners.len());
     let warnings = loaded.iter().flat_map(|(snapshot, warnings)| {
@@ -147,6 +130,33 @@ pub fn check(config: &Config) -> Result<Checked, StartError> {
         warnings.iter().map(|warning| shown(&warning.to_string())).chain(excess)
     });
     Ok(Checked { warnings: warnings.chain(admin_warnings).collect(), files })
+}
+
+/// Describes each file of a listener, once.
+fn contents(snapshot: &Snapshot) -> Vec<String> {
+    let name = &snapshot.listener.name;
+    let (mut known, mut lines) = (HashSet::new(), Vec::new());
+    for (route, policy) in snapshot.by_route() {
+        let mut crls = 0..;
+        for FileSummary { role, path, count, .. } in policy.files() {
+            let file = match role {
+                // By its index: a message with the file name of a CRL reports a fault of the CRL.
+                MaterialKind::Crl => {
+                    let route = route.map_or_else(String::new, |route| format!("route[{route}]."));
+                    format!("{route}crls[{}]", crls.next().unwrap_or(0))
+                }
+                MaterialKind::Certificate
+                | MaterialKind::Key
+                | MaterialKind::ClientCa
+                | MaterialKind::Allow
+                | MaterialKind::TicketKeys => path.display().to_string(),
+            };
+            if known.insert((role, path.to_owned())) {
+                lines.push(shown(&format!("listener {name:?}: {file}: {}", counted(role, count))));
+            }
+        }
+    }
+    lines
 }
 
 /// Describes the contents of a file.

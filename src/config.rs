@@ -11,6 +11,7 @@ mod allow;
 mod client_trust;
 pub mod file;
 mod guards;
+mod route;
 pub(crate) mod values;
 
 use std::fmt;
@@ -110,6 +111,8 @@ pub struct ListenerConfig {
     pub tls: TlsConfig,
     /// The routes. The first match applies.
     pub routes: Vec<Route>,
+    /// The treatment of clients that send a server name which no route and no certificate has.
+    pub unknown_name: UnknownName,
     /// The time limits of connections.
     pub timeouts: Timeouts,
     /// The limits of connections and of what they send.
@@ -132,22 +135,9 @@ impl ListenerConfig {
             name: name.to_owned(),
             listen,
             backend: Some(backend),
-            tls: TlsConfig {
-                certificates: vec![certificate],
-                guards: Guards::default(),
-                min_version: TlsVersion::Tls12,
-                client_auth,
-                alpn: Vec::new(),
-                tickets: 1,
-                ticket_keys: None,
-                max_session_age: DEFAULT_SESSION_AGE,
-                max_chain_certificates: DEFAULT_CHAIN_CERTIFICATES,
-                max_chain_bytes: DEFAULT_CHAIN_BYTES,
-                allow_v1: true,
-                recheck: true,
-                recheck_spread: DEFAULT_RECHECK_SPREAD,
-            },
+            tls: TlsConfig::new(vec![certificate], client_auth),
             routes: Vec::new(),
+            unknown_name: UnknownName::default(),
             timeouts: Timeouts::default(),
             limits: Limits::default(),
             tcp: Tcp::default(),
@@ -170,7 +160,7 @@ pub(crate) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() == other.port() && one.port() != 0 && (a == b || covers(a, b) || covers(b, a))
 }
 
-/// The TLS of a listener.
+/// The TLS of a listener or of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsConfig {
     /// The certificates: at least one. The first one is for devices that send no SNI or an unknown one.
@@ -181,7 +171,8 @@ pub struct TlsConfig {
     pub min_version: TlsVersion,
     /// The verification of client certificates.
     pub client_auth: ClientAuth,
-    /// The accepted ALPN protocols, in order of preference. Empty: ALPN is ignored.
+    /// The accepted ALPN protocols, in order of preference. Empty: ALPN is ignored. Those of a route are the
+    /// listener's.
     pub alpn: Vec<Vec<u8>>,
     /// The number of TLS 1.3 tickets per handshake, 0 to 4. 0 disables resumption in all TLS versions.
     pub tickets: u8,
@@ -200,6 +191,28 @@ pub struct TlsConfig {
     pub recheck: bool,
     /// The time over which these sessions are stopped.
     pub recheck_spread: Duration,
+}
+
+impl TlsConfig {
+    /// Returns the TLS with these certificates, and the defaults for everything else.
+    #[must_use]
+    pub fn new(certificates: Vec<CertificateFiles>, client_auth: ClientAuth) -> Self {
+        Self {
+            certificates,
+            guards: Guards::default(),
+            min_version: TlsVersion::Tls12,
+            client_auth,
+            alpn: Vec::new(),
+            tickets: 1,
+            ticket_keys: None,
+            max_session_age: DEFAULT_SESSION_AGE,
+            max_chain_certificates: DEFAULT_CHAIN_CERTIFICATES,
+            max_chain_bytes: DEFAULT_CHAIN_BYTES,
+            allow_v1: true,
+            recheck: true,
+            recheck_spread: DEFAULT_RECHECK_SPREAD,
+        }
+    }
 }
 
 /// A day: devices that connect once a day or more often resume every session but one.
@@ -280,7 +293,7 @@ impl ClientAuth {
     }
 }
 
-/// A route: its conditions and its backend.
+/// A route: its conditions, its backend, and its TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The SNI names that match. Empty: any name, or none.
@@ -289,6 +302,35 @@ pub struct Route {
     pub alpn: Vec<Vec<u8>>,
     /// The backend.
     pub backend: BackendAddress,
+    /// The whole TLS of the route. None: the listener's own.
+    pub tls: Option<TlsConfig>,
+}
+
+/// The treatment of a client that sends an unknown server name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownName {
+    /// It gets the default certificate, and the backend of the first route that matches any name, or else the
+    /// listener's own.
+    #[default]
+    Default,
+    /// It is refused.
+    Refuse,
+}
+
+impl TextValue for UnknownName {
+    const EXPECTED: &'static str = "\"default\" or \"refuse\"";
+}
+
+impl FromStr for UnknownName {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        match text {
+            "default" => Ok(Self::Default),
+            "refuse" => Ok(Self::Refuse),
+            _ => Err(InvalidValue::of::<Self>()),
+        }
+    }
 }
 
 /// The address of a legacy server.

@@ -222,7 +222,8 @@ impl Reloader {
             let files = snapshot.policies.iter().flat_map(Policy::files);
             files.map(|file| file.path.to_owned()).collect::<Vec<_>>()
         });
-        let wanted = self.config.listeners.iter().flat_map(|l| material::named(&l.tls));
+        let wanted = self.config.listeners.iter().flat_map(config::ListenerConfig::policies);
+        let wanted = wanted.flat_map(|(_, tls)| material::named(tls));
         let file = self.source.iter().map(|source| source.path.clone());
         let token = self.token.iter().map(|token| token.path().to_owned());
         active.chain(wanted.map(|(_, path)| path.to_owned())).chain(file).chain(token).collect()

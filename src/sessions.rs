@@ -28,6 +28,7 @@ use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::Reason;
 use crate::time::unix_seconds;
 use crate::trust::identity::Identity;
+use crate::trust::snapshot::Snapshot;
 
 /// Parts of the table, each with its own lock.
 const PARTS: usize = 64;
@@ -156,6 +157,13 @@ impl Session {
     /// The first name of the client's verified certificate, if it sent one.
     pub(crate) fn identity(&self) -> Option<&str> {
         self.identity.get()?.names.first().map(AsRef::as_ref)
+    }
+
+    /// The place of the route that its device would get with this snapshot, by its server name and its protocol.
+    pub(crate) fn route(&self, snapshot: &Snapshot) -> Option<usize> {
+        let name = self.server_name.get().map(AsRef::as_ref);
+        let alpn = self.handshake.get().and_then(|handshake| handshake.negotiated.alpn.as_deref());
+        snapshot.route(name, alpn.map(str::as_bytes))
     }
 
     const fn counter(&self, direction: Direction) -> &AtomicU64 {

@@ -136,8 +136,14 @@ async fn the_name_and_the_protocol_decide_the_backend() {
             sni: vec!["*.local.host".parse::<NamePattern>().unwrap()],
             alpn: Vec::new(),
             backend: named.config(),
+            tls: None,
         },
-        Route { sni: Vec::new(), alpn: vec![b"modbus".to_vec()], backend: spoken.config() },
+        Route {
+            sni: Vec::new(),
+            alpn: vec![b"modbus".to_vec()],
+            backend: spoken.config(),
+            tls: None,
+        },
     ];
     let pair = authority.issue(
         "server",
@@ -164,6 +170,7 @@ async fn a_device_without_a_route_gets_an_orderly_end() {
         sni: vec!["elsewhere".parse::<NamePattern>().unwrap()],
         alpn: Vec::new(),
         backend: backend.config(),
+        tls: None,
     }];
     listener.backend = None;
     let proxy = Proxy::with(listener);

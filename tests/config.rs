@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tlsidecar::config::file::{self, ConfigError};
+use tlsidecar::config::file::{self, ConfigError, ConfigProblem};
 use tlsidecar::config::{
-    BackendAddress, ClientAuth, Config, CrlCheck, CrlRules, ExpiredCrl, GuardAction, Guards,
-    TlsVersion, UnknownStatus,
+    BackendAddress, ClientAuth, ClientTrust, Config, CrlCheck, CrlRules, ExpiredCrl, GuardAction,
+    Guards, TlsConfig, TlsVersion, UnknownStatus,
 };
 use tlsidecar::logging::Format;
 
@@ -117,6 +117,9 @@ user_timeout = "0s"
 sni = ["plant-a.example", "*.plant-b.example"]
 alpn = ["mqtt"]
 backend = "tcp://broker:1883"
+tls.client_auth = "required"
+tls.min_version = "1.2"
+allow.cn = ["pump-7"]
 "#;
     let config = parse(text).unwrap();
     let listener = &config.listeners[0];
@@ -196,6 +199,7 @@ fn each_invalid_value_is_reported_with_its_place_and_the_allowed_values() {
         ("tls.accept_expired_client_certs", "1", &["`1`", "boolean"]),
         ("tls.client_auth", "true", &["`true`", "\"none\", \"optional\" or \"required\""]),
         ("tcp.keepalive", "true", &["true", "duration"]),
+        ("unknown_name", "\"drop\"", &["drop", "\"default\" or \"refuse\""]),
         ("tcp", "1", &["[listener.tcp]"]),
     ] {
         assert_problem(
@@ -296,6 +300,75 @@ fn allow_rules_without_client_auth_are_an_error() {
         assert!(problem.message.contains("client_auth"), "{error}");
     }
     assert!(parse(&format!("{GOOD}allow.cn = []\n")).is_ok());
+}
+
+/// Returns the shortest valid configuration with these keys of the listener and of a route.
+fn routed(listener: &str, route: &str) -> String {
+    format!("{GOOD}{listener}[[listener.route]]\nbackend = \"127.0.0.1:1\"\n{route}")
+}
+
+#[test]
+fn each_key_of_a_route_replaces_that_of_its_listener() {
+    let listener = "tls.client_auth = \"required\"\ntls.client_ca = \"ca.crt\"\ntls.tickets = 3\n\
+                    tls.crls = [\"devices.crl\"]\ntls.alpn = [\"mqtt\"]\nallow.cn = [\"one\"]\n";
+    let dir = dir();
+    let tls = |route: &str| {
+        let path = dir.path().join("tlsidecar.toml");
+        let config = file::parse(&routed(listener, route), &path).unwrap();
+        let [route] = &config.listeners[0].routes[..] else { panic!("one route") };
+        (route.tls.clone(), config.listeners[0].tls.clone())
+    };
+    assert_eq!(tls("").0, None);
+    let (route, own) = tls("tls.min_version = \"1.3\"\n");
+    assert_eq!(route, Some(TlsConfig { min_version: TlsVersion::Tls13, ..own }));
+    let (route, own) = tls("tls.client_auth = \"none\"\n");
+    assert_eq!(route, Some(TlsConfig { client_auth: ClientAuth::None, ..own }));
+    let (route, own) = tls("tls.guards.names = \"refuse\"\n");
+    let guards = Guards { names: GuardAction::Refuse, ..own.guards };
+    assert_eq!(route, Some(TlsConfig { guards, ..own }));
+    let trust = |route: &str| tls(route).0.unwrap().client_auth.trust().unwrap().clone();
+    let own = tls("").1.client_auth.trust().unwrap().clone();
+    assert_eq!(trust("tls.crls = []\n"), ClientTrust { crls: Vec::new(), ..own.clone() });
+    let (was, rules) = (own.clone(), trust("allow.dns = [\"two\"]\n"));
+    assert_eq!((rules.allow.rules.cn.len(), rules.allow.rules.dns.len()), (0, 1));
+    assert_eq!(ClientTrust { allow: was.allow.clone(), ..rules }, was);
+    assert!(trust("allow = {}\n").allow.is_empty(), "every verified certificate");
+}
+
+#[test]
+fn keys_of_a_route_that_need_other_keys_are_checked_after_those_of_the_listener() {
+    let with_clients = "tls.client_auth = \"required\"\ntls.client_ca = \"ca.crt\"\n";
+    let problems = |listener: &str, route: &str| {
+        let error = parse(&routed(listener, route)).unwrap_err();
+        let problem = |p: &ConfigProblem| (p.key.clone(), p.message.clone());
+        error.problems.iter().map(problem).collect::<Vec<_>>()
+    };
+    for (listener, route, key, word) in [
+        ("", "tls.client_auth = \"required\"\n", "tls.client_ca", "missing"),
+        ("", "tls.client_ca = \"ca.crt\"\n", "tls.client_ca", "client_auth"),
+        ("", "allow.cn = [\"one\"]\n", "allow", "client_auth"),
+        (
+            with_clients,
+            "tls = { client_auth = \"none\", client_ca = \"ca.crt\" }\n",
+            "tls.client_ca",
+            "client_auth",
+        ),
+        (with_clients, "tls.certificates = []\n", "tls.certificates", "missing"),
+        (with_clients, "tls.alpn = [\"mqtt\"]\n", "tls.alpn", "[listener.tls]"),
+        (with_clients, "tls.client_ca = \"nope.crt\"\n", "tls.client_ca", "nope.crt"),
+        (with_clients, "tls.tickets = 5\n", "tls.tickets", "0 to 4"),
+    ] {
+        let found = problems(listener, route);
+        let [(found_key, message)] = &found[..] else { panic!("one problem, not {found:?}") };
+        assert_eq!(*found_key, format!("listener[0].route[0].{key}"));
+        assert!(message.contains(word), "{message}");
+    }
+    // A problem of the listener's keys is not repeated for its routes.
+    let found = problems("tls.client_auth = \"required\"\n", "tls.tickets = 1\n");
+    assert_eq!(found.len(), 1, "{found:?}");
+    let with_nope = with_clients.replace("ca.crt", "nope.crt");
+    let found = problems(&with_nope, "tls.tickets = 1\n");
+    assert_eq!(found.len(), 1, "{found:?}");
 }
 
 #[test]

@@ -49,6 +49,9 @@ mod material;
 /// Routes, and failures to connect to backends.
 mod backends;
 
+/// Routes with certificates and rules of their own.
+mod routes;
+
 /// Reloads: every change on disk takes effect, and nothing else changes.
 mod reload;
 

@@ -75,7 +75,7 @@ impl Scene {
 }
 
 /// Returns a file of keys in HAProxy's format, each made of one byte.
-fn keys(bytes: &[u8]) -> String {
+pub(crate) fn keys(bytes: &[u8]) -> String {
     bytes.iter().map(|&byte| BASE64.encode(&[byte; 80]) + "\n").collect()
 }
 

@@ -13,6 +13,7 @@ mod client_auth;
 mod problem;
 mod sections;
 mod text;
+mod tls;
 
 use std::collections::HashMap;
 use std::io;
@@ -22,17 +23,12 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 
 use self::addresses::{distinct_addresses, into_admin};
-use self::allow::AllowSection;
 pub(crate) use self::allow::parse_allow_file;
-use self::client_auth::ClientAuthKeys;
 use self::problem::Problems;
 pub use self::problem::{ConfigError, ConfigProblem};
-use self::sections::{CertificateSection, Document, ListenerSection, RouteSection, TlsSection};
-use super::{
-    AdminListen, CertificateFiles, Config, CrlRules, DEFAULT_CHAIN_BYTES,
-    DEFAULT_CHAIN_CERTIFICATES, DEFAULT_RECHECK_SPREAD, DEFAULT_SESSION_AGE, ListenerConfig, Route,
-    TlsConfig, TlsVersion,
-};
+use self::sections::{Document, ListenerSection, RouteSection, TlsSection};
+use self::tls::{TlsKeys, TlsPlace};
+use super::{AdminListen, Config, ListenerConfig, Route};
 use crate::logging::Filter;
 use crate::regular_file;
 
@@ -198,12 +194,6 @@ fn into_listener(
     let span = section.span();
     let section = section.into_inner();
     let has_routes = !section.route.is_empty();
-    let routes: Vec<_> = section
-        .route
-        .into_iter()
-        .enumerate()
-        .filter_map(|(i, route)| into_route(route, &format!("{key}.route[{i}]"), problems))
-        .collect();
     let name = problems.required(section.name, &span, key, "name", "a name such as \"mqtt\"");
     let listen = problems.required(
         section.listen,
@@ -217,107 +207,54 @@ fn into_listener(
         let allowed = "an address such as \"127.0.0.1:1883\" or \"unix:/run/server.sock\"";
         problems.missing(&span, key, "backend", allowed);
     }
-    let tls = tls.and_then(|tls| into_tls(tls, section.allow, key, problems));
+    let tls = tls.map(|tls| {
+        let place = TlsPlace { key, base: None };
+        place.read(tls, section.allow, problems)
+    });
+    let routes: Vec<_> = section
+        .route
+        .into_iter()
+        .enumerate()
+        .filter_map(|(i, route)| {
+            into_route(route, &format!("{key}.route[{i}]"), tls.as_ref(), problems)
+        })
+        .collect();
     Some(ListenerConfig {
         name: name?.into_inner().0.into(),
         listen: listen?.into_inner().0,
         backend: section.backend.map(|b| b.0),
-        tls: tls?,
+        tls: tls?.tls,
         routes,
+        unknown_name: section.unknown_name.map_or_else(Default::default, |unknown| unknown.0),
         timeouts: section.timeouts.into(),
         limits: section.limits.into(),
         tcp: section.tcp.into(),
     })
 }
 
+/// Converts a route of a listener with this TLS, which the keys of the route override.
 fn into_route(
     section: Spanned<RouteSection>,
     key: &str,
+    listener: Option<&TlsKeys>,
     problems: &mut Problems<'_>,
 ) -> Option<Route> {
     let span = section.span();
     let section = section.into_inner();
     let allowed = "an address such as \"127.0.0.1:1883\" or \"unix:/run/server.sock\"";
     let backend = problems.required(section.backend, &span, key, "backend", allowed);
+    let tls = match (section.tls, section.allow, listener) {
+        // Without the listener's, most problems of the route's would be wrong.
+        (None, None, _) | (_, _, None) => None,
+        (tls, allow, Some(_)) => {
+            let tls = tls.unwrap_or_else(|| Spanned::new(span, TlsSection::default()));
+            Some(TlsPlace { key, base: listener }.read(tls, allow, problems).tls)
+        }
+    };
     Some(Route {
         sni: section.sni.into_iter().map(|s| s.0).collect(),
         alpn: section.alpn.into_iter().map(|a| a.0.into()).collect(),
         backend: backend?.0,
-    })
-}
-
-fn into_tls(
-    section: Spanned<TlsSection>,
-    allow: Option<Spanned<AllowSection>>,
-    listener: &str,
-    problems: &mut Problems<'_>,
-) -> Option<TlsConfig> {
-    let key = &format!("{listener}.tls");
-    let span = section.span();
-    let section = section.into_inner();
-    if section.certificates.is_empty() {
-        let allowed = "a list such as [{ cert = \"tls.crt\", key = \"tls.key\" }]";
-        problems.missing(&span, key, "certificates", allowed);
-    }
-    let certificates = section
-        .certificates
-        .into_iter()
-        .enumerate()
-        .filter_map(|(i, pair)| {
-            into_certificate_files(pair, &format!("{key}.certificates[{i}]"), problems)
-        })
-        .collect();
-    let client_auth = ClientAuthKeys {
-        choice: section.client_auth,
-        ca: section.client_ca,
-        crls: section.crls,
-        crl_rules: CrlRules {
-            check: section.crl_check.map_or_else(Default::default, |check| check.0),
-            unknown: section.crl_unknown.map_or_else(Default::default, |unknown| unknown.0),
-            expired: section.crl_expired.map_or_else(Default::default, |expired| expired.0),
-        },
-        accept_expired: section.accept_expired_client_certs.unwrap_or(false),
-        send_ca_names: section.send_ca_names.unwrap_or(false),
-        allow,
-    };
-    Some(TlsConfig {
-        certificates,
-        guards: section.guards.into(),
-        min_version: section.min_version.map_or(TlsVersion::Tls12, |version| version.0),
-        client_auth: client_auth.into_client_auth(listener, problems),
-        alpn: section.alpn.into_iter().map(|a| a.0.into()).collect(),
-        tickets: section
-            .tickets
-            .map_or(1, |t| u8::try_from(t.0).expect("Whole<0, 4> fits in a u8")),
-        ticket_keys: section
-            .ticket_keys
-            .map(|keys| problems.named_file(&keys, &format!("{key}.ticket_keys"))),
-        max_session_age: section.max_session_age.map_or(DEFAULT_SESSION_AGE, |age| age.0.0),
-        max_chain_certificates: section
-            .max_chain_certificates
-            .map_or(DEFAULT_CHAIN_CERTIFICATES, |most| most.0 as usize),
-        max_chain_bytes: section.max_chain_bytes.map_or(DEFAULT_CHAIN_BYTES, |most| most.0.0),
-        allow_v1: section.allow_v1.unwrap_or(true),
-        recheck: section.recheck.unwrap_or(true),
-        recheck_spread: section.recheck_spread.map_or(DEFAULT_RECHECK_SPREAD, |spread| spread.0.0),
-    })
-}
-
-fn into_certificate_files(
-    section: Spanned<CertificateSection>,
-    key: &str,
-    problems: &mut Problems<'_>,
-) -> Option<CertificateFiles> {
-    let span = section.span();
-    let section = section.into_inner();
-    // `crt = "tls.crt"` is one problem, not an unknown key and a missing one.
-    if problems.has_unknown(key, &["cert", "key"]) {
-        return None;
-    }
-    let cert = problems.required(section.cert, &span, key, "cert", "a PEM file");
-    let private = problems.required(section.key, &span, key, "key", "a PEM file");
-    Some(CertificateFiles {
-        cert: problems.named_file(&cert?, &format!("{key}.cert")),
-        key: problems.named_file(&private?, &format!("{key}.key")),
+        tls,
     })
 }

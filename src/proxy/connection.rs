@@ -114,9 +114,9 @@ async fn connect_backend(
     record: &mut Record,
 ) -> Result<BackendStream, End> {
     let listener = &routes.snapshot.listener;
-    routes.check_latest(record.session().identity.get().map(AsRef::as_ref))?;
+    routes.check_latest(record.session())?;
     record.admit_identity(listener.limits)?;
-    let backend = routes.pick(client.server_name.as_deref(), client.alpn.as_deref())?;
+    let backend = routes.backend(client.route)?;
     record.on_route(Arc::clone(backend.metrics()));
 
     let dialled = Instant::now();

@@ -12,33 +12,32 @@ pub(crate) mod describe;
 mod error;
 mod labels;
 mod negotiated;
+mod selection;
 
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls::pki_types::UnixTime;
-use tokio_rustls::rustls::{self, PeerIncompatible, ServerConfig};
+use tokio_rustls::rustls::{self, PeerIncompatible};
 
 use self::certificate::CertificateFault;
 pub(crate) use self::error::HandshakeError;
 use self::negotiated::negotiated;
+use self::selection::Selection;
 use super::close;
 use super::handshake_memory::Share;
-use super::hello::fault::HelloFault;
-use super::hello::message::records;
 use super::hello::{self, Between, Hello, HelloError, HelloLimits};
 use super::record::Offer;
 use super::tls::{Negotiation, Opening, Progress, RustlsHandshake, TlsStream, plaintext_alert};
-use crate::config::{self, TlsVersion};
+use crate::config;
 use crate::terms::labels::SuiteKind;
 use crate::terms::negotiated::Negotiated;
 use crate::trust::certs::verifier::VerifiedClient;
 use crate::trust::identity::{self, Identity};
-use crate::trust::provider::Disguise;
+use crate::trust::policy::Policy;
 use crate::trust::refused::{Hint, RefusedCertificate};
 use crate::trust::snapshot::Snapshot;
 
@@ -47,10 +46,8 @@ pub(crate) struct EstablishedClient<Io> {
     pub(crate) stream: TlsStream<Io>,
     /// Application data that came with the end of the handshake.
     pub(crate) early: Vec<u8>,
-    /// The server name that the client requested.
-    pub(crate) server_name: Option<Box<str>>,
-    /// The protocol that ALPN selected: one of the listener's own.
-    pub(crate) alpn: Option<Box<[u8]>>,
+    /// The place of the route; none for the listener's own backend.
+    pub(crate) route: Option<usize>,
     /// Result of the handshake.
     pub(crate) negotiated: Option<Negotiated>,
     /// Identity in the client's certificate.
@@ -123,7 +120,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
         snapshot: &Snapshot,
     ) -> Result<EstablishedClient<Io>, HandshakeError> {
         let Self { mut io, mut hello, limits, memory } = self;
-        let opening = match opening(&mut hello, snapshot) {
+        let selection = Selection::of(&hello, snapshot);
+        let opening = match selection.opening(&mut hello) {
             Ok(opening) => opening,
             Err(fault) => {
                 let error = HelloError::from(fault);
@@ -131,11 +129,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
                 return Err(error.into());
             }
         };
-        let negotiation = Negotiation::new(io, server_config(&hello, snapshot));
+        let negotiation = Negotiation::new(io, selection.server_config(&hello));
         // Boxed and pinned: a future reserves room for each place that a value is moved to.
         let mut negotiation = Box::new(negotiation.map_err(HandshakeError::Internal)?);
         let finished = {
-            let finished = pin!(finish(&mut negotiation, opening, limits, &memory, snapshot));
+            let finished = pin!(finish(&mut negotiation, opening, limits, &memory, selection));
             let finished = pin!(memory.or_exceeded(finished));
             timeout_at(limits.deadline, finished).await
         };
@@ -154,14 +152,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
             // The verification before and the work below should not be one turn of the worker.
             tokio::task::yield_now().await;
         }
-        let verified = match verify_resumed(negotiation.state(), snapshot) {
+        let verified = match verify_resumed(negotiation.state(), selection.policy) {
             Some(resumed) => resumed.map(|client| Some(client.identity.into())),
             None => Ok(negotiation.take_client()),
         };
-        let alpn = negotiation.state().alpn().map(Box::from);
         let negotiated = negotiated(negotiation.state(), |cipher| {
             let name = hello.server_name.as_deref();
-            snapshot.policy().resolver.key_kind(name, &hello.schemes, |key| cipher.goes_with(key))
+            let resolver = &selection.policy.resolver;
+            resolver.key_kind(name, &hello.schemes, |key| cipher.goes_with(key))
         });
         let refused = verified.is_err().then(|| negotiation.state().peer_certificates().first());
         let refused = refused.flatten().map(|leaf| identity::of(leaf).into());
@@ -175,25 +173,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
                 return Err(HandshakeError::Resumed { fault, identity: refused });
             }
         };
-        let server_name = hello.server_name;
-        Ok(EstablishedClient { stream, early, server_name, alpn, negotiated, identity, crypto })
+        let route = selection.route;
+        Ok(EstablishedClient { stream, early, route, negotiated, identity, crypto })
     }
-}
-
-fn server_config(hello: &Hello, snapshot: &Snapshot) -> Arc<ServerConfig> {
-    let configs = &snapshot.policy().server_configs;
-    Arc::clone(if hello.prefers_chacha20 { &configs.client_order } else { &configs.server_order })
-}
-
-/// Returns a ClientHello in the form that rustls gets, and frees its message.
-fn opening(hello: &mut Hello, snapshot: &Snapshot) -> Result<Opening, HelloFault> {
-    let tls12_accepted = snapshot.listener.tls.min_version == TlsVersion::Tls12;
-    let version = hello.check(tls12_accepted)?;
-    let mut message = std::mem::take(&mut hello.message);
-    let disguise = hello.disguise.and_then(|(at, shown)| Disguise::put_on(&mut message, at, shown));
-    let mut records = records(&message);
-    records.append(&mut hello.behind);
-    Ok(Opening { records, version, disguise, early_data: hello.early_data })
 }
 
 /// Sends the alert of RFC 8446 section 6.2 to a client whose first message was not a valid ClientHello.
@@ -259,10 +241,10 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
     opening: Opening,
     limits: HelloLimits,
     memory: &Share,
-    snapshot: &Snapshot,
+    selection: Selection<'_>,
 ) -> Result<(), Unfinished> {
     // rustls keeps the messages for the CertificateVerify of TLS 1.2: RFC 5246 section 7.4.8.
-    let kept = snapshot.policy().client_verifier.as_ref().map_or(0, |_| opening.records.len());
+    let kept = selection.policy.client_verifier.as_ref().map_or(0, |_| opening.records.len());
     negotiation.open(opening);
     loop {
         let progress = negotiation.process().map_err(Unfinished::Tls)?;
@@ -278,7 +260,7 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
         }
         flushed?;
         if progress == Progress::WantsSecondHello {
-            let second = second_hello(negotiation, limits, memory, snapshot).await;
+            let second = second_hello(negotiation, limits, memory, selection).await;
             negotiation.open(second.map_err(|error| Unfinished::Other(error.into()))?);
             continue;
         }
@@ -294,13 +276,13 @@ async fn second_hello<Io: AsyncRead + AsyncWrite + Unpin>(
     negotiation: &mut Negotiation<Io>,
     limits: HelloLimits,
     memory: &Share,
-    snapshot: &Snapshot,
+    selection: Selection<'_>,
 ) -> Result<Opening, HelloError> {
     let early_data = negotiation.state().early_data_left();
     let between = Between::Retry { change_cipher_specs: 1, early_data };
     let carried = negotiation.take_held();
     let mut second = hello::read(negotiation.io_mut(), carried, between, limits, memory).await?;
-    Ok(opening(&mut second, snapshot)?)
+    Ok(selection.reopening(&mut second)?)
 }
 
 /// Corrects the error for an old device. rustls reports a missing group before it checks the suites, but a
@@ -323,10 +305,10 @@ fn corrected(error: rustls::Error, best_suite: SuiteKind) -> rustls::Error {
 /// `trust/tickets.rs`.) Returns none if the client has no certificate, or was verified in this handshake.
 fn verify_resumed(
     client: &RustlsHandshake,
-    snapshot: &Snapshot,
+    policy: &Policy,
 ) -> Option<Result<VerifiedClient, CertificateFault>> {
     let resumed = client.kind() == Some(rustls::HandshakeKind::Resumed);
-    match (&snapshot.policy().client_verifier, client.peer_certificates()) {
+    match (&policy.client_verifier, client.peer_certificates()) {
         (Some(verifier), [leaf, rest @ ..]) if resumed => {
             let verified = verifier.verify(leaf, rest, UnixTime::now());
             Some(verified.map_err(|cause| CertificateFault {

@@ -225,6 +225,16 @@ impl Hello {
         self.early_data = extensions.early_data.is_some();
     }
 
+    /// Returns the first of these ALPN protocols that the client offers, which rustls will select. None if there is
+    /// none, or if the message cannot be decoded.
+    pub(crate) fn select<'a>(&self, protocols: &'a [Vec<u8>]) -> Option<&'a [u8]> {
+        if protocols.is_empty() {
+            return None;
+        }
+        let hello = ClientHello::parse(&self.message).ok()?;
+        rules::first_offered(hello.extensions.alpn?, protocols)
+    }
+
     /// Returns the version that the ClientHello leads to, depending on whether TLS 1.2 is accepted.
     ///
     /// # Errors

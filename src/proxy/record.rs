@@ -299,6 +299,7 @@ const fn connect_result(reason: Reason) -> Option<ConnectResult> {
         | Reason::ClientTlsNotTls
         | Reason::ClientTlsAlert
         | Reason::ClientTlsIncompatible
+        | Reason::ClientNameUnknown
         | Reason::ClientTlsError
         | Reason::ClientCertMissing
         | Reason::ClientCertExpired

@@ -2,6 +2,8 @@
 //!
 //! **Not here.** The replacement of the snapshot (`reload.rs`), the names of the metrics (`metrics/`).
 
+use std::collections::HashSet;
+use std::hash::Hash;
 use std::path::PathBuf;
 
 use super::changes;
@@ -25,33 +27,47 @@ pub(crate) fn announce(snapshot: &Snapshot, warnings: &[Warning], metrics: &List
     for warning in warnings {
         tracing::warn!(listener, "{warning}");
     }
-    for policy in &snapshot.policies {
-        announce_policy(listener, policy);
+    let mut logged = HashSet::new();
+    for (route, policy) in snapshot.by_route() {
+        announce_policy(listener, route, policy, &mut logged);
     }
     metrics.set_backends(snapshot.listener.backends().map(ToString::to_string));
     metrics.active().publish(reported(snapshot));
 }
 
-fn announce_policy(listener: &str, policy: &Policy) {
+/// Logs the certificates and files of a policy, except those in `logged`: most policies of routes share files.
+fn announce_policy(
+    listener: &str,
+    route: Option<usize>,
+    policy: &Policy,
+    logged: &mut HashSet<(&'static str, String)>,
+) {
     for certificate in &policy.certificates {
         let (cert, not_after) = (&certificate.label, certificate.info.not_after);
         let certificates = certificate.chain_length;
-        // The words stay: operators search the log for them.
-        tracing::info!(listener, cert, %not_after, certificates, "certificate in force");
+        if logged.insert(("", cert.clone())) {
+            // The words stay: operators search the log for them.
+            tracing::info!(listener, route, cert, %not_after, certificates, "certificate in force");
+        }
     }
     for FileSummary { role, path, count, .. } in policy.files() {
         let file = Shown(path);
+        if !logged.insert((role.as_str(), file.to_string())) {
+            continue;
+        }
         match role {
             // These are logged above.
             MaterialKind::Certificate | MaterialKind::Key => {}
             MaterialKind::ClientCa => {
                 let pinned = policy.trust.pinned;
-                tracing::info!(listener, %file, count, pinned, "client CAs active");
+                tracing::info!(listener, route, %file, count, pinned, "client CAs active");
             }
-            MaterialKind::Crl => tracing::info!(listener, %file, count, "CRLs active"),
-            MaterialKind::Allow => tracing::info!(listener, %file, count, "allow rules active"),
+            MaterialKind::Crl => tracing::info!(listener, route, %file, count, "CRLs active"),
+            MaterialKind::Allow => {
+                tracing::info!(listener, route, %file, count, "allow rules active")
+            }
             MaterialKind::TicketKeys => {
-                tracing::info!(listener, %file, count, "ticket keys active");
+                tracing::info!(listener, route, %file, count, "ticket keys active");
             }
         }
     }
@@ -83,18 +99,39 @@ fn reported(snapshot: &Snapshot) -> Reported {
         count: file.count,
     };
     let policies = || snapshot.policies.iter();
+    let certificates = policies().flat_map(|p| &p.certificates).map(certificate);
+    let cas = policies().flat_map(|p| &p.trust.cas).map(ca);
+    let crls = policies().flat_map(|p| &p.trust.crls).map(crl);
+    let files = policies().flat_map(Policy::files).map(material);
+    // Policies of routes share files.
     Reported {
-        certificates: policies().flat_map(|p| &p.certificates).map(certificate).collect(),
-        cas: policies().flat_map(|p| &p.trust.cas).map(ca).collect(),
-        crls: policies().flat_map(|p| &p.trust.crls).map(crl).collect(),
-        files: policies().flat_map(Policy::files).map(material).collect(),
+        certificates: distinct(certificates, |c| (c.cert.clone(), c.sha256.clone())),
+        cas: distinct(cas, |ca| (ca.ca.clone(), ca.not_before, ca.not_after)),
+        crls: distinct(crls, |crl| crl.crl.clone()),
+        files: distinct(files, |file| (file.file.clone(), file.kind.as_str())),
     }
+}
+
+/// Returns the first of all items with the same key.
+fn distinct<T, K: Eq + Hash>(items: impl Iterator<Item = T>, key: impl Fn(&T) -> K) -> Vec<T> {
+    let mut known = HashSet::new();
+    items.filter(|item| known.insert(key(item))).collect()
 }
 
 /// Logs the changes of the trust in a listener's clients.
 pub(super) fn announce_trust_changes(old: &Snapshot, new: &Snapshot) {
     let listener = &new.listener.name;
-    for change in new.policy().trust_changes(old.policy()) {
+    let mut changes = Vec::new();
+    for (route, policy) in new.by_route() {
+        let before = old.counterpart(&new.listener, route);
+        for change in before.into_iter().flat_map(|before| policy.trust_changes(before)) {
+            // A file of several routes changes once.
+            if !changes.contains(&change) {
+                changes.push(change);
+            }
+        }
+    }
+    for change in changes {
         match change {
             TrustChange::Cas { file, added, removed } => {
                 let file = Shown(&file);

@@ -21,12 +21,22 @@ pub(super) fn of_listener(
     new: &config::ListenerConfig,
 ) -> Vec<&'static str> {
     // The name and the address cannot differ: they identify the listener.
-    let config::ListenerConfig { name: _, listen: _, backend, tls, routes, timeouts, limits, tcp } =
-        old;
+    let config::ListenerConfig {
+        name: _,
+        listen: _,
+        backend,
+        tls,
+        routes,
+        unknown_name,
+        timeouts,
+        limits,
+        tcp,
+    } = old;
     let parts = [
         ("backend", *backend != new.backend),
         ("tls", *tls != new.tls),
         ("route", *routes != new.routes),
+        ("unknown_name", *unknown_name != new.unknown_name),
         ("timeouts", *timeouts != new.timeouts),
         ("limits", *limits != new.limits),
         ("tcp", *tcp != new.tcp),

@@ -17,7 +17,7 @@ use super::{Session, Sessions};
 use crate::blocking::BlockingPool;
 use crate::metrics::ListenerMetrics;
 use crate::terms::reason::Reason;
-use crate::trust::digest::Digest;
+use crate::trust::policy::Policy;
 use crate::trust::recheck;
 use crate::trust::snapshot::Snapshot;
 
@@ -56,10 +56,10 @@ impl Recheck {
 
     async fn on_new_trust(self: Arc<Self>, place: usize) {
         let mut snapshots = self.listeners[place].snapshots.clone();
-        let mut checked = trust(&snapshots.borrow_and_update());
+        let mut checked = snapshots.borrow_and_update().client_trust();
         while snapshots.changed().await.is_ok() {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
-            let new = trust(&snapshot);
+            let new = snapshot.client_trust();
             // A renewal of our own certificate refuses no client.
             if new != checked {
                 checked = new;
@@ -78,16 +78,15 @@ impl Recheck {
         }
     }
 
-    /// Checks the sessions of a listener, and starts a task that stops those that are refused.
+    /// Checks the sessions of a listener, and starts a task for each policy that stops those that are refused.
     async fn check(&self, place: usize, snapshot: Arc<Snapshot>, cause: Cause) {
-        if !snapshot.listener.tls.recheck {
+        if snapshot.policies.iter().all(|policy| !policy.recheck) {
             return;
         }
-        let spread = snapshot.listener.tls.recheck_spread;
         let metrics = Arc::clone(&self.listeners[place].metrics);
         let listener = snapshot.listener.name.clone();
         let sessions = Arc::clone(&self.sessions);
-        let checked = self.pool.run(move || refused(&sessions, &metrics, &snapshot)).await;
+        let checked = self.pool.run(move || check_all(&sessions, &metrics, &snapshot)).await;
         let checked = match checked {
             Ok(checked) => checked,
             Err(error) => {
@@ -95,14 +94,11 @@ impl Recheck {
                 return;
             }
         };
-        report(&listener, &checked, cause, spread);
-        tokio::spawn(stop_evenly(checked.refused, spread));
+        for checked in checked {
+            report(&listener, &checked, cause);
+            tokio::spawn(stop_evenly(checked.refused, checked.spread));
+        }
     }
-}
-
-/// The part of a snapshot that decides which sessions stay.
-fn trust(snapshot: &Snapshot) -> (Digest, bool) {
-    (snapshot.policy().client_trust, snapshot.listener.tls.recheck)
 }
 
 /// The cause of a re-check.
@@ -112,39 +108,69 @@ enum Cause {
     Expiry,
 }
 
-/// The result of a re-check.
+/// The result of a re-check of the sessions of one policy.
 struct Checked {
+    /// The place of the policy's route; none for the listener's own policy.
+    route: Option<usize>,
     refused: Vec<(Arc<Session>, Reason)>,
     count: usize,
+    spread: Duration,
     took: Duration,
 }
 
-/// Checks the sessions of a listener.
-fn refused(sessions: &Sessions, metrics: &Arc<ListenerMetrics>, snapshot: &Snapshot) -> Checked {
-    let start = Instant::now();
+/// Checks the sessions of a listener, each with the policy of the route that its device would get now.
+fn check_all(
+    sessions: &Sessions,
+    metrics: &Arc<ListenerMetrics>,
+    snapshot: &Snapshot,
+) -> Vec<Checked> {
     let all = sessions.matching(|session| Arc::ptr_eq(&session.metrics, metrics));
+    let mut by_policy: Vec<_> = snapshot.policies.iter().map(|_| Vec::new()).collect();
     // A session whose handshake is not complete is checked when it is.
-    let all: Vec<_> = all.into_iter().filter(|one| one.handshake.get().is_some()).collect();
-    let clients: Vec<_> = all.iter().map(|one| one.identity.get().map(AsRef::as_ref)).collect();
-    let refused = recheck::refused(snapshot.policy(), &clients, SystemTime::now());
+    for session in all.into_iter().filter(|session| session.handshake.get().is_some()) {
+        let place = snapshot.listener.policy_of(session.route(snapshot));
+        by_policy[place].push(session);
+    }
+    let policies = snapshot.by_route().zip(by_policy).filter(|((_, policy), _)| policy.recheck);
+    policies
+        .map(|((route, policy), group)| {
+            let start = Instant::now();
+            let (count, refused) = (group.len(), refused(sessions, &group, policy));
+            Checked { route, refused, count, spread: policy.recheck_spread, took: start.elapsed() }
+        })
+        .collect()
+}
+
+/// Returns the sessions that a policy refuses, and notes when the next of the others expires.
+fn refused(
+    sessions: &Sessions,
+    group: &[Arc<Session>],
+    policy: &Policy,
+) -> Vec<(Arc<Session>, Reason)> {
+    let clients: Vec<_> = group.iter().map(|one| one.identity.get().map(AsRef::as_ref)).collect();
+    let refused = recheck::refused(policy, &clients, SystemTime::now());
     let ending: HashSet<_> = refused.iter().map(|(place, _)| *place).collect();
     let staying = clients.iter().enumerate().filter(|(place, _)| !ending.contains(place));
     // The time of the next expiry was taken when it passed.
     if let Some(next) = staying.filter_map(|(_, client)| Some(client.as_ref()?.expires())).min() {
         sessions.next_expiry.add(next);
     }
-    let refused = refused.into_iter().map(|(place, reason)| (Arc::clone(&all[place]), reason));
-    Checked { refused: refused.collect(), count: all.len(), took: start.elapsed() }
+    refused.into_iter().map(|(place, reason)| (Arc::clone(&group[place]), reason)).collect()
 }
 
-fn report(listener: &str, checked: &Checked, cause: Cause, spread: Duration) {
-    let Checked { refused, count, took } = checked;
-    if refused.is_empty() && cause == Cause::Expiry {
+fn report(listener: &str, checked: &Checked, cause: Cause) {
+    let Checked { route, refused, count, spread, took } = checked;
+    let is_worth_a_line = match cause {
+        Cause::Expiry => !refused.is_empty(),
+        Cause::NewTrust => route.is_none() || *count > 0,
+    };
+    if !is_worth_a_line {
         return;
     }
     let with = |reason| refused.iter().filter(|(_, refused)| *refused == reason).count();
     tracing::info!(
         listener,
+        route,
         sessions = count,
         revoked = with(Reason::Revoked),
         expired = with(Reason::Expired),

@@ -30,6 +30,8 @@ closed_set! {
         ClientTlsAlert => "client_tls_alert",
         /// Client and listener have no version, suite, group, signature scheme or ALPN in common.
         ClientTlsIncompatible => "client_tls_incompatible",
+        /// The client sent a server name that no route and no certificate has, and such names are refused.
+        ClientNameUnknown => "client_name_unknown",
         /// Any other fault of the client's TLS.
         ClientTlsError => "client_tls_error",
 
@@ -153,6 +155,7 @@ impl Reason {
             | Self::ClientTlsNotTls
             | Self::ClientTlsAlert
             | Self::ClientTlsIncompatible
+            | Self::ClientNameUnknown
             | Self::ClientTlsError
             | Self::ClientCertMissing
             | Self::ClientCertExpired

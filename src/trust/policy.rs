@@ -9,7 +9,7 @@
 //! (`reload.rs`).
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
@@ -31,8 +31,9 @@ use super::tickets::{Resumption, ResumptionPolicy, key_file};
 use crate::config::{self, ClientAuth, CrlCheck, ExpiredCrl, TlsVersion, UnknownStatus};
 use crate::terms::labels::{MaterialKind, ReloadObject};
 
-/// The TLS of a listener, immutable.
+/// The TLS of a listener or of a route, immutable.
 pub(crate) struct Policy {
+    pub(crate) min_version: TlsVersion,
     pub(crate) server_configs: ServerConfigs,
     /// Chooses the certificate for a device; part of `server_configs`.
     pub(crate) resolver: Arc<Resolver>,
@@ -42,6 +43,10 @@ pub(crate) struct Policy {
     /// The CAs and CRLs that client certificates are verified with.
     pub(crate) trust: TrustSummary,
     pub(crate) resumption: Resumption,
+    /// Live sessions whose clients would be refused now are stopped.
+    pub(crate) recheck: bool,
+    /// The time over which they are stopped.
+    pub(crate) recheck_spread: Duration,
     /// Identifies the clients that are accepted.
     pub(crate) client_trust: Digest,
     /// The content of each file when it was last valid.
@@ -56,16 +61,29 @@ pub(crate) struct ServerConfigs {
     pub(crate) client_order: Arc<ServerConfig>,
 }
 
+/// The parts that a policy is built from.
+#[derive(Clone, Copy)]
+pub(crate) struct PolicyPlan<'a> {
+    pub(crate) tls: &'a config::TlsConfig,
+    /// Identifies its route; none for the listener's own policy.
+    pub(crate) route: Option<Digest>,
+    /// Its files, as read.
+    pub(crate) material: &'a [Material],
+    /// The policies of the listener that were built before it, whose CRLs it shares.
+    pub(crate) others: &'a [Policy],
+    /// The policy that it replaces.
+    pub(crate) active: Option<&'a Policy>,
+}
+
 impl Policy {
-    /// Builds the policy that replaces `active`. Returns none if a file has a problem and no earlier
-    /// content; each problem is in `findings`.
+    /// Builds a policy. Returns none if a file has a problem and no earlier content; each problem is in
+    /// `findings`.
     pub(crate) fn build(
-        tls: &config::TlsConfig,
-        material: &[Material],
-        active: Option<&Self>,
+        plan: PolicyPlan<'_>,
         now: SystemTime,
         findings: &mut Findings,
     ) -> Option<Self> {
+        let PolicyPlan { tls, material, active, .. } = plan;
         let first = material.first()?;
         let of = |role| material.iter().filter(move |file| file.role == role);
         let active_files = active.map(|active| &active.loaded);
@@ -75,8 +93,10 @@ impl Policy {
             .filter_map(|pair| chain::load(pair, active_chains, &tls.guards, now, findings))
             .collect();
         let verifier = active.and_then(|active| active.client_verifier.as_deref());
+        let others: Vec<_> = plan.others.iter().map(|other| &other.loaded).collect();
         let active_trust = ActiveTrust {
             files: active_files,
+            others: &others,
             revocation: verifier.and_then(|verifier| verifier.revocation.as_ref()),
             issuers: verifier.map(|verifier| &verifier.issuers),
         };
@@ -91,17 +111,16 @@ impl Policy {
         if findings.is_fatal {
             return None;
         }
-        let parts = (chains, trust, ticket_keys);
-        let policy = Self::join(tls, parts, active.map(|active| &active.resumption));
+        let policy = Self::join(plan, (chains, trust, ticket_keys));
         findings.take(policy.map_err(|error| first.error(None, Cause::Tls(error))))
     }
 
     /// Joins the parts of a policy, each of which is valid.
     fn join(
-        tls: &config::TlsConfig,
+        plan: PolicyPlan<'_>,
         (chains, trust, ticket_keys): Parts,
-        earlier: Option<&Resumption>,
     ) -> Result<Self, rustls::Error> {
+        let tls = plan.tls;
         let mut loaded = LoadedFiles { chains, ticket_keys, ..LoadedFiles::default() };
         let (mut client_verifier, mut summary) = (None, TrustSummary::default());
         if let Some(trust) = trust {
@@ -116,15 +135,17 @@ impl Policy {
         });
         let resolver = Arc::new(Resolver::new(named.collect()));
         let client_trust = client_trust(tls, &loaded, client_verifier.as_deref());
-        let resumption =
-            resumption(tls, &loaded, client_trust, client_verifier.as_deref(), earlier)?;
+        let resumption = resumption(plan, &loaded, client_trust, client_verifier.as_deref())?;
         Ok(Self {
+            min_version: tls.min_version,
             server_configs: server_configs(tls, &resolver, client_verifier.clone(), &resumption)?,
             resolver,
             client_verifier,
             certificates: loaded.chains.iter().map(Chain::server_certificate).collect(),
             trust: summary,
             resumption,
+            recheck: tls.recheck,
+            recheck_spread: tls.recheck_spread,
             client_trust,
             loaded,
         })
@@ -176,24 +197,23 @@ fn load_ticket_keys(
 }
 
 fn resumption(
-    tls: &config::TlsConfig,
+    PolicyPlan { tls, route, active, .. }: PolicyPlan<'_>,
     loaded: &LoadedFiles,
     client_trust: Digest,
     verifier: Option<&ClientVerifier>,
-    earlier: Option<&Resumption>,
 ) -> Result<Resumption, rustls::Error> {
     let file = loaded.ticket_keys.as_ref();
     let keys: Vec<_> =
         file.iter().flat_map(|file| &file.items).map(|(_, key)| key.clone()).collect();
     let issuers = verifier.map(|verifier| Arc::clone(&verifier.issuers)).unwrap_or_default();
     let policy = ResumptionPolicy {
-        digest: resumption_policy(client_trust, loaded),
+        digest: resumption_policy(client_trust, route, loaded),
         tickets: tls.tickets,
         max_age: tls.max_session_age,
         keys: file.map(|file| (file.digest, &keys[..])),
         issuers: &issuers,
     };
-    Resumption::new(&policy, earlier)
+    Resumption::new(&policy, active.map(|active| &active.resumption))
 }
 
 /// Returns the digest of everything that decides which clients are accepted. It depends on the content of the
@@ -255,14 +275,15 @@ fn client_trust(
     Digest::of(policy)
 }
 
-/// Returns the policy that a ticket must not outlive: the clients that are accepted, and the names that we
-/// have. Replicas with the same content resume each other's sessions.
-fn resumption_policy(client_trust: Digest, loaded: &LoadedFiles) -> Digest {
+/// Returns the policy that a ticket must not outlive: the clients that are accepted, the route, and the names
+/// that we have. Replicas with the same content resume each other's sessions.
+fn resumption_policy(client_trust: Digest, route: Option<Digest>, loaded: &LoadedFiles) -> Digest {
     let mut names: Vec<_> = loaded.chains.iter().flat_map(|chain| &chain.info.names).collect();
     names.sort_unstable();
     names.dedup();
     let names = names.iter().map(|name| name.as_bytes());
-    Digest::of([client_trust.as_bytes()].into_iter().chain(names))
+    let route = route.as_ref().map(|route| route.as_bytes());
+    Digest::of([client_trust.as_bytes()].into_iter().chain(names).chain(route))
 }
 
 fn server_configs(
@@ -302,8 +323,9 @@ mod tests {
         let material = material::read(&material::named(&tls).collect::<Vec<_>>()).unwrap();
         drop(dir);
         let mut findings = Findings::default();
-        let policy = Policy::build(&tls, &material, None, SystemTime::now(), &mut findings);
-        let policy = policy.unwrap();
+        let plan =
+            PolicyPlan { tls: &tls, route: None, material: &material, others: &[], active: None };
+        let policy = Policy::build(plan, SystemTime::now(), &mut findings).unwrap();
         assert!(findings.errors.is_empty());
         let named = material::named(&tls);
         assert!(policy.files().map(|file| (file.role, file.path)).eq(named), "the watched files");

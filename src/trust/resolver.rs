@@ -84,6 +84,13 @@ impl Resolver {
         chosen.map_or(KeyKind::Other, NamedCertificate::key_kind)
     }
 
+    /// Returns whether a certificate has this name, which is in lower case.
+    pub(crate) fn has_name(&self, name: &str) -> bool {
+        let wildcard = wildcard_of(name);
+        let fits = |known: &String| known == name || Some(known) == wildcard.as_ref();
+        self.certificates.iter().flat_map(|certificate| &certificate.names).any(fits)
+    }
+
     /// Returns the reason for which no certificate fits a client.
     fn misfit(&self, client: &Usable) -> PeerIncompatible {
         let has_suite = self.certificates.iter().any(|c| c.has_suite(client));
@@ -100,8 +107,7 @@ impl Resolver {
         is_usable: impl Fn(&NamedCertificate) -> bool,
         is_preferred: impl Fn(&NamedCertificate) -> bool,
     ) -> Option<&NamedCertificate> {
-        let wildcard =
-            name.and_then(|n| n.split_once('.')).map(|(_, parent)| format!("*.{parent}"));
+        let wildcard = name.and_then(wildcard_of);
         let first = |fits_name: &dyn Fn(&NamedCertificate) -> bool| {
             let usable = || self.certificates.iter().filter(|c| fits_name(c) && is_usable(c));
             usable().find(|c| is_preferred(c)).or_else(|| usable().next())
@@ -114,6 +120,11 @@ impl Resolver {
             .or_else(|| first(&|c| c.names == self.default_names))
             .or_else(|| first(&|_| true))
     }
+}
+
+/// Returns the wildcard name that covers a name.
+fn wildcard_of(name: &str) -> Option<String> {
+    name.split_once('.').map(|(_, parent)| format!("*.{parent}"))
 }
 
 /// The parts of a ClientHello that decide which of our certificates the client can use. Its lists can have

@@ -11,19 +11,20 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::watch;
+use tokio_rustls::rustls::pki_types::DnsName;
 
 use super::digest::Digest;
 use super::findings::{CertError, Findings, Warning};
 use super::material;
-use super::policy::Policy;
-use crate::config;
+use super::policy::{Policy, PolicyPlan};
+use crate::config::{self, Route};
 use crate::terms::labels::ReloadObject;
 
 /// The configuration and the policies of a listener.
 pub(crate) struct Snapshot {
     /// The configuration that it was built from.
     pub(crate) listener: config::ListenerConfig,
-    /// At least one; the first is the listener's own.
+    /// In the order of [`config::ListenerConfig::policies`]: the first is the listener's own.
     pub(crate) policies: Vec<Policy>,
 }
 
@@ -74,6 +75,56 @@ impl Snapshot {
         self.policies.first().expect("a snapshot has the listener's own policy")
     }
 
+    /// Returns the place of the route that a server name and an ALPN protocol lead to. A name that is not a DNS name
+    /// counts as none.
+    pub(crate) fn route(&self, server_name: Option<&str>, alpn: Option<&[u8]>) -> Option<usize> {
+        let server_name = server_name.filter(|name| DnsName::try_from(*name).is_ok());
+        self.listener.route(server_name, alpn)
+    }
+
+    /// Returns the policy of a route; without one, the listener's own.
+    pub(crate) fn policy_of(&self, route: Option<usize>) -> &Policy {
+        &self.policies[self.listener.policy_of(route)]
+    }
+
+    /// Returns each policy with the place of its route; the listener's own has none.
+    pub(crate) fn by_route(&self) -> impl Iterator<Item = (Option<usize>, &Policy)> {
+        self.listener.policies().map(|(route, _)| route).zip(&self.policies)
+    }
+
+    /// Returns the policy of the route with the same conditions as a route of `listener`, or for none the listener's
+    /// own. None is returned if that route had no policy of its own.
+    pub(crate) fn counterpart(
+        &self,
+        listener: &config::ListenerConfig,
+        route: Option<usize>,
+    ) -> Option<&Policy> {
+        let Some(route) = route else { return Some(self.policy()) };
+        let wanted = conditions(&listener.routes[route]);
+        let mut own = self.by_route().filter_map(|(route, policy)| Some((route?, policy)));
+        let found = own.find(|(route, _)| conditions(&self.listener.routes[*route]) == wanted);
+        found.map(|(_, policy)| policy)
+    }
+
+    /// Returns whether a route has the server name, or one of the certificates of its policy.
+    pub(crate) fn knows(&self, name: &str, route: Option<usize>) -> bool {
+        let has_name = |route: usize| self.listener.routes[route].has_name(name);
+        route.is_some_and(has_name) || self.policy_of(route).resolver.has_name(name)
+    }
+
+    /// Returns the digest of everything that decides which live sessions stay.
+    pub(crate) fn client_trust(&self) -> Digest {
+        let routes = self.listener.routes.iter().filter(|_| self.policies.len() > 1);
+        let routes: Vec<_> = routes.map(conditions).collect();
+        let policies = self.by_route().map(|(route, policy)| {
+            let route = route.map_or([0; 8], |route| (route as u64 + 1).to_be_bytes());
+            let trust = policy.client_trust;
+            Digest::of([&route[..], trust.as_bytes(), &[u8::from(policy.recheck)]])
+        });
+        let all: Vec<_> = routes.into_iter().chain(policies).collect();
+        Digest::of(all.iter().map(Digest::as_bytes))
+    }
+
     /// Returns the digest of all files of one kind of object.
     pub(crate) fn digest(&self, object: ReloadObject) -> Digest {
         let digests: Vec<_> = self.policies.iter().map(|policy| policy.digest(object)).collect();
@@ -93,16 +144,44 @@ fn build(
     active: Option<&Snapshot>,
     now: SystemTime,
 ) -> Result<Reloaded, Vec<CertError>> {
-    let tls = &listener.tls;
-    let named: Vec<_> = material::named(tls).collect();
+    let files = |tls| material::named(tls).collect::<Vec<_>>();
+    let named: Vec<_> = listener.policies().flat_map(|(_, tls)| files(tls)).collect();
     let material = material::read(&named).map_err(|error| vec![error])?;
-    let mut findings = Findings::default();
-    let policy = Policy::build(tls, &material, active.map(Snapshot::policy), now, &mut findings);
+    let (mut rest, mut findings) = (&material[..], Findings::default());
+    let mut policies = Vec::new();
+    for (route, tls) in listener.policies() {
+        let (material, others) = rest.split_at(files(tls).len());
+        rest = others;
+        let active = active.and_then(|active| active.counterpart(listener, route));
+        let route = route.map(|route| conditions(&listener.routes[route]));
+        let plan = PolicyPlan { tls, route, material, others: &policies, active };
+        policies.extend(Policy::build(plan, now, &mut findings));
+    }
     let Findings { errors, warnings, .. } = findings;
-    let Some(policy) = policy else { return Err(errors) };
-    let snapshot = Snapshot { listener: listener.clone(), policies: vec![policy] };
+    if policies.len() < listener.policies().count() {
+        return Err(errors);
+    }
+    let snapshot = Snapshot { listener: listener.clone(), policies };
     let is_new = active.is_none_or(|active| !snapshot.is_same(active));
-    Ok(Reloaded { loaded: is_new.then_some((snapshot, warnings)), errors })
+    Ok(Reloaded { loaded: is_new.then(|| (snapshot, distinct(warnings))), errors })
+}
+
+/// Returns the digest of the conditions of a route, by which it is found again after a change of the configuration.
+fn conditions(route: &Route) -> Digest {
+    let names = Digest::of(route.sni.iter().map(|name| name.as_str().as_bytes()));
+    let protocols = Digest::of(route.alpn.iter().map(|protocol| &protocol[..]));
+    Digest::of([names.as_bytes(), protocols.as_bytes()])
+}
+
+/// Returns each warning once: policies can share a file.
+fn distinct(warnings: Vec<Warning>) -> Vec<Warning> {
+    let mut distinct = Vec::with_capacity(warnings.len());
+    for warning in warnings {
+        if !distinct.contains(&warning) {
+            distinct.push(warning);
+        }
+    }
+    distinct
 }
 
 /// The current snapshot of one listener.

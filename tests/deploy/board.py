@@ -33,6 +33,7 @@ FAILED = {
     "client_tls_not_tls": "Not TLS: plain HTTP or MQTT on this port, or a scanner",
     "client_tls_alert": "Device rejected the server: see the alerts of devices, below",
     "client_tls_incompatible": "No version, suite, group or signature in common: see the refused parameters",
+    "client_name_unknown": "Device sent a server name that no route and no certificate has",
     "client_tls_error": "Invalid TLS: one device: firmware; many: something on the path changes bytes",
     "client_cert_missing": "Device sent no certificate, but one is required",
     "client_cert_expired": "Device's certificate has expired: renew it",

@@ -97,7 +97,8 @@ fn toml_blocks(page: &str) -> Vec<String> {
 #[test]
 fn the_configurations_in_the_documents_are_good() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["tls.crt", "tls.key", "ca.crt", "devices-ca.crt"] {
+    let of_plant = ["plant-a.crt", "plant-a.key", "plant-a-ca.crt"];
+    for name in ["tls.crt", "tls.key", "ca.crt", "devices-ca.crt"].into_iter().chain(of_plant) {
         fs::write(dir.path().join(name), "").unwrap();
     }
     let mut checked = 0;
@@ -108,7 +109,7 @@ fn the_configurations_in_the_documents_are_good() {
             checked += 1;
         }
     }
-    assert_eq!(checked, 3);
+    assert_eq!(checked, 4);
 }
 
 /// Returns the anchors of a page's headings.

@@ -18,7 +18,7 @@ use crate::config::values::{
 use crate::config::{
     AdminListen, BackendAddress, CrlCheck, ExpiredCrl, GuardAction, Guards, IdentityLimit, Limits,
     LogConfig, OverIdentityLimit, ProcessConfig, ShutdownConfig, Tcp, Timeouts, TlsVersion,
-    UnknownStatus,
+    UnknownName, UnknownStatus,
 };
 use crate::logging::{Filter, Format};
 use crate::terms::name_pattern::NamePattern;
@@ -78,6 +78,7 @@ pub(super) struct ListenerSection {
     pub(super) allow: Option<Spanned<AllowSection>>,
     #[serde(default)]
     pub(super) route: Vec<Spanned<RouteSection>>,
+    pub(super) unknown_name: Option<Text<UnknownName>>,
     #[serde(default)]
     pub(super) timeouts: TimeoutsSection,
     #[serde(default)]
@@ -86,25 +87,23 @@ pub(super) struct ListenerSection {
     pub(super) tcp: TcpSection,
 }
 
-#[derive(Deserialize)]
+/// The TLS keys of a listener, or those with which a route overrides them.
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a section [listener.tls]")]
 pub(super) struct TlsSection {
-    #[serde(default)]
-    pub(super) certificates: Vec<Spanned<CertificateSection>>,
+    pub(super) certificates: Option<Vec<Spanned<CertificateSection>>>,
     #[serde(default)]
     pub(super) guards: GuardsSection,
     pub(super) min_version: Option<Text<TlsVersion>>,
     pub(super) client_auth: Option<Spanned<Text<AuthChoice>>>,
     pub(super) client_ca: Option<Spanned<PathBuf>>,
-    #[serde(default)]
-    pub(super) crls: Vec<Spanned<PathBuf>>,
+    pub(super) crls: Option<Vec<Spanned<PathBuf>>>,
     pub(super) crl_check: Option<Text<CrlCheck>>,
     pub(super) crl_unknown: Option<Text<UnknownStatus>>,
     pub(super) crl_expired: Option<Text<ExpiredCrl>>,
     pub(super) accept_expired_client_certs: Option<bool>,
     pub(super) send_ca_names: Option<bool>,
-    #[serde(default)]
-    pub(super) alpn: Vec<Text<AlpnProtocol>>,
+    pub(super) alpn: Option<Spanned<Vec<Text<AlpnProtocol>>>>,
     pub(super) tickets: Option<Whole<0, 4>>,
     pub(super) ticket_keys: Option<Spanned<PathBuf>>,
     pub(super) max_session_age: Option<Text<SessionAge>>,
@@ -144,6 +143,8 @@ pub(super) struct RouteSection {
     #[serde(default)]
     pub(super) alpn: Vec<Text<AlpnProtocol>>,
     pub(super) backend: Option<Text<BackendAddress>>,
+    pub(super) tls: Option<Spanned<TlsSection>>,
+    pub(super) allow: Option<Spanned<AllowSection>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -204,16 +205,16 @@ impl From<ShutdownSection> for ShutdownConfig {
     }
 }
 
-impl From<GuardsSection> for Guards {
-    fn from(section: GuardsSection) -> Self {
-        let default = Self::default();
-        Self {
-            key_type: section.key_type.map_or(default.key_type, |action| action.0),
-            issuer: section.issuer.map_or(default.issuer, |action| action.0),
-            names: section.names.map_or(default.names, |action| action.0),
-            not_yet_valid: section.not_yet_valid.map_or(default.not_yet_valid, |action| action.0),
-            intermediate: section.intermediate.map_or(default.intermediate, |action| action.0),
-            flight: section.flight.map_or(default.flight, |action| action.0),
+impl GuardsSection {
+    /// Returns the guards with those of `base` that are not in the section.
+    pub(super) fn over(self, base: Guards) -> Guards {
+        Guards {
+            key_type: self.key_type.map_or(base.key_type, |action| action.0),
+            issuer: self.issuer.map_or(base.issuer, |action| action.0),
+            names: self.names.map_or(base.names, |action| action.0),
+            not_yet_valid: self.not_yet_valid.map_or(base.not_yet_valid, |action| action.0),
+            intermediate: self.intermediate.map_or(base.intermediate, |action| action.0),
+            flight: self.flight.map_or(base.flight, |action| action.0),
         }
     }
 }

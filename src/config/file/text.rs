@@ -62,8 +62,9 @@ impl<'de, const MIN: u32, const MAX: u32> Deserialize<'de> for Whole<MIN, MAX> {
 }
 
 /// The value of `client_auth`. The trusted CAs are a key next to it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) enum AuthChoice {
+    #[default]
     None,
     Optional,
     Required,

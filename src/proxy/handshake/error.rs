@@ -158,6 +158,7 @@ fn fault_reason(fault: &HelloFault) -> Reason {
     match fault {
         HelloFault::NotTls => Reason::ClientTlsNotTls,
         HelloFault::Incompatible(..) | HelloFault::Fallback => Reason::ClientTlsIncompatible,
+        HelloFault::NameNotServed => Reason::ClientNameUnknown,
         HelloFault::Malformed(_)
         | HelloFault::Illegal(_)
         | HelloFault::Unexpected(_)

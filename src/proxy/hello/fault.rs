@@ -25,6 +25,8 @@ pub(crate) enum HelloFault {
     Overflow,
     #[error("the server_name is not a valid host name")]
     UnknownName,
+    #[error("no route and no certificate has the server_name, and unknown_name is \"refuse\"")]
+    NameNotServed,
     #[error(
         "the client fell back to TLS 1.2 (TLS_FALLBACK_SCSV), although TLS 1.3 is accepted here"
     )]
@@ -52,7 +54,7 @@ impl HelloFault {
             Self::Illegal(_) => AlertDescription::IllegalParameter,
             Self::Unexpected(_) | Self::NotTls => AlertDescription::UnexpectedMessage,
             Self::Overflow => AlertDescription::RecordOverflow,
-            Self::UnknownName => AlertDescription::UnrecognisedName,
+            Self::UnknownName | Self::NameNotServed => AlertDescription::UnrecognisedName,
             Self::Fallback => AlertDescription::InappropriateFallback,
             Self::Renegotiation => AlertDescription::HandshakeFailure,
             Self::Incompatible(_, alert) => *alert,

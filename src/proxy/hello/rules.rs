@@ -126,16 +126,25 @@ fn check_forms(extensions: &HelloExtensions<'_>) -> Result<(), HelloFault> {
     server_name(extensions).map(|_| ())
 }
 
-/// Returns whether `alpn` is a valid list of protocols: RFC 7301 section 3.1.
+/// Returns whether `alpn` is a valid list of protocols.
 fn is_protocols(alpn: &[u8]) -> bool {
-    let Some(list) = whole16(alpn).filter(|list| !list.is_empty()) else { return false };
-    let mut rest = Rest(list);
+    offered_protocols(alpn).is_some()
+}
+
+/// Returns the first of our protocols that is in the extension `alpn`.
+pub(super) fn first_offered<'a>(alpn: &[u8], ours: &'a [Vec<u8>]) -> Option<&'a [u8]> {
+    let offered = offered_protocols(alpn)?;
+    ours.iter().map(|protocol| &protocol[..]).find(|protocol| offered.contains(protocol))
+}
+
+/// Returns the protocols in the extension: RFC 7301 section 3.1.
+fn offered_protocols(alpn: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut rest = Rest(whole16(alpn).filter(|list| !list.is_empty())?);
+    let mut offered = Vec::new();
     while !rest.0.is_empty() {
-        if rest.vector8().is_none_or(<[u8]>::is_empty) {
-            return false;
-        }
+        offered.push(rest.vector8().filter(|protocol| !protocol.is_empty())?);
     }
-    true
+    Some(offered)
 }
 
 /// Returns the name in the server_name extension: RFC 6066 section 3.

@@ -21,6 +21,7 @@ use super::verifier::{ChainLimits, ClientVerifier, TrustedClients};
 use crate::config::{self, ClientAuth, CrlRules, ExpiredCrl, UnknownStatus};
 use crate::terms::labels::MaterialKind;
 use crate::trust::allow::AllowList;
+use crate::trust::digest::Digest;
 use crate::trust::findings::{Cause, CertError, Findings, Warning};
 use crate::trust::issuers::KnownIssuers;
 use crate::trust::material::Material;
@@ -65,6 +66,8 @@ pub(crate) struct TrustSummary {
 #[derive(Clone, Copy, Default)]
 pub(crate) struct ActiveTrust<'a> {
     pub(crate) files: Option<&'a LoadedFiles>,
+    /// The content of the listener's other new policies. A CRL of several routes is kept in memory once.
+    pub(crate) others: &'a [&'a LoadedFiles],
     pub(crate) revocation: Option<&'a Revocation>,
     pub(crate) issuers: Option<&'a Arc<KnownIssuers>>,
 }
@@ -80,7 +83,7 @@ pub(crate) fn load(
 ) -> Option<LoadedTrust> {
     let trust = tls.client_auth.trust()?;
     let client_ca = load_ca(ca, active.files, findings);
-    let crls: Vec<_> = crls.iter().map(|file| load_crls(file, active.files, findings)).collect();
+    let crls: Vec<_> = crls.iter().map(|file| load_crls(file, active, findings)).collect();
     let rules = allow.map(|file| {
         let kept = active.files.and_then(|active| active.allow_file(&file.path));
         rules::load(file, kept, findings)
@@ -214,31 +217,39 @@ impl Bundle {
 }
 
 /// Reads the CRLs of a file, or keeps the current ones. If the file has not changed, the results of their
-/// verification stay.
+/// verification stay: they depend on the keys of CAs only.
 fn load_crls(
     file: &Material,
-    active: Option<&LoadedFiles>,
+    active: ActiveTrust<'_>,
     findings: &mut Findings,
 ) -> Option<LoadedFile<Arc<Crl>>> {
     let mut own = Findings::default();
-    let kept = active.and_then(|active| active.crl_file(&file.path));
-    let loaded = match (kept, own.take(file.digest())) {
-        (Some(kept), Some(digest)) if kept.digest == digest => Some(kept.clone()),
-        (_, Some(digest)) => own.take(pem::revocation_lists(file)).map(|found| {
-            let FoundSections { items, ignored } = found;
-            let read = |(line, crl)| {
-                let crl = Crl::read(&file.path, line, crl);
-                let malformed = |cause| file.error(Some(line), Cause::Malformed(cause));
-                own.take(crl.map_err(malformed)).map(|crl| (line, Arc::new(crl)))
-            };
-            let items = items.into_iter().filter_map(read).collect();
-            LoadedFile { path: file.path.clone(), digest, items, ignored }
-        }),
-        (_, None) => None,
-    };
+    let known = |files: &'_ &LoadedFiles| files.crl_file(&file.path).cloned();
+    let kept = active.files.as_ref().and_then(known);
+    let loaded = own.take(file.digest()).and_then(|digest| {
+        let mut all = kept.iter().cloned().chain(active.others.iter().filter_map(known));
+        let same = all.find(|known| known.digest == digest);
+        same.or_else(|| read_crls(file, digest, &mut own))
+    });
     let ignored = loaded.iter().flat_map(|file| &file.ignored).cloned();
     own.warnings.extend(ignored.map(Warning::Ignored));
-    findings.choose(loaded, kept, own)
+    findings.choose(loaded, kept.as_ref(), own)
+}
+
+fn read_crls(
+    file: &Material,
+    digest: Digest,
+    findings: &mut Findings,
+) -> Option<LoadedFile<Arc<Crl>>> {
+    let found = pem::revocation_lists(file);
+    let FoundSections { items, ignored } = findings.take(found)?;
+    let read = |(line, crl)| {
+        let crl = Crl::read(&file.path, line, crl);
+        let malformed = |cause| file.error(Some(line), Cause::Malformed(cause));
+        findings.take(crl.map_err(malformed)).map(|crl| (line, Arc::new(crl)))
+    };
+    let items = items.into_iter().filter_map(read).collect();
+    Some(LoadedFile { path: file.path.clone(), digest, items, ignored })
 }
 
 /// Verifies the CRLs. Where a file would take away the last valid CRL of a CA, its current CRLs are kept.

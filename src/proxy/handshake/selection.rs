@@ -1,0 +1,85 @@
+//! Selects the route of a connection by its ClientHello, and with it the policy of its handshake.
+//!
+//! **Promises.** The route is selected once, before rustls sees the ClientHello: the backend is always the one that
+//! belongs to the policy with which the client was verified. A second ClientHello cannot select another one.
+//!
+//! **Not here.** The conditions of routes (`config/route.rs`).
+
+use std::sync::Arc;
+
+use tokio_rustls::rustls::ServerConfig;
+
+use crate::config::{TlsVersion, UnknownName};
+use crate::proxy::hello::Hello;
+use crate::proxy::hello::fault::HelloFault;
+use crate::proxy::hello::message::records;
+use crate::proxy::tls::Opening;
+use crate::trust::policy::Policy;
+use crate::trust::provider::Disguise;
+use crate::trust::snapshot::Snapshot;
+
+/// A route, and the policy that belongs to it.
+#[derive(Clone, Copy)]
+pub(super) struct Selection<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    /// The place of the route; none for the listener's own backend.
+    pub(super) route: Option<usize>,
+    pub(super) policy: &'a Policy,
+}
+
+impl<'a> Selection<'a> {
+    /// Selects the route for a ClientHello.
+    pub(super) fn of(hello: &Hello, snapshot: &'a Snapshot) -> Self {
+        let alpn = hello.select(&snapshot.listener.tls.alpn);
+        let route = snapshot.route(hello.server_name.as_deref(), alpn);
+        Self { snapshot, route, policy: snapshot.policy_of(route) }
+    }
+
+    /// Returns rustls's configuration for a client.
+    pub(super) fn server_config(&self, hello: &Hello) -> Arc<ServerConfig> {
+        let configs = &self.policy.server_configs;
+        Arc::clone(if hello.prefers_chacha20 {
+            &configs.client_order
+        } else {
+            &configs.server_order
+        })
+    }
+
+    /// Returns a ClientHello in the form that rustls gets, and frees its message.
+    ///
+    /// # Errors
+    /// A rule that the message breaks, or a server name that is refused.
+    pub(super) fn opening(&self, hello: &mut Hello) -> Result<Opening, HelloFault> {
+        let version = hello.check(self.policy.min_version == TlsVersion::Tls12)?;
+        self.check_name(hello)?;
+        let mut message = std::mem::take(&mut hello.message);
+        let disguise =
+            hello.disguise.and_then(|(at, shown)| Disguise::put_on(&mut message, at, shown));
+        let mut records = records(&message);
+        records.append(&mut hello.behind);
+        Ok(Opening { records, version, disguise, early_data: hello.early_data })
+    }
+
+    /// Returns the answer to a HelloRetryRequest in the form that rustls gets.
+    ///
+    /// # Errors
+    /// As [`Self::opening`], or the message selects another route: RFC 8446 section 4.1.2.
+    pub(super) fn reopening(&self, second: &mut Hello) -> Result<Opening, HelloFault> {
+        if Self::of(second, self.snapshot).route != self.route {
+            return Err(HelloFault::Illegal("another server name or protocol than the first one"));
+        }
+        self.opening(second)
+    }
+
+    fn check_name(&self, hello: &Hello) -> Result<(), HelloFault> {
+        match self.snapshot.listener.unknown_name {
+            UnknownName::Default => return Ok(()),
+            UnknownName::Refuse => {}
+        }
+        let is_known = match &hello.server_name {
+            Some(name) => self.snapshot.knows(name, self.route),
+            None => hello.odd_name.is_none(),
+        };
+        if is_known { Ok(()) } else { Err(HelloFault::NameNotServed) }
+    }
+}
