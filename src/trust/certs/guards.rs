@@ -137,7 +137,8 @@ fn missing_names(old: &Sent<'_>, new: &Sent<'_>) -> Option<Difference> {
         new.contains(name) || wildcard.is_some_and(|wildcard| new.contains(&wildcard))
     };
     let missing: Vec<_> = old.into_iter().filter(|name| !is_covered(name)).collect();
-    (!missing.is_empty()).then_some(Difference::Names { missing, new })
+    let is_missing = !missing.is_empty();
+    is_missing.then_some(Difference::Names { missing, new })
 }
 
 /// Returns the names of a certificate, in lower case: those of the SAN, or else the common name.
@@ -172,8 +173,8 @@ fn larger_flight(old: usize, new: usize) -> Option<Difference> {
 
 /// Returns the highest limit that the new size exceeds and the old one does not.
 fn exceeded(old: usize, new: usize) -> Option<&'static str> {
-    let exceeded = LIMITS.iter().filter(|(bytes, _)| (old..new).contains(bytes));
-    exceeded.last().map(|(_, limit)| *limit)
+    let exceeded = LIMITS.iter().rfind(|(bytes, _)| (old..new).contains(bytes));
+    exceeded.map(|(_, limit)| *limit)
 }
 
 /// Returns the size of the Certificate message of TLS 1.3: RFC 8446 section 4.4.2.
