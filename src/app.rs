@@ -347,9 +347,8 @@ fn refresh(
 
 /// Prepares the re-check of live sessions.
 fn recheck(targets: &[ReloadTarget], sessions: &Arc<Sessions>) -> io::Result<Recheck> {
-    let checked = targets.iter().map(|target| CheckedListener {
-        metrics: Arc::clone(&target.metrics),
-        snapshots: target.current.subscribe(),
+    let checked = targets.iter().map(|target| {
+        CheckedListener::new(Arc::clone(&target.metrics), target.current.subscribe())
     });
     let pool = BlockingPool::of_one_thread("recheck")?;
     Ok(Recheck::new(Arc::clone(sessions), checked.collect(), pool))

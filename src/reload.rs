@@ -383,9 +383,10 @@ fn reload_target(
     let Some((snapshot, warnings)) = loaded else { return (false, failed) };
     note_swapped(&previous, &snapshot, objects);
     announce_changes(&previous.listener, &snapshot.listener);
-    announce_trust_changes(&previous, &snapshot);
     announce(&snapshot, &warnings, &target.metrics);
     target.current.store(snapshot);
+    // After the store: the comparison of long lists delays no revocation.
+    announce_trust_changes(&previous, &target.current.load());
     (true, failed)
 }
 

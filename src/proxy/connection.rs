@@ -114,7 +114,9 @@ async fn connect_backend(
     record: &mut Record,
 ) -> Result<BackendStream, End> {
     let listener = &routes.snapshot.listener;
-    routes.check_latest(record.session())?;
+    if let Some(valid_until) = routes.check_latest(record.session())? {
+        record.expires(valid_until);
+    }
     record.admit_identity(listener.limits)?;
     let backend = routes.backend(client.route)?;
     record.on_route(Arc::clone(backend.metrics()));

@@ -192,10 +192,12 @@ impl Record {
         // In this order: a session with a handshake and no identity is one without a certificate.
         set(&self.session.identity, identity);
         set(&self.session.handshake, Some(CompletedHandshake { negotiated, took }));
-        // After both, so that the re-check at that time finds the session.
-        if let Some(identity) = self.session.identity.get() {
-            self.sessions.next_expiry.add(identity.expires());
-        }
+    }
+
+    /// The client's certificates are valid up to `last_second`, in Unix time. Called after [`Self::on_handshake`], so
+    /// that the re-check at that time finds the session.
+    pub(crate) fn expires(&self, last_second: i64) {
+        self.sessions.next_expiry.add(last_second);
     }
 
     /// Counts the connection for the client's identity.

@@ -17,7 +17,7 @@ use crate::metrics::ListenerMetrics;
 use crate::sessions::Session;
 use crate::sessions::stop::Stopped;
 use crate::terms::reason::Reason;
-use crate::trust::recheck;
+use crate::trust::recheck::{self, Verdicts};
 use crate::trust::snapshot::Snapshot;
 
 /// A snapshot and the backends of its routes.
@@ -49,23 +49,28 @@ impl Routes {
         (Self { snapshot, backends, _names: names, latest }, started)
     }
 
-    /// Checks the client of a session again if its handshake began before the last reload, whose check of live
-    /// sessions may have come before the client was known.
+    /// Checks the client of a complete handshake with the current snapshot. The check of live sessions after a reload may
+    /// have come before the client was known, and its certificate may have expired since it was verified. Returns the
+    /// last second in which the client's certificates are valid, in Unix time, if the session ends then.
     ///
     /// # Errors
     /// The current snapshot refuses the client.
-    pub(crate) fn check_latest(&self, session: &Session) -> Result<(), Stopped> {
-        let latest = self.latest.borrow();
-        if Arc::ptr_eq(&latest, &self.snapshot) {
-            return Ok(());
-        }
+    pub(crate) fn check_latest(&self, session: &Session) -> Result<Option<i64>, Stopped> {
+        let latest = Arc::clone(&self.latest.borrow());
         let policy = latest.policy_of(session.route(&latest));
         if !policy.recheck {
-            return Ok(());
+            return Ok(None);
         }
-        let identity = session.identity.get().map(AsRef::as_ref);
-        let refused = recheck::refused(policy, &[identity], SystemTime::now());
-        refused.first().map_or(Ok(()), |(_, reason)| Err(Stopped(*reason)))
+        let (identity, now) = (session.identity.get().map(AsRef::as_ref), SystemTime::now());
+        if Arc::ptr_eq(&latest, &self.snapshot) {
+            let Some(identity) = identity else { return Ok(None) };
+            return recheck::valid_until(policy, identity, now).map_err(Stopped);
+        }
+        let Verdicts { refused, valid_until } = recheck::check(policy, &[identity], now);
+        match refused.first() {
+            Some((_, reason)) => Err(Stopped(*reason)),
+            None => Ok(valid_until),
+        }
     }
 
     /// Returns the backend of a route; without a route, the listener's own.

@@ -144,6 +144,9 @@ pub(super) fn announce_trust_changes(old: &Snapshot, new: &Snapshot) {
                     listener, %file, issuer, entries = all, added, removed, next_update, "CRL changed"
                 );
             }
+            TrustChange::Rules { all, added, removed } => {
+                tracing::info!(listener, rules = all, added, removed, "allow rules changed");
+            }
             TrustChange::CrlRemoved { file, issuer, entries } => {
                 tracing::warn!(listener, file = %Shown(&file), issuer, entries, "CRL removed");
             }

@@ -30,13 +30,9 @@ impl Default for NextExpiry {
 }
 
 impl NextExpiry {
-    /// Adds a session whose certificate is valid up to `last_second`, in Unix time. One that is expired already has
-    /// been accepted as such.
+    /// Adds a session whose certificate is valid up to `last_second`, in Unix time.
     pub(crate) fn add(&self, last_second: i64) {
-        if last_second < unix_seconds(SystemTime::now()) {
-            return;
-        }
-        if last_second < self.last_second.fetch_min(last_second, Ordering::Relaxed) {
+        if last_second < self.last_second.fetch_min(last_second, Ordering::SeqCst) {
             self.sooner.notify_one();
         }
     }
@@ -45,9 +41,9 @@ impl NextExpiry {
     pub(crate) async fn passed(&self) {
         loop {
             let now = unix_seconds(SystemTime::now());
-            let last_second = self.last_second.load(Ordering::Relaxed);
+            let last_second = self.last_second.load(Ordering::SeqCst);
             if now > last_second {
-                self.last_second.store(i64::MAX, Ordering::Relaxed);
+                self.last_second.store(i64::MAX, Ordering::SeqCst);
                 return;
             }
             let left = u64::try_from(last_second.saturating_sub(now)).unwrap_or(0);

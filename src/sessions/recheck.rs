@@ -1,38 +1,98 @@
-//! Re-checks live sessions when the trust in their clients changes, and when their certificates expire.
+//! Re-checks live sessions after each reload, and when a client's certificate expires.
 //!
-//! **Promises.** Exactly the sessions that a new handshake would refuse are stopped, evenly over
-//! `recheck_spread`, so that their devices do not all return in the same second. A handshake that was verified with
-//! an older snapshot is checked with the newer one before its relay starts, so that none is missed between the two.
+//! **Promises.** Exactly the sessions that a new handshake would refuse are stopped, evenly over `recheck_spread`, so
+//! that their devices do not all return in the same second. Each check decides anew: a session that an earlier check
+//! refused and this one does not is not stopped, and one that is refused again keeps its time. A check that fails is
+//! repeated.
 //!
-//! **Not here.** The check (`trust/recheck.rs`), the last bytes of a stopped connection (`proxy/relay.rs`).
+//! **Not here.** The check (`trust/recheck.rs`), a handshake that is in progress during the reload
+//! (`proxy/route.rs`), the last bytes of a stopped connection (`proxy/relay.rs`).
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Session, Sessions};
 use crate::blocking::BlockingPool;
+use crate::lock::Lock;
 use crate::metrics::ListenerMetrics;
 use crate::terms::reason::Reason;
 use crate::trust::policy::Policy;
-use crate::trust::recheck;
+use crate::trust::recheck::{self, Verdicts};
 use crate::trust::snapshot::Snapshot;
+
+/// Time after which a check is repeated that has failed.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// A listener whose sessions are checked.
 pub(crate) struct CheckedListener {
-    pub(crate) metrics: Arc<ListenerMetrics>,
+    metrics: Arc<ListenerMetrics>,
     /// The current snapshot, now and after each reload.
-    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// A certificate of some session has expired.
+    expiry: Notify,
+    schedule: Lock<Schedule>,
+    /// The schedule is another one.
+    rescheduled: Notify,
 }
+
+/// The refused sessions by the time at which each is stopped, and its ID.
+type Schedule = BTreeMap<(Instant, u64), (Arc<Session>, Reason)>;
 
 /// The re-check of all sessions of a process.
 pub(crate) struct Recheck {
     sessions: Arc<Sessions>,
     listeners: Vec<CheckedListener>,
     pool: BlockingPool,
+}
+
+impl CheckedListener {
+    /// Prepares the check of a listener's sessions with these snapshots.
+    pub(crate) fn new(
+        metrics: Arc<ListenerMetrics>,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+    ) -> Self {
+        Self {
+            metrics,
+            snapshots,
+            expiry: Notify::new(),
+            schedule: Lock::default(),
+            rescheduled: Notify::new(),
+        }
+    }
+
+    /// Stops each session of the schedule at its time.
+    async fn stop_on_schedule(&self) {
+        loop {
+            let next = self.schedule.lock().first_key_value().map(|((due, _), _)| *due);
+            match next {
+                None => self.rescheduled.notified().await,
+                Some(due) => tokio::select! {
+                    () = self.rescheduled.notified() => {}
+                    () = sleep_until(due) => self.stop_due(Instant::now()),
+                },
+            }
+        }
+    }
+
+    fn stop_due(&self, now: Instant) {
+        let mut schedule = self.schedule.lock();
+        while let Some(first) = schedule.first_entry().filter(|first| first.key().0 <= now) {
+            let (session, reason) = first.remove();
+            session.stop(reason);
+        }
+    }
+
+    /// Replaces the schedule after a check.
+    fn reschedule(&self, checked: Vec<Checked>) {
+        let mut schedule = self.schedule.lock();
+        *schedule = rescheduled(&schedule, checked, Instant::now());
+        self.rescheduled.notify_one();
+    }
 }
 
 impl Recheck {
@@ -49,63 +109,56 @@ impl Recheck {
     pub(crate) fn start(self) {
         let checks = Arc::new(self);
         for place in 0..checks.listeners.len() {
-            tokio::spawn(Arc::clone(&checks).on_new_trust(place));
+            tokio::spawn(Arc::clone(&checks).check_repeatedly(place));
+            let checks = Arc::clone(&checks);
+            tokio::spawn(async move { checks.listeners[place].stop_on_schedule().await });
         }
-        tokio::spawn(checks.on_expiry());
-    }
-
-    async fn on_new_trust(self: Arc<Self>, place: usize) {
-        let mut snapshots = self.listeners[place].snapshots.clone();
-        let mut checked = snapshots.borrow_and_update().client_trust();
-        while snapshots.changed().await.is_ok() {
-            let snapshot = Arc::clone(&snapshots.borrow_and_update());
-            let new = snapshot.client_trust();
-            // A renewal of our own certificate refuses no client.
-            if new != checked {
-                checked = new;
-                self.check(place, snapshot, Cause::NewTrust).await;
+        tokio::spawn(async move {
+            loop {
+                checks.sessions.next_expiry.passed().await;
+                checks.listeners.iter().for_each(|listener| listener.expiry.notify_one());
             }
-        }
+        });
     }
 
-    async fn on_expiry(self: Arc<Self>) {
+    async fn check_repeatedly(self: Arc<Self>, place: usize) {
+        let listener = &self.listeners[place];
+        let mut snapshots = listener.snapshots.clone();
+        let mut trust = snapshots.borrow_and_update().client_trust();
+        let mut has_failed = false;
         loop {
-            self.sessions.next_expiry.passed().await;
-            for (place, listener) in self.listeners.iter().enumerate() {
-                let snapshot = Arc::clone(&listener.snapshots.borrow());
-                self.check(place, snapshot, Cause::Expiry).await;
+            tokio::select! {
+                changed = snapshots.changed() => if changed.is_err() { return },
+                () = listener.expiry.notified() => {}
+                () = sleep(RETRY), if has_failed => {}
+            }
+            let snapshot = Arc::clone(&snapshots.borrow_and_update());
+            let new_trust = snapshot.client_trust();
+            let checked = self.check(place, Arc::clone(&snapshot)).await;
+            match &checked {
+                Ok(checked) => {
+                    let name = &snapshot.listener.name;
+                    checked.iter().for_each(|checked| report(name, checked, trust != new_trust));
+                }
+                Err(error) => {
+                    let listener = &snapshot.listener.name;
+                    tracing::error!(listener, %error, "cannot re-check the live sessions; retrying");
+                }
+            }
+            has_failed = checked.is_err();
+            if let Ok(checked) = checked {
+                trust = new_trust;
+                listener.reschedule(checked);
             }
         }
     }
 
-    /// Checks the sessions of a listener, and starts a task for each policy that stops those that are refused.
-    async fn check(&self, place: usize, snapshot: Arc<Snapshot>, cause: Cause) {
-        if snapshot.policies.iter().all(|policy| !policy.recheck) {
-            return;
-        }
+    /// Checks the sessions of a listener.
+    async fn check(&self, place: usize, snapshot: Arc<Snapshot>) -> io::Result<Vec<Checked>> {
         let metrics = Arc::clone(&self.listeners[place].metrics);
-        let listener = snapshot.listener.name.clone();
         let sessions = Arc::clone(&self.sessions);
-        let checked = self.pool.run(move || check_all(&sessions, &metrics, &snapshot)).await;
-        let checked = match checked {
-            Ok(checked) => checked,
-            Err(error) => {
-                tracing::error!(listener, %error, "cannot re-check the live sessions");
-                return;
-            }
-        };
-        for checked in checked {
-            report(&listener, &checked, cause);
-            tokio::spawn(stop_evenly(checked.refused, checked.spread));
-        }
+        self.pool.run(move || check_all(&sessions, &metrics, &snapshot)).await
     }
-}
-
-/// The cause of a re-check.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Cause {
-    NewTrust,
-    Expiry,
 }
 
 /// The result of a re-check of the sessions of one policy.
@@ -124,6 +177,9 @@ fn check_all(
     metrics: &Arc<ListenerMetrics>,
     snapshot: &Snapshot,
 ) -> Vec<Checked> {
+    if snapshot.policies.iter().all(|policy| !policy.recheck) {
+        return Vec::new();
+    }
     let all = sessions.matching(|session| Arc::ptr_eq(&session.metrics, metrics));
     let mut by_policy: Vec<_> = snapshot.policies.iter().map(|_| Vec::new()).collect();
     // A session whose handshake is not complete is checked when it is.
@@ -148,23 +204,18 @@ fn refused(
     policy: &Policy,
 ) -> Vec<(Arc<Session>, Reason)> {
     let clients: Vec<_> = group.iter().map(|one| one.identity.get().map(AsRef::as_ref)).collect();
-    let refused = recheck::refused(policy, &clients, SystemTime::now());
-    let ending: HashSet<_> = refused.iter().map(|(place, _)| *place).collect();
-    let staying = clients.iter().enumerate().filter(|(place, _)| !ending.contains(place));
+    let Verdicts { refused, valid_until } = recheck::check(policy, &clients, SystemTime::now());
     // The time of the next expiry was taken when it passed.
-    if let Some(next) = staying.filter_map(|(_, client)| Some(client.as_ref()?.expires())).min() {
-        sessions.next_expiry.add(next);
+    if let Some(valid_until) = valid_until {
+        sessions.next_expiry.add(valid_until);
     }
     refused.into_iter().map(|(place, reason)| (Arc::clone(&group[place]), reason)).collect()
 }
 
-fn report(listener: &str, checked: &Checked, cause: Cause) {
+fn report(listener: &str, checked: &Checked, has_new_trust: bool) {
     let Checked { route, refused, count, spread, took } = checked;
-    let is_worth_a_line = match cause {
-        Cause::Expiry => !refused.is_empty(),
-        Cause::NewTrust => route.is_none() || *count > 0,
-    };
-    if !is_worth_a_line {
+    let is_of_interest = has_new_trust && (route.is_none() || *count > 0);
+    if refused.is_empty() && !is_of_interest {
         return;
     }
     let with = |reason| refused.iter().filter(|(_, refused)| *refused == reason).count();
@@ -181,14 +232,21 @@ fn report(listener: &str, checked: &Checked, cause: Cause) {
     );
 }
 
-/// Stops sessions evenly over `spread`, the first at once.
-async fn stop_evenly(sessions: Vec<(Arc<Session>, Reason)>, spread: Duration) {
-    let start = Instant::now();
-    let count = sessions.len();
-    for (place, (session, reason)) in sessions.into_iter().enumerate() {
-        sleep_until(start + share(spread, place, count)).await;
-        session.stop(reason);
+/// Returns the schedule after a check: sessions that are refused again keep their time, the others are stopped evenly
+/// over the spread of their policy from `now` on, the first at once.
+fn rescheduled(before: &Schedule, checked: Vec<Checked>, now: Instant) -> Schedule {
+    let times: HashMap<u64, Instant> = before.keys().map(|(due, id)| (*id, *due)).collect();
+    let mut schedule = Schedule::new();
+    for Checked { refused, spread, .. } in checked {
+        let (again, new): (Vec<_>, Vec<_>) =
+            refused.into_iter().partition(|(session, _)| times.contains_key(&session.id));
+        let count = new.len();
+        let again = again.into_iter().map(|refused| (times[&refused.0.id], refused));
+        let new = new.into_iter().enumerate();
+        let new = new.map(|(place, refused)| (now + share(spread, place, count), refused));
+        schedule.extend(again.chain(new).map(|(due, refused)| ((due, refused.0.id), refused)));
     }
+    schedule
 }
 
 /// Returns `spread * place / count`.
@@ -198,24 +256,4 @@ fn share(spread: Duration, place: usize, count: usize) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::metrics::Metrics;
-
-    #[tokio::test(start_paused = true)]
-    async fn sessions_are_stopped_evenly_and_the_first_at_once() {
-        let metrics = Metrics::new().listener("test");
-        let peer = ([192, 0, 2, 1], 1).into();
-        let session = |id| Arc::new(Session::new(Arc::clone(&metrics), id, peer));
-        let sessions: Vec<_> = (0..500).map(session).collect();
-        let refused = sessions.iter().map(|one| (Arc::clone(one), Reason::Revoked)).collect();
-        let stopping = tokio::spawn(stop_evenly(refused, Duration::from_secs(10)));
-        let stopped = || sessions.iter().filter(|one| one.stop_order().given().is_some()).count();
-        let start = Instant::now();
-        for (seconds, expected) in [(0, 1), (1, 51), (5, 251), (9, 451), (10, 500)] {
-            sleep_until(start + Duration::from_secs(seconds) + Duration::from_millis(1)).await;
-            assert!(stopped().abs_diff(expected) <= 1, "{} after {seconds} s", stopped());
-        }
-        stopping.await.unwrap();
-    }
-}
+mod tests;

@@ -71,6 +71,25 @@ impl AllowList {
         self.rules.as_ref().is_none_or(|rules| rules.admit(client))
     }
 
+    /// Returns the number of rules.
+    pub(crate) fn count(&self) -> usize {
+        self.without(&Self::default())
+    }
+
+    /// Returns the number of rules that `other` has not.
+    pub(crate) fn without(&self, other: &Self) -> usize {
+        let Some(rules) = &self.rules else { return 0 };
+        let other = other.rules.as_ref();
+        let names = [
+            (&rules.uris, other.map(|other| &other.uris)),
+            (&rules.dns, other.map(|other| &other.dns)),
+            (&rules.common_names, other.map(|other| &other.common_names)),
+            (&rules.units, other.map(|other| &other.units)),
+        ];
+        let keys = rules.keys.iter().filter(|key| other.is_none_or(|o| !o.keys.contains(*key)));
+        names.map(|(own, other)| own.without(other)).iter().sum::<usize>() + keys.count()
+    }
+
     /// Returns the digest of the rules; none if every verified client is admitted.
     pub(crate) fn digest(&self) -> Option<&Digest> {
         self.rules.as_ref().map(|rules| &rules.digest)
@@ -100,6 +119,14 @@ impl Names {
             exact: exact.into_iter().map(Box::from).collect(),
             patterns: patterns.into_iter().map(Box::from).collect(),
         }
+    }
+
+    /// Returns the number of rules that `other` has not.
+    fn without(&self, other: Option<&Self>) -> usize {
+        let has = |rule: &str| {
+            other.is_some_and(|o| o.exact.contains(rule) || o.patterns.iter().any(|p| **p == *rule))
+        };
+        self.exact.iter().chain(&self.patterns).filter(|rule| !has(rule)).count()
     }
 
     fn matches(&self, name: &str, matches: fn(&str, &str) -> bool) -> bool {

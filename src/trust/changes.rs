@@ -2,6 +2,7 @@
 //!
 //! **Not here.** The log lines (`reload/announce.rs`), their effect on live sessions (`recheck.rs`).
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,6 +17,8 @@ pub(crate) enum TrustChange {
     Cas { file: PathBuf, added: usize, removed: usize },
     /// A CRL that replaces one of the same issuer and scope, or is new.
     Crl { file: PathBuf, issuer: String, entries: Entries, next_update: Option<Timestamp> },
+    /// The allow rules of the configuration and its file.
+    Rules { all: usize, added: usize, removed: usize },
     /// A CRL that is no longer there.
     CrlRemoved { file: PathBuf, issuer: String, entries: usize },
 }
@@ -55,11 +58,14 @@ pub(super) fn between(old: &LoadedFiles, new: &LoadedFiles) -> Vec<TrustChange> 
 fn of_cas(old: &LoadedFiles, new: &LoadedFiles) -> Option<TrustChange> {
     let certificates = |files: &LoadedFiles| {
         let items = files.client_ca.iter().flat_map(|file| &file.items);
-        items.map(|(_, certificate)| certificate.clone()).collect::<Vec<_>>()
+        items.map(|(_, certificate)| certificate.clone()).collect::<HashSet<_>>()
     };
+    let digest = |files: &LoadedFiles| files.client_ca.as_ref().map(|file| file.digest);
+    if digest(old) == digest(new) {
+        return None;
+    }
     let (before, after) = (certificates(old), certificates(new));
-    let added = after.iter().filter(|one| !before.contains(one)).count();
-    let removed = before.iter().filter(|one| !after.contains(one)).count();
+    let (added, removed) = (after.difference(&before).count(), before.difference(&after).count());
     let file = new.client_ca.as_ref().or(old.client_ca.as_ref())?.path.clone();
     (added + removed > 0).then_some(TrustChange::Cas { file, added, removed })
 }

@@ -158,7 +158,13 @@ impl Policy {
 
     /// Returns the changes of the trust in clients since `old`.
     pub(crate) fn trust_changes(&self, old: &Self) -> Vec<TrustChange> {
-        changes::between(&old.loaded, &self.loaded)
+        let rules = |policy: &Self| policy.client_verifier.clone();
+        let of_rules = rules(old).zip(rules(self)).and_then(|(old, new)| {
+            let (added, removed) = (new.allow.without(&old.allow), old.allow.without(&new.allow));
+            let all = new.allow.count();
+            (added + removed > 0).then_some(TrustChange::Rules { all, added, removed })
+        });
+        changes::between(&old.loaded, &self.loaded).into_iter().chain(of_rules).collect()
     }
 
     /// Returns the digest of all files of one kind of object.

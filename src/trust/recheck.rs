@@ -4,9 +4,10 @@
 //! allow rule or its validity. The work for its issuers is done once for all clients that share them; one client costs a search in
 //! its issuer's CRL.
 //!
-//! Two changes are left to the next handshake, because a session does not keep its client's certificate: other name
-//! constraints of a renewed CA with the same name and key, and a device that is pinned where its CA was removed (its
-//! session ends, and its next handshake is accepted).
+//! A session does not keep its client's certificate, so that some changes are left to the next handshake: other name
+//! constraints of a renewed CA with the same name and key, which refuse it then; and a new reason to trust a client
+//! whose old one was removed, which admits it again (a pinned client whose CA is trusted, a client of a trusted CA that
+//! is pinned, a bundle with the root instead of the issuing CA). An overdue CRL closes no session.
 //!
 //! **Not here.** Stopping the sessions (`sessions/recheck.rs`).
 
@@ -29,15 +30,20 @@ use super::x509::path::Anchor;
 use crate::terms::reason::Reason;
 use crate::time::{since_epoch, unix_seconds};
 
-/// Returns the clients that `policy` refuses at `now`: the place of each in `clients`, and the reason. A client
-/// without a certificate is none.
-pub(crate) fn refused(
-    policy: &Policy,
-    clients: &[Option<&Identity>],
-    now: SystemTime,
-) -> Vec<(usize, Reason)> {
-    let Some(verifier) = &policy.client_verifier else { return Vec::new() };
-    let mut refused = Vec::new();
+/// The result of a check.
+#[derive(Debug, Default)]
+pub(crate) struct Verdicts {
+    /// The place of each refused client, and the reason.
+    pub(crate) refused: Vec<(usize, Reason)>,
+    /// The last second, in Unix time, in which the certificates of all others are valid; none if none of them expires
+    /// or expired certificates are accepted.
+    pub(crate) valid_until: Option<i64>,
+}
+
+/// Checks clients with `policy` at `now`. A client without a certificate is none.
+pub(crate) fn check(policy: &Policy, clients: &[Option<&Identity>], now: SystemTime) -> Verdicts {
+    let mut verdicts = Verdicts::default();
+    let Some(verifier) = &policy.client_verifier else { return verdicts };
     let mut by_path: HashMap<*const VerifiedPath, Vec<(usize, &Identity)>> = HashMap::new();
     for (place, client) in clients.iter().enumerate() {
         let known = client.and_then(|client| Some((client, client.path.as_ref()?)));
@@ -45,7 +51,9 @@ pub(crate) fn refused(
             Some((client, path)) => {
                 by_path.entry(Arc::as_ptr(path)).or_default().push((place, client));
             }
-            None if verifier.is_mandatory() => refused.push((place, Reason::ClientNotAllowed)),
+            None if verifier.is_mandatory() => {
+                verdicts.refused.push((place, Reason::ClientNotAllowed));
+            }
             None => {}
         }
     }
@@ -55,27 +63,64 @@ pub(crate) fn refused(
         };
         with_issuers(verifier, path, now, |issuers| {
             for (place, client) in group {
-                if let Err(reason) = check(verifier, &issuers, client, now) {
-                    refused.push((place, reason));
-                }
+                verdicts.add(place, check_client(verifier, &issuers, client, now));
             }
         });
     }
-    refused
+    verdicts
 }
 
-/// Checks a client with these issuers.
-fn check(
+/// Returns the last second in which the certificates of a client are valid that `policy` has just verified; none if
+/// expired certificates are accepted.
+///
+/// # Errors
+/// If a certificate has expired since it was verified.
+pub(crate) fn valid_until(
+    policy: &Policy,
+    client: &Identity,
+    now: SystemTime,
+) -> Result<Option<i64>, Reason> {
+    let valid_until = client.expires();
+    match policy.client_verifier.as_ref().is_none_or(|verifier| verifier.accepts_expired) {
+        true => Ok(None),
+        false if unix_seconds(now) > valid_until => Err(Reason::Expired),
+        false => Ok(Some(valid_until)),
+    }
+}
+
+impl Verdicts {
+    /// Adds the result for the client at this place: the last second in which it stays valid, or the reason.
+    fn add(&mut self, place: usize, result: Result<i64, Reason>) {
+        match result {
+            Ok(valid_until) => {
+                let earlier = self.valid_until.unwrap_or(i64::MAX).min(valid_until);
+                self.valid_until = (earlier < i64::MAX).then_some(earlier);
+            }
+            Err(reason) => self.refused.push((place, reason)),
+        }
+    }
+}
+
+/// Checks a client with these issuers. Returns the last second in which it stays valid.
+fn check_client(
     verifier: &ClientVerifier,
     issuers: &CurrentIssuers<'_>,
     client: &Identity,
     now: SystemTime,
-) -> Result<(), Reason> {
-    if !verifier.accepts_expired && unix_seconds(now) > client.expires() {
+) -> Result<i64, Reason> {
+    let valid_until = match verifier.accepts_expired {
+        true => i64::MAX,
+        false => client.not_after.min(issuers.valid_until()),
+    };
+    if unix_seconds(now) > valid_until {
         return Err(Reason::Expired);
     }
-    issuers.check(verifier, client, unix_time(now)).map_err(|error| reason(&error))?;
-    if verifier.allow.admits(client) { Ok(()) } else { Err(Reason::ClientNotAllowed) }
+    match issuers.check(verifier, client, unix_time(now)) {
+        // An overdue list closes no live session: the time at which that is noticed would be arbitrary.
+        Ok(()) | Err(CertificateError::ExpiredRevocationListContext { .. }) => {}
+        Err(error) => return Err(reason(&error)),
+    }
+    if verifier.allow.admits(client) { Ok(valid_until) } else { Err(Reason::ClientNotAllowed) }
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum is non-exhaustive")]
@@ -142,6 +187,17 @@ enum CurrentIssuers<'a> {
 }
 
 impl CurrentIssuers<'_> {
+    /// Returns the last second in which the intermediates that are used now are valid.
+    fn valid_until(&self) -> i64 {
+        match self {
+            Self::Known { intermediates, .. } => {
+                let ends = intermediates.iter().map(|one| one.not_after().timestamp());
+                ends.min().unwrap_or(i64::MAX)
+            }
+            Self::Pinned(_) | Self::Refused(_) => i64::MAX,
+        }
+    }
+
     /// Checks the status of a client that has these issuers.
     fn check(
         &self,

@@ -154,11 +154,15 @@ impl Anchors {
         Certificate::parse(certificate).is_ok_and(|parsed| !self.named(&parsed.issuer).is_empty())
     }
 
-    /// Returns the CA with the name and the key of a certificate.
+    /// Returns the CA with the name and the key of a certificate; of several, one that permits most.
     fn with_key(&self, certificate: &Certificate<'_>) -> Option<&Anchor> {
         let key = certificate.key.digest();
-        let mut named = self.named(&certificate.subject).iter();
-        named.find(|anchor| anchor.key.digest() == key).map(AsRef::as_ref)
+        let named = self.named(&certificate.subject).iter().map(AsRef::as_ref);
+        let permits = |anchor: &&Anchor| {
+            let depth = anchor.max_path.unwrap_or(u32::MAX);
+            (anchor.is_for_clients(), anchor.signs_crls, depth)
+        };
+        named.filter(|anchor| anchor.key.digest() == key).max_by_key(permits)
     }
 
     fn named(&self, name: &CanonicalName) -> &[Arc<Anchor>] {
