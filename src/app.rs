@@ -122,7 +122,7 @@ pub fn check(config: &Config) -> Result<Checked, StartError> {
     let (_, admin_warnings) = load_token(&config.admin)?;
     let files = loaded.iter().flat_map(|(snapshot, _)| contents(snapshot));
     let files = files.collect();
-    let capacity = socket::capacity(config.listeners.len());
+    let capacity = socket::capacity(listening_sockets(config));
     let warnings = loaded.iter().flat_map(|(snapshot, warnings)| {
         let config::ListenerConfig { name, limits, .. } = &snapshot.listener;
         let excess = admission::excess(*limits, capacity.connections);
@@ -192,7 +192,7 @@ pub fn start_on(
     let loaded = load(&config)?;
     let (token, admin_warnings) = load_token(&config.admin)?;
     let (sockets, admin) = bind_all(&config, passed)?;
-    let capacity = socket::capacity(config.listeners.len() + admin.endpoints.len());
+    let capacity = socket::capacity(listening_sockets(&config));
 
     let metrics = Arc::new(Metrics::new());
     let sessions = Arc::new(Sessions::default());
@@ -343,6 +343,14 @@ fn refresh(
         let busy = (0..runtime.num_workers()).map(|w| runtime.worker_total_busy_duration(w));
         metrics.set_runtime(runtime.num_workers(), busy.sum());
     });
+}
+
+/// Returns the number of listening sockets, without the first of the admin port, which every process has.
+fn listening_sockets(config: &Config) -> usize {
+    let AdminConfig { listen, socket, metrics_listen, token_file: _ } = &config.admin;
+    let admin = [listen.address().is_some(), socket.is_some(), metrics_listen.is_some()];
+    let admin = admin.into_iter().filter(|is_open| *is_open).count();
+    config.listeners.len() + admin.saturating_sub(1)
 }
 
 /// Prepares the re-check of live sessions.

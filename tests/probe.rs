@@ -349,7 +349,7 @@ async fn a_ca_that_did_not_issue_the_certificate_is_reported() {
     // A new CA with the same name.
     let again = Authority::new("ca");
     let (code, report) = scene.probe(&["--once", "--ca", path(&again.ca())]).await;
-    assert_eq!((code, problems(&report)), (1, vec!["certificate_rejected"]), "{report:#}");
+    assert_eq!((code, problems(&report)), (1, vec!["unknown_ca"]), "{report:#}");
     assert_eq!(report["chain"]["verified"], false);
 }
 

@@ -124,6 +124,7 @@ async fn connect_backend(
     let dialled = Instant::now();
     let stream = backend.connect(listener.timeouts.connect, listener.tcp).await?;
     record.connected(dialled.elapsed());
+    record.replace_sibling(listener.limits);
     Ok(stream)
 }
 

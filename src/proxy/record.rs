@@ -203,9 +203,14 @@ impl Record {
     /// Counts the connection for the client's identity.
     ///
     /// # Errors
-    /// The identity has as many connections as the listener allows.
+    /// The identity has as many connections as the listener allows, and the new one is refused.
     pub(crate) fn admit_identity(&self, limits: Limits) -> Result<(), IdentityRefused> {
         self.permit.identities().admit(&self.session, limits.per_identity, &self.sessions)
+    }
+
+    /// Stops another connection of the client's identity, if this one is over the limit and replaces it.
+    pub(crate) fn replace_sibling(&self, limits: Limits) {
+        self.permit.identities().replace(&self.session, limits.per_identity);
     }
 
     /// The backend was selected.

@@ -66,6 +66,19 @@ impl RefusedCertificate {
         }
     }
 
+    /// Describes a certificate by its fingerprint alone.
+    pub(crate) fn unparsed(leaf: &CertificateDer<'_>) -> Self {
+        Self {
+            subject: None,
+            issuer: None,
+            serial: None,
+            sha256: x509::fingerprint(leaf, "").to_ascii_lowercase().into(),
+            not_before: None,
+            not_after: None,
+            hint: Hint::None,
+        }
+    }
+
     /// Returns whether its validity begins or ends at this time.
     pub(crate) fn changes_at(&self, time: Timestamp) -> bool {
         let ends = [self.not_before, self.not_after];

@@ -15,6 +15,7 @@ pub(crate) mod path;
 pub(crate) mod signature;
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -253,8 +254,13 @@ fn serial(bytes: &[u8]) -> String {
 }
 
 fn hexadecimal(bytes: &[u8], between: &str) -> String {
-    let digits: Vec<_> = bytes.iter().map(|byte| format!("{byte:02X}")).collect();
-    digits.join(between)
+    let mut digits = String::with_capacity(bytes.len() * (2 + between.len()));
+    for (place, byte) in bytes.iter().enumerate() {
+        let before = if place == 0 { "" } else { between };
+        // Writing to a string cannot fail.
+        let _written = write!(digits, "{before}{byte:02X}");
+    }
+    digits
 }
 
 fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Malformed> {

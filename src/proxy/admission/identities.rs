@@ -2,8 +2,8 @@
 //!
 //! **Promises.** The table has only live sessions of listeners that have, or had, a limit. Each session is in it once,
 //! from the end of its handshake until its record is closed. A device whose old connection is lost is not kept out by
-//! it, unless the operator wants that: its next connection replaces the one that was silent longest. A limit that is
-//! set or lowered by a reload ends no session by itself.
+//! it, unless the operator wants that: its next connection replaces the one that was silent longest, once the backend
+//! has accepted the next one. A limit that is set or lowered by a reload ends no session by itself.
 //!
 //! **Not here.** The limit of all connections (`admission.rs`), the list of sessions (`sessions.rs`).
 
@@ -47,11 +47,10 @@ impl fmt::Debug for IdentityTable {
 }
 
 impl IdentityTable {
-    /// Adds a session whose handshake is complete. Over the limit, refuses it or stops another one. Takes the sessions
-    /// that began before there was a limit from `all`.
+    /// Adds a session whose handshake is complete. Takes the sessions that began before there was a limit from `all`.
     ///
     /// # Errors
-    /// The session is over the limit.
+    /// The session is over the limit, and the limit refuses such sessions.
     pub(crate) fn admit(
         &self,
         session: &Arc<Session>,
@@ -71,10 +70,25 @@ impl IdentityTable {
             }
         };
         if let Some(limit) = limit {
-            tracked.make_room(session.id, name, limit)?;
+            tracked.refuse(session.id, name, limit)?;
         }
         tracked.add(Arc::clone(session));
         Ok(())
+    }
+
+    /// Stops the session that was silent longest of those with the same identity, if `session`, which was admitted and
+    /// has its backend now, is over the limit. Of two that have been silent as long, the older one is stopped.
+    pub(crate) fn replace(&self, session: &Session, limit: Option<IdentityLimit>) {
+        let table = self.0.lock();
+        let (Some(tracked), Some(name), Some(limit)) = (&*table, session.identity(), limit) else {
+            return;
+        };
+        let siblings = tracked.siblings(session.id, name);
+        if limit.over == OverIdentityLimit::Replace && siblings.len() >= limit.max {
+            // A lost connection is silent.
+            let lost = siblings.iter().max_by_key(|other| (other.silence(), other.age()));
+            lost.map(|lost| lost.stop(Reason::OverLimit));
+        }
     }
 
     /// Removes a session that has ended, after it was removed from the list of all sessions.
@@ -87,29 +101,23 @@ impl IdentityTable {
 }
 
 impl Tracked {
-    /// Refuses the session `id` over the limit, or stops another one for it.
-    fn make_room(
-        &self,
-        id: u64,
-        name: &str,
-        IdentityLimit { max, over }: IdentityLimit,
-    ) -> Result<(), IdentityRefused> {
-        // A session that has the order to stop no longer counts: to close it can take a second.
+    /// Refuses the session `id` over a limit that refuses.
+    fn refuse(&self, id: u64, name: &str, limit: IdentityLimit) -> Result<(), IdentityRefused> {
+        let others = self.siblings(id, name).len();
+        match limit.over {
+            OverIdentityLimit::Refuse if others >= limit.max => Err(IdentityRefused(others)),
+            OverIdentityLimit::Refuse | OverIdentityLimit::Replace => Ok(()),
+        }
+    }
+
+    /// Returns the other sessions of an identity. One that has the order to stop no longer counts: to close it can take
+    /// a second.
+    fn siblings(&self, id: u64, name: &str) -> Vec<&Arc<Session>> {
         let counts = |other: &&Arc<Session>| {
             other.id != id && other.identity() == Some(name) && other.stop_order().given().is_none()
         };
         let listed = self.sessions.get(&self.hasher.hash_one(name)).into_iter().flatten();
-        let siblings: Vec<_> = listed.filter(counts).collect();
-        match over {
-            _ if siblings.len() < max => {}
-            OverIdentityLimit::Refuse => return Err(IdentityRefused(siblings.len())),
-            OverIdentityLimit::Replace => {
-                // A lost connection is silent. Of two that have been silent as long, the older one goes.
-                let lost = siblings.iter().max_by_key(|other| (other.silence(), other.age()));
-                lost.map(|lost| lost.stop(Reason::OverLimit));
-            }
-        }
-        Ok(())
+        listed.filter(counts).collect()
     }
 
     /// Adds a session if it has an identity. Idempotent.
@@ -181,8 +189,12 @@ mod tests {
             session
         }
 
+        /// Admits a session, and connects its backend.
         fn admit(&self, session: &Arc<Session>, limit: Option<IdentityLimit>) -> Result<(), usize> {
-            self.table.admit(session, limit, &self.sessions).map_err(|IdentityRefused(count)| count)
+            let admitted = self.table.admit(session, limit, &self.sessions);
+            admitted.map_err(|IdentityRefused(count)| count)?;
+            self.table.replace(session, limit);
+            Ok(())
         }
 
         fn end(&self, session: &Session) {
@@ -212,6 +224,19 @@ mod tests {
         let another = scene.session("a");
         assert_eq!(scene.admit(&another, Some(REPLACE)), Ok(()));
         assert_eq!(next.stop_order().given(), Some(Stopped(Reason::OverLimit)));
+    }
+
+    #[test]
+    fn a_connection_without_its_backend_replaces_none() {
+        let mut scene = Scene::new();
+        let open = [scene.session("a"), scene.session("a")];
+        for session in &open {
+            assert_eq!(scene.admit(session, Some(REPLACE)), Ok(()));
+        }
+        let next = scene.session("a");
+        assert_eq!(scene.table.admit(&next, Some(REPLACE), &scene.sessions), Ok(()));
+        scene.end(&next);
+        assert!(open.iter().all(|session| session.stop_order().given().is_none()));
     }
 
     #[test]

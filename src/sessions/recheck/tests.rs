@@ -1,4 +1,6 @@
 //! Tests of the schedule by which refused sessions are stopped.
+//!
+//! **Not here.** The same over sockets: tests/recheck.rs.
 
 use super::*;
 use crate::metrics::Metrics;

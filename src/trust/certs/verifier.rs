@@ -52,6 +52,9 @@ pub(crate) struct ClientVerifier {
 /// RFC 8446 section 6.2.
 pub(crate) const NOT_ALLOWED: CertificateError = CertificateError::ApplicationVerificationFailure;
 
+/// Bytes of a client's own certificate up to which it is parsed for the log although its chain exceeds a limit.
+const MAX_NAMED_BYTES: usize = 8 << 10;
+
 /// Limits of the certificates that a client may send.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ChainLimits {
@@ -277,6 +280,12 @@ impl ClientVerifier {
         rest: &[CertificateDer<'_>],
         cause: &CertificateError,
     ) {
+        if leaf.len() > MAX_NAMED_BYTES && self.limits.check(leaf, rest).is_err() {
+            // It is not parsed: a client without a valid certificate must not cause that work.
+            let refused = Some(RefusedCertificate::unparsed(leaf).into());
+            HandshakeScope::with_entered(|scope| scope.refused = refused);
+            return;
+        }
         let sent = || [leaf].into_iter().chain(rest);
         let has_name = *cause == CertificateError::UnknownIssuer
             && sent().any(|der| self.trusted.anchors.has_issuer_of(der));
