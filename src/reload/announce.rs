@@ -64,7 +64,7 @@ fn announce_policy(
             }
             MaterialKind::Crl => tracing::info!(listener, route, %file, count, "CRLs active"),
             MaterialKind::Allow => {
-                tracing::info!(listener, route, %file, count, "allow rules active")
+                tracing::info!(listener, route, %file, count, "allow rules active");
             }
             MaterialKind::TicketKeys => {
                 tracing::info!(listener, route, %file, count, "ticket keys active");

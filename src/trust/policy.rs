@@ -288,7 +288,7 @@ fn resumption_policy(client_trust: Digest, route: Option<Digest>, loaded: &Loade
     names.sort_unstable();
     names.dedup();
     let names = names.iter().map(|name| name.as_bytes());
-    let route = route.as_ref().map(|route| route.as_bytes());
+    let route = route.as_ref().map(Digest::as_bytes);
     Digest::of([client_trust.as_bytes()].into_iter().chain(names).chain(route))
 }
 
