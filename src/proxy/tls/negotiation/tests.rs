@@ -363,7 +363,7 @@ async fn empty_records_in_a_handshake_are_refused() {
 }
 
 /// Returns the result for a client that sends a TLS 1.2 ClientHello and then `records`.
-async fn result_of(records: &[u8]) -> tokio::task::JoinHandle<Accepted> {
+async fn result_of(records: &[u8]) -> Accepted {
     let (snapshot, _) = snapshot_and_client();
     let config = config(&snapshot, &TLS12);
     let (io, accepted) = accepting(Arc::new(snapshot));
@@ -371,11 +371,15 @@ async fn result_of(records: &[u8]) -> tokio::task::JoinHandle<Accepted> {
     device.send().await;
     device.io.write_all(records).await.unwrap();
     device.io.shutdown().await.unwrap();
-    accepted
+    accepted.await.unwrap()
 }
 
 async fn refusal(accepted: tokio::task::JoinHandle<Accepted>) -> Error {
-    let refused = accepted.await.unwrap().err().expect("a refusal");
+    error_of(accepted.await.unwrap())
+}
+
+fn error_of(accepted: Accepted) -> Error {
+    let refused = accepted.err().expect("a refusal");
     let HandshakeError::Tls(error) = refused else { panic!("{refused}") };
     error
 }
@@ -385,12 +389,13 @@ async fn a_message_in_endless_tiny_records_is_not_collected_for_ever() {
     // A ClientKeyExchange of 64 KiB, which is allowed.
     let header = [[22, 3, 3, 0, 1, 16], [22, 3, 3, 0, 1, 0], [22, 3, 3, 0, 1, 0xff]];
     let body = [22, 3, 3, 0, 1, 0xff].repeat(0xffff);
-    let accepted = result_of(&[header.as_flattened(), &body].concat()).await.await.unwrap();
-    assert!(matches!(accepted, Err(HandshakeError::CertificatesTooLarge)));
+    let accepted = result_of(&[header.as_flattened(), &body].concat()).await;
+    let error = accepted.err().expect("a refusal");
+    assert!(matches!(error, HandshakeError::CertificatesTooLarge), "{error}");
 }
 
 #[tokio::test]
 async fn a_record_of_a_handshake_that_is_too_long_is_refused_before_it_has_come() {
-    let error = refusal(result_of(&[22, 3, 3, 0x7f, 0xff]).await).await;
+    let error = error_of(result_of(&[22, 3, 3, 0x7f, 0xff]).await);
     assert_eq!(error, InvalidMessage::MessageTooLarge.into());
 }
