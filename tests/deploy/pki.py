@@ -1,6 +1,7 @@
 """Certificate authorities, certificates and CRLs, for the time of a check. All keys are new."""
 
 import datetime
+import ssl
 from pathlib import Path
 
 from cryptography import x509
@@ -23,14 +24,21 @@ class Authority:
                                "key_agreement", "encipher_only", "decipher_only"), False)
         builder = _builder(self.subject, self._private, self.subject, -10, days)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(self._private.public_key()), False)
         _sign(builder.add_extension(x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), True), self._private, self.crt)
 
-    def issue(self, file, common_name, names=(), usage="server", begins=-1.0, ends=90.0, with_rsa=False):
-        """Writes FILE.crt, valid from and until so many days from now, and FILE.key; returns both paths."""
+    def issue(self, file, common_name, names=(), usage="server", begins=-1.0, ends=90.0, rsa_bits=None,
+              more=()):
+        """Writes FILE.crt, valid from and until so many days from now, with `more` critical extensions, and FILE.key;
+        returns both paths. Without a size of an RSA key, the key is on P-256."""
         crt, key = self.directory / f"{file}.crt", self.directory / f"{file}.key"
-        builder = _builder(_name(common_name), _new_key(key, with_rsa), self.subject, begins, ends)
+        builder = _builder(_name(common_name), _new_key(key, rsa_bits), self.subject, begins, ends)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
         builder = builder.add_extension(x509.ExtendedKeyUsage([USAGES[usage]]), False)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._private.public_key())
+        builder = builder.add_extension(issuer, False)
+        for extension in more:
+            builder = builder.add_extension(extension, True)
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), False)
         _sign(builder, self._private, crt)
@@ -45,6 +53,12 @@ class Authority:
             revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(_days(-1)).build()
             builder = builder.add_revoked_certificate(revoked)
         _sign(builder, self._private, self.directory / file)
+
+
+def damage(crt):
+    """Changes the signature of a certificate."""
+    der = x509.load_pem_x509_certificate(crt.read_bytes()).public_bytes(serialization.Encoding.DER)
+    crt.write_text(ssl.DER_cert_to_PEM_cert(der[:-1] + bytes([der[-1] ^ 1])))
 
 
 def self_signed(crt, key, name):
@@ -72,8 +86,8 @@ def _name(text):
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _new_key(path, with_rsa=False):
-    key = rsa.generate_private_key(65537, 2048) if with_rsa else ec.generate_private_key(ec.SECP256R1())
+def _new_key(path, rsa_bits=None):
+    key = rsa.generate_private_key(65537, rsa_bits) if rsa_bits else ec.generate_private_key(ec.SECP256R1())
     path.write_bytes(key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
     return key

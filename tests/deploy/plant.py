@@ -16,9 +16,11 @@ import threading
 import time
 from pathlib import Path
 
+from cryptography import x509
+
 from .check import Failed, attempt, eventually
 from .net import free_port, http, in_background
-from .pki import Authority
+from .pki import Authority, damage
 
 # Devices that stay connected.
 KEPT = 30
@@ -61,10 +63,12 @@ tls.certificates = [{{ cert = "tls.crt", key = "tls.key" }}, {{ cert = "rsa.crt"
 tls.client_auth = "required"
 tls.client_ca = "devices.crt"
 tls.crls = ["devices.crl"]
+allow.cn = ["pump-*"]
 
 [[listener]]
 name = "modbus"
 listen = "127.0.0.1:{ports[2]}"
+unknown_name = "refuse"
 tls.certificates = [{{ cert = "tls.crt", key = "tls.key" }}]
 tls.min_version = "1.3"
 tls.alpn = ["modbus"]
@@ -141,7 +145,7 @@ class Plant:
         ours, others = Authority(self.place, "Plant CA"), Authority(self.place, "Another CA", "other-ca")
         ours.issue("good", ends=60, **gateway)
         others.issue("strange", ends=80, **gateway)
-        ours.issue("rsa", ends=20, with_rsa=True, **gateway)
+        ours.issue("rsa", ends=20, rsa_bits=2048, **gateway)
         self.put("good")
         devices = Authority(self.place, "Devices CA", "devices", days=800)
         for file, ends in {"soon": 0.5, "days": 3, "weeks": 20, "months": 60, "later": 300, "revoked": 300}.items():
@@ -151,13 +155,22 @@ class Plant:
         self.pump(devices, "purpose", usage="server")
         self.pump(others, "stranger")
         devices.revoke("devices.crl", os.path.join(self.place, "revoked.crt"))
+        damage(self.pump(devices, "damaged")[0])
+        self.pump(devices, "weak", rsa_bits=1024)
+        unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")
+        self.pump(devices, "critical", more=[unknown])
+        devices.issue("valve", "valve-1", ["valve-1"], "client", begins=-30)
         # More certificates than max_chain_certificates.
         crt, _ = self.pump(devices, "chain")
         crt.write_text(crt.read_text() + devices.crt.read_text() * 10)
+        # A CA without a CRL.
+        other = Authority(self.place, "Other devices CA", "other-devices", days=800)
+        self.pump(other, "unlisted")
+        devices.crt.write_text(devices.crt.read_text() + other.crt.read_text())
 
     @staticmethod
-    def pump(authority, file, usage="client", **validity):
-        return authority.issue(file, f"pump-{file}", [f"pump-{file}"], usage, **{"begins": -30, **validity})
+    def pump(authority, file, usage="client", **others):
+        return authority.issue(file, f"pump-{file}", [f"pump-{file}"], usage, **{"begins": -30, **others})
 
     def put(self, name_of_pair, key=None):
         """Installs a certificate and its key as tls.crt and tls.key, by two renames."""
@@ -218,6 +231,9 @@ class Plant:
 
     def context(self, ca="ca.crt", pair=None, version=None, alpn=None):
         context = ssl.create_default_context(cafile=os.path.join(self.place, ca))
+        if pair == "weak":
+            # OpenSSL refuses to load such a key at its usual level.
+            context.set_ciphers("DEFAULT:@SECLEVEL=0")
         if pair:
             context.load_cert_chain(os.path.join(self.place, f"{pair}.crt"), os.path.join(self.place, f"{pair}.key"))
         if version:
@@ -258,7 +274,8 @@ class Plant:
         anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
         stranger, modbus = self.context("other-ca.crt"), self.context(alpn="modbus")
         pumps = {pair: self.context(pair=pair) for pair in (
-            "later", "expired", "tomorrow", "purpose", "stranger", "revoked", "chain")}
+            "later", "expired", "tomorrow", "purpose", "stranger", "revoked", "chain", "damaged", "weak", "critical", "valve",
+            "unlisted")}
         sessions = {}
 
         def resume():
@@ -301,6 +318,12 @@ class Plant:
             (1, lambda: self.device(1, pumps["stranger"])),
             (1, lambda: self.device(1, pumps["revoked"])),
             (1, lambda: self.device(1, pumps["chain"])),
+            (1, lambda: self.device(1, pumps["damaged"])),
+            (1, lambda: self.device(1, pumps["weak"])),
+            (1, lambda: self.device(1, pumps["critical"])),
+            (1, lambda: self.device(1, pumps["valve"])),
+            (1, lambda: self.device(1, pumps["unlisted"])),
+            (1, lambda: self.device(2, anybody, host="unknown.invalid")),
             (1, lambda: self.device(2, anybody, host="other.example")),
             (2, lambda: self.device(0, anybody, host="refused.example")),
             (1, lambda: self.device(0, anybody, host="timeout.example")),
