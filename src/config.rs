@@ -27,7 +27,7 @@ pub use self::guards::{GuardAction, Guards};
 use crate::logging::{Filter, Format};
 use crate::terms::name_pattern::{NamePattern, is_dns_name};
 use crate::text::Shown;
-use crate::value::{InvalidValue, TextValue};
+use crate::value::{InvalidValue, TextValue, choices};
 
 /// The configuration of a process.
 #[derive(Clone, Debug)]
@@ -317,21 +317,7 @@ pub enum UnknownName {
     Refuse,
 }
 
-impl TextValue for UnknownName {
-    const EXPECTED: &'static str = "\"default\" or \"refuse\"";
-}
-
-impl FromStr for UnknownName {
-    type Err = InvalidValue;
-
-    fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        match text {
-            "default" => Ok(Self::Default),
-            "refuse" => Ok(Self::Refuse),
-            _ => Err(InvalidValue::of::<Self>()),
-        }
-    }
-}
+choices!(UnknownName { "default" => Default, or "refuse" => Refuse });
 
 /// The address of a legacy server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -458,21 +444,7 @@ pub enum OverIdentityLimit {
     Refuse,
 }
 
-impl TextValue for OverIdentityLimit {
-    const EXPECTED: &'static str = "\"replace\" or \"refuse\"";
-}
-
-impl FromStr for OverIdentityLimit {
-    type Err = InvalidValue;
-
-    fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        match text {
-            "replace" => Ok(Self::Replace),
-            "refuse" => Ok(Self::Refuse),
-            _ => Err(InvalidValue::of::<Self>()),
-        }
-    }
-}
+choices!(OverIdentityLimit { "replace" => Replace, or "refuse" => Refuse });
 
 /// The options of TCP sockets.
 ///

@@ -43,6 +43,33 @@ pub(crate) fn parse_into<T: TextValue + FromStr, U: From<T>>(
     parse::<T>(text).map(U::from)
 }
 
+/// Declares the texts of an enum without fields: `choices!(Mode { "on" => On, or "off" => Off });`. The description of the
+/// allowed values lists them.
+macro_rules! choices {
+    ($name:ident { $first:literal => $one:ident, $( $text:literal => $variant:ident, )* or $last:literal => $other:ident }) => {
+        impl $crate::value::TextValue for $name {
+            const EXPECTED: &'static str = concat!(
+                "\"", $first, "\"", $( ", \"", $text, "\"", )* " or \"", $last, "\""
+            );
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = $crate::value::InvalidValue;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                match text {
+                    $first => Ok(Self::$one),
+                    $( $text => Ok(Self::$variant), )*
+                    $last => Ok(Self::$other),
+                    _ => Err($crate::value::InvalidValue::of::<Self>()),
+                }
+            }
+        }
+    };
+}
+
+pub(crate) use choices;
+
 impl TextValue for SocketAddr {
     const EXPECTED: &'static str =
         "an IP address and a port, such as \"0.0.0.0:8883\" or \"[::]:8883\"";

@@ -74,7 +74,7 @@ fn follow(page: &Page) {
 /// Pages whose commands are run by the tests of this file, each from its own state.
 const ALONE: [&str; 2] = ["certs/README.md", "examples/README.md"];
 
-/// Whether a test of this file runs the commands of a page.
+/// Returns whether a test of this file runs the commands of a page.
 fn is_followed(page: &str) -> bool {
     IN_ORDER.contains(&page) || ALONE.contains(&page)
 }

@@ -3,10 +3,9 @@
 //! **Not here.** The verification (`trust/certs/verifier.rs`), the file format (`config/file/client_auth.rs`).
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use super::allow::Allow;
-use crate::value::{InvalidValue, TextValue};
+use crate::value::choices;
 
 /// The requirements on client certificates, with the files that they are verified with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,21 +60,7 @@ pub enum CrlCheck {
     Leaf,
 }
 
-impl TextValue for CrlCheck {
-    const EXPECTED: &'static str = "\"chain\" or \"leaf\"";
-}
-
-impl FromStr for CrlCheck {
-    type Err = InvalidValue;
-
-    fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        match text {
-            "chain" => Ok(Self::Chain),
-            "leaf" => Ok(Self::Leaf),
-            _ => Err(InvalidValue::of::<Self>()),
-        }
-    }
-}
+choices!(CrlCheck { "chain" => Chain, or "leaf" => Leaf });
 
 /// The treatment of a certificate whose status no CRL states.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,21 +72,7 @@ pub enum UnknownStatus {
     Allow,
 }
 
-impl TextValue for UnknownStatus {
-    const EXPECTED: &'static str = "\"deny\" or \"allow\"";
-}
-
-impl FromStr for UnknownStatus {
-    type Err = InvalidValue;
-
-    fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        match text {
-            "deny" => Ok(Self::Deny),
-            "allow" => Ok(Self::Allow),
-            _ => Err(InvalidValue::of::<Self>()),
-        }
-    }
-}
+choices!(UnknownStatus { "deny" => Deny, or "allow" => Allow });
 
 /// The treatment of a CRL past its nextUpdate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,18 +84,4 @@ pub enum ExpiredCrl {
     Deny,
 }
 
-impl TextValue for ExpiredCrl {
-    const EXPECTED: &'static str = "\"warn\" or \"deny\"";
-}
-
-impl FromStr for ExpiredCrl {
-    type Err = InvalidValue;
-
-    fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        match text {
-            "warn" => Ok(Self::Warn),
-            "deny" => Ok(Self::Deny),
-            _ => Err(InvalidValue::of::<Self>()),
-        }
-    }
-}
+choices!(ExpiredCrl { "warn" => Warn, or "deny" => Deny });

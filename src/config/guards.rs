@@ -2,9 +2,7 @@
 //!
 //! **Not here.** The comparison with the current certificate (`trust/certs/guards.rs`).
 
-use std::str::FromStr;
-
-use crate::value::{InvalidValue, TextValue};
+use crate::value::choices;
 
 /// The treatment of a new certificate by its difference from the current one of the same file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,19 +46,4 @@ pub enum GuardAction {
     Refuse,
 }
 
-impl TextValue for GuardAction {
-    const EXPECTED: &'static str = "\"ignore\", \"warn\" or \"refuse\"";
-}
-
-impl FromStr for GuardAction {
-    type Err = InvalidValue;
-
-    fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        match text {
-            "ignore" => Ok(Self::Ignore),
-            "warn" => Ok(Self::Warn),
-            "refuse" => Ok(Self::Refuse),
-            _ => Err(InvalidValue::of::<Self>()),
-        }
-    }
-}
+choices!(GuardAction { "ignore" => Ignore, "warn" => Warn, or "refuse" => Refuse });

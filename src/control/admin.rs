@@ -79,7 +79,7 @@ enum Verb {
     Delete,
 }
 
-/// Who may send a request.
+/// The clients that may send a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
     /// Every client of every endpoint.

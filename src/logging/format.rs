@@ -2,9 +2,7 @@
 //!
 //! **Not here.** The formatting itself (`logging.rs`, `one_line.rs`).
 
-use std::str::FromStr;
-
-use crate::value::{InvalidValue, TextValue};
+use crate::value::choices;
 
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,18 +14,4 @@ pub enum Format {
     Json,
 }
 
-impl TextValue for Format {
-    const EXPECTED: &'static str = "\"text\" or \"json\"";
-}
-
-impl FromStr for Format {
-    type Err = InvalidValue;
-
-    fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        match text {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err(InvalidValue::of::<Self>()),
-        }
-    }
-}
+choices!(Format { "text" => Text, or "json" => Json });

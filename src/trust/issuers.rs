@@ -22,7 +22,7 @@ const MAX_PATHS: usize = 1024;
 /// Bytes of the certificates of all paths at most.
 const MAX_BYTES: usize = 4 << 20;
 
-/// The bytes of an ID. Whoever finds two paths with the same ID needs 2^64 attempts and a CA that signs them.
+/// The bytes of an ID. An attacker who wants two paths with the same ID needs 2^64 attempts and a CA that signs them.
 pub(crate) const ID_BYTES: usize = 16;
 
 /// Identifies a path by its content: the same in every process.

@@ -1,7 +1,7 @@
 //! Resumption without a full handshake: session tickets, and remembered sessions for devices whose TLS 1.2
 //! has no tickets.
 //!
-//! What a ticket has to carry from one handshake to the next goes through the [`HandshakeScope`]: rustls calls
+//! The values that a ticket carries from one handshake to the next pass through the [`HandshakeScope`]: rustls calls
 //! this module within the scope of a handshake. A configuration for each connection, with its own ticketer,
 //! would have to be cloned in every handshake.
 //!

@@ -3,9 +3,11 @@
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams,
     CrlIssuingDistributionPoint, CrlScope, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, SerialNumber, date_time_ymd,
 };
 use tokio_rustls::rustls::pki_types::CertificateDer;
+
+use crate::support::certs::entries;
 
 pub(super) type Der = CertificateDer<'static>;
 
@@ -88,12 +90,6 @@ impl Ca {
         revoked: &[u64],
         scope: Option<CrlScope>,
     ) -> Vec<u8> {
-        let revoked = revoked.iter().map(|&serial| RevokedCertParams {
-            serial_number: SerialNumber::from(serial),
-            revocation_time: date_time_ymd(2024, 1, 1),
-            reason_code: None,
-            invalidity_date: None,
-        });
         let params = CertificateRevocationListParams {
             this_update: date_time_ymd(this, 1, 1),
             next_update: date_time_ymd(next, 1, 1),
@@ -102,7 +98,7 @@ impl Ca {
                 distribution_point: rcgen::CrlDistributionPoint { uris: vec![POINT.to_owned()] },
                 scope: Some(scope),
             }),
-            revoked_certs: revoked.collect(),
+            revoked_certs: entries(revoked),
             key_identifier_method: KeyIdMethod::Sha256,
         };
         let issuer = Issuer::from_params(&self.params, &self.key);

@@ -180,18 +180,12 @@ impl Authority {
         number: u64,
         revoked: &[u64],
     ) -> CertificateRevocationList {
-        let revoked = revoked.iter().map(|&serial| RevokedCertParams {
-            serial_number: SerialNumber::from(serial),
-            revocation_time: date_time_ymd(2024, 1, 1),
-            reason_code: None,
-            invalidity_date: None,
-        });
         let params = CertificateRevocationListParams {
             this_update: date_time_ymd(2024, 1, 1),
             next_update: date_time_ymd(year, 1, 1),
             crl_number: SerialNumber::from(number),
             issuing_distribution_point: None,
-            revoked_certs: revoked.collect(),
+            revoked_certs: entries(revoked),
             key_identifier_method: KeyIdMethod::Sha256,
         };
         params.signed_by(&self.issuer()).unwrap()
@@ -200,6 +194,17 @@ impl Authority {
     fn issuer(&self) -> Issuer<'_, &KeyPair> {
         Issuer::new(ca_params(&self.name), &self.key)
     }
+}
+
+/// Returns the entries of a CRL that revokes these serial numbers.
+pub(crate) fn entries(revoked: &[u64]) -> Vec<RevokedCertParams> {
+    let entry = |&serial: &u64| RevokedCertParams {
+        serial_number: SerialNumber::from(serial),
+        revocation_time: date_time_ymd(2024, 1, 1),
+        reason_code: None,
+        invalidity_date: None,
+    };
+    revoked.iter().map(entry).collect()
 }
 
 /// Returns the serial number of an intermediate with this name.

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 
-use crate::value::{InvalidValue, TextValue};
+use crate::value::{TextValue, choices};
 
 /// A [`TextValue`], written as a TOML string.
 pub(super) struct Text<T>(pub(super) T);
@@ -70,19 +70,4 @@ pub(super) enum AuthChoice {
     Required,
 }
 
-impl TextValue for AuthChoice {
-    const EXPECTED: &'static str = "\"none\", \"optional\" or \"required\"";
-}
-
-impl FromStr for AuthChoice {
-    type Err = InvalidValue;
-
-    fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        match text {
-            "none" => Ok(Self::None),
-            "optional" => Ok(Self::Optional),
-            "required" => Ok(Self::Required),
-            _ => Err(InvalidValue::of::<Self>()),
-        }
-    }
-}
+choices!(AuthChoice { "none" => None, "optional" => Optional, or "required" => Required });
