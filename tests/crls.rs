@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::PathBuf;
 
-use rcgen::ExtendedKeyUsagePurpose;
 use tlsidecar::app;
 use tlsidecar::config::{
     ClientAuth, ClientTrust, Config, CrlCheck, CrlRules, ExpiredCrl, ListenerConfig, UnknownStatus,
@@ -11,7 +10,7 @@ use tlsidecar::config::{
 use tlsidecar::terms::labels::ReloadOutcome;
 use tlsidecar::terms::reason::Reason;
 
-use crate::support::certs::{Wish, replace};
+use crate::support::certs::{Wish, device, replace};
 use crate::support::proxy::listener;
 use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
 
@@ -71,12 +70,6 @@ impl Scene {
         assert!(!self.is_admitted(proxy, pair).await);
         eventually("it is refused", || proxy.closed(reason) > before).await;
     }
-}
-
-fn device(ca: &Authority, serial: u64) -> Pair {
-    let purpose = ExtendedKeyUsagePurpose::ClientAuth;
-    let wish = Wish { names: &["device"], purpose, serial, ..Wish::default() };
-    ca.issue(&format!("device-{serial}"), &wish)
 }
 
 #[tokio::test(flavor = "multi_thread")]

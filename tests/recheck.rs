@@ -10,7 +10,7 @@ use tlsidecar::terms::reason::Reason;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use crate::support::certs::{Wish, replace, serial_of};
+use crate::support::certs::{Wish, device, replace, serial_of};
 use crate::support::client::{Session, say_and_hear};
 use crate::support::proxy::listener;
 use crate::support::wait::within;
@@ -63,12 +63,6 @@ impl Scene {
 
 async fn is_live(session: &mut Session) {
     say_and_hear(session, b"still here").await.unwrap();
-}
-
-fn device(ca: &Authority, serial: u64) -> Pair {
-    let purpose = ExtendedKeyUsagePurpose::ClientAuth;
-    let wish = Wish { names: &["device"], purpose, serial, ..Wish::default() };
-    ca.issue(&format!("device-{serial}"), &wish)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -196,6 +196,13 @@ impl Authority {
     }
 }
 
+/// Issues a certificate with this serial number for a device, in files that are named by it.
+pub(crate) fn device(ca: &Authority, serial: u64) -> Pair {
+    let purpose = ExtendedKeyUsagePurpose::ClientAuth;
+    let wish = Wish { names: &["device"], purpose, serial, ..Wish::default() };
+    ca.issue(&format!("device-{serial}"), &wish)
+}
+
 /// Returns the entries of a CRL that revokes these serial numbers.
 pub(crate) fn entries(revoked: &[u64]) -> Vec<RevokedCertParams> {
     let entry = |&serial: &u64| RevokedCertParams {

@@ -95,9 +95,11 @@ impl KeyRing {
 }
 
 impl OwnKeys {
-    /// Replaces the current key if its time is over. Returns none if the system has no randomness.
+    /// Replaces the current key if its time is over, or if the clock was set back: a key that was made in the future
+    /// would seal until then. Returns none if the system has no randomness.
     fn rotate(&mut self, policy: &Digest, now: u64) -> Option<()> {
-        if now < self.next_switch {
+        let sealing_time = self.next_switch.saturating_sub(now);
+        if (1..=ROTATION).contains(&sealing_time) {
             return Some(());
         }
         let new = Arc::new(MasterKey::random().ok()?.of_policy(policy));
@@ -150,6 +152,15 @@ mod tests {
         assert!(keys.open(&first.bytes, 1000 + 2 * ROTATION - 1).is_ok());
         assert!(keys.open(&first.bytes, 1000 + 2 * ROTATION).is_err());
         assert!(keys.open(&second.bytes, 1000 + 2 * ROTATION).is_ok());
+    }
+
+    #[test]
+    fn an_own_key_is_replaced_when_the_clock_is_set_back() {
+        let keys = KeyRing::own(policy(), 100 * ROTATION).unwrap();
+        let first = keys.seal(b"content", 100 * ROTATION).unwrap();
+        let second = keys.seal(b"content", ROTATION).unwrap();
+        assert_ne!(key_name(&first.bytes), key_name(&second.bytes));
+        assert_eq!(second.key_ends, Some(3 * ROTATION));
     }
 
     #[test]
