@@ -30,9 +30,9 @@ use crate::proxy::listener::Listener;
 use crate::proxy::socket;
 use crate::reload::{self, ProcessWide, ReloadTarget};
 use crate::sessions::Sessions;
+use crate::sessions::drain::SessionDrain;
 use crate::sessions::recheck::{CheckedListener, Recheck};
 use crate::terms::labels::MaterialKind;
-use crate::terms::reason::Reason;
 use crate::text::{Shown, one_line};
 use crate::trust::certs::summary::FileSummary;
 use crate::trust::snapshot::{Current, Loaded, Snapshot};
@@ -196,10 +196,7 @@ pub fn start_on(
 
     let metrics = Arc::new(Metrics::new());
     let sessions = Arc::new(Sessions::default());
-    let forced = Arc::clone(&sessions);
-    let shutdown = Shutdown::new(move || {
-        let _forced = forced.stop(|_| true, Reason::DrainDeadline);
-    });
+    let shutdown = Shutdown::new(SessionDrain::new(Arc::clone(&sessions)));
     let gate = Arc::new(ProcessGate::new(capacity.connections));
     let process_wide = process_wide(&shutdown, &metrics, &gate);
     process_wide(&config);
@@ -338,6 +335,7 @@ fn refresh(
         sessions.publish_stats(&listeners);
         listeners.iter().for_each(|listener| listener.publish_backends());
         metrics.set_phase(shutdown.phase(), shutdown.drain_started());
+        metrics.set_drain_waiting(shutdown.waiting());
         metrics.set_names(lookup::statuses());
         metrics.set_log_lines_dropped(logging::dropped_lines());
         let busy = (0..runtime.num_workers()).map(|w| runtime.worker_total_busy_duration(w));

@@ -88,13 +88,20 @@ pub struct ShutdownConfig {
     /// The time for which connections are still accepted after `/readyz` has changed to 503, so that load
     /// balancers notice.
     pub delay: Duration,
+    /// The time over which connections are closed, evenly and each at a pause, once the listeners are closed. At most
+    /// `drain_timeout`. Zero: they end by themselves.
+    pub drain_spread: Duration,
     /// The time for connections to end once the listeners are closed.
     pub drain_timeout: Duration,
 }
 
 impl Default for ShutdownConfig {
     fn default() -> Self {
-        Self { delay: Duration::ZERO, drain_timeout: Duration::from_secs(25) }
+        Self {
+            delay: Duration::ZERO,
+            drain_spread: Duration::ZERO,
+            drain_timeout: Duration::from_secs(25),
+        }
     }
 }
 

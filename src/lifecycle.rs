@@ -1,11 +1,12 @@
 //! The stop of the process: Running → Draining → Closing → Drained.
 //!
 //! **Promises.** A drain runs once, whatever requests it first. In order: the process is not ready but still accepts,
-//! for `delay`; the listeners close, and connections may end by themselves for `drain_timeout`; the rest is forced,
-//! each with a close_notify. The process answers its admin port until it exits.
+//! for `delay`; the listeners close, and connections may end by themselves for `drain_timeout`, or are closed at a pause
+//! within `drain_spread`; the rest is forced, each with a close_notify. The process answers its admin port until it
+//! exits.
 //!
-//! **Not here.** Signals and exit codes (`main.rs`), `POST /drain` (`control/admin.rs`), the stop of a session
-//! (`sessions/stop.rs`).
+//! **Not here.** Signals and exit codes (`main.rs`), `POST /drain` (`control/admin.rs`), the ends of sessions
+//! (`sessions/drain.rs`, `sessions/stop.rs`).
 
 pub mod signals;
 
@@ -40,6 +41,16 @@ closed_set! {
     }
 }
 
+/// The live sessions of a process, as its drain ends them.
+pub(crate) trait EndSessions: Send + Sync {
+    /// Ends every session evenly over this time, each as soon as no exchange is in progress.
+    fn end_over(&self, spread: Duration);
+    /// Ends every session that is left. It is called once or twice.
+    fn end_now(&self);
+    /// Returns the number of sessions whose time has come, and whose exchange is still in progress.
+    fn waiting(&self) -> usize;
+}
+
 /// The stop of one process. Clones share it.
 #[derive(Clone)]
 pub struct Shutdown {
@@ -55,8 +66,7 @@ struct ShutdownState {
     stop_accepting: CancellationToken,
     /// Ends the waits of the drain.
     force: CancellationToken,
-    /// Stops every session that is left.
-    stop_sessions: Box<dyn Fn() + Send + Sync>,
+    sessions: Box<dyn EndSessions>,
     drain_started: OnceLock<SystemTime>,
     /// Connections that were left when they were forced.
     left: OnceLock<usize>,
@@ -75,10 +85,9 @@ pub enum Drained {
 }
 
 impl Shutdown {
-    /// Creates the stop of a process that is starting, with default times. `stop_sessions` orders every session
-    /// that is left to stop; it is called once or twice.
+    /// Creates the stop of a process that is starting, with default times.
     #[must_use]
-    pub(crate) fn new(stop_sessions: impl Fn() + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(sessions: impl EndSessions + 'static) -> Self {
         Self {
             inner: Arc::new(ShutdownState {
                 times: watch::Sender::default(),
@@ -87,7 +96,7 @@ impl Shutdown {
                 drain: CancellationToken::new(),
                 stop_accepting: CancellationToken::new(),
                 force: CancellationToken::new(),
-                stop_sessions: Box::new(stop_sessions),
+                sessions: Box::new(sessions),
                 drain_started: OnceLock::new(),
                 left: OnceLock::new(),
                 listeners: TaskTracker::new(),
@@ -117,7 +126,7 @@ impl Shutdown {
         // Counted first: connections that end at once would not be counted afterwards.
         let left = *self.inner.left.get_or_init(|| self.inner.connections.len());
         self.inner.force.cancel();
-        (self.inner.stop_sessions)();
+        self.inner.sessions.end_now();
         left
     }
 
@@ -136,6 +145,19 @@ impl Shutdown {
     pub(crate) fn drain_timeout(&self) -> Duration {
         let times = *self.inner.times.borrow();
         times.delay + times.drain_timeout
+    }
+
+    /// Returns the time over which a drain closes sessions; none if it waits until they end by themselves.
+    pub(crate) fn drain_spread(&self) -> Option<Duration> {
+        Some(self.inner.times.borrow().drain_spread).filter(|spread| !spread.is_zero())
+    }
+
+    /// Returns the number of sessions that a drain closes as soon as their exchange has ended.
+    pub(crate) fn waiting(&self) -> usize {
+        match self.drain_started() {
+            Some(_) => self.inner.sessions.waiting(),
+            None => 0,
+        }
     }
 
     /// Waits for the end of a drain, and returns its result.
@@ -185,6 +207,7 @@ impl Shutdown {
             drain_started,
             listeners,
             connections,
+            sessions,
             ..
         } = &*self.inner;
         drain.cancelled().await;
@@ -199,6 +222,10 @@ impl Shutdown {
         listeners.close();
         listeners.wait().await;
         connections.close();
+        // Every connection is listed by now: the listeners have ended.
+        if !times.drain_spread.is_zero() {
+            sessions.end_over(times.drain_spread);
+        }
         let ending = timeout(times.drain_timeout, connections.wait());
         let _ended_late_or_forced = force.run_until_cancelled(ending).await;
         let left = self.force_the_rest();
@@ -220,13 +247,27 @@ mod tests {
     async fn a_connection_that_ends_as_soon_as_it_is_forced_counts_as_forced() {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let shutdown = Shutdown::new(move || stop.cancel());
+        let shutdown = Shutdown::new(OneSession(stop));
         shutdown.connections().spawn(stopped.cancelled_owned());
         // Like a second signal that arrives before the drain counts connections.
         shutdown.force();
         eventually_ended(&shutdown).await;
         shutdown.run().await;
         assert_eq!(shutdown.drained().await, Drained::Forced(1));
+    }
+
+    struct OneSession(CancellationToken);
+
+    impl EndSessions for OneSession {
+        fn end_over(&self, _spread: Duration) {}
+
+        fn end_now(&self) {
+            self.0.cancel();
+        }
+
+        fn waiting(&self) -> usize {
+            0
+        }
     }
 
     async fn eventually_ended(shutdown: &Shutdown) {

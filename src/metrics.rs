@@ -87,6 +87,11 @@ impl Metrics {
         self.process.set_phase(phase, drain_started);
     }
 
+    /// Sets the number of sessions that a drain closes as soon as their exchange has ended.
+    pub(crate) fn set_drain_waiting(&self, sessions: usize) {
+        self.process.set_drain_waiting(sessions);
+    }
+
     /// Sets the longest duration of a drain.
     pub(crate) fn set_drain_timeout(&self, timeout: Duration) {
         self.process.set_drain_timeout(timeout);

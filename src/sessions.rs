@@ -7,7 +7,9 @@
 //!
 //! **Not here.** Queries (`control/admin/query.rs`), rankings (`sessions/top.rs`).
 
+pub(crate) mod drain;
 mod expiry;
+pub(crate) mod pace;
 pub(crate) mod recheck;
 pub(crate) mod stop;
 pub(crate) mod top;
@@ -107,7 +109,7 @@ impl Session {
         self.connect.get().is_some()
     }
 
-    /// Orders the session to stop. Idempotent: the first reason wins. Returns true if this is the first order.
+    /// Orders the session to stop now. Idempotent: the first reason wins. Returns true if this is the first such order.
     pub(crate) fn stop(&self, reason: Reason) -> bool {
         self.stop.give(reason)
     }

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdout};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tlsidecar::config::{Config, ShutdownConfig};
 use tlsidecar::lifecycle::{Drained, Phase};
@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::bytes;
-use crate::support::client::say_and_hear;
+use crate::support::client::{Session, say_and_hear};
 use crate::support::file;
 use crate::support::process::{ask, binary};
 use crate::support::proxy::{config, listener};
@@ -26,7 +26,7 @@ async fn draining(delay: Duration, drain_timeout: Duration) -> (Device, Backend,
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let config = Config {
-        shutdown: ShutdownConfig { delay, drain_timeout },
+        shutdown: ShutdownConfig { delay, drain_timeout, ..ShutdownConfig::default() },
         ..config(listener(backend.config(), &authority.server()))
     };
     (Device::new(&authority), backend, Proxy::on(config, None))
@@ -173,6 +173,136 @@ async fn a_drain_by_request_leaves_the_admin_port_answering() {
     );
     // A second request changes nothing.
     assert_eq!(ask(proxy.app.admin.unwrap(), "POST", "/drain", "").unwrap().0, 202);
+}
+
+/// A proxy whose drain closes sessions over this time, and a device.
+async fn paced(backend: Backend, drain_spread: Duration) -> (Device, Backend, Proxy) {
+    let authority = Authority::new("ca");
+    let config = Config {
+        shutdown: ShutdownConfig { drain_spread, drain_timeout: LONG, ..ShutdownConfig::default() },
+        ..config(listener(backend.config(), &authority.server()))
+    };
+    (Device::new(&authority), backend, Proxy::on(config, None))
+}
+
+/// Opens this many sessions, eight at a time.
+async fn opened(device: &Device, address: SocketAddr, count: usize) -> Vec<Session> {
+    let mut sessions = Vec::new();
+    while sessions.len() < count {
+        let more = (0..8.min(count - sessions.len())).map(|_| {
+            let device = device.clone();
+            tokio::spawn(async move { device.echo(address).await.unwrap() })
+        });
+        for one in more.collect::<Vec<_>>() {
+            sessions.push(within("a handshake", one).await.unwrap());
+        }
+    }
+    sessions
+}
+
+/// Drains this many idle sessions over this time, in whole seconds. Returns how many have ended in each second.
+async fn ends_by_second(count: usize, spread: Duration) -> Vec<usize> {
+    let (device, _backend, proxy) = paced(Backend::echo().await, spread).await;
+    let sessions = opened(&device, proxy.address, count).await;
+    // Each session has been silent for longer than a pause.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let start = Instant::now();
+    proxy.app.shutdown.drain();
+    let ends = sessions.into_iter().map(|mut session| {
+        tokio::spawn(async move {
+            // rustls reports a close_notify as 0 bytes, and an end without one as an error.
+            assert_eq!(session.read(&mut [0; 1]).await.unwrap(), 0);
+            start.elapsed()
+        })
+    });
+    let seconds = usize::try_from(spread.as_secs()).unwrap();
+    let mut by_second = vec![0; seconds];
+    for end in ends.collect::<Vec<_>>() {
+        let second = usize::try_from(end.await.unwrap().as_secs()).unwrap();
+        by_second[second.min(seconds - 1)] += 1;
+    }
+    assert_eq!(within("the drain", proxy.app.shutdown.drained()).await, Drained::Clean);
+    proxy.end_with(Reason::Drain, count as u64).await;
+    by_second
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_sessions_are_closed_evenly_over_the_spread_with_a_close_notify() {
+    let by_second = within("the ends", ends_by_second(300, Duration::from_secs(3))).await;
+    // Within a third of the mean, because other tests use the same cores.
+    assert!(by_second.iter().all(|count| (67..=133).contains(count)), "{by_second:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes, and a machine of its own"]
+async fn five_thousand_idle_sessions_leave_over_thirty_seconds_flat_within_a_fifth() {
+    let by_second = ends_by_second(5000, Duration::from_secs(30)).await;
+    println!("closed in each second: {by_second:?}");
+    assert!(by_second.iter().all(|count| (133..=200).contains(count)), "{by_second:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_in_flight_at_the_drain_gets_its_answer_and_an_idle_session_does_not_wait_for_it()
+{
+    let (answer, may_answer) = tokio::sync::watch::channel(false);
+    let backend = Backend::serving(move |mut tcp| {
+        let mut may_answer = may_answer.clone();
+        async move {
+            while tcp.read_exact(&mut [0; 7]).await.is_ok() {
+                may_answer.wait_for(|may| *may).await.unwrap();
+                tcp.write_all(b"answer").await.unwrap();
+            }
+        }
+    });
+    let (device, _backend, proxy) = paced(backend.await, Duration::from_millis(100)).await;
+    let mut busy = device.connect(proxy.address).await.unwrap();
+    let mut idle = device.connect(proxy.address).await.unwrap();
+    busy.write_all(b"request").await.unwrap();
+    let sent = "tlsidecar_bytes_total{direction=\"to_backend\",listener=\"test\"}";
+    eventually("the backend has the request", || proxy.count(sent) == 7).await;
+    proxy.app.shutdown.drain();
+    assert_eq!(within("its end", idle.read(&mut [0; 1])).await.unwrap(), 0);
+    drop(idle);
+    eventually("one is left", || proxy.active() == 1).await;
+    assert_eq!(proxy.count("tlsidecar_drain_waiting_sessions"), 1);
+    let (_, status) = ask(proxy.app.admin.unwrap(), "GET", "/status", "").unwrap();
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["drain"]["waiting"], 1);
+    assert_eq!(status["drain"]["spread_seconds"], 0.1);
+    answer.send(true).unwrap();
+    let mut got = Vec::new();
+    within("the answer", busy.read_to_end(&mut got)).await.unwrap();
+    assert_eq!(got, b"answer");
+    drop(busy);
+    assert_eq!(within("the drain", proxy.app.shutdown.drained()).await, Drained::Clean);
+    proxy.end_with(Reason::Drain, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_session_is_forced_at_the_deadline_of_a_paced_drain() {
+    let authority = Authority::new("ca");
+    let backend = Backend::serving(|mut tcp| async move {
+        while tcp.write_all(&[0; 1000]).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let (drain_spread, drain_timeout) = (Duration::from_millis(100), Duration::from_millis(1500));
+    let config = Config {
+        shutdown: ShutdownConfig { drain_spread, drain_timeout, ..ShutdownConfig::default() },
+        ..config(listener(backend.config(), &authority.server()))
+    };
+    let proxy = Proxy::on(config, None);
+    let mut session = Device::new(&authority).connect(proxy.address).await.unwrap();
+    let reading = tokio::spawn(async move {
+        let mut buffer = vec![0; 65_536];
+        while session.read(&mut buffer).await.unwrap() > 0 {}
+    });
+    proxy.app.shutdown.drain();
+    let drained = within("the drain", proxy.app.shutdown.drained()).await;
+    assert_eq!(drained, Drained::Forced(1));
+    within("its end", reading).await.unwrap();
+    proxy.ends_with(Reason::DrainDeadline).await;
 }
 
 /// `tlsidecar drain --wait` on this admin port, and its output by lines.

@@ -26,9 +26,9 @@ use self::addresses::{distinct_addresses, into_admin};
 pub(crate) use self::allow::parse_allow_file;
 use self::problem::Problems;
 pub use self::problem::{ConfigError, ConfigProblem};
-use self::sections::{Document, ListenerSection, RouteSection, TlsSection};
+use self::sections::{Document, ListenerSection, RouteSection, ShutdownSection, TlsSection};
 use self::tls::{TlsKeys, TlsPlace};
-use super::{AdminListen, Config, ListenerConfig, Route};
+use super::{AdminListen, Config, ListenerConfig, Route, ShutdownConfig};
 use crate::logging::Filter;
 use crate::regular_file;
 
@@ -163,9 +163,27 @@ impl Document {
             .enumerate()
             .filter_map(|(i, section)| into_listener(section, &format!("listener[{i}]"), problems))
             .collect();
-        let (log, process, shutdown) = (self.log.into(), self.process.into(), self.shutdown.into());
+        let shutdown = into_shutdown(self.shutdown, problems);
+        let (log, process) = (self.log.into(), self.process.into());
         Some(Config { admin, log, process, shutdown, listeners })
     }
+}
+
+/// Converts the times of a drain, and reports a spread that the drain would cut.
+fn into_shutdown(section: ShutdownSection, problems: &mut Problems<'_>) -> ShutdownConfig {
+    let place = section.drain_spread.as_ref().map(Spanned::span);
+    let shutdown = ShutdownConfig::from(section);
+    let ShutdownConfig { drain_spread, drain_timeout, .. } = shutdown;
+    if let Some(place) = place
+        && drain_spread > drain_timeout
+        && !problems.is_invalid("shutdown.drain_timeout")
+    {
+        let message = format!(
+            "found {drain_spread:?}, expected at most shutdown.drain_timeout, {drain_timeout:?}"
+        );
+        problems.at(place, "shutdown.drain_spread", &message);
+    }
+    shutdown
 }
 
 /// Reports every listener that has the name of an earlier one.

@@ -41,6 +41,9 @@ declare_metrics! {
         drain_timeout: Gauge
             = "tlsidecar_drain_timeout_seconds" []
             "Longest duration of a drain: shutdown.delay and shutdown.drain_timeout.";
+        drain_waiting: IntGauge
+            = "tlsidecar_drain_waiting_sessions" []
+            "Sessions that a drain closes as soon as the exchange in progress has ended.";
         workers: IntGauge
             = "tlsidecar_runtime_workers" []
             "Threads that serve connections.";
@@ -114,6 +117,10 @@ impl ProcessMetrics {
             self.0.phase[phase].set(i64::from(phase == now));
         }
         self.0.drain_started.set(drain_started.map_or(0.0, unix_seconds));
+    }
+
+    pub(super) fn set_drain_waiting(&self, sessions: usize) {
+        self.0.drain_waiting.set(i64::try_from(sessions).unwrap_or(i64::MAX));
     }
 
     pub(super) fn set_drain_timeout(&self, timeout: Duration) {

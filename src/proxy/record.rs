@@ -326,6 +326,7 @@ const fn connect_result(reason: Reason) -> Option<ConnectResult> {
         | Reason::ClientTruncated
         | Reason::ClientRecordTruncated
         | Reason::BackendLost
+        | Reason::Drain
         | Reason::IdleTimeout
         | Reason::HalfCloseTimeout
         | Reason::MaxAge

@@ -11,12 +11,13 @@
 //!   bytes that arrived meanwhile have been read.
 //! - Neither direction starves the other tasks of the thread: it yields after [`ROUNDS`] reads.
 //!
-//! **Not here.** The steps of one direction (`relay/to_backend.rs`, `relay/to_client.rs`), sockets and their options,
+//! **Not here.** The steps of one direction (`relay/to_backend.rs`, `relay/to_client.rs`), pauses (`relay/pause.rs`), sockets and their options,
 //! TLS itself (`tls.rs`), logs and metrics (`record.rs`).
 
 mod bounds;
 mod error;
 mod flow;
+mod pause;
 mod read_size;
 mod to_backend;
 mod to_client;
@@ -39,7 +40,7 @@ use super::tls::scratch::{self, MAX_READ_BYTES};
 use super::tls::{HELD_BYTES_TRAFFIC, TlsStream};
 use super::write_buffer::WriteBuffer;
 use crate::sessions::Session;
-use crate::sessions::stop::Stopped;
+use crate::sessions::stop::{Order, Stopped};
 use crate::terms::labels::Direction;
 use crate::terms::reason::Reason;
 
@@ -98,6 +99,7 @@ where
     let mut relay = Relay {
         client,
         backend,
+        awaits_answer: !early.is_empty(),
         unsent: WriteBuffer::new(early),
         to_backend: Flow::Open,
         to_client: Flow::Open,
@@ -108,6 +110,7 @@ where
         bounds,
         last_progress: Instant::now(),
         moved: false,
+        ends_at_pause: None,
         reads_from_client: ReadSize::default(),
         reads_from_backend: ReadSize::default(),
     };
@@ -120,8 +123,12 @@ where
                 relay.session.stop_order().register(cx.waker());
             }
             // First, so that the reason is never an error that the stop itself has caused.
-            if let Some(stopped) = relay.session.stop_order().given() {
-                return Poll::Ready(relay.stopped(RelayError::Stopped(stopped)));
+            match relay.session.stop_order().order() {
+                Some(Order::Now(stopped)) => {
+                    return Poll::Ready(relay.stopped(RelayError::Stopped(stopped)));
+                }
+                Some(Order::AtPause(reason)) => relay.ends_at_pause = Some(reason),
+                None => {}
             }
             relay.poll(cx, timer.as_mut(), &is_ready)
         })
@@ -148,6 +155,10 @@ struct Relay<'a, C, B> {
     last_progress: Instant,
     /// True if a byte was relayed since `last_progress` was set.
     moved: bool,
+    /// True if the device sent last.
+    awaits_answer: bool,
+    /// Reason of an order to end at the next pause.
+    ends_at_pause: Option<Reason>,
     reads_from_client: ReadSize,
     reads_from_backend: ReadSize,
 }
@@ -253,6 +264,7 @@ where
                 .map(|deadline| (deadline, RelayError::Stopped(Stopped(Reason::MaxAge)))),
             half_close.map(|quiet| (after(quiet), RelayError::HalfClosed(quiet))),
             self.bounds.idle.map(|quiet| (after(quiet), RelayError::Idle(quiet))),
+            self.next_pause(),
         ];
         bounds.into_iter().flatten().min_by_key(|(deadline, _)| *deadline)
     }
@@ -264,8 +276,8 @@ where
 
     /// Ends a relay that could have continued.
     fn stopped(&mut self, error: RelayError) -> Ended {
-        if let RelayError::Stopped(Stopped(reason)) = error {
-            // The relay itself gives the order for the maximum age.
+        if let RelayError::Paused(reason) | RelayError::Stopped(Stopped(reason)) = error {
+            // The relay itself gives the order for the maximum age, and at a pause.
             self.session.stop(reason);
         }
         if self.to_client == Flow::Open {
@@ -290,6 +302,7 @@ where
             RelayError::Truncated
             | RelayError::Idle(_)
             | RelayError::HalfClosed(_)
+            | RelayError::Paused(_)
             | RelayError::Stopped(_) => None,
         };
         Ended { result: Err(error), reset }

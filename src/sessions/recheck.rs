@@ -5,20 +5,20 @@
 //! refused and this one does not is not stopped, and one that is refused again keeps its time. A check that fails is
 //! repeated.
 //!
-//! **Not here.** The check (`trust/recheck.rs`), a handshake that is in progress during the reload
+//! **Not here.** The check (`trust/recheck.rs`), the pace (`sessions/pace.rs`), a handshake that is in progress during the reload
 //! (`proxy/route.rs`), the last bytes of a stopped connection (`proxy/relay.rs`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
+use super::pace::{Pace, Plan, PlannedStop, evenly};
 use super::{Session, Sessions};
 use crate::blocking::BlockingPool;
-use crate::lock::Lock;
 use crate::metrics::ListenerMetrics;
 use crate::terms::reason::Reason;
 use crate::trust::policy::Policy;
@@ -35,13 +35,9 @@ pub(crate) struct CheckedListener {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     /// A certificate of some session has expired.
     expiry: Notify,
-    schedule: Lock<Schedule>,
-    /// The schedule is another one.
-    rescheduled: Notify,
+    /// The stops of refused sessions.
+    pace: Pace,
 }
-
-/// The refused sessions by the time at which each is stopped, and its ID.
-type Schedule = BTreeMap<(Instant, u64), (Arc<Session>, Reason)>;
 
 /// The re-check of all sessions of a process.
 pub(crate) struct Recheck {
@@ -56,42 +52,12 @@ impl CheckedListener {
         metrics: Arc<ListenerMetrics>,
         snapshots: watch::Receiver<Arc<Snapshot>>,
     ) -> Self {
-        Self {
-            metrics,
-            snapshots,
-            expiry: Notify::new(),
-            schedule: Lock::default(),
-            rescheduled: Notify::new(),
-        }
+        Self { metrics, snapshots, expiry: Notify::new(), pace: Pace::default() }
     }
 
-    /// Stops each session of the schedule at its time.
-    async fn stop_on_schedule(&self) {
-        loop {
-            let next = self.schedule.lock().first_key_value().map(|((due, _), _)| *due);
-            match next {
-                None => self.rescheduled.notified().await,
-                Some(due) => tokio::select! {
-                    () = self.rescheduled.notified() => {}
-                    () = sleep_until(due) => self.stop_due(Instant::now()),
-                },
-            }
-        }
-    }
-
-    fn stop_due(&self, now: Instant) {
-        let mut schedule = self.schedule.lock();
-        while let Some(first) = schedule.first_entry().filter(|first| first.key().0 <= now) {
-            let (session, reason) = first.remove();
-            session.stop(reason);
-        }
-    }
-
-    /// Replaces the schedule after a check.
+    /// Replaces the plan after a check.
     fn reschedule(&self, checked: Vec<Checked>) {
-        let mut schedule = self.schedule.lock();
-        *schedule = rescheduled(&schedule, checked, Instant::now());
-        self.rescheduled.notify_one();
+        self.pace.replace(|before| rescheduled(before, checked, Instant::now()));
     }
 }
 
@@ -111,7 +77,7 @@ impl Recheck {
         for place in 0..checks.listeners.len() {
             tokio::spawn(Arc::clone(&checks).check_repeatedly(place));
             let checks = Arc::clone(&checks);
-            tokio::spawn(async move { checks.listeners[place].stop_on_schedule().await });
+            tokio::spawn(async move { checks.listeners[place].pace.run().await });
         }
         tokio::spawn(async move {
             loop {
@@ -232,27 +198,22 @@ fn report(listener: &str, checked: &Checked, has_new_trust: bool) {
     );
 }
 
-/// Returns the schedule after a check: sessions that are refused again keep their time, the others are stopped evenly
+/// Returns the plan after a check: sessions that are refused again keep their time, the others are stopped evenly
 /// over the spread of their policy from `now` on, the first at once.
-fn rescheduled(before: &Schedule, checked: Vec<Checked>, now: Instant) -> Schedule {
+fn rescheduled(before: &Plan, checked: Vec<Checked>, now: Instant) -> Plan {
     let times: HashMap<u64, Instant> = before.keys().map(|(due, id)| (*id, *due)).collect();
-    let mut schedule = Schedule::new();
+    let mut plan = Plan::new();
     for Checked { refused, spread, .. } in checked {
         let (again, new): (Vec<_>, Vec<_>) =
             refused.into_iter().partition(|(session, _)| times.contains_key(&session.id));
-        let count = new.len();
         let again = again.into_iter().map(|refused| (times[&refused.0.id], refused));
-        let new = new.into_iter().enumerate();
-        let new = new.map(|(place, refused)| (now + share(spread, place, count), refused));
-        schedule.extend(again.chain(new).map(|(due, refused)| ((due, refused.0.id), refused)));
+        let new = evenly(now, spread, new.len()).zip(new);
+        let planned = again.chain(new).map(|(due, (session, reason))| {
+            ((due, session.id), (session, PlannedStop::Now(reason)))
+        });
+        plan.extend(planned);
     }
-    schedule
-}
-
-/// Returns `spread * place / count`.
-fn share(spread: Duration, place: usize, count: usize) -> Duration {
-    let nanos = spread.as_nanos() * place as u128 / count.max(1) as u128;
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    plan
 }
 
 #[cfg(test)]

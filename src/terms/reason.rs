@@ -104,6 +104,8 @@ closed_set! {
         Expired => "expired",
         /// TLS 1.2 reached the limit of records under one key.
         KeysExhausted => "keys_exhausted",
+        /// The drain closed the connection at a pause.
+        Drain => "drain",
         /// The connection was still open at the deadline of the drain.
         DrainDeadline => "drain_deadline",
         /// An operator ended the session through the admin port.
@@ -187,6 +189,7 @@ impl Reason {
             | Self::Revoked
             | Self::Expired
             | Self::KeysExhausted
+            | Self::Drain
             | Self::DrainDeadline
             | Self::Killed
             | Self::OverLimit => Origin::Proxy,

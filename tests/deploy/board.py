@@ -62,7 +62,7 @@ ENDED = {
     "in order": ["ok"],
     "the device": ["client_reset", "client_lost", "client_truncated", "client_record_truncated"],
     "the backend": ["backend_reset", "backend_lost"],
-    "tlsidecar": ["idle_timeout", "half_close_timeout", "max_age", "keys_exhausted", "drain_deadline", "killed",
+    "tlsidecar": ["idle_timeout", "half_close_timeout", "max_age", "keys_exhausted", "drain", "drain_deadline", "killed",
                   "over_limit", "revoked", "expired"],
 }
 # Health checks: neither failures nor sessions.

@@ -21,6 +21,8 @@ ADMIN_PORT = 9901
 METRICS_PORT = 9902
 # Time that a drain may take after delay and drain_timeout: FORCE_TIMEOUT in src/lifecycle.rs.
 FORCE_SECONDS = 2
+# Time that a busy device has after its turn: ANSWER_TIME in src/proxy/relay/pause.rs.
+ANSWER_SECONDS = 10
 WORKLOADS = ("Deployment", "StatefulSet")
 
 # checkov's checks that are not required, each with its reason.
@@ -219,6 +221,8 @@ def the_drain(workload, config):
     """
     pod = pod_of(workload)
     shutdown = config["shutdown"]
+    require(0 < seconds(shutdown["drain_spread"]) <= seconds(shutdown["drain_timeout"]) - ANSWER_SECONDS,
+            f"drain_spread of {shutdown['drain_spread']}: busy devices need {ANSWER_SECONDS} s after it")
     drain = seconds(shutdown["delay"]) + seconds(shutdown["drain_timeout"]) + FORCE_SECONDS
     backend = next(c for c in pod["containers"] if c["name"] != "tlsidecar")
     hook = backend["lifecycle"]["preStop"]

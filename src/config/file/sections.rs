@@ -65,6 +65,7 @@ pub(super) struct ProcessSection {
 #[serde(deny_unknown_fields, expecting = "a section [shutdown]")]
 pub(super) struct ShutdownSection {
     pub(super) delay: Option<Text<AnyDuration>>,
+    pub(super) drain_spread: Option<Spanned<Text<AnyDuration>>>,
     pub(super) drain_timeout: Option<Text<AnyDuration>>,
 }
 
@@ -200,6 +201,7 @@ impl From<ShutdownSection> for ShutdownConfig {
         let default = Self::default();
         Self {
             delay: section.delay.map_or(default.delay, |d| d.0.0),
+            drain_spread: section.drain_spread.map_or(default.drain_spread, |d| d.into_inner().0.0),
             drain_timeout: section.drain_timeout.map_or(default.drain_timeout, |d| d.0.0),
         }
     }

@@ -57,6 +57,9 @@ struct StatusView<'a> {
 struct DrainView {
     started: Option<i64>,
     timeout_seconds: f64,
+    spread_seconds: f64,
+    /// Sessions that are closed as soon as their exchange has ended.
+    waiting: usize,
 }
 
 #[derive(Serialize)]
@@ -150,6 +153,8 @@ impl Status {
             drain: DrainView {
                 started: shutdown.drain_started().map(unix_seconds),
                 timeout_seconds: shutdown.drain_timeout().as_secs_f64(),
+                spread_seconds: shutdown.drain_spread().unwrap_or_default().as_secs_f64(),
+                waiting: shutdown.waiting(),
             },
             listeners: listeners.map(|(metrics, at)| listener(metrics, *at)).collect(),
             recent: self.recent(),

@@ -1,10 +1,7 @@
 //! The time limits of a relay.
 //!
-//! **Promises.** Connections that began together do not all end together: the maximum age is jittered.
-//!
-//! **Not here.** The timer (`relay.rs`).
+//! **Not here.** The timer (`relay.rs`), pauses before the maximum age (`pause.rs`).
 
-use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -18,7 +15,7 @@ pub(crate) struct Bounds {
     pub(crate) idle: Option<Duration>,
     /// The same after one side has ended its stream.
     pub(crate) half_close: Option<Duration>,
-    /// Instant of the maximum age.
+    /// Instant of the maximum age. The relay ends at a pause before it.
     pub(crate) too_old: Option<Instant>,
 }
 
@@ -28,27 +25,7 @@ impl Bounds {
         Self {
             idle: timeouts.idle,
             half_close: timeouts.half_close,
-            too_old: timeouts.max_age.map(|age| Instant::now() + jittered(age)),
+            too_old: timeouts.max_age.map(|age| Instant::now() + age),
         }
-    }
-}
-
-/// Subtracts up to a tenth at random. Devices that connect together, after a restart, must not all end together.
-fn jittered(age: Duration) -> Duration {
-    // The only randomness of the standard library: each RandomState has random keys.
-    let random = RandomState::new().hash_one(()) % 1000;
-    age - age / 10_000 * u32::try_from(random).unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn jitter_subtracts_up_to_a_tenth_and_varies() {
-        let age = Duration::from_secs(1000);
-        let ages: Vec<_> = (0..200).map(|_| jittered(age)).collect();
-        assert!(ages.iter().all(|&a| a <= age && a >= age * 9 / 10), "{ages:?}");
-        assert!(ages.iter().any(|&a| a != ages[0]));
     }
 }

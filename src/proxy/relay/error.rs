@@ -29,6 +29,8 @@ pub(crate) enum RelayError {
     Idle(Duration),
     #[error("no byte within {0:?} after one side had ended its stream")]
     HalfClosed(Duration),
+    #[error("the session was stopped at a pause: {0}")]
+    Paused(Reason),
     #[error(transparent)]
     Stopped(Stopped),
     #[error(transparent)]
@@ -39,7 +41,7 @@ impl RelayError {
     /// Returns true if the relay ended only because no byte was relayed for too long.
     pub(super) const fn is_silence(&self) -> bool {
         match self {
-            Self::Idle(_) | Self::HalfClosed(_) => true,
+            Self::Idle(_) | Self::HalfClosed(_) | Self::Paused(_) => true,
             Self::Truncated
             | Self::MidRecord
             | Self::Client(_)
@@ -63,7 +65,7 @@ impl RelayError {
             Self::Backend(_) => Reason::BackendReset,
             Self::Idle(_) => Reason::IdleTimeout,
             Self::HalfClosed(_) => Reason::HalfCloseTimeout,
-            Self::Stopped(Stopped(reason)) => *reason,
+            Self::Paused(reason) | Self::Stopped(Stopped(reason)) => *reason,
             Self::Seal(SealError::KeysExhausted) => Reason::KeysExhausted,
             Self::Seal(SealError::Misuse(_)) => Reason::Internal,
         }

@@ -81,6 +81,7 @@ where
         match received {
             Ok(Received::Some) => {
                 self.moved = true;
+                self.awaits_answer = true;
                 let pushed = self.unsent.push(self.backend, cx, scratch.plain());
                 self.reads_from_client.learn(scratch.plain.len(), self.unsent.is_empty());
                 let taken = scratch.plain.len() - self.unsent.rest().len();

@@ -78,6 +78,8 @@ where
             self.to_client = Flow::Ending;
             return Ok(());
         }
+        // These bytes cannot answer what the device has sent in the same poll.
+        self.awaits_answer &= self.moved;
         self.moved = true;
         match self.client.send(cx, plain, sealed) {
             Ok(()) => {

@@ -1,6 +1,8 @@
-//! Tests of the schedule by which refused sessions are stopped.
+//! Tests of the plan by which refused sessions are stopped.
 //!
 //! **Not here.** The same over sockets: tests/recheck.rs.
+
+use tokio::time::sleep_until;
 
 use super::*;
 use crate::metrics::Metrics;
@@ -29,7 +31,7 @@ fn listener() -> Arc<CheckedListener> {
     let (_sender, snapshots) = watch::channel(Arc::new(snapshot));
     let listener = Arc::new(CheckedListener::new(Metrics::new().listener("test"), snapshots));
     let stopping = Arc::clone(&listener);
-    tokio::spawn(async move { stopping.stop_on_schedule().await });
+    tokio::spawn(async move { stopping.pace.run().await });
     listener
 }
 

@@ -11,6 +11,7 @@ the root context; the last one also takes the Deployment's name.
 {{- end -}}
 [shutdown]
 delay = "{{ .Values.tlsidecar.drain.delaySeconds }}s"
+drain_spread = "{{ min .Values.tlsidecar.drain.spreadSeconds .Values.tlsidecar.drain.timeoutSeconds }}s"
 drain_timeout = "{{ .Values.tlsidecar.drain.timeoutSeconds }}s"
 
 {{ $config }}

@@ -120,6 +120,27 @@ async fn silence_ends_no_relay_while_the_kernel_has_bytes_that_tokio_has_not_rep
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_record_in_single_bytes_is_no_progress() {
+    let idle = Duration::from_secs(60);
+    let mut line = Line::new(1024, Bounds { idle: Some(idle), ..UNBOUNDED }).await;
+    let start = Instant::now();
+    let header = [23, 3, 3, 0, 200];
+    for byte in header.into_iter().chain([0; 100]) {
+        if line.ended.is_finished() || line.device.get_mut().0.write_all(&[byte]).await.is_err() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    assert!(start.elapsed() <= idle + Duration::from_secs(20), "{:?}", start.elapsed());
+    drop(line.device);
+    let ended = line.ended.await.unwrap();
+    assert_eq!(
+        (ended.result.unwrap_err().reason(), ended.reset),
+        (Reason::IdleTimeout, Some(Side::Backend))
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_busy_connection_is_closed_at_its_maximum_age() {
     let too_old = Instant::now() + Duration::from_secs(600);
     let mut line = Line::new(1024, Bounds { too_old: Some(too_old), ..UNBOUNDED }).await;
@@ -131,6 +152,73 @@ async fn a_busy_connection_is_closed_at_its_maximum_age() {
     assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
     assert_eq!(Instant::now(), too_old);
     assert_eq!(line.ended_with().await, (Some(Reason::MaxAge), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_closed_within_the_last_tenth_of_its_maximum_age() {
+    let start = Instant::now();
+    let too_old = start + Duration::from_secs(600);
+    let mut line = Line::new(1024, Bounds { too_old: Some(too_old), ..UNBOUNDED }).await;
+    assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
+    assert!((540..600).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    assert_eq!(line.ended_with().await, (Some(Reason::MaxAge), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_relay_that_is_asked_to_end_at_a_pause_ends_at_once() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let asked = Instant::now();
+    line.session.stop_order().give_at_pause(Reason::Drain);
+    assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
+    assert_eq!(asked.elapsed(), Duration::ZERO);
+    drop(line.device.shutdown().await);
+    assert_eq!(line.backend.read(&mut [0; 1]).await.unwrap(), 0);
+    assert_eq!(line.ended_with().await, (Some(Reason::Drain), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_in_flight_gets_its_answer_before_the_relay_ends_at_a_pause() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    line.device.write_all(b"request").await.unwrap();
+    line.backend.read_exact(&mut [0; 7]).await.unwrap();
+    line.session.stop_order().give_at_pause(Reason::Drain);
+    tokio::time::sleep(pause::ANSWER_TIME - Duration::from_millis(100)).await;
+    // An answer in parts, with silence in between.
+    for _ in 0..5 {
+        line.backend.write_all(b"part").await.unwrap();
+        line.device.read_exact(&mut [0; 4]).await.unwrap();
+        tokio::time::sleep(pause::QUIET - Duration::from_millis(100)).await;
+    }
+    assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
+    assert_eq!(line.ended_with().await, (Some(Reason::Drain), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_without_an_answer_delays_the_end_at_a_pause_by_the_answer_time() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    line.device.write_all(b"report").await.unwrap();
+    line.backend.read_exact(&mut [0; 6]).await.unwrap();
+    let sent = Instant::now();
+    line.session.stop_order().give_at_pause(Reason::Drain);
+    assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
+    assert_eq!(sent.elapsed().as_secs(), pause::ANSWER_TIME.as_secs());
+    assert_eq!(line.ended_with().await, (Some(Reason::Drain), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_with_bytes_that_its_backend_does_not_take_has_no_pause() {
+    let mut line = Line::new(1024, UNBOUNDED).await;
+    let stuck = tokio::time::timeout(SOON, line.device.write_all(&[1; 100_000]));
+    assert!(stuck.await.is_err());
+    line.session.stop_order().give_at_pause(Reason::Drain);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(!line.ended.is_finished());
+    line.session.stop(Reason::DrainDeadline);
+    assert_eq!(line.device.read(&mut [0; 1]).await.unwrap(), 0);
+    drop(line.device);
+    let ended = line.ended.await.unwrap();
+    assert_eq!(ended.result.unwrap_err().reason(), Reason::DrainDeadline);
 }
 
 #[tokio::test(start_paused = true)]

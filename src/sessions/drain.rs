@@ -1,0 +1,54 @@
+//! The ends of the sessions of a process that drains.
+//!
+//! **Promises.** Over the spread, each session gets an order to stop at its next pause: an idle one ends at once, with a
+//! close_notify, and one with a request in progress after its answer. A session that is left at the deadline is stopped.
+//!
+//! **Not here.** The times of a drain (`lifecycle.rs`), the pauses of a session (`proxy/relay.rs`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Sessions;
+use super::pace::{Pace, Plan, PlannedStop, evenly};
+use super::stop::Order;
+use crate::lifecycle::EndSessions;
+use crate::terms::reason::Reason;
+
+/// Ends the live sessions of a process.
+pub(crate) struct SessionDrain {
+    sessions: Arc<Sessions>,
+}
+
+impl SessionDrain {
+    /// Prepares the ends of these sessions.
+    pub(crate) const fn new(sessions: Arc<Sessions>) -> Self {
+        Self { sessions }
+    }
+}
+
+impl EndSessions for SessionDrain {
+    fn end_over(&self, spread: Duration) {
+        let all = self.sessions.matching(|_| true);
+        tracing::info!(sessions = all.len(), ?spread, "closing sessions at their next pause");
+        let times = evenly(Instant::now(), spread, all.len());
+        let stop = PlannedStop::AtPause(Reason::Drain);
+        let plan: Plan =
+            times.zip(all).map(|(due, session)| ((due, session.id), (session, stop))).collect();
+        tokio::spawn(async move {
+            let pace = Pace::default();
+            pace.replace(|_| plan);
+            pace.run().await;
+        });
+    }
+
+    fn end_now(&self) {
+        let _forced = self.sessions.stop(|_| true, Reason::DrainDeadline);
+    }
+
+    fn waiting(&self) -> usize {
+        let waits = |order| matches!(order, Some(Order::AtPause(_)));
+        self.sessions.matching(|session| waits(session.stop_order().order())).len()
+    }
+}
