@@ -455,8 +455,9 @@ choices!(OverIdentityLimit { "replace" => Replace, or "refuse" => Refuse });
 
 /// The options of TCP sockets.
 ///
-/// A peer that vanishes (expired NAT entry, empty battery) is detected after `keepalive` and four probes at a
-/// quarter of that interval if no data is in flight, and after `user_timeout` otherwise.
+/// A peer that vanishes (expired NAT entry, empty battery) is lost after `user_timeout` if data is in flight. If none is,
+/// probes follow a silence of `keepalive` at a quarter of it, and the kernel closes the connection at the first one that is
+/// due after `user_timeout`; without `user_timeout`, after four.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tcp {
     /// The idle time before the first keepalive probe (`TCP_KEEPIDLE`). None: no probes.
@@ -470,7 +471,8 @@ impl Default for Tcp {
     fn default() -> Self {
         Self {
             keepalive: Some(Duration::from_secs(60)),
-            user_timeout: Some(Duration::from_secs(120)),
+            // A silent peer is lost at the third probe, after 105 s, and any peer within two minutes.
+            user_timeout: Some(Duration::from_secs(100)),
         }
     }
 }

@@ -59,7 +59,7 @@ fn absent_keys_have_the_documented_defaults() {
     assert_eq!(listener.timeouts.max_age, None);
     assert_eq!(listener.limits.max_connections, None);
     assert_eq!(listener.tcp.keepalive, Some(Duration::from_secs(60)));
-    assert_eq!(listener.tcp.user_timeout, Some(Duration::from_secs(120)));
+    assert_eq!(listener.tcp.user_timeout, Some(Duration::from_secs(100)));
 }
 
 #[test]

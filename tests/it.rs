@@ -39,6 +39,9 @@ mod wire;
 /// Deadlines of every wait.
 mod deadlines;
 
+/// Peers that vanish without a packet.
+mod dead_peers;
+
 /// Chains and bundles that devices and operators have.
 mod chains;
 

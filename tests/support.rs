@@ -8,6 +8,7 @@ pub(crate) mod certs;
 pub(crate) mod client;
 pub(crate) mod command;
 pub(crate) mod file;
+pub(crate) mod network;
 pub(crate) mod page;
 pub(crate) mod process;
 pub(crate) mod proxy;

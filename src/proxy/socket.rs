@@ -5,6 +5,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -18,6 +19,9 @@ use crate::terms::reason::Reason;
 
 /// Unanswered keepalive probes before a connection is dropped.
 const KEEPALIVE_PROBES: u32 = 4;
+
+/// The kernel counts in seconds (tcp(7)).
+const SHORTEST_PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Backlog of a listening socket. The kernel uses the smaller of this and `net.core.somaxconn`, 4,096 by default since
 /// Linux 5.4.
@@ -137,9 +141,8 @@ pub(crate) fn set_options<'a>(socket: impl Into<SockRef<'a>>, options: Tcp) -> i
     socket.set_tcp_nodelay(true)?;
     match options.keepalive {
         Some(idle) => {
-            let idle = idle.max(std::time::Duration::from_secs(1));
-            let interval = (idle / KEEPALIVE_PROBES).max(std::time::Duration::from_secs(1));
-            let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval);
+            let idle = idle.max(SHORTEST_PROBE_INTERVAL);
+            let keepalive = TcpKeepalive::new().with_time(idle).with_interval(probe_interval(idle));
             socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))?;
         }
         None => socket.set_keepalive(false)?,
@@ -149,6 +152,11 @@ pub(crate) fn set_options<'a>(socket: impl Into<SockRef<'a>>, options: Tcp) -> i
     #[cfg(target_os = "linux")]
     socket.set_tcp_notsent_lowat(KERNEL_UNSENT_BYTES)?;
     Ok(())
+}
+
+/// Returns the time between two keepalive probes that follow a silence of `idle`.
+fn probe_interval(idle: Duration) -> Duration {
+    (idle / KEEPALIVE_PROBES).max(SHORTEST_PROBE_INTERVAL)
 }
 
 /// Sets the options of a socket that was just connected to `address`. A loopback socket gets no keepalive: its peer
@@ -254,9 +262,20 @@ pub(crate) fn accept_error(error: &io::Error) -> AcceptError {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    #[test]
+    fn by_default_a_vanished_peer_is_lost_within_two_minutes() {
+        let Tcp { keepalive, user_timeout } = Tcp::default();
+        let (idle, user_timeout) = (keepalive.unwrap(), user_timeout.unwrap());
+        // With a user timeout, the number of probes does not matter: the first one that is due after it ends the
+        // connection (tcp_keepalive_timer in Linux's net/ipv4/tcp_timer.c).
+        let probes = (1..).map(|probe| idle + probe_interval(idle) * probe);
+        let lost = probes.into_iter().find(|due| *due > user_timeout).unwrap();
+        assert!(lost <= Duration::from_secs(110), "{lost:?}");
+        // With data in flight.
+        assert!(user_timeout <= Duration::from_secs(110), "{user_timeout:?}");
+    }
 
     #[test]
     fn a_limit_that_cannot_be_raised_is_used_as_it_is() {
