@@ -72,13 +72,15 @@ pub struct LogConfig {
 pub struct ProcessConfig {
     /// Allows core dumps, and debuggers of the same user.
     pub dumpable: bool,
+    /// Confines the process to the directories of the configured files, where the kernel supports it.
+    pub landlock: bool,
     /// The memory limit for the bytes that the clients of all handshakes in progress have sent, beyond 4 KiB each.
     pub max_handshake_bytes: usize,
 }
 
 impl Default for ProcessConfig {
     fn default() -> Self {
-        Self { dumpable: false, max_handshake_bytes: 64 * 1024 * 1024 }
+        Self { dumpable: false, landlock: true, max_handshake_bytes: 64 * 1024 * 1024 }
     }
 }
 

@@ -6,7 +6,7 @@
 use tlsidecar::commands::exit::Exit;
 use tlsidecar::commands::flags::{Cli, Command};
 use tlsidecar::commands::{check, demo, drain, pages, probe, reload, run, sessions, status, top};
-use tlsidecar::control::core_dumps;
+use tlsidecar::control::{confine, core_dumps};
 
 /// jemalloc returns the memory of a burst to the system (docs/performance-rationale.md); `.cargo/config.toml` has its
 /// settings.
@@ -15,6 +15,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> Exit {
     let cli = Cli::read();
+    // It fails only on a kernel without it.
+    let _unsupported = confine::no_new_privileges();
     if cli.command.is_some() {
         // A run reads `process.dumpable` first. The call fails only on a kernel without this limit.
         let _unsupported = core_dumps::forbid();

@@ -4,16 +4,28 @@
 //! blocks. A replacement between the check and the open is an error too. At most the limit is read, whatever size
 //! the file system reports.
 //!
-//! **Not here.** The paths and the limits: each caller has its own.
+//! In a confined process, the error of a file outside of the readable directories names the cause.
+//!
+//! **Not here.** The paths and the limits: each caller has its own. The confinement (`control/confine.rs`).
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::OFlags;
 
 const MIB: u64 = 1 << 20;
+
+/// The directories that a confined process can read. Empty: it is not confined.
+static READABLE: OnceLock<Vec<PathBuf>> = OnceLock::new();
+
+/// Notes the directories that this process can read from now on.
+pub(crate) fn confine(readable: Vec<PathBuf>) {
+    // A process is confined once.
+    let _confined_before = READABLE.set(readable);
+}
 
 /// Opens a file for reading.
 ///
@@ -24,7 +36,8 @@ pub(crate) fn open(path: &Path) -> io::Result<(File, Metadata)> {
     // O_NONBLOCK, so that the open does not wait if the file was replaced by a FIFO.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
     let flags = i32::try_from(flags).map_err(io::Error::other)?;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let file = opened.map_err(|error| explained(error, path))?;
     let metadata = file.metadata()?;
     regular(&metadata)?;
     Ok((file, metadata))
@@ -48,6 +61,19 @@ pub(crate) fn read(path: &Path, max: u64) -> io::Result<(Vec<u8>, Metadata)> {
         return Err(too_large(max));
     }
     Ok((bytes, metadata))
+}
+
+/// Returns the error of an open, with its cause if that is the confinement of the process.
+fn explained(error: io::Error, path: &Path) -> io::Error {
+    let readable = READABLE.get().map_or(&[][..], Vec::as_slice);
+    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let is_outside = !readable.is_empty() && !readable.iter().any(|dir| target.starts_with(dir));
+    if error.kind() != io::ErrorKind::PermissionDenied || !is_outside {
+        return error;
+    }
+    let cause = "outside of the directories that the process can read since its start: \
+                 restart it (process.landlock)";
+    io::Error::new(error.kind(), format!("{error}, {cause}"))
 }
 
 fn regular(metadata: &Metadata) -> io::Result<()> {

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::backend::free;
+use crate::support::certs::Wish;
 use crate::support::client::say_and_hear;
+use crate::support::command::skipped;
 use crate::support::file;
 use crate::support::process::{ask, binary, by_shell};
 use crate::support::proxy::metric;
@@ -122,6 +124,52 @@ async fn the_memory_is_unreadable_unless_the_configuration_allows_it() {
     let open = run(&["--dumpable"]);
     assert_eq!(exposed(&open).0, user);
     assert!(open.log().contains("process.dumpable"), "{}", open.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_thread_of_the_process_can_get_new_privileges() {
+    let scene = Scene::new("").await;
+    let sidecar = scene.start();
+    scene.device().echo(sidecar.address).await.unwrap();
+    let threads = fs::read_dir(format!("/proc/{}/task", sidecar.pid())).unwrap();
+    let states = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("status")));
+    // jemalloc starts its threads before `main`.
+    let ours = |state: &String| !state.starts_with("Name:\tjemalloc");
+    let states: Vec<_> = states.filter_map(Result::ok).filter(ours).collect();
+    assert!(states.len() > 3);
+    assert!(states.iter().all(|state| state.contains("NoNewPrivs:\t1")), "{states:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_outside_of_the_confinement_is_reported_and_served_after_a_restart() {
+    let scene = Scene::new("").await;
+    let sidecar = scene.start();
+    if !sidecar.log().contains("access to files is confined") {
+        skipped("the kernel has no Landlock, or the files of the tests are beside the program's");
+        return;
+    }
+    // This repository is not below the directory for temporary files.
+    let elsewhere = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let text = fs::read_to_string(&scene.path).unwrap();
+    let pair = scene.authority.issue("next", &Wish { serial: 77, ..Wish::default() });
+    let mut moved = text.clone();
+    for file in [&pair.files.cert, &pair.files.key] {
+        let new = elsewhere.path().join(file.file_name().unwrap());
+        fs::copy(file, &new).unwrap();
+        let name = file.file_name().unwrap().to_str().unwrap().replace("next", "server");
+        let old = scene.authority.dir().join(name);
+        assert!(moved.contains(old.to_str().unwrap()), "{moved}");
+        moved = moved.replace(old.to_str().unwrap(), new.to_str().unwrap());
+    }
+    file::write(scene.authority.dir(), &moved);
+    let (_, report) = sidecar.ask("POST", "/reload").unwrap();
+    assert!(report.contains("process.landlock") && report.contains("restart"), "{report}");
+    // The current certificate stays.
+    scene.device().echo(sidecar.address).await.unwrap();
+    scene.device().echo(scene.start().address).await.unwrap();
+    file::write(scene.authority.dir(), &text);
+    let (_, report) = sidecar.ask("POST", "/reload").unwrap();
+    assert!(!report.contains("process.landlock"), "{report}");
 }
 
 /// Runs a command of the binary in bash, with redirections. Returns its exit code and its standard error.

@@ -14,9 +14,9 @@ use super::output::{complain, fail};
 use crate::app::{self, App, StartError};
 use crate::config::file::ConfigSource;
 use crate::config::{Config, ProcessConfig};
-use crate::control::core_dumps;
 use crate::control::sockets::ActivatedSockets;
 use crate::control::systemd::Systemd;
+use crate::control::{confine, core_dumps};
 use crate::lifecycle::Drained;
 use crate::lifecycle::signals::{Request, Signals};
 use crate::logging;
@@ -29,7 +29,11 @@ const TASKS_TIMEOUT: Duration = Duration::from_millis(100);
 #[must_use]
 pub fn run(args: &RunArgs) -> Exit {
     match args.configuration() {
-        Ok((config, source)) => run_proxy(config, source, |_| {}),
+        Ok((config, source)) => {
+            // Before the second thread, because it applies to one thread and those that it starts.
+            let confinement = confine::files_of(&config, source.as_ref());
+            run_proxy(config, source, |_| confinement.log())
+        }
         Err(error) => fail(error, Exit::BadConfiguration),
     }
 }

@@ -62,6 +62,9 @@ pub(super) fn that_need_a_restart(started: &Config, wanted: &Config) -> Vec<Stri
     if started.process.dumpable != wanted.process.dumpable {
         what.push("process.dumpable has changed".to_owned());
     }
+    if started.process.landlock != wanted.process.landlock {
+        what.push("process.landlock has changed".to_owned());
+    }
     for listener in &started.listeners {
         let name = &listener.name;
         match wanted.listeners.iter().find(|wanted| wanted.name == *name) {
@@ -103,6 +106,7 @@ mod tests {
         wanted.admin.token_file = Some("token".into());
         wanted.log.format = crate::logging::Format::Json;
         wanted.process.dumpable = true;
+        wanted.process.landlock = false;
         wanted.listeners[1].listen.set_port(1);
         "comes".clone_into(&mut wanted.listeners[2].name);
         let expected = [
@@ -110,6 +114,7 @@ mod tests {
             "admin.token_file has changed",
             "log.format has changed",
             "process.dumpable has changed",
+            "process.landlock has changed",
             "listener \"moves\" has another address",
             "listener \"goes\" was removed",
             "listener \"comes\" is new",

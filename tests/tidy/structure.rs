@@ -23,11 +23,21 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("humantime", &["config::values"]),
     ("hyper", &["control::admin", "commands"]),
     ("hyper_util", &["control::admin", "commands::admin_client"]),
+    ("landlock", &["control::confine"]),
     ("listenfd", &["control::sockets"]),
     ("notify", &["reload::watch"]),
     ("prometheus", &["metrics"]),
     ("rcgen", &["commands::demo"]),
-    ("rustix", &["control::core_dumps", "lifecycle::signals", "proxy::socket", "regular_file"]),
+    (
+        "rustix",
+        &[
+            "control::confine",
+            "control::core_dumps",
+            "lifecycle::signals",
+            "proxy::socket",
+            "regular_file",
+        ],
+    ),
     // `tokio_rustls::rustls`, which is not a direct dependency.
     ("rustls", &["commands::probe", "proxy", "trust"]),
     ("rustls_pemfile", &["trust::certs::pem"]),

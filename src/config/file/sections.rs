@@ -58,6 +58,7 @@ pub(super) struct LogSection {
 #[serde(deny_unknown_fields, expecting = "a section [process]")]
 pub(super) struct ProcessSection {
     pub(super) dumpable: Option<bool>,
+    pub(super) landlock: Option<bool>,
     pub(super) max_handshake_bytes: Option<Text<HandshakeBytes>>,
 }
 
@@ -189,6 +190,7 @@ impl From<ProcessSection> for ProcessConfig {
         let default = Self::default();
         Self {
             dumpable: section.dumpable.unwrap_or(default.dumpable),
+            landlock: section.landlock.unwrap_or(default.landlock),
             max_handshake_bytes: section
                 .max_handshake_bytes
                 .map_or(default.max_handshake_bytes, |bytes| bytes.0.0),
