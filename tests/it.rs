@@ -67,6 +67,9 @@ mod recheck;
 /// Drain and stop.
 mod drain;
 
+/// Faults around the proxy.
+mod faults;
+
 /// Notifications to systemd, and sockets from it.
 mod systemd;
 

@@ -428,6 +428,8 @@ impl Write for Bounded<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
+    use crate::proxy::admission::{Gate, ProcessGate};
 
     #[derive(Debug, thiserror::Error)]
     #[error("{0}{1}")]
@@ -461,5 +463,26 @@ mod tests {
         let longest = "x".repeat(MAX_ERROR_CHARS);
         assert_eq!(brief(&longest, false), longest);
         assert_eq!(brief("a\nb\u{1b}[2J", false), "a\\nb\\u{1b}[2J");
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_the_task_of_a_connection_ends_it_alone_and_is_counted_as_internal() {
+        let (metrics, sessions) = (Metrics::new().listener("test"), Arc::<Sessions>::default());
+        let gate = Gate::new(Arc::new(ProcessGate::new(2)));
+        gate.set_limit(Limits::default());
+        let opened = || {
+            let (metrics, sessions) = (Arc::clone(&metrics), Arc::clone(&sessions));
+            Record::open(metrics, sessions, ([192, 0, 2, 1], 1).into(), gate.try_enter().unwrap())
+        };
+        let (other, broken) = (opened(), opened());
+        let task = tokio::spawn(async move {
+            let _record = broken;
+            panic!("a fault in one connection");
+        });
+        assert!(task.await.unwrap_err().is_panic());
+        assert_eq!(metrics.totals().closed[Reason::Internal as usize], 1);
+        assert_eq!(sessions.matching(|_| true).len(), 1, "the other one is listed");
+        assert!(gate.try_enter().is_some(), "its permit was released");
+        other.close(Reason::Ok, None);
     }
 }
