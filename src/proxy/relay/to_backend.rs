@@ -80,8 +80,11 @@ where
     ) -> Result<(), RelayError> {
         match received {
             Ok(Received::Some) => {
-                self.moved = true;
-                self.awaits_answer = true;
+                // A part of a record, an empty record and a key_update are no progress: a client could keep its
+                // connection open for ever by one byte at a time.
+                let has_data = !scratch.plain.is_empty();
+                self.moved |= has_data;
+                self.awaits_answer |= has_data;
                 let pushed = self.unsent.push(self.backend, cx, scratch.plain());
                 self.reads_from_client.learn(scratch.plain.len(), self.unsent.is_empty());
                 let taken = scratch.plain.len() - self.unsent.rest().len();
