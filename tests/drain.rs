@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::process::{Child, ChildStdout};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tlsidecar::config::{Config, ShutdownConfig};
 use tlsidecar::lifecycle::{Drained, Phase};
 use tlsidecar::terms::reason::Reason;
@@ -200,6 +201,23 @@ async fn opened(device: &Device, address: SocketAddr, count: usize) -> Vec<Sessi
     sessions
 }
 
+/// Waits until all sessions have ended with a close_notify. Returns how many ended in each second since `start`.
+async fn by_second(sessions: Vec<Session>, start: Instant, seconds: usize) -> Vec<usize> {
+    let ends = sessions.into_iter().map(|mut session| {
+        tokio::spawn(async move {
+            // rustls reports a close_notify as 0 bytes, and an end without one as an error.
+            assert_eq!(session.read(&mut [0; 1]).await.unwrap(), 0);
+            start.elapsed()
+        })
+    });
+    let mut by_second = vec![0; seconds];
+    for end in ends.collect::<Vec<_>>() {
+        let second = usize::try_from(end.await.unwrap().as_secs()).unwrap();
+        by_second[second.min(seconds - 1)] += 1;
+    }
+    by_second
+}
+
 /// Drains this many idle sessions over this time, in whole seconds. Returns how many have ended in each second.
 async fn ends_by_second(count: usize, spread: Duration) -> Vec<usize> {
     let (device, _backend, proxy) = paced(Backend::echo().await, spread).await;
@@ -208,19 +226,7 @@ async fn ends_by_second(count: usize, spread: Duration) -> Vec<usize> {
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let start = Instant::now();
     proxy.app.shutdown.drain();
-    let ends = sessions.into_iter().map(|mut session| {
-        tokio::spawn(async move {
-            // rustls reports a close_notify as 0 bytes, and an end without one as an error.
-            assert_eq!(session.read(&mut [0; 1]).await.unwrap(), 0);
-            start.elapsed()
-        })
-    });
-    let seconds = usize::try_from(spread.as_secs()).unwrap();
-    let mut by_second = vec![0; seconds];
-    for end in ends.collect::<Vec<_>>() {
-        let second = usize::try_from(end.await.unwrap().as_secs()).unwrap();
-        by_second[second.min(seconds - 1)] += 1;
-    }
+    let by_second = by_second(sessions, start, usize::try_from(spread.as_secs()).unwrap()).await;
     assert_eq!(within("the drain", proxy.app.shutdown.drained()).await, Drained::Clean);
     proxy.end_with(Reason::Drain, count as u64).await;
     by_second
@@ -234,11 +240,24 @@ async fn idle_sessions_are_closed_evenly_over_the_spread_with_a_close_notify() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes, and a machine of its own"]
+#[ignore = "takes minutes, and 20,000 file descriptors"]
 async fn five_thousand_idle_sessions_leave_over_thirty_seconds_flat_within_a_fifth() {
-    let by_second = ends_by_second(5000, Duration::from_secs(30)).await;
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let more = "[shutdown]\ndrain_spread = \"30s\"\ndrain_timeout = \"60s\"\n";
+    let text = file::text(backend.address, &authority.server(), more);
+    // A process of its own, for its descriptors.
+    let mut sidecar = Sidecar::start(authority.dir(), &text);
+    let sessions = opened(&Device::new(&authority), sidecar.address, 5000).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let start = Instant::now();
+    sidecar.signal("TERM");
+    let by_second = by_second(sessions, start, 30).await;
     println!("closed in each second: {by_second:?}");
     assert!(by_second.iter().all(|count| (133..=200).contains(count)), "{by_second:?}");
+    assert_eq!(sidecar.ended().code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -269,12 +288,15 @@ async fn a_request_in_flight_at_the_drain_gets_its_answer_and_an_idle_session_do
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     assert_eq!(status["drain"]["waiting"], 1);
     assert_eq!(status["drain"]["spread_seconds"], 0.1);
+    let waiting = Waiting::start(proxy.app.admin.unwrap(), &[]);
+    let waiting = waiting.until("closing: 1 connection(s) left, 1 of them busy").await;
     answer.send(true).unwrap();
     let mut got = Vec::new();
     within("the answer", busy.read_to_end(&mut got)).await.unwrap();
     assert_eq!(got, b"answer");
     drop(busy);
     assert_eq!(within("the drain", proxy.app.shutdown.drained()).await, Drained::Clean);
+    assert_eq!(waiting.until("drained").await.code(), Some(0));
     proxy.end_with(Reason::Drain, 2).await;
 }
 

@@ -280,7 +280,17 @@ fn detail(text: &str) -> String {
 pub(super) struct DrainStatus {
     /// The phase of the process, such as `closing`.
     pub(super) phase: String,
+    /// Absent in the status of an earlier version.
+    #[serde(default)]
+    drain: DrainCounts,
     listeners: Vec<ListenerCounts>,
+}
+
+/// The drain in `GET /status`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct DrainCounts {
+    waiting: u64,
 }
 
 /// The connections of a listener in `GET /status`.
@@ -300,6 +310,11 @@ impl DrainStatus {
     /// Returns true once all connections are closed.
     pub(super) fn is_drained(&self) -> bool {
         self.phase == "drained"
+    }
+
+    /// Returns the number of sessions that are closed as soon as they are idle.
+    pub(super) const fn waiting(&self) -> u64 {
+        self.drain.waiting
     }
 
     /// Returns the number of open connections.
@@ -329,11 +344,11 @@ mod tests {
 
     #[test]
     fn the_progress_of_a_drain_is_the_sum_over_the_listeners() {
-        let text = r#"{"phase": "closing", "listeners": [
+        let text = r#"{"phase": "closing", "drain": {"waiting": 2}, "listeners": [
             {"name": "a", "active": 2, "closed": {"ok": 7, "drain_deadline": 3}},
             {"name": "b", "active": 1, "closed": {}}]}"#;
         let status: DrainStatus = serde_json::from_str(text).unwrap();
         assert!(status.has_begun() && !status.is_drained());
-        assert_eq!((status.open(), status.forced()), (3, 3));
+        assert_eq!((status.open(), status.forced(), status.waiting()), (3, 3, 2));
     }
 }

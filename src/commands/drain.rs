@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::admin_client::{AdminError, AdminPort};
+use super::admin_client::{AdminError, AdminPort, DrainStatus};
 use super::exit::Exit;
 use super::flags::admin::AdminArgs;
 use super::output::{fail, print_line};
@@ -76,6 +76,15 @@ impl fmt::Display for DrainOutcome {
     }
 }
 
+/// Returns a line about the connections that are left.
+fn progress(status: &DrainStatus) -> String {
+    let line = format!("{}: {} connection(s) left", status.phase, status.open());
+    match status.waiting() {
+        0 => line,
+        busy => format!("{line}, {busy} of them busy"),
+    }
+}
+
 /// Polls a drain that was accepted until it ends, and prints each change.
 ///
 /// # Errors
@@ -109,7 +118,7 @@ async fn follow(admin: &AdminPort) -> Result<DrainOutcome, AdminError> {
             if !status.has_begun() && (begun || polls > POLLS_UNTIL_BEGUN) {
                 return Ok(DrainOutcome::Gone);
             }
-            let line = format!("{}: {} connection(s) left", status.phase, status.open());
+            let line = progress(&status);
             if begun && printed.as_ref() != Some(&line) {
                 print_line(&line);
                 printed = Some(line);
