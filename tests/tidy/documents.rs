@@ -123,15 +123,17 @@ fn anchors(page: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_tests_that_the_page_on_trust_names_exist() {
-    let page = read("docs/trust.md");
-    let named: BTreeSet<_> = page.split('`').filter(|text| text.contains("::")).collect();
-    for name in &named {
-        let (file, test) = name.split_once("::").unwrap();
-        let text = read(format!("tests/{file}.rs"));
-        assert!(text.contains(&format!("fn {test}()")), "{name}: there is no such test");
+fn the_tests_that_pages_name_exist() {
+    for page in ["docs/trust.md", "docs/reliability.md"] {
+        let page = read(page);
+        let named: BTreeSet<_> = page.split('`').filter(|text| text.contains("::")).collect();
+        for name in &named {
+            let (file, test) = name.split_once("::").unwrap();
+            let text = read(format!("tests/{file}.rs"));
+            assert!(text.contains(&format!("fn {test}()")), "{name}: there is no such test");
+        }
+        assert!(named.len() > 15, "{}", named.len());
     }
-    assert!(named.len() > 15, "{}", named.len());
 }
 
 #[test]
