@@ -11,6 +11,7 @@ mod allow;
 mod client_trust;
 pub mod file;
 mod guards;
+pub(crate) mod rollout;
 mod route;
 pub(crate) mod values;
 
@@ -24,6 +25,7 @@ pub use self::admin::{AdminConfig, AdminListen};
 pub use self::allow::{Allow, AllowRules, SpkiSha256};
 pub use self::client_trust::{ClientTrust, CrlCheck, CrlRules, ExpiredCrl, UnknownStatus};
 pub use self::guards::{GuardAction, Guards};
+pub use self::rollout::Rollout;
 use crate::logging::{Filter, Format};
 use crate::terms::name_pattern::{NamePattern, is_dns_name};
 use crate::text::Shown;
@@ -176,6 +178,8 @@ pub struct TlsConfig {
     pub certificates: Vec<CertificateFiles>,
     /// The treatment of a renewed certificate that some devices may not accept.
     pub guards: Guards,
+    /// The rollout of a new certificate. None: all clients get it at once.
+    pub rollout: Option<Rollout>,
     /// The lowest TLS version that is accepted.
     pub min_version: TlsVersion,
     /// The verification of client certificates.
@@ -209,6 +213,7 @@ impl TlsConfig {
         Self {
             certificates,
             guards: Guards::default(),
+            rollout: None,
             min_version: TlsVersion::Tls12,
             client_auth,
             alpn: Vec::new(),

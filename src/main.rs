@@ -29,7 +29,7 @@ fn main() -> Exit {
         Some(Command::Sessions(args)) => sessions::run(&args),
         Some(Command::Top(args)) => top::run(&args),
         Some(Command::Status { admin, json }) => status::run(&admin, json),
-        Some(Command::Reload { admin, json }) => reload::run(&admin, json),
+        Some(Command::Reload { admin, rollout, json }) => reload::run(&admin, &rollout, json),
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::Completions { shell }) => pages::completions(shell),
         Some(Command::Man { dir }) => pages::man(dir.as_deref()),

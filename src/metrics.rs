@@ -12,6 +12,7 @@ mod declare;
 mod listener;
 mod names;
 mod process;
+mod rollouts;
 
 use std::io;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub(crate) use self::names::NameStatus;
 use self::names::{BackendNames, NameFamilies};
 pub(crate) use self::process::Objects;
 use self::process::ProcessMetrics;
+pub(crate) use self::rollouts::ListedRollout;
 use crate::lifecycle::Phase;
 use crate::lock::Lock;
 use crate::terms::labels::ReloadOutcome;

@@ -13,6 +13,8 @@
 
 mod announce;
 mod changes;
+pub(crate) mod rollouts;
+mod target;
 mod watch;
 
 use std::path::PathBuf;
@@ -24,16 +26,18 @@ use tokio::sync::{oneshot, watch as latest};
 
 pub(crate) use self::announce::announce;
 use self::announce::{announce_changes, announce_trust_changes, note_swapped};
+use self::rollouts::RolloutOrder;
+pub(crate) use self::target::ReloadTarget;
 use self::watch::Watcher;
 use crate::config::file::{ConfigError, ConfigSource};
 use crate::config::{self, Config};
-use crate::metrics::{ListenerMetrics, Metrics, Objects};
+use crate::metrics::{Metrics, Objects};
 use crate::terms::labels::{ReloadObject, ReloadOutcome};
 use crate::text::{Shown, one_line};
 use crate::trust::findings::CertError;
 use crate::trust::material;
 use crate::trust::policy::Policy;
-use crate::trust::snapshot::{Current, Reloaded, Snapshot};
+use crate::trust::snapshot::{Reloaded, Snapshot};
 use crate::trust::token::TokenFile;
 
 /// Interval between reads of the files without an event: some network and overlay file systems send none, and
@@ -48,12 +52,6 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Failures of a listener that are listed; the others are counted.
 const MAX_LISTED: usize = 100;
-
-/// The parts of a listener that a reload changes.
-pub(crate) struct ReloadTarget {
-    pub(crate) current: Arc<Current>,
-    pub(crate) metrics: Arc<ListenerMetrics>,
-}
 
 /// The result of a reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +97,10 @@ impl Drop for StopOnDrop {
 enum Event {
     FilesChanged,
     Request(oneshot::Sender<ReloadReport>),
+    /// An operator decides about rollouts.
+    Order(RolloutOrder, oneshot::Sender<Vec<String>>),
+    /// A rollout was decided.
+    Decided,
     Stop,
 }
 
@@ -108,6 +110,14 @@ impl Handle {
         let (answer, report) = oneshot::channel();
         self.events.0.send(Event::Request(answer)).ok()?;
         report.await.ok()
+    }
+
+    /// Decides about the rollouts of server certificates. Returns a sentence for each of them; none if the process is
+    /// ending.
+    pub(crate) async fn decide(&self, order: RolloutOrder) -> Option<Vec<String>> {
+        let (answer, decided) = oneshot::channel();
+        self.events.0.send(Event::Order(order, answer)).ok()?;
+        decided.await.ok()
     }
 
     /// Returns the state of the files at the last reload.
@@ -130,7 +140,7 @@ pub(crate) fn start(
     metrics: Arc<Metrics>,
 ) -> std::io::Result<Handle> {
     let (sender, events) = channel();
-    let changed = sender.clone();
+    let (changed, decided) = (sender.clone(), sender.clone());
     let watcher = Watcher::new(move || {
         // Sending fails only if the thread has ended.
         let _ended = changed.send(Event::FilesChanged);
@@ -143,6 +153,7 @@ pub(crate) fn start(
     metrics.looked_at(ReloadOutcome::Unchanged, SystemTime::now());
     let mut reloader = Reloader::new(targets, config, source, process_wide, metrics);
     reloader.token = token;
+    reloader.decided = Some(decided);
     let status = reloader.status.subscribe();
     let thread = std::thread::Builder::new().name("reload".to_owned());
     thread.spawn(move || reloader.run(&events, watcher, POLL_INTERVAL))?;
@@ -159,6 +170,8 @@ struct Reloader {
     process_wide: ProcessWide,
     /// The token of the admin port.
     token: Option<Arc<TokenFile>>,
+    /// Receives the decisions about rollouts.
+    decided: Option<Sender<Event>>,
     metrics: Arc<Metrics>,
     status: latest::Sender<ReloadStatus>,
 }
@@ -178,6 +191,7 @@ impl Reloader {
             source,
             process_wide,
             token: None,
+            decided: None,
             metrics,
             status: latest::Sender::new(ReloadStatus {
                 report: ReloadReport {
@@ -199,13 +213,21 @@ impl Reloader {
                 self.attempt(Trigger::Poll);
                 continue;
             }
-            let wait = next_poll.saturating_duration_since(Instant::now());
-            match events.recv_timeout(wait) {
+            let next = rollouts::earlier_of(next_poll, rollouts::review(&self.targets));
+            match events.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(Event::FilesChanged) => match settle(events) {
-                    Some(waiting) => self.attempt(Trigger::Change).answer(waiting),
+                    Some(Settled { requests, orders }) => {
+                        self.attempt(Trigger::Change).answer(requests);
+                        orders.into_iter().for_each(|(order, answer)| self.decide(&order, answer));
+                    }
                     None => return,
                 },
                 Ok(Event::Request(waiting)) => self.attempt(Trigger::Request).answer([waiting]),
+                Ok(Event::Order(order, answer)) => self.decide(&order, answer),
+                Ok(Event::Decided) => {
+                    self.attempt(Trigger::Decision);
+                }
+                Err(RecvTimeoutError::Timeout) if Instant::now() < next_poll => {}
                 Err(RecvTimeoutError::Timeout) => {
                     self.attempt(Trigger::Poll);
                     next_poll = Instant::now() + poll;
@@ -229,6 +251,14 @@ impl Reloader {
         active.chain(wanted.map(|(_, path)| path.to_owned())).chain(file).chain(token).collect()
     }
 
+    /// Applies an operator's decision about rollouts.
+    fn decide(&mut self, order: &RolloutOrder, answer: oneshot::Sender<Vec<String>>) {
+        let decided = rollouts::decide(&self.targets, order);
+        self.attempt(Trigger::Decision);
+        // Sending fails if the caller has not waited.
+        let _gone = answer.send(decided);
+    }
+
     fn attempt(&mut self, trigger: Trigger) -> ReloadReport {
         let mut failures = Vec::new();
         let mut swapped = false;
@@ -246,7 +276,7 @@ impl Reloader {
             }
         }
         for target in &self.targets {
-            let (new, failed) = reload_target(target, &self.config, &mut objects);
+            let (new, failed) = self.reload_target(target, &mut objects);
             swapped |= new;
             failures.extend(failed);
         }
@@ -272,14 +302,18 @@ impl Reloader {
         report
     }
 
-    /// Logs and counts a reload, except a poll that found nothing new.
+    /// Logs and counts a reload, except one that nobody asked for and that found nothing new.
     fn publish(&self, trigger: Trigger, report: &ReloadReport, objects: Objects, now: SystemTime) {
         let ReloadReport { outcome, failures, waiting } = report;
         let known = {
             let before = &self.status.borrow().report;
             before.failures == *failures && before.waiting == *waiting
         };
-        if trigger == Trigger::Poll && *outcome != ReloadOutcome::Swapped && known {
+        let is_asked_for = match trigger {
+            Trigger::Change | Trigger::Request => true,
+            Trigger::Poll | Trigger::Decision => false,
+        };
+        if !is_asked_for && *outcome != ReloadOutcome::Swapped && known {
             self.metrics.looked_at(*outcome, now);
             return;
         }
@@ -294,6 +328,33 @@ impl Reloader {
         if *outcome == ReloadOutcome::Unchanged && waiting.is_empty() {
             tracing::info!("reload: the files have not changed");
         }
+    }
+
+    /// Reloads one listener. Returns whether it changed, and the problems.
+    fn reload_target(&self, target: &ReloadTarget, objects: &mut Objects) -> (bool, Vec<String>) {
+        let previous = target.current.load();
+        let running = &previous.listener.name;
+        let wanted = self.config.listeners.iter().find(|listener| listener.name == *running);
+        let wanted = wanted.cloned().map_or_else(
+            || previous.listener.clone(),
+            // The address of the socket cannot change.
+            |wanted| config::ListenerConfig { listen: previous.listener.listen, ..wanted },
+        );
+        let Reloaded { loaded, errors } = previous.reload(&wanted, SystemTime::now());
+        let failed = failed(&wanted, &errors, objects);
+        let Some((snapshot, warnings)) = loaded else { return (false, failed) };
+        note_swapped(&previous, &snapshot, objects);
+        announce_changes(&previous.listener, &snapshot.listener);
+        announce(&snapshot, &warnings, &target.metrics);
+        rollouts::announce(&previous, &snapshot, &target.metrics);
+        if let Some(decided) = self.decided.clone() {
+            // Sending fails only if the thread has ended.
+            rollouts::wake_by(&snapshot, &move || drop(decided.send(Event::Decided)));
+        }
+        target.current.store(snapshot);
+        // After the store: the comparison of long lists delays no revocation.
+        announce_trust_changes(&previous, &target.current.load());
+        (true, failed)
     }
 
     /// Reads the configuration file again and applies the parts that belong to no listener. Returns whether
@@ -348,46 +409,29 @@ impl Reloader {
     }
 }
 
+/// The requests that arrived while files were being written.
+#[derive(Default)]
+struct Settled {
+    requests: Vec<oneshot::Sender<ReloadReport>>,
+    orders: Vec<(RolloutOrder, oneshot::Sender<Vec<String>>)>,
+}
+
 /// Waits until there have been no events for [`QUIET`]. Returns the requests that arrived in the meantime; none if
 /// the thread must end.
-fn settle(events: &Receiver<Event>) -> Option<Vec<oneshot::Sender<ReloadReport>>> {
+fn settle(events: &Receiver<Event>) -> Option<Settled> {
     let until = Instant::now() + SETTLE_TIMEOUT;
-    let mut waiting = Vec::new();
+    let mut settled = Settled::default();
     while Instant::now() < until {
         match events.recv_timeout(QUIET) {
-            Ok(Event::FilesChanged) => {}
-            Ok(Event::Request(answer)) => waiting.push(answer),
+            // The reload that follows applies a decision.
+            Ok(Event::FilesChanged | Event::Decided) => {}
+            Ok(Event::Request(answer)) => settled.requests.push(answer),
+            Ok(Event::Order(order, answer)) => settled.orders.push((order, answer)),
             Ok(Event::Stop) => return None,
             Err(_) => break,
         }
     }
-    Some(waiting)
-}
-
-/// Reloads one listener. Returns whether it changed, and the problems.
-fn reload_target(
-    target: &ReloadTarget,
-    config: &Config,
-    objects: &mut Objects,
-) -> (bool, Vec<String>) {
-    let previous = target.current.load();
-    let running = &previous.listener.name;
-    let wanted = config.listeners.iter().find(|listener| listener.name == *running);
-    let wanted = wanted.cloned().map_or_else(
-        || previous.listener.clone(),
-        // The address of the socket cannot change.
-        |wanted| config::ListenerConfig { listen: previous.listener.listen, ..wanted },
-    );
-    let Reloaded { loaded, errors } = previous.reload(&wanted, SystemTime::now());
-    let failed = failed(&wanted, &errors, objects);
-    let Some((snapshot, warnings)) = loaded else { return (false, failed) };
-    note_swapped(&previous, &snapshot, objects);
-    announce_changes(&previous.listener, &snapshot.listener);
-    announce(&snapshot, &warnings, &target.metrics);
-    target.current.store(snapshot);
-    // After the store: the comparison of long lists delays no revocation.
-    announce_trust_changes(&previous, &target.current.load());
-    (true, failed)
+    Some(settled)
 }
 
 /// Records the problems of a listener, and returns a sentence for each.
@@ -412,6 +456,8 @@ enum Trigger {
     Change,
     Request,
     Poll,
+    /// A rollout was decided.
+    Decision,
 }
 
 impl ReloadReport {
@@ -426,6 +472,7 @@ impl ReloadReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trust::snapshot::Current;
     use crate::trust::testing::{certificate, listener};
 
     #[test]

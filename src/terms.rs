@@ -7,4 +7,5 @@ pub mod labels;
 pub mod name_pattern;
 pub(crate) mod negotiated;
 pub mod reason;
+pub mod rollout;
 pub mod rule_pattern;

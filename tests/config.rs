@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tlsidecar::config::file::{self, ConfigError, ConfigProblem};
 use tlsidecar::config::{
     BackendAddress, ClientAuth, ClientTrust, Config, CrlCheck, CrlRules, ExpiredCrl, GuardAction,
-    Guards, TlsConfig, TlsVersion, UnknownStatus,
+    Guards, Rollout, TlsConfig, TlsVersion, UnknownStatus,
 };
 use tlsidecar::logging::Format;
 
@@ -51,6 +51,7 @@ fn absent_keys_have_the_documented_defaults() {
     assert_eq!(listener.tls.max_chain_bytes, 64 << 10);
     assert!(listener.tls.allow_v1);
     assert_eq!(listener.tls.guards, Guards::default());
+    assert_eq!(listener.tls.rollout, None);
     assert_eq!(listener.timeouts.hello, Duration::from_secs(10));
     assert_eq!(listener.timeouts.handshake, Duration::from_secs(30));
     assert_eq!(listener.timeouts.connect, Duration::from_secs(5));
@@ -91,6 +92,7 @@ send_ca_names = true
 alpn = ["mqtt"]
 tickets = 0
 guards = { key_type = "refuse", issuer = "ignore", names = "refuse", not_yet_valid = "warn", intermediate = "refuse", flight = "ignore" }
+rollout = { share = "20%", observe = "1h", min_addresses = 50, tolerance = "5%" }
 max_chain_certificates = 4
 max_chain_bytes = "16KiB"
 allow_v1 = false
@@ -131,6 +133,9 @@ backend = "tcp://broker:1883"
     let (ignore, warn, refuse) = (GuardAction::Ignore, GuardAction::Warn, GuardAction::Refuse);
     assert_eq!([key_type, names, intermediate], [refuse; 3]);
     assert_eq!((issuer, not_yet_valid, flight), (ignore, warn, ignore));
+    let observe = Duration::from_secs(3600);
+    let rollout = Rollout { share: 20, observe, min_addresses: 50, tolerance: 5 };
+    assert_eq!(tls.rollout, Some(rollout));
     assert_eq!((listener.tcp.keepalive, listener.tcp.user_timeout), (None, None));
     assert_eq!(listener.backend, "unix:/run/broker.sock".parse().ok());
     assert_eq!(listener.routes[0].backend, "broker:1883".parse::<BackendAddress>().unwrap());
@@ -183,6 +188,12 @@ fn each_invalid_value_is_reported_with_its_place_and_the_allowed_values() {
         ("tls.min_version", "\"1.1\"", &["1.1", "1.2", "1.3"]),
         ("tls.tickets", "5", &["`5`", "0 to 4"]),
         ("tls.guards.names", "\"deny\"", &["deny", "\"ignore\", \"warn\" or \"refuse\""]),
+        ("tls.rollout.share", "\"51%\"", &["51%", "\"1%\" to \"50%\""]),
+        ("tls.rollout.share", "5", &["`5`", "\"1%\" to \"50%\""]),
+        ("tls.rollout.observe", "\"0s\"", &["0s", "1ms"]),
+        ("tls.rollout.min_addresses", "0", &["`0`", "1 to 100000"]),
+        ("tls.rollout.tolerance", "\"0%\"", &["0%", "\"1%\" to \"50%\""]),
+        ("tls.rollout", "\"5%\"", &["share = \"5%\""]),
         ("tls.max_chain_certificates", "0", &["`0`", "1 to 100"]),
         ("tls.max_chain_bytes", "\"65KiB\"", &["65KiB", "\"64KiB\""]),
         ("tls.max_chain_bytes", "\"16\"", &["16", "\"64KiB\""]),
@@ -225,6 +236,20 @@ fn each_invalid_value_is_reported_with_its_place_and_the_allowed_values() {
         let text = format!("[{section_of}]\n{key} = {value}\n{GOOD}");
         assert_problem(&text, (2, key.len() + 4), &format!("{section_of}.{key}"), words);
     }
+}
+
+#[test]
+fn a_rollout_needs_a_share_and_an_empty_one_is_none() {
+    let rollout = |table: &str| format!("{GOOD}tls.rollout = {table}\n");
+    let config = parse(&rollout("{ share = \"5%\" }")).unwrap();
+    assert_eq!(config.listeners[0].tls.rollout, Some(Rollout::to(5)));
+    assert_eq!(parse(&rollout("{}")).unwrap().listeners[0].tls.rollout, None);
+    let place = (GOOD.lines().count() + 1, 15);
+    let key = "listener[0].tls.rollout.share";
+    assert_problem(&rollout("{ observe = \"5m\" }"), place, key, &["missing", "\"50%\""]);
+    let listener = "tls.rollout = { share = \"5%\", observe = \"1h\" }\n";
+    let config = parse(&routed(listener, "tls.rollout = {}\n")).unwrap();
+    assert_eq!(config.listeners[0].routes[0].tls.as_ref().unwrap().rollout, None);
 }
 
 #[test]
@@ -323,6 +348,8 @@ fn each_key_of_a_route_replaces_that_of_its_listener() {
     let (route, own) = tls("tls.guards.names = \"refuse\"\n");
     let guards = Guards { names: GuardAction::Refuse, ..own.guards };
     assert_eq!(route, Some(TlsConfig { guards, ..own }));
+    let (route, own) = tls("tls.rollout = { share = \"7%\" }\n");
+    assert_eq!(route, Some(TlsConfig { rollout: Some(Rollout::to(7)), ..own }));
     let trust = |route: &str| tls(route).0.unwrap().client_auth.trust().unwrap().clone();
     let own = tls("").1.client_auth.trust().unwrap().clone();
     assert_eq!(trust("tls.crls = []\n"), ClientTrust { crls: Vec::new(), ..own.clone() });

@@ -61,6 +61,9 @@ mod reload;
 /// Guards of server certificates.
 mod guards;
 
+/// Rollouts of server certificates, with roll-backs.
+mod rollout;
+
 /// Live sessions after a change of the trust in their clients.
 mod recheck;
 

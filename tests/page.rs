@@ -436,6 +436,13 @@ async fn a_browser_shows_the_same_problems_as_the_alerts_and_no_others() {
             "key": "ecdsa", "not_before": from, "not_after": to })
     };
     let ca = |name: &str, age: i64, left: i64| json!({ "listener": "l", "ca": name, "not_before": now - age * DAY, "not_after": now + left * DAY });
+    let group =
+        |failed: u32| json!({ "addresses": 9, "failed_addresses": failed, "handshakes": {} });
+    let rollout = |listener: &str, state: &str| {
+        json!({ "listener": listener, "route": null, "state": state, "since": now, "until": now,
+            "decided": null, "decided_by": null, "share_percent": 5, "earlier": [], "new": [],
+            "groups": { "old": group(0), "new": group(3) } })
+    };
     let backend = |listener: &str| json!({ "listener": listener, "backend": "b:1", "up": false, "connects": { "refused": 9 } });
     let mut gone = fixture("gone", 10, 0, &[]);
     gone.1["active"] = json!([100, 90, 10]);
@@ -464,6 +471,9 @@ async fn a_browser_shows_the_same_problems_as_the_alerts_and_no_others() {
             certificate("week", 84, 6), certificate("late", 80, 19), certificate("good", 60, 30),
             certificate("dated-back", 9_000, 365), certificate("future", -1, 90),
         ],
+        "rollouts": [
+            rollout("back", "rolled_back"), rollout("on", "observing"), rollout("done", "promoted"),
+        ],
         "client_cas": [ca("short", 26, 4), ca("ending", 3_500, 150), ca("long", 6_600, 692)],
         "crls": [{ "listener": "l", "crl": "c", "next_update": now - 3 * DAY }],
         "reload": { "failing": true, "last_success": now, "last_swap": null, "failures": ["f"], "waiting": [] },
@@ -480,6 +490,7 @@ async fn a_browser_shows_the_same_problems_as_the_alerts_and_no_others() {
             "Critical: Devices reject the certificate of refused.",
             "Critical: Many handshakes of old fail.",
             "Critical: Most devices of gone have disconnected.",
+            "Note: A new certificate of on is sent to 5 % of the devices.",
             "Note: Backend of quiet: the last attempt to connect failed.",
             "Warning: CRL of l is overdue for 3 days.",
             "Warning: Certificate of l: 19 days left.",
@@ -488,6 +499,7 @@ async fn a_browser_shows_the_same_problems_as_the_alerts_and_no_others() {
             "Warning: Connections to ours ended because of a bug in tlsidecar.",
             "Warning: Devices reject the certificate of one.",
             "Warning: The last reload failed; the current configuration is kept.",
+            "Warning: The new certificate of back was rolled back.",
         ]
     );
 }

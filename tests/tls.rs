@@ -27,7 +27,7 @@ fn kind(session: &Session) -> HandshakeKind {
 }
 
 /// Returns the cryptography of a device that can only verify RSA.
-fn rsa_only() -> CryptoProvider {
+pub(crate) fn rsa_only() -> CryptoProvider {
     CryptoProvider {
         cipher_suites: vec![cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256],
         ..aws_lc_rs::default_provider()

@@ -9,6 +9,7 @@
 
 pub mod admin;
 pub mod probe;
+pub mod rollout;
 pub mod sessions;
 
 use std::ffi::OsString;
@@ -22,6 +23,7 @@ use clap_complete::Shell;
 
 use self::admin::AdminArgs;
 use self::probe::ProbeArgs;
+use self::rollout::RolloutArgs;
 use self::sessions::{SessionsArgs, TopArgs};
 use crate::config::admin::DEFAULT_ADMIN;
 use crate::config::file::{ConfigError, ConfigSource, Overrides};
@@ -121,11 +123,14 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Reload the files of a running sidecar, and report the result.
+    /// Reload the files of a running sidecar, or decide about a certificate rollout, and report the result.
     Reload {
         /// The admin port.
         #[command(flatten)]
         admin: AdminArgs,
+        /// The decision about a rollout.
+        #[command(flatten)]
+        rollout: RolloutArgs,
         /// Print the result as JSON.
         #[arg(long)]
         json: bool,

@@ -30,6 +30,7 @@ struct Status {
     phase: String,
     listeners: Vec<Listener>,
     certificates: Vec<Certificate>,
+    rollouts: Vec<Rollout>,
     backends: Vec<Backend>,
     reload: Reload,
 }
@@ -51,6 +52,22 @@ struct Certificate {
     listener: String,
     cert: String,
     not_after: i64,
+}
+
+#[derive(Deserialize)]
+struct Rollout {
+    listener: String,
+    route: Option<usize>,
+    state: String,
+    since: i64,
+    decided_by: Option<String>,
+    groups: BTreeMap<String, Group>,
+}
+
+#[derive(Deserialize)]
+struct Group {
+    addresses: u64,
+    failed_addresses: u64,
 }
 
 #[derive(Deserialize)]
@@ -98,6 +115,9 @@ fn text(status: &Status) -> String {
     let mut text = format!("tlsidecar {version}, {phase} for {up}\n\n");
     text += &listeners(&status.listeners).to_string();
     text += &format!("\n{}", certificates(status));
+    if !status.rollouts.is_empty() {
+        text += &format!("\n{}", rollouts(status));
+    }
     text += &format!("\n{}", backends(&status.backends));
     text + &reload(status)
 }
@@ -134,6 +154,28 @@ fn certificates(status: &Status) -> Table {
             Ok(seconds) => duration(seconds),
         };
         table.add([cert.clone(), listener.clone(), valid]);
+    }
+    table
+}
+
+fn rollouts(status: &Status) -> Table {
+    let headings = ["ROLLOUT", "STATE", "BY", "BEGAN", "OLD FAILED", "NEW FAILED"];
+    let mut table = Table::new(&headings);
+    for rollout in &status.rollouts {
+        let Rollout { listener, route, state, since, decided_by, groups } = rollout;
+        let ago = duration(u64::try_from(status.now.saturating_sub(*since)).unwrap_or(0));
+        let failed = |group: &str| {
+            let group = groups.get(group);
+            group.map_or_else(String::new, |g| format!("{} of {}", g.failed_addresses, g.addresses))
+        };
+        table.add([
+            route.map_or_else(|| listener.clone(), |route| format!("{listener} route[{route}]")),
+            state.clone(),
+            decided_by.clone().unwrap_or_default(),
+            format!("{ago} ago"),
+            failed("old"),
+            failed("new"),
+        ]);
     }
     table
 }

@@ -11,6 +11,7 @@ mod addresses;
 mod allow;
 mod client_auth;
 mod problem;
+mod rollout;
 mod sections;
 mod text;
 mod tls;

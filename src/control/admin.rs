@@ -16,6 +16,7 @@ mod kill;
 mod page;
 mod query;
 mod response;
+mod rollouts;
 pub(crate) mod status;
 mod views;
 
@@ -38,8 +39,11 @@ use crate::blocking::BlockingPool;
 use crate::lifecycle::{Phase, Shutdown};
 use crate::metrics::Metrics;
 use crate::reload;
+use crate::reload::rollouts::RolloutOrder;
 use crate::sessions::Sessions;
 use crate::terms::labels::ReloadOutcome;
+use crate::terms::rollout::RolloutResult;
+use crate::trust::rollout::trial::Verdict;
 use crate::trust::token::TokenFile;
 
 /// Pause after a failed accept.
@@ -151,7 +155,7 @@ const ROUTES: &[AdminRoute] = &[
         Access::Metrics,
         Handler::Now(|admin| admin.probe(admin.shutdown.phase() == Phase::Running)),
     ),
-    post("/reload", Handler::Queued(|admin, _| Box::pin(admin.reload()))),
+    post("/reload", Handler::Queued(|admin, query| Box::pin(admin.reload(query)))),
     post("/drain", Handler::Now(Admin::drain)),
     delete("/sessions", |admin, query| Box::pin(admin.kill(query, kill::matching))),
     delete("/sessions/{id}", |admin, id| Box::pin(admin.kill(id, kill::one))),
@@ -311,7 +315,31 @@ impl Admin {
         }
     }
 
-    async fn reload(&self) -> Reply {
+    async fn reload(&self, query: &str) -> Reply {
+        match query::rollout_order(query) {
+            Ok(None) => self.reload_files().await,
+            Ok(Some(order)) => self.decide(order).await,
+            Err(refusal) => text(StatusCode::BAD_REQUEST, refusal),
+        }
+    }
+
+    /// Decides about rollouts. No file is read for it.
+    async fn decide(&self, order: RolloutOrder) -> Reply {
+        let (result, what) = match order.verdict {
+            Verdict::Promote => (RolloutResult::Promoted, "promoted"),
+            Verdict::RollBack => (RolloutResult::RolledBack, "rolled back"),
+        };
+        match self.reload.decide(order).await {
+            None => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+            Some(decided) if decided.is_empty() => {
+                let message = format!("there is no certificate rollout that can be {what}\n");
+                text(StatusCode::CONFLICT, message)
+            }
+            Some(decided) => text(StatusCode::OK, format!("{result}\n{}\n", decided.join("\n"))),
+        }
+    }
+
+    async fn reload_files(&self) -> Reply {
         let Some(report) = self.reload.reload().await else {
             return text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n");
         };

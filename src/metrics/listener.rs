@@ -3,7 +3,7 @@
 //! **Promises.** All children exist from the first scrape, except those of certificates, CAs, CRLs and backends,
 //! which come and go with the configuration.
 //!
-//! **Not here.** Backends (`backends.rs`) and TLS material (`active.rs`). `proxy/record.rs` alone updates the
+//! **Not here.** Backends (`backends.rs`), TLS material (`active.rs`), rollouts (`rollouts.rs`). `proxy/record.rs` alone updates the
 //! connection metrics, except for the relayed bytes, which the session counts (`sessions.rs`).
 
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use prometheus::{Histogram, IntCounter, IntGauge, Registry};
 use super::active::{Active, ActiveFamilies};
 use super::backends::{BackendFamilies, BackendMetrics, Backends};
 use super::declare::{BySuite, Set, declare_metrics};
+use super::rollouts::{RolloutFamilies, Rollouts};
 use crate::terms::closed_set::ClosedSet;
 use crate::terms::labels::{
     AcceptError, Age, Alert, Cipher, ClientCertificate, Direction, Expiry, Group, HandshakeKind,
@@ -123,6 +124,7 @@ pub(super) struct ListenerFamilies {
     own: OwnFamilies,
     backends: BackendFamilies,
     active: ActiveFamilies,
+    rollouts: RolloutFamilies,
 }
 
 /// The metrics of one listener: handles that are moved without a look-up.
@@ -131,6 +133,7 @@ pub struct ListenerMetrics {
     own: ListenerHandles,
     backends: Backends,
     active: Active,
+    rollouts: Rollouts,
 }
 
 /// The load of a listener at one moment. Its fields are keys of `listeners` in `GET /status`.
@@ -169,6 +172,7 @@ impl ListenerFamilies {
             own: OwnFamilies::register(registry),
             backends: BackendFamilies::register(registry),
             active: ActiveFamilies::register(registry),
+            rollouts: RolloutFamilies::register(registry),
         }
     }
 
@@ -179,6 +183,7 @@ impl ListenerFamilies {
             own: self.own.children(&[name]),
             backends: self.backends.listener(name),
             active: self.active.listener(name),
+            rollouts: self.rollouts.listener(name),
         }
     }
 }
@@ -329,6 +334,11 @@ impl ListenerMetrics {
             handshakes: suites.map(kinds).sum(),
             closed: Reason::ALL.iter().map(|&reason| self.own.closed[reason].get()).collect(),
         }
+    }
+
+    /// Returns the rollouts of server certificates.
+    pub(crate) const fn rollouts(&self) -> &Rollouts {
+        &self.rollouts
     }
 
     /// Returns the metrics of the active certificates, CAs and CRLs.

@@ -58,7 +58,7 @@ impl BenchServer {
     pub async fn accept<Io: AsyncRead + AsyncWrite + Unpin>(&self, io: Io) -> BenchStream<Io> {
         let started =
             handshake::read_client_hello(io, &self.snapshot.listener, Share::default()).await;
-        let client = started.expect("it is a ClientHello").accept(&self.snapshot).await;
+        let client = started.expect("it is a ClientHello").accept(&self.snapshot, &0).await.0;
         BenchStream(client.expect("the device can be served").stream)
     }
 

@@ -87,10 +87,9 @@ async fn open(
                 handshake::read_client_hello(tcp, &snapshot.listener, pending.memory()).await?;
             pending.on_client_hello();
             record.on_client_hello(&started.offer());
-            let mut accepted = started.accept(snapshot).await;
-            if let Err(error) = &mut accepted {
-                record.refused(error.take_failure());
-            }
+            let (mut accepted, shown) = started.accept(snapshot, &record.source()).await;
+            record.on_certificate(shown);
+            record.refused(accepted.as_mut().err().map(HandshakeError::take_failure));
             accepted
         });
         session.stop_order().or(pending.or_evicted(handshake)).await???

@@ -68,7 +68,7 @@ impl FuzzServer {
         let Ok(started) = handshake::read_client_hello(io, listener, Share::default()).await else {
             return;
         };
-        let Ok(client) = started.accept(&self.snapshot).await else { return };
+        let (Ok(client), _) = started.accept(&self.snapshot, &0).await else { return };
         let mut stream = client.stream;
         let peer = ([127, 0, 0, 1], 1).into();
         let session = Session::new(self.metrics.listener("fuzz"), 1, peer);

@@ -14,6 +14,7 @@ mod labels;
 mod negotiated;
 mod selection;
 
+use std::hash::Hash;
 use std::io;
 use std::pin::pin;
 use std::time::Duration;
@@ -30,11 +31,12 @@ use self::selection::Selection;
 use super::close;
 use super::handshake_memory::Share;
 use super::hello::{self, Between, Hello, HelloError, HelloLimits};
-use super::record::Offer;
+use super::record::{Offer, ShownCertificate};
 use super::tls::{Negotiation, Opening, Progress, RustlsHandshake, TlsStream, plaintext_alert};
 use crate::config;
 use crate::terms::labels::SuiteKind;
 use crate::terms::negotiated::Negotiated;
+use crate::terms::rollout::ShownOutcome;
 use crate::trust::certs::verifier::VerifiedClient;
 use crate::trust::identity::{self, Identity};
 use crate::trust::policy::Policy;
@@ -111,16 +113,33 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
         }
     }
 
-    /// Completes the handshake.
-    ///
-    /// # Errors
-    /// If the handshake fails. The alert has then been sent and the socket closed.
+    /// Completes the handshake with a client at this address. If it fails, the alert has been sent and the socket
+    /// closed. Returns also the part that the handshake has in a rollout of the server certificate.
     pub(crate) async fn accept(
         self,
         snapshot: &Snapshot,
+        address: &impl Hash,
+    ) -> (Result<EstablishedClient<Io>, HandshakeError>, Option<ShownCertificate>) {
+        let mut selection = Selection::of(&self.hello, snapshot);
+        let assigned = selection.assign(address);
+        let mut was_shown = false;
+        let accepted = self.negotiate(selection, &mut was_shown).await;
+        let outcome = match &accepted {
+            Ok(_) => was_shown.then_some(ShownOutcome::Completed),
+            Err(error) => error.shown_outcome(was_shown),
+        };
+        let shown = assigned.zip(outcome);
+        let shown = shown.map(|(assigned, outcome)| ShownCertificate { assigned, outcome });
+        (accepted, shown)
+    }
+
+    /// Completes the handshake, and notes whether the client was shown a certificate that it got for its group.
+    async fn negotiate(
+        self,
+        selection: Selection<'_>,
+        was_shown: &mut bool,
     ) -> Result<EstablishedClient<Io>, HandshakeError> {
         let Self { mut io, mut hello, limits, memory } = self;
-        let selection = Selection::of(&hello, snapshot);
         let opening = match selection.opening(&mut hello) {
             Ok(opening) => opening,
             Err(fault) => {
@@ -137,12 +156,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
             let finished = pin!(memory.or_exceeded(finished));
             timeout_at(limits.deadline, finished).await
         };
+        *was_shown = negotiation.state().has_shown_certificate();
         let unfinished = match finished {
             Ok(Ok(Ok(()))) => None,
             Ok(Ok(Err(unfinished))) => Some(unfinished),
             Ok(Err(exceeded)) => return Err(exceeded.into()),
             Err(_) => {
-                return Err(HandshakeError::Timeout(snapshot.listener.timeouts.handshake));
+                let timeout = selection.snapshot.listener.timeouts.handshake;
+                return Err(HandshakeError::Timeout(timeout));
             }
         };
         if let Some(unfinished) = unfinished {
@@ -158,8 +179,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
         };
         let negotiated = negotiated(negotiation.state(), |cipher| {
             let name = hello.server_name.as_deref();
-            let resolver = &selection.policy.resolver;
-            resolver.key_kind(name, &hello.schemes, |key| cipher.goes_with(key))
+            selection.resolver().key_kind(name, &hello.schemes, |key| cipher.goes_with(key))
         });
         let refused = verified.is_err().then(|| negotiation.state().peer_certificates().first());
         let refused = refused.flatten().map(|leaf| identity::of(leaf).into());

@@ -26,8 +26,10 @@ use crate::terms::labels::{
 };
 use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::{Origin, Reason};
+use crate::terms::rollout::{RolloutGroup, ShownOutcome};
 use crate::trust::identity::Identity;
 use crate::trust::refused::RefusedCertificate;
+use crate::trust::rollout::trial::Assigned;
 
 /// WalkPhase that a connection has reached.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +74,8 @@ pub(crate) struct Record {
     closed: bool,
     /// The client's certificate, if it was refused.
     certificate: Option<Box<RefusedCertificate>>,
+    /// The client's group in a rollout of the server certificate.
+    rollout: Option<RolloutGroup>,
     /// Last, because fields are dropped in order: the permit is released after the end is counted.
     permit: Permit,
 }
@@ -93,6 +97,12 @@ pub(crate) struct HandshakeFailure {
     pub(crate) identity: Option<Box<Identity>>,
     /// The client's certificate, if it was refused.
     pub(crate) certificate: Option<Box<RefusedCertificate>>,
+}
+
+/// A handshake in a rollout of the server certificate.
+pub(crate) struct ShownCertificate {
+    pub(crate) assigned: Assigned,
+    pub(crate) outcome: ShownOutcome,
 }
 
 /// Detail of a failed handshake that its reason does not include.
@@ -128,13 +138,19 @@ impl Record {
             offers_resumption: false,
             closed: false,
             certificate: None,
+            rollout: None,
             permit,
         }
     }
 
     /// Returns the connection as one that can be evicted until its handshake is complete.
     pub(crate) fn pending(&self) -> PendingConnection {
-        self.permit.pending(ClientSource::of(self.session.peer.ip()))
+        self.permit.pending(self.source())
+    }
+
+    /// Returns the source of the connection.
+    pub(crate) fn source(&self) -> ClientSource {
+        ClientSource::of(self.session.peer.ip())
     }
 
     /// The connection's task runs for the first time.
@@ -150,8 +166,18 @@ impl Record {
         set(&self.session.server_name, offer.server_name.map(Box::from));
     }
 
-    /// The handshake has failed.
-    pub(crate) fn refused(&mut self, failure: HandshakeFailure) {
+    /// A handshake has ended in which a rollout selected the server certificate.
+    pub(crate) fn on_certificate(&mut self, shown: Option<ShownCertificate>) {
+        if let Some(ShownCertificate { assigned, outcome }) = shown {
+            self.rollout = Some(assigned.group);
+            self.session.metrics.rollouts().shown(assigned.group, outcome);
+            assigned.count(outcome);
+        }
+    }
+
+    /// The handshake has failed, if there is a failure.
+    pub(crate) fn refused(&mut self, failure: Option<HandshakeFailure>) {
+        let Some(failure) = failure else { return };
         set(&self.session.identity, failure.identity);
         if let Some(certificate) = &failure.certificate {
             self.sessions.top.refused(&certificate.to_string());
@@ -360,6 +386,7 @@ macro_rules! access {
             cipher = tls.map(|tls| tls.cipher.as_str()),
             handshake = tls.map(|tls| tls.kind.as_str()),
             resumption = tls.and_then(declined_resumption),
+            rollout = $record.rollout.map(RolloutGroup::as_str),
             handshake_ms = handshake.map(|handshake| milliseconds(handshake.took)),
             backend = session.backend.get().map(|backend| backend.address()),
             connect_ms = session.connect.get().copied().map(milliseconds),

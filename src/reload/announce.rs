@@ -42,7 +42,7 @@ fn announce_policy(
     policy: &Policy,
     logged: &mut HashSet<(&'static str, String)>,
 ) {
-    for certificate in &policy.certificates {
+    for certificate in policy.served_certificates() {
         let (cert, not_after) = (&certificate.label, certificate.info.not_after);
         let certificates = certificate.chain_length;
         if logged.insert(("", cert.clone())) {
@@ -99,7 +99,7 @@ fn reported(snapshot: &Snapshot) -> Reported {
         count: file.count,
     };
     let policies = || snapshot.policies.iter();
-    let certificates = policies().flat_map(|p| &p.certificates).map(certificate);
+    let certificates = policies().flat_map(Policy::served_certificates).map(certificate);
     let cas = policies().flat_map(|p| &p.trust.cas).map(ca);
     let crls = policies().flat_map(|p| &p.trust.crls).map(crl);
     let files = policies().flat_map(Policy::files).map(material);

@@ -198,6 +198,11 @@ pub(crate) enum Warning {
     CaNamesTooLong { file: PathBuf, bytes: usize },
     #[error("{} has no rule: only the rules of the configuration admit clients", Shown(file))]
     NoAllowRules { file: PathBuf },
+    #[error(
+        "no rollout of the new certificate, all devices get it now: the earlier one expires on {not_after}, \
+         before the end of the observation (rollout.observe)"
+    )]
+    NoRollout { not_after: Timestamp },
 }
 
 /// Lists the certificates of a bundle that issue devices, and those that are devices.

@@ -11,9 +11,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::server::danger::ClientCertVerifier;
-use tokio_rustls::rustls::{self, ServerConfig, version};
+use tokio_rustls::rustls;
 
 use super::certs::chain::{self, Chain, ServerCertificate};
 use super::certs::clients::{self, ActiveTrust, LoadedTrust, TrustMaterial, TrustSummary};
@@ -24,8 +22,9 @@ use super::changes::{self, TrustChange};
 use super::digest::Digest;
 use super::findings::{Cause, Findings, Warning};
 use super::material::Material;
-use super::provider::{PROVIDER, SecretsToScope};
-use super::resolver::{NamedCertificate, Resolver};
+use super::resolver::Resolver;
+use super::rollout::{self, ActiveCertificates, PlannedRollout, Rollout};
+use super::server_configs::ServerConfigs;
 use super::tickets::keys::MasterKey;
 use super::tickets::{Resumption, ResumptionPolicy, key_file};
 use crate::config::{self, ClientAuth, CrlCheck, ExpiredCrl, TlsVersion, UnknownStatus};
@@ -40,6 +39,8 @@ pub(crate) struct Policy {
     /// Verifies client certificates; none where they are not requested.
     pub(crate) client_verifier: Option<Arc<ClientVerifier>>,
     pub(crate) certificates: Vec<ServerCertificate>,
+    /// The rollout of these certificates; none if all clients get them.
+    pub(crate) rollout: Option<Rollout>,
     /// The CAs and CRLs that client certificates are verified with.
     pub(crate) trust: TrustSummary,
     pub(crate) resumption: Resumption,
@@ -51,14 +52,6 @@ pub(crate) struct Policy {
     pub(crate) client_trust: Digest,
     /// The content of each file when it was last valid.
     loaded: LoadedFiles,
-}
-
-/// rustls's configuration, with two orders of preference among cipher suites.
-pub(crate) struct ServerConfigs {
-    /// Our order: AES-128 first.
-    pub(crate) server_order: Arc<ServerConfig>,
-    /// The client's order, for a client without hardware for AES.
-    pub(crate) client_order: Arc<ServerConfig>,
 }
 
 /// The parts that a policy is built from.
@@ -87,7 +80,11 @@ impl Policy {
         let first = material.first()?;
         let of = |role| material.iter().filter(move |file| file.role == role);
         let active_files = active.map(|active| &active.loaded);
-        let active_chains = active_files.map(|files| &files.chains[..]);
+        let certificates = active.map(|active| ActiveCertificates {
+            loaded: &active.loaded.chains,
+            rollout: active.rollout.as_ref(),
+        });
+        let active_chains = certificates.map(ActiveCertificates::chains);
         let pairs = of(MaterialKind::Certificate).zip(of(MaterialKind::Key));
         let chains: Vec<_> = pairs
             .filter_map(|pair| chain::load(pair, active_chains, &tls.guards, now, findings))
@@ -111,14 +108,17 @@ impl Policy {
         if findings.is_fatal {
             return None;
         }
-        let policy = Self::join(plan, (chains, trust, ticket_keys));
+        let planned = certificates.map(|active| active.plan(&chains, tls.rollout, now));
+        let (planned, warning) = planned.unwrap_or_default();
+        findings.warnings.extend(warning);
+        let policy = Self::join(plan, (chains, planned, trust, ticket_keys));
         findings.take(policy.map_err(|error| first.error(None, Cause::Tls(error))))
     }
 
     /// Joins the parts of a policy, each of which is valid.
     fn join(
         plan: PolicyPlan<'_>,
-        (chains, trust, ticket_keys): Parts,
+        (chains, planned, trust, ticket_keys): Parts,
     ) -> Result<Self, rustls::Error> {
         let tls = plan.tls;
         let mut loaded = LoadedFiles { chains, ticket_keys, ..LoadedFiles::default() };
@@ -129,19 +129,28 @@ impl Policy {
             (loaded.client_ca, loaded.crls) = (Some(trust.client_ca), trust.crls);
             loaded.allow = trust.allow;
         }
-        let named = loaded.chains.iter().map(|chain| NamedCertificate {
-            names: chain.info.names.clone(),
-            key: Arc::clone(&chain.key),
-        });
-        let resolver = Arc::new(Resolver::new(named.collect()));
+        let earlier = planned.as_ref().map_or(&[][..], |planned| &planned.earlier[..]);
+        let resolver = Arc::new(rollout::resolver(&loaded.chains, earlier));
         let client_trust = client_trust(tls, &loaded, client_verifier.as_deref());
-        let resumption = resumption(plan, &loaded, client_trust, client_verifier.as_deref())?;
+        let names = names(if earlier.is_empty() { &loaded.chains[..] } else { earlier });
+        let digest = resumption_policy(client_trust, plan.route, &names);
+        let resumption = resumption(plan, &loaded, digest, client_verifier.as_deref())?;
+        let verifier = || client_verifier.clone();
+        let rollout = planned
+            .map(|planned| planned.build(&loaded.chains, tls, verifier(), &resumption))
+            .transpose()?;
         Ok(Self {
             min_version: tls.min_version,
-            server_configs: server_configs(tls, &resolver, client_verifier.clone(), &resumption)?,
+            server_configs: ServerConfigs::new(
+                tls,
+                &resolver,
+                client_verifier.clone(),
+                &resumption,
+            )?,
             resolver,
             client_verifier,
             certificates: loaded.chains.iter().map(Chain::server_certificate).collect(),
+            rollout,
             trust: summary,
             resumption,
             recheck: tls.recheck,
@@ -167,6 +176,31 @@ impl Policy {
         changes::between(&old.loaded, &self.loaded).into_iter().chain(of_rules).collect()
     }
 
+    /// Returns the certificates that most clients get.
+    pub(crate) fn served_certificates(&self) -> &[ServerCertificate] {
+        self.rollout.as_ref().map_or(&self.certificates, |rollout| &rollout.earlier.certificates)
+    }
+
+    /// Returns whether a certificate that a client can get has this name.
+    pub(crate) fn has_name(&self, name: &str) -> bool {
+        let earlier = self.rollout.as_ref().map(|rollout| &rollout.earlier.resolver);
+        self.resolver.has_name(name) || earlier.is_some_and(|earlier| earlier.has_name(name))
+    }
+
+    /// Returns whether the certificates are those that a rollout was to replace.
+    pub(crate) fn withdraws(&self, rollout: &Rollout) -> bool {
+        rollout.replaces(&self.loaded.chains)
+    }
+
+    /// Returns whether both policies are in the same state of the same rollout.
+    pub(crate) fn has_same_rollout(&self, other: &Self) -> bool {
+        match (&self.rollout, &other.rollout) {
+            (Some(rollout), Some(other)) => rollout.is_same(other),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+
     /// Returns the digest of all files of one kind of object.
     pub(crate) fn digest(&self, object: ReloadObject) -> Digest {
         self.loaded.digest(object)
@@ -174,7 +208,8 @@ impl Policy {
 }
 
 /// The parts of a policy, each of which is valid.
-type Parts = (Vec<Chain>, Option<LoadedTrust>, Option<LoadedFile<MasterKey>>);
+type Parts =
+    (Vec<Chain>, Option<PlannedRollout>, Option<LoadedTrust>, Option<LoadedFile<MasterKey>>);
 
 /// Reads a file of ticket keys, or keeps the current ones.
 fn load_ticket_keys(
@@ -203,9 +238,9 @@ fn load_ticket_keys(
 }
 
 fn resumption(
-    PolicyPlan { tls, route, active, .. }: PolicyPlan<'_>,
+    PolicyPlan { tls, active, .. }: PolicyPlan<'_>,
     loaded: &LoadedFiles,
-    client_trust: Digest,
+    digest: Digest,
     verifier: Option<&ClientVerifier>,
 ) -> Result<Resumption, rustls::Error> {
     let file = loaded.ticket_keys.as_ref();
@@ -213,7 +248,7 @@ fn resumption(
         file.iter().flat_map(|file| &file.items).map(|(_, key)| key.clone()).collect();
     let issuers = verifier.map(|verifier| Arc::clone(&verifier.issuers)).unwrap_or_default();
     let policy = ResumptionPolicy {
-        digest: resumption_policy(client_trust, route, loaded),
+        digest,
         tickets: tls.tickets,
         max_age: tls.max_session_age,
         keys: file.map(|file| (file.digest, &keys[..])),
@@ -233,6 +268,7 @@ fn client_trust(
     let config::TlsConfig {
         certificates: _,
         guards: _,
+        rollout: _,
         min_version: _,
         client_auth,
         alpn: _,
@@ -281,40 +317,20 @@ fn client_trust(
     Digest::of(policy)
 }
 
-/// Returns the policy that a ticket must not outlive: the clients that are accepted, the route, and the names
-/// that we have. Replicas with the same content resume each other's sessions.
-fn resumption_policy(client_trust: Digest, route: Option<Digest>, loaded: &LoadedFiles) -> Digest {
-    let mut names: Vec<_> = loaded.chains.iter().flat_map(|chain| &chain.info.names).collect();
+/// Returns the names in certificates, each once.
+fn names(chains: &[Chain]) -> Vec<String> {
+    let mut names: Vec<_> = chains.iter().flat_map(|chain| chain.info.names.clone()).collect();
     names.sort_unstable();
     names.dedup();
-    let names = names.iter().map(|name| name.as_bytes());
-    let route = route.as_ref().map(Digest::as_bytes);
-    Digest::of([client_trust.as_bytes()].into_iter().chain(names).chain(route))
+    names
 }
 
-fn server_configs(
-    tls: &config::TlsConfig,
-    resolver: &Arc<Resolver>,
-    client_verifier: Option<Arc<ClientVerifier>>,
-    resumption: &Resumption,
-) -> Result<ServerConfigs, rustls::Error> {
-    let versions: &[_] = match tls.min_version {
-        TlsVersion::Tls12 => &[&version::TLS13, &version::TLS12],
-        TlsVersion::Tls13 => &[&version::TLS13],
-    };
-    let verifier = client_verifier.map(|verifier| verifier as Arc<dyn ClientCertVerifier>);
-    let mut config = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
-        .with_protocol_versions(versions)?
-        .with_client_cert_verifier(verifier.unwrap_or_else(WebPkiClientVerifier::no_client_auth))
-        .with_cert_resolver(Arc::clone(resolver) as Arc<_>);
-    config.alpn_protocols.clone_from(&tls.alpn);
-    // Our own record layer needs the secrets (`proxy/tls/record_layer.rs`). They do not leave the process.
-    config.enable_secret_extraction = true;
-    config.key_log = Arc::new(SecretsToScope);
-    resumption.install(&mut config, tls.tickets);
-    let client_order = Arc::new(config.clone());
-    config.ignore_client_order = true;
-    Ok(ServerConfigs { server_order: Arc::new(config), client_order })
+/// Returns the policy that a ticket must not outlive: the clients that are accepted, the route, and the names
+/// that most clients see. Replicas with the same content resume each other's sessions.
+fn resumption_policy(client_trust: Digest, route: Option<Digest>, names: &[String]) -> Digest {
+    let names = names.iter().map(String::as_bytes);
+    let route = route.as_ref().map(Digest::as_bytes);
+    Digest::of([client_trust.as_bytes()].into_iter().chain(names).chain(route))
 }
 
 #[cfg(test)]

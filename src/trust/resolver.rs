@@ -59,6 +59,8 @@ pub(crate) struct NamedCertificate {
     /// Lower-case DNS names, with wildcards unchanged.
     pub(crate) names: Vec<String>,
     pub(crate) key: Arc<CertifiedKey>,
+    /// Clients of both groups of a rollout get it.
+    pub(crate) is_common: bool,
 }
 
 impl Resolver {
@@ -219,6 +221,8 @@ impl ResolvesServerCert for Resolver {
             let why = self.misfit(&client);
             HandshakeScope::with_entered(|scope| scope.no_certificate_fits = Some(why));
         }
-        chosen.map(|c| Arc::clone(&c.key))
+        let chosen = chosen?;
+        HandshakeScope::with_entered(|scope| scope.is_common_certificate = chosen.is_common);
+        Some(Arc::clone(&chosen.key))
     }
 }

@@ -109,7 +109,7 @@ impl Snapshot {
     /// Returns whether a route has the server name, or one of the certificates of its policy.
     pub(crate) fn knows(&self, name: &str, route: Option<usize>) -> bool {
         let has_name = |route: usize| self.listener.routes[route].has_name(name);
-        route.is_some_and(has_name) || self.policy_of(route).resolver.has_name(name)
+        route.is_some_and(has_name) || self.policy_of(route).has_name(name)
     }
 
     /// Returns the digest of everything that decides which live sessions stay.
@@ -131,9 +131,12 @@ impl Snapshot {
         Digest::of(digests.iter().map(Digest::as_bytes))
     }
 
-    /// Returns whether `other` was built from the same configuration and the same content.
+    /// Returns whether `other` was built from the same configuration and the same content, and no rollout has changed
+    /// its state.
     fn is_same(&self, other: &Self) -> bool {
+        let policies = || self.policies.iter().zip(&other.policies);
         self.listener == other.listener
+            && policies().all(|(policy, other)| policy.has_same_rollout(other))
             && ReloadObject::ALL.iter().all(|&object| self.digest(object) == other.digest(object))
     }
 }

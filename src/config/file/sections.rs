@@ -11,6 +11,7 @@ use toml::Spanned;
 
 use super::allow::AllowSection;
 use super::text::{AuthChoice, Text, Whole};
+use crate::config::rollout::Percent;
 use crate::config::values::{
     AlpnProtocol, AnyDuration, ChainBytes, HandshakeBytes, HelloBytes, ListenerName,
     NonZeroDuration, SessionAge,
@@ -96,6 +97,7 @@ pub(super) struct TlsSection {
     pub(super) certificates: Option<Vec<Spanned<CertificateSection>>>,
     #[serde(default)]
     pub(super) guards: GuardsSection,
+    pub(super) rollout: Option<Spanned<RolloutSection>>,
     pub(super) min_version: Option<Text<TlsVersion>>,
     pub(super) client_auth: Option<Spanned<Text<AuthChoice>>>,
     pub(super) client_ca: Option<Spanned<PathBuf>>,
@@ -135,6 +137,15 @@ pub(super) struct GuardsSection {
     pub(super) not_yet_valid: Option<Text<GuardAction>>,
     pub(super) intermediate: Option<Text<GuardAction>>,
     pub(super) flight: Option<Text<GuardAction>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table such as { share = \"5%\", observe = \"10m\" }")]
+pub(super) struct RolloutSection {
+    pub(super) share: Option<Text<Percent>>,
+    pub(super) observe: Option<Text<NonZeroDuration>>,
+    pub(super) min_addresses: Option<Whole<1, 100_000>>,
+    pub(super) tolerance: Option<Text<Percent>>,
 }
 
 #[derive(Deserialize)]

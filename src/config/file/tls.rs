@@ -10,6 +10,7 @@ use toml::Spanned;
 use super::allow::AllowSection;
 use super::client_auth::{ClientKeys, WrittenClientKeys};
 use super::problem::Problems;
+use super::rollout::into_rollout;
 use super::sections::{CertificateSection, TlsSection};
 use crate::config::{CertificateFiles, ClientAuth, TlsConfig};
 
@@ -64,6 +65,10 @@ impl TlsPlace<'_> {
         let tls = TlsConfig {
             certificates,
             guards: section.guards.over(base.guards),
+            rollout: match section.rollout {
+                Some(rollout) => into_rollout(rollout, key, problems),
+                None => base.rollout,
+            },
             min_version: section.min_version.map_or(base.min_version, |version| version.0),
             client_auth,
             alpn: alpn.map_or_else(|| base.alpn.clone(), Iterator::collect),

@@ -1,4 +1,4 @@
-//! Query strings of `GET /sessions`, `DELETE /sessions` and `GET /top`.
+//! Query strings of `GET /sessions`, `DELETE /sessions`, `GET /top` and `POST /reload`.
 //!
 //! **Promises.** An unknown key, a second value for a key, or a value that is not allowed is refused, with the
 //! allowed ones: a misspelt filter must not return everything, and a `DELETE` without a filter stops nothing.
@@ -10,10 +10,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use form_urlencoded::parse;
 
+use crate::reload::rollouts::RolloutOrder;
 use crate::sessions::Session;
 use crate::sessions::top::{By, What};
 use crate::terms::closed_set::{ClosedSet, closed_set};
 use crate::terms::name_pattern::NamePattern;
+use crate::trust::rollout::trial::Verdict;
 
 /// Default number of sessions on a page.
 const PAGE: usize = 100;
@@ -204,6 +206,40 @@ impl TopQuery {
     }
 }
 
+closed_set! {
+    /// A decision about a rollout.
+    enum RolloutAction {
+        /// All clients get the new certificate.
+        Promote => "promote",
+        /// All clients get the earlier one.
+        RollBack => "rollback",
+    }
+}
+
+/// Parses the query string of `POST /reload`. Returns the decision about rollouts that it orders; none if it is empty.
+///
+/// # Errors
+/// A sentence about the first mistake.
+pub(super) fn rollout_order(query: &str) -> Result<Option<RolloutOrder>, String> {
+    let (mut action, mut listener) = (None, None);
+    for (key, value) in keys(query)? {
+        match &*key {
+            "rollout" => action = Some(one_of(&key, &value)?),
+            "listener" => listener = Some(value.into_owned()),
+            _ => return Err(unknown(&key, "rollout, listener")),
+        }
+    }
+    let verdict = match action {
+        Some(RolloutAction::Promote) => Verdict::Promote,
+        Some(RolloutAction::RollBack) => Verdict::RollBack,
+        None if listener.is_some() => {
+            return Err("listener is given without rollout: all files are reloaded\n".to_owned());
+        }
+        None => return Ok(None),
+    };
+    Ok(Some(RolloutOrder { verdict, listener }))
+}
+
 /// A key of a query with its value.
 type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
 
@@ -275,6 +311,27 @@ mod tests {
         assert!(refusal(&"a=1&".repeat(2)).contains("twice"));
         let many: String = (0..=MAX_KEYS).map(|n| format!("k{n}=&")).collect();
         assert!(refusal(&many).contains("more than 16"));
+    }
+
+    #[test]
+    fn a_reload_without_a_query_decides_about_no_rollout() {
+        let order = |verdict, listener: Option<&str>| {
+            Ok(Some(RolloutOrder { verdict, listener: listener.map(str::to_owned) }))
+        };
+        assert_eq!(rollout_order(""), Ok(None));
+        assert_eq!(rollout_order("rollout=promote"), order(Verdict::Promote, None));
+        assert_eq!(
+            rollout_order("rollout=rollback&listener=a"),
+            order(Verdict::RollBack, Some("a"))
+        );
+        for (query, part) in [
+            ("rollout=back", "promote, rollback"),
+            ("listener=a", "without rollout"),
+            ("promote", "known: rollout, listener"),
+            ("rollout=promote&rollout=rollback", "twice"),
+        ] {
+            assert!(rollout_order(query).unwrap_err().contains(part), "{query}");
+        }
     }
 
     #[test]

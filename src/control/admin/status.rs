@@ -13,6 +13,7 @@ use std::time::{Instant, SystemTime};
 use serde::Serialize;
 
 use super::response::to_json;
+use super::rollouts::RolloutView;
 use crate::control::history::{History, Increase, Sample};
 use crate::lifecycle::Shutdown;
 use crate::metrics::{
@@ -46,6 +47,7 @@ struct StatusView<'a> {
     listeners: Vec<ListenerView<'a>>,
     recent: RecentView<'a>,
     certificates: Vec<OfListener<'a, ActiveCertificate>>,
+    rollouts: Vec<OfListener<'a, RolloutView>>,
     client_cas: Vec<OfListener<'a, ActiveCa>>,
     crls: Vec<OfListener<'a, ActiveCrl>>,
     reload: ReloadView<'a>,
@@ -159,6 +161,7 @@ impl Status {
             listeners: listeners.map(|(metrics, at)| listener(metrics, *at)).collect(),
             recent: self.recent(),
             certificates: self.each(&reported, |reported| &reported.certificates),
+            rollouts: self.rollouts(),
             client_cas: self.each(&reported, |reported| &reported.cas),
             crls: self.each(&reported, |reported| &reported.crls),
             reload: reload_view(reload),
@@ -179,6 +182,18 @@ impl Status {
             values(reported).iter().map(move |value| OfListener { listener, value: value.clone() })
         };
         listeners.flat_map(of_listener).collect()
+    }
+
+    fn rollouts(&self) -> Vec<OfListener<'_, RolloutView>> {
+        let of_listener = |metrics: &'_ Arc<ListenerMetrics>| {
+            metrics.rollouts().listed().iter().map(RolloutView::of).collect::<Vec<_>>()
+        };
+        let listeners = self.history.listeners.iter();
+        let named = listeners.flat_map(|metrics| {
+            let listener = metrics.name();
+            of_listener(metrics).into_iter().map(move |value| OfListener { listener, value })
+        });
+        named.collect()
     }
 
     fn backends(&self) -> Vec<OfListener<'_, BackendView>> {

@@ -16,6 +16,7 @@ use crate::proxy::record::{FailureDetail, HandshakeFailure};
 use crate::proxy::socket;
 use crate::terms::labels::Incompatible;
 use crate::terms::reason::Reason;
+use crate::terms::rollout::ShownOutcome;
 use crate::trust::identity::Identity;
 
 /// Reason for a failed handshake.
@@ -73,6 +74,32 @@ impl HandshakeError {
             Self::Tls(_) => Reason::ClientTlsError,
             Self::Internal(_) => Reason::Internal,
         }
+    }
+
+    /// Returns the outcome for a rollout of the server certificate, which the client `was_shown` or not. None is
+    /// returned if the certificate cannot be the cause.
+    pub(super) fn shown_outcome(&self, was_shown: bool) -> Option<ShownOutcome> {
+        let outcome = match self {
+            Self::Timeout(_) => ShownOutcome::Silent,
+            Self::Eof | Self::Io(_) => ShownOutcome::Closed,
+            Self::Alert(_) => ShownOutcome::Alert,
+            // The resolver found no certificate that fits the client.
+            Self::Incompatible(
+                PeerIncompatible::NoSignatureSchemesInCommon
+                | PeerIncompatible::NoCipherSuitesInCommon,
+            ) => return Some(ShownOutcome::Incompatible),
+            Self::Incompatible(_)
+            | Self::Hello(_)
+            | Self::Memory(_)
+            | Self::NoCommonAlpn
+            | Self::CertificateMissing
+            | Self::Certificate(_)
+            | Self::Resumed { .. }
+            | Self::CertificatesTooLarge
+            | Self::Tls(_)
+            | Self::Internal(_) => return None,
+        };
+        was_shown.then_some(outcome)
     }
 
     /// Returns the data that the reason does not contain. The identity is taken.

@@ -1,10 +1,13 @@
 //! Selects the route of a connection by its ClientHello, and with it the policy of its handshake.
 //!
+//! In a rollout of the policy's certificates, the client's address selects those that it gets.
+//!
 //! **Promises.** The route is selected once, before rustls sees the ClientHello: the backend is always the one that
 //! belongs to the policy with which the client was verified. A second ClientHello cannot select another one.
 //!
 //! **Not here.** The conditions of routes (`config/route.rs`).
 
+use std::hash::Hash;
 use std::sync::Arc;
 
 use tokio_rustls::rustls::ServerConfig;
@@ -14,8 +17,12 @@ use crate::proxy::hello::Hello;
 use crate::proxy::hello::fault::HelloFault;
 use crate::proxy::hello::message::records;
 use crate::proxy::tls::Opening;
+use crate::terms::rollout::RolloutGroup;
 use crate::trust::policy::Policy;
 use crate::trust::provider::Disguise;
+use crate::trust::resolver::Resolver;
+use crate::trust::rollout::EarlierCertificates;
+use crate::trust::rollout::trial::Assigned;
 use crate::trust::snapshot::Snapshot;
 
 /// A route, and the policy that belongs to it.
@@ -25,6 +32,8 @@ pub(super) struct Selection<'a> {
     /// The place of the route; none for the listener's own backend.
     pub(super) route: Option<usize>,
     pub(super) policy: &'a Policy,
+    /// The earlier certificates of a rollout, if the client gets them.
+    earlier: Option<&'a EarlierCertificates>,
 }
 
 impl<'a> Selection<'a> {
@@ -32,12 +41,29 @@ impl<'a> Selection<'a> {
     pub(super) fn of(hello: &Hello, snapshot: &'a Snapshot) -> Self {
         let alpn = hello.select(&snapshot.listener.tls.alpn);
         let route = snapshot.route(hello.server_name.as_deref(), alpn);
-        Self { snapshot, route, policy: snapshot.policy_of(route) }
+        Self { snapshot, route, policy: snapshot.policy_of(route), earlier: None }
+    }
+
+    /// Selects the certificates of a client by its address. Returns its place in a rollout, if there is one.
+    pub(super) fn assign(&mut self, address: &impl Hash) -> Option<Assigned> {
+        let rollout = self.policy.rollout.as_ref()?;
+        let assigned = rollout.trial.assign(address, rollout.settings);
+        self.earlier = match assigned.group {
+            RolloutGroup::Old => Some(&rollout.earlier),
+            RolloutGroup::New => None,
+        };
+        Some(assigned)
+    }
+
+    /// Returns the resolver that chooses the client's certificate.
+    pub(super) fn resolver(&self) -> &'a Resolver {
+        self.earlier.map_or(&self.policy.resolver, |earlier| &earlier.resolver)
     }
 
     /// Returns rustls's configuration for a client.
     pub(super) fn server_config(&self, hello: &Hello) -> Arc<ServerConfig> {
-        let configs = &self.policy.server_configs;
+        let configs =
+            self.earlier.map_or(&self.policy.server_configs, |earlier| &earlier.server_configs);
         Arc::clone(if hello.prefers_chacha20 {
             &configs.client_order
         } else {

@@ -140,7 +140,7 @@ impl Line {
                 handshake::read_client_hello(client, &snapshot.listener, Share::default())
                     .await
                     .unwrap();
-            let mut client = started.accept(&snapshot).await.unwrap();
+            let mut client = started.accept(&snapshot, &0).await.0.unwrap();
             let _not_waited_for = begin.send(());
             let early = client.early;
             let stream = &mut client.stream;

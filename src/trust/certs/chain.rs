@@ -65,11 +65,20 @@ struct ChainEntry {
     info: CertInfo,
 }
 
+/// The current chains of a policy.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct ActiveChains<'a> {
+    /// Those of its files.
+    pub(crate) loaded: &'a [Chain],
+    /// Those that devices get: others in a rollout.
+    pub(crate) served: &'a [Chain],
+}
+
 /// Loads a chain, or keeps the one of the same two files in `active`. Returns none if there is neither.
 /// `active` is none at start, and has the current chains later.
 pub(crate) fn load(
     (cert, key): (&Material, &Material),
-    active: Option<&[Chain]>,
+    active: Option<ActiveChains<'_>>,
     guards: &Guards,
     now: SystemTime,
     findings: &mut Findings,
@@ -78,12 +87,16 @@ pub(crate) fn load(
     let chain = Chain::read(cert, key, &mut own);
     if let Some(chain) = &chain {
         chain.check_validity(cert, active, (guards.not_yet_valid, now), &mut own);
-        chain.check_issuer(cert, active.unwrap_or_default(), &mut own);
-        chain.check_differences(cert, active.unwrap_or_default(), guards, &mut own);
+        let ActiveChains { loaded, served } = active.unwrap_or_default();
+        // A chain that is loaded already was compared then, perhaps with another one.
+        if !loaded.iter().any(|old| old.sends_same(chain)) {
+            chain.check_issuer(cert, served, &mut own);
+            chain.check_differences(cert, served, guards, &mut own);
+        }
     }
     let same_files =
         |chain: &&Chain| chain.cert.path == cert.path && chain.key_file.path == key.path;
-    let kept = active.unwrap_or_default().iter().find(same_files);
+    let kept = active.unwrap_or_default().loaded.iter().find(same_files);
     findings.choose(chain, kept, own)
 }
 
@@ -141,13 +154,15 @@ impl Chain {
     fn check_validity(
         &self,
         cert: &Material,
-        active: Option<&[Self]>,
+        active: Option<ActiveChains<'_>>,
         (not_yet_valid, now): (GuardAction, SystemTime),
         findings: &mut Findings,
     ) {
         let file = self.cert.path.clone();
         let CertInfo { not_before, not_after, .. } = self.info;
-        let is_active = |active: &[Self]| active.iter().any(|old| old.leaf() == self.leaf());
+        let is_active = |active: ActiveChains<'_>| {
+            active.loaded.iter().chain(active.served).any(|old| old.leaf() == self.leaf())
+        };
         let nothing_better = active.is_none_or(is_active);
         match (not_after.has_passed(now), not_before.has_begun(now)) {
             (true, _) if nothing_better => {
@@ -188,6 +203,11 @@ impl Chain {
                 }
             }
         }
+    }
+
+    /// Returns whether devices get the same certificates from both.
+    pub(crate) fn sends_same(&self, other: &Self) -> bool {
+        self.key.cert == other.key.cert
     }
 
     fn leaf(&self) -> &CertificateDer<'static> {

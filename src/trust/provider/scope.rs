@@ -46,6 +46,8 @@ pub(crate) struct HandshakeScope {
     pub(crate) disguise: Option<Disguise>,
     /// The reason for which the resolver found no certificate for the client.
     pub(crate) no_certificate_fits: Option<PeerIncompatible>,
+    /// The resolver chose a certificate that clients of both groups of a rollout get.
+    pub(crate) is_common_certificate: bool,
     /// The client whose certificates were verified in this handshake.
     pub(crate) client: Option<Box<Identity>>,
     /// The authentication of a client whose certificates were verified in this handshake.

@@ -116,6 +116,17 @@ impl RustlsHandshake {
         self.scope.client.take()
     }
 
+    /// Returns whether the client was sent a certificate that only one group of a rollout gets.
+    pub(crate) fn has_shown_certificate(&self) -> bool {
+        let is_full = matches!(
+            self.kind(),
+            Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest)
+        );
+        // In TLS 1.3 the kind is known before the flight, which is sealed.
+        let is_tls13 = self.connection.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+        is_full && !self.scope.is_common_certificate && (!is_tls13 || self.scope.is_sealing())
+    }
+
     /// Returns the CPU time of the handshake up to now: mostly signatures and key exchange.
     pub(crate) const fn crypto(&self) -> Duration {
         self.crypto
