@@ -10,7 +10,7 @@ use tlsidecar::config::{
 use tlsidecar::terms::labels::ReloadOutcome;
 use tlsidecar::terms::reason::Reason;
 
-use crate::support::certs::{Wish, device, replace};
+use crate::support::certs::{Wish, device, device_of_point, replace};
 use crate::support::proxy::listener;
 use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
 
@@ -143,6 +143,37 @@ async fn a_forged_crl_does_not_replace_a_valid_one() {
     eventually("it fails", || proxy.reload_fails()).await;
     assert!(scene.is_admitted(&proxy, &device(&ca, 65)).await);
     scene.is_refused(&proxy, &device(&ca, 66), Reason::ClientCertRevoked).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_crl_does_not_replace_the_valid_one_of_its_scope_although_the_ca_has_another() {
+    let (ca, forger) = (Authority::new("devices"), Authority::new("devices"));
+    let (east, west) = ("http://ca.example/east.crl", "http://ca.example/west.crl");
+    let crls = [
+        ("east.crl", ca.crl_of_point(east, 1, &[66])),
+        ("west.crl", ca.crl_of_point(west, 1, &[67])),
+    ];
+    let scene = Scene::new(&[&ca], &crls).await;
+    let proxy = scene.start();
+    replace(&scene.file("east.crl"), &forger.crl_of_point(east, 2, &[]));
+    eventually("it fails", || proxy.reload_fails()).await;
+    assert!(scene.is_admitted(&proxy, &device_of_point(&ca, east, 65)).await);
+    scene.is_refused(&proxy, &device_of_point(&ca, east, 66), Reason::ClientCertRevoked).await;
+    scene.is_refused(&proxy, &device_of_point(&ca, west, 67), Reason::ClientCertRevoked).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_may_give_up_one_of_its_scopes() {
+    let ca = Authority::new("devices");
+    let (east, west) = ("http://ca.example/east.crl", "http://ca.example/west.crl");
+    let both = ca.crl_of_point(east, 1, &[66]) + &ca.crl_of_point(west, 1, &[67]);
+    let scene = Scene::new(&[&ca], &[("devices.crl", both)]).await;
+    let proxy = scene.start();
+    replace(&scene.file("devices.crl"), &ca.crl_of_point(west, 2, &[67]));
+    eventually("it is active", || proxy.reloads(ReloadOutcome::Swapped) > 0).await;
+    let unknown = Reason::ClientCertRevocationUnknown;
+    scene.is_refused(&proxy, &device_of_point(&ca, east, 65), unknown).await;
+    scene.is_refused(&proxy, &device_of_point(&ca, west, 67), Reason::ClientCertRevoked).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -90,7 +90,8 @@ enum KeyFrom {
 pub(crate) struct UnusedCrl {
     pub(crate) file: PathBuf,
     pub(crate) line: usize,
-    pub(crate) issuer: CanonicalName,
+    issuer: CanonicalName,
+    scope: CrlScope,
     /// The issuer as text, for logs.
     pub(crate) issuer_text: String,
     pub(crate) reason: UnusedReason,
@@ -137,6 +138,11 @@ impl fmt::Display for UnusedReason {
 }
 
 impl UnusedCrl {
+    /// Returns whether it was meant to replace a CRL: it has the same issuer, and the same scope or file.
+    pub(crate) fn is_in_place_of(&self, lost: &Crl) -> bool {
+        self.issuer == lost.info.issuer && (self.scope == lost.info.scope || self.file == lost.file)
+    }
+
     /// Returns a sentence for logs, without the file.
     pub(crate) fn sentence(&self) -> String {
         format!("the CRL of {:?} is not used: {}", self.issuer_text, self.reason)
@@ -222,9 +228,16 @@ impl Crl {
         self.revoked.shared(&other.revoked)
     }
 
-    /// Returns whether both lists are for the same certificates, by issuer and scope.
+    /// Returns whether both lists are for the same certificates: by issuer, scope and, where both are known, the
+    /// key that signed them.
     pub(crate) fn is_for_the_same_as(&self, other: &Self) -> bool {
-        self.info.issuer == other.info.issuer && self.info.scope == other.info.scope
+        let signers = self.signer.get().zip(other.signer.get());
+        self.has_place_of(&other.info) && signers.is_none_or(|(one, other)| one == other)
+    }
+
+    /// Returns whether it has the issuer and the scope of another one.
+    fn has_place_of(&self, info: &CrlInfo) -> bool {
+        self.info.issuer == info.issuer && self.info.scope == info.scope
     }
 
     fn is_newer_than(&self, other: &Self) -> bool {
@@ -255,11 +268,12 @@ impl Crl {
     }
 
     fn unused(&self, reason: UnusedReason) -> UnusedCrl {
-        let CrlInfo { issuer, issuer_text, .. } = &self.info;
+        let CrlInfo { issuer, issuer_text, scope, .. } = &self.info;
         UnusedCrl {
             file: self.file.clone(),
             line: self.line,
             issuer: issuer.clone(),
+            scope: scope.clone(),
             issuer_text: issuer_text.clone(),
             reason,
         }
@@ -304,9 +318,20 @@ impl Revocation {
 
     /// Returns whether there is a CRL of a CA of the bundle.
     pub(crate) fn covers(&self, ca: &Anchor) -> bool {
+        self.crls_of(ca).next().is_some()
+    }
+
+    /// Returns the CRLs that were signed by a CA of the bundle, each of another scope.
+    fn crls_of(&self, ca: &Anchor) -> impl Iterator<Item = &Arc<Crl>> {
         let key = ca.key().digest();
-        let crls = self.issuers.get(ca.subject());
-        crls.into_iter().flatten().any(|crl| crl.signer.get() == Some(&key))
+        let crls = self.issuers.get(ca.subject()).into_iter().flatten();
+        crls.filter(move |crl| crl.signer.get() == Some(&key))
+    }
+
+    /// Returns the CRLs of a CA of which `new` has none with the same key and scope.
+    pub(crate) fn lost_in(&self, new: &Self, ca: &Anchor) -> Vec<&Arc<Crl>> {
+        let still = |crl: &Crl| new.crls_of(ca).any(|other| other.has_place_of(&crl.info));
+        self.crls_of(ca).filter(|crl| !still(crl)).collect()
     }
 
     /// Checks a verified path: a device's certificate, its intermediates from its issuer upwards, each issued by

@@ -6,9 +6,9 @@ use std::sync::{Arc, OnceLock};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationList,
-    CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, RevokedCertParams,
-    SerialNumber, date_time_ymd,
+    CertificateRevocationListParams, CrlDistributionPoint, CrlIssuingDistributionPoint, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, RevokedCertParams, SerialNumber, date_time_ymd,
 };
 use tempfile::TempDir;
 use tlsidecar::config::CertificateFiles;
@@ -180,15 +180,18 @@ impl Authority {
         number: u64,
         revoked: &[u64],
     ) -> CertificateRevocationList {
+        crl_params(year, number, revoked).signed_by(&self.issuer()).unwrap()
+    }
+
+    /// Returns a CRL of this CA for the certificates that name this distribution point, in PEM.
+    pub(crate) fn crl_of_point(&self, point: &str, number: u64, revoked: &[u64]) -> String {
+        let distribution_point = CrlDistributionPoint { uris: vec![point.to_owned()] };
+        let scope = CrlIssuingDistributionPoint { distribution_point, scope: None };
         let params = CertificateRevocationListParams {
-            this_update: date_time_ymd(2024, 1, 1),
-            next_update: date_time_ymd(year, 1, 1),
-            crl_number: SerialNumber::from(number),
-            issuing_distribution_point: None,
-            revoked_certs: entries(revoked),
-            key_identifier_method: KeyIdMethod::Sha256,
+            issuing_distribution_point: Some(scope),
+            ..crl_params(2060, number, revoked)
         };
-        params.signed_by(&self.issuer()).unwrap()
+        params.signed_by(&self.issuer()).unwrap().pem().unwrap()
     }
 
     fn issuer(&self) -> Issuer<'_, &KeyPair> {
@@ -201,6 +204,26 @@ pub(crate) fn device(ca: &Authority, serial: u64) -> Pair {
     let purpose = ExtendedKeyUsagePurpose::ClientAuth;
     let wish = Wish { names: &["device"], purpose, serial, ..Wish::default() };
     ca.issue(&format!("device-{serial}"), &wish)
+}
+
+/// As [`device`], with a certificate that names this CRL distribution point.
+pub(crate) fn device_of_point(ca: &Authority, point: &str, serial: u64) -> Pair {
+    let mut params = CertificateParams::new(vec!["device".to_owned()]).unwrap();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.serial_number = Some(SerialNumber::from(serial));
+    params.crl_distribution_points = vec![CrlDistributionPoint { uris: vec![point.to_owned()] }];
+    ca.sign(&format!("device-{serial}"), &params)
+}
+
+fn crl_params(year: i32, number: u64, revoked: &[u64]) -> CertificateRevocationListParams {
+    CertificateRevocationListParams {
+        this_update: date_time_ymd(2024, 1, 1),
+        next_update: date_time_ymd(year, 1, 1),
+        crl_number: SerialNumber::from(number),
+        issuing_distribution_point: None,
+        revoked_certs: entries(revoked),
+        key_identifier_method: KeyIdMethod::Sha256,
+    }
 }
 
 /// Returns the entries of a CRL that revokes these serial numbers.

@@ -252,7 +252,7 @@ fn read_crls(
     Some(LoadedFile { path: file.path.clone(), digest, items, ignored })
 }
 
-/// Verifies the CRLs. Where a file would take away the last valid CRL of a CA, its current CRLs are kept.
+/// Verifies the CRLs. Where a file would take away the last valid CRL of a CA for a scope, its current CRLs are kept.
 fn verify_crls(
     cas: &[Arc<Anchor>],
     rules: CrlRules,
@@ -290,18 +290,17 @@ fn verify_crls(
     (!findings.is_fatal).then_some(revocation)
 }
 
-/// Returns the unused CRLs of those CAs that have a CRL in `active` and none in `new`.
+/// Returns the unused CRLs in whose place `active` has a CRL of a CA, and `new` has none of that CA and scope.
 fn last_of_a_ca(
     unused: &[UnusedCrl],
     cas: &[Arc<Anchor>],
     active: &Revocation,
     new: &Revocation,
 ) -> Vec<UnusedCrl> {
-    let is_lost = |ca: &&Arc<Anchor>| active.covers(ca) && !new.covers(ca);
-    let lost: Vec<_> = cas.iter().filter(is_lost).collect();
+    let lost: Vec<_> = cas.iter().flat_map(|ca| active.lost_in(new, ca)).collect();
     let is_at_fault = |unused: &&UnusedCrl| {
         !matches!(unused.reason, UnusedReason::Superseded { .. })
-            && lost.iter().any(|ca| *ca.subject() == unused.issuer)
+            && lost.iter().any(|lost| unused.is_in_place_of(lost))
     };
     unused.iter().filter(is_at_fault).cloned().collect()
 }
