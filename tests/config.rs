@@ -199,6 +199,7 @@ fn each_invalid_value_is_reported_with_its_place_and_the_allowed_values() {
         ("tls.max_chain_bytes", "\"16\"", &["16", "\"64KiB\""]),
         ("tls.max_chain_bytes", "16384", &["16384", "\"64KiB\""]),
         ("tls.allow_v1", "\"no\"", &["no", "boolean"]),
+        ("tls.recheck_spread", "\"61m\"", &["61m", "\"0s\" to \"1h\""]),
         ("tls.min_version", "1.2", &["point `1.2`", "\"1.2\" or \"1.3\""]),
         ("tls.client_auth", "\"maybe\"", &["maybe", "required"]),
         ("tls.crl_check", "\"all\"", &["all", "\"chain\" or \"leaf\""]),
@@ -322,6 +323,58 @@ fn allow_rules_without_client_auth_are_an_error() {
         assert!(problem.message.contains("client_auth"), "{error}");
     }
     assert!(parse(&format!("{GOOD}allow.cn = []\n")).is_ok());
+}
+
+/// Keys about client certificates, each with another value than the default.
+const CLIENT_KEYS: [(&str, &str); 11] = [
+    ("tls.crls", "[\"devices.crl\"]"),
+    ("tls.crl_check", "\"leaf\""),
+    ("tls.crl_unknown", "\"allow\""),
+    ("tls.crl_expired", "\"deny\""),
+    ("tls.accept_expired_client_certs", "true"),
+    ("tls.send_ca_names", "true"),
+    ("tls.max_chain_certificates", "3"),
+    ("tls.max_chain_bytes", "\"16KiB\""),
+    ("tls.allow_v1", "false"),
+    ("tls.recheck", "false"),
+    ("tls.recheck_spread", "\"1s\""),
+];
+
+#[test]
+fn a_key_about_client_certificates_is_an_error_where_none_are_requested() {
+    let before = GOOD.lines().count() + 1;
+    for (key, value) in CLIENT_KEYS {
+        let line = format!("{key} = {value}\n");
+        let column = key.len() + if key == "tls.crls" { 5 } else { 4 };
+        let words = ["client_auth", key.strip_prefix("tls.").unwrap()];
+        let place = (before, column);
+        assert_problem(&format!("{GOOD}{line}"), place, &format!("listener[0].{key}"), &words);
+        let clients = "tls.client_auth = \"required\"\ntls.client_ca = \"ca.crt\"\n";
+        let route = format!("tls.client_auth = \"none\"\n{line}");
+        let key = format!("listener[0].route[0].{key}");
+        assert_problem(&routed(clients, &route), (before + 5, column), &key, &words);
+    }
+    let (key, words) = ("limits.max_connections_per_identity", ["client_auth"]);
+    let text = format!("{GOOD}{key} = 3\n");
+    assert_problem(&text, (before, key.len() + 4), &format!("listener[0].{key}"), &words);
+}
+
+#[test]
+fn a_key_about_client_certificates_is_no_error_if_a_route_uses_it_or_it_changes_nothing() {
+    let keys = CLIENT_KEYS.map(|(key, value)| format!("{key} = {value}\n")).concat();
+    let limit = "limits.max_connections_per_identity = 3\n";
+    let clients = "tls.client_auth = \"required\"\ntls.client_ca = \"ca.crt\"\n";
+    // The route uses them.
+    parse(&routed(&format!("{keys}{limit}"), clients)).unwrap();
+    // The route inherits them and has no use for them.
+    let listener = format!("{clients}{keys}{limit}");
+    parse(&routed(&listener, "tls.client_auth = \"none\"\n")).unwrap();
+    let defaults = "tls.crls = []\ntls.crl_check = \"chain\"\ntls.crl_unknown = \"deny\"\n\
+                    tls.crl_expired = \"warn\"\ntls.accept_expired_client_certs = false\n\
+                    tls.send_ca_names = false\ntls.max_chain_certificates = 10\n\
+                    tls.max_chain_bytes = \"64KiB\"\ntls.allow_v1 = true\ntls.recheck = true\n\
+                    tls.recheck_spread = \"10s\"\nlimits.max_connections_per_identity = 0\n";
+    parse(&format!("{GOOD}{defaults}")).unwrap();
 }
 
 /// Returns the shortest valid configuration with these keys of the listener and of a route.

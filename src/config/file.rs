@@ -10,6 +10,7 @@
 mod addresses;
 mod allow;
 mod client_auth;
+mod client_key_places;
 mod problem;
 mod rollout;
 mod sections;
@@ -25,6 +26,7 @@ use toml::Spanned;
 
 use self::addresses::{distinct_addresses, into_admin};
 pub(crate) use self::allow::parse_allow_file;
+use self::client_key_places::{a_route_requests, check_identity_limit};
 use self::problem::Problems;
 pub use self::problem::{ConfigError, ConfigProblem};
 use self::sections::{Document, ListenerSection, RouteSection, ShutdownSection, TlsSection};
@@ -213,6 +215,8 @@ fn into_listener(
     let span = section.span();
     let section = section.into_inner();
     let has_routes = !section.route.is_empty();
+    check_identity_limit(&section, key, problems);
+    let is_inherited = a_route_requests(&section, key, problems);
     let name = problems.required(section.name, &span, key, "name", "a name such as \"mqtt\"");
     let listen = problems.required(
         section.listen,
@@ -227,7 +231,7 @@ fn into_listener(
         problems.missing(&span, key, "backend", allowed);
     }
     let tls = tls.map(|tls| {
-        let place = TlsPlace { key, base: None };
+        let place = TlsPlace { key, base: None, is_inherited };
         place.read(tls, section.allow, problems)
     });
     let routes: Vec<_> = section
@@ -267,7 +271,8 @@ fn into_route(
         (None, None, _) | (_, _, None) => None,
         (tls, allow, Some(_)) => {
             let tls = tls.unwrap_or_else(|| Spanned::new(span, TlsSection::default()));
-            Some(TlsPlace { key, base: listener }.read(tls, allow, problems).tls)
+            let place = TlsPlace { key, base: listener, is_inherited: false };
+            Some(place.read(tls, allow, problems).tls)
         }
     };
     Some(Route {

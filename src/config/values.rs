@@ -75,6 +75,24 @@ impl FromStr for SessionAge {
     }
 }
 
+/// The time over which live sessions are stopped after a re-check: up to an hour. Refused clients stay connected for so
+/// long.
+pub(crate) struct RecheckSpread(pub(crate) Duration);
+
+impl TextValue for RecheckSpread {
+    const EXPECTED: &'static str = "a duration from \"0s\" to \"1h\", such as \"10s\"";
+}
+
+impl FromStr for RecheckSpread {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let parsed = text.parse::<AnyDuration>().ok().map(|AnyDuration(duration)| duration);
+        let parsed = parsed.filter(|&duration| duration <= Duration::from_secs(3600));
+        parsed.map(Self).ok_or(InvalidValue::of::<Self>())
+    }
+}
+
 /// A size from `MIN` to `MAX` bytes.
 pub(crate) struct Size<const MIN: usize, const MAX: usize>(pub(crate) usize);
 

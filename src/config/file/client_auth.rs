@@ -30,12 +30,12 @@ pub(super) struct WrittenClientKeys {
 /// The values of these keys. A route inherits them also where its listener has no use for them.
 #[derive(Clone, Default)]
 pub(super) struct ClientKeys {
-    choice: AuthChoice,
+    pub(super) choice: AuthChoice,
     ca: Option<PathBuf>,
     crls: Vec<PathBuf>,
-    crl_rules: CrlRules,
-    accept_expired: bool,
-    send_ca_names: bool,
+    pub(super) crl_rules: CrlRules,
+    pub(super) accept_expired: bool,
+    pub(super) send_ca_names: bool,
     allow: Allow,
 }
 
@@ -105,11 +105,11 @@ impl ClientKeys {
         match self.choice {
             AuthChoice::None => {
                 if let Some(span) = places.ca.clone() {
-                    no_protection(&format!("{key}.client_ca"), "a client CA", span, problems);
+                    without_client_auth(&format!("{key}.client_ca"), "a client CA", span, problems);
                 }
                 let rules = places.allow.clone().filter(|_| !self.allow.is_empty());
                 if let Some(span) = rules {
-                    no_protection(&format!("{owner}.allow"), "allow rules", span, problems);
+                    without_client_auth(&format!("{owner}.allow"), "allow rules", span, problems);
                 }
                 return ClientAuth::None;
             }
@@ -138,8 +138,13 @@ impl ClientKeys {
     }
 }
 
-/// Adds a problem for a setting without client_auth: it would look like protection and be none.
-fn no_protection(key: &str, what: &str, span: Range<usize>, problems: &mut Problems<'_>) {
+/// Adds a problem for a setting without client_auth: it would look like protection, or a choice, and be none.
+pub(super) fn without_client_auth(
+    key: &str,
+    what: &str,
+    span: Range<usize>,
+    problems: &mut Problems<'_>,
+) {
     let name = key.rsplit('.').next().unwrap_or(key);
     let message = format!(
         "found {what} without client_auth: set client_auth = \"required\" or \"optional\", or remove \

@@ -14,7 +14,7 @@ use super::text::{AuthChoice, Text, Whole};
 use crate::config::rollout::Percent;
 use crate::config::values::{
     AlpnProtocol, AnyDuration, ChainBytes, HandshakeBytes, HelloBytes, ListenerName,
-    NonZeroDuration, SessionAge,
+    NonZeroDuration, RecheckSpread, SessionAge,
 };
 use crate::config::{
     AdminListen, BackendAddress, CrlCheck, ExpiredCrl, GuardAction, Guards, IdentityLimit, Limits,
@@ -102,20 +102,20 @@ pub(super) struct TlsSection {
     pub(super) client_auth: Option<Spanned<Text<AuthChoice>>>,
     pub(super) client_ca: Option<Spanned<PathBuf>>,
     pub(super) crls: Option<Vec<Spanned<PathBuf>>>,
-    pub(super) crl_check: Option<Text<CrlCheck>>,
-    pub(super) crl_unknown: Option<Text<UnknownStatus>>,
-    pub(super) crl_expired: Option<Text<ExpiredCrl>>,
-    pub(super) accept_expired_client_certs: Option<bool>,
-    pub(super) send_ca_names: Option<bool>,
+    pub(super) crl_check: Option<Spanned<Text<CrlCheck>>>,
+    pub(super) crl_unknown: Option<Spanned<Text<UnknownStatus>>>,
+    pub(super) crl_expired: Option<Spanned<Text<ExpiredCrl>>>,
+    pub(super) accept_expired_client_certs: Option<Spanned<bool>>,
+    pub(super) send_ca_names: Option<Spanned<bool>>,
     pub(super) alpn: Option<Spanned<Vec<Text<AlpnProtocol>>>>,
     pub(super) tickets: Option<Whole<0, 4>>,
     pub(super) ticket_keys: Option<Spanned<PathBuf>>,
     pub(super) max_session_age: Option<Text<SessionAge>>,
-    pub(super) max_chain_certificates: Option<Whole<1, 100>>,
-    pub(super) max_chain_bytes: Option<Text<ChainBytes>>,
-    pub(super) allow_v1: Option<bool>,
-    pub(super) recheck: Option<bool>,
-    pub(super) recheck_spread: Option<Text<AnyDuration>>,
+    pub(super) max_chain_certificates: Option<Spanned<Whole<1, 100>>>,
+    pub(super) max_chain_bytes: Option<Spanned<Text<ChainBytes>>>,
+    pub(super) allow_v1: Option<Spanned<bool>>,
+    pub(super) recheck: Option<Spanned<bool>>,
+    pub(super) recheck_spread: Option<Spanned<Text<RecheckSpread>>>,
 }
 
 #[derive(Deserialize)]
@@ -175,7 +175,7 @@ pub(super) struct TimeoutsSection {
 #[serde(deny_unknown_fields, expecting = "a section [listener.limits]")]
 pub(super) struct LimitsSection {
     pub(super) max_connections: Option<Whole<0, 1_000_000>>,
-    pub(super) max_connections_per_identity: Option<Whole<0, 10_000>>,
+    pub(super) max_connections_per_identity: Option<Spanned<Whole<0, 10_000>>>,
     pub(super) over_identity_limit: Option<Text<OverIdentityLimit>>,
     pub(super) max_hello_bytes: Option<Text<HelloBytes>>,
 }
@@ -252,7 +252,8 @@ impl From<LimitsSection> for Limits {
     fn from(section: LimitsSection) -> Self {
         let unless_zero = |max: u32| usize::try_from(max).ok().filter(|&max| max != 0);
         let over = section.over_identity_limit.map_or_else(Default::default, |over| over.0);
-        let per_identity = section.max_connections_per_identity.and_then(|m| unless_zero(m.0));
+        let per_identity = section.max_connections_per_identity;
+        let per_identity = per_identity.and_then(|m| unless_zero(m.into_inner().0));
         let default = Self::default();
         Self {
             max_connections: section.max_connections.and_then(|m| unless_zero(m.0)),

@@ -62,7 +62,7 @@ impl<'de, const MIN: u32, const MAX: u32> Deserialize<'de> for Whole<MIN, MAX> {
 }
 
 /// The value of `client_auth`. The trusted CAs are a key next to it.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum AuthChoice {
     #[default]
     None,

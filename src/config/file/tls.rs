@@ -9,6 +9,7 @@ use toml::Spanned;
 
 use super::allow::AllowSection;
 use super::client_auth::{ClientKeys, WrittenClientKeys};
+use super::client_key_places::ClientKeyPlaces;
 use super::problem::Problems;
 use super::rollout::into_rollout;
 use super::sections::{CertificateSection, TlsSection};
@@ -26,6 +27,8 @@ pub(super) struct TlsPlace<'a> {
     pub(super) key: &'a str,
     /// The TLS of the listener, for a route.
     pub(super) base: Option<&'a TlsKeys>,
+    /// A route that requests client certificates inherits the keys of this place.
+    pub(super) is_inherited: bool,
 }
 
 impl TlsPlace<'_> {
@@ -39,6 +42,7 @@ impl TlsPlace<'_> {
         let key = &format!("{}.tls", self.key);
         self.check(&section, key, problems);
         let section = section.into_inner();
+        let places = ClientKeyPlaces::of(&section);
         let default = TlsConfig::new(Vec::new(), ClientAuth::None);
         let base = self.base.map_or(&default, |base| &base.tls);
         let certificates = match section.certificates {
@@ -49,11 +53,11 @@ impl TlsPlace<'_> {
             choice: section.client_auth,
             ca: section.client_ca,
             crls: section.crls,
-            crl_check: section.crl_check.map(|check| check.0),
-            crl_unknown: section.crl_unknown.map(|unknown| unknown.0),
-            crl_expired: section.crl_expired.map(|expired| expired.0),
-            accept_expired: section.accept_expired_client_certs,
-            send_ca_names: section.send_ca_names,
+            crl_check: section.crl_check.map(|check| check.into_inner().0),
+            crl_unknown: section.crl_unknown.map(|unknown| unknown.into_inner().0),
+            crl_expired: section.crl_expired.map(|expired| expired.into_inner().0),
+            accept_expired: section.accept_expired_client_certs.map(Spanned::into_inner),
+            send_ca_names: section.send_ca_names.map(Spanned::into_inner),
             allow,
         };
         let clients = self.base.map(|base| &base.clients);
@@ -79,12 +83,19 @@ impl TlsPlace<'_> {
             max_session_age: section.max_session_age.map_or(base.max_session_age, |age| age.0.0),
             max_chain_certificates: section
                 .max_chain_certificates
-                .map_or(base.max_chain_certificates, |most| most.0 as usize),
-            max_chain_bytes: section.max_chain_bytes.map_or(base.max_chain_bytes, |most| most.0.0),
-            allow_v1: section.allow_v1.unwrap_or(base.allow_v1),
-            recheck: section.recheck.unwrap_or(base.recheck),
-            recheck_spread: section.recheck_spread.map_or(base.recheck_spread, |s| s.0.0),
+                .map_or(base.max_chain_certificates, |most| most.into_inner().0 as usize),
+            max_chain_bytes: section
+                .max_chain_bytes
+                .map_or(base.max_chain_bytes, |most| most.into_inner().0.0),
+            allow_v1: section.allow_v1.map_or(base.allow_v1, Spanned::into_inner),
+            recheck: section.recheck.map_or(base.recheck, Spanned::into_inner),
+            recheck_spread: section
+                .recheck_spread
+                .map_or(base.recheck_spread, |spread| spread.into_inner().0.0),
         };
+        if !self.is_inherited {
+            places.check((&tls, &clients), key, problems);
+        }
         TlsKeys { tls, clients }
     }
 
