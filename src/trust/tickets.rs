@@ -27,6 +27,7 @@ use std::time::Duration;
 use tokio_rustls::rustls::pki_types::UnixTime;
 use tokio_rustls::rustls::server::{NoServerSessionStorage, ProducesTickets, StoresServerSessions};
 use tokio_rustls::rustls::{Error, ServerConfig};
+use zeroize::Zeroizing;
 
 use self::key_ring::KeyRing;
 use self::keys::MasterKey;
@@ -102,6 +103,13 @@ impl Resumption {
         self.sessions.as_ref()
     }
 
+    /// Removes the remembered sessions that may no longer be resumed.
+    pub(crate) fn remove_ended(&self) {
+        if let Some(sessions) = self.sessions() {
+            sessions.remembered.remove_ended(now());
+        }
+    }
+
     /// Configures rustls to resume these sessions, and to send `tickets` after each TLS 1.3 handshake.
     pub(crate) fn install(&self, config: &mut ServerConfig, tickets: u8) {
         config.send_tls13_tickets = usize::from(tickets);
@@ -136,7 +144,7 @@ pub(super) struct SavedSessions {
 
 impl SavedSessions {
     /// Encodes a session. Returns also for how many seconds it may be resumed; none if it may not.
-    fn save(&self, state: &[u8], now: u64) -> Option<(Vec<u8>, u64)> {
+    fn save(&self, state: &[u8], now: u64) -> Option<(Zeroizing<Vec<u8>>, u64)> {
         let known = HandshakeScope::with_entered(|scope| {
             scope.resumed.clone().or_else(|| scope.verified.clone())
         });
@@ -177,7 +185,10 @@ impl SavedSessions {
     }
 
     /// Looks a remembered session up with `find`, and returns its state.
-    fn recall(&self, find: impl FnOnce(&RememberedSessions) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
+    fn recall(
+        &self,
+        find: impl FnOnce(&RememberedSessions) -> Option<Zeroizing<Vec<u8>>>,
+    ) -> Option<Vec<u8>> {
         let found = find(&self.remembered).ok_or(ResumptionOutcome::UnknownSession);
         noted(found.and_then(|saved| self.restore(&saved, now())))
     }
@@ -232,8 +243,9 @@ impl ProducesTickets for SavedSessions {
 
 impl StoresServerSessions for SavedSessions {
     fn put(&self, id: Vec<u8>, state: Vec<u8>) -> bool {
-        let Some((saved, _)) = self.save(&state, now()) else { return false };
-        self.remembered.put(id, saved);
+        let (state, now) = (Zeroizing::new(state), now());
+        let Some((saved, remaining)) = self.save(&state, now) else { return false };
+        self.remembered.put(id, &saved, now.saturating_add(remaining));
         true
     }
 

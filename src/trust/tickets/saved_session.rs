@@ -9,6 +9,8 @@
 //!
 //! **Not here.** The layout of rustls's state (`state.rs`), encryption (`keys.rs`).
 
+use zeroize::Zeroizing;
+
 use super::state::State;
 use crate::terms::labels::ResumptionOutcome;
 use crate::trust::authentication::Authentication;
@@ -24,7 +26,7 @@ pub(super) fn encode(
     state: &[u8],
     authentication: Option<Authentication>,
     now: u64,
-) -> Option<(Vec<u8>, Authentication)> {
+) -> Option<(Zeroizing<Vec<u8>>, Authentication)> {
     let parsed = State::parse(state)?;
     let own = parsed.certificates.first();
     let authentication = match (own, authentication) {
@@ -32,7 +34,8 @@ pub(super) fn encode(
         (None, None) => Authentication::anonymous(now),
         (Some(_), None) => return None,
     };
-    let mut saved = Vec::with_capacity(MAX_BYTES / 16);
+    // A buffer that grows leaves a copy of the master secret behind.
+    let mut saved = Zeroizing::new(Vec::with_capacity(8 + 8 + 1 + ID_BYTES + state.len()));
     saved.extend(authentication.at.to_be_bytes());
     saved.extend(authentication.until.to_be_bytes());
     match &authentication.issuers {
