@@ -261,9 +261,11 @@ fn keys(query: &str) -> Result<Vec<Pair<'_>>, String> {
     Ok(keys)
 }
 
+/// Parses an address, alone or with a port. An IPv4 address in IPv6 form is the address of an IPv4 session.
 fn peer(value: &str) -> Result<PeerFilter, String> {
-    let address = value.parse().map(PeerFilter::Any);
-    address.or_else(|_| value.parse().map(PeerFilter::Just)).map_err(|_| {
+    let address = value.parse().map(|address: IpAddr| PeerFilter::Any(address.to_canonical()));
+    let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
+    address.or_else(|_| value.parse().map(|at| PeerFilter::Just(canonical(at)))).map_err(|_| {
         refused("peer", value, "an IP address, alone or with a port, such as 192.0.2.1:4711")
     })
 }
@@ -349,6 +351,11 @@ mod tests {
         assert!(TopQuery::parse("by=name").unwrap_err().contains("identity, peer"));
         assert!(TopQuery::parse("what=x").unwrap_err().contains("failures, bytes, connections"));
         assert!(refusal("peer=::1&peer=::2").contains("twice"));
+        let peer = |query: &str| SessionQuery::parse(query).unwrap().filter.peer;
+        let v4 = IpAddr::from([192, 0, 2, 1]);
+        assert_eq!(peer("peer=::ffff:192.0.2.1"), Some(PeerFilter::Any(v4)));
+        let just = PeerFilter::Just(SocketAddr::new(v4, 7));
+        assert_eq!(peer("peer=%5B::ffff:192.0.2.1%5D:7"), Some(just));
         let wanted = SessionQuery::parse("identity=a%2Fb&peer=%3A%3A1&limit=7").unwrap();
         assert_eq!(wanted.filter.identity, Some(NamePattern::glob("a/b")));
         assert_eq!(
