@@ -19,7 +19,7 @@ use crate::support::backend::{FullBacklog, echo};
 use crate::support::client::say_and_hear;
 use crate::support::command::{Running, has};
 use crate::support::proxy::{config, listener};
-use crate::support::raw::client_hello;
+use crate::support::raw::{answer_to, client_hello};
 use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, Proxy, eventually};
 
@@ -136,4 +136,40 @@ async fn a_drain_ends_connections_in_every_phase() {
     let stuck = "tlsidecar_connections_closed_total{listener=\"stuck\",reason=\"drain_deadline\"}";
     assert_eq!(proxy.count(stuck), 1);
     drop((accepted, half, unfinished, connecting, asking, idle));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_thousand_connections_with_garbage_disturb_no_device() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    let (device, address) = (Device::new(&authority), proxy.address);
+    let noise = (0..10).map(|_| {
+        tokio::spawn(async move {
+            for _ in 0..200 {
+                answer_to(address, &[0x42; 64]).await;
+            }
+        })
+    });
+    let noise: Vec<_> = noise.collect();
+    let devices = (0..20).map(|_| {
+        let device = device.clone();
+        tokio::spawn(async move {
+            let mut session = device.connect(address).await.unwrap();
+            for _ in 0..20 {
+                say_and_hear(&mut session, b"measurement").await.unwrap();
+            }
+            session.shutdown().await.unwrap();
+            assert_eq!(session.read(&mut [0; 1]).await.unwrap(), 0);
+        })
+    });
+    for device in devices.collect::<Vec<_>>() {
+        within("a device", device).await.unwrap();
+    }
+    for one in noise {
+        within("the noise", one).await.unwrap();
+    }
+    eventually("all have ended", || proxy.active() == 0).await;
+    let ends = [Reason::Ok, Reason::ClientTlsNotTls].map(|reason| proxy.closed(reason));
+    assert_eq!(ends, [20, 2000]);
 }

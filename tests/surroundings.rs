@@ -2,7 +2,7 @@
 //! tries to read its memory.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -98,31 +98,56 @@ fn exposed(sidecar: &Sidecar) -> (u32, String) {
     (fs::metadata(proc.join("mem")).unwrap().uid(), core)
 }
 
+/// Returns a user other than root, because root owns protected files and can read everything.
+fn user() -> u32 {
+    match fs::metadata("/proc/self").unwrap().uid() {
+        0 => 65_534,
+        own => own,
+    }
+}
+
+/// Runs the binary as that user, who owns the files.
+fn as_user(scene: &Scene, more: &[&str]) -> Sidecar {
+    let (user, dir) = (user(), scene.authority.dir());
+    let own = |path: PathBuf| chown(path, Some(user), Some(user)).unwrap();
+    // The user must be able to run the binary.
+    let program = dir.join("tlsidecar");
+    if !program.exists() {
+        fs::copy(env!("CARGO_BIN_EXE_tlsidecar"), &program).unwrap();
+    }
+    fs::read_dir(dir).unwrap().for_each(|entry| own(entry.unwrap().path()));
+    own(dir.to_owned());
+    let mut command = by_shell("ulimit -c \"$(ulimit -H -c)\"; shift; exec \"$@\"");
+    command.arg(&program).arg("--config").arg(&scene.path).args(more);
+    command.uid(user).gid(user);
+    Sidecar::run(command)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_lose_their_permissions_keep_their_content_active_until_they_are_back() {
+    let scene = Scene::new("").await;
+    let sidecar = as_user(&scene, &[]);
+    let key = scene.authority.dir().join("server.key");
+    let mode = |mode| fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o000);
+    let (_, report) = sidecar.ask("POST", "/reload").unwrap();
+    assert!(report.contains("server.key"), "{report}");
+    assert!(!report.contains("process.landlock"), "{report}");
+    assert_eq!(sidecar.count("tlsidecar_reload_failing"), 1);
+    scene.device().echo(sidecar.address).await.unwrap();
+    mode(0o600);
+    sidecar.ask("POST", "/reload").unwrap();
+    assert_eq!(sidecar.count("tlsidecar_reload_failing"), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_memory_is_unreadable_unless_the_configuration_allows_it() {
     let scene = Scene::new("").await;
-    let user = match fs::metadata("/proc/self").unwrap().uid() {
-        0 => 65_534,
-        own => own,
-    };
-    let dir = scene.authority.dir();
-    // As a user other than root, because root owns the protected files. That user must be able to run the binary.
-    let own = |path: PathBuf| chown(path, Some(user), Some(user)).unwrap();
-    let program = dir.join("tlsidecar");
-    fs::copy(env!("CARGO_BIN_EXE_tlsidecar"), &program).unwrap();
-    fs::read_dir(dir).unwrap().for_each(|entry| own(entry.unwrap().path()));
-    own(dir.to_owned());
-    let run = |more: &[&str]| {
-        let mut command = by_shell("ulimit -c \"$(ulimit -H -c)\"; shift; exec \"$@\"");
-        command.arg(&program).arg("--config").arg(&scene.path).args(more);
-        command.uid(user).gid(user);
-        Sidecar::run(command)
-    };
-    let closed = run(&[]);
+    let closed = as_user(&scene, &[]);
     scene.device().echo(closed.address).await.unwrap();
     assert_eq!(exposed(&closed), (0, "0".to_owned()));
-    let open = run(&["--dumpable"]);
-    assert_eq!(exposed(&open).0, user);
+    let open = as_user(&scene, &["--dumpable"]);
+    assert_eq!(exposed(&open).0, user());
     assert!(open.log().contains("process.dumpable"), "{}", open.log());
 }
 
