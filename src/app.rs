@@ -197,8 +197,10 @@ pub fn start_on(
     let metrics = Arc::new(Metrics::new());
     let sessions = Arc::new(Sessions::default());
     let shutdown = Shutdown::new(SessionDrain::new(Arc::clone(&sessions)));
-    let gate = Arc::new(ProcessGate::new(capacity.connections));
-    let process_wide = process_wide(&shutdown, &metrics, &gate);
+    let budget = Arc::clone(&sessions.budget);
+    let workers = tokio::runtime::Handle::current().metrics().num_workers();
+    let gate = Arc::new(ProcessGate::new(capacity.connections, workers, budget));
+    let process_wide = process_wide(&shutdown, &metrics, &gate, &sessions);
     process_wide(&config);
     let mut listeners = Vec::new();
     let mut targets = Vec::new();
@@ -221,7 +223,8 @@ pub fn start_on(
         });
         targets.push(target);
     }
-    refresh(&metrics, &shutdown, &sessions, &targets);
+    let gates = accepting.iter().map(|listener| listener.gate.clone()).collect();
+    refresh(&metrics, &shutdown, &sessions, &targets, gates);
     let recheck = recheck(&targets, &sessions).map_err(system("start a thread"))?;
     let shown = listeners.iter().zip(&targets);
     let shown = shown.map(|((_, address), target)| (*address, Arc::clone(&target.metrics)));
@@ -311,10 +314,13 @@ fn process_wide(
     shutdown: &Shutdown,
     metrics: &Arc<Metrics>,
     gate: &Arc<ProcessGate>,
+    sessions: &Arc<Sessions>,
 ) -> ProcessWide {
     let (shutdown, metrics, gate) = (shutdown.clone(), Arc::clone(metrics), Arc::clone(gate));
+    let sessions = Arc::clone(sessions);
     Box::new(move |config| {
         gate.memory().set_ceiling(config.process.max_handshake_bytes);
+        sessions.budget.set_ceiling(config.process.buffered_bytes());
         shutdown.set_times(config.shutdown);
         metrics.set_drain_timeout(shutdown.drain_timeout());
         logging::set_filter(&config.log.filter);
@@ -327,13 +333,17 @@ fn refresh(
     shutdown: &Shutdown,
     sessions: &Arc<Sessions>,
     targets: &[ReloadTarget],
+    gates: Vec<Gate>,
 ) {
     let (shutdown, sessions) = (shutdown.clone(), Arc::clone(sessions));
     let listeners: Vec<_> = targets.iter().map(|target| Arc::clone(&target.metrics)).collect();
     let runtime = tokio::runtime::Handle::current().metrics();
     metrics.refresh_by(move |metrics| {
         sessions.publish_stats(&listeners);
-        listeners.iter().for_each(|listener| listener.publish_backends());
+        for (listener, gate) in listeners.iter().zip(&gates) {
+            listener.publish_backends();
+            listener.set_waiting(gate.waiting());
+        }
         metrics.set_phase(shutdown.phase(), shutdown.drain_started());
         metrics.set_drain_waiting(shutdown.waiting());
         metrics.set_names(lookup::statuses());

@@ -11,6 +11,8 @@ mod allow;
 mod client_trust;
 pub mod file;
 mod guards;
+mod limits;
+mod process;
 pub(crate) mod rollout;
 mod route;
 pub(crate) mod values;
@@ -25,6 +27,8 @@ pub use self::admin::{AdminConfig, AdminListen};
 pub use self::allow::{Allow, AllowRules, SpkiSha256};
 pub use self::client_trust::{ClientTrust, CrlCheck, CrlRules, ExpiredCrl, UnknownStatus};
 pub use self::guards::{GuardAction, Guards};
+pub use self::limits::{IdentityLimit, Limits, OverIdentityLimit};
+pub use self::process::ProcessConfig;
 pub use self::rollout::Rollout;
 use crate::logging::{Filter, Format};
 use crate::terms::name_pattern::{NamePattern, is_dns_name};
@@ -67,23 +71,6 @@ pub struct LogConfig {
     pub format: Format,
     /// The levels by target.
     pub filter: Filter,
-}
-
-/// The permissions and limits of the process, over all listeners.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProcessConfig {
-    /// Allows core dumps, and debuggers of the same user.
-    pub dumpable: bool,
-    /// Confines the process to the directories of the configured files, where the kernel supports it.
-    pub landlock: bool,
-    /// The memory limit for the bytes that the clients of all handshakes in progress have sent, beyond 4 KiB each.
-    pub max_handshake_bytes: usize,
-}
-
-impl Default for ProcessConfig {
-    fn default() -> Self {
-        Self { dumpable: false, landlock: true, max_handshake_bytes: 64 * 1024 * 1024 }
-    }
 }
 
 /// The times of a drain.
@@ -421,44 +408,6 @@ impl Default for Timeouts {
         }
     }
 }
-
-/// The limits of connections and of what they send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections of this listener at a time. None: as many as the process's limit of file descriptors allows.
-    pub max_connections: Option<usize>,
-    /// Connections of one client identity at a time. None: no limit.
-    pub per_identity: Option<IdentityLimit>,
-    /// The longest ClientHello, from 512 B to 64 KiB, the limit of rustls.
-    pub max_hello_bytes: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { max_connections: None, per_identity: None, max_hello_bytes: 64 * 1024 }
-    }
-}
-
-/// The limit of connections of one client identity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IdentityLimit {
-    /// Connections at a time, at least 1.
-    pub max: usize,
-    /// The treatment of a connection over the limit.
-    pub over: OverIdentityLimit,
-}
-
-/// The treatment of a connection over the limit of its identity.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OverIdentityLimit {
-    /// It replaces the connection of this identity that was silent longest.
-    #[default]
-    Replace,
-    /// It is refused.
-    Refuse,
-}
-
-choices!(OverIdentityLimit { "replace" => Replace, or "refuse" => Refuse });
 
 /// The options of TCP sockets.
 ///

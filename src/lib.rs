@@ -39,6 +39,7 @@ pub mod terms;
 mod blocking;
 mod lock;
 pub mod logging;
+pub mod memory;
 mod regular_file;
 pub mod text;
 mod time;

@@ -10,6 +10,7 @@ mod hello;
 
 pub(crate) mod handshake;
 mod handshake_memory;
+mod handshake_slots;
 mod tls;
 
 pub(crate) mod backend;
@@ -21,6 +22,7 @@ mod write_buffer;
 
 mod record;
 pub(crate) mod socket;
+mod source;
 
 #[cfg(feature = "bench")]
 pub mod bench;

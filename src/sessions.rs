@@ -7,6 +7,7 @@
 //!
 //! **Not here.** Queries (`control/admin/query.rs`), rankings (`sessions/top.rs`).
 
+pub(crate) mod budget;
 pub(crate) mod drain;
 mod expiry;
 pub(crate) mod pace;
@@ -20,6 +21,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use self::budget::Budget;
 use self::expiry::NextExpiry;
 use self::stop::StopOrder;
 use self::top::Top;
@@ -81,6 +83,8 @@ pub(crate) struct Sessions {
     pub(crate) top: Top,
     /// The next expiry of a client's certificate.
     pub(crate) next_expiry: NextExpiry,
+    /// The memory that all connections hold for peers.
+    pub(crate) budget: Arc<Budget>,
 }
 
 /// Sessions by id.
@@ -150,10 +154,15 @@ impl Session {
         self.counted.last_byte.store(since, Ordering::Relaxed);
     }
 
-    /// Sets how many bytes the connection buffers now.
-    pub(crate) fn set_buffered(&self, bytes: usize) {
+    /// Sets how many bytes the connection buffers now, as a part of all that are buffered.
+    pub(crate) fn set_buffered(&self, bytes: usize, all: &Budget) {
+        let before = self.counted.buffered.load(Ordering::Relaxed);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.counted.buffered.store(bytes, Ordering::Relaxed);
+        if bytes != before {
+            // No other task writes it.
+            self.counted.buffered.store(bytes, Ordering::Relaxed);
+            all.change(before as usize, bytes as usize);
+        }
     }
 
     /// The first name of the client's verified certificate, if it sent one.
@@ -190,6 +199,7 @@ impl Default for Sessions {
             parts: (0..PARTS).map(|_| Lock::default()).collect(),
             top: Top::default(),
             next_expiry: NextExpiry::default(),
+            budget: Arc::default(),
         }
     }
 }

@@ -49,6 +49,9 @@ mod chains;
 mod limits;
 mod material;
 
+/// More handshakes than can be done at a time.
+mod storms;
+
 /// Routes, and failures to connect to backends.
 mod backends;
 

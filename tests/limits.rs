@@ -15,7 +15,7 @@ use crate::support::certs::Wish;
 use crate::support::client::{Session, say_and_hear};
 use crate::support::file;
 use crate::support::process::binary;
-use crate::support::proxy::listener;
+use crate::support::proxy::{config, listener};
 use crate::support::raw;
 use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, Proxy, Sidecar, eventually};
@@ -43,6 +43,63 @@ async fn beyond_the_limit_a_device_waits_and_is_served_when_a_permit_is_free() {
     drop(first);
     within("the third is served", third).await.unwrap().unwrap();
     assert!(accepted() > 2);
+}
+
+/// A proxy with this budget for bytes that peers do not take, before a backend that sends without end.
+async fn flooding_proxy(authority: &Authority, max_buffered_bytes: usize) -> (Proxy, Backend) {
+    let backend = Backend::serving(
+        async |mut tcp: TcpStream| {
+            while tcp.write_all(&[7; 16 * 1024]).await.is_ok() {}
+        },
+    )
+    .await;
+    let listener = listener(backend.config(), &authority.server());
+    let mut config = config(listener);
+    config.process.max_buffered_bytes = Some(max_buffered_bytes);
+    (Proxy::on(config, None), backend)
+}
+
+/// Connects a device that reads nothing after its handshake.
+async fn stop_reading(device: &Device, to: SocketAddr) -> Session {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    device.connect_over(socket.connect(to).await.unwrap()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_that_stop_reading_hold_no_more_than_the_budget_and_the_others_are_served() {
+    const DEVICES: usize = 100;
+    const BUDGET: usize = 512 * 1024;
+    let authority = Authority::new("ca");
+    let (proxy, _backend) = flooding_proxy(&authority, BUDGET).await;
+    let device = Device::new(&authority);
+    let mut stuck = Vec::new();
+    for _ in 0..DEVICES {
+        stuck.push(stop_reading(&device, proxy.address).await);
+    }
+    let held = || proxy.count("tlsidecar_buffered_bytes{listener=\"test\"}");
+    eventually("the devices hold much of the budget", || held() > BUDGET as u64 * 3 / 4).await;
+    let mut reads = device.connect(proxy.address).await.unwrap();
+    let mut bytes = vec![0; 256 * 1024];
+    within("a device that reads is served", reads.read_exact(&mut bytes)).await.unwrap();
+    assert!(held() <= BUDGET as u64, "{} bytes are held", held());
+    drop((stuck, reads));
+    eventually("nothing is held", || held() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_budget_is_used_up_a_new_connection_is_refused() {
+    let authority = Authority::new("ca");
+    let (proxy, _backend) = flooding_proxy(&authority, 1).await;
+    let device = Device::new(&authority);
+    let stuck = stop_reading(&device, proxy.address).await;
+    let held = || proxy.count("tlsidecar_buffered_bytes{listener=\"test\"}");
+    eventually("the device holds bytes", || held() > 0).await;
+    assert!(device.connect(proxy.address).await.is_err());
+    eventually("it is counted", || proxy.closed(Reason::ProxyBuffersFull) == 1).await;
+    drop(stuck);
+    eventually("nothing is held", || held() == 0).await;
+    device.connect(proxy.address).await.unwrap();
 }
 
 /// The point at which connections stop that take permits.
@@ -97,6 +154,25 @@ async fn strangers_are_evicted(stranger: Stranger, source: impl Fn(u8) -> u8) {
     say_and_hear(&mut established, b"still here").await.unwrap();
     let evicted = proxy.closed(Reason::ClientEvicted);
     assert!(evicted >= u64::from(LIMIT), "{evicted} of {} were evicted", strangers.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_over_its_limit_is_refused_and_another_one_is_not() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let mut listener = listener(backend.config(), &authority.server());
+    listener.limits.max_connections_per_source = Some(1);
+    let proxy = Proxy::with(listener);
+    let device = Device::new(&authority);
+    let first = device.connect_over(connect_from(7, proxy.address).await).await.unwrap();
+    let mut refused = connect_from(7, proxy.address).await;
+    assert_eq!(within("it is closed", refused.read(&mut [0])).await.unwrap(), 0);
+    eventually("it is counted", || proxy.closed(Reason::OverSourceLimit) == 1).await;
+    let _other = device.connect_over(connect_from(8, proxy.address).await).await.unwrap();
+    drop(first);
+    let one = || proxy.count("tlsidecar_connections_active{listener=\"test\"}") == 1;
+    eventually("the first has ended", one).await;
+    device.connect_over(connect_from(7, proxy.address).await).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

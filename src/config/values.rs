@@ -129,6 +129,14 @@ impl TextValue for HandshakeBytes {
     const EXPECTED: &'static str = "a size from \"1MiB\" to \"64GiB\", such as \"64MiB\"";
 }
 
+/// The limit of `process.max_buffered_bytes`: 16 MiB to 64 GiB. With less, even tiny reads of thousands of connections
+/// would exceed it.
+pub(crate) type BufferedBytes = Size<{ 16 << 20 }, { 64 << 30 }>;
+
+impl TextValue for BufferedBytes {
+    const EXPECTED: &'static str = "a size from \"16MiB\" to \"64GiB\", such as \"256MiB\"";
+}
+
 /// Parses a number of bytes with its unit: `512B`, `32KiB`, `1MiB`, `2GiB`.
 fn size(text: &str) -> Option<usize> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);

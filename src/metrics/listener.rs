@@ -71,6 +71,9 @@ declare_metrics! {
         handshakes_in_progress: IntGauge
             = "tlsidecar_handshakes_in_progress" ["listener"]
             "Connections in their handshake.";
+        handshakes_waiting: IntGauge
+            = "tlsidecar_handshakes_waiting" ["listener"]
+            "Connections whose ClientHello waits for its turn.";
         handshakes: BySuite<Set<HandshakeKind, IntCounter>>
             = "tlsidecar_handshakes_total" ["listener", "version", "cipher", "kind"]
             "TLS handshakes completed.";
@@ -214,6 +217,10 @@ impl ListenerMetrics {
         self.own.at_limit.set(i64::from(at_limit));
     }
 
+    pub(crate) fn set_waiting(&self, waiting: usize) {
+        self.own.handshakes_waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+    }
+
     pub(crate) fn accept_failed(&self, error: AcceptError) {
         self.own.accept_errors[error].inc();
     }
@@ -237,7 +244,7 @@ impl ListenerMetrics {
     }
 
     /// Counts a completed handshake: `took` is the time since accept, `wait` the part before a worker first
-    /// polled the connection, `crypto` the part that TLS itself took.
+    /// polled the connection and the wait for a slot, `crypto` the part that TLS itself took.
     pub(crate) fn on_handshake(
         &self,
         negotiated: &Negotiated,

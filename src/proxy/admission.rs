@@ -10,6 +10,7 @@
 
 mod identities;
 mod pending;
+mod sources;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,11 +21,15 @@ use tokio::time::sleep_until;
 
 pub(crate) use self::identities::IdentityRefused;
 use self::identities::IdentityTable;
-pub(crate) use self::pending::ClientSource;
 use self::pending::{Eviction, PendingSet, Scope, Stage};
+use self::sources::{SourceRefused, SourceTable};
 use super::handshake_memory::{HandshakeMemory, Share};
+use super::handshake_slots::{HandshakeSlots, ListenerSlots, SlotAccess};
+use super::source::ClientSource;
 use crate::config;
 use crate::lock::Lock;
+use crate::sessions::budget::{Budget, Exhausted};
+use crate::terms::reason::Reason;
 
 /// The gate of one listener.
 #[derive(Clone, Debug)]
@@ -37,6 +42,8 @@ struct GateState {
     limit: AtomicUsize,
     number: usize,
     identities: IdentityTable,
+    sources: SourceTable,
+    slots: ListenerSlots,
     process: Arc<ProcessGate>,
 }
 
@@ -49,6 +56,7 @@ pub(crate) struct ProcessGate {
     /// Another connection can be evicted.
     listed: Notify,
     memory: Arc<HandshakeMemory>,
+    slots: Arc<HandshakeSlots>,
 }
 
 /// Permission for one connection of a listener and of the process. Released on drop.
@@ -56,11 +64,13 @@ pub(crate) struct ProcessGate {
 pub(crate) struct Permit(Arc<GateState>);
 
 impl ProcessGate {
-    /// Creates the gate of a process that may have `limit` connections.
-    pub(crate) fn new(limit: usize) -> Self {
-        let memory = Arc::new(HandshakeMemory::new(usize::MAX));
+    /// Creates the gate of a process that may have `limit` connections, and `slots` handshakes in progress at a time.
+    /// The memory of handshakes is a part of `budget`.
+    pub(crate) fn new(limit: usize, slots: usize, budget: Arc<Budget>) -> Self {
+        let memory = Arc::new(HandshakeMemory::new(usize::MAX, budget));
+        let slots = Arc::new(HandshakeSlots::new(slots));
         let (pending, listed) = (Lock::default(), Notify::new());
-        Self { permits: Permits::default(), limit, pending, listed, memory }
+        Self { permits: Permits::default(), limit, pending, listed, memory, slots }
     }
 
     /// The memory that all handshakes share.
@@ -75,14 +85,24 @@ impl Gate {
         let number = process.pending.lock().add_listener();
         let limit = AtomicUsize::new(process.limit);
         let (permits, identities) = (Permits::default(), IdentityTable::default());
-        Self(Arc::new(GateState { permits, limit, number, identities, process }))
+        let sources = SourceTable::default();
+        let slots = process.slots.add_listener();
+        let state = GateState { permits, limit, number, identities, sources, slots, process };
+        Self(Arc::new(state))
     }
 
-    /// Sets how many connections the listener may have. Returns the smaller of that and the process's limit.
-    pub(crate) fn set_limit(&self, limits: config::Limits) -> usize {
+    /// Sets the limits of the listener. Returns how many connections it may have: the smaller of its limit and the
+    /// process's.
+    pub(crate) fn set_limits(&self, limits: config::Limits) -> usize {
+        self.0.slots.set_limits(limits);
         let limit = limits.max_connections.unwrap_or(usize::MAX).min(self.0.process.limit);
         self.0.limit.store(limit, Ordering::Release);
         limit
+    }
+
+    /// Returns how many devices wait for a handshake slot.
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.slots.waiting()
     }
 
     /// Returns the limit of connections of the listener.
@@ -184,10 +204,34 @@ impl Permit {
         &self.0.identities
     }
 
+    /// The connections of the listener by source.
+    pub(crate) fn sources(&self) -> &SourceTable {
+        &self.0.sources
+    }
+
     /// Returns the connection as one that comes from `source` and has not completed its handshake.
     pub(crate) fn pending(&self, source: ClientSource) -> PendingConnection {
         let (gate, id) = (Arc::clone(&self.0), Lock::new(None));
         PendingConnection { gate, source, hello_read: AtomicBool::new(false), id }
+    }
+}
+
+/// A connection is not admitted, and closed before its ClientHello is read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdmissionRefused {
+    #[error(transparent)]
+    Memory(#[from] Exhausted),
+    #[error(transparent)]
+    Source(#[from] SourceRefused),
+}
+
+impl AdmissionRefused {
+    /// Returns the stable reason for this end.
+    pub(crate) const fn reason(&self) -> Reason {
+        match self {
+            Self::Memory(error) => error.reason(),
+            Self::Source(error) => error.reason(),
+        }
     }
 }
 
@@ -207,6 +251,11 @@ pub(crate) struct PendingConnection {
 pub(crate) struct Evicted;
 
 impl PendingConnection {
+    /// Returns the access to the slots for handshakes.
+    pub(crate) fn slots(&self) -> SlotAccess {
+        self.gate.slots.access(self.source)
+    }
+
     /// Returns a share of the memory for handshakes.
     pub(crate) fn memory(&self) -> Share {
         self.gate.process.memory.share()
@@ -317,7 +366,7 @@ mod tests {
 
     fn set_limit(gate: &Gate, limit: usize) {
         let limits = config::Limits { max_connections: Some(limit), ..Default::default() };
-        gate.set_limit(limits);
+        gate.set_limits(limits);
     }
 
     /// A connection that sends nothing until it is evicted.
@@ -330,7 +379,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_device_that_waits_gets_the_next_permit_that_is_released() {
-        let gate = gate(&Arc::new(ProcessGate::new(9)), 1);
+        let gate = gate(&Arc::new(ProcessGate::new(9, 1, Arc::default())), 1);
         let first = gate.try_enter().unwrap();
         assert!(gate.try_enter().is_none());
         let waiting = tokio::spawn({
@@ -346,7 +395,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_listener_that_waits_takes_no_permit_from_the_others() {
-        let process = Arc::new(ProcessGate::new(1));
+        let process = Arc::new(ProcessGate::new(1, 1, Arc::default()));
         let (waits, served) = (gate(&process, 10), gate(&process, 10));
         let first = served.try_enter().unwrap();
         let waiting = tokio::spawn(async move { waits.enter(source(1)).await });
@@ -358,7 +407,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_permit_of_the_process_wakes_the_listener_that_waits_for_it() {
-        let process = Arc::new(ProcessGate::new(2));
+        let process = Arc::new(ProcessGate::new(2, 1, Arc::default()));
         let (full, other) = (gate(&process, 1), gate(&process, 9));
         let _own = full.try_enter().unwrap();
         let last = other.try_enter().unwrap();
@@ -373,7 +422,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_raised_limit_has_room_at_once_and_a_lowered_one_waits_until_it_is_met() {
-        let gate = gate(&Arc::new(ProcessGate::new(9)), 1);
+        let gate = gate(&Arc::new(ProcessGate::new(9, 1, Arc::default())), 1);
         let first = gate.try_enter().unwrap();
         set_limit(&gate, 2);
         let second = gate.try_enter().unwrap();
@@ -386,7 +435,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_connection_is_evicted_and_an_established_one_is_not() {
-        let gate = gate(&Arc::new(ProcessGate::new(9)), 3);
+        let gate = gate(&Arc::new(ProcessGate::new(9, 1, Arc::default())), 3);
         let _established = gate.try_enter().unwrap();
         let silent = [1, 1].map(|last| silent(gate.try_enter().unwrap(), last));
         tokio::task::yield_now().await;
@@ -397,7 +446,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_whose_task_has_not_run_yet_is_evicted_once_it_has() {
-        let process = Arc::new(ProcessGate::new(1));
+        let process = Arc::new(ProcessGate::new(1, 1, Arc::default()));
         let (one, other) = (gate(&process, 9), gate(&process, 9));
         let permit = one.try_enter().unwrap();
         let waiting = tokio::spawn(async move { other.enter(source(2)).await });
@@ -409,7 +458,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_whose_handshake_is_complete_is_never_evicted() {
-        let gate = gate(&Arc::new(ProcessGate::new(1)), 1);
+        let gate = gate(&Arc::new(ProcessGate::new(1, 1, Arc::default())), 1);
         let permit = gate.try_enter().unwrap();
         let pending = permit.pending(source(1));
         assert!(timeout(Duration::ZERO, pending.evicted()).await.is_err(), "listed");

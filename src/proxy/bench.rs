@@ -24,6 +24,7 @@ use super::tls::{Received, TlsStream};
 use crate::config::{self, BackendAddress, CertificateFiles, ClientAuth, ListenerConfig, Timeouts};
 use crate::metrics::Metrics;
 use crate::sessions;
+use crate::sessions::budget::Budget;
 use crate::trust::snapshot::Snapshot;
 
 /// The server side of a listener with default settings.
@@ -58,7 +59,8 @@ impl BenchServer {
     pub async fn accept<Io: AsyncRead + AsyncWrite + Unpin>(&self, io: Io) -> BenchStream<Io> {
         let started =
             handshake::read_client_hello(io, &self.snapshot.listener, Share::default()).await;
-        let client = started.expect("it is a ClientHello").accept(&self.snapshot, &0).await.0;
+        let started = started.expect("it is a ClientHello");
+        let client = started.accept(&self.snapshot, &0, None).await.0;
         BenchStream(client.expect("the device can be served").stream)
     }
 
@@ -78,11 +80,13 @@ impl BenchServer {
         let peer = ([127, 0, 0, 1], 1).into();
         let session = sessions::Session::new(self.metrics.listener("bench"), 1, peer);
         let bounds = Bounds::of(&self.snapshot.listener.timeouts);
+        let budget = Budget::default();
         async move {
             let stream = &mut client.0;
             let backend = &mut backend;
             let never = |_: (&C, _), _: (&B, _)| false;
-            let relay = relay::relay(stream, backend, Vec::new(), &session, bounds, never);
+            let relay =
+                relay::relay(stream, backend, Vec::new(), (&session, &budget), bounds, never);
             relay.await.result.expect("the relay ends without an error");
         }
     }

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use tokio::net::TcpStream;
 
-use super::admission::{Evicted, IdentityRefused};
+use super::admission::{AdmissionRefused, Evicted, IdentityRefused};
 use super::backend::{self, BackendStream, ConnectError};
 use super::handshake::{self, EstablishedClient, HandshakeError};
 use super::record::Record;
@@ -48,12 +48,11 @@ pub(crate) fn serve(
 async fn walk(tcp: TcpStream, routes: Arc<Routes>, record: &mut Record) -> Result<(), End> {
     // The bounds are small and are kept. The routes hold the snapshot, and are released before the relay.
     let bounds = Bounds::of(&routes.snapshot.listener.timeouts);
-    let session = Arc::clone(record.session());
     let opening = Box::pin(open(tcp, routes, record));
     let (mut client, early, mut backend) = opening.await?;
 
     let is_ready = backend::either_is_ready;
-    let relay = relay::relay(&mut client, &mut backend, early, &session, bounds, is_ready);
+    let relay = relay::relay(&mut client, &mut backend, early, record.holder(), bounds, is_ready);
     let ended = relay.await;
 
     match ended.reset {
@@ -77,7 +76,7 @@ async fn open(
 ) -> Result<(TlsStream<TcpStream>, Vec<u8>, BackendStream), End> {
     let snapshot = &routes.snapshot;
     let session = Arc::clone(record.session());
-    record.started();
+    record.admit(snapshot.listener.limits)?;
 
     let pending = record.pending();
     // Pinned, so that the future stores it once.
@@ -87,14 +86,15 @@ async fn open(
                 handshake::read_client_hello(tcp, &snapshot.listener, pending.memory()).await?;
             pending.on_client_hello();
             record.on_client_hello(&started.offer());
-            let (mut accepted, shown) = started.accept(snapshot, &record.source()).await;
+            let (source, slots) = (record.source(), pending.slots());
+            let (mut accepted, shown) = started.accept(snapshot, &source, Some(&slots)).await;
             record.on_certificate(shown);
             record.refused(accepted.as_mut().err().map(HandshakeError::take_failure));
             accepted
         });
         session.stop_order().or(pending.or_evicted(handshake)).await???
     };
-    record.on_handshake(client.negotiated.take(), client.identity.take(), client.crypto);
+    record.on_handshake(client.negotiated.take(), client.identity.take(), client.times);
 
     let connecting = connect_backend(&routes, &client, record);
     match session.stop_order().or(connecting).await.map_err(End::Stopped).flatten() {
@@ -133,6 +133,8 @@ enum End {
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
     #[error(transparent)]
+    Admission(#[from] AdmissionRefused),
+    #[error(transparent)]
     Identity(#[from] IdentityRefused),
     #[error(transparent)]
     Route(#[from] NoRoute),
@@ -151,6 +153,7 @@ impl End {
     fn reason(&self) -> Reason {
         match self {
             Self::Handshake(error) => error.reason(),
+            Self::Admission(error) => error.reason(),
             Self::Identity(error) => error.reason(),
             Self::Route(error) => error.reason(),
             Self::Connect(error) => error.reason(),

@@ -22,6 +22,7 @@ use super::relay::{self, Bounds};
 use crate::config::{BackendAddress, CertificateFiles, ClientAuth, ClientTrust, ListenerConfig};
 use crate::metrics::Metrics;
 use crate::sessions::Session;
+use crate::sessions::budget::Budget;
 use crate::trust::snapshot::Snapshot;
 
 /// The server side of a listener that requests client certificates and also accepts devices without one.
@@ -68,14 +69,14 @@ impl FuzzServer {
         let Ok(started) = handshake::read_client_hello(io, listener, Share::default()).await else {
             return;
         };
-        let (Ok(client), _) = started.accept(&self.snapshot, &0).await else { return };
+        let (Ok(client), _) = started.accept(&self.snapshot, &0, None).await else { return };
         let mut stream = client.stream;
         let peer = ([127, 0, 0, 1], 1).into();
         let session = Session::new(self.metrics.listener("fuzz"), 1, peer);
-        let bounds = Bounds::of(&listener.timeouts);
+        let (bounds, budget) = (Bounds::of(&listener.timeouts), Budget::default());
         let (stream, backend, early) = (&mut stream, &mut backend, client.early);
         let never = |_: (&C, _), _: (&B, _)| false;
-        let relay = relay::relay(stream, backend, early, &session, bounds, never);
+        let relay = relay::relay(stream, backend, early, (&session, &budget), bounds, never);
         let _ended = relay.await;
     }
 }

@@ -16,7 +16,7 @@ mod selection;
 
 use std::hash::Hash;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -30,8 +30,9 @@ use self::negotiated::negotiated;
 use self::selection::Selection;
 use super::close;
 use super::handshake_memory::Share;
+use super::handshake_slots::{Slot, SlotAccess};
 use super::hello::{self, Between, Hello, HelloError, HelloLimits};
-use super::record::{Offer, ShownCertificate};
+use super::record::{HandshakeTimes, Offer, ShownCertificate};
 use super::tls::{Negotiation, Opening, Progress, RustlsHandshake, TlsStream, plaintext_alert};
 use crate::config;
 use crate::terms::labels::SuiteKind;
@@ -54,8 +55,7 @@ pub(crate) struct EstablishedClient<Io> {
     pub(crate) negotiated: Option<Negotiated>,
     /// Identity in the client's certificate.
     pub(crate) identity: Option<Box<Identity>>,
-    /// The CPU time of the handshake's TLS: mostly signatures and key exchange.
-    pub(crate) crypto: Duration,
+    pub(crate) times: HandshakeTimes,
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> EstablishedClient<Io> {
@@ -113,17 +113,22 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
         }
     }
 
-    /// Completes the handshake with a client at this address. If it fails, the alert has been sent and the socket
-    /// closed. Returns also the part that the handshake has in a rollout of the server certificate.
+    /// Completes the handshake with a client at this address, within the slots that it gets from `slots`; without them
+    /// it waits for nobody. If it fails, the alert has been sent and the socket closed. Returns also the part that the
+    /// handshake has in a rollout of the server certificate.
     pub(crate) async fn accept(
         self,
         snapshot: &Snapshot,
         address: &impl Hash,
+        slots: Option<&SlotAccess>,
     ) -> (Result<EstablishedClient<Io>, HandshakeError>, Option<ShownCertificate>) {
         let mut selection = Selection::of(&self.hello, snapshot);
         let assigned = selection.assign(address);
         let mut was_shown = false;
-        let accepted = self.negotiate(selection, &mut was_shown).await;
+        let accepted = self.negotiate(selection, slots, &mut was_shown).await;
+        if let Some(slots) = slots {
+            slots.ended(accepted.as_ref().err().map(HandshakeError::will_recur));
+        }
         let outcome = match &accepted {
             Ok(_) => was_shown.then_some(ShownOutcome::Completed),
             Err(error) => error.shown_outcome(was_shown),
@@ -137,6 +142,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
     async fn negotiate(
         self,
         selection: Selection<'_>,
+        slots: Option<&SlotAccess>,
         was_shown: &mut bool,
     ) -> Result<EstablishedClient<Io>, HandshakeError> {
         let Self { mut io, mut hello, limits, memory } = self;
@@ -152,23 +158,26 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
         // Boxed and pinned: a future reserves room for each place that a value is moved to.
         let mut negotiation = Box::new(negotiation.map_err(HandshakeError::Internal)?);
         let finished = {
-            let finished = pin!(finish(&mut negotiation, opening, limits, &memory, selection));
+            let turn = Turn { slots, deadline: limits.deadline, resumes: hello.offers_resumption };
+            let finished =
+                pin!(finish(&mut negotiation, opening, limits, &memory, selection, turn));
             let finished = pin!(memory.or_exceeded(finished));
             timeout_at(limits.deadline, finished).await
         };
         *was_shown = negotiation.state().has_shown_certificate();
-        let unfinished = match finished {
-            Ok(Ok(Ok(()))) => None,
-            Ok(Ok(Err(unfinished))) => Some(unfinished),
+        let finished = match finished {
+            Ok(Ok(Ok(waited))) => Ok(waited),
+            Ok(Ok(Err(unfinished))) => Err(unfinished),
             Ok(Err(exceeded)) => return Err(exceeded.into()),
             Err(_) => {
                 let timeout = selection.snapshot.listener.timeouts.handshake;
                 return Err(HandshakeError::Timeout(timeout));
             }
         };
-        if let Some(unfinished) = unfinished {
-            return Err(unfinished.refuse(&mut negotiation, &hello).await);
-        }
+        let waited = match finished {
+            Ok(waited) => waited,
+            Err(unfinished) => return Err(unfinished.refuse(&mut negotiation, &hello).await),
+        };
         if !negotiation.state().peer_certificates().is_empty() {
             // The verification before and the work below should not be one turn of the worker.
             tokio::task::yield_now().await;
@@ -194,7 +203,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
             }
         };
         let route = selection.route;
-        Ok(EstablishedClient { stream, early, route, negotiated, identity, crypto })
+        let times = HandshakeTimes { waited, crypto };
+        Ok(EstablishedClient { stream, early, route, negotiated, identity, times })
     }
 }
 
@@ -255,39 +265,105 @@ impl Unfinished {
     }
 }
 
-/// Exchanges flights until the handshake is complete.
+/// Exchanges flights until the handshake is complete. Returns the time that it waited for slots.
 async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
     negotiation: &mut Negotiation<Io>,
     opening: Opening,
     limits: HelloLimits,
     memory: &Share,
     selection: Selection<'_>,
-) -> Result<(), Unfinished> {
+    turn: Turn<'_>,
+) -> Result<Duration, Unfinished> {
     // rustls keeps the messages for the CertificateVerify of TLS 1.2: RFC 5246 section 7.4.8.
     let kept = selection.policy.client_verifier.as_ref().map_or(0, |_| opening.records.len());
     negotiation.open(opening);
+    let (mut slot, mut waited) = turn.take(negotiation).await?;
     loop {
         let progress = negotiation.process().map_err(Unfinished::Tls)?;
         if progress == Progress::Paused {
             tokio::task::yield_now().await;
             continue;
         }
+        // Only the answer to a ClientHello waits for a slot: what comes afterwards is from a device that is there.
+        release(slot.take(), negotiation.state());
         let flushed = negotiation.flush().await;
         if progress == Progress::Finished {
             // A device that reports and leaves at once may be gone before it has read its tickets. Its data
             // counts, and the relay's own flush finds the device gone.
-            return Ok(());
+            return Ok(waited);
         }
         flushed?;
         if progress == Progress::WantsSecondHello {
             let second = second_hello(negotiation, limits, memory, selection).await;
             negotiation.open(second.map_err(|error| Unfinished::Other(error.into()))?);
+            let (again, more) = turn.take(negotiation).await?;
+            (slot, waited) = (again, waited + more);
             continue;
         }
         memory.set(kept + negotiation.held_bytes());
         if !negotiation.read().await? {
             return Err(Unfinished::Other(HandshakeError::Eof));
         }
+    }
+}
+
+/// The right of one handshake to its cryptography.
+#[derive(Clone, Copy)]
+struct Turn<'a> {
+    slots: Option<&'a SlotAccess>,
+    deadline: Instant,
+    /// The client offers to resume a session.
+    resumes: bool,
+}
+
+impl Turn<'_> {
+    /// Waits for a slot, but not for longer than the client does. Returns the time that it took.
+    ///
+    /// # Errors
+    /// The client left first, or the deadline passed.
+    async fn take<Io: AsyncRead + AsyncWrite + Unpin>(
+        self,
+        negotiation: &mut Negotiation<Io>,
+    ) -> Result<(Option<Slot>, Duration), Unfinished> {
+        let Some(slots) = self.slots else { return Ok((None, Duration::ZERO)) };
+        if let Some(slot) = slots.try_take(self.resumes) {
+            return Ok((Some(slot), Duration::ZERO));
+        }
+        let since = Instant::now();
+        let slot = {
+            let granted = pin!(slots.take(self.resumes));
+            let granted = timeout_at(self.deadline, unless_left(negotiation, granted));
+            granted.await.map_err(|_| Unfinished::Other(HandshakeError::NoSlot(since.elapsed())))?
+        };
+        let slot = slot.ok_or(Unfinished::Other(HandshakeError::Abandoned(since.elapsed())))?;
+        // The other tasks of the worker run between two handshakes, and the kernel reports who has left.
+        let turned = pin!(tokio::task::yield_now());
+        match unless_left(negotiation, turned).await {
+            Some(()) => Ok((Some(slot), since.elapsed())),
+            None => Err(Unfinished::Other(HandshakeError::Abandoned(since.elapsed()))),
+        }
+    }
+}
+
+/// Completes `wait`, or returns none if the client leaves first. A client that sends bytes is still there.
+async fn unless_left<Io: AsyncRead + AsyncWrite + Unpin, T>(
+    negotiation: &mut Negotiation<Io>,
+    mut wait: Pin<&mut impl Future<Output = T>>,
+) -> Option<T> {
+    let is_there = tokio::select! {
+        biased;
+        read = negotiation.read() => matches!(read, Ok(true)),
+        done = &mut wait => return Some(done),
+    };
+    if is_there { Some(wait.await) } else { None }
+}
+
+/// Releases the slot of a handshake, and tells whether it is a full one.
+fn release(slot: Option<Slot>, state: &RustlsHandshake) {
+    if let Some(mut slot) = slot
+        && state.kind() != Some(rustls::HandshakeKind::Resumed)
+    {
+        slot.on_full_handshake();
     }
 }
 

@@ -15,6 +15,7 @@ use std::sync::{Arc, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::lock::Lock;
+use crate::sessions::budget::Budget;
 
 /// Bytes that a handshake may buffer without being listed: a ClientHello with a post-quantum key share and a ticket, or
 /// a chain of two certificates.
@@ -25,6 +26,8 @@ const FREE_BYTES: usize = 4 * 1024;
 pub(crate) struct HandshakeMemory {
     ceiling: AtomicUsize,
     listed: Lock<ListedShares>,
+    /// The memory of all connections, of which this is a part.
+    budget: Arc<Budget>,
 }
 
 #[derive(Debug, Default)]
@@ -47,7 +50,7 @@ pub(crate) struct Share {
 impl Default for Share {
     /// Returns a share of memory without a ceiling.
     fn default() -> Self {
-        Arc::new(HandshakeMemory::new(usize::MAX)).share()
+        Arc::new(HandshakeMemory::new(usize::MAX, Arc::default())).share()
     }
 }
 
@@ -59,9 +62,9 @@ impl Default for Share {
 pub(crate) struct Exceeded;
 
 impl HandshakeMemory {
-    /// Creates memory of at most `ceiling` bytes.
-    pub(crate) fn new(ceiling: usize) -> Self {
-        Self { ceiling: AtomicUsize::new(ceiling), listed: Lock::default() }
+    /// Creates memory of at most `ceiling` bytes, which counts in `budget`.
+    pub(crate) fn new(ceiling: usize, budget: Arc<Budget>) -> Self {
+        Self { ceiling: AtomicUsize::new(ceiling), listed: Lock::default(), budget }
     }
 
     /// Sets the ceiling. It applies from the next change of a share.
@@ -88,6 +91,7 @@ impl Share {
             return;
         }
         let mut listed = self.memory.listed();
+        let before = listed.total;
         if let Some(old) = entry.take() {
             listed.remove(old);
         }
@@ -99,6 +103,7 @@ impl Share {
             *entry = Some((held, number));
         }
         listed.keep_below(self.memory.ceiling.load(Ordering::Relaxed));
+        self.memory.budget.change(before, listed.total);
     }
 
     /// Completes `handshake` unless the ceiling ends it first.
@@ -150,7 +155,7 @@ mod tests {
 
     #[tokio::test]
     async fn beyond_the_ceiling_the_largest_share_ends() {
-        let memory = Arc::new(HandshakeMemory::new(100_000));
+        let memory = Arc::new(HandshakeMemory::new(100_000, Arc::default()));
         let shares = [30_000, 50_000, 20_000].map(|bytes| {
             let share = memory.share();
             share.set(bytes);
@@ -169,7 +174,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_share_that_grows_beyond_the_ceiling_ends_itself() {
-        let memory = Arc::new(HandshakeMemory::new(50_000));
+        let memory = Arc::new(HandshakeMemory::new(50_000, Arc::default()));
         let share = memory.share();
         for bytes in [5_000, 40_000, 60_000] {
             assert!(!is_ended(&share).await);
@@ -181,7 +186,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_ordinary_handshake_is_not_listed() {
-        let memory = Arc::new(HandshakeMemory::new(0));
+        let memory = Arc::new(HandshakeMemory::new(0, Arc::default()));
         let shares: Vec<_> = std::iter::repeat_with(|| memory.share()).take(1000).collect();
         for share in &shares {
             share.set(FREE_BYTES);

@@ -16,12 +16,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::admission::{ClientSource, Gate, Permit};
+use super::admission::{Gate, Permit};
 use super::backend::lookup::KeptNames;
 use super::connection;
 use super::record::Record;
 use super::route::Routes;
 use super::socket;
+use super::source::ClientSource;
 use crate::config;
 use crate::lifecycle::Shutdown;
 use crate::metrics::ListenerMetrics;
@@ -33,6 +34,11 @@ use crate::trust::snapshot::Snapshot;
 /// values are those of Go's net/http.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Connections accepted in a row while others wait for their turn. Reading a ClientHello and closing the connection of
+/// a device that has left cost about a tenth of a full handshake: with more of them between two handshakes, a storm
+/// would leave no time for handshakes.
+const ACCEPTED_IN_A_ROW: u32 = 8;
 
 /// Shortest interval between two warnings about the limit of connections.
 const LIMIT_WARNING_INTERVAL: Duration = Duration::from_secs(60);
@@ -57,6 +63,8 @@ struct Waiting {
     device: Option<(TcpStream, SocketAddr)>,
     /// Time of the last warning about the limit.
     warned: Option<Instant>,
+    /// Connections accepted since other tasks had a turn.
+    in_a_row: u32,
 }
 
 impl Listener {
@@ -90,6 +98,7 @@ impl Listener {
                     Ok((tcp, peer, permit)) => {
                         pause = SHORTEST_PAUSE;
                         self.start(tcp, peer, Arc::clone(current), permit);
+                        self.give_way(&mut waiting).await;
                     }
                     Err(error) => pause = self.recover(&error, pause).await,
                 }
@@ -101,7 +110,7 @@ impl Listener {
     fn apply(&self, snapshot: Arc<Snapshot>, before: Option<&Routes>) -> Arc<Routes> {
         let config::ListenerConfig { limits, tcp, .. } = snapshot.listener;
         let listener = self.metrics.name();
-        let limit = self.gate.set_limit(limits);
+        let limit = self.gate.set_limits(limits);
         self.metrics.set_limit(limit);
         let limits_before = before.map(|before| before.snapshot.listener.limits);
         if let Some(excess) = self.gate.excess(limits).filter(|_| limits_before != Some(limits)) {
@@ -141,6 +150,17 @@ impl Listener {
         self.metrics.set_at_limit(false);
         let (tcp, peer) = waiting.device.take().expect("a device was accepted above or before");
         Ok((tcp, peer, permit))
+    }
+
+    /// Lets handshakes go on before further connections are accepted, while devices wait for their turn.
+    async fn give_way(&self, waiting: &mut Waiting) {
+        waiting.in_a_row += 1;
+        if waiting.in_a_row >= ACCEPTED_IN_A_ROW {
+            waiting.in_a_row = 0;
+            if self.gate.waiting() > 0 {
+                tokio::task::yield_now().await;
+            }
+        }
     }
 
     /// Reports that the limit is reached, and when it no longer is.

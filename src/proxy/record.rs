@@ -15,9 +15,11 @@ use std::time::Duration;
 
 use tracing::Level;
 
-use super::admission::{ClientSource, IdentityRefused, PendingConnection, Permit};
+use super::admission::{AdmissionRefused, IdentityRefused, PendingConnection, Permit};
+use super::source::ClientSource;
 use crate::config::Limits;
 use crate::metrics::{BackendMetrics, ListenerMetrics};
+use crate::sessions::budget::Budget;
 use crate::sessions::top::By;
 use crate::sessions::{CompletedHandshake, Session, Sessions};
 use crate::terms::labels::{
@@ -90,6 +92,15 @@ pub(crate) struct Offer<'a> {
     pub(crate) resumption: bool,
 }
 
+/// Parts of the time of a completed handshake.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct HandshakeTimes {
+    /// The time that it waited for a slot.
+    pub(crate) waited: Duration,
+    /// The CPU time of its TLS: mostly signatures and key exchange.
+    pub(crate) crypto: Duration,
+}
+
 /// The data about a failed handshake that its reason does not include.
 pub(crate) struct HandshakeFailure {
     pub(crate) detail: Option<FailureDetail>,
@@ -153,9 +164,15 @@ impl Record {
         ClientSource::of(self.session.peer.ip())
     }
 
-    /// The connection's task runs for the first time.
-    pub(crate) fn started(&mut self) {
+    /// Admits the connection, whose task runs for the first time, and counts it for its source.
+    ///
+    /// # Errors
+    /// The memory for peers is exhausted, or the source has as many connections as the listener allows.
+    pub(crate) fn admit(&mut self, limits: Limits) -> Result<(), AdmissionRefused> {
         self.wait = self.session.age();
+        self.sessions.budget.admit()?;
+        let limit = limits.max_connections_per_source;
+        Ok(self.permit.sources().admit(&self.session, limit, &self.sessions)?)
     }
 
     /// The ClientHello was read.
@@ -192,18 +209,19 @@ impl Record {
         }
     }
 
-    /// Records the end of the handshake, of which TLS itself took `crypto`.
+    /// Records the end of the handshake, and where its time went.
     pub(crate) fn on_handshake(
         &mut self,
         negotiated: Option<Negotiated>,
         identity: Option<Box<Identity>>,
-        crypto: Duration,
+        times: HandshakeTimes,
     ) {
         self.phase = WalkPhase::Route;
         self.session.metrics.handshake_ended();
         let Some(negotiated) = negotiated else { return };
         let took = self.session.age();
-        self.session.metrics.on_handshake(&negotiated, took, self.wait, crypto);
+        let wait = self.wait + times.waited;
+        self.session.metrics.on_handshake(&negotiated, took, wait, times.crypto);
         if self.offers_resumption && negotiated.kind != HandshakeKind::Resumed {
             tracing::debug!(
                 connection = self.session.id,
@@ -259,6 +277,11 @@ impl Record {
         }
     }
 
+    /// The session as the holder of a part of the memory for peers.
+    pub(crate) fn holder(&self) -> (&Session, &Budget) {
+        (&self.session, &self.sessions.budget)
+    }
+
     /// The session, which the relay counts through.
     pub(crate) const fn session(&self) -> &Arc<Session> {
         &self.session
@@ -281,8 +304,10 @@ impl Record {
             }
         }
         let session = &self.session;
+        session.set_buffered(0, &self.sessions.budget);
         self.sessions.remove(session.id);
         self.permit.identities().remove(session);
+        self.permit.sources().remove(session);
         session.metrics.closed(reason, session.age());
         let bytes = session.bytes(Direction::ToBackend) + session.bytes(Direction::ToClient);
         self.sessions.top.ended(session.peer.ip(), session.identity(), bytes, reason);
@@ -318,6 +343,7 @@ const fn connect_result(reason: Reason) -> Option<ConnectResult> {
         | Reason::Expired
         | Reason::Killed
         | Reason::OverLimit
+        | Reason::OverSourceLimit
         | Reason::ProxyFdLimit
         | Reason::ProxyThreadLimit
         | Reason::ProxyMemoryLimit
@@ -326,6 +352,9 @@ const fn connect_result(reason: Reason) -> Option<ConnectResult> {
         Reason::Ok
         | Reason::ClientProbe
         | Reason::ClientEvicted
+        | Reason::ClientAbandoned
+        | Reason::ProxyOverloaded
+        | Reason::ProxyBuffersFull
         | Reason::ClientTlsMemory
         | Reason::ClientTlsTimeout
         | Reason::ClientTlsEof
@@ -495,8 +524,8 @@ mod tests {
     #[tokio::test]
     async fn a_panic_in_the_task_of_a_connection_ends_it_alone_and_is_counted_as_internal() {
         let (metrics, sessions) = (Metrics::new().listener("test"), Arc::<Sessions>::default());
-        let gate = Gate::new(Arc::new(ProcessGate::new(2)));
-        gate.set_limit(Limits::default());
+        let gate = Gate::new(Arc::new(ProcessGate::new(2, 1, Arc::default())));
+        gate.set_limits(Limits::default());
         let opened = || {
             let (metrics, sessions) = (Arc::clone(&metrics), Arc::clone(&sessions));
             Record::open(metrics, sessions, ([192, 0, 2, 1], 1).into(), gate.try_enter().unwrap())

@@ -40,6 +40,7 @@ use super::tls::scratch::{self, MAX_READ_BYTES};
 use super::tls::{HELD_BYTES_TRAFFIC, TlsStream};
 use super::write_buffer::WriteBuffer;
 use crate::sessions::Session;
+use crate::sessions::budget::Budget;
 use crate::sessions::stop::{Order, Stopped};
 use crate::terms::labels::Direction;
 use crate::terms::reason::Reason;
@@ -87,7 +88,7 @@ pub(crate) fn relay<'a, C, B, R>(
     client: &'a mut TlsStream<C>,
     backend: &'a mut B,
     early: Vec<u8>,
-    session: &'a Session,
+    (session, budget): (&'a Session, &'a Budget),
     bounds: Bounds,
     is_ready: R,
 ) -> impl Future<Output = Ended>
@@ -107,6 +108,7 @@ where
         sealed: 0,
         failure: None,
         session,
+        budget,
         bounds,
         last_progress: Instant::now(),
         moved: false,
@@ -150,6 +152,7 @@ struct Relay<'a, C, B> {
     /// First error that did not end both directions. Boxed, because it is rare and large.
     failure: Option<Box<RelayError>>,
     session: &'a Session,
+    budget: &'a Budget,
     bounds: Bounds,
     /// Time of the last relayed byte, or of a later end of one direction.
     last_progress: Instant,
@@ -191,7 +194,7 @@ where
         if std::mem::take(&mut self.moved) || queued != self.queued() {
             self.last_progress = now;
             self.session.on_activity(now.into_std());
-            self.session.set_buffered(self.held());
+            self.session.set_buffered(self.held(), self.budget);
         } else if flows != (self.to_backend, self.to_client) {
             // However long the silence before: the other side gets its full time to answer the end.
             self.last_progress = now;

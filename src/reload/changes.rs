@@ -7,8 +7,10 @@ use crate::config::{self, Config};
 /// Returns the changed settings that belong to no listener and that a running process can apply.
 pub(super) fn of_process(old: &Config, new: &Config) -> Vec<&'static str> {
     let handshake_bytes = |config: &Config| config.process.max_handshake_bytes;
+    let buffered_bytes = |config: &Config| config.process.max_buffered_bytes;
     let settings = [
         ("process.max_handshake_bytes", handshake_bytes(old) != handshake_bytes(new)),
+        ("process.max_buffered_bytes", buffered_bytes(old) != buffered_bytes(new)),
         ("[shutdown]", old.shutdown != new.shutdown),
         ("log.filter", old.log.filter != new.log.filter),
     ];

@@ -20,6 +20,8 @@ closed_set! {
         ClientTlsTimeout => "client_tls_timeout",
         /// The connection limit was reached, and this connection was evicted during its handshake.
         ClientEvicted => "client_evicted",
+        /// The client left while it waited for its turn during an overload; no cryptography was done for it.
+        ClientAbandoned => "client_abandoned",
         /// Handshakes in progress reached their memory limit, and this one held most.
         ClientTlsMemory => "client_tls_memory",
         /// The client closed the connection during the handshake.
@@ -72,6 +74,10 @@ closed_set! {
         /// Any other failure to connect to the backend.
         BackendError => "backend_error",
 
+        /// The client waited for its turn until the deadline of the handshake: more handshakes arrive than can be done.
+        ProxyOverloaded => "proxy_overloaded",
+        /// Peers that do not read hold all memory for relayed bytes; closed before its ClientHello was read.
+        ProxyBuffersFull => "proxy_buffers_full",
         /// No file descriptor was left for the socket to the backend.
         ProxyFdLimit => "proxy_fd_limit",
         /// No thread was left to look up the backend's name, which had not been resolved yet.
@@ -112,6 +118,8 @@ closed_set! {
         Killed => "killed",
         /// The client's identity had more connections than the listener allows.
         OverLimit => "over_limit",
+        /// The client's source had more connections than the listener allows; closed before its ClientHello was read.
+        OverSourceLimit => "over_source_limit",
 
         /// An internal fault: a panic, or a record that was not closed. Always a bug.
         Internal => "internal",
@@ -152,6 +160,7 @@ impl Reason {
             Self::ClientProbe
             | Self::ClientTlsTimeout
             | Self::ClientEvicted
+            | Self::ClientAbandoned
             | Self::ClientTlsMemory
             | Self::ClientTlsEof
             | Self::ClientTlsNotTls
@@ -192,8 +201,13 @@ impl Reason {
             | Self::Drain
             | Self::DrainDeadline
             | Self::Killed
-            | Self::OverLimit => Origin::Proxy,
-            Self::ProxyFdLimit | Self::ProxyThreadLimit | Self::ProxyMemoryLimit => Origin::Machine,
+            | Self::OverLimit
+            | Self::OverSourceLimit => Origin::Proxy,
+            Self::ProxyFdLimit
+            | Self::ProxyThreadLimit
+            | Self::ProxyMemoryLimit
+            | Self::ProxyOverloaded
+            | Self::ProxyBuffersFull => Origin::Machine,
             Self::Internal => Origin::Internal,
         }
     }

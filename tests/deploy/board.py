@@ -29,6 +29,7 @@ FAILED = {
     "client_tls_timeout": "Device stopped during the handshake: network, power, or this machine is busy",
     "client_tls_memory": "Handshakes in progress reached their memory limit, and this one held most",
     "client_evicted": "Limit of connections reached: evicted before its handshake was complete",
+    "client_abandoned": "Device left while it waited for its turn: more devices connect than this machine serves",
     "client_tls_eof": "Device closed during the handshake: often it rejects the certificate without an alert",
     "client_tls_not_tls": "Not TLS: plain HTTP or MQTT on this port, or a scanner",
     "client_tls_alert": "Device rejected the server: see the alerts of devices, below",
@@ -54,6 +55,8 @@ FAILED = {
     "backend_error": "Connection to the legacy server failed: see the log",
     "proxy_fd_limit": "No file descriptor left for the legacy server: raise the limit",
     "proxy_thread_limit": "No thread left to resolve the legacy server's name: raise the limit",
+    "proxy_buffers_full": "Peers that do not read hold all memory for relayed bytes: is the legacy server stuck?",
+    "proxy_overloaded": "Device waited for its turn until the deadline: more cores, or ECDSA instead of RSA",
     "proxy_memory_limit": "The kernel has no memory for another socket",
     "internal": "A fault in tlsidecar: please report it",
 }
@@ -63,7 +66,7 @@ ENDED = {
     "the device": ["client_reset", "client_lost", "client_truncated", "client_record_truncated"],
     "the backend": ["backend_reset", "backend_lost"],
     "tlsidecar": ["idle_timeout", "half_close_timeout", "max_age", "keys_exhausted", "drain", "drain_deadline", "killed",
-                  "over_limit", "revoked", "expired"],
+                  "over_limit", "over_source_limit", "revoked", "expired"],
 }
 # Health checks: neither failures nor sessions.
 IGNORED = ["client_probe"]

@@ -42,9 +42,10 @@ JOB = "tlsidecar"
 SERIES = 1000
 GOOD = {"swapped", "unchanged"}
 # Faults of tlsidecar itself cannot be caused. The limits need a process without memory, descriptors or threads:
-# tests/limits.rs causes them.
+# tests/limits.rs causes them, and tests/storms.rs those of an overload.
 NOT_BROUGHT_ABOUT = {
     "internal", "client_evicted", "client_tls_memory", "proxy_fd_limit", "proxy_memory_limit", "proxy_thread_limit",
+    "client_abandoned", "proxy_overloaded", "over_source_limit", "proxy_buffers_full",
 }
 # Label values that the load has to bring about.
 WANTED = {

@@ -21,7 +21,7 @@ const RANKS: &[&[&str]] = &[
     &["config"],
     &["terms"],
     &["logging"],
-    &["blocking", "regular_file", "runtime", "text", "time", "value"],
+    &["blocking", "memory", "regular_file", "runtime", "text", "time", "value"],
     &["lock"],
 ];
 

@@ -13,7 +13,7 @@ use super::allow::AllowSection;
 use super::text::{AuthChoice, Text, Whole};
 use crate::config::rollout::Percent;
 use crate::config::values::{
-    AlpnProtocol, AnyDuration, ChainBytes, HandshakeBytes, HelloBytes, ListenerName,
+    AlpnProtocol, AnyDuration, BufferedBytes, ChainBytes, HandshakeBytes, HelloBytes, ListenerName,
     NonZeroDuration, RecheckSpread, SessionAge,
 };
 use crate::config::{
@@ -61,6 +61,7 @@ pub(super) struct ProcessSection {
     pub(super) dumpable: Option<bool>,
     pub(super) landlock: Option<bool>,
     pub(super) max_handshake_bytes: Option<Text<HandshakeBytes>>,
+    pub(super) max_buffered_bytes: Option<Text<BufferedBytes>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -175,8 +176,11 @@ pub(super) struct TimeoutsSection {
 #[serde(deny_unknown_fields, expecting = "a section [listener.limits]")]
 pub(super) struct LimitsSection {
     pub(super) max_connections: Option<Whole<0, 1_000_000>>,
+    pub(super) max_connections_per_source: Option<Whole<0, 1_000_000>>,
     pub(super) max_connections_per_identity: Option<Spanned<Whole<0, 10_000>>>,
     pub(super) over_identity_limit: Option<Text<OverIdentityLimit>>,
+    pub(super) max_handshakes_in_progress: Option<Whole<0, 10_000>>,
+    pub(super) max_handshakes_per_second: Option<Whole<0, 1_000_000>>,
     pub(super) max_hello_bytes: Option<Text<HelloBytes>>,
 }
 
@@ -205,6 +209,7 @@ impl From<ProcessSection> for ProcessConfig {
             max_handshake_bytes: section
                 .max_handshake_bytes
                 .map_or(default.max_handshake_bytes, |bytes| bytes.0.0),
+            max_buffered_bytes: section.max_buffered_bytes.map(|bytes| bytes.0.0),
         }
     }
 }
@@ -257,7 +262,17 @@ impl From<LimitsSection> for Limits {
         let default = Self::default();
         Self {
             max_connections: section.max_connections.and_then(|m| unless_zero(m.0)),
+            max_connections_per_source: section
+                .max_connections_per_source
+                .and_then(|max| unless_zero(max.0)),
             per_identity: per_identity.map(|max| IdentityLimit { max, over }),
+            max_handshakes_in_progress: section
+                .max_handshakes_in_progress
+                .and_then(|max| unless_zero(max.0)),
+            max_handshakes_per_second: section
+                .max_handshakes_per_second
+                .map(|max| max.0)
+                .filter(|&max| max != 0),
             max_hello_bytes: section.max_hello_bytes.map_or(default.max_hello_bytes, |b| b.0.0),
         }
     }

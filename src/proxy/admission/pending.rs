@@ -10,38 +10,16 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::proxy::source::ClientSource;
+
 /// Time from its listing for which a handshake is protected against devices of sources with as many
 /// handshakes: a few round trips of a mobile network.
 const GRACE: Duration = Duration::from_millis(500);
-
-/// The origin of connections: an IPv4 address, or an IPv6 network, because one host can use every address of it (RFC
-/// 4291 section 2.5.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum ClientSource {
-    /// An IPv4 address.
-    V4(Ipv4Addr),
-    /// The first 64 bits of an IPv6 address.
-    V6([u16; 4]),
-}
-
-impl ClientSource {
-    /// Returns the source of an address. An IPv4-mapped IPv6 address counts as IPv4.
-    pub(crate) fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(address) => Self::V4(address),
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments();
-                Self::V6([a, b, c, d])
-            }
-        }
-    }
-}
 
 /// Progress of a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,7 +218,7 @@ mod tests {
     use super::*;
 
     fn source(last: u8) -> ClientSource {
-        ClientSource::of(IpAddr::from([192, 0, 2, last]))
+        ClientSource::of([192, 0, 2, last].into())
     }
 
     /// ListedConnections connections, and their receivers by number.

@@ -28,6 +28,14 @@ pub(crate) enum HandshakeError {
     Timeout(Duration),
     #[error(transparent)]
     Memory(#[from] Exceeded),
+    #[error(
+        "the client left after it had waited {0:.1?} for its turn; nothing was computed for it"
+    )]
+    Abandoned(Duration),
+    #[error(
+        "the client waited {0:.1?} for its turn: more handshakes arrive than this proxy can do"
+    )]
+    NoSlot(Duration),
     #[error("the client closed the connection during the handshake")]
     Eof,
     #[error("the client sent the fatal alert {}", describe::alert(*.0))]
@@ -66,6 +74,8 @@ impl HandshakeError {
             Self::Hello(HelloError::Fault(fault)) => fault_reason(fault),
             Self::Hello(HelloError::Io(error)) | Self::Io(error) => io_reason(error),
             Self::Memory(Exceeded) => Reason::ClientTlsMemory,
+            Self::Abandoned(_) => Reason::ClientAbandoned,
+            Self::NoSlot(_) => Reason::ProxyOverloaded,
             Self::Alert(_) => Reason::ClientTlsAlert,
             Self::Incompatible(_) | Self::NoCommonAlpn => Reason::ClientTlsIncompatible,
             Self::CertificateMissing => Reason::ClientCertMissing,
@@ -91,6 +101,8 @@ impl HandshakeError {
             Self::Incompatible(_)
             | Self::Hello(_)
             | Self::Memory(_)
+            | Self::Abandoned(_)
+            | Self::NoSlot(_)
             | Self::NoCommonAlpn
             | Self::CertificateMissing
             | Self::Certificate(_)
@@ -102,6 +114,29 @@ impl HandshakeError {
         was_shown.then_some(outcome)
     }
 
+    /// Returns whether the client's next attempt will fail as well, so that it should not delay others.
+    pub(crate) const fn will_recur(&self) -> bool {
+        match self {
+            Self::Alert(_)
+            | Self::Incompatible(_)
+            | Self::NoCommonAlpn
+            | Self::CertificateMissing
+            | Self::Certificate(_)
+            | Self::Resumed { .. }
+            | Self::CertificatesTooLarge
+            | Self::Tls(_) => true,
+            // The client may have had no time, or has cost no cryptography.
+            Self::Hello(_)
+            | Self::Timeout(_)
+            | Self::Memory(_)
+            | Self::Abandoned(_)
+            | Self::NoSlot(_)
+            | Self::Eof
+            | Self::Internal(_)
+            | Self::Io(_) => false,
+        }
+    }
+
     /// Returns the data that the reason does not contain. The identity is taken.
     pub(crate) fn take_failure(&mut self) -> HandshakeFailure {
         let detail = self.detail();
@@ -111,6 +146,8 @@ impl HandshakeError {
             Self::Hello(_)
             | Self::Timeout(_)
             | Self::Memory(_)
+            | Self::Abandoned(_)
+            | Self::NoSlot(_)
             | Self::Eof
             | Self::Alert(_)
             | Self::Incompatible(_)
@@ -140,6 +177,8 @@ impl HandshakeError {
             Self::Hello(_)
             | Self::Timeout(_)
             | Self::Memory(_)
+            | Self::Abandoned(_)
+            | Self::NoSlot(_)
             | Self::Eof
             | Self::CertificateMissing
             | Self::CertificatesTooLarge

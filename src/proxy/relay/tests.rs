@@ -23,6 +23,7 @@ use super::*;
 use crate::metrics::Metrics;
 use crate::proxy::handshake;
 use crate::proxy::handshake_memory::Share;
+use crate::sessions::budget::Budget;
 use crate::terms::reason::Reason;
 use crate::trust::snapshot::Snapshot;
 use crate::trust::testing::snapshot_and_client;
@@ -140,14 +141,15 @@ impl Line {
                 handshake::read_client_hello(client, &snapshot.listener, Share::default())
                     .await
                     .unwrap();
-            let mut client = started.accept(&snapshot, &0).await.0.unwrap();
+            let mut client = started.accept(&snapshot, &0, None).await.0.unwrap();
             let _not_waited_for = begin.send(());
-            let early = client.early;
+            let (early, budget) = (client.early, Budget::default());
             let stream = &mut client.stream;
             let is_ready = move |_: (&Pipe, Interest), _: (&Pipe, Interest)| {
                 ready.lock().unwrap().pop().unwrap_or(false)
             };
-            let ended = relay(stream, &mut server, early, &relayed, bounds, is_ready).await;
+            let ended =
+                relay(stream, &mut server, early, (&relayed, &budget), bounds, is_ready).await;
             if ended.reset != Some(Side::Client) {
                 client.stream.close().await;
             }

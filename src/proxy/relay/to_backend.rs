@@ -129,6 +129,7 @@ where
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
     ) -> Poll<Result<Received, ReceiveError>> {
-        self.client.poll_receive(cx, scratch, self.reads_from_client.bytes())
+        let bytes = self.budget.read_bytes(self.reads_from_client.bytes());
+        self.client.poll_receive(cx, scratch, bytes)
     }
 }

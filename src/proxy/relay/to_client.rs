@@ -117,7 +117,8 @@ where
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
     ) -> Poll<io::Result<usize>> {
-        let room = &mut scratch.incoming[..self.reads_from_backend.bytes()];
+        let bytes = self.budget.read_bytes(self.reads_from_backend.bytes());
+        let room = &mut scratch.incoming[..bytes];
         let mut buffer = ReadBuf::new(room);
         ready!(Pin::new(&mut *self.backend).poll_read(cx, &mut buffer))?;
         Poll::Ready(Ok(buffer.filled().len()))

@@ -28,7 +28,7 @@ fn accepting(snapshot: Arc<Snapshot>) -> (DuplexStream, tokio::task::JoinHandle<
     let accepted = tokio::spawn(async move {
         let started =
             handshake::read_client_hello(ours, &snapshot.listener, Share::default()).await?;
-        started.accept(&snapshot, &0).await.0
+        started.accept(&snapshot, &0, None).await.0
     });
     (device, accepted)
 }

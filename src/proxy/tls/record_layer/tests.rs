@@ -37,7 +37,7 @@ async fn connected(snapshot: &Snapshot, connector: TlsConnector) -> (Device<Dupl
     let (device, ours) = tokio::join!(connector.connect(localhost, device), async {
         let started =
             handshake::read_client_hello(ours, &snapshot.listener, Share::default()).await.unwrap();
-        started.accept(snapshot, &0).await.0.unwrap().stream
+        started.accept(snapshot, &0, None).await.0.unwrap().stream
     });
     (device.unwrap(), ours)
 }

@@ -1,0 +1,70 @@
+//! Storms: more handshakes than can be done at a time, and which device gets its turn.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tlsidecar::config::Limits;
+use tlsidecar::terms::reason::Reason;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio_rustls::rustls::HandshakeKind;
+
+use crate::support::proxy::listener;
+use crate::support::raw;
+use crate::support::{Authority, Backend, Device, Proxy, eventually};
+
+/// A proxy that begins one full handshake per second, and a device that has just made one and has its ticket.
+async fn slow_proxy(handshake: Duration) -> (Proxy, Authority, Device, Backend) {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let mut listener = listener(backend.config(), &authority.server());
+    listener.limits = Limits { max_handshakes_per_second: Some(1), ..Limits::default() };
+    listener.timeouts.handshake = handshake;
+    let proxy = Proxy::with(listener);
+    let resuming = Device::new(&authority).resuming();
+    resuming.echo(proxy.address).await.unwrap();
+    (proxy, authority, resuming, backend)
+}
+
+/// Connects, sends a ClientHello and waits until the proxy has queued it.
+async fn queued(proxy: &Proxy, address: SocketAddr) -> TcpStream {
+    let waiting = || proxy.count("tlsidecar_handshakes_waiting{listener=\"test\"}");
+    let before = waiting();
+    let mut tcp = TcpStream::connect(address).await.unwrap();
+    tcp.write_all(&raw::client_hello()).await.unwrap();
+    eventually("the device waits", || waiting() > before).await;
+    tcp
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_leaves_while_it_waits_costs_no_cryptography() {
+    let (proxy, ..) = slow_proxy(Duration::from_secs(30)).await;
+    drop(queued(&proxy, proxy.address).await);
+    eventually("it is closed", || proxy.closed(Reason::ClientAbandoned) == 1).await;
+    assert_eq!(proxy.count("tlsidecar_handshakes_waiting{listener=\"test\"}"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_waits_gets_its_turn() {
+    let (proxy, authority, _, _backend) = slow_proxy(Duration::from_secs(30)).await;
+    let start = Instant::now();
+    Device::new(&authority).echo(proxy.address).await.unwrap();
+    assert!(start.elapsed() > Duration::from_millis(500), "{:?}", start.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_with_a_ticket_does_not_wait_for_those_without() {
+    let (proxy, _, device, _backend) = slow_proxy(Duration::from_secs(30)).await;
+    let _strangers = [queued(&proxy, proxy.address).await, queued(&proxy, proxy.address).await];
+    let resumed = device.echo(proxy.address).await.unwrap();
+    assert_eq!(resumed.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed));
+    assert_eq!(proxy.count("tlsidecar_handshakes_waiting{listener=\"test\"}"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_whose_turn_does_not_come_before_the_deadline_is_told_apart_from_a_slow_one() {
+    let (proxy, ..) = slow_proxy(Duration::from_millis(200)).await;
+    let _stranger = queued(&proxy, proxy.address).await;
+    eventually("it is closed", || proxy.closed(Reason::ProxyOverloaded) == 1).await;
+    assert_eq!(proxy.closed(Reason::ClientTlsTimeout), 0);
+}
