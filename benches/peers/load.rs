@@ -49,8 +49,8 @@ pub enum Kind {
     FewIdle,
     /// Handshakes during repeated certificate reloads.
     Reloads,
-    /// Reconnection of all devices at once.
-    Storm,
+    /// Reconnection of this number of devices at once.
+    Storm { devices: usize },
     /// Revocation of some of many connected devices. Only tlsidecar ends their sessions.
     Revocation,
     /// Cost of unauthenticated clients.
@@ -59,6 +59,7 @@ pub enum Kind {
 
 const ECDSA: Setup = Setup { key: Key::Ecdsa, client_auth: false, crl: false };
 const RSA: Setup = Setup { key: Key::Rsa, ..ECDSA };
+const RSA_4096: Setup = Setup { key: Key::Rsa4096, ..ECDSA };
 const CLIENT_AUTH: Setup = Setup { client_auth: true, ..ECDSA };
 const REVOCABLE: Setup = Setup { crl: true, ..CLIENT_AUTH };
 
@@ -87,7 +88,9 @@ pub const LOADS: &[Load] = &[
     load("few idle", Kind::FewIdle, ECDSA),
     load("few idle, client certificate", Kind::FewIdle, CLIENT_AUTH),
     load("20 reloads", Kind::Reloads, ECDSA),
-    load("storm", Kind::Storm, RSA),
+    load("storm, RSA", Kind::Storm { devices: 9000 }, RSA),
+    load("storm, ECDSA", Kind::Storm { devices: 9000 }, ECDSA),
+    load("storm, RSA-4096", Kind::Storm { devices: 3000 }, RSA_4096),
     load("revocation", Kind::Revocation, REVOCABLE),
 ];
 
@@ -193,7 +196,7 @@ impl Load {
             Kind::Idle => idle::many(bench).await,
             Kind::FewIdle => idle::few(bench).await,
             Kind::Reloads => handshakes::reloads(bench).await,
-            Kind::Storm => storm::storm(bench).await,
+            Kind::Storm { devices } => storm::storm(bench, devices).await,
             Kind::Revocation => revocation::run(bench).await,
             Kind::Unauthenticated(input) => unauthenticated::run(bench, input).await,
         }

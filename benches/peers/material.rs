@@ -20,6 +20,8 @@ pub enum Key {
     Ecdsa,
     /// 2048 bits.
     Rsa,
+    /// RSA with 4096 bits.
+    Rsa4096,
 }
 
 /// Certificates of one run, with their files.
@@ -57,6 +59,7 @@ impl Material {
         };
         made.renew(Key::Ecdsa)?;
         made.renew(Key::Rsa)?;
+        made.renew(Key::Rsa4096)?;
         write(&made.crl_file(), &made.crl([]));
         Ok(made)
     }
@@ -66,6 +69,7 @@ impl Material {
         let key = match kind {
             Key::Ecdsa => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
             Key::Rsa => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)?,
+            Key::Rsa4096 => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_4096)?,
         };
         let server = params_of("localhost", ExtendedKeyUsagePurpose::ServerAuth)?;
         let (chain, key) = (server.signed_by(&key, &self.issuer)?.pem(), key.serialize_pem());
@@ -100,6 +104,7 @@ impl Material {
         let name = match kind {
             Key::Ecdsa => "ecdsa",
             Key::Rsa => "rsa",
+            Key::Rsa4096 => "rsa4096",
         };
         self.dir.join(name).with_extension(extension)
     }

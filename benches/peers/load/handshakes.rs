@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinHandle;
 
-use super::{Bench, Figure, Steady, percentile_ms};
+use super::{Bench, Figure, Rates, Steady, percentile_ms};
 use crate::backend::Task;
 use crate::device::{self, Dialer, Version, within};
 
@@ -26,20 +26,30 @@ struct Seen {
 }
 
 pub async fn steady(bench: &Bench<'_>, version: Version, resumed: bool) -> io::Result<Vec<Figure>> {
-    let load = Steady::default();
-    let clients = start(bench, &load, version, resumed);
-    let rates = load.measure(bench.proxy, bench.time).await;
-    let mut seen = all(clients).await?;
-    if seen.failed > 0 || seen.other_kind > seen.times.len() / 100 {
-        let (failed, other) = (seen.failed, seen.other_kind);
-        return Err(io::Error::other(format!("{failed} failed, {other} not of the kind")));
-    }
+    let (rates, mut seen) = measure(bench, version, resumed).await?;
     Ok(vec![
         ("handshakes per CPU second", rates.per_cpu_second),
         ("handshakes per second", rates.per_second),
         ("handshake p50, ms", percentile_ms(&mut seen.times, 0.50)),
         ("handshake p99, ms", percentile_ms(&mut seen.times, 0.99)),
     ])
+}
+
+/// Returns the rates of handshakes alone.
+pub(super) async fn rates(bench: &Bench<'_>, version: Version, resumed: bool) -> io::Result<Rates> {
+    measure(bench, version, resumed).await.map(|(rates, _)| rates)
+}
+
+async fn measure(bench: &Bench<'_>, version: Version, resumed: bool) -> io::Result<(Rates, Seen)> {
+    let load = Steady::default();
+    let clients = start(bench, &load, version, resumed);
+    let rates = load.measure(bench.proxy, bench.time).await;
+    let seen = all(clients).await?;
+    if seen.failed > 0 || seen.other_kind > seen.times.len() / 100 {
+        let (failed, other) = (seen.failed, seen.other_kind);
+        return Err(io::Error::other(format!("{failed} failed, {other} not of the kind")));
+    }
+    Ok((rates, seen))
 }
 
 /// Measures full handshakes while the certificate is renewed [`RELOADS`] times, and for the same time without.
