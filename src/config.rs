@@ -13,6 +13,7 @@ pub mod file;
 mod guards;
 mod limits;
 mod process;
+mod proxy_protocol;
 pub(crate) mod rollout;
 mod route;
 pub(crate) mod values;
@@ -29,6 +30,7 @@ pub use self::client_trust::{ClientTrust, CrlCheck, CrlRules, ExpiredCrl, Unknow
 pub use self::guards::{GuardAction, Guards};
 pub use self::limits::{IdentityLimit, Limits, OverIdentityLimit};
 pub use self::process::ProcessConfig;
+pub use self::proxy_protocol::{Cidr, HeaderTlv, ProxyProtocol, SendHeader};
 pub use self::rollout::Rollout;
 use crate::logging::{Filter, Format};
 use crate::terms::name_pattern::{NamePattern, is_dns_name};
@@ -117,6 +119,8 @@ pub struct ListenerConfig {
     pub limits: Limits,
     /// The options of TCP sockets to clients and to backends.
     pub tcp: Tcp,
+    /// The use of the PROXY protocol.
+    pub proxy_protocol: ProxyProtocol,
 }
 
 impl ListenerConfig {
@@ -139,6 +143,7 @@ impl ListenerConfig {
             timeouts: Timeouts::default(),
             limits: Limits::default(),
             tcp: Tcp::default(),
+            proxy_protocol: ProxyProtocol::default(),
         }
     }
 

@@ -7,6 +7,7 @@ pub(crate) mod listener;
 pub(crate) mod admission;
 mod connection;
 mod hello;
+mod proxy_protocol;
 
 pub(crate) mod handshake;
 mod handshake_memory;

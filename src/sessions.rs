@@ -46,7 +46,10 @@ pub(crate) struct Session {
     pub(crate) metrics: Arc<ListenerMetrics>,
     /// A number that is unique within this process.
     pub(crate) id: u64,
-    pub(crate) peer: SocketAddr,
+    /// The other end of the socket: the device or a proxy before it.
+    pub(crate) socket_peer: SocketAddr,
+    /// The addresses that a proxy has stated. Boxed, because most sessions have none.
+    forwarded: OnceLock<Box<ForwardedAddresses>>,
     pub(crate) opened: Instant,
     /// The server name (SNI) of the ClientHello.
     pub(crate) server_name: OnceLock<Box<str>>,
@@ -57,6 +60,15 @@ pub(crate) struct Session {
     pub(crate) connect: OnceLock<Duration>,
     stop: StopOrder,
     counted: Counters,
+}
+
+/// The two ends of a connection that a proxy forwards, as it states them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ForwardedAddresses {
+    /// The device.
+    pub(crate) source: SocketAddr,
+    /// The address that the device has connected to.
+    pub(crate) destination: SocketAddr,
 }
 
 /// Result of a completed handshake.
@@ -92,11 +104,12 @@ type SessionMap = HashMap<u64, Arc<Session>>;
 
 impl Session {
     /// Creates the session of a connection that was just accepted.
-    pub(crate) fn new(metrics: Arc<ListenerMetrics>, id: u64, peer: SocketAddr) -> Self {
+    pub(crate) fn new(metrics: Arc<ListenerMetrics>, id: u64, socket_peer: SocketAddr) -> Self {
         Self {
             metrics,
             id,
-            peer,
+            socket_peer,
+            forwarded: OnceLock::new(),
             opened: Instant::now(),
             server_name: OnceLock::new(),
             handshake: OnceLock::new(),
@@ -106,6 +119,23 @@ impl Session {
             stop: StopOrder::default(),
             counted: Counters::default(),
         }
+    }
+
+    /// Returns the address of the device.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.forwarded().map_or(self.socket_peer, |forwarded| forwarded.source)
+    }
+
+    /// Returns the addresses that a proxy before tlsidecar has stated, if one has.
+    pub(crate) fn forwarded(&self) -> Option<&ForwardedAddresses> {
+        self.forwarded.get().map(AsRef::as_ref)
+    }
+
+    /// Sets the addresses that a proxy has stated, once and before the ClientHello.
+    pub(crate) fn set_forwarded(&self, addresses: ForwardedAddresses) {
+        let ForwardedAddresses { source, destination } = addresses;
+        let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+        let _set_before = self.forwarded.set(ForwardedAddresses { source, destination }.into());
     }
 
     /// Returns true if its relay has begun.

@@ -208,6 +208,8 @@ fn each_invalid_value_is_reported_with_its_place_and_the_allowed_values() {
         ("tls.accept_expired_client_certs", "1", &["`1`", "boolean"]),
         ("tls.client_auth", "true", &["`true`", "\"none\", \"optional\" or \"required\""]),
         ("tcp.keepalive", "true", &["true", "duration"]),
+        ("proxy_protocol.send", "\"v3\"", &["v3", "\"none\", \"v1\" or \"v2\""]),
+        ("proxy_protocol.tlvs", "[\"ssl\"]", &["send = \"v2\""]),
         ("unknown_name", "\"drop\"", &["drop", "\"default\" or \"refuse\""]),
         ("tcp", "1", &["[listener.tcp]"]),
     ] {
@@ -222,6 +224,8 @@ fn each_invalid_value_is_reported_with_its_place_and_the_allowed_values() {
         ("allow.uri", "\"plant-a\"", &["plant-a", "spiffe://"][..]),
         ("allow.cn", "\"*\"", &["\"*\"", "pump-*"]),
         ("allow.dns", "\"a.*.b\"", &["a.*.b", "DNS name"]),
+        ("proxy_protocol.tlvs", "\"cn\"", &["cn", "\"ssl\"", "\"client_cert\""]),
+        ("proxy_protocol.accept_from", "\"10.1.2.3/8\"", &["10.1.2.3/8", "10.0.0.0/8"]),
         ("allow.spki_sha256", "1", &["`1`", "64 hexadecimal"]),
     ] {
         let text = listener(&format!("{key} = [{value}]"));
@@ -251,6 +255,13 @@ fn a_rollout_needs_a_share_and_an_empty_one_is_none() {
     let listener = "tls.rollout = { share = \"5%\", observe = \"1h\" }\n";
     let config = parse(&routed(listener, "tls.rollout = {}\n")).unwrap();
     assert_eq!(config.listeners[0].routes[0].tls.as_ref().unwrap().rollout, None);
+}
+
+#[test]
+fn the_certificate_of_a_client_is_sent_in_the_tlv_of_its_session() {
+    let section = "proxy_protocol.send = \"v2\"\nproxy_protocol.tlvs = [\"client_cert\"]\n";
+    let key = "listener[0].proxy_protocol.tlvs";
+    assert_problem(&format!("{GOOD}{section}"), (8, 23), key, &["client_cert", "\"ssl\""]);
 }
 
 #[test]

@@ -52,6 +52,9 @@ mod material;
 /// More handshakes than can be done at a time.
 mod storms;
 
+/// The PROXY protocol, in both directions.
+mod proxy_protocol;
+
 /// Routes, and failures to connect to backends.
 mod backends;
 

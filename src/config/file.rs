@@ -12,6 +12,7 @@ mod allow;
 mod client_auth;
 mod client_key_places;
 mod problem;
+mod proxy_protocol;
 mod rollout;
 mod sections;
 mod text;
@@ -242,6 +243,7 @@ fn into_listener(
             into_route(route, &format!("{key}.route[{i}]"), tls.as_ref(), problems)
         })
         .collect();
+    let proxy_protocol = section.proxy_protocol.into_proxy_protocol(key, problems);
     Some(ListenerConfig {
         name: name?.into_inner().0.into(),
         listen: listen?.into_inner().0,
@@ -252,6 +254,7 @@ fn into_listener(
         timeouts: section.timeouts.into(),
         limits: section.limits.into(),
         tcp: section.tcp.into(),
+        proxy_protocol,
     })
 }
 

@@ -1,7 +1,7 @@
 //! THE WALK: the life of a connection, from accept to close.
 //!
 //! ```text
-//! accept → admit → handshake → authorize → route → connect → relay → close
+//! accept → admit → (PROXY header) → handshake → authorize → route → connect → relay → close
 //! ```
 //!
 //! **Promises.** Every exit closes the record once, with the reason of the error that ended the walk. Memory that only
@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use super::admission::{AdmissionRefused, Evicted, IdentityRefused};
 use super::backend::{self, BackendStream, ConnectError};
 use super::handshake::{self, EstablishedClient, HandshakeError};
+use super::proxy_protocol::{self, ReceiveHeaderError, SendHeaderError};
 use super::record::Record;
 use super::relay::{self, Bounds, RelayError, Side};
 use super::route::{NoRoute, Routes};
@@ -76,8 +77,12 @@ async fn open(
 ) -> Result<(TlsStream<TcpStream>, Vec<u8>, BackendStream), End> {
     let snapshot = &routes.snapshot;
     let session = Arc::clone(record.session());
-    record.admit(snapshot.listener.limits)?;
+    record.started();
 
+    let pending = record.pending();
+    let header = proxy_protocol::receive(&tcp, session.peer(), &snapshot.listener);
+    let forwarded = session.stop_order().or(pending.or_evicted(header)).await???;
+    record.admit(forwarded, snapshot.listener.limits)?;
     let pending = record.pending();
     // Pinned, so that the future stores it once.
     let mut client = {
@@ -96,7 +101,7 @@ async fn open(
     };
     record.on_handshake(client.negotiated.take(), client.identity.take(), client.times);
 
-    let connecting = connect_backend(&routes, &client, record);
+    let connecting = connect_backend(&routes, &mut client, record);
     match session.stop_order().or(connecting).await.map_err(End::Stopped).flatten() {
         Ok(backend) => Ok((client.stream, client.early, backend)),
         Err(end) => {
@@ -109,19 +114,21 @@ async fn open(
 /// Checks the client with the current trust, counts its identity, selects the backend and connects to it.
 async fn connect_backend(
     routes: &Routes,
-    client: &EstablishedClient<TcpStream>,
+    client: &mut EstablishedClient<TcpStream>,
     record: &mut Record,
 ) -> Result<BackendStream, End> {
     let listener = &routes.snapshot.listener;
-    if let Some(valid_until) = routes.check_latest(record.session())? {
-        record.expires(valid_until);
-    }
+    record.expires(routes.check_latest(record.session())?);
     record.admit_identity(listener.limits)?;
     let backend = routes.backend(client.route)?;
     record.on_route(Arc::clone(backend.metrics()));
 
     let dialled = Instant::now();
-    let stream = backend.connect(listener.timeouts.connect, listener.tcp).await?;
+    let mut stream = backend.connect(listener.timeouts.connect, listener.tcp).await?;
+    let (io, certificate) = (client.stream.io(), client.certificate.as_deref());
+    let header =
+        proxy_protocol::header(&listener.proxy_protocol, record.session(), io, certificate);
+    proxy_protocol::send(header, &mut client.early, &mut stream, record.session()).await?;
     record.connected(dialled.elapsed());
     record.replace_sibling(listener.limits);
     Ok(stream)
@@ -130,6 +137,8 @@ async fn connect_backend(
 /// An abnormal end of a walk.
 #[derive(Debug, thiserror::Error)]
 enum End {
+    #[error(transparent)]
+    ProxyHeader(#[from] ReceiveHeaderError),
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
     #[error(transparent)]
@@ -140,6 +149,8 @@ enum End {
     Route(#[from] NoRoute),
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    #[error(transparent)]
+    SendHeader(#[from] SendHeaderError),
     #[error(transparent)]
     Relay(#[from] RelayError),
     #[error(transparent)]
@@ -152,11 +163,13 @@ impl End {
     /// Returns the stable reason for this end.
     fn reason(&self) -> Reason {
         match self {
+            Self::ProxyHeader(error) => error.reason(),
             Self::Handshake(error) => error.reason(),
             Self::Admission(error) => error.reason(),
             Self::Identity(error) => error.reason(),
             Self::Route(error) => error.reason(),
             Self::Connect(error) => error.reason(),
+            Self::SendHeader(error) => error.reason(),
             Self::Relay(error) => error.reason(),
             Self::Evicted(Evicted) => Reason::ClientEvicted,
             Self::Stopped(Stopped(reason)) => *reason,

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::rustls::pki_types::UnixTime;
+use tokio_rustls::rustls::pki_types::{CertificateDer, UnixTime};
 use tokio_rustls::rustls::{self, PeerIncompatible};
 
 use self::certificate::CertificateFault;
@@ -34,7 +34,7 @@ use super::handshake_slots::{Slot, SlotAccess};
 use super::hello::{self, Between, Hello, HelloError, HelloLimits};
 use super::record::{HandshakeTimes, Offer, ShownCertificate};
 use super::tls::{Negotiation, Opening, Progress, RustlsHandshake, TlsStream, plaintext_alert};
-use crate::config;
+use crate::config::{self, HeaderTlv};
 use crate::terms::labels::SuiteKind;
 use crate::terms::negotiated::Negotiated;
 use crate::terms::rollout::ShownOutcome;
@@ -53,6 +53,8 @@ pub(crate) struct EstablishedClient<Io> {
     pub(crate) route: Option<usize>,
     /// Result of the handshake.
     pub(crate) negotiated: Option<Negotiated>,
+    /// The client's certificate, if it is to be sent to the backend.
+    pub(crate) certificate: Option<CertificateDer<'static>>,
     /// Identity in the client's certificate.
     pub(crate) identity: Option<Box<Identity>>,
     pub(crate) times: HandshakeTimes,
@@ -192,6 +194,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
         });
         let refused = verified.is_err().then(|| negotiation.state().peer_certificates().first());
         let refused = refused.flatten().map(|leaf| identity::of(leaf).into());
+        let certificate = sent_on(negotiation.state(), selection.snapshot);
         let crypto = negotiation.state().crypto();
         let (mut stream, early) = negotiation.into_stream().map_err(HandshakeError::Internal)?;
         let identity = match verified {
@@ -204,8 +207,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
         };
         let route = selection.route;
         let times = HandshakeTimes { waited, crypto };
-        Ok(EstablishedClient { stream, early, route, negotiated, identity, times })
+        Ok(EstablishedClient { stream, early, route, negotiated, certificate, identity, times })
     }
+}
+
+/// Returns the client's certificate if the backend gets it in the PROXY protocol.
+fn sent_on(client: &RustlsHandshake, snapshot: &Snapshot) -> Option<CertificateDer<'static>> {
+    let is_sent = snapshot.listener.proxy_protocol.sends(HeaderTlv::ClientCert);
+    client.peer_certificates().first().filter(|_| is_sent).cloned()
 }
 
 /// Sends the alert of RFC 8446 section 6.2 to a client whose first message was not a valid ClientHello.

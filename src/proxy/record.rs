@@ -21,7 +21,7 @@ use crate::config::Limits;
 use crate::metrics::{BackendMetrics, ListenerMetrics};
 use crate::sessions::budget::Budget;
 use crate::sessions::top::By;
-use crate::sessions::{CompletedHandshake, Session, Sessions};
+use crate::sessions::{CompletedHandshake, ForwardedAddresses, Session, Sessions};
 use crate::terms::labels::{
     Alert, ConnectResult, Direction, HandshakeKind, Incompatible, OfferedVersion,
     ResumptionOutcome, SuiteKind,
@@ -137,7 +137,6 @@ impl Record {
         // A dual-stack listener reports IPv4 as ::ffff:192.0.2.1.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        sessions.top.connected(By::Peer, &peer.ip().to_string());
         let session = Arc::new(Session::new(metrics, id, peer));
         sessions.add(Arc::clone(&session));
         Self {
@@ -154,22 +153,36 @@ impl Record {
         }
     }
 
-    /// Returns the connection as one that can be evicted until its handshake is complete.
+    /// Returns the connection as one that can be evicted until its handshake is complete. Its source is the device once
+    /// its address is known.
     pub(crate) fn pending(&self) -> PendingConnection {
         self.permit.pending(self.source())
     }
 
     /// Returns the source of the connection.
     pub(crate) fn source(&self) -> ClientSource {
-        ClientSource::of(self.session.peer.ip())
+        ClientSource::of(self.session.peer().ip())
     }
 
-    /// Admits the connection, whose task runs for the first time, and counts it for its source.
+    /// The connection's task runs for the first time.
+    pub(crate) fn started(&mut self) {
+        self.wait = self.session.age();
+    }
+
+    /// Admits the connection, and counts it for its source. `forwarded` has the addresses that a proxy before us has
+    /// stated.
     ///
     /// # Errors
     /// The memory for peers is exhausted, or the source has as many connections as the listener allows.
-    pub(crate) fn admit(&mut self, limits: Limits) -> Result<(), AdmissionRefused> {
-        self.wait = self.session.age();
+    pub(crate) fn admit(
+        &self,
+        forwarded: Option<ForwardedAddresses>,
+        limits: Limits,
+    ) -> Result<(), AdmissionRefused> {
+        if let Some(addresses) = forwarded {
+            self.session.set_forwarded(addresses);
+        }
+        self.sessions.top.connected(By::Peer, &self.session.peer().ip().to_string());
         self.sessions.budget.admit()?;
         let limit = limits.max_connections_per_source;
         Ok(self.permit.sources().admit(&self.session, limit, &self.sessions)?)
@@ -238,10 +251,12 @@ impl Record {
         set(&self.session.handshake, Some(CompletedHandshake { negotiated, took }));
     }
 
-    /// The client's certificates are valid up to `last_second`, in Unix time. Called after [`Self::on_handshake`], so
-    /// that the re-check at that time finds the session.
-    pub(crate) fn expires(&self, last_second: i64) {
-        self.sessions.next_expiry.add(last_second);
+    /// The client's certificates are valid up to `last_second`, in Unix time, if the session ends then. Called after
+    /// [`Self::on_handshake`], so that the re-check at that time finds the session.
+    pub(crate) fn expires(&self, last_second: Option<i64>) {
+        if let Some(last_second) = last_second {
+            self.sessions.next_expiry.add(last_second);
+        }
     }
 
     /// Counts the connection for the client's identity.
@@ -310,7 +325,7 @@ impl Record {
         self.permit.sources().remove(session);
         session.metrics.closed(reason, session.age());
         let bytes = session.bytes(Direction::ToBackend) + session.bytes(Direction::ToClient);
-        self.sessions.top.ended(session.peer.ip(), session.identity(), bytes, reason);
+        self.sessions.top.ended(session.peer().ip(), session.identity(), bytes, reason);
         // tracing ties a level to a call site, so there is one for each.
         match reason.origin() {
             Origin::Internal => access!(Level::ERROR, self, reason, error),
@@ -355,6 +370,8 @@ const fn connect_result(reason: Reason) -> Option<ConnectResult> {
         | Reason::ClientAbandoned
         | Reason::ProxyOverloaded
         | Reason::ProxyBuffersFull
+        | Reason::ProxyHeaderInvalid
+        | Reason::ProxyHeaderUnexpected
         | Reason::ClientTlsMemory
         | Reason::ClientTlsTimeout
         | Reason::ClientTlsEof
@@ -401,7 +418,8 @@ macro_rules! access {
             $level,
             connection = session.id,
             listener = session.metrics.name(),
-            peer = %session.peer,
+            peer = %session.peer(),
+            via = session.forwarded().map(|_| tracing::field::display(session.socket_peer)),
             reason = $reason.as_str(),
             phase = $record.phase.as_str(),
             identity = session.identity(),

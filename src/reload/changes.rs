@@ -33,6 +33,7 @@ pub(super) fn of_listener(
         timeouts,
         limits,
         tcp,
+        proxy_protocol,
     } = old;
     let parts = [
         ("backend", *backend != new.backend),
@@ -42,6 +43,7 @@ pub(super) fn of_listener(
         ("timeouts", *timeouts != new.timeouts),
         ("limits", *limits != new.limits),
         ("tcp", *tcp != new.tcp),
+        ("proxy_protocol", *proxy_protocol != new.proxy_protocol),
     ];
     parts.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }

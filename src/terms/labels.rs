@@ -88,6 +88,19 @@ impl Cipher {
         }
     }
 
+    /// Returns the name of the suite in OpenSSL, which receivers of the PROXY protocol expect.
+    pub(crate) const fn openssl_name(self) -> &'static str {
+        match self {
+            Self::Tls13Aes128 | Self::Tls13Aes256 | Self::Tls13Chacha20 => self.as_str(),
+            Self::EcdsaAes128 => "ECDHE-ECDSA-AES128-GCM-SHA256",
+            Self::EcdsaAes256 => "ECDHE-ECDSA-AES256-GCM-SHA384",
+            Self::EcdsaChacha20 => "ECDHE-ECDSA-CHACHA20-POLY1305",
+            Self::RsaAes128 => "ECDHE-RSA-AES128-GCM-SHA256",
+            Self::RsaAes256 => "ECDHE-RSA-AES256-GCM-SHA384",
+            Self::RsaChacha20 => "ECDHE-RSA-CHACHA20-POLY1305",
+        }
+    }
+
     /// Returns the TLS version of the suite; each belongs to exactly one.
     #[must_use]
     pub const fn version(self) -> &'static str {

@@ -16,6 +16,10 @@ closed_set! {
 
         /// The client closed without sending a byte: a load balancer's health check, a port scan.
         ClientProbe => "client_probe",
+        /// A peer that must send a PROXY protocol header sent none in time, or an invalid one.
+        ProxyHeaderInvalid => "proxy_header_invalid",
+        /// The connection begins with a PROXY protocol header, and its peer is none that may send one.
+        ProxyHeaderUnexpected => "proxy_header_unexpected",
         /// The deadline of the handshake or of its ClientHello passed.
         ClientTlsTimeout => "client_tls_timeout",
         /// The connection limit was reached, and this connection was evicted during its handshake.
@@ -158,6 +162,8 @@ impl Reason {
     pub const fn origin(self) -> Origin {
         match self {
             Self::ClientProbe
+            | Self::ProxyHeaderInvalid
+            | Self::ProxyHeaderUnexpected
             | Self::ClientTlsTimeout
             | Self::ClientEvicted
             | Self::ClientAbandoned
@@ -230,7 +236,8 @@ mod tests {
     fn a_label_that_names_an_origin_is_counted_for_that_origin() {
         for reason in Reason::ALL {
             let by_name = match reason.as_str() {
-                l if l.starts_with("client_") => Origin::Client,
+                // Of the PROXY protocol: the proxy before us is the client of the socket.
+                l if l.starts_with("client_") || l.starts_with("proxy_header_") => Origin::Client,
                 l if l.starts_with("backend_") => Origin::Backend,
                 l if l.starts_with("proxy_") => Origin::Machine,
                 _ => continue,

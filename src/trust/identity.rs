@@ -151,6 +151,12 @@ impl Identity {
         self.not_after.min(path)
     }
 
+    /// Returns the first common name, if it is among the kept names and unchanged.
+    pub(crate) fn common_name(&self) -> Option<&str> {
+        let mut names = self.ruled_names();
+        names.find(|(kind, _)| *kind == NameKind::CommonName).map(|(_, name)| name)
+    }
+
     /// Returns each name that a rule can match, with its kind.
     pub(super) fn ruled_names(&self) -> impl Iterator<Item = (NameKind, &str)> {
         let named = self.names.iter().enumerate();

@@ -17,9 +17,9 @@ use crate::config::values::{
     NonZeroDuration, RecheckSpread, SessionAge,
 };
 use crate::config::{
-    AdminListen, BackendAddress, CrlCheck, ExpiredCrl, GuardAction, Guards, IdentityLimit, Limits,
-    LogConfig, OverIdentityLimit, ProcessConfig, ShutdownConfig, Tcp, Timeouts, TlsVersion,
-    UnknownName, UnknownStatus,
+    AdminListen, BackendAddress, Cidr, CrlCheck, ExpiredCrl, GuardAction, Guards, HeaderTlv,
+    IdentityLimit, Limits, LogConfig, OverIdentityLimit, ProcessConfig, SendHeader, ShutdownConfig,
+    Tcp, Timeouts, TlsVersion, UnknownName, UnknownStatus,
 };
 use crate::logging::{Filter, Format};
 use crate::terms::name_pattern::NamePattern;
@@ -89,6 +89,8 @@ pub(super) struct ListenerSection {
     pub(super) limits: LimitsSection,
     #[serde(default)]
     pub(super) tcp: TcpSection,
+    #[serde(default)]
+    pub(super) proxy_protocol: ProxyProtocolSection,
 }
 
 /// The TLS keys of a listener, or those with which a route overrides them.
@@ -189,6 +191,15 @@ pub(super) struct LimitsSection {
 pub(super) struct TcpSection {
     pub(super) keepalive: Option<Text<AnyDuration>>,
     pub(super) user_timeout: Option<Text<AnyDuration>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section [listener.proxy_protocol]")]
+pub(super) struct ProxyProtocolSection {
+    pub(super) send: Option<Text<SendHeader>>,
+    pub(super) tlvs: Option<Spanned<Vec<Text<HeaderTlv>>>>,
+    #[serde(default)]
+    pub(super) accept_from: Vec<Text<Cidr>>,
 }
 
 impl From<LogSection> for LogConfig {

@@ -159,8 +159,8 @@ impl SessionFilter {
         let identity =
             self.identity.as_ref().is_none_or(|wanted| names().any(|name| wanted.matches(name)));
         let peer = self.peer.as_ref().is_none_or(|peer| match peer {
-            PeerFilter::Any(address) => *address == session.peer.ip(),
-            PeerFilter::Just(address) => *address == session.peer,
+            PeerFilter::Any(address) => *address == session.peer().ip(),
+            PeerFilter::Just(address) => *address == session.peer(),
         });
         let server_name = self.server_name.as_deref().is_none_or(|wanted| {
             session.server_name.get().is_some_and(|name| name.eq_ignore_ascii_case(wanted))
@@ -176,7 +176,7 @@ fn contains(session: &Session, text: &str) -> bool {
     let found = |name: &str| name.to_lowercase().contains(text);
     names.into_iter().any(|name| found(name))
         || found(session.metrics.name())
-        || session.peer.to_string().contains(text)
+        || session.peer().to_string().contains(text)
 }
 
 /// Parses the id of a session at the end of a path.

@@ -29,6 +29,8 @@ struct SessionView<'a> {
     id: u64,
     listener: &'a str,
     peer: String,
+    /// The address of the proxy before tlsidecar, if it has stated the device's.
+    via: Option<String>,
     identity: Option<&'a str>,
     names: &'a [Box<str>],
     certificate_not_after: Option<i64>,
@@ -89,7 +91,8 @@ fn view(session: &Session) -> SessionView<'_> {
     SessionView {
         id: session.id,
         listener: session.metrics.name(),
-        peer: session.peer.to_string(),
+        peer: session.peer().to_string(),
+        via: session.forwarded().map(|_| session.socket_peer.to_string()),
         identity: session.identity(),
         names: identity.map(|identity| &identity.names[..]).unwrap_or_default(),
         certificate_not_after: identity.map(|identity| identity.not_after),
@@ -140,7 +143,7 @@ fn add(live: &[Arc<Session>], by: By, counts: &mut Counts) {
         let name: Option<Box<str>> = match by {
             By::Identity => session.identity().map(Box::from),
             By::Certificate => None,
-            By::Peer => Some(session.peer.ip().to_string().into()),
+            By::Peer => Some(session.peer().ip().to_string().into()),
         };
         if let Some(name) = name.filter(|_| bytes > 0) {
             counts.add(name, bytes);

@@ -83,5 +83,5 @@ impl SourceTable {
 }
 
 fn source(session: &Session) -> ClientSource {
-    ClientSource::of(session.peer.ip())
+    ClientSource::of(session.peer().ip())
 }

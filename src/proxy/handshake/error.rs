@@ -223,6 +223,7 @@ impl From<rustls::Error> for HandshakeError {
 fn fault_reason(fault: &HelloFault) -> Reason {
     match fault {
         HelloFault::NotTls => Reason::ClientTlsNotTls,
+        HelloFault::ProxyHeader => Reason::ProxyHeaderUnexpected,
         HelloFault::Incompatible(..) | HelloFault::Fallback => Reason::ClientTlsIncompatible,
         HelloFault::NameNotServed => Reason::ClientNameUnknown,
         HelloFault::Malformed(_)

@@ -19,6 +19,11 @@ pub(crate) enum HelloFault {
     Unexpected(&'static str),
     #[error("the first bytes are not a TLS handshake record")]
     NotTls,
+    #[error(
+        "the first bytes are a PROXY protocol header, and proxy_protocol.accept_from does not have the \
+         peer's address"
+    )]
+    ProxyHeader,
     #[error("a ClientHello of more than {0} bytes")]
     TooLong(usize),
     #[error("a record of more than 16 KiB")]
@@ -52,7 +57,9 @@ impl HelloFault {
         match self {
             Self::Malformed(_) | Self::TooLong(_) => AlertDescription::DecodeError,
             Self::Illegal(_) => AlertDescription::IllegalParameter,
-            Self::Unexpected(_) | Self::NotTls => AlertDescription::UnexpectedMessage,
+            Self::Unexpected(_) | Self::NotTls | Self::ProxyHeader => {
+                AlertDescription::UnexpectedMessage
+            }
             Self::Overflow => AlertDescription::RecordOverflow,
             Self::UnknownName | Self::NameNotServed => AlertDescription::UnrecognisedName,
             Self::Fallback => AlertDescription::InappropriateFallback,

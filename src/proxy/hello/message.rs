@@ -7,6 +7,7 @@
 //! **Not here.** The content of the message (`client_hello.rs`), sockets and deadlines (`hello.rs`).
 
 use super::fault::HelloFault;
+use crate::proxy::proxy_protocol::begins_header;
 use crate::proxy::tls::early_data_bytes;
 
 /// Size of a record's header: type, version and length. RFC 8446 section 5.1.
@@ -87,7 +88,7 @@ impl PartialHello {
                 self.header[self.have] = byte;
                 self.have += 1;
                 rest = &rest[1..];
-                self.check_header()?;
+                self.check_header().map_err(|fault| self.named(fault, bytes))?;
                 continue;
             }
             let (part, behind) = rest.split_at(self.left.min(rest.len()));
@@ -104,6 +105,12 @@ impl PartialHello {
             }
         }
         Ok(None)
+    }
+
+    /// Returns the fault of the first bytes, which may be those of another protocol.
+    fn named(&self, fault: HelloFault, bytes: &[u8]) -> HelloFault {
+        let is_first = self.have == 1 && fault == HelloFault::NotTls;
+        if is_first && begins_header(bytes) { HelloFault::ProxyHeader } else { fault }
     }
 
     /// Returns whether the message is complete. It must end with its record: the keys change behind it (RFC
@@ -265,6 +272,9 @@ mod tests {
     fn a_record_that_cannot_become_a_hello_is_refused_at_its_header() {
         assert_eq!(refused(&[23]), HelloFault::NotTls);
         assert_eq!(refused(&[22, 2]), HelloFault::NotTls);
+        assert_eq!(refused(b"PROXY TCP4 "), HelloFault::ProxyHeader);
+        assert_eq!(refused(b"\r\n\r\n\0\r\nQUIT\n\x21"), HelloFault::ProxyHeader);
+        assert_eq!(refused(b"PUT / HTTP/1.1\r\n"), HelloFault::NotTls);
         assert_eq!(refused(&[22, 3, 1, 0x40, 1]), HelloFault::Overflow);
         assert!(matches!(refused(&[22, 3, 1, 0, 0]), HelloFault::Unexpected(_)));
         assert!(matches!(refused(&[22, 3, 1, 0, 9, 2]), HelloFault::Unexpected(_)));
