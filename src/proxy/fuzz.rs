@@ -1,4 +1,5 @@
-//! Access for the fuzz targets to the ClientHello and TLS of a connection, and to the files of a listener.
+//! Access for the fuzz targets to the PROXY protocol header, the ClientHello and TLS of a connection, and to the files
+//! of a listener.
 //!
 //! Built only with the feature `fuzz`. Not a stable interface: it changes with the parts.
 //!
@@ -8,6 +9,7 @@
 //! **Not here.** The targets and their assertions (`fuzz/`), the configuration, which is public, the admin
 //! port (`control/admin/fuzz.rs`).
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -18,6 +20,7 @@ use tokio::time::Instant;
 use super::handshake;
 use super::handshake_memory::Share;
 use super::hello::{self, Between, HelloLimits};
+use super::proxy_protocol;
 use super::relay::{self, Bounds};
 use crate::config::{BackendAddress, CertificateFiles, ClientAuth, ClientTrust, ListenerConfig};
 use crate::metrics::Metrics;
@@ -79,6 +82,20 @@ impl FuzzServer {
         let relay = relay::relay(stream, backend, early, (&session, &budget), bounds, never);
         let _ended = relay.await;
     }
+}
+
+/// Parses a PROXY protocol header. Returns its length and the addresses in it; none if it is incomplete or invalid.
+#[must_use]
+pub fn proxy_header(bytes: &[u8]) -> Option<(usize, Option<(SocketAddr, SocketAddr)>)> {
+    let header = proxy_protocol::parse(bytes).ok().flatten()?;
+    let addresses = header.addresses.map(|addresses| (addresses.source, addresses.destination));
+    Some((header.length, addresses))
+}
+
+/// Returns true if more bytes could make a PROXY protocol header of these.
+#[must_use]
+pub fn may_become_proxy_header(bytes: &[u8]) -> bool {
+    matches!(proxy_protocol::parse(bytes), Ok(None))
 }
 
 /// Loads a server's chain and key, CAs and CRLs from these files.
