@@ -281,7 +281,9 @@ impl Reloader {
             failures.extend(failed);
         }
         failures.extend(self.failures_of_new_listeners(&mut objects));
-        failures.extend(self.reload_token());
+        let (new, failed) = self.reload_token(&mut objects);
+        swapped |= new;
+        failures.extend(failed);
         let outcome = match (failures.is_empty(), swapped) {
             (false, _) => ReloadOutcome::Failed,
             (true, true) => ReloadOutcome::Swapped,
@@ -333,6 +335,7 @@ impl Reloader {
     /// Reloads one listener. Returns whether it changed, and the problems.
     fn reload_target(&self, target: &ReloadTarget, objects: &mut Objects) -> (bool, Vec<String>) {
         let previous = target.current.load();
+        previous.policies.iter().for_each(|policy| policy.resumption.remove_ended());
         let running = &previous.listener.name;
         let wanted = self.config.listeners.iter().find(|listener| listener.name == *running);
         let wanted = wanted.cloned().map_or_else(
@@ -375,15 +378,20 @@ impl Reloader {
         Ok(true)
     }
 
-    /// Reads the token of the admin port again. Returns a sentence if it is invalid; the last valid one stays.
-    fn reload_token(&self) -> Option<String> {
-        match self.token.as_ref()?.reload() {
-            Ok(false) => None,
-            Ok(true) => {
+    /// Reads the token of the admin port again. Returns whether it has changed. If it is invalid, the last valid one
+    /// stays, and a sentence is returned.
+    fn reload_token(&self, objects: &mut Objects) -> (bool, Option<String>) {
+        match self.token.as_ref().map(|token| token.reload()) {
+            None | Some(Ok(false)) => (false, None),
+            Some(Ok(true)) => {
+                objects.note(ReloadObject::AdminToken, ReloadOutcome::Swapped);
                 tracing::info!("the token of the admin port has changed");
-                None
+                (true, None)
             }
-            Err(error) => Some(one_line(&error.to_string()).into_owned()),
+            Some(Err(error)) => {
+                objects.note(ReloadObject::AdminToken, ReloadOutcome::Failed);
+                (false, Some(one_line(&error.to_string()).into_owned()))
+            }
         }
     }
 

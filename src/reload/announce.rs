@@ -168,6 +168,8 @@ pub(super) fn announce_changes(old: &config::ListenerConfig, new: &config::Liste
 pub(super) fn note_swapped(old: &Snapshot, new: &Snapshot, objects: &mut Objects) {
     let differs = |object: ReloadObject| match object {
         ReloadObject::Config => old.listener != new.listener,
+        // It belongs to no listener.
+        ReloadObject::AdminToken => false,
         ReloadObject::Certificate
         | ReloadObject::ClientCa
         | ReloadObject::Crl

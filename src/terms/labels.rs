@@ -399,5 +399,7 @@ closed_set! {
         Allow => "allow",
         /// Shared ticket keys.
         TicketKeys => "ticket_keys",
+        /// The token of the admin port.
+        AdminToken => "admin_token",
     }
 }
