@@ -3,11 +3,13 @@
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 use tlsidecar::config::{AdminListen, Config};
+use tlsidecar::terms::labels::ReloadOutcome;
 use tlsidecar::terms::reason::Reason;
 use tokio::io::AsyncReadExt;
 
@@ -65,7 +67,7 @@ impl Scene {
         command
             .args(arguments)
             .args(["--admin", &format!("unix:{}", self.path("admin.sock").display())]);
-        command.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
         let output = tokio::task::spawn_blocking(move || command.output().unwrap());
         let output = within("the command", output).await.unwrap();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
@@ -180,6 +182,51 @@ async fn a_new_token_is_active_without_a_restart_and_an_invalid_one_changes_noth
     std::fs::write(scene.path("next"), "short").unwrap();
     eventually("the reload fails", || scene.proxy.reload_fails()).await;
     assert_eq!((status(new), status("short")), (200, 401));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_changes_only_the_token_is_a_change() {
+    let scene = Scene::with_token().await;
+    let new = "fedcba9876543210-of-the-test";
+    crate::support::certs::replace(&scene.path("token"), new);
+    let swapped = || scene.proxy.reloads_of("admin_token", ReloadOutcome::Swapped);
+    eventually("it is counted", || swapped() == 1).await;
+    assert_eq!(scene.proxy.reloads(ReloadOutcome::Swapped), 1);
+    let header = format!("Authorization: Bearer {new}\r\n");
+    let status = ask(scene.proxy.app.admin.unwrap(), "GET", "/status", &header).unwrap().1;
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert!(status["reload"]["last_swap"].is_number(), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_processes_that_start_with_one_abandoned_socket_one_gets_it() {
+    let (authority, backend) = (Authority::new("ca"), SocketAddr::from(([127, 0, 0, 1], 1883)));
+    let text = crate::support::file::text(backend, &authority.server(), "");
+    let text = text.replacen("[admin]", "[admin]\nsocket = \"admin.sock\"", 1);
+    let config = crate::support::file::write(authority.dir(), &text);
+    let socket = authority.dir().join("admin.sock");
+    drop(UnixListener::bind(&socket).unwrap());
+    for _ in 0..5 {
+        let start = || {
+            let mut command = binary();
+            command.arg("--config").arg(&config).stderr(Stdio::null()).spawn().unwrap()
+        };
+        let mut both = [start(), start()];
+        let mut ended = Vec::new();
+        eventually("one of them ends", || {
+            ended = both.iter_mut().filter_map(|child| child.try_wait().unwrap()).collect();
+            !ended.is_empty()
+        })
+        .await;
+        assert_eq!(ask_socket(&socket, "GET", "/livez"), 200);
+        assert_eq!(ended.iter().map(|status| status.code()).collect::<Vec<_>>(), [Some(1)]);
+        for mut child in both {
+            // It fails for the one that has ended.
+            let _ended = child.kill();
+            child.wait().unwrap();
+        }
+        assert!(socket.exists(), "the next two find an abandoned one");
+    }
 }
 
 #[test]

@@ -109,8 +109,8 @@ fn restrict(
     socket_directory: Option<&Path>,
 ) -> Result<RulesetStatus, RulesetError> {
     let read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
-    // The socket of an earlier process is removed before it is bound.
-    let bind: BitFlags<AccessFs> = AccessFs::MakeSock | AccessFs::RemoveFile;
+    // The socket of an earlier process is removed before it is bound, and the directory is opened to be locked meanwhile.
+    let bind: BitFlags<AccessFs> = AccessFs::MakeSock | AccessFs::RemoveFile | AccessFs::ReadDir;
     let restricted = Ruleset::default()
         .handle_access(AccessFs::from_all(RIGHTS))?
         .create()?

@@ -1,19 +1,20 @@
 //! The sockets of the admin port, and what each of them answers.
 //!
 //! **Promises.** A Unix socket has mode 0660 before the first client can connect. A socket that a process left behind is
-//! replaced; one on which a process listens is not.
+//! replaced; one on which a process listens is not, also if that process starts at the same time or accepts nobody.
 //!
 //! **Not here.** The answers (`admin.rs`), the connections (`clients.rs`).
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixSocket};
+use tokio::net::{TcpListener, UnixListener, UnixSocket, UnixStream};
 
 /// Pending connections of a Unix socket, as of a TCP socket of the standard library.
 const BACKLOG: u32 = 128;
@@ -60,6 +61,8 @@ impl Endpoint {
     /// # Errors
     /// A process listens on the path, another file has it, or its directory cannot be written.
     pub(crate) fn unix(path: &Path) -> io::Result<Self> {
+        // Until the socket listens, another process would take it for an abandoned one.
+        let _locked = lock_directory(path)?;
         remove_abandoned(path)?;
         let socket = UnixSocket::new_stream()?;
         socket.bind(path)?;
@@ -77,6 +80,15 @@ impl Endpoint {
     }
 }
 
+/// Locks the directory of a socket against other starts until the result is dropped (flock(2)).
+fn lock_directory(path: &Path) -> io::Result<File> {
+    let directory = path.parent().filter(|parent| *parent != Path::new(""));
+    let directory = File::open(directory.unwrap_or(Path::new(".")))?;
+    // NFS cannot lock a directory. Two starts at the same moment are unlikely there.
+    let _unlocked = directory.lock();
+    Ok(directory)
+}
+
 /// Removes the socket of a process that has ended.
 fn remove_abandoned(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
@@ -85,11 +97,20 @@ fn remove_abandoned(path: &Path) -> io::Result<()> {
         Ok(metadata) if metadata.file_type().is_socket() => {}
         Ok(_) => return Err(io::Error::other("the file is no socket")),
     }
-    match UnixStream::connect(path) {
-        Ok(_) => Err(io::Error::from(io::ErrorKind::AddrInUse)),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        Err(error) => Err(error),
+    match probe(path)? {
+        Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path)
+        }
+        // With a full backlog, connect(2) would wait for a process that accepts nobody.
+        Poll::Ready(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        Poll::Ready(_) | Poll::Pending => Err(io::ErrorKind::AddrInUse.into()),
     }
+}
+
+/// Begins to connect to a socket, without waiting for the result.
+fn probe(path: &Path) -> io::Result<Poll<io::Result<UnixStream>>> {
+    let connecting = pin!(UnixSocket::new_stream()?.connect(path));
+    Ok(connecting.poll(&mut Context::from_waker(Waker::noop())))
 }
 
 #[cfg(test)]
@@ -110,5 +131,26 @@ mod tests {
         fs::write(&file, "").unwrap();
         assert!(Endpoint::unix(&file).is_err() && file.exists());
         assert!(Endpoint::unix(&dir.path().join("missing/admin.sock")).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_socket_whose_process_accepts_nobody_is_not_replaced_and_delays_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.sock");
+        let _bound = Endpoint::unix(&path).unwrap();
+        let mut waiting = Vec::new();
+        // The kernel permits some more than the backlog.
+        while waiting.len() < 10 * BACKLOG as usize {
+            match UnixSocket::new_stream().unwrap().connect(&path).await {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                    break;
+                }
+            }
+        }
+        let refused = Endpoint::unix(&path).err().unwrap();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        assert!(path.exists());
     }
 }
