@@ -150,6 +150,20 @@ async fn the_session_of_a_device_that_is_no_longer_pinned_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_session_of_a_pinned_device_that_a_crl_revokes_ends() {
+    let ca = Authority::new("devices");
+    let scene = Scene::new(&[&ca], |_| {}).await;
+    let (stays, ends) = (device(&ca, 65), device(&ca, 66));
+    let [one, other] = [&stays, &ends].map(|it| std::fs::read_to_string(&it.files.cert).unwrap());
+    scene.reloaded(|| replace(&scene.ca, &[ca.pem(), &one, &other].concat())).await;
+    let mut stays = scene.connected(&stays).await;
+    let ends = scene.connected(&ends).await;
+    replace(&scene.crls[0], &ca.crl_pem(2, &[66]));
+    scene.is_stopped(ends, Reason::Revoked).await;
+    is_live(&mut stays).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_ends_when_the_certificate_of_its_device_expires() {
     let ca = Authority::new("devices");
     let scene = Scene::new(&[&ca], |_| {}).await;

@@ -144,11 +144,10 @@ fn with_issuers(
     let (anchor, issuers) = match &path.source {
         PathSource::Ca { anchor, issuers } => (anchor, issuers),
         PathSource::Pinned(own) => {
-            return match Certificate::parse(own) {
-                Ok(parsed) if verifier.trusted.is_pinned(own) => {
-                    check(CurrentIssuers::Pinned(&parsed));
-                }
-                _ => check(refused(CertificateError::UnknownIssuer)),
+            let own = verifier.trusted.pinned(own);
+            return match own.and_then(|own| Certificate::parse(own).ok()) {
+                Some(own) => check(CurrentIssuers::Pinned(&own)),
+                None => check(refused(CertificateError::UnknownIssuer)),
             };
         }
     };

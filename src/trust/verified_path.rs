@@ -38,8 +38,8 @@ pub(crate) struct VerifiedPath {
 pub(crate) enum PathSource {
     /// A CA, by these intermediates.
     Ca { anchor: CertificateDer<'static>, issuers: Option<Arc<Issuers>> },
-    /// The certificate itself.
-    Pinned(CertificateDer<'static>),
+    /// The certificate itself, by its digest: each pinned device has another one, and the policy has it.
+    Pinned(Digest),
 }
 
 #[derive(Default)]
@@ -52,15 +52,15 @@ struct Paths {
 impl VerifiedPath {
     /// Returns this path, or the equal one that other sessions have.
     pub(crate) fn shared(self) -> Arc<Self> {
-        let (kind, der, issuers): (&[u8], _, &[u8]) = match &self.source {
+        let (kind, trusted, issuers): (&[u8], &[u8], &[u8]) = match &self.source {
             PathSource::Ca { anchor, issuers } => {
                 (b"ca", anchor, issuers.as_ref().map_or(&[], |issuers| &issuers.id[..]))
             }
-            PathSource::Pinned(own) => (b"pinned", own, &[]),
+            PathSource::Pinned(own) => (b"pinned", own.as_bytes(), &[]),
         };
         let until = self.until.to_be_bytes();
         let points = self.crl_points.iter().map(Vec::as_slice);
-        let digest = Digest::of([kind, der.as_ref(), issuers, &until].into_iter().chain(points));
+        let digest = Digest::of([kind, trusted, issuers, &until].into_iter().chain(points));
         let mut paths = PATHS.lock();
         let paths = paths.get_or_insert_default();
         if let Some(known) = paths.by_digest.get(&digest).and_then(Weak::upgrade) {
@@ -97,8 +97,16 @@ mod tests {
         assert!(Arc::ptr_eq(&one, &path(b"one").shared()));
         assert!(!Arc::ptr_eq(&one, &path(b"two").shared()));
         let pinned =
-            VerifiedPath { source: PathSource::Pinned(b"one".to_vec().into()), ..path(b"") };
+            VerifiedPath { source: PathSource::Pinned(Digest::of([&b"one"[..]])), ..path(b"") };
         assert!(!Arc::ptr_eq(&one, &pinned.shared()));
+    }
+
+    #[test]
+    fn the_path_of_a_pinned_device_takes_less_than_a_small_certificate() {
+        // The reference counts of `Arc`, and the entry in `PATHS`. A certificate has 300 bytes and more.
+        let entry = size_of::<(Digest, Weak<VerifiedPath>)>();
+        let bytes = 2 * size_of::<usize>() + size_of::<VerifiedPath>() + entry;
+        assert!(bytes <= 136, "{bytes}");
     }
 
     #[test]

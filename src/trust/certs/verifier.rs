@@ -6,7 +6,7 @@
 //!
 //! **Not here.** The certification path (`trust/x509/path.rs`), loading CAs and CRLs (`clients.rs`).
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio_rustls::rustls::client::danger::HandshakeSignatureValid;
@@ -22,6 +22,7 @@ use tokio_rustls::rustls::{
 
 use crate::trust::allow::AllowList;
 use crate::trust::authentication::Authentication;
+use crate::trust::digest::Digest;
 use crate::trust::identity::Identity;
 use crate::trust::issuers::{Issuers, KnownIssuers};
 use crate::trust::provider::{HandshakeScope, transcript};
@@ -70,7 +71,7 @@ pub(crate) struct TrustedClients {
     algorithms: WebPkiSupportedAlgorithms,
     anchors: Anchors,
     /// All certificates, CAs or not: each admits itself.
-    themselves: HashSet<CertificateDer<'static>>,
+    themselves: HashMap<Digest, CertificateDer<'static>>,
 }
 
 /// A reason to refuse a client's certificates for which rustls has no error.
@@ -132,7 +133,7 @@ impl ClientPath<'_> {
             Some(anchor) => {
                 PathSource::Ca { anchor: anchor.der().clone(), issuers: issuers.clone() }
             }
-            None => PathSource::Pinned(self.ders[0].clone().into_owned()),
+            None => PathSource::Pinned(Digest::of([self.ders[0].as_ref()])),
         };
         let until = above.iter().map(|one| one.not_after().timestamp()).min().unwrap_or(i64::MAX);
         let path = VerifiedPath { source, crl_points: own.crl_points(), until }.shared();
@@ -145,7 +146,7 @@ impl ClientPath<'_> {
 impl TrustedClients {
     /// Makes an empty set.
     pub(super) fn new(algorithms: WebPkiSupportedAlgorithms) -> Self {
-        Self { algorithms, anchors: Anchors::default(), themselves: HashSet::new() }
+        Self { algorithms, anchors: Anchors::default(), themselves: HashMap::new() }
     }
 
     /// Finds the path from a client's certificate to a CA, and checks it.
@@ -156,7 +157,7 @@ impl TrustedClients {
         rest: &'a [CertificateDer<'a>],
         at: VerificationTime,
     ) -> Result<ClientPath<'a>, CertificateError> {
-        if self.themselves.contains(leaf) {
+        if self.themselves.contains_key(&Digest::of([leaf.as_ref()])) {
             path::check_pinned(&own, at)?;
             let (ders, certificates) = (vec![leaf], vec![own]);
             return Ok(ClientPath { ders, certificates, anchor: None });
@@ -189,20 +190,20 @@ impl TrustedClients {
         path::find_again(certificates, was, &self.anchors, self.algorithms.all, now)
     }
 
-    /// Returns whether a certificate admits itself.
-    pub(crate) fn is_pinned(&self, certificate: &CertificateDer<'_>) -> bool {
-        self.themselves.contains(certificate)
+    /// Returns the certificate with this digest, if it admits itself.
+    pub(crate) fn pinned(&self, digest: &Digest) -> Option<&CertificateDer<'static>> {
+        self.themselves.get(digest)
     }
 
     /// Adds a CA.
     pub(super) fn add_anchor(&mut self, anchor: Arc<Anchor>) {
-        self.themselves.insert(anchor.der().clone());
+        self.add_pinned(anchor.der().clone());
         self.anchors.add(anchor);
     }
 
     /// Adds the certificate of a pinned device.
     pub(super) fn add_pinned(&mut self, certificate: CertificateDer<'static>) {
-        self.themselves.insert(certificate);
+        self.themselves.insert(Digest::of([certificate.as_ref()]), certificate);
     }
 }
 
