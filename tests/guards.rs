@@ -273,3 +273,32 @@ async fn a_restart_uses_a_refused_certificate() {
     assert_eq!(scene.serial(&device).await, 2);
     assert!(!scene.fails());
 }
+
+#[tokio::test]
+async fn a_route_whose_conditions_and_files_change_together_is_guarded_and_keeps_its_files() {
+    let guards = only("names", "refuse");
+    let scene = Scene::new(&guards).await;
+    let issue = |names, serial| {
+        scene.below.issue("route", &Wish { names, serial, ..Wish::default() }).files
+    };
+    let all = &["a.example", "b.example", "c.example"];
+    let CertificateFiles { cert, key } = issue(all, 7);
+    let configure = |name: &str| {
+        let backend = scene.backend.address;
+        let pair = format!("tls.certificates = [{{ cert = {cert:?}, key = {key:?} }}]");
+        let route =
+            format!("[[listener.route]]\nsni = [\"{name}\"]\nbackend = \"{backend}\"\n{pair}\n");
+        scene.configure(&guards, &route)
+    };
+    let serial = async |name: &str| scene.serial(&Device::new(&scene.root).asking_for(name)).await;
+    assert_eq!(configure("a.example").0, 200);
+    assert_eq!(serial("a.example").await, 7);
+    issue(&["a.example", "b.example"], 8);
+    let (status, answer) = configure("b.example");
+    assert!(status == 500 && answer.contains("guards.names "), "{answer}");
+    assert_eq!(serial("b.example").await, 7, "the new condition, and the current certificate");
+    replace(&cert, "rubbish");
+    assert_eq!(configure("c.example").0, 500);
+    assert_eq!(serial("c.example").await, 7);
+    assert!(scene.fails());
+}

@@ -101,6 +101,9 @@ mod operators;
 mod config;
 mod crls;
 
+/// Large revocation lists: memory and the relay while they load.
+mod large_crls;
+
 /// The process: flags, signals, exit codes.
 mod process;
 

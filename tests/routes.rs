@@ -227,13 +227,17 @@ async fn no_name_and_protocol_lead_a_stranger_to_a_closed_route() {
 #[tokio::test]
 async fn a_second_client_hello_cannot_select_another_route() {
     let scene = Scene::new().await;
-    let proxy = scene.start(&scene.route(&format!("sni = [\"a.example\"]\n{}", scene.required())));
+    let keys = format!("sni = [\"a.example\"]\nalpn = [\"closed\"]\n{}", scene.required());
+    let alpn = "tls.alpn = [\"closed\", \"open\"]\n";
+    let proxy = scene.start(&(alpn.to_owned() + &scene.route(&keys)));
     // A ClientHello without a key share asks for a HelloRetryRequest.
     let share = vector16(&[&[0, 29][..], &vector16(&[9; 32])].concat());
     for (first, second, answer) in [
-        ("a.example", "a.example", 22),
-        ("a.example", "b.example", 21),
-        ("b.example", "a.example", 21),
+        (("a.example", "closed"), ("a.example", "closed"), 22),
+        (("a.example", "closed"), ("b.example", "closed"), 21),
+        (("b.example", "closed"), ("a.example", "closed"), 21),
+        (("a.example", "closed"), ("a.example", "open"), 21),
+        (("a.example", "open"), ("a.example", "closed"), 21),
     ] {
         let mut tcp = TcpStream::connect(proxy.address).await.unwrap();
         tcp.write_all(&hello(first, &vector16(&[]))).await.unwrap();
@@ -249,7 +253,7 @@ async fn a_second_client_hello_cannot_select_another_route() {
             }
         })
         .await;
-        assert_eq!(answered[0], answer, "{first}, then {second}");
+        assert_eq!(answered[0], answer, "{first:?}, then {second:?}");
         if answer == 21 {
             tcp.read_exact(&mut answered[6..]).await.unwrap();
             assert_eq!(answered, alert(47), "illegal_parameter");
@@ -257,8 +261,9 @@ async fn a_second_client_hello_cannot_select_another_route() {
     }
 }
 
-/// Returns a ClientHello of TLS 1.3 with a server name and key shares.
-fn hello(name: &str, shares: &[u8]) -> Vec<u8> {
+/// Returns a ClientHello of TLS 1.3 with a server name, a protocol and key shares.
+fn hello((name, alpn): (&str, &str), shares: &[u8]) -> Vec<u8> {
+    let alpn = vector16(&[&[alpn.len() as u8][..], alpn.as_bytes()].concat());
     let name = vector16(&[&[0][..], &vector16(name.as_bytes())].concat());
     extended_hello(
         [3, 3],
@@ -267,6 +272,7 @@ fn hello(name: &str, shares: &[u8]) -> Vec<u8> {
             (0, &name),
             (10, &vector16(&[0, 29])),
             (13, &vector16(&[4, 3])),
+            (16, &alpn),
             (43, &[2, 3, 4]),
             (51, shares),
         ],
@@ -471,4 +477,22 @@ async fn the_files_of_routes_are_checked_and_reported_once() {
         let labels = format!("file={file:?},kind=\"crl\",listener=\"test\"");
         assert_eq!(proxy.count(&format!("tlsidecar_material_objects{{{labels}}}")), 1);
     }
+}
+
+#[tokio::test]
+async fn a_forged_crl_is_not_used_although_the_name_of_its_route_changes_with_it() {
+    let (scene, forger) = (Scene::new().await, Authority::new("devices"));
+    let crl = scene.devices.crl("devices.crl", &[66]);
+    let required = scene.required() + &format!("tls.crls = [{crl:?}]\n");
+    let named = |name: &str| scene.route(&format!("sni = [\"{name}\"]\n{required}"));
+    let proxy = scene.start(&named("a.example"));
+    let on = |serial, name: &str| scene.device(serial).asking_for(name);
+    on(65, "a.example").echo(proxy.address).await.unwrap();
+    // The configuration is read as well when the event of the list arrives.
+    scene.write(&named("b.example"));
+    replace(&crl, &forger.crl_pem(2, &[]));
+    eventually("it fails", || proxy.reload_fails()).await;
+    on(65, "b.example").echo(proxy.address).await.unwrap();
+    assert!(on(66, "b.example").echo(proxy.address).await.is_err());
+    eventually("it is refused", || proxy.closed(Reason::ClientCertRevoked) == 1).await;
 }

@@ -8,6 +8,7 @@
 
 pub(crate) mod chain;
 pub(crate) mod clients;
+pub(crate) mod crl_files;
 pub(crate) mod guards;
 pub(crate) mod loaded;
 pub(crate) mod pem;

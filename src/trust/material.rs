@@ -77,6 +77,11 @@ pub(crate) fn read(wanted: &[(MaterialKind, &Path)]) -> Result<Vec<Material>, Ce
     Ok(wanted.iter().map(material).collect())
 }
 
+/// Returns the state of a file after its content was taken.
+fn taken() -> Result<Arc<Content>, Arc<io::Error>> {
+    Err(Arc::new(io::Error::other("its content was taken")))
+}
+
 const fn max_bytes(role: MaterialKind) -> u64 {
     match role {
         MaterialKind::Certificate | MaterialKind::Key => MAX_CHAIN_BYTES,
@@ -97,6 +102,25 @@ impl Material {
             Ok(content) => Ok(&content.bytes),
             Err(error) => Err(self.error(None, Cause::Unreadable(Arc::clone(error)))),
         }
+    }
+
+    /// Takes the content out of it. It is copied only if another role has the same file.
+    ///
+    /// # Errors
+    /// If the file could not be read.
+    pub(crate) fn take_bytes(&mut self) -> Result<Vec<u8>, CertError> {
+        match std::mem::replace(&mut self.content, taken()) {
+            Ok(content) => Ok(Arc::try_unwrap(content).map_or_else(
+                |shared| shared.bytes.to_vec(),
+                |mut content| std::mem::take(&mut *content.bytes),
+            )),
+            Err(error) => Err(self.error(None, Cause::Unreadable(error))),
+        }
+    }
+
+    /// Frees the content.
+    pub(crate) fn release(&mut self) {
+        self.content = taken();
     }
 
     /// Returns the digest of the content, by which a change is detected. A key that becomes readable by

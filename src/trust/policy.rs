@@ -13,8 +13,9 @@ use std::time::{Duration, SystemTime};
 
 use tokio_rustls::rustls;
 
-use super::certs::chain::{self, Chain, ServerCertificate};
+use super::certs::chain::{self, ActiveChains, Chain, ServerCertificate};
 use super::certs::clients::{self, ActiveTrust, LoadedTrust, TrustMaterial, TrustSummary};
+use super::certs::crl_files::CrlFiles;
 use super::certs::loaded::{LoadedFile, LoadedFiles};
 use super::certs::summary::FileSummary;
 use super::certs::verifier::ClientVerifier;
@@ -62,10 +63,23 @@ pub(crate) struct PolicyPlan<'a> {
     pub(crate) route: Option<Digest>,
     /// Its files, as read.
     pub(crate) material: &'a [Material],
-    /// The policies of the listener that were built before it, whose CRLs it shares.
-    pub(crate) others: &'a [Policy],
+    /// The CRLs of the listener's files. Policies share them.
+    pub(crate) crls: &'a CrlFiles,
     /// The policy that it replaces.
     pub(crate) active: Option<&'a Policy>,
+    /// All current policies of the listener. They have the earlier content of a file by its path, also for a route
+    /// whose conditions change at the same time.
+    pub(crate) earlier: &'a [Policy],
+}
+
+impl<'a> PolicyPlan<'a> {
+    /// Returns the policy that it replaces or, for a route with new conditions, one with the same file of CAs.
+    fn trusted_before(&self) -> Option<&'a Policy> {
+        let wanted = self.tls.client_auth.trust().map(|trust| trust.ca.as_path());
+        let has_ca =
+            |policy: &&Policy| wanted.is_some_and(|wanted| policy.loaded.ca_file(wanted).is_some());
+        self.active.or_else(|| self.earlier.iter().find(has_ca))
+    }
 }
 
 impl Policy {
@@ -79,35 +93,35 @@ impl Policy {
         let PolicyPlan { tls, material, active, .. } = plan;
         let first = material.first()?;
         let of = |role| material.iter().filter(move |file| file.role == role);
-        let active_files = active.map(|active| &active.loaded);
-        let certificates = active.map(|active| ActiveCertificates {
-            loaded: &active.loaded.chains,
-            rollout: active.rollout.as_ref(),
-        });
-        let active_chains = certificates.map(ActiveCertificates::chains);
+        let earlier: Vec<_> = active.into_iter().chain(plan.earlier).collect();
+        let files: Vec<_> = earlier.iter().map(|earlier| &earlier.loaded).collect();
+        let loaded: Vec<_> = files.iter().flat_map(|files| &files.chains).collect();
+        let served: Vec<_> =
+            earlier.iter().flat_map(|earlier| earlier.active_certificates().served()).collect();
+        let active_chains =
+            (!files.is_empty()).then_some(ActiveChains { loaded: &loaded, served: &served });
         let pairs = of(MaterialKind::Certificate).zip(of(MaterialKind::Key));
         let chains: Vec<_> = pairs
             .filter_map(|pair| chain::load(pair, active_chains, &tls.guards, now, findings))
             .collect();
-        let verifier = active.and_then(|active| active.client_verifier.as_deref());
-        let others: Vec<_> = plan.others.iter().map(|other| &other.loaded).collect();
+        let verifier = plan.trusted_before().and_then(|before| before.client_verifier.as_deref());
         let active_trust = ActiveTrust {
-            files: active_files,
-            others: &others,
+            files: &files,
             revocation: verifier.and_then(|verifier| verifier.revocation.as_ref()),
             issuers: verifier.map(|verifier| &verifier.issuers),
         };
         let trust = of(MaterialKind::ClientCa).next().and_then(|ca| {
-            let (crls, allow) = (of(MaterialKind::Crl).collect(), of(MaterialKind::Allow).next());
-            let files = TrustMaterial { ca, crls, allow };
+            let allow = of(MaterialKind::Allow).next();
+            let files = TrustMaterial { ca, crls: plan.crls, allow };
             clients::load(tls, &files, active_trust, now, findings)
         });
         let ticket_keys = of(MaterialKind::TicketKeys)
             .next()
-            .and_then(|file| load_ticket_keys(file, active_files, findings));
+            .and_then(|file| load_ticket_keys(file, &files, findings));
         if findings.is_fatal {
             return None;
         }
+        let certificates = active.map(Self::active_certificates);
         let planned = certificates.map(|active| active.plan(&chains, tls.rollout, now));
         let (planned, warning) = planned.unwrap_or_default();
         findings.warnings.extend(warning);
@@ -176,6 +190,10 @@ impl Policy {
         changes::between(&old.loaded, &self.loaded).into_iter().chain(of_rules).collect()
     }
 
+    fn active_certificates(&self) -> ActiveCertificates<'_> {
+        ActiveCertificates { loaded: &self.loaded.chains, rollout: self.rollout.as_ref() }
+    }
+
     /// Returns the certificates that most clients get.
     pub(crate) fn served_certificates(&self) -> &[ServerCertificate] {
         self.rollout.as_ref().map_or(&self.certificates, |rollout| &rollout.earlier.certificates)
@@ -190,6 +208,11 @@ impl Policy {
     /// Returns whether the certificates are those that a rollout was to replace.
     pub(crate) fn withdraws(&self, rollout: &Rollout) -> bool {
         rollout.replaces(&self.loaded.chains)
+    }
+
+    /// Returns the content of its files.
+    pub(super) const fn loaded(&self) -> &LoadedFiles {
+        &self.loaded
     }
 
     /// Returns whether both policies are in the same state of the same rollout.
@@ -214,7 +237,7 @@ type Parts =
 /// Reads a file of ticket keys, or keeps the current ones.
 fn load_ticket_keys(
     file: &Material,
-    active: Option<&LoadedFiles>,
+    active: &[&LoadedFiles],
     findings: &mut Findings,
 ) -> Option<LoadedFile<MasterKey>> {
     let mut own = Findings::default();
@@ -233,8 +256,8 @@ fn load_ticket_keys(
         items,
         ignored: Vec::new(),
     });
-    let kept = active.and_then(|active| active.ticket_keys.as_ref());
-    findings.choose(loaded, kept.filter(|kept| kept.path == file.path), own)
+    let mut known = active.iter().filter_map(|active| active.ticket_keys.as_ref());
+    findings.choose(loaded, known.find(|known| known.path == file.path), own)
 }
 
 fn resumption(
@@ -345,11 +368,11 @@ mod tests {
         let material = material::read(&material::named(&tls).collect::<Vec<_>>()).unwrap();
         drop(dir);
         let mut findings = Findings::default();
-        let plan =
-            PolicyPlan { tls: &tls, route: None, material: &material, others: &[], active: None };
+        let (tls, material, crls) = (&tls, &material[..], &CrlFiles::default());
+        let plan = PolicyPlan { tls, route: None, material, crls, active: None, earlier: &[] };
         let policy = Policy::build(plan, SystemTime::now(), &mut findings).unwrap();
         assert!(findings.errors.is_empty());
-        let named = material::named(&tls);
+        let named = material::named(tls);
         assert!(policy.files().map(|file| (file.role, file.path)).eq(named), "the watched files");
     }
 

@@ -19,7 +19,7 @@ use std::time::SystemTime;
 use tokio_rustls::rustls;
 
 use self::trial::{Trial, Verdict};
-use super::certs::chain::{ActiveChains, Chain, ServerCertificate};
+use super::certs::chain::{Chain, ServerCertificate};
 use super::certs::verifier::ClientVerifier;
 use super::findings::Warning;
 use super::resolver::{NamedCertificate, Resolver};
@@ -70,13 +70,8 @@ impl<'a> ActiveCertificates<'a> {
     }
 
     /// Returns the certificates that most clients get.
-    fn served(self) -> &'a [Chain] {
+    pub(super) fn served(self) -> &'a [Chain] {
         self.running().map_or(self.loaded, |rollout| &rollout.earlier.chains[..])
-    }
-
-    /// Returns the chains of the files, and those that most clients get.
-    pub(super) fn chains(self) -> ActiveChains<'a> {
-        ActiveChains { loaded: self.loaded, served: self.served() }
     }
 
     /// Plans the rollout of `new` certificates. Returns none if they are the ones that clients get already, or if

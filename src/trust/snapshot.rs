@@ -13,6 +13,7 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 use tokio_rustls::rustls::pki_types::DnsName;
 
+use super::certs::crl_files::CrlFiles;
 use super::digest::Digest;
 use super::findings::{CertError, Findings, Warning};
 use super::material;
@@ -149,15 +150,19 @@ fn build(
 ) -> Result<Reloaded, Vec<CertError>> {
     let files = |tls| material::named(tls).collect::<Vec<_>>();
     let named: Vec<_> = listener.policies().flat_map(|(_, tls)| files(tls)).collect();
-    let material = material::read(&named).map_err(|error| vec![error])?;
-    let (mut rest, mut findings) = (&material[..], Findings::default());
+    let mut material = material::read(&named).map_err(|error| vec![error])?;
+    let mut findings = Findings::default();
+    let earlier = active.map_or(&[][..], |active| &active.policies);
+    let known: Vec<_> = earlier.iter().map(Policy::loaded).collect();
+    let crls = CrlFiles::decode(&mut material, &known, &mut findings);
+    let mut rest = &material[..];
     let mut policies = Vec::new();
     for (route, tls) in listener.policies() {
         let (material, others) = rest.split_at(files(tls).len());
         rest = others;
         let active = active.and_then(|active| active.counterpart(listener, route));
         let route = route.map(|route| conditions(&listener.routes[route]));
-        let plan = PolicyPlan { tls, route, material, others: &policies, active };
+        let plan = PolicyPlan { tls, route, material, crls: &crls, active, earlier };
         policies.extend(Policy::build(plan, now, &mut findings));
     }
     let Findings { errors, warnings, .. } = findings;

@@ -65,13 +65,13 @@ struct ChainEntry {
     info: CertInfo,
 }
 
-/// The current chains of a policy.
+/// The current chains of a listener's policies, first those of the policy that is replaced.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct ActiveChains<'a> {
-    /// Those of its files.
-    pub(crate) loaded: &'a [Chain],
+    /// Those of their files.
+    pub(crate) loaded: &'a [&'a Chain],
     /// Those that devices get: others in a rollout.
-    pub(crate) served: &'a [Chain],
+    pub(crate) served: &'a [&'a Chain],
 }
 
 /// Loads a chain, or keeps the one of the same two files in `active`. Returns none if there is neither.
@@ -89,14 +89,15 @@ pub(crate) fn load(
         chain.check_validity(cert, active, (guards.not_yet_valid, now), &mut own);
         let ActiveChains { loaded, served } = active.unwrap_or_default();
         // A chain that is loaded already was compared then, perhaps with another one.
-        if !loaded.iter().any(|old| old.sends_same(chain)) {
+        let is_loaded = |old: &&Chain| old.cert.path == cert.path && old.sends_same(chain);
+        if !loaded.iter().any(is_loaded) {
             chain.check_issuer(cert, served, &mut own);
             chain.check_differences(cert, served, guards, &mut own);
         }
     }
     let same_files =
         |chain: &&Chain| chain.cert.path == cert.path && chain.key_file.path == key.path;
-    let kept = active.unwrap_or_default().loaded.iter().find(same_files);
+    let kept = active.unwrap_or_default().loaded.iter().copied().find(same_files);
     findings.choose(chain, kept, own)
 }
 
@@ -142,8 +143,8 @@ impl Chain {
 
     /// Refuses to replace a chain that had its issuer by a certificate with the wrong issuer: devices that
     /// know only the root could not verify it.
-    fn check_issuer(&self, cert: &Material, active: &[Self], findings: &mut Findings) {
-        let had_issuer = |old: &Self| old.cert.path == self.cert.path && old.key.cert.len() > 1;
+    fn check_issuer(&self, cert: &Material, active: &[&Self], findings: &mut Findings) {
+        let had_issuer = |old: &&Self| old.cert.path == self.cert.path && old.key.cert.len() > 1;
         if self.lost_issuer && active.iter().any(had_issuer) {
             findings.note(cert.error(None, Cause::LostIssuer));
         }
@@ -186,7 +187,7 @@ impl Chain {
     fn check_differences(
         &self,
         cert: &Material,
-        active: &[Self],
+        active: &[&Self],
         guards: &Guards,
         findings: &mut Findings,
     ) {

@@ -7,13 +7,14 @@
 //! **Not here.** The certificates that devices are sent (`chain.rs`).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio_rustls::rustls::DistinguishedName;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
+use super::crl_files::CrlFiles;
 use super::loaded::{LoadedFile, LoadedFiles};
 use super::pem::{self, FoundSections};
 use super::rules::{self, LoadedRules};
@@ -21,7 +22,6 @@ use super::verifier::{ChainLimits, ClientVerifier, TrustedClients};
 use crate::config::{self, ClientAuth, CrlRules, ExpiredCrl, UnknownStatus};
 use crate::terms::labels::MaterialKind;
 use crate::trust::allow::AllowList;
-use crate::trust::digest::Digest;
 use crate::trust::findings::{Cause, CertError, Findings, Warning};
 use crate::trust::issuers::KnownIssuers;
 use crate::trust::material::Material;
@@ -47,7 +47,7 @@ pub(crate) struct LoadedTrust {
 /// The files of the trust, as read.
 pub(crate) struct TrustMaterial<'a> {
     pub(crate) ca: &'a Material,
-    pub(crate) crls: Vec<&'a Material>,
+    pub(crate) crls: &'a CrlFiles,
     pub(crate) allow: Option<&'a Material>,
 }
 
@@ -62,12 +62,11 @@ pub(crate) struct TrustSummary {
     pub(crate) crls: Vec<(PathBuf, Timestamp)>,
 }
 
-/// The content and the CRLs of the current policy; nothing at start.
+/// The content and the CRLs of the current policies; nothing at start.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct ActiveTrust<'a> {
-    pub(crate) files: Option<&'a LoadedFiles>,
-    /// The content of the listener's other new policies. A CRL of several routes is kept in memory once.
-    pub(crate) others: &'a [&'a LoadedFiles],
+    /// The content of the listener's current policies. A file is looked up by its path in all of them.
+    pub(crate) files: &'a [&'a LoadedFiles],
     pub(crate) revocation: Option<&'a Revocation>,
     pub(crate) issuers: Option<&'a Arc<KnownIssuers>>,
 }
@@ -82,10 +81,12 @@ pub(crate) fn load(
     findings: &mut Findings,
 ) -> Option<LoadedTrust> {
     let trust = tls.client_auth.trust()?;
-    let client_ca = load_ca(ca, active.files, findings);
-    let crls: Vec<_> = crls.iter().map(|file| load_crls(file, active, findings)).collect();
+    let known_ca = active.files.iter().find_map(|files| files.ca_file(&ca.path));
+    let client_ca = load_ca(ca, known_ca, findings);
+    let crls = trust.crls.iter().map(|path| load_crls(path, crls, active, findings));
+    let crls: Vec<_> = crls.collect();
     let rules = allow.map(|file| {
-        let kept = active.files.and_then(|active| active.allow_file(&file.path));
+        let kept = active.files.iter().find_map(|files| files.allow_file(&file.path));
         rules::load(file, kept, findings)
     });
     let client_ca = client_ca?;
@@ -142,7 +143,7 @@ struct Bundle {
 /// Reads a bundle, or keeps the current one.
 fn load_ca(
     ca: &Material,
-    active: Option<&LoadedFiles>,
+    kept: Option<&LoadedFile<CertificateDer<'static>>>,
     findings: &mut Findings,
 ) -> Option<LoadedFile<CertificateDer<'static>>> {
     let mut own = Findings::default();
@@ -154,7 +155,6 @@ fn load_ca(
         own.warnings.clear();
         file
     });
-    let kept = active.and_then(|active| active.ca_file(&ca.path));
     findings.choose(file, kept, own)
 }
 
@@ -216,40 +216,19 @@ impl Bundle {
     }
 }
 
-/// Reads the CRLs of a file, or keeps the current ones. If the file has not changed, the results of their
-/// verification stay: they depend on the keys of CAs only.
+/// Returns the CRLs of a file, or the current ones if it has a problem.
 fn load_crls(
-    file: &Material,
+    path: &Path,
+    crls: &CrlFiles,
     active: ActiveTrust<'_>,
     findings: &mut Findings,
 ) -> Option<LoadedFile<Arc<Crl>>> {
     let mut own = Findings::default();
-    let known = |files: &'_ &LoadedFiles| files.crl_file(&file.path).cloned();
-    let kept = active.files.as_ref().and_then(known);
-    let loaded = own.take(file.digest()).and_then(|digest| {
-        let mut all = kept.iter().cloned().chain(active.others.iter().filter_map(known));
-        let same = all.find(|known| known.digest == digest);
-        same.or_else(|| read_crls(file, digest, &mut own))
-    });
-    let ignored = loaded.iter().flat_map(|file| &file.ignored).cloned();
+    let new = crls.of(path).cloned();
+    let ignored = new.iter().flat_map(|file| &file.ignored).cloned();
     own.warnings.extend(ignored.map(Warning::Ignored));
-    findings.choose(loaded, kept.as_ref(), own)
-}
-
-fn read_crls(
-    file: &Material,
-    digest: Digest,
-    findings: &mut Findings,
-) -> Option<LoadedFile<Arc<Crl>>> {
-    let found = pem::revocation_lists(file);
-    let FoundSections { items, ignored } = findings.take(found)?;
-    let read = |(line, crl)| {
-        let crl = Crl::read(&file.path, line, crl);
-        let malformed = |cause| file.error(Some(line), Cause::Malformed(cause));
-        findings.take(crl.map_err(malformed)).map(|crl| (line, Arc::new(crl)))
-    };
-    let items = items.into_iter().filter_map(read).collect();
-    Some(LoadedFile { path: file.path.clone(), digest, items, ignored })
+    let kept = active.files.iter().find_map(|files| files.crl_file(path));
+    findings.choose(new, kept, own)
 }
 
 /// Verifies the CRLs. Where a file would take away the last valid CRL of a CA for a scope, its current CRLs are kept.
@@ -271,7 +250,7 @@ fn verify_crls(
         None => Vec::new(),
     };
     for unused in &at_fault {
-        let kept = active.files.and_then(|active| active.crl_file(&unused.file));
+        let kept = active.files.iter().find_map(|files| files.crl_file(&unused.file));
         match (kept, files.iter_mut().find(|file| file.path == unused.file)) {
             (Some(kept), Some(file)) => *file = kept.clone(),
             _ => findings.is_fatal = true,

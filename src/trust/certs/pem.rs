@@ -127,16 +127,16 @@ pub(crate) fn certificates(
 }
 
 /// Returns the CRLs of a file in PEM, at least one; or the CRL of a file in DER, the form in which CAs publish it.
+/// `bytes` is the content of the file.
 pub(super) fn revocation_lists(
     file: &Material,
+    bytes: Vec<u8>,
 ) -> Result<FoundSections<CertificateRevocationListDer<'static>>, CertError> {
-    let bytes = file.bytes()?;
-    if matches!(check_encoding(bytes, SectionKind::Crl), Err(Cause::Der(_))) {
-        let items = vec![(1, bytes.to_vec().into())];
-        return Ok(FoundSections { items, ignored: Vec::new() });
+    if matches!(check_encoding(&bytes, SectionKind::Crl), Err(Cause::Der(_))) {
+        return Ok(FoundSections { items: vec![(1, bytes.into())], ignored: Vec::new() });
     }
     let crl = |section: &Section<'_>| Some(TEXT.decode(section.body).ok()?.into());
-    load_decoded(file, SectionKind::Crl, crl)
+    load_decoded(file, &bytes, SectionKind::Crl, crl)
 }
 
 /// The base64 of a section's body. rustls-pemfile copies the body before it decodes it: with a CRL of a million
@@ -170,16 +170,16 @@ fn load<T>(
     wanted: SectionKind,
     take: impl Fn(Item) -> Option<T>,
 ) -> Result<FoundSections<T>, CertError> {
-    load_decoded(file, wanted, |section| decoded(section).and_then(&take))
+    load_decoded(file, file.bytes()?, wanted, |section| decoded(section).and_then(&take))
 }
 
-/// As [`load`], with the function that decodes a section.
+/// As [`load`], with the content of the file and the function that decodes a section.
 fn load_decoded<T>(
     file: &Material,
+    bytes: &[u8],
     wanted: SectionKind,
     decode: impl Fn(&Section<'_>) -> Option<T>,
 ) -> Result<FoundSections<T>, CertError> {
-    let bytes = file.bytes()?;
     check_encoding(bytes, wanted).map_err(|cause| file.error(None, cause))?;
     let sections =
         sections(bytes).map_err(|fault| file.error(Some(fault.line), Cause::Pem(fault.kind)))?;
