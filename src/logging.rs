@@ -24,8 +24,8 @@ pub use self::filter::Filter;
 pub use self::format::Format;
 use self::one_line::OneLine;
 
-/// The limit of lines that wait for standard error: typically 2 MiB. Peers can make it 12 MiB, with long server names
-/// and errors of 256 characters.
+/// The limit of lines that wait for standard error: typically 3 MiB. Peers without a valid certificate can make it 45
+/// MiB, with names in refused certificates and errors whose characters are escaped: some 5.5 KiB per line.
 const QUEUED_LINES: usize = 8192;
 
 /// The size of a batch, which is written in one call.
