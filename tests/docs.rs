@@ -72,7 +72,7 @@ fn follow(page: &Page) {
 }
 
 /// Pages whose commands are run by the tests of this file, each from its own state.
-const ALONE: [&str; 2] = ["certs/README.md", "examples/README.md"];
+const ALONE: [&str; 3] = ["certs/README.md", "docs/fleet-life.md", "examples/README.md"];
 
 /// Returns whether a test of this file runs the commands of a page.
 fn is_followed(page: &str) -> bool {
@@ -153,6 +153,12 @@ fn the_health_command_answers_as_the_page_says() {
 fn development_certificates_are_made_as_the_page_says() {
     let needs = &["openssl", "curl"];
     follow(&Page { name: "certs/README.md", needs, begins_with: &[] });
+}
+
+#[test]
+fn the_life_of_a_fleet_goes_as_it_says() {
+    let needs = &["openssl", "curl", "python3", "pkill"];
+    follow(&Page { name: "docs/fleet-life.md", needs, begins_with: &[] });
 }
 
 #[test]
