@@ -83,6 +83,7 @@ async fn a_crl_needs_less_than_twice_its_size_while_it_is_loaded() {
     for is_pem in [true, false] {
         let scene = Scene::new().await;
         let list = scene.devices.crl_until(2060, 2, &serials(200_000));
+        // Below jemalloc's `oversize_threshold`: see trust/certs/crl_files.rs.
         let list = if is_pem { list.pem().unwrap().into_bytes() } else { list.der().to_vec() };
         let (before, size) = (scene.memory("VmRSS"), list.len() as u64);
         std::fs::write(format!("/proc/{}/clear_refs", scene.sidecar.pid()), "5").unwrap();
