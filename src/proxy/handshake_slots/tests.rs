@@ -1,4 +1,6 @@
 //! The order in which devices get slots, with paused time.
+//!
+//! **Not here.** Storms over sockets: the bench's storm load.
 
 use std::time::Duration;
 
