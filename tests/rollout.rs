@@ -414,6 +414,63 @@ async fn tickets_stay_valid_over_a_whole_rollout_and_count_for_neither_group() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn other_names_invalidate_tickets_when_they_are_promoted_and_not_before() {
+    let scene = Scene::of(50).await;
+    let device = scene.modern().resuming();
+    let kind = async || {
+        let session = connect(&device, 7, scene.proxy.address).await.unwrap();
+        session.get_ref().1.handshake_kind()
+    };
+    kind().await;
+    let names = &["localhost", "127.0.0.1", "gateway.example"];
+    scene.replace(&scene.known.issue_pem(&Wish { names, serial: 2, ..Wish::default() })).await;
+    assert_eq!(kind().await, Some(HandshakeKind::Resumed));
+    scene.ask("POST", "/reload?rollout=rollback");
+    assert_eq!(kind().await, Some(HandshakeKind::Resumed));
+    scene.ask("POST", "/reload?rollout=promote");
+    assert_eq!(kind().await, Some(HandshakeKind::Full));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_both_groups_have_does_not_count() {
+    let mut rsa = None;
+    let scene = Scene::on(|listener| {
+        let authority = Authority::new("rsa");
+        let pair = authority.issue("rsa", &Wish { rsa: true, ..Wish::default() });
+        listener.tls.rollout = Some(Rollout::to(50));
+        listener.tls.certificates.push(pair.files.clone());
+        rsa = Some((authority, pair));
+    })
+    .await;
+    let (authority, pair) = rsa.unwrap();
+    let (chain, key) = authority.issue_pem(&Wish { rsa: true, serial: 2, ..Wish::default() });
+    replace(&pair.files.key, &key);
+    replace(&pair.files.cert, &chain);
+    scene.proxy.app.reload.reload().await.unwrap();
+    assert_eq!(scene.active("observing"), 1);
+    // They get the ECDSA certificate, which has not changed.
+    assert_eq!(scene.serials(10).await, [1; 10]);
+    assert_eq!(scene.handshakes("old", "completed") + scene.handshakes("new", "completed"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_metrics_of_certificates_describe_the_earlier_one_until_the_promotion() {
+    let scene = Scene::of(5).await;
+    let serials = || {
+        let text = scene.proxy.text();
+        let lines = text.lines().filter(|line| line.starts_with("tlsidecar_certificate_info{"));
+        let serial = |line: &str| line.split("serial=\"").nth(1)?.split('"').next()?.parse().ok();
+        lines.filter_map(serial).collect::<Vec<u64>>()
+    };
+    scene.renew(&scene.other, 2).await;
+    assert_eq!(serials(), [1]);
+    scene.ask("POST", "/reload?rollout=rollback");
+    assert_eq!(serials(), [1]);
+    scene.ask("POST", "/reload?rollout=promote");
+    assert_eq!(serials(), [2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_device_whose_own_certificate_is_refused_does_not_count() {
     let devices = Authority::new("devices");
     let trust = ClientTrust::new(devices.ca());

@@ -42,6 +42,7 @@ use crate::trust::certs::verifier::VerifiedClient;
 use crate::trust::identity::{self, Identity};
 use crate::trust::policy::Policy;
 use crate::trust::refused::{Hint, RefusedCertificate};
+use crate::trust::rollout::trial::Assigned;
 use crate::trust::snapshot::Snapshot;
 
 /// A client after its handshake.
@@ -126,26 +127,21 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
     ) -> (Result<EstablishedClient<Io>, HandshakeError>, Option<ShownCertificate>) {
         let mut selection = Selection::of(&self.hello, snapshot);
         let assigned = selection.assign(address);
-        let mut was_shown = false;
-        let accepted = self.negotiate(selection, slots, &mut was_shown).await;
+        let mut shown = None;
+        let accepted = self.negotiate(selection, slots, assigned, &mut shown).await;
         if let Some(slots) = slots {
             slots.ended(accepted.as_ref().err().map(HandshakeError::will_recur));
         }
-        let outcome = match &accepted {
-            Ok(_) => was_shown.then_some(ShownOutcome::Completed),
-            Err(error) => error.shown_outcome(was_shown),
-        };
-        let shown = assigned.zip(outcome);
-        let shown = shown.map(|(assigned, outcome)| ShownCertificate { assigned, outcome });
         (accepted, shown)
     }
 
-    /// Completes the handshake, and notes whether the client was shown a certificate that it got for its group.
+    /// Completes the handshake. Sets `shown` if the client was to get a certificate for its group of a rollout.
     async fn negotiate(
         self,
         selection: Selection<'_>,
         slots: Option<&SlotAccess>,
-        was_shown: &mut bool,
+        assigned: Option<Assigned>,
+        shown: &mut Option<ShownCertificate>,
     ) -> Result<EstablishedClient<Io>, HandshakeError> {
         let Self { mut io, mut hello, limits, memory } = self;
         let opening = match selection.opening(&mut hello) {
@@ -166,19 +162,31 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
             let finished = pin!(memory.or_exceeded(finished));
             timeout_at(limits.deadline, finished).await
         };
-        *was_shown = negotiation.state().has_shown_certificate();
-        let finished = match finished {
-            Ok(Ok(Ok(waited))) => Ok(waited),
-            Ok(Ok(Err(unfinished))) => Err(unfinished),
-            Ok(Err(exceeded)) => return Err(exceeded.into()),
+        let was_shown = negotiation.state().has_shown_certificate();
+        let (ended, has_alert) = match finished {
+            Ok(Ok(Ok(waited))) => (Ok(waited), false),
+            Ok(Ok(Err(unfinished))) => {
+                let is_refused = matches!(unfinished, Unfinished::Tls(_));
+                (Err(unfinished.refuse(&mut negotiation, &hello)), is_refused)
+            }
+            Ok(Err(exceeded)) => (Err(exceeded.into()), false),
             Err(_) => {
                 let timeout = selection.snapshot.listener.timeouts.handshake;
-                return Err(HandshakeError::Timeout(timeout));
+                (Err(HandshakeError::Timeout(timeout)), false)
             }
         };
-        let waited = match finished {
+        // Before the close, which waits for the client: its next attempt may come first.
+        *shown = assigned.and_then(|assigned| count(&assigned, ended.as_ref().err(), was_shown));
+        let waited = match ended {
             Ok(waited) => waited,
-            Err(unfinished) => return Err(unfinished.refuse(&mut negotiation, &hello).await),
+            Err(error) => {
+                if let HandshakeError::Hello(fault) = &error {
+                    refuse_hello(negotiation.io_mut(), fault).await;
+                } else if has_alert {
+                    negotiation.close().await;
+                }
+                return Err(error);
+            }
         };
         if !negotiation.state().peer_certificates().is_empty() {
             // The verification before and the work below should not be one turn of the worker.
@@ -246,8 +254,8 @@ impl From<io::Error> for Unfinished {
 }
 
 impl Unfinished {
-    /// Sends the client the alert for this reason, and closes its socket.
-    async fn refuse<Io>(self, negotiation: &mut Negotiation<Io>, hello: &Hello) -> HandshakeError
+    /// Queues the alert for this reason, if there is one, and returns the error.
+    fn refuse<Io>(self, negotiation: &mut Negotiation<Io>, hello: &Hello) -> HandshakeError
     where
         Io: AsyncRead + AsyncWrite + Unpin,
     {
@@ -258,20 +266,29 @@ impl Unfinished {
                     None => corrected(error, hello.best_suite),
                 };
                 negotiation.queue_alert(&error);
-                negotiation.close().await;
                 let mut error = HandshakeError::from(error);
                 if let HandshakeError::Certificate(fault) = &mut error {
                     fault.certificate = negotiation.take_refused();
                 }
                 error
             }
-            Self::Other(HandshakeError::Hello(error)) => {
-                refuse_hello(negotiation.io_mut(), &error).await;
-                error.into()
-            }
             Self::Other(error) => error,
         }
     }
+}
+
+/// Counts the outcome of a handshake in a rollout. Returns none if the certificate has no part in it.
+fn count(
+    assigned: &Assigned,
+    error: Option<&HandshakeError>,
+    was_shown: bool,
+) -> Option<ShownCertificate> {
+    let outcome = match error {
+        Some(error) => error.shown_outcome(was_shown)?,
+        None => was_shown.then_some(ShownOutcome::Completed)?,
+    };
+    assigned.count(outcome);
+    Some(ShownCertificate { group: assigned.group, outcome })
 }
 
 /// Exchanges flights until the handshake is complete. Returns the time that it waited for slots.

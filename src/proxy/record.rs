@@ -31,7 +31,6 @@ use crate::terms::reason::{Origin, Reason};
 use crate::terms::rollout::{RolloutGroup, ShownOutcome};
 use crate::trust::identity::Identity;
 use crate::trust::refused::RefusedCertificate;
-use crate::trust::rollout::trial::Assigned;
 
 /// WalkPhase that a connection has reached.
 #[derive(Clone, Copy, Debug)]
@@ -112,7 +111,7 @@ pub(crate) struct HandshakeFailure {
 
 /// A handshake in a rollout of the server certificate.
 pub(crate) struct ShownCertificate {
-    pub(crate) assigned: Assigned,
+    pub(crate) group: RolloutGroup,
     pub(crate) outcome: ShownOutcome,
 }
 
@@ -198,10 +197,9 @@ impl Record {
 
     /// A handshake has ended in which a rollout selected the server certificate.
     pub(crate) fn on_certificate(&mut self, shown: Option<ShownCertificate>) {
-        if let Some(ShownCertificate { assigned, outcome }) = shown {
-            self.rollout = Some(assigned.group);
-            self.session.metrics.rollouts().shown(assigned.group, outcome);
-            assigned.count(outcome);
+        if let Some(ShownCertificate { group, outcome }) = shown {
+            self.rollout = Some(group);
+            self.session.metrics.rollouts().shown(group, outcome);
         }
     }
 

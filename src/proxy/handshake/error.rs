@@ -91,7 +91,8 @@ impl HandshakeError {
     pub(super) fn shown_outcome(&self, was_shown: bool) -> Option<ShownOutcome> {
         let outcome = match self {
             Self::Timeout(_) => ShownOutcome::Silent,
-            Self::Eof | Self::Io(_) => ShownOutcome::Closed,
+            // It left while its answer to the certificate waited for a slot.
+            Self::Eof | Self::Io(_) | Self::Abandoned(_) => ShownOutcome::Closed,
             Self::Alert(_) => ShownOutcome::Alert,
             // The resolver found no certificate that fits the client.
             Self::Incompatible(
@@ -101,7 +102,6 @@ impl HandshakeError {
             Self::Incompatible(_)
             | Self::Hello(_)
             | Self::Memory(_)
-            | Self::Abandoned(_)
             | Self::NoSlot(_)
             | Self::NoCommonAlpn
             | Self::CertificateMissing

@@ -11,7 +11,7 @@ const BITS: usize = 1 << 18;
 const WORD: usize = u64::BITS as usize;
 
 /// An address, as a hash with a random key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Place(pub(super) u64);
 
 impl Place {

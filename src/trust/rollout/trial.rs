@@ -1,15 +1,17 @@
 //! The groups of a rollout, their figures, and the decision.
 //!
 //! A client belongs to the new group by a hash of its address, with a random key for each rollout. An address on which
-//! a handshake with the new certificate failed gets the earlier one from then on.
+//! a handshake with the new certificate failed gets the earlier one from then on. So does a connection of an address
+//! that has such a handshake in progress: a device that reconnects at once can come before the outcome is known.
 //!
 //! **Promises.** Each address counts once for each figure, however often it connects. 128 KiB of memory, however many
-//! addresses there are. A decision is final, and applies to the next handshake. A roll-back is decided by the failure
+//! addresses there are, and a few bytes for each handshake in progress. A decision is final, and applies to the next handshake. A roll-back is decided by the failure
 //! that makes the difference clear; a promotion at the end of the observation, or later by the handshake that completes
 //! the conditions.
 //!
 //! **Not here.** The comparison (`comparison.rs`), the outcome of a handshake (`proxy/handshake/error.rs`).
 
+use std::collections::HashSet;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Arc, OnceLock};
@@ -38,6 +40,8 @@ struct Tally {
     /// The end of the observation has been reported.
     waits: bool,
     groups: [GroupTally; RolloutGroup::ALL.len()],
+    /// The addresses with a handshake in progress that gets the new certificate.
+    in_progress: HashSet<Place>,
 }
 
 #[derive(Default)]
@@ -88,6 +92,8 @@ pub(crate) struct Assigned {
     settings: config::Rollout,
     place: Place,
     pub(crate) group: RolloutGroup,
+    /// Its address is among those with a handshake in progress.
+    is_observed: bool,
 }
 
 impl Trial {
@@ -115,15 +121,17 @@ impl Trial {
         settings: config::Rollout,
     ) -> Assigned {
         let place = Place(self.hasher.hash_one(address));
-        let tally = self.tally.lock();
+        let mut tally = self.tally.lock();
+        let has_failed = tally.groups[RolloutGroup::New.index()].failed.has(place);
+        let is_chosen = !has_failed && place.percentile() < settings.share;
         let group = match tally.decision.map(|decision| decision.verdict) {
             Some(Verdict::Promote) => RolloutGroup::New,
             Some(Verdict::RollBack) => RolloutGroup::Old,
-            None if tally.groups[RolloutGroup::New.index()].failed.has(place) => RolloutGroup::Old,
-            None if place.percentile() < settings.share => RolloutGroup::New,
+            None if is_chosen && tally.in_progress.insert(place) => RolloutGroup::New,
             None => RolloutGroup::Old,
         };
-        Assigned { trial: Arc::clone(self), settings, place, group }
+        let is_observed = tally.decision.is_none() && group == RolloutGroup::New;
+        Assigned { trial: Arc::clone(self), settings, place, group, is_observed }
     }
 
     /// Decides, unless there is a decision already. A roll-back can be followed by a promotion.
@@ -225,7 +233,7 @@ impl Assigned {
     /// Counts the outcome of the client's handshake, and decides if it makes the figures clear. After the decision
     /// nothing is counted.
     pub(crate) fn count(&self, outcome: ShownOutcome) {
-        let Self { trial, settings, place, group } = self;
+        let Self { trial, settings, place, group, is_observed: _ } = self;
         let mut tally = trial.tally.lock();
         if tally.decision.is_some() {
             return;
@@ -245,6 +253,15 @@ impl Assigned {
         drop(tally);
         if decided && let Some(wake) = trial.wake.get() {
             wake();
+        }
+    }
+}
+
+impl Drop for Assigned {
+    /// Ends the handshake, whether it was counted or not.
+    fn drop(&mut self) {
+        if self.is_observed {
+            self.trial.tally.lock().in_progress.remove(&self.place);
         }
     }
 }
@@ -328,6 +345,17 @@ mod tests {
         assert_eq!(old.outcomes[ShownOutcome::Completed.index()], 1);
         assert_eq!(old.sample, Sample::default(), "it does not count for the other group");
         assert_eq!(new.sample, Sample { addresses: 1, failed: 1 });
+    }
+
+    #[test]
+    fn an_address_has_one_handshake_at_a_time_with_the_new_certificate() {
+        let (trial, settings) = (Arc::new(Trial::new()), settings(false));
+        let group = |address: u32| trial.assign(&address, settings).group;
+        let address = (0..).find(|n| group(*n) == RolloutGroup::New).unwrap();
+        let in_progress = trial.assign(&address, settings);
+        assert_eq!(group(address), RolloutGroup::Old);
+        drop(in_progress);
+        assert_eq!(group(address), RolloutGroup::New);
     }
 
     #[test]
