@@ -83,7 +83,7 @@ impl Endpoint {
 /// Locks the directory of a socket against other starts until the result is dropped (flock(2)).
 fn lock_directory(path: &Path) -> io::Result<File> {
     let directory = path.parent().filter(|parent| *parent != Path::new(""));
-    let directory = File::open(directory.unwrap_or(Path::new(".")))?;
+    let directory = File::open(directory.unwrap_or_else(|| Path::new(".")))?;
     // NFS cannot lock a directory. Two starts at the same moment are unlikely there.
     let _unlocked = directory.lock();
     Ok(directory)
