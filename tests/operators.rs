@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 
 use serde_json::{Value, json};
 use tlsidecar::config::{AdminListen, Config};
@@ -219,7 +219,7 @@ async fn of_two_processes_that_start_with_one_abandoned_socket_one_gets_it() {
         })
         .await;
         assert_eq!(ask_socket(&socket, "GET", "/livez"), 200);
-        assert_eq!(ended.iter().map(|status| status.code()).collect::<Vec<_>>(), [Some(1)]);
+        assert_eq!(ended.iter().map(ExitStatus::code).collect::<Vec<_>>(), [Some(1)]);
         for mut child in both {
             // It fails for the one that has ended.
             let _ended = child.kill();
