@@ -110,6 +110,7 @@ pub(crate) struct HandshakeFailure {
 }
 
 /// A handshake in a rollout of the server certificate.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct ShownCertificate {
     pub(crate) group: RolloutGroup,
     pub(crate) outcome: ShownOutcome,
