@@ -63,14 +63,15 @@ fn absent_keys_have_the_documented_defaults() {
     assert_eq!(listener.tcp.user_timeout, Some(Duration::from_secs(100)));
 }
 
-#[test]
-fn every_key_can_be_set() {
-    let text = r#"
+/// A file with other values than the defaults.
+const EVERY_KEY: &str = r#"
 [admin]
 listen = "[::1]:9902"
 [log]
 format = "json"
 filter = "info,access=warn"
+[process]
+max_buffered_bytes = "32MiB"
 [shutdown]
 delay = "5s"
 drain_timeout = "1m"
@@ -112,6 +113,9 @@ half_close = "0s"
 max_age = "1day"
 [listener.limits]
 max_connections = 100
+max_connections_per_source = 9
+max_handshakes_in_progress = 4
+max_handshakes_per_second = 50
 [listener.tcp]
 keepalive = "0s"
 user_timeout = "0s"
@@ -120,12 +124,19 @@ sni = ["plant-a.example", "*.plant-b.example"]
 alpn = ["mqtt"]
 backend = "tcp://broker:1883"
 "#;
-    let config = parse(text).unwrap();
+
+#[test]
+fn every_key_can_be_set() {
+    let config = parse(EVERY_KEY).unwrap();
+    assert_eq!(config.process.max_buffered_bytes, Some(32 << 20));
     let listener = &config.listeners[0];
     assert_eq!(listener.timeouts.idle, None);
     assert_eq!(listener.timeouts.half_close, None);
     assert_eq!(listener.timeouts.max_age, Some(Duration::from_secs(24 * 3600)));
-    assert_eq!(listener.limits.max_connections, Some(100));
+    let limits = listener.limits;
+    assert_eq!((limits.max_connections, limits.max_connections_per_source), (Some(100), Some(9)));
+    assert_eq!(limits.max_handshakes_in_progress, Some(4));
+    assert_eq!(limits.max_handshakes_per_second, Some(50));
     let tls = &listener.tls;
     assert_eq!((tls.max_chain_certificates, tls.max_chain_bytes), (4, 16 << 10));
     assert!(!tls.allow_v1);

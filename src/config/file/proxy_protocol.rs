@@ -22,7 +22,7 @@ impl ProxyProtocolSection {
         let key = format!("{owner}.proxy_protocol.tlvs");
         // An invalid value of `send` is a problem already.
         let is_known = !problems.is_invalid(&format!("{owner}.proxy_protocol.send"));
-        if let Some(span) = span.clone().filter(|_| is_known && !tlvs.is_empty()) {
+        if let Some(span) = span.filter(|_| is_known && !tlvs.is_empty()) {
             if send != SendHeader::V2 {
                 let message = "found TLVs without send = \"v2\": other headers have none";
                 problems.at(span, &key, message);

@@ -153,7 +153,7 @@ impl<G> SlotQueue<G> {
                 }
                 Ok(None) => {}
                 Err(instant) => {
-                    soonest = Some(soonest.map_or(instant, |soonest| soonest.min(instant)))
+                    soonest = Some(soonest.map_or(instant, |soonest| soonest.min(instant)));
                 }
             }
         }
