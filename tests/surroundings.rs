@@ -168,7 +168,9 @@ async fn no_thread_of_the_process_can_get_new_privileges() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_outside_of_the_confinement_is_reported_and_served_after_a_restart() {
     let scene = Scene::new("").await;
-    let sidecar = scene.start();
+    let mut sidecar = scene.start();
+    // The last line of the start.
+    sidecar.until("it says how it is confined", |log| log.contains("access to files"));
     if !sidecar.log().contains("access to files is confined") {
         skipped("the kernel has no Landlock, or the files of the tests are beside the program's");
         return;

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::ops::Index;
+use std::sync::OnceLock;
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -205,6 +206,41 @@ impl<M> Index<Cipher> for BySuite<M> {
 
     fn index(&self, cipher: Cipher) -> &M {
         &self.0[cipher]
+    }
+}
+
+/// A child that is exported once it is first used: for what few listeners have.
+pub(super) struct Later<M: MetricHandle> {
+    family: M::Family,
+    values: Vec<String>,
+    child: OnceLock<M>,
+}
+
+impl<M: MetricHandle> MetricHandle for Later<M> {
+    type Family = M::Family;
+
+    fn register(registry: &Registry, declaration: &Declaration) -> M::Family {
+        M::register(registry, declaration)
+    }
+
+    fn child(family: &M::Family, values: &[&str]) -> Self {
+        let values = values.iter().map(|&value| value.to_owned()).collect();
+        Self { family: family.clone(), values, child: OnceLock::new() }
+    }
+
+    fn remove(_: &M::Family, _: &[&str]) {}
+}
+
+impl<M: MetricHandle> Later<M> {
+    /// Returns whether the child is exported.
+    pub(super) fn is_used(&self) -> bool {
+        self.child.get().is_some()
+    }
+
+    /// Returns the child, which is exported from now on.
+    pub(super) fn used(&self) -> &M {
+        let values = || self.values.iter().map(String::as_str).collect::<Vec<_>>();
+        self.child.get_or_init(|| M::child(&self.family, &values()))
     }
 }
 

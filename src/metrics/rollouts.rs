@@ -1,6 +1,7 @@
 //! The metrics of the rollouts of server certificates of one listener.
 //!
-//! **Promises.** The last ended rollout of each route stays listed until the next one begins.
+//! **Promises.** They are exported for listeners that have or had a rollout configured. The last ended rollout of each
+//! route stays listed until the next one begins.
 //!
 //! **Not here.** Their state (`trust/rollout/trial.rs`), which is read when it is requested.
 
@@ -9,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use prometheus::{IntCounter, IntGauge};
 
-use super::declare::{Set, declare_metrics};
+use super::declare::{Later, Set, declare_metrics};
 use crate::lock::Lock;
 use crate::terms::rollout::{RolloutGroup, RolloutResult, RolloutState, ShownOutcome};
 use crate::trust::certs::chain::ServerCertificate;
@@ -17,13 +18,13 @@ use crate::trust::rollout::trial::{Progress, Trial};
 
 declare_metrics! {
     struct RolloutHandles of RolloutFamilies {
-        active: Set<RolloutState, IntGauge>
+        active: Later<Set<RolloutState, IntGauge>>
             = "tlsidecar_rollouts_active" ["listener", "state"]
             "Rollouts of server certificates that are observed or rolled back.";
-        ended: Set<RolloutResult, IntCounter>
+        ended: Later<Set<RolloutResult, IntCounter>>
             = "tlsidecar_rollouts_total" ["listener", "result"]
             "Decisions and ends of rollouts of server certificates.";
-        handshakes: Set<RolloutGroup, Set<ShownOutcome, IntCounter>>
+        handshakes: Later<Set<RolloutGroup, Set<ShownOutcome, IntCounter>>>
             = "tlsidecar_rollout_handshakes_total" ["listener", "group", "outcome"]
             "Full handshakes during a rollout of a server certificate.";
     }
@@ -76,14 +77,20 @@ impl ListedRollout {
 }
 
 impl Rollouts {
+    /// Exports the metrics, so that all of them are there before the first rollout begins.
+    pub(crate) fn export(&self) {
+        let RolloutHandles { active, ended, handshakes } = &self.handles;
+        let _exported = (active.used(), ended.used(), handshakes.used());
+    }
+
     /// Counts a full handshake of a client of this group.
     pub(crate) fn shown(&self, group: RolloutGroup, outcome: ShownOutcome) {
-        self.handles.handshakes[group][outcome].inc();
+        self.handles.handshakes.used()[group][outcome].inc();
     }
 
     /// Counts the decision or the end of a rollout.
     pub(crate) fn ended(&self, trial: &Arc<Trial>, result: RolloutResult) {
-        self.handles.ended[result].inc();
+        self.handles.ended.used()[result].inc();
         let is_over = result != RolloutResult::RolledBack;
         let now = SystemTime::now();
         for listed in self.listed.lock().iter_mut().filter(|_| is_over) {
@@ -95,9 +102,14 @@ impl Rollouts {
 
     /// Lists these rollouts, with their states. An ended one stays as long as its route has no other.
     pub(crate) fn publish(&self, current: Vec<(RolloutState, ListedRollout)>) {
-        for &state in RolloutState::ALL {
-            let count = current.iter().filter(|(found, _)| *found == state).count();
-            self.handles.active[state].set(i64::try_from(count).unwrap_or(i64::MAX));
+        if !current.is_empty() {
+            self.export();
+        }
+        if self.handles.active.is_used() {
+            for &state in RolloutState::ALL {
+                let count = current.iter().filter(|(found, _)| *found == state).count();
+                self.handles.active.used()[state].set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
         }
         let mut listed = self.listed.lock();
         let is_replaced =

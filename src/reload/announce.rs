@@ -33,6 +33,9 @@ pub(crate) fn announce(snapshot: &Snapshot, warnings: &[Warning], metrics: &List
     }
     metrics.set_backends(snapshot.listener.backends().map(ToString::to_string));
     metrics.active().publish(reported(snapshot));
+    if snapshot.listener.policies().any(|(_, tls)| tls.rollout.is_some()) {
+        metrics.rollouts().export();
+    }
 }
 
 /// Logs the certificates and files of a policy, except those in `logged`: most policies of routes share files.

@@ -26,6 +26,8 @@ WHO = "{{pod}} {{instance}}"
 # Short meaning of each failure reason, with the first thing to check. docs/reasons.md has the details; a check ensures
 # that every reason is here or below.
 FAILED = {
+    "proxy_header_invalid": "Load balancer of accept_from sent no valid PROXY header in time",
+    "proxy_header_unexpected": "PROXY header from an address that is not in accept_from",
     "client_tls_timeout": "Device stopped during the handshake: network, power, or this machine is busy",
     "client_tls_memory": "Handshakes in progress reached their memory limit, and this one held most",
     "client_evicted": "Limit of connections reached: evicted before its handshake was complete",

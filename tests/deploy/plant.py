@@ -40,6 +40,7 @@ name = "mqtt"
 listen = "127.0.0.1:{ports[0]}"
 backend = "127.0.0.1:{echo}"
 tls.certificates = [{{ cert = "tls.crt", key = "tls.key" }}]
+tls.rollout = {{ share = "5%", observe = "10m" }}
 timeouts = {{ hello = "500ms", handshake = "2s", connect = "300ms", idle = "3s", half_close = "1s" }}
 
 [[listener.route]]

@@ -42,10 +42,12 @@ JOB = "tlsidecar"
 SERIES = 1000
 GOOD = {"swapped", "unchanged"}
 # Faults of tlsidecar itself cannot be caused. The limits need a process without memory, descriptors or threads:
-# tests/limits.rs causes them, and tests/storms.rs those of an overload.
+# tests/limits.rs causes them, tests/storms.rs those of an overload,
+# and tests/proxy_protocol.rs those of a load balancer.
 NOT_BROUGHT_ABOUT = {
     "internal", "client_evicted", "client_tls_memory", "proxy_fd_limit", "proxy_memory_limit", "proxy_thread_limit",
-    "client_abandoned", "proxy_overloaded", "over_source_limit", "proxy_buffers_full",
+    "client_abandoned", "proxy_overloaded", "over_source_limit", "proxy_buffers_full", "proxy_header_invalid",
+    "proxy_header_unexpected",
 }
 # Label values that the load has to bring about.
 WANTED = {
