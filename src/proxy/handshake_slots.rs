@@ -6,7 +6,7 @@
 //! **Promises.** At most as many handshakes do their first cryptography at a time as there are slots: one for each
 //! worker. A slot is held for the answer to a ClientHello, never while bytes of a device are awaited. Devices with a
 //! ticket come first, sources whose handshakes keep failing come last, and of every 16 slots one goes the other way
-//! round, so that nobody waits for ever. Devices that have waited for less than [`PATIENCE`] are served in the order of
+//! round, so that nobody waits for ever. Devices that have waited for less than `PATIENCE` are served in the order of
 //! their arrival; beyond that the newest one is served first, because it is the likeliest to be still there. Waiting
 //! is bounded by the deadline of the handshake. A slot is released however its handshake ends, also by a panic.
 //!
