@@ -197,9 +197,12 @@ def configure(drain_timeout="2s"):
     example = (ROOT / "usr/share/doc/tlsidecar/examples/tlsidecar.toml").read_text()
     text = re.sub(r"^#(?=[a-z\[])", "", example, flags=re.MULTILINE)
     assert "[[listener]]" in text.splitlines(), text
+    # Shorter than the example's times, and all devices at once.
+    text, found = re.subn(r"^drain_spread = .*\ndrain_timeout = .*$", f'drain_timeout = "{drain_timeout}"', text,
+                          flags=re.MULTILINE)
+    assert found == 1, text
     # In place, so that owner and mode stay. The backend is a name, which has to be resolved.
-    (ETC / "tlsidecar.toml").write_text(text.replace("127.0.0.1:1883", "localhost:1883")
-                                        + f"[shutdown]\ndrain_timeout = \"{drain_timeout}\"\n")
+    (ETC / "tlsidecar.toml").write_text(text.replace("127.0.0.1:1883", "localhost:1883"))
 
 
 def install(debian):
