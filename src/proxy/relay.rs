@@ -31,6 +31,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use self::bounds::Bound;
 pub(crate) use self::bounds::Bounds;
 pub(crate) use self::error::RelayError;
 use self::flow::Flow;
@@ -223,12 +224,12 @@ where
         is_ready: &impl Fn((&C, Interest), (&B, Interest)) -> bool,
     ) -> Poll<RelayError> {
         loop {
-            let Some((mut deadline, error)) = self.next_bound() else {
+            let Some((mut deadline, bound)) = self.next_bound() else {
                 return Poll::Pending;
             };
             if now >= deadline {
-                if !error.is_silence() || !self.can_go_on(is_ready) {
-                    return Poll::Ready(error);
+                if !bound.is_silence() || !self.can_go_on(is_ready) {
+                    return Poll::Ready(bound.error());
                 }
                 deadline = now + DELIVERY;
             }
@@ -256,20 +257,24 @@ where
         is_ready((self.client.io(), client), (self.backend, backend))
     }
 
-    /// Next bound and its error, if no byte is relayed before.
-    fn next_bound(&self) -> Option<(Instant, RelayError)> {
+    /// Next bound and its deadline, if no byte is relayed before.
+    fn next_bound(&self) -> Option<(Instant, Bound)> {
         let half_closed = self.to_backend != Flow::Open || self.to_client != Flow::Open;
         let half_close = self.bounds.half_close.filter(|_| half_closed);
         let after = |quiet: Duration| self.last_progress + quiet;
-        let bounds = [
-            self.bounds
-                .too_old
-                .map(|deadline| (deadline, RelayError::Stopped(Stopped(Reason::MaxAge)))),
-            half_close.map(|quiet| (after(quiet), RelayError::HalfClosed(quiet))),
-            self.bounds.idle.map(|quiet| (after(quiet), RelayError::Idle(quiet))),
-            self.next_pause(),
-        ];
-        bounds.into_iter().flatten().min_by_key(|(deadline, _)| *deadline)
+        let mut next = self.bounds.idle.map(|quiet| (after(quiet), Bound::Idle(quiet)));
+        // One after the other: this runs at each wake-up, and most relays have one bound.
+        let mut add = |bound: Option<(Instant, Bound)>| {
+            if let Some(bound) = bound
+                && next.is_none_or(|(deadline, _)| bound.0 <= deadline)
+            {
+                next = Some(bound);
+            }
+        };
+        add(half_close.map(|quiet| (after(quiet), Bound::HalfClose(quiet))));
+        add(self.bounds.too_old.map(|deadline| (deadline, Bound::MaxAge)));
+        add(self.next_pause());
+        next
     }
 
     /// Both directions have ended.

@@ -38,20 +38,6 @@ pub(crate) enum RelayError {
 }
 
 impl RelayError {
-    /// Returns true if the relay ended only because no byte was relayed for too long.
-    pub(super) const fn is_silence(&self) -> bool {
-        match self {
-            Self::Idle(_) | Self::HalfClosed(_) | Self::Paused(_) => true,
-            Self::Truncated
-            | Self::MidRecord
-            | Self::Client(_)
-            | Self::Tls(_)
-            | Self::Backend(_)
-            | Self::Stopped(_)
-            | Self::Seal(_) => false,
-        }
-    }
-
     /// Returns the stable reason for this error.
     pub(crate) fn reason(&self) -> Reason {
         match self {

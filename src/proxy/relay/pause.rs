@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::{Relay, RelayError};
+use super::Relay;
+use super::bounds::Bound;
 use crate::sessions::pace::jitter;
 use crate::terms::reason::Reason;
 
@@ -26,7 +27,7 @@ where
     B: AsyncRead + AsyncWrite + Unpin,
 {
     /// Next pause at which the relay has to end, if no byte is relayed before.
-    pub(super) fn next_pause(&self) -> Option<(Instant, RelayError)> {
+    pub(super) fn next_pause(&self) -> Option<(Instant, Bound)> {
         let (from, reason) = match (self.ends_at_pause, self.grows_old()) {
             (Some(reason), _) => (self.last_progress, reason),
             (None, Some(from)) => (from, Reason::MaxAge),
@@ -37,7 +38,7 @@ where
             return None;
         }
         let quiet = if self.awaits_answer { ANSWER_TIME } else { QUIET };
-        Some((from.max(self.last_progress + quiet), RelayError::Paused(reason)))
+        Some((from.max(self.last_progress + quiet), Bound::Pause(reason)))
     }
 
     /// Instant from which on the relay ends at a pause because of its age: within the last tenth of the maximum age.
