@@ -3,8 +3,8 @@
 //! **Promises.** All children exist from the first scrape, except those of certificates, CAs, CRLs and backends,
 //! which come and go with the configuration.
 //!
-//! **Not here.** Backends (`backends.rs`), TLS material (`active.rs`), rollouts (`rollouts.rs`). `proxy/record.rs` alone updates the
-//! connection metrics, except for the relayed bytes, which the session counts (`sessions.rs`).
+//! **Not here.** Backends (`backends.rs`), TLS material (`active.rs`), rollouts (`rollouts.rs`). `proxy/record.rs`
+//! alone updates the connection metrics, except for the relayed bytes, which the session counts (`sessions.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -13,10 +13,11 @@ mod error;
 mod labels;
 mod negotiated;
 mod selection;
+mod turn;
 
 use std::hash::Hash;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -28,9 +29,10 @@ use self::certificate::CertificateFault;
 pub(crate) use self::error::HandshakeError;
 use self::negotiated::negotiated;
 use self::selection::Selection;
+use self::turn::{Turn, release};
 use super::close;
 use super::handshake_memory::Share;
-use super::handshake_slots::{Slot, SlotAccess};
+use super::handshake_slots::SlotAccess;
 use super::hello::{self, Between, Hello, HelloError, HelloLimits};
 use super::record::{HandshakeTimes, Offer, ShownCertificate};
 use super::tls::{Negotiation, Opening, Progress, RustlsHandshake, TlsStream, plaintext_alert};
@@ -303,7 +305,7 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
     // rustls keeps the messages for the CertificateVerify of TLS 1.2: RFC 5246 section 7.4.8.
     let kept = selection.policy.client_verifier.as_ref().map_or(0, |_| opening.records.len());
     negotiation.open(opening);
-    let (mut slot, mut waited) = turn.take(negotiation).await?;
+    let (mut slot, mut waited) = turn.take(negotiation).await.map_err(Unfinished::Other)?;
     loop {
         let progress = negotiation.process().map_err(Unfinished::Tls)?;
         if progress == Progress::Paused {
@@ -322,7 +324,7 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
         if progress == Progress::WantsSecondHello {
             let second = second_hello(negotiation, limits, memory, selection).await;
             negotiation.open(second.map_err(|error| Unfinished::Other(error.into()))?);
-            let (again, more) = turn.take(negotiation).await?;
+            let (again, more) = turn.take(negotiation).await.map_err(Unfinished::Other)?;
             (slot, waited) = (again, waited + more);
             continue;
         }
@@ -330,66 +332,6 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
         if !negotiation.read().await? {
             return Err(Unfinished::Other(HandshakeError::Eof));
         }
-    }
-}
-
-/// The right of one handshake to its cryptography.
-#[derive(Clone, Copy)]
-struct Turn<'a> {
-    slots: Option<&'a SlotAccess>,
-    deadline: Instant,
-    /// The client offers to resume a session.
-    resumes: bool,
-}
-
-impl Turn<'_> {
-    /// Waits for a slot, but not for longer than the client does. Returns the time that it took.
-    ///
-    /// # Errors
-    /// The client left first, or the deadline passed.
-    async fn take<Io: AsyncRead + AsyncWrite + Unpin>(
-        self,
-        negotiation: &mut Negotiation<Io>,
-    ) -> Result<(Option<Slot>, Duration), Unfinished> {
-        let Some(slots) = self.slots else { return Ok((None, Duration::ZERO)) };
-        if let Some(slot) = slots.try_take(self.resumes) {
-            return Ok((Some(slot), Duration::ZERO));
-        }
-        let since = Instant::now();
-        let slot = {
-            let granted = pin!(slots.take(self.resumes));
-            let granted = timeout_at(self.deadline, unless_left(negotiation, granted));
-            granted.await.map_err(|_| Unfinished::Other(HandshakeError::NoSlot(since.elapsed())))?
-        };
-        let slot = slot.ok_or(Unfinished::Other(HandshakeError::Abandoned(since.elapsed())))?;
-        // The other tasks of the worker run between two handshakes, and the kernel reports who has left.
-        let turned = pin!(tokio::task::yield_now());
-        match unless_left(negotiation, turned).await {
-            Some(()) => Ok((Some(slot), since.elapsed())),
-            None => Err(Unfinished::Other(HandshakeError::Abandoned(since.elapsed()))),
-        }
-    }
-}
-
-/// Completes `wait`, or returns none if the client leaves first. A client that sends bytes is still there.
-async fn unless_left<Io: AsyncRead + AsyncWrite + Unpin, T>(
-    negotiation: &mut Negotiation<Io>,
-    mut wait: Pin<&mut impl Future<Output = T>>,
-) -> Option<T> {
-    let is_there = tokio::select! {
-        biased;
-        read = negotiation.read() => matches!(read, Ok(true)),
-        done = &mut wait => return Some(done),
-    };
-    if is_there { Some(wait.await) } else { None }
-}
-
-/// Releases the slot of a handshake, and tells whether it is a full one.
-fn release(slot: Option<Slot>, state: &RustlsHandshake) {
-    if let Some(mut slot) = slot
-        && state.kind() != Some(rustls::HandshakeKind::Resumed)
-    {
-        slot.on_full_handshake();
     }
 }
 

@@ -11,8 +11,8 @@
 //!   bytes that arrived meanwhile have been read.
 //! - Neither direction starves the other tasks of the thread: it yields after [`ROUNDS`] reads.
 //!
-//! **Not here.** The steps of one direction (`relay/to_backend.rs`, `relay/to_client.rs`), pauses (`relay/pause.rs`), sockets and their options,
-//! TLS itself (`tls.rs`), logs and metrics (`record.rs`).
+//! **Not here.** The steps of one direction (`relay/to_backend.rs`, `relay/to_client.rs`), pauses (`relay/pause.rs`),
+//! sockets and their options, TLS itself (`tls.rs`), logs and metrics (`record.rs`).
 
 mod bounds;
 mod error;

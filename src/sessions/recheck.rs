@@ -1,12 +1,12 @@
 //! Re-checks live sessions after each reload, and when a client's certificate expires.
 //!
 //! **Promises.** Exactly the sessions that a new handshake would refuse are stopped, evenly over `recheck_spread`, so
-//! that their devices do not all return in the same second. Each check replaces the result of the one before: a session that an earlier check
-//! refused and this one does not is not stopped, and one that is refused again keeps its time. A check that fails is
-//! repeated.
+//! that their devices do not all return in the same second. Each check replaces the result of the one before: a session
+//! that an earlier check refused and this one does not is not stopped, and one that is refused again keeps its time. A
+//! check that fails is repeated.
 //!
-//! **Not here.** The check (`trust/recheck.rs`), the pace (`sessions/pace.rs`), a handshake that is in progress during the reload
-//! (`proxy/route.rs`), the last bytes of a stopped connection (`proxy/relay.rs`).
+//! **Not here.** The check (`trust/recheck.rs`), the pace (`sessions/pace.rs`), a handshake that is in progress during
+//! the reload (`proxy/route.rs`), the last bytes of a stopped connection (`proxy/relay.rs`).
 
 use std::collections::HashMap;
 use std::io;

@@ -54,8 +54,8 @@ impl SourceTable {
                 counted
             }
         };
+        forget(counted, session);
         let others = counted.entry(source(session)).or_default();
-        others.remove(&session.id);
         match limit {
             Some(limit) if others.len() >= limit => Err(SourceRefused(others.len())),
             Some(_) | None => {
@@ -67,10 +67,16 @@ impl SourceTable {
 
     /// Removes a connection that has ended, after it was removed from the list of all sessions.
     pub(crate) fn remove(&self, session: &Session) {
-        let mut table = self.0.lock();
-        let Some(counted) = &mut *table else { return };
-        let source = source(session);
-        let Some(connections) = counted.get_mut(&source) else { return };
+        if let Some(counted) = &mut *self.0.lock() {
+            forget(counted, session);
+        }
+    }
+}
+
+/// Removes a connection from the table. Until the header of a proxy before us was read, it was counted for that proxy.
+fn forget(counted: &mut Counted, session: &Session) {
+    for source in [ClientSource::of(session.socket_peer.ip()), source(session)] {
+        let Some(connections) = counted.get_mut(&source) else { continue };
         connections.remove(&session.id);
         if connections.is_empty() {
             counted.remove(&source);
@@ -84,4 +90,51 @@ impl SourceTable {
 
 fn source(session: &Session) -> ClientSource {
     ClientSource::of(session.peer().ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::metrics::{ListenerMetrics, Metrics};
+    use crate::sessions::ForwardedAddresses;
+
+    fn listed(sessions: &Sessions, metrics: &Arc<ListenerMetrics>, id: u64) -> Arc<Session> {
+        let peer = SocketAddr::from(([192, 0, 2, 1], 1));
+        let session = Arc::new(Session::new(Arc::clone(metrics), id, peer));
+        sessions.add(Arc::clone(&session));
+        session
+    }
+
+    #[test]
+    fn connections_from_before_the_limit_count() {
+        let (sessions, metrics) = (Sessions::default(), Arc::new(Metrics::new().listener("a")));
+        let table = SourceTable::default();
+        let before = listed(&sessions, &metrics, 1);
+        table.admit(&before, None, &sessions).unwrap();
+        let next = listed(&sessions, &metrics, 2);
+        assert_eq!(table.admit(&next, Some(1), &sessions), Err(SourceRefused(1)));
+        sessions.remove(before.id);
+        table.remove(&before);
+        table.admit(&next, Some(1), &sessions).unwrap();
+    }
+
+    #[test]
+    fn a_device_behind_a_proxy_is_no_longer_counted_for_the_proxy() {
+        let (sessions, metrics) = (Sessions::default(), Arc::new(Metrics::new().listener("a")));
+        let table = SourceTable::default();
+        // Its header has not been read when the limit is set.
+        let behind = listed(&sessions, &metrics, 1);
+        let first = listed(&sessions, &metrics, 2);
+        table.admit(&first, Some(9), &sessions).unwrap();
+        let source = SocketAddr::from(([198, 51, 100, 7], 1));
+        behind.set_forwarded(ForwardedAddresses { source, destination: source });
+        table.admit(&behind, Some(9), &sessions).unwrap();
+        for session in [first, behind] {
+            table.remove(&session);
+        }
+        assert_eq!(table.0.lock().as_ref().map(HashMap::len), Some(0));
+    }
 }

@@ -5,9 +5,9 @@
 //! that has such a handshake in progress: a device that reconnects at once can come before the outcome is known.
 //!
 //! **Promises.** Each address counts once for each figure, however often it connects. 128 KiB of memory, however many
-//! addresses there are, and a few bytes for each handshake in progress. A decision is final, and applies to the next handshake. A roll-back is decided by the failure
-//! that makes the difference clear; a promotion at the end of the observation, or later by the handshake that completes
-//! the conditions.
+//! addresses there are, and a few bytes for each handshake in progress. A decision is final, and applies to the next
+//! handshake. A roll-back is decided by the failure that makes the difference clear; a promotion at the end of the
+//! observation, or later by the handshake that completes the conditions.
 //!
 //! **Not here.** The comparison (`comparison.rs`), the outcome of a handshake (`proxy/handshake/error.rs`).
 
