@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::HandshakeKind;
 
-use crate::support::proxy::listener;
+use crate::support::proxy::{config, listener};
 use crate::support::raw;
 use crate::support::{Authority, Backend, Device, Proxy, eventually};
 
@@ -20,7 +20,9 @@ async fn slow_proxy(handshake: Duration) -> (Proxy, Authority, Device, Backend) 
     let mut listener = listener(backend.config(), &authority.server());
     listener.limits = Limits { max_handshakes_per_second: Some(1), ..Limits::default() };
     listener.timeouts.handshake = handshake;
-    let proxy = Proxy::with(listener);
+    let mut config = config(listener);
+    config.process.max_handshake_bytes = 64 * 1024;
+    let proxy = Proxy::on(config, None);
     let resuming = Device::new(&authority).resuming();
     resuming.echo(proxy.address).await.unwrap();
     (proxy, authority, resuming, backend)
@@ -67,4 +69,22 @@ async fn a_device_whose_turn_does_not_come_before_the_deadline_is_told_apart_fro
     let _stranger = queued(&proxy, proxy.address).await;
     eventually("it is closed", || proxy.closed(Reason::ProxyOverloaded) == 1).await;
     assert_eq!(proxy.closed(Reason::ClientTlsTimeout), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_of_a_device_that_waits_count_in_the_memory_of_handshakes() {
+    let (proxy, ..) = slow_proxy(Duration::from_secs(30)).await;
+    let mut devices = Vec::new();
+    for _ in 0..20 {
+        let mut tcp = TcpStream::connect(proxy.address).await.unwrap();
+        tcp.write_all(&raw::client_hello()).await.unwrap();
+        devices.push(tcp);
+    }
+    let waiting = || proxy.count("tlsidecar_handshakes_waiting{listener=\"test\"}");
+    eventually("they wait", || waiting() >= 15).await;
+    for tcp in &mut devices {
+        // One that has had its turn is refused for these bytes.
+        let _refused = tcp.write_all(&[22; 16 * 1024]).await;
+    }
+    eventually("the largest end", || proxy.closed(Reason::ClientTlsMemory) > 5).await;
 }

@@ -158,7 +158,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
         // Boxed and pinned: a future reserves room for each place that a value is moved to.
         let mut negotiation = Box::new(negotiation.map_err(HandshakeError::Internal)?);
         let finished = {
-            let turn = Turn { slots, deadline: limits.deadline, resumes: hello.offers_resumption };
+            let (deadline, resumes) = (limits.deadline, hello.offers_resumption);
+            let turn = Turn { slots, deadline, memory: &memory, resumes };
             let finished =
                 pin!(finish(&mut negotiation, opening, limits, &memory, selection, turn));
             let finished = pin!(memory.or_exceeded(finished));

@@ -1,6 +1,7 @@
 //! The wait of a handshake for its turn.
 //!
-//! **Promises.** No cryptography is done for a client that left while it waited. Other tasks of the worker run between two
+//! **Promises.** No cryptography is done for a client that left while it waited, and what it sends meanwhile counts in the
+//! memory of handshakes. Other tasks of the worker run between two
 //! handshakes that waited.
 //!
 //! **Not here.** The order of those that wait (`proxy/handshake_slots.rs`).
@@ -13,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls;
 
 use super::error::HandshakeError;
+use crate::proxy::handshake_memory::Share;
 use crate::proxy::handshake_slots::{Slot, SlotAccess};
 use crate::proxy::tls::{Negotiation, RustlsHandshake};
 
@@ -21,6 +23,7 @@ use crate::proxy::tls::{Negotiation, RustlsHandshake};
 pub(super) struct Turn<'a> {
     pub(super) slots: Option<&'a SlotAccess>,
     pub(super) deadline: Instant,
+    pub(super) memory: &'a Share,
     /// The client offers to resume a session.
     pub(super) resumes: bool,
 }
@@ -41,13 +44,13 @@ impl Turn<'_> {
         let since = Instant::now();
         let slot = {
             let granted = pin!(slots.take(self.resumes));
-            let granted = timeout_at(self.deadline, unless_left(negotiation, granted));
+            let granted = timeout_at(self.deadline, unless_left(negotiation, self.memory, granted));
             granted.await.map_err(|_| HandshakeError::NoSlot(since.elapsed()))?
         };
         let slot = slot.ok_or(HandshakeError::Abandoned(since.elapsed()))?;
         // The other tasks of the worker run between two handshakes, and the kernel reports who has left.
         let turned = pin!(tokio::task::yield_now());
-        match unless_left(negotiation, turned).await {
+        match unless_left(negotiation, self.memory, turned).await {
             Some(()) => Ok((Some(slot), since.elapsed())),
             None => Err(HandshakeError::Abandoned(since.elapsed())),
         }
@@ -57,6 +60,7 @@ impl Turn<'_> {
 /// Completes `wait`, or returns none if the client leaves first. A client that sends bytes is still there.
 async fn unless_left<Io: AsyncRead + AsyncWrite + Unpin, T>(
     negotiation: &mut Negotiation<Io>,
+    memory: &Share,
     mut wait: Pin<&mut impl Future<Output = T>>,
 ) -> Option<T> {
     let is_there = tokio::select! {
@@ -64,7 +68,11 @@ async fn unless_left<Io: AsyncRead + AsyncWrite + Unpin, T>(
         read = negotiation.read() => matches!(read, Ok(true)),
         done = &mut wait => return Some(done),
     };
-    if is_there { Some(wait.await) } else { None }
+    if !is_there {
+        return None;
+    }
+    memory.set(negotiation.held_bytes());
+    Some(wait.await)
 }
 
 /// Releases the slot of a handshake, and tells whether it is a full one.
