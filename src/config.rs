@@ -8,6 +8,7 @@
 
 pub(crate) mod admin;
 mod allow;
+mod backend;
 mod client_trust;
 pub mod file;
 mod guards;
@@ -16,25 +17,32 @@ mod process;
 mod proxy_protocol;
 pub(crate) mod rollout;
 mod route;
+mod source;
+pub(crate) mod suites;
 pub(crate) mod values;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 pub use self::admin::{AdminConfig, AdminListen};
 pub use self::allow::{Allow, AllowRules, SpkiSha256};
+pub use self::backend::{BackendAddress, BackendList, Balance, BalancePolicy, ConnectTime};
 pub use self::client_trust::{ClientTrust, CrlCheck, CrlRules, ExpiredCrl, UnknownStatus};
 pub use self::guards::{GuardAction, Guards};
-pub use self::limits::{IdentityLimit, Limits, OverIdentityLimit};
+pub use self::limits::{IdentityLimit, Limits, OverIdentityLimit, SourcePrefix};
 pub use self::process::ProcessConfig;
 pub use self::proxy_protocol::{Cidr, HeaderTlv, ProxyProtocol, SendHeader};
 pub use self::rollout::Rollout;
+pub use self::source::SourceAddress;
+pub(crate) use self::suites::AcceptedVersions;
+pub use self::suites::KeyGroup;
 use crate::logging::{Filter, Format};
-use crate::terms::name_pattern::{NamePattern, is_dns_name};
-use crate::text::Shown;
+use crate::terms::labels::Cipher;
+use crate::terms::name_pattern::NamePattern;
 use crate::value::{InvalidValue, TextValue, choices};
 
 /// The configuration of a process.
@@ -86,6 +94,8 @@ pub struct ShutdownConfig {
     pub drain_spread: Duration,
     /// The time for connections to end once the listeners are closed.
     pub drain_timeout: Duration,
+    /// Connections that a drain, a re-check and the maximum age together close per second. None: no limit.
+    pub max_closes_per_second: Option<NonZeroU32>,
 }
 
 impl Default for ShutdownConfig {
@@ -94,6 +104,7 @@ impl Default for ShutdownConfig {
             delay: Duration::ZERO,
             drain_spread: Duration::ZERO,
             drain_timeout: Duration::from_secs(25),
+            max_closes_per_second: None,
         }
     }
 }
@@ -105,8 +116,12 @@ pub struct ListenerConfig {
     pub name: String,
     /// The address that devices connect to.
     pub listen: SocketAddr,
+    /// Lets another process of the same user listen on the same address (`SO_REUSEPORT`), to take over from this one.
+    pub reuse_port: bool,
     /// The backend of connections that match no route. None only if there are routes.
-    pub backend: Option<BackendAddress>,
+    pub backend: Option<BackendList>,
+    /// The use of the backends, also of those of the routes.
+    pub balance: Balance,
     /// The TLS of the listener.
     pub tls: TlsConfig,
     /// The routes. The first match applies.
@@ -129,14 +144,16 @@ impl ListenerConfig {
     pub fn new(
         name: &str,
         listen: SocketAddr,
-        backend: BackendAddress,
+        backend: impl Into<BackendList>,
         certificate: CertificateFiles,
         client_auth: ClientAuth,
     ) -> Self {
         Self {
             name: name.to_owned(),
             listen,
-            backend: Some(backend),
+            reuse_port: false,
+            backend: Some(backend.into()),
+            balance: Balance::default(),
             tls: TlsConfig::new(vec![certificate], client_auth),
             routes: Vec::new(),
             unknown_name: UnknownName::default(),
@@ -148,7 +165,7 @@ impl ListenerConfig {
     }
 
     /// Returns every backend of the listener, those of the routes first. The same backend can occur twice.
-    pub fn backends(&self) -> impl Iterator<Item = &BackendAddress> {
+    pub fn backends(&self) -> impl Iterator<Item = &BackendList> {
         self.routes.iter().map(|route| &route.backend).chain(&self.backend)
     }
 }
@@ -163,6 +180,25 @@ pub(crate) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() == other.port() && one.port() != 0 && (a == b || covers(a, b) || covers(b, a))
 }
 
+/// Returns true if a backend is the address of its own listener, as far as that shows without a lookup: connections would
+/// go round in circles until no descriptor is left. A connect to a wildcard address reaches the loopback address of its
+/// family.
+pub(crate) fn is_own(listen: SocketAddr, backend: &BackendAddress) -> bool {
+    let BackendAddress::Tcp { host, port } = backend else { return false };
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let (v4, v6) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
+    let reached = match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+        Ok(ip) if ip.is_unspecified() => vec![if ip.is_ipv4() { v4 } else { v6 }],
+        Ok(ip) => vec![ip],
+        Err(_) if host.eq_ignore_ascii_case("localhost") => vec![v4, v6],
+        Err(_) => Vec::new(),
+    };
+    let own = listen.ip().to_canonical();
+    let is_any = |ip: IpAddr| own.is_unspecified() && (own.is_ipv6() || ip.is_ipv4());
+    let is_own = |ip: IpAddr| ip == own || is_any(ip) && ip.is_loopback();
+    listen.port() == *port && reached.into_iter().any(is_own)
+}
+
 /// The TLS of a listener or of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsConfig {
@@ -174,11 +210,22 @@ pub struct TlsConfig {
     pub rollout: Option<Rollout>,
     /// The lowest TLS version that is accepted.
     pub min_version: TlsVersion,
+    /// The accepted cipher suites, in order of preference. Empty: the usual ones, in the client's order where it has no
+    /// hardware for AES.
+    pub suites: Vec<Cipher>,
+    /// Further suites that are accepted, in order of preference and after the others.
+    pub legacy_suites: Vec<Cipher>,
+    /// The accepted groups, in order of preference. Empty: the usual ones, in the client's order.
+    pub groups: Vec<KeyGroup>,
     /// The verification of client certificates.
     pub client_auth: ClientAuth,
     /// The accepted ALPN protocols, in order of preference. Empty: ALPN is ignored. Those of a route are the
     /// listener's.
     pub alpn: Vec<Vec<u8>>,
+    /// The longest plaintext of the records that are sent, 512 to 16384. A client can ask for less.
+    pub max_record_bytes: u16,
+    /// The records of a burst start with at most 4 KiB.
+    pub small_first_records: bool,
     /// The number of TLS 1.3 tickets per handshake, 0 to 4. 0 disables resumption in all TLS versions.
     pub tickets: u8,
     /// A file of ticket keys. None: keys of the process, which rotate.
@@ -207,8 +254,13 @@ impl TlsConfig {
             guards: Guards::default(),
             rollout: None,
             min_version: TlsVersion::Tls12,
+            suites: Vec::new(),
+            legacy_suites: Vec::new(),
+            groups: Vec::new(),
             client_auth,
             alpn: Vec::new(),
+            max_record_bytes: DEFAULT_RECORD_BYTES,
+            small_first_records: false,
             tickets: 1,
             ticket_keys: None,
             max_session_age: DEFAULT_SESSION_AGE,
@@ -219,7 +271,21 @@ impl TlsConfig {
             recheck_spread: DEFAULT_RECHECK_SPREAD,
         }
     }
+
+    /// Returns the accepted versions: those that are not too low, and have a suite and a group.
+    pub(crate) fn versions(&self) -> AcceptedVersions {
+        let has_suite = |version: &str| {
+            let mut named = self.suites.iter().chain(&self.legacy_suites);
+            self.suites.is_empty() || named.any(|suite| suite.version() == version)
+        };
+        let has_group = self.groups.is_empty() || self.groups.iter().any(|g| g.is_in_tls12());
+        let is_low = self.min_version == TlsVersion::Tls12;
+        AcceptedVersions { tls12: is_low && has_suite("1.2") && has_group, tls13: has_suite("1.3") }
+    }
 }
+
+/// The longest record of TLS: bulk data costs the fewest bytes and instructions.
+pub(crate) const DEFAULT_RECORD_BYTES: u16 = values::MAX_PLAIN_BYTES_U16;
 
 /// A day: devices that connect once a day or more often resume every session but one.
 pub(crate) const DEFAULT_SESSION_AGE: Duration = Duration::from_secs(24 * 3600);
@@ -307,7 +373,7 @@ pub struct Route {
     /// The negotiated ALPN protocols that match. Empty: any protocol, or none.
     pub alpn: Vec<Vec<u8>>,
     /// The backend.
-    pub backend: BackendAddress,
+    pub backend: BackendList,
     /// The whole TLS of the route. None: the listener's own.
     pub tls: Option<TlsConfig>,
 }
@@ -324,65 +390,6 @@ pub enum UnknownName {
 }
 
 choices!(UnknownName { "default" => Default, or "refuse" => Refuse });
-
-/// The address of a legacy server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BackendAddress {
-    /// A host and a port. A name is resolved again for each connect.
-    Tcp {
-        /// An IP address without brackets, or a DNS name. A dot at its end makes the name absolute.
-        host: String,
-        /// 1 to 65535.
-        port: u16,
-    },
-    /// A Unix stream socket.
-    Unix(PathBuf),
-}
-
-impl TextValue for BackendAddress {
-    const EXPECTED: &'static str = "\"host:port\", \"tcp://host:port\" or \"unix:/path\"";
-}
-
-impl FromStr for BackendAddress {
-    type Err = InvalidValue;
-
-    fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        let address = match text.strip_prefix("unix:") {
-            // `sun_path` holds 108 bytes with its NUL (unix(7)).
-            Some(path) => (1..108).contains(&path.len()).then(|| Self::Unix(PathBuf::from(path))),
-            None => tcp_backend(text.strip_prefix("tcp://").unwrap_or(text)),
-        };
-        address.ok_or(InvalidValue::of::<Self>())
-    }
-}
-
-fn tcp_backend(text: &str) -> Option<BackendAddress> {
-    let (host, port) = text.rsplit_once(':')?;
-    let port = port.parse().ok().filter(|&port| port != 0)?;
-    let host = match host.strip_prefix('[') {
-        Some(v6) => v6.strip_suffix(']').filter(|v6| v6.parse::<Ipv6Addr>().is_ok())?,
-        None => Some(host).filter(|host| is_host(host))?,
-    };
-    Some(BackendAddress::Tcp { host: host.to_owned(), port })
-}
-
-fn is_host(host: &str) -> bool {
-    // With a dot at its end a name is absolute: the search list of resolv.conf does not apply.
-    let name = host.strip_suffix('.').unwrap_or(host);
-    // A resolver does not know an IPv4 address that ends in a dot.
-    let is_dotted_address = name != host && name.parse::<IpAddr>().is_ok();
-    is_dns_name(name) && !is_dotted_address
-}
-
-impl fmt::Display for BackendAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
-            Self::Unix(path) => write!(f, "unix:{}", Shown(path)),
-        }
-    }
-}
 
 /// The time limits of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -443,43 +450,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_backend_is_a_host_and_port_or_a_unix_socket() {
-        let parse = |text: &str| text.parse::<BackendAddress>().ok();
-        let tcp = |host: &str, port| Some(BackendAddress::Tcp { host: host.to_owned(), port });
-        assert_eq!(parse("127.0.0.1:1883"), tcp("127.0.0.1", 1883));
-        assert_eq!(parse("tcp://broker.plant:1883"), tcp("broker.plant", 1883));
-        assert_eq!(parse("broker.plant.:1883"), tcp("broker.plant.", 1883));
-        assert_eq!(parse("[::1]:1883"), tcp("::1", 1883));
-        assert_eq!(
-            parse("unix:/run/plant.sock"),
-            Some(BackendAddress::Unix("/run/plant.sock".into()))
-        );
-        for bad in [
-            "",
-            "host",
-            "host:",
-            "host:0",
-            "host:70000",
-            ":1883",
-            "::1:1883",
-            "unix:",
-            "http://a:1",
-            ".:1883",
-            "broker..:1883",
-            "127.0.0.1.:1883",
-        ] {
-            assert_eq!(parse(bad), None, "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn a_backend_is_printed_as_it_is_written() {
-        for text in ["127.0.0.1:1883", "broker.plant:1883", "[::1]:1883", "unix:/run/plant.sock"] {
-            assert_eq!(text.parse::<BackendAddress>().unwrap().to_string(), text);
-        }
-    }
-
-    #[test]
     fn addresses_overlap_on_one_port_where_one_covers_the_other() {
         let overlapping = |one: &str, other: &str| {
             let (one, other) = (one.parse().unwrap(), other.parse().unwrap());
@@ -494,5 +464,23 @@ mod tests {
         assert!(!overlapping("127.0.0.1:1", "127.0.0.2:1"));
         assert!(!overlapping("0.0.0.0:1", "[::1]:1"));
         assert!(!overlapping("127.0.0.1:0", "127.0.0.1:0"));
+    }
+
+    #[test]
+    fn a_version_without_a_suite_or_a_group_is_not_accepted() {
+        let accepts = |suites: &[Cipher], groups: &[KeyGroup], min_version| {
+            let mut tls = TlsConfig::new(Vec::new(), ClientAuth::None);
+            (tls.suites, tls.groups, tls.min_version) =
+                (suites.to_vec(), groups.to_vec(), min_version);
+            let AcceptedVersions { tls12, tls13 } = tls.versions();
+            [tls12, tls13]
+        };
+        let (low, high) = (TlsVersion::Tls12, TlsVersion::Tls13);
+        assert_eq!(accepts(&[], &[], low), [true, true]);
+        assert_eq!(accepts(&[], &[], high), [false, true]);
+        assert_eq!(accepts(&[Cipher::Tls13Aes128], &[], low), [false, true]);
+        assert_eq!(accepts(&[Cipher::RsaAes128], &[], low), [true, false]);
+        assert_eq!(accepts(&[Cipher::RsaAes128], &[], high), [false, false]);
+        assert_eq!(accepts(&[], &[KeyGroup::X25519MlKem768], low), [false, true]);
     }
 }

@@ -34,6 +34,8 @@ pub mod lifecycle;
 
 pub mod config;
 
+mod events;
+
 pub mod terms;
 
 mod blocking;
@@ -43,4 +45,5 @@ pub mod memory;
 mod regular_file;
 pub mod text;
 mod time;
+pub mod transparent;
 mod value;

@@ -10,6 +10,7 @@
 
 pub mod signals;
 
+use std::num::NonZeroU32;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -17,9 +18,14 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::config;
+use crate::events::{Events, Happened};
 use crate::terms::closed_set::closed_set;
+
+/// Time for the streams of the admin port to end with the process. Their clients learn the end, and the log has it.
+const STREAMS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Time for forced connections to close: a little more than the second that one of them waits for its client
 /// (`proxy/close.rs`).
@@ -49,6 +55,18 @@ pub(crate) trait EndSessions: Send + Sync {
     fn end_now(&self);
     /// Returns the number of sessions whose time has come, and whose exchange is still in progress.
     fn waiting(&self) -> usize;
+    /// Returns the least time in which all sessions can be ended at the limit of closes per second.
+    fn least_time(&self) -> Duration;
+}
+
+/// The effect of `shutdown.max_closes_per_second` on a drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CloseLimit {
+    pub(crate) per_second: NonZeroU32,
+    /// The least time in which the drain can close all sessions at a pause.
+    pub(crate) least_time: Duration,
+    /// The time is longer than `drain_timeout`: sessions will be forced.
+    pub(crate) exceeds_timeout: bool,
 }
 
 /// The stop of one process. Clones share it.
@@ -67,13 +85,20 @@ struct ShutdownState {
     /// Ends the waits of the drain.
     force: CancellationToken,
     sessions: Box<dyn EndSessions>,
+    events: Arc<Events>,
     drain_started: OnceLock<SystemTime>,
+    /// The least time to end all sessions, when the drain began to.
+    least_time: OnceLock<Duration>,
     /// Connections that were left when they were forced.
     left: OnceLock<usize>,
     /// Waited for before the connections, because an accept loop can still add one.
     listeners: TaskTracker,
     connections: TaskTracker,
+    streams: TaskTracker,
 }
+
+/// Keeps a stream open at the end of the process.
+pub(crate) type OpenStream = TaskTrackerToken;
 
 /// Result of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +112,7 @@ pub enum Drained {
 impl Shutdown {
     /// Creates the stop of a process that is starting, with default times.
     #[must_use]
-    pub(crate) fn new(sessions: impl EndSessions + 'static) -> Self {
+    pub(crate) fn new(sessions: impl EndSessions + 'static, events: Arc<Events>) -> Self {
         Self {
             inner: Arc::new(ShutdownState {
                 times: watch::Sender::default(),
@@ -97,10 +122,13 @@ impl Shutdown {
                 stop_accepting: CancellationToken::new(),
                 force: CancellationToken::new(),
                 sessions: Box::new(sessions),
+                events,
                 drain_started: OnceLock::new(),
+                least_time: OnceLock::new(),
                 left: OnceLock::new(),
                 listeners: TaskTracker::new(),
                 connections: TaskTracker::new(),
+                streams: TaskTracker::new(),
             }),
         }
     }
@@ -152,6 +180,32 @@ impl Shutdown {
         Some(self.inner.times.borrow().drain_spread).filter(|spread| !spread.is_zero())
     }
 
+    /// Returns the effect of the limit of closes per second on a drain: on the one that has begun, or on one that would
+    /// begin now. None if there is no limit, or if a drain waits until sessions end by themselves.
+    pub(crate) fn close_limit(&self) -> Option<CloseLimit> {
+        let times = *self.inner.times.borrow();
+        let per_second = times.max_closes_per_second.filter(|_| !times.drain_spread.is_zero())?;
+        let least_time = self.inner.least_time.get().copied();
+        let least_time = least_time.unwrap_or_else(|| self.inner.sessions.least_time());
+        let exceeds_timeout = least_time > times.drain_timeout;
+        Some(CloseLimit { per_second, least_time, exceeds_timeout })
+    }
+
+    /// Ends every session over the spread, and logs if the limit of closes per second makes that too slow.
+    fn end_sessions(&self, spread: Duration) {
+        self.inner.least_time.get_or_init(|| self.inner.sessions.least_time());
+        if let Some(CloseLimit { per_second, least_time, exceeds_timeout: true }) =
+            self.close_limit()
+        {
+            tracing::warn!(
+                max_closes_per_second = per_second,
+                ?least_time,
+                "the drain takes longer than shutdown.drain_timeout; the rest will be forced"
+            );
+        }
+        self.inner.sessions.end_over(spread);
+    }
+
     /// Returns the number of sessions that a drain closes as soon as their exchange has ended.
     pub(crate) fn waiting(&self) -> usize {
         match self.drain_started() {
@@ -185,6 +239,11 @@ impl Shutdown {
         &self.inner.stop_accepting
     }
 
+    /// Cancelled when the waits of the drain have to end.
+    pub(crate) fn forced(&self) -> &CancellationToken {
+        &self.inner.force
+    }
+
     /// The accept loops.
     pub(crate) fn listeners(&self) -> &TaskTracker {
         &self.inner.listeners
@@ -195,11 +254,30 @@ impl Shutdown {
         &self.inner.connections
     }
 
+    /// The responses of the admin port that continue until the drain has ended.
+    pub(crate) fn streams(&self) -> &TaskTracker {
+        &self.inner.streams
+    }
+
+    /// Waits after the drain until the streams have ended, but not for a client that does not read.
+    pub async fn end_streams(&self) {
+        let streams = self.streams();
+        streams.close();
+        // The process ends in any case.
+        let _in_time = timeout(STREAMS_TIMEOUT, streams.wait()).await.is_ok();
+    }
+
+    /// Enters a phase of the drain.
+    fn enter(&self, phase: Phase) {
+        self.inner.phase.send_replace(phase);
+        let connections = self.inner.connections.len();
+        self.inner.events.note(Happened::Drain { phase: phase.as_str(), connections });
+    }
+
     /// Waits until a drain is requested, and runs it.
     pub(crate) async fn run(&self) {
         let ShutdownState {
             times,
-            phase,
             outcome,
             drain,
             stop_accepting,
@@ -207,24 +285,23 @@ impl Shutdown {
             drain_started,
             listeners,
             connections,
-            sessions,
             ..
         } = &*self.inner;
         drain.cancelled().await;
         drain_started.get_or_init(SystemTime::now);
         let times = *times.borrow();
-        phase.send_replace(Phase::Draining);
+        self.enter(Phase::Draining);
         let (connected, delay) = (connections.len(), times.delay.as_secs_f64());
         tracing::info!(connections = connected, delay = %format_args!("{delay}s"), "draining");
         force.run_until_cancelled(sleep(times.delay)).await;
-        phase.send_replace(Phase::Closing);
+        self.enter(Phase::Closing);
         stop_accepting.cancel();
         listeners.close();
         listeners.wait().await;
         connections.close();
         // Every connection is listed by now: the listeners have ended.
         if !times.drain_spread.is_zero() {
-            sessions.end_over(times.drain_spread);
+            self.end_sessions(times.drain_spread);
         }
         let ending = timeout(times.drain_timeout, connections.wait());
         let _ended_late_or_forced = force.run_until_cancelled(ending).await;
@@ -232,7 +309,7 @@ impl Shutdown {
         if timeout(FORCE_TIMEOUT, connections.wait()).await.is_err() {
             tracing::error!(connections = connections.len(), "connections did not end when forced");
         }
-        phase.send_replace(Phase::Drained);
+        self.enter(Phase::Drained);
         tracing::info!(forced = left, "drained");
         let drained = if left == 0 { Drained::Clean } else { Drained::Forced(left) };
         outcome.send_replace(Some(drained));
@@ -247,7 +324,7 @@ mod tests {
     async fn a_connection_that_ends_as_soon_as_it_is_forced_counts_as_forced() {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let shutdown = Shutdown::new(OneSession(stop));
+        let shutdown = Shutdown::new(OneSession(stop), Arc::default());
         shutdown.connections().spawn(stopped.cancelled_owned());
         // Like a second signal that arrives before the drain counts connections.
         shutdown.force();
@@ -267,6 +344,10 @@ mod tests {
 
         fn waiting(&self) -> usize {
             0
+        }
+
+        fn least_time(&self) -> Duration {
+            Duration::ZERO
         }
     }
 

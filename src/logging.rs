@@ -9,6 +9,7 @@
 mod filter;
 mod format;
 mod one_line;
+mod terminal;
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
@@ -23,6 +24,7 @@ use tracing_subscriber::reload::Handle;
 pub use self::filter::Filter;
 pub use self::format::Format;
 use self::one_line::OneLine;
+use self::terminal::Terminal;
 
 /// The limit of lines that wait for standard error: typically 3 MiB. Peers without a valid certificate can make it 45
 /// MiB, with names in refused certificates and errors whose characters are escaped: some 5.5 KiB per line.
@@ -51,7 +53,7 @@ pub fn start(format: Format, filter: &Filter) -> WorkerGuard {
         .finish(Batches::to(io::stderr()));
     let dropped = writer.error_counter();
     let lines = tracing_subscriber::fmt().with_env_filter(filter.for_tracing());
-    let lines = lines.with_writer(OneLine { to: writer, format });
+    let lines = lines.with_writer(OneLine { to: writer, format, terminal: Terminal::of_stderr() });
     let (started, set_filter) = match format {
         Format::Text => {
             let lines = lines.with_ansi(false).with_filter_reloading();

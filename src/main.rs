@@ -5,7 +5,9 @@
 
 use tlsidecar::commands::exit::Exit;
 use tlsidecar::commands::flags::{Cli, Command};
-use tlsidecar::commands::{check, demo, drain, pages, probe, reload, run, sessions, status, top};
+use tlsidecar::commands::{
+    check, demo, drain, pages, probe, reload, run, sessions, status, top, trace,
+};
 use tlsidecar::control::{confine, core_dumps};
 
 /// jemalloc returns the memory of a burst to the system (docs/performance-rationale.md); `.cargo/config.toml` has its
@@ -23,11 +25,12 @@ fn main() -> Exit {
     }
     match cli.command {
         None => run::run(&cli.run),
-        Some(Command::Check { config }) => check::run(&config),
+        Some(Command::Check(args)) => check::run(&args),
         Some(Command::Probe(args)) => probe::run(&args),
         Some(Command::Drain { admin, wait, timeout }) => drain::run(&admin, wait, timeout),
         Some(Command::Sessions(args)) => sessions::run(&args),
         Some(Command::Top(args)) => top::run(&args),
+        Some(Command::Trace(args)) => trace::run(&args),
         Some(Command::Status { admin, json }) => status::run(&admin, json),
         Some(Command::Reload { admin, rollout, json }) => reload::run(&admin, &rollout, json),
         Some(Command::Demo(args)) => demo::run(&args),

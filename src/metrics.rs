@@ -12,6 +12,7 @@ mod declare;
 mod listener;
 mod names;
 mod process;
+mod resources;
 mod rollouts;
 
 use std::io;
@@ -21,7 +22,7 @@ use std::time::{Duration, SystemTime};
 use prometheus::{Encoder, Registry, TextEncoder};
 
 pub(crate) use self::active::{ActiveCa, ActiveCertificate, ActiveCrl, ActiveFile, Reported};
-pub(crate) use self::backends::BackendMetrics;
+pub(crate) use self::backends::{BackendMetrics, BackendUse};
 use self::listener::ListenerFamilies;
 pub use self::listener::ListenerMetrics;
 pub(crate) use self::listener::{Load, SessionStats, Totals};
@@ -29,7 +30,10 @@ pub(crate) use self::names::NameStatus;
 use self::names::{BackendNames, NameFamilies};
 pub(crate) use self::process::Objects;
 use self::process::ProcessMetrics;
+use self::resources::ResourceReader;
+pub(crate) use self::resources::Resources;
 pub(crate) use self::rollouts::ListedRollout;
+use crate::events::Events;
 use crate::lifecycle::Phase;
 use crate::lock::Lock;
 use crate::terms::labels::ReloadOutcome;
@@ -43,7 +47,10 @@ pub struct Metrics {
     listeners: ListenerFamilies,
     names: BackendNames,
     process: ProcessMetrics,
+    resources: ResourceReader,
     refreshes: Lock<Vec<Refresh>>,
+    /// The same as single events, for their readers.
+    events: Arc<Events>,
 }
 
 impl Metrics {
@@ -51,16 +58,24 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let registry = Registry::new();
-        let listeners = ListenerFamilies::register(&registry);
+        let events = Arc::<Events>::default();
+        let listeners = ListenerFamilies::register(&registry, &events);
         let names = NameFamilies::register(&registry).all();
         let process = ProcessMetrics::register(&registry);
-        Self { registry, listeners, names, process, refreshes: Lock::default() }
+        let resources = ResourceReader::default();
+        let refreshes = Lock::default();
+        Self { registry, listeners, names, process, resources, refreshes, events }
     }
 
     /// Makes the metrics of the listener `name`. All of them are exported from now on.
     #[must_use]
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
         Arc::new(self.listeners.listener(name))
+    }
+
+    /// The events of the process.
+    pub(crate) const fn events(&self) -> &Arc<Events> {
+        &self.events
     }
 
     /// Runs `refresh` before every scrape.
@@ -112,6 +127,11 @@ impl Metrics {
     /// Sets the number of worker threads and their total busy time.
     pub(crate) fn set_runtime(&self, workers: usize, busy: Duration) {
         self.process.set_runtime(workers, busy);
+    }
+
+    /// Returns the resources of the process; those that it counts itself as of the last scrape.
+    pub(crate) fn resources(&self) -> Resources {
+        self.process.resources(self.resources.read())
     }
 
     /// Updates the metrics whose values are kept elsewhere, as before every scrape.

@@ -15,6 +15,7 @@ mod handshake_slots;
 mod tls;
 
 pub(crate) mod backend;
+mod connect;
 mod route;
 
 mod close;

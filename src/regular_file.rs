@@ -1,4 +1,4 @@
-//! Reading of regular files, up to a size limit.
+//! Reading of regular files, up to a size limit, and writing of files that nobody else can read.
 //!
 //! **Promises.** Anything else (FIFO, device, socket, directory) is an error before it is opened, so that nothing
 //! blocks. A replacement between the check and the open is an error too. At most the limit is read, whatever size
@@ -10,13 +10,17 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use rustix::fs::OFlags;
+use rustix::process::geteuid;
 
 const MIB: u64 = 1 << 20;
+
+/// Mode of a file for secrets.
+const PRIVATE: u32 = 0o600;
 
 /// The directories that a confined process can read. Empty: it is not confined.
 static READABLE: OnceLock<Vec<PathBuf>> = OnceLock::new();
@@ -41,6 +45,29 @@ pub(crate) fn open(path: &Path) -> io::Result<(File, Metadata)> {
     let metadata = file.metadata()?;
     regular(&metadata)?;
     Ok((file, metadata))
+}
+
+/// Opens a file for secrets at its end, or creates it.
+///
+/// # Errors
+/// The file cannot be opened; it is a symbolic link or no regular file; others than this user can read or write it.
+pub(crate) fn append_private(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits();
+    let flags = i32::try_from(flags).map_err(io::Error::other)?;
+    let mut options = OpenOptions::new();
+    let file = options.create(true).append(true).mode(PRIVATE).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    regular(&metadata)?;
+    let mode = metadata.mode() & 0o777;
+    if mode & !PRIVATE != 0 {
+        let fault = format!("its mode is {mode:03o}; allowed: {PRIVATE:o}, as it gets secrets");
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, fault));
+    }
+    if metadata.uid() != geteuid().as_raw() {
+        let fault = "it belongs to another user, who could read the secrets";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, fault));
+    }
+    Ok(file)
 }
 
 /// Reads a file of at most `max` bytes. Blocks on the disk.
@@ -91,6 +118,24 @@ fn too_large(max: u64) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_for_secrets_is_made_private_and_one_that_others_can_read_is_refused() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("keys"), dir.path().join("link"));
+        for line in ["a\n", "b\n"] {
+            io::Write::write_all(&mut append_private(&path).unwrap(), line.as_bytes()).unwrap();
+        }
+        assert_eq!(fs::read(&path).unwrap(), b"a\nb\n");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, PRIVATE);
+        symlink(&path, &link).unwrap();
+        assert!(append_private(&link).is_err());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let refused = append_private(&path).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        assert!(append_private(dir.path()).is_err());
+    }
 
     #[test]
     fn a_file_larger_than_the_limit_is_an_error() {

@@ -13,6 +13,7 @@
 
 mod announce;
 mod changes;
+mod events;
 pub(crate) mod rollouts;
 mod target;
 mod watch;
@@ -25,12 +26,14 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{oneshot, watch as latest};
 
 pub(crate) use self::announce::announce;
-use self::announce::{announce_changes, announce_trust_changes, note_swapped};
+use self::announce::{announce_changes, announce_key_types, announce_trust_changes, note_swapped};
 use self::rollouts::RolloutOrder;
 pub(crate) use self::target::ReloadTarget;
+use self::target::usable;
 use self::watch::Watcher;
 use crate::config::file::{ConfigError, ConfigSource};
 use crate::config::{self, Config};
+use crate::events::Happened;
 use crate::metrics::{Metrics, Objects};
 use crate::terms::labels::{ReloadObject, ReloadOutcome};
 use crate::text::{Shown, one_line};
@@ -147,7 +150,10 @@ pub(crate) fn start(
     });
     let watcher = watcher
         .inspect_err(|error| {
-            tracing::warn!(%error, "cannot watch files, reading them once a minute instead");
+            tracing::warn!(
+                %error,
+                "cannot watch files, reading them once a minute instead (check fs.inotify.max_user_instances)"
+            );
         })
         .ok();
     metrics.looked_at(ReloadOutcome::Unchanged, SystemTime::now());
@@ -320,6 +326,7 @@ impl Reloader {
             return;
         }
         self.metrics.reloaded(*outcome, objects, now);
+        self.metrics.events().note(events::reload(*outcome, failures, waiting));
         for failure in failures {
             tracing::error!("reload failed, keeping the current state: {failure}");
         }
@@ -340,14 +347,23 @@ impl Reloader {
         let wanted = self.config.listeners.iter().find(|listener| listener.name == *running);
         let wanted = wanted.cloned().map_or_else(
             || previous.listener.clone(),
-            // The address of the socket cannot change.
-            |wanted| config::ListenerConfig { listen: previous.listener.listen, ..wanted },
+            // The socket cannot change.
+            |wanted| {
+                let config::ListenerConfig { listen, reuse_port, .. } = previous.listener;
+                config::ListenerConfig { listen, reuse_port, ..wanted }
+            },
         );
+        let (wanted, not_allowed) = usable(wanted, previous.listener.balance.source);
         let Reloaded { loaded, errors } = previous.reload(&wanted, SystemTime::now());
-        let failed = failed(&wanted, &errors, objects);
+        let mut failed = failed(&wanted, &errors, objects);
+        if let Some(error) = not_allowed {
+            objects.note(ReloadObject::Config, ReloadOutcome::Failed);
+            failed.push(format!("listener {running:?}: {error}"));
+        }
         let Some((snapshot, warnings)) = loaded else { return (false, failed) };
         note_swapped(&previous, &snapshot, objects);
-        announce_changes(&previous.listener, &snapshot.listener);
+        announce_changes(&previous.listener, &snapshot.listener, &target.metrics);
+        events::certificates(&previous, &snapshot, target.metrics.events());
         announce(&snapshot, &warnings, &target.metrics);
         rollouts::announce(&previous, &snapshot, &target.metrics);
         if let Some(decided) = self.decided.clone() {
@@ -356,7 +372,8 @@ impl Reloader {
         }
         target.current.store(snapshot);
         // After the store: the comparison of long lists delays no revocation.
-        announce_trust_changes(&previous, &target.current.load());
+        announce_trust_changes(&previous, &target.current.load(), &target.metrics);
+        announce_key_types(&previous, &target.current.load(), &target.metrics);
         (true, failed)
     }
 
@@ -374,7 +391,9 @@ impl Reloader {
         }
         (self.process_wide)(&self.config);
         // The words stay, as in `reload/announce.rs`.
-        tracing::info!(changed = changed.join(", "), "configuration in force");
+        let changed = changed.join(", ");
+        tracing::info!(changed, "configuration in force");
+        self.metrics.events().note(Happened::Config { listener: None, changed });
         Ok(true)
     }
 

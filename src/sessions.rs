@@ -7,13 +7,17 @@
 //!
 //! **Not here.** Queries (`control/admin/query.rs`), rankings (`sessions/top.rs`).
 
+mod activity;
 pub(crate) mod budget;
+pub(crate) mod close_rate;
 pub(crate) mod drain;
 mod expiry;
+pub(crate) mod filter;
 pub(crate) mod pace;
 pub(crate) mod recheck;
 pub(crate) mod stop;
 pub(crate) mod top;
+pub(crate) mod trace;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -21,12 +25,17 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use self::activity::Activity;
 use self::budget::Budget;
+use self::close_rate::CloseRate;
 use self::expiry::NextExpiry;
+use self::filter::Seen;
 use self::stop::StopOrder;
 use self::top::Top;
+use self::trace::step::Step;
+use self::trace::{Counted, Facts, Traces};
 use crate::lock::Lock;
-use crate::metrics::{BackendMetrics, ListenerMetrics, SessionStats};
+use crate::metrics::{BackendUse, ListenerMetrics, SessionStats};
 use crate::terms::labels::{Age, Direction, Expiry, Silence};
 use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::Reason;
@@ -55,7 +64,7 @@ pub(crate) struct Session {
     pub(crate) server_name: OnceLock<Box<str>>,
     pub(crate) handshake: OnceLock<CompletedHandshake>,
     pub(crate) identity: OnceLock<Box<Identity>>,
-    pub(crate) backend: OnceLock<Arc<BackendMetrics>>,
+    pub(crate) backend: OnceLock<BackendUse>,
     /// Time until the backend was connected. Set when the relay begins.
     pub(crate) connect: OnceLock<Duration>,
     stop: StopOrder,
@@ -83,8 +92,7 @@ pub(crate) struct CompletedHandshake {
 struct Counters {
     to_backend: AtomicU64,
     to_client: AtomicU64,
-    /// Time of the last relayed byte, in milliseconds since accept.
-    last_byte: AtomicU64,
+    activity: Activity,
     buffered: AtomicU32,
 }
 
@@ -97,6 +105,10 @@ pub(crate) struct Sessions {
     pub(crate) next_expiry: NextExpiry,
     /// The memory that all connections hold for peers.
     pub(crate) budget: Arc<Budget>,
+    /// The limit of closes per second.
+    pub(crate) closes: CloseRate,
+    /// The traces of operators.
+    pub(crate) traces: Arc<Traces>,
 }
 
 /// Sessions by id.
@@ -138,9 +150,40 @@ impl Session {
         let _set_before = self.forwarded.set(ForwardedAddresses { source, destination }.into());
     }
 
+    /// Returns the parts that filters look at.
+    pub(crate) fn seen(&self) -> Seen<'_> {
+        let names = self.identity.get().map(|identity| &*identity.names);
+        Seen {
+            listener: self.metrics.name(),
+            names: names.unwrap_or_default(),
+            peer: self.peer(),
+            server_name: self.server_name.get().map(AsRef::as_ref),
+        }
+    }
+
     /// Returns true if its relay has begun.
     pub(crate) fn is_established(&self) -> bool {
         self.connect.get().is_some()
+    }
+
+    /// Returns the facts by which traces know it.
+    pub(crate) fn facts(&self) -> Facts {
+        Facts {
+            connection: self.id,
+            listener: self.metrics.name().into(),
+            peer: self.peer(),
+            opened: self.opened,
+        }
+    }
+
+    /// Returns the first step of a session that a trace finds connected.
+    pub(crate) fn connected_step(&self) -> Step {
+        Step::Connected {
+            identity: self.identity().map(Box::from),
+            sni: self.server_name.get().cloned(),
+            backend: self.backend.get().map(BackendUse::address).map(Box::from),
+            age_seconds: self.age().as_secs(),
+        }
     }
 
     /// Orders the session to stop now. Idempotent: the first reason wins. Returns true if this is the first such order.
@@ -160,8 +203,17 @@ impl Session {
 
     /// Time since the last relayed byte, or since accept if there was none.
     pub(crate) fn silence(&self) -> Duration {
-        let last = Duration::from_millis(self.counted.last_byte.load(Ordering::Relaxed));
-        self.age().saturating_sub(last)
+        self.age().saturating_sub(Duration::from_millis(self.counted.activity.latest()))
+    }
+
+    /// Time from accept to the last relayed byte in a direction, in milliseconds.
+    pub(crate) fn last_byte(&self, direction: Direction) -> Option<u64> {
+        self.counted.activity.last(direction)
+    }
+
+    /// Returns true if the client sent last, and the backend has not answered for 30 seconds.
+    pub(crate) fn waits_for_backend(&self) -> bool {
+        self.counted.activity.is_backend_silent(self.age())
     }
 
     /// Plaintext bytes relayed.
@@ -177,11 +229,23 @@ impl Session {
         counter.store(counter.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
     }
 
+    /// The backend is connected, and the relay begins.
+    pub(crate) fn on_relay(&self) {
+        self.counted.activity.begin(self.since_accept(Instant::now()));
+    }
+
     /// Records that a byte was relayed at `now`.
-    pub(crate) fn on_activity(&self, now: Instant) {
+    pub(crate) fn on_activity(&self, direction: Direction, now: Instant) {
+        let first = self.counted.activity.record(direction, self.since_accept(now));
+        if let Some(awaited) = first {
+            self.metrics.first_byte(awaited);
+        }
+    }
+
+    /// Returns the milliseconds from accept to `now`.
+    fn since_accept(&self, now: Instant) -> u64 {
         let since = now.saturating_duration_since(self.opened).as_millis();
-        let since = u64::try_from(since).unwrap_or(u64::MAX);
-        self.counted.last_byte.store(since, Ordering::Relaxed);
+        u64::try_from(since).unwrap_or(u64::MAX)
     }
 
     /// Sets how many bytes the connection buffers now, as a part of all that are buffered.
@@ -220,6 +284,13 @@ impl Session {
         let not_after = self.identity.get().map(|identity| identity.not_after);
         stats.expiries[expiry(not_after, now) as usize] += 1;
         stats.buffered_bytes += u64::from(self.counted.buffered.load(Ordering::Relaxed));
+        stats.waiting_for_backend += u32::from(self.waits_for_backend());
+    }
+}
+
+impl Counted for Session {
+    fn counts(&self) -> [u64; 2] {
+        [self.bytes(Direction::ToBackend), self.bytes(Direction::ToClient)]
     }
 }
 
@@ -230,6 +301,8 @@ impl Default for Sessions {
             top: Top::default(),
             next_expiry: NextExpiry::default(),
             budget: Arc::default(),
+            closes: CloseRate::default(),
+            traces: Arc::default(),
         }
     }
 }
@@ -359,10 +432,40 @@ mod tests {
         };
         assert_eq!(silence(session.silence()), Silence::UnderDay);
         assert_eq!(stats(&session), (1, [0, 0, 0, 1, 0]), "accepted, and no byte relayed");
-        session.on_activity(Instant::now().checked_sub(hour / 2).unwrap());
+        let half_an_hour_ago = Instant::now().checked_sub(hour / 2).unwrap();
+        session.on_activity(Direction::ToBackend, half_an_hour_ago);
         assert_eq!(stats(&session), (1, [0, 0, 1, 0, 0]));
-        session.on_activity(Instant::now());
+        session.on_activity(Direction::ToClient, Instant::now());
         assert_eq!(stats(&session), (1, [1, 0, 0, 0, 0]));
+    }
+
+    /// Most bytes of a session with its two reference counts: an allocation of jemalloc's size class.
+    const LARGEST_SESSION: usize = 320 - 16;
+
+    #[test]
+    fn a_session_has_not_grown_unnoticed() {
+        let size = size_of::<Session>();
+        assert!(size <= LARGEST_SESSION, "{size} bytes");
+    }
+
+    #[test]
+    fn sessions_that_wait_for_an_answer_are_counted() {
+        let metrics = super::super::metrics::Metrics::new().listener("a");
+        let mut session = Session::new(metrics, 1, SocketAddr::from(([192, 0, 2, 1], 1)));
+        session.opened = Instant::now().checked_sub(Duration::from_secs(HOUR)).unwrap();
+        let waiting = |session: &Session| {
+            let mut stats = SessionStats::default();
+            session.count_into(&mut stats, 0);
+            stats.waiting_for_backend
+        };
+        let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
+        assert_eq!(waiting(&session), 0);
+        session.on_activity(Direction::ToBackend, ago(40));
+        assert_eq!(waiting(&session), 1);
+        session.on_activity(Direction::ToClient, ago(35));
+        assert_eq!(waiting(&session), 0);
+        session.on_activity(Direction::ToBackend, ago(20));
+        assert_eq!(waiting(&session), 0, "not for 30 seconds yet");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! **Not here.** Behaviour: the other rooms decide, measure and report in these terms.
 
+pub(crate) mod addresses;
 pub mod closed_set;
 pub mod labels;
 pub mod name_pattern;

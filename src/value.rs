@@ -4,7 +4,6 @@
 //!
 //! **Not here.** The values of the configuration (`config/values.rs`), the log filter (`logging/filter.rs`).
 
-use std::net::SocketAddr;
 use std::str::FromStr;
 
 /// A value that is parsed from text, by its `FromStr`.
@@ -69,8 +68,3 @@ macro_rules! choices {
 }
 
 pub(crate) use choices;
-
-impl TextValue for SocketAddr {
-    const EXPECTED: &'static str =
-        "an IP address and a port, such as \"0.0.0.0:8883\" or \"[::]:8883\"";
-}

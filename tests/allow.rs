@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::PathBuf;
 
-use rcgen::ExtendedKeyUsagePurpose;
 use tlsidecar::config::{Allow, AllowRules, ClientAuth, ClientTrust};
 use tlsidecar::terms::labels::ReloadOutcome;
 use tlsidecar::terms::reason::Reason;
@@ -11,9 +10,9 @@ use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{AlertDescription, HandshakeKind};
 
-use crate::support::certs::{Wish, replace};
+use crate::support::certs::replace;
 use crate::support::proxy::listener;
-use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
+use crate::support::{Authority, Backend, Device, Proxy, eventually};
 
 /// A proxy with allow rules, and its CA.
 struct Scene {
@@ -45,18 +44,12 @@ impl Scene {
     }
 
     fn device(&self, name: &str) -> Device {
-        Device::showing(&self.authority, &issue(&self.authority, name))
+        Device::showing(&self.authority, &self.authority.device(name))
     }
 }
 
 fn file_of(authority: &Authority) -> PathBuf {
     authority.dir().join("allow.toml")
-}
-
-/// Issues a certificate with a name as CN and DNS name.
-fn issue(authority: &Authority, name: &str) -> Pair {
-    let purpose = ExtendedKeyUsagePurpose::ClientAuth;
-    authority.issue(name, &Wish { names: &[name], purpose, ..Wish::default() })
 }
 
 #[tokio::test]
@@ -66,7 +59,7 @@ async fn a_device_that_no_rule_admits_gets_access_denied_and_its_backend_no_conn
     let allow = Allow { rules, file: None };
     let scene = Scene::new(authority, allow).await;
     for version in [&TLS12, &TLS13] {
-        let pair = issue(&scene.authority, "valve-1");
+        let pair = scene.authority.device("valve-1");
         let (roots, provider) = (scene.authority.roots(), aws_lc_rs::default_provider());
         let device = Device::with(roots, &[version], provider, Some(&pair));
         assert_eq!(

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 
 use crate::support::admin::Client;
 use crate::support::backend::{FullBacklog, echo, nobody};
+use crate::support::certs::Wish;
 use crate::support::file;
 use crate::support::process::ask;
 use crate::support::proxy::{closed_series, listener};
@@ -135,23 +136,18 @@ async fn the_name_and_the_protocol_decide_the_backend() {
         Route {
             sni: vec!["*.local.host".parse::<NamePattern>().unwrap()],
             alpn: Vec::new(),
-            backend: named.config(),
+            backend: named.config().into(),
             tls: None,
         },
         Route {
             sni: Vec::new(),
             alpn: vec![b"modbus".to_vec()],
-            backend: spoken.config(),
+            backend: spoken.config().into(),
             tls: None,
         },
     ];
-    let pair = authority.issue(
-        "server",
-        &crate::support::certs::Wish {
-            names: &["localhost", "a.local.host"],
-            ..Default::default()
-        },
-    );
+    let pair = authority
+        .issue("server", &Wish { names: &["localhost", "a.local.host"], ..Wish::default() });
     listener.tls.certificates = vec![pair.files];
     let proxy = Proxy::with(listener);
     let device = Device::new(&authority);
@@ -162,19 +158,39 @@ async fn the_name_and_the_protocol_decide_the_backend() {
 }
 
 #[tokio::test]
-async fn a_device_without_a_route_gets_an_orderly_end() {
+async fn a_device_without_a_route_gets_an_orderly_end_counted_by_its_cause() {
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
-    let mut listener = listener(backend.config(), &authority.server());
+    let wish = Wish { names: &["localhost", "127.0.0.1", "a.local.host"], ..Wish::default() };
+    let mut listener = listener(backend.config(), &authority.issue("server", &wish));
+    listener.tls.alpn = vec![b"mqtt".to_vec(), b"modbus".to_vec()];
     listener.routes = vec![Route {
-        sni: vec!["elsewhere".parse::<NamePattern>().unwrap()],
-        alpn: Vec::new(),
-        backend: backend.config(),
+        sni: vec!["localhost".parse::<NamePattern>().unwrap()],
+        alpn: vec![b"modbus".to_vec()],
+        backend: backend.config().into(),
         tls: None,
     }];
     listener.backend = None;
     let proxy = Proxy::with(listener);
-    let mut session = Device::new(&authority).connect(proxy.address).await.unwrap();
-    assert_eq!(within("the end", session.read(&mut [0; 1])).await.unwrap(), 0);
-    proxy.ends_with(Reason::NoRoute).await;
+    let count =
+        |what| proxy.count(&format!("tlsidecar_no_route_total{{listener=\"test\",what={what:?}}}"));
+    let counts = || ["no_sni", "unknown_name", "alpn"].map(count);
+    assert_eq!(counts(), [0; 3], "exported before the first one");
+    let device = Device::new(&authority).offering(&["mqtt"]);
+    for (number, name, expected) in
+        [(1, "localhost", [0, 0, 1]), (2, "127.0.0.1", [1, 0, 1]), (3, "a.local.host", [1, 1, 1])]
+    {
+        let mut session = device.clone().asking_for(name).connect(proxy.address).await.unwrap();
+        assert_eq!(within("the end", session.read(&mut [0; 1])).await.unwrap(), 0);
+        proxy.end_with(Reason::NoRoute, number).await;
+        assert_eq!(counts(), expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_listener_with_a_backend_has_no_counters_of_missing_routes() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    assert!(!proxy.text().contains("tlsidecar_no_route_total"), "{}", proxy.text());
 }

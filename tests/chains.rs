@@ -4,10 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rcgen::{
-    CertificateParams, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    date_time_ymd,
-};
+use rcgen::{CertificateParams, DnType, DnValue, IsCa, Issuer, KeyPair, date_time_ymd};
 use tlsidecar::config::{CertificateFiles, ClientAuth, ClientTrust, ListenerConfig};
 use tlsidecar::terms::reason::Reason;
 use tokio_rustls::rustls::AlertDescription;
@@ -23,7 +20,7 @@ use crate::support::{Authority, Backend, Device, Pair, Proxy};
 
 /// The wish for a device's certificate.
 fn wish() -> Wish<'static> {
-    Wish { names: &["device-1"], purpose: ExtendedKeyUsagePurpose::ClientAuth, ..Wish::default() }
+    Wish::of_device(&["device-1"])
 }
 
 /// Returns a listener that trusts this bundle.
@@ -276,7 +273,7 @@ async fn a_check_lists_the_cas_and_the_pinned_devices() {
     fs::write(&bundle, ours.pem().to_owned() + &device).unwrap();
     let checked = |ca| {
         let config = config(trusting(&backend, &servers, ca));
-        tlsidecar::app::check(&config).unwrap().warnings.join("\n")
+        tlsidecar::app::check(&config).unwrap().warning_lines().join("\n")
     };
     let warnings = checked(bundle);
     let (cas, pinned) = warnings.split_once("Pinned").unwrap();

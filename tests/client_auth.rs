@@ -28,7 +28,7 @@ fn trust(devices: &Authority) -> ClientTrust {
 
 /// The wish for a device's certificate.
 fn wish() -> Wish<'static> {
-    Wish { names: &["device-1"], purpose: ExtendedKeyUsagePurpose::ClientAuth, ..Wish::default() }
+    Wish::of_device(&["device-1"])
 }
 
 /// Asserts that a device that sends `pair` is refused in each version, with these alerts and this reason.
@@ -242,7 +242,12 @@ async fn an_expired_certificate_is_admitted_and_resumed_only_where_that_is_confi
     let trust = ClientTrust { accept_expired: true, ..trust(&devices) };
     let listener = trusting(&backend, &servers, trust);
     let checked = tlsidecar::app::check(&Config::of(listener.clone())).unwrap();
-    assert!(checked.warnings.iter().any(|warning| warning.contains("accept_expired_client_certs")));
+    assert!(
+        checked
+            .warning_lines()
+            .iter()
+            .any(|warning| warning.contains("accept_expired_client_certs"))
+    );
     let expired = devices.issue("expired", &Wish { years: (2020, 2021), ..wish() });
     for version in [&TLS12, &TLS13] {
         let proxy = Proxy::with(listener.clone());

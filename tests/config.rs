@@ -1,16 +1,19 @@
 //! Tests of the configuration file: defaults, keys, and the report of all problems together.
 
 use std::fs;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
 use tempfile::TempDir;
 use tlsidecar::config::file::{self, ConfigError, ConfigProblem};
 use tlsidecar::config::{
-    BackendAddress, ClientAuth, ClientTrust, Config, CrlCheck, CrlRules, ExpiredCrl, GuardAction,
-    Guards, Rollout, TlsConfig, TlsVersion, UnknownStatus,
+    BackendAddress, BackendList, Balance, BalancePolicy, ClientAuth, ClientTrust, Config,
+    ConnectTime, CrlCheck, CrlRules, ExpiredCrl, GuardAction, Guards, KeyGroup, Rollout,
+    SourceAddress, SourcePrefix, TlsConfig, TlsVersion, UnknownStatus,
 };
 use tlsidecar::logging::Format;
+use tlsidecar::terms::labels::Cipher;
 
 /// Returns a directory with the files that the configurations in this file name.
 fn dir() -> TempDir {
@@ -47,6 +50,8 @@ fn absent_keys_have_the_documented_defaults() {
     assert_eq!(listener.tls.min_version, TlsVersion::Tls12);
     assert_eq!(listener.tls.client_auth, ClientAuth::None);
     assert_eq!(listener.tls.tickets, 1);
+    assert_eq!(listener.tls.max_record_bytes, 16384);
+    assert!(!listener.tls.small_first_records);
     assert_eq!(listener.tls.max_chain_certificates, 10);
     assert_eq!(listener.tls.max_chain_bytes, 64 << 10);
     assert!(listener.tls.allow_v1);
@@ -72,16 +77,27 @@ format = "json"
 filter = "info,access=warn"
 [process]
 max_buffered_bytes = "32MiB"
+max_connections = 5000
 [shutdown]
 delay = "5s"
 drain_timeout = "1m"
+max_closes_per_second = 250
 [[listener]]
 name = "mqtt"
 listen = "[::]:8883"
-backend = "unix:/run/broker.sock"
+reuse_port = true
+backend = ["unix:/run/broker.sock", "10.0.0.2:1883"]
+[listener.balance]
+policy = "least_sessions"
+check_interval = "5s"
+connect = "before_handshake"
+max_connects_in_progress = 20
 [listener.tls]
 certificates = [{ cert = "tls.crt", key = "tls.key" }, { cert = "tls.crt", key = "tls.key" }]
 min_version = "1.3"
+suites = ["TLS_AES_256_GCM_SHA384", "ECDHE-RSA-AES128-GCM-SHA256"]
+legacy_suites = ["TLS_AES_128_CCM_8_SHA256", "ECDHE-ECDSA-AES128-CCM8"]
+groups = ["P-384", "x25519", "P-521"]
 client_auth = "optional"
 client_ca = "ca.crt"
 crls = ["devices.crl"]
@@ -94,6 +110,8 @@ alpn = ["mqtt"]
 tickets = 0
 guards = { key_type = "refuse", issuer = "ignore", names = "refuse", not_yet_valid = "warn", intermediate = "refuse", flight = "ignore" }
 rollout = { share = "20%", observe = "1h", min_addresses = 50, tolerance = "5%" }
+max_record_bytes = 4096
+small_first_records = true
 max_chain_certificates = 4
 max_chain_bytes = "16KiB"
 allow_v1 = false
@@ -114,6 +132,7 @@ max_age = "1day"
 [listener.limits]
 max_connections = 100
 max_connections_per_source = 9
+source_prefix = { v4 = 24 }
 max_handshakes_in_progress = 4
 max_handshakes_per_second = 50
 [listener.tcp]
@@ -126,10 +145,27 @@ backend = "tcp://broker:1883"
 "#;
 
 #[test]
+fn a_unix_socket_cannot_be_connected_from_the_address_of_a_client() {
+    let unix = GOOD.replace("127.0.0.1:1883", "unix:/run/broker.sock");
+    assert_ne!(unix, GOOD);
+    let client = format!("{unix}[listener.balance]\nsource = \"client\"\n");
+    let Err(error) = parse(&client) else { panic!("it is accepted") };
+    assert!(error.to_string().contains("listener[0].balance.source"), "{error}");
+    let own = client.replace("\"client\"", "\"own\"");
+    parse(&own).unwrap();
+    let client = format!("{GOOD}[listener.balance]\nsource = \"client\"\n");
+    assert_eq!(parse(&client).unwrap().listeners[0].balance.source, SourceAddress::Client);
+}
+
+#[test]
 fn every_key_can_be_set() {
     let config = parse(EVERY_KEY).unwrap();
     assert_eq!(config.process.max_buffered_bytes, Some(32 << 20));
+    assert_eq!(config.process.max_connections, Some(5000));
+    assert_eq!(config.shutdown.max_closes_per_second, NonZeroU32::new(250));
     let listener = &config.listeners[0];
+    assert_eq!(listener.limits.source_prefix, SourcePrefix { v4: 24, v6: 64 });
+    assert!(listener.reuse_port);
     assert_eq!(listener.timeouts.idle, None);
     assert_eq!(listener.timeouts.half_close, None);
     assert_eq!(listener.timeouts.max_age, Some(Duration::from_secs(24 * 3600)));
@@ -139,7 +175,11 @@ fn every_key_can_be_set() {
     assert_eq!(limits.max_handshakes_per_second, Some(50));
     let tls = &listener.tls;
     assert_eq!((tls.max_chain_certificates, tls.max_chain_bytes), (4, 16 << 10));
+    assert_eq!((tls.max_record_bytes, tls.small_first_records), (4096, true));
     assert!(!tls.allow_v1);
+    assert_eq!(tls.suites, [Cipher::Tls13Aes256, Cipher::RsaAes128]);
+    assert_eq!(tls.groups, [KeyGroup::Secp384r1, KeyGroup::X25519, KeyGroup::Secp521r1]);
+    assert_eq!(tls.legacy_suites, [Cipher::Tls13Aes128Ccm8, Cipher::EcdsaAes128Ccm8]);
     let Guards { key_type, issuer, names, not_yet_valid, intermediate, flight } = tls.guards;
     let (ignore, warn, refuse) = (GuardAction::Ignore, GuardAction::Warn, GuardAction::Refuse);
     assert_eq!([key_type, names, intermediate], [refuse; 3]);
@@ -148,8 +188,19 @@ fn every_key_can_be_set() {
     let rollout = Rollout { share: 20, observe, min_addresses: 50, tolerance: 5 };
     assert_eq!(tls.rollout, Some(rollout));
     assert_eq!((listener.tcp.keepalive, listener.tcp.user_timeout), (None, None));
-    assert_eq!(listener.backend, "unix:/run/broker.sock".parse().ok());
-    assert_eq!(listener.routes[0].backend, "broker:1883".parse::<BackendAddress>().unwrap());
+    let backends = ["unix:/run/broker.sock", "10.0.0.2:1883"];
+    let backends = backends.map(|text| text.parse::<BackendAddress>().unwrap());
+    assert_eq!(listener.backend, BackendList::new(backends.to_vec()));
+    let Balance { policy, check_interval, connect, max_connects_in_progress, source } =
+        listener.balance;
+    assert_eq!(source, SourceAddress::Own);
+    assert_eq!(policy, BalancePolicy::LeastSessions);
+    assert_eq!(
+        (check_interval, max_connects_in_progress),
+        (Some(Duration::from_secs(5)), Some(20))
+    );
+    assert_eq!(connect, ConnectTime::BeforeHandshake);
+    assert_eq!(listener.routes[0].backend, "broker:1883".parse::<BackendAddress>().unwrap().into());
     let ClientAuth::Optional(trust) = &tls.client_auth else { panic!("optional") };
     assert_eq!(trust.crls.len(), 1);
     let CrlRules { check, unknown, expired } = trust.crl_rules;
@@ -159,6 +210,20 @@ fn every_key_can_be_set() {
     assert_eq!(trust.allow.rules.count(), 6);
     assert!(trust.allow.file.as_ref().is_some_and(|file| file.ends_with("allow.toml")));
     assert_eq!(config.log.format, Format::Json);
+}
+
+#[test]
+fn problems_of_a_list_of_backends_are_reported_with_their_places() {
+    let backend = |value: &str| GOOD.replace("\"127.0.0.1:1883\"", value);
+    let key = "listener[0].backend";
+    let one = "\"a:1\"";
+    assert!(parse(&backend(&format!("[{one}]"))).is_ok());
+    assert_problem(&backend("[]"), (5, 11), key, &["empty list", "at least one"]);
+    assert_problem(&backend("7"), (5, 11), key, &["`7`", "a list of these"]);
+    let text = backend(&format!("[{one}, \"a\"]"));
+    assert_problem(&text, (5, 19), &format!("{key}[1]"), &["\"a\"", "host:port"]);
+    let text = backend(&format!("[{one}, \"b:1\", \"tcp://a:1\"]"));
+    assert_problem(&text, (5, 26), &format!("{key}[2]"), &["\"a:1\"", "listener[0].backend[0]"]);
 }
 
 #[test]
@@ -195,6 +260,10 @@ fn each_invalid_value_is_reported_with_its_place_and_the_allowed_values() {
         ("timeouts.hello", "\"0s\"", &["0s", "1ms"]),
         ("timeouts.connect", "\"-1s\"", &["-1s"]),
         ("limits.max_connections", "-1", &["`-1`", "0 to 1000000"]),
+        ("balance.source", "\"device\"", &["device", "\"own\" or \"client\""]),
+        ("limits.source_prefix", "24", &["`24`", "{ v4 = 24, v6 = 56 }"]),
+        ("limits.source_prefix.v4", "33", &["`33`", "1 to 32"]),
+        ("limits.source_prefix.v6", "0", &["`0`", "1 to 128"]),
         ("limits.max_connections", "\"many\"", &["many", "whole number"]),
         ("tls.min_version", "\"1.1\"", &["1.1", "1.2", "1.3"]),
         ("tls.tickets", "5", &["`5`", "0 to 4"]),
@@ -205,6 +274,10 @@ fn each_invalid_value_is_reported_with_its_place_and_the_allowed_values() {
         ("tls.rollout.min_addresses", "0", &["`0`", "1 to 100000"]),
         ("tls.rollout.tolerance", "\"0%\"", &["0%", "\"1%\" to \"50%\""]),
         ("tls.rollout", "\"5%\"", &["share = \"5%\""]),
+        ("tls.max_record_bytes", "511", &["`511`", "512 to 16384 bytes"]),
+        ("tls.max_record_bytes", "16385", &["`16385`", "512 to 16384 bytes"]),
+        ("tls.max_record_bytes", "\"17KiB\"", &["17KiB", "512 to 16384 bytes"]),
+        ("tls.small_first_records", "4096", &["`4096`", "boolean"]),
         ("tls.max_chain_certificates", "0", &["`0`", "1 to 100"]),
         ("tls.max_chain_bytes", "\"65KiB\"", &["65KiB", "\"64KiB\""]),
         ("tls.max_chain_bytes", "\"16\"", &["16", "\"64KiB\""]),
@@ -221,6 +294,11 @@ fn each_invalid_value_is_reported_with_its_place_and_the_allowed_values() {
         ("tcp.keepalive", "true", &["true", "duration"]),
         ("proxy_protocol.send", "\"v3\"", &["v3", "\"none\", \"v1\" or \"v2\""]),
         ("proxy_protocol.tlvs", "[\"ssl\"]", &["send = \"v2\""]),
+        ("balance.policy", "\"random\"", &["random", "\"first\", \"round_robin\" or"]),
+        ("balance.policy", "\"round_robin\"", &["no backend", "list"]),
+        ("balance.check_interval", "\"500ms\"", &["500ms", "\"1s\" to \"1h\""]),
+        ("balance.connect", "\"first\"", &["first", "\"after_handshake\""]),
+        ("balance.max_connects_in_progress", "-1", &["`-1`", "0 to 1000000"]),
         ("unknown_name", "\"drop\"", &["drop", "\"default\" or \"refuse\""]),
         ("tcp", "1", &["[listener.tcp]"]),
     ] {
@@ -231,6 +309,12 @@ fn each_invalid_value_is_reported_with_its_place_and_the_allowed_values() {
             words,
         );
     }
+}
+
+#[test]
+fn each_invalid_value_of_a_list_or_of_the_process_is_reported_in_the_same_way() {
+    let listener = |line: &str| format!("{GOOD}{line}\n");
+    let before = GOOD.lines().count() + 1;
     for (key, value, words) in [
         ("allow.uri", "\"plant-a\"", &["plant-a", "spiffe://"][..]),
         ("allow.cn", "\"*\"", &["\"*\"", "pump-*"]),
@@ -336,6 +420,53 @@ fn client_ca_and_client_auth_are_an_error_without_each_other() {
 }
 
 #[test]
+fn each_unknown_or_repeated_suite_and_group_is_a_problem_of_its_own() {
+    let line = "tls.suites = [\"AES128-SHA\", \"tls_aes_128_gcm_sha256\", \"HIGH\"]\n\
+                tls.groups = [\"P-256\", \"X448\", \"prime256v1\"]\n";
+    let error = parse(&format!("{GOOD}{line}")).unwrap_err();
+    let found = error.problems.iter().map(|problem| (problem.place, &problem.key[..]));
+    let found: Vec<_> = found.collect();
+    assert_eq!(
+        found,
+        [
+            (Some((7, 15)), "listener[0].tls.suites[0]"),
+            (Some((7, 55)), "listener[0].tls.suites[2]"),
+            (Some((8, 24)), "listener[0].tls.groups[1]"),
+            (Some((8, 32)), "listener[0].tls.groups"),
+        ],
+        "{error}"
+    );
+    let messages: Vec<_> = error.problems.iter().map(|problem| &problem.message).collect();
+    assert!(messages[0].contains("AES128-SHA") && messages[0].contains("TLS_AES_128_GCM_SHA256"));
+    assert!(messages[2].contains("X448") && messages[2].contains("\"P-384\""));
+    assert!(messages[3].contains("secp256r1 twice"));
+}
+
+#[test]
+fn suites_and_groups_that_leave_no_version_are_a_problem() {
+    let only_tls12 = "tls.suites = [\"ECDHE-ECDSA-AES128-GCM-SHA256\"]\n";
+    let listener = |more: &str| format!("{GOOD}{only_tls12}{more}");
+    let words = ["no version", "1.3"];
+    let high = "tls.min_version = \"1.3\"\n";
+    assert_problem(&listener(high), (7, 14), "listener[0].tls.suites", &words);
+    let hybrid = "tls.groups = [\"X25519MLKEM768\"]\n";
+    assert_problem(&listener(hybrid), (7, 14), "listener[0].tls.suites", &words);
+    assert_problem(
+        &routed(only_tls12, high),
+        (10, 19),
+        "listener[0].route[0].tls.min_version",
+        &words,
+    );
+    assert_problem(
+        &routed(only_tls12, hybrid),
+        (10, 14),
+        "listener[0].route[0].tls.groups",
+        &words,
+    );
+    assert!(parse(&format!("{GOOD}{high}{hybrid}")).is_ok());
+}
+
+#[test]
 fn allow_rules_without_client_auth_are_an_error() {
     for line in ["allow.cn = [\"pump-7\"]", "allow.file = \"allow.toml\""] {
         let error = parse(&format!("{GOOD}{line}\n")).unwrap_err();
@@ -425,6 +556,8 @@ fn each_key_of_a_route_replaces_that_of_its_listener() {
     assert_eq!(route, Some(TlsConfig { guards, ..own }));
     let (route, own) = tls("tls.rollout = { share = \"7%\" }\n");
     assert_eq!(route, Some(TlsConfig { rollout: Some(Rollout::to(7)), ..own }));
+    let (route, own) = tls("tls.max_record_bytes = \"2KiB\"\n");
+    assert_eq!(route, Some(TlsConfig { max_record_bytes: 2048, ..own }));
     let trust = |route: &str| tls(route).0.unwrap().client_auth.trust().unwrap().clone();
     let own = tls("").1.client_auth.trust().unwrap().clone();
     assert_eq!(trust("tls.crls = []\n"), ClientTrust { crls: Vec::new(), ..own.clone() });
@@ -516,4 +649,99 @@ fn of_thousands_of_problems_a_hundred_are_listed_and_the_others_counted() {
 fn all_syntax_errors_are_reported_together() {
     let error = parse("a = \nb = \"ok\"\nc = [1,\n").unwrap_err();
     assert!(error.problems.len() >= 2, "{error}");
+}
+
+#[test]
+fn a_listener_has_all_addresses_without_a_host_and_the_loopback_address_as_localhost() {
+    let listen = |text: &str| {
+        let config = parse(&GOOD.replace("0.0.0.0:8883", text));
+        config.map(|config| config.listeners[0].listen.to_string())
+    };
+    assert_eq!(listen(":8883").unwrap(), "[::]:8883");
+    assert_eq!(listen("localhost:8883").unwrap(), "127.0.0.1:8883");
+    assert_eq!(listen("LOCALHOST:8883").unwrap(), "127.0.0.1:8883");
+    for signed in [":+8883", "localhost:+8883", "0.0.0.0:+8883"] {
+        let text = GOOD.replace("0.0.0.0:8883", signed);
+        assert_problem(&text, (4, 10), "listener[0].listen", &[signed, "localhost"]);
+    }
+    assert!(parse(&GOOD.replace("127.0.0.1:1883", "broker:+1883")).is_err());
+    assert_problem(
+        &GOOD.replace("0.0.0.0:8883", "broker:8883"),
+        (4, 10),
+        "listener[0].listen",
+        &["\"broker:8883\"", "localhost"],
+    );
+    // The admin port has 127.0.0.1:9901.
+    assert!(listen(":9901").is_err());
+}
+
+#[test]
+fn variables_are_expanded_in_paths_and_addresses() {
+    // Cargo sets it for every test.
+    let name = env!("CARGO_PKG_NAME");
+    assert_eq!(std::env::var("CARGO_PKG_NAME").as_deref(), Ok(name));
+    let text = GOOD
+        .replace("127.0.0.1:1883", "${CARGO_PKG_NAME}.plant:1883")
+        .replace("cert = \"tls.crt\"", "cert = \"${CARGO_PKG_NAME}.crt\"");
+    let dir = dir();
+    fs::write(dir.path().join(format!("{name}.crt")), "").unwrap();
+    let config = file::parse(&text, &dir.path().join("tlsidecar.toml")).unwrap();
+    let backend = config.listeners[0].backend.as_ref().unwrap();
+    assert_eq!(backend.addresses()[0].to_string(), format!("{name}.plant:1883"));
+    assert_problem(
+        &GOOD.replace("\"tls.crt\"", "\"${NOT_SET_HERE}/tls.crt\""),
+        (6, 30),
+        "listener[0].tls.certificates[0].cert",
+        &["NOT_SET_HERE", "not set"],
+    );
+    assert_problem(
+        &GOOD.replace("0.0.0.0:8883", "${CARGO_PKG_NAME}"),
+        (4, 10),
+        "listener[0].listen",
+        &["${CARGO_PKG_NAME}", &format!("{name:?}"), "expected"],
+    );
+    // No other text has them.
+    assert!(parse(&GOOD.replace("\"mqtt\"", "\"${CARGO_PKG_NAME}\"")).is_err());
+}
+
+#[test]
+fn a_backend_that_is_its_own_listener_is_a_problem() {
+    for (listen, backend) in [
+        ("0.0.0.0:8883", "127.0.0.1:8883"),
+        (":8883", "[::1]:8883"),
+        (":8883", "localhost:8883"),
+        ("127.0.0.1:8883", "0.0.0.0:8883"),
+        ("[::1]:8883", "[::]:8883"),
+        ("[::1]:8883", "localhost:8883"),
+        ("10.1.2.3:8883", "10.1.2.3:8883"),
+    ] {
+        let text = GOOD.replace("0.0.0.0:8883", listen).replace("127.0.0.1:1883", backend);
+        assert_problem(&text, (5, 11), "listener[0].backend", &[backend, "itself"]);
+    }
+    for (listen, backend) in [
+        ("0.0.0.0:8883", "127.0.0.1:1883"),
+        ("0.0.0.0:8883", "[::1]:8883"),
+        ("0.0.0.0:8883", "10.1.2.3:8883"),
+        ("127.0.0.1:8883", "127.0.0.2:8883"),
+        ("127.0.0.2:8883", "0.0.0.0:8883"),
+        ("127.0.0.1:8883", "[::]:8883"),
+    ] {
+        let text = GOOD.replace("0.0.0.0:8883", listen).replace("127.0.0.1:1883", backend);
+        assert!(parse(&text).is_ok(), "{listen} {backend}");
+    }
+    let list = GOOD.replace("\"127.0.0.1:1883\"", "[\"a:1\", \"127.0.0.1:8883\"]");
+    assert_problem(&list, (5, 19), "listener[0].backend[1]", &["itself"]);
+}
+
+#[test]
+fn text_without_quotation_marks_is_one_problem_with_advice() {
+    for value in ["127.0.0.1:1883", "unix:/run/a.sock", "[::1]:1883", "/run/a", "broker.plant:1883"]
+    {
+        let text = GOOD.replace("\"127.0.0.1:1883\"", value);
+        assert_problem(&text, (5, 11), "backend", &[&format!("expected {value:?}")]);
+        let text = GOOD.replace("\"127.0.0.1:1883\"", &format!("{value} # the server"));
+        assert_problem(&text, (5, 11), "backend", &[&format!("expected {value:?}")]);
+    }
+    let error = parse(&GOOD.replace("\"127.0.0.1:1883\"", "[\"a:1\", b]")).unwrap_err();
+    assert!(!error.to_string().contains("quotation marks"), "{error}");
 }

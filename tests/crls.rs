@@ -58,7 +58,7 @@ impl Scene {
     }
 
     fn warnings(&self) -> Vec<String> {
-        app::check(&Config::of(self.listener.clone())).unwrap().warnings
+        app::check(&Config::of(self.listener.clone())).unwrap().warning_lines()
     }
 
     async fn is_admitted(&self, proxy: &Proxy, pair: &Pair) -> bool {

@@ -2,6 +2,8 @@
 //!
 //! The tests of the relay cover idle, half-close and age with paused time. These need sockets.
 
+use std::io::Write;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use tlsidecar::config::{ListenerConfig, Timeouts};
@@ -9,7 +11,7 @@ use tlsidecar::terms::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::proxy::listener;
+use crate::support::proxy::{config, listener};
 use crate::support::raw::client_hello;
 use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, Proxy};
@@ -93,6 +95,36 @@ async fn thirty_idle_connections_all_end_at_their_maximum_age() {
     proxy.end_with(Reason::MaxAge, 30).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_the_same_age_end_at_the_limit_of_closes() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let mut listener = listener(backend.config(), &authority.server());
+    listener.timeouts.max_age = Some(Duration::from_millis(500));
+    let mut config = config(listener);
+    config.shutdown.max_closes_per_second = NonZeroU32::new(10);
+    let proxy = Proxy::on(config, None);
+    let mut sessions = Vec::new();
+    for _ in 0..25 {
+        sessions.push(Device::new(&authority).connect(proxy.address).await.unwrap());
+    }
+    let ends = sessions.into_iter().map(|mut session| {
+        tokio::spawn(async move {
+            assert_eq!(session.read(&mut [0; 1]).await.unwrap(), 0);
+            Instant::now()
+        })
+    });
+    let mut times = Vec::new();
+    for end in ends.collect::<Vec<_>>() {
+        times.push(within("the end", end).await.unwrap());
+    }
+    times.sort();
+    // Seen by the devices, which are late or punctual.
+    let shortest = times.windows(11).map(|eleven| eleven[10] - eleven[0]).min();
+    assert!(shortest > Some(Duration::from_millis(900)), "{shortest:?} for eleven");
+    proxy.end_with(Reason::MaxAge, 25).await;
+}
+
 /// Sends until a write fails.
 async fn flood<W: AsyncWriteExt + Unpin>(to: &mut W) {
     while to.write_all(&[7; 65_536]).await.is_ok() {}
@@ -132,4 +164,29 @@ async fn a_backend_that_takes_no_byte_for_the_user_timeout_is_lost() {
     proxy.ends_with(Reason::BackendLost).await;
     assert!(start.elapsed() >= Duration::from_secs(1));
     within("the device's connection ends", flooding).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_device_that_sends_a_record_byte_by_byte_is_closed_after_the_idle_timeout() {
+    let idle = Duration::from_millis(400);
+    let (authority, _backend, proxy) =
+        proxy(Timeouts { idle: Some(idle), ..Timeouts::default() }).await;
+    let (mut tcp, mut tls) =
+        Device::new(&authority).connect(proxy.address).await.unwrap().into_inner();
+    tls.writer().write_all(&[7; 1000]).unwrap();
+    let mut record = Vec::new();
+    tls.write_tls(&mut record).unwrap();
+    let start = Instant::now();
+    for byte in record {
+        if tcp.write_all(&[byte]).await.is_err() {
+            break;
+        }
+        // A ticket, later the end.
+        let answer = tokio::time::timeout(Duration::from_millis(5), tcp.read(&mut [0; 4096])).await;
+        if matches!(answer, Ok(Ok(0) | Err(_))) {
+            break;
+        }
+    }
+    assert!(start.elapsed() >= idle && start.elapsed() < Duration::from_secs(5));
+    proxy.ends_with(Reason::IdleTimeout).await;
 }

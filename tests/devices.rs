@@ -1,4 +1,9 @@
-//! Real devices: Python and openssl.
+//! Real devices: Python and openssl, and the TLS stacks of devices.
+
+mod bytes;
+mod matrix;
+mod scenario;
+mod stack;
 
 use std::path::Path;
 use std::process::Command;
@@ -101,6 +106,24 @@ async fn openssl_speaks_either_version_with_either_key() {
             let signed = format!("Peer signature type: {key}");
             assert!(text.contains(&signed), "{version} {key}: {text}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_rsa_key_signs_with_the_scheme_that_the_device_lists_first() {
+    let authority = Authority::new("ca");
+    let rsa = authority.issue("rsa", &Wish { rsa: true, ..Wish::default() });
+    let proxy = Proxy::start(Backend::echo().await.config(), &rsa);
+    let listed = [
+        ("-tls1_2", "RSA+SHA256:RSA-PSS+SHA512:RSA-PSS+SHA256", ["SHA256", "RSA"]),
+        ("-tls1_2", "RSA-PSS+SHA256:RSA-PSS+SHA512", ["SHA256", "RSA-PSS"]),
+        ("-tls1_3", "RSA-PSS+SHA256:RSA-PSS+SHA512:ECDSA+SHA256", ["SHA256", "RSA-PSS"]),
+        ("-tls1_3", "RSA+SHA256:RSA-PSS+SHA384:RSA-PSS+SHA256", ["SHA384", "RSA-PSS"]),
+    ];
+    for (version, schemes, [digest, kind]) in listed {
+        let (good, text) = s_client(&proxy, &[version, "-sigalgs", schemes]).await;
+        let signed = format!("Peer signing digest: {digest}\nPeer signature type: {kind}\n");
+        assert!(good && text.contains(&signed), "{version} {schemes}: {text}");
     }
 }
 

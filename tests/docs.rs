@@ -42,11 +42,23 @@ const RUN_ELSEWHERE: &[(&str, &str)] = &[
     ("docs/configuration.md", "tests/process.rs runs both commands with other paths"),
     ("docs/performance-method.md", "they take an hour; .ci/run measures a part"),
     (
+        "docs/reliability.md",
+        "it takes minutes; tests/drain.rs and tests/dead_peers.rs hold the promises",
+    ),
+    (
         "docs/image.md",
         "tests/deploy/image.sh builds and runs it; Docker and the scanners are not run",
     ),
+    ("docs/release.md", "deploy/release/build.sh, at a tag"),
+    ("docs/migrate/ghostunnel.md", "tests/migrate.rs"),
+    ("docs/migrate/haproxy.md", "tests/migrate.rs"),
+    ("docs/migrate/nginx.md", "tests/migrate.rs"),
+    ("docs/migrate/stunnel.md", "tests/migrate.rs"),
     ("docs/kubernetes.md", "tests/deploy/kubernetes.py; there is no cluster"),
     ("docs/kubernetes-reference.md", "tests/deploy/helm.py; there is no cluster"),
+    ("deploy/helm/example/README.md", "tests/deploy/helm.py; there is no cluster"),
+    ("deploy/helm/tlsidecar-gateway/README.md", "tests/deploy/gateway.py; there is no cluster"),
+    ("docs/transparent-source.md", "tests/transparent.rs, in namespaces"),
     ("docs/systemd.md", "tests/deploy/package.sh, in a separate Debian; certbot is not run"),
     ("examples/modbus/README.md", "tests/examples.rs"),
     ("examples/mqtt/README.md", "tests/examples.rs"),
@@ -72,7 +84,13 @@ fn follow(page: &Page) {
 }
 
 /// Pages whose commands are run by the tests of this file, each from its own state.
-const ALONE: [&str; 3] = ["certs/README.md", "docs/fleet-life.md", "examples/README.md"];
+const ALONE: [&str; 5] = [
+    "certs/README.md",
+    "docs/backends.md",
+    "docs/fleet-life.md",
+    "docs/rolling-restart.md",
+    "examples/README.md",
+];
 
 /// Returns whether a test of this file runs the commands of a page.
 fn is_followed(page: &str) -> bool {
@@ -159,6 +177,18 @@ fn development_certificates_are_made_as_the_page_says() {
 fn the_life_of_a_fleet_goes_as_it_says() {
     let needs = &["openssl", "curl", "python3", "pkill"];
     follow(&Page { name: "docs/fleet-life.md", needs, begins_with: &[] });
+}
+
+#[test]
+fn a_process_is_replaced_without_loss_as_the_page_says() {
+    let needs = &["openssl", "python3"];
+    follow(&Page { name: "docs/rolling-restart.md", needs, begins_with: &[] });
+}
+
+#[test]
+fn a_backend_of_two_fails_and_returns_as_the_page_says() {
+    let needs = &["openssl", "python3", "pkill"];
+    follow(&Page { name: "docs/backends.md", needs, begins_with: &[] });
 }
 
 #[test]

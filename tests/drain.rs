@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::process::{Child, ChildStdout};
 use std::time::{Duration, Instant};
 
@@ -186,6 +187,21 @@ async fn paced(backend: Backend, drain_spread: Duration) -> (Device, Backend, Pr
     (Device::new(&authority), backend, Proxy::on(config, None))
 }
 
+/// A backend that answers requests of seven bytes once true is sent.
+async fn answering() -> (tokio::sync::watch::Sender<bool>, Backend) {
+    let (answer, may_answer) = tokio::sync::watch::channel(false);
+    let backend = Backend::serving(move |mut tcp| {
+        let mut may_answer = may_answer.clone();
+        async move {
+            while tcp.read_exact(&mut [0; 7]).await.is_ok() {
+                may_answer.wait_for(|may| *may).await.unwrap();
+                tcp.write_all(b"answer").await.unwrap();
+            }
+        }
+    });
+    (answer, backend.await)
+}
+
 /// Opens this many sessions, eight at a time.
 async fn opened(device: &Device, address: SocketAddr, count: usize) -> Vec<Session> {
     let mut sessions = Vec::new();
@@ -239,6 +255,69 @@ async fn idle_sessions_are_closed_evenly_over_the_spread_with_a_close_notify() {
     assert!(by_second.iter().all(|count| (67..=133).contains(count)), "{by_second:?}");
 }
 
+/// Drains sessions over no time, at no more than 20 closes per second. Returns how many have ended in each second.
+async fn limited(sessions: Vec<Session>, proxy: &Proxy) -> Vec<usize> {
+    let start = Instant::now();
+    proxy.app.shutdown.drain();
+    by_second(sessions, start, 5).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_closes_no_more_per_second_than_its_limit_and_reports_that_it_takes_too_long() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let mut config = config(listener(backend.config(), &authority.server()));
+    config.shutdown.max_closes_per_second = NonZeroU32::new(20);
+    config.shutdown.drain_spread = Duration::from_millis(100);
+    config.shutdown.drain_timeout = Duration::from_secs(2);
+    let proxy = Proxy::on(config, None);
+    let sessions = opened(&Device::new(&authority), proxy.address, 50).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let by_second = within("the ends", limited(sessions, &proxy)).await;
+    // The deadline wins.
+    assert!(by_second[0] <= 20 && by_second[1] <= 20, "{by_second:?}");
+    assert!(by_second[0] >= 15 && by_second[2] >= 10, "{by_second:?}");
+    let drained = within("the drain", proxy.app.shutdown.drained()).await;
+    assert!(matches!(drained, Drained::Forced(10..)), "{drained:?}");
+    let (_, status) = ask(proxy.app.admin.unwrap(), "GET", "/status", "").unwrap();
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["drain"]["max_closes_per_second"], 20);
+    assert_eq!(status["drain"]["exceeds_timeout"], true);
+    assert!(status["drain"]["least_seconds"].as_f64().unwrap() > 2.0, "{}", status["drain"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_whose_requests_end_together_are_closed_at_the_limit_of_closes() {
+    let (answer, backend) = answering().await;
+    let authority = Authority::new("ca");
+    let mut config = config(listener(backend.config(), &authority.server()));
+    config.shutdown.max_closes_per_second = NonZeroU32::new(20);
+    config.shutdown.drain_spread = Duration::from_millis(100);
+    config.shutdown.drain_timeout = LONG;
+    let proxy = Proxy::on(config, None);
+    let device = Device::new(&authority);
+    let mut sessions = Vec::new();
+    for _ in 0..40 {
+        let mut session = device.connect(proxy.address).await.unwrap();
+        session.write_all(b"request").await.unwrap();
+        sessions.push(session);
+    }
+    let sent = "tlsidecar_bytes_total{direction=\"to_backend\",listener=\"test\"}";
+    eventually("the backend has the requests", || proxy.count(sent) == 7 * 40).await;
+    proxy.app.shutdown.drain();
+    let all_wait = || proxy.count("tlsidecar_drain_waiting_sessions") == 40;
+    eventually("all have their order", all_wait).await;
+    answer.send(true).unwrap();
+    for session in &mut sessions {
+        within("an answer", session.read_exact(&mut [0; 6])).await.unwrap();
+    }
+    let ends = within("the ends", limited(sessions, &proxy)).await;
+    // They are silent for a second before the first is closed.
+    assert!(ends.iter().all(|&count| count <= 25), "{ends:?}");
+    assert_eq!(within("the drain", proxy.app.shutdown.drained()).await, Drained::Clean);
+    proxy.end_with(Reason::Drain, 40).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes, and 20,000 file descriptors"]
 async fn five_thousand_idle_sessions_leave_over_thirty_seconds_flat_within_a_fifth() {
@@ -263,17 +342,8 @@ async fn five_thousand_idle_sessions_leave_over_thirty_seconds_flat_within_a_fif
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_in_flight_at_the_drain_gets_its_answer_and_an_idle_session_does_not_wait_for_it()
 {
-    let (answer, may_answer) = tokio::sync::watch::channel(false);
-    let backend = Backend::serving(move |mut tcp| {
-        let mut may_answer = may_answer.clone();
-        async move {
-            while tcp.read_exact(&mut [0; 7]).await.is_ok() {
-                may_answer.wait_for(|may| *may).await.unwrap();
-                tcp.write_all(b"answer").await.unwrap();
-            }
-        }
-    });
-    let (device, _backend, proxy) = paced(backend.await, Duration::from_millis(100)).await;
+    let (answer, backend) = answering().await;
+    let (device, _backend, proxy) = paced(backend, Duration::from_millis(100)).await;
     let mut busy = device.connect(proxy.address).await.unwrap();
     let mut idle = device.connect(proxy.address).await.unwrap();
     busy.write_all(b"request").await.unwrap();

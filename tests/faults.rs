@@ -1,13 +1,27 @@
-//! Faults around the proxy: a backend that is killed or misbehaves, and a drain at every phase of a connection.
+//! Faults around the proxy: a backend that is killed or misbehaves, garbage, scarce descriptors, endless reloads, and a
+//! drain at every phase of a connection.
 //!
-//! **Not here.** Peers that vanish: `dead_peers.rs`. Refused and unanswered connects: `backends.rs`.
+//! **Not here.** Peers that vanish: `dead_peers.rs`. Refused and unanswered connects: `backends.rs`. All at once:
+//! `soak.rs`.
+
+/// A system clock that jumps.
+mod clock;
+
+/// A disk that is full while files are replaced.
+mod disk;
+
+/// A name server that fails and then has another address.
+mod names;
+
+/// Limits of inotify that are used up.
+mod watches;
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tlsidecar::config::{Config, ListenerConfig, ShutdownConfig};
 use tlsidecar::lifecycle::Drained;
@@ -16,12 +30,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::backend::{FullBacklog, echo};
+use crate::support::certs::Wish;
 use crate::support::client::say_and_hear;
 use crate::support::command::{Running, has};
-use crate::support::proxy::{config, listener};
+use crate::support::file;
+use crate::support::process::by_shell;
+use crate::support::proxy::{closed_series, config, listener};
 use crate::support::raw::{answer_to, client_hello};
 use crate::support::wait::within;
-use crate::support::{Authority, Backend, Device, Proxy, eventually};
+use crate::support::{Authority, Backend, Device, Proxy, Sidecar, eventually};
 
 /// A server that reads nothing and sends for ever.
 const SENDER: &str = "import socket
@@ -139,20 +156,21 @@ async fn a_drain_ends_connections_in_every_phase() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_thousand_connections_with_garbage_disturb_no_device() {
+async fn ten_thousand_connections_with_garbage_disturb_none_of_a_hundred_devices() {
+    const EACH: usize = 500;
     let authority = Authority::new("ca");
     let backend = Backend::echo().await;
     let proxy = Proxy::start(backend.config(), &authority.server());
     let (device, address) = (Device::new(&authority), proxy.address);
-    let noise = (0..10).map(|_| {
+    let noise = (0..20).map(|_| {
         tokio::spawn(async move {
-            for _ in 0..200 {
+            for _ in 0..EACH {
                 answer_to(address, &[0x42; 64]).await;
             }
         })
     });
     let noise: Vec<_> = noise.collect();
-    let devices = (0..20).map(|_| {
+    let devices = (0..100).map(|_| {
         let device = device.clone();
         tokio::spawn(async move {
             let mut session = device.connect(address).await.unwrap();
@@ -167,9 +185,94 @@ async fn two_thousand_connections_with_garbage_disturb_no_device() {
         within("a device", device).await.unwrap();
     }
     for one in noise {
-        within("the noise", one).await.unwrap();
+        // The number of connections is the test's; their speed is the machine's.
+        tokio::time::timeout(Duration::from_secs(90), one).await.expect("the noise ends").unwrap();
     }
     eventually("all have ended", || proxy.active() == 0).await;
     let ends = [Reason::Ok, Reason::ClientTlsNotTls].map(|reason| proxy.closed(reason));
-    assert_eq!(ends, [20, 2000]);
+    assert_eq!(ends, [100, 10_000]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_64_file_descriptors_each_of_200_devices_gets_its_turn() {
+    let (authority, backend) = (Authority::new("ca"), Backend::echo().await);
+    let text = file::text(backend.address, &authority.server(), "");
+    let mut command = by_shell("ulimit -n 64; exec \"$@\"");
+    command.arg("--config").arg(file::write(authority.dir(), &text));
+    let sidecar = Sidecar::run(command);
+    let (device, address) = (Device::new(&authority), sidecar.address);
+    // A device that is evicted tries again.
+    let devices = (0..200).map(|_| {
+        let device = device.clone();
+        tokio::spawn(async move {
+            let mut attempts = 1;
+            let mut session = loop {
+                match device.echo(address).await {
+                    Ok(session) => break session,
+                    Err(_) => attempts += 1,
+                }
+            };
+            session.shutdown().await.unwrap();
+            assert_eq!(session.read(&mut [0; 1]).await.unwrap(), 0);
+            attempts
+        })
+    });
+    let mut attempts = 0;
+    for device in devices.collect::<Vec<_>>() {
+        attempts += within("a device", device).await.unwrap();
+    }
+    eprintln!("200 devices needed {attempts} attempts");
+    let served = || sidecar.count(&closed_series(Reason::Ok)) == 200;
+    eventually("all are counted", served).await;
+    assert!(!sidecar.log().contains("ERROR"), "{}", sidecar.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_every_100_ms_fails_no_handshake_and_ends_no_session() {
+    reload_all_the_time(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute"]
+async fn a_reload_every_100_ms_for_a_minute_fails_no_handshake_and_ends_no_session() {
+    reload_all_the_time(Duration::from_secs(60)).await;
+}
+
+/// Replaces the certificate of a sidecar and reloads every 100 ms, while devices connect and one stays.
+async fn reload_all_the_time(time: Duration) {
+    let (authority, backend) = (Authority::new("ca"), Backend::echo().await);
+    let text = file::text(backend.address, &authority.server(), "");
+    let sidecar = Arc::new(Sidecar::start(authority.dir(), &text));
+    let (device, address) = (Device::new(&authority), sidecar.address);
+    let mut kept = device.echo(address).await.unwrap();
+    let end = Instant::now() + time;
+    let load = (0..3).map(|_| {
+        let device = device.clone();
+        tokio::spawn(async move {
+            while Instant::now() < end {
+                device.echo(address).await.expect("no handshake fails");
+            }
+        })
+    });
+    let load: Vec<_> = load.collect();
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    let mut asked = 0;
+    while Instant::now() < end {
+        tick.tick().await;
+        authority.issue("server", &Wish { serial: 100 + asked, ..Wish::default() });
+        let reloading = Arc::clone(&sidecar);
+        let reload = tokio::task::spawn_blocking(move || reloading.ask("POST", "/reload"));
+        let (status, report) = within("a reload", reload).await.unwrap().unwrap();
+        assert_eq!(status, 200, "{report}");
+        say_and_hear(&mut kept, b"still here").await.unwrap();
+        asked += 1;
+    }
+    for task in load {
+        within("the load", task).await.unwrap();
+    }
+    // Each is a certificate of its own. A change that the kernel reports during a request is loaded by either.
+    let swapped = sidecar.count("tlsidecar_reloads_total{outcome=\"swapped\"}");
+    assert!(swapped >= asked, "{swapped} of {asked}");
+    assert!(asked >= time.as_secs() * 5, "only {asked} reloads");
+    assert_eq!(sidecar.count("tlsidecar_reload_failing"), 0);
 }

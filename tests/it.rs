@@ -18,6 +18,18 @@ mod relay;
 /// The certificate, version, suite and protocol for each device.
 mod tls;
 
+/// The group of the key exchange.
+mod groups;
+
+/// The suites and groups of the configuration.
+mod suites;
+
+/// Suites and groups that a configuration has to name.
+mod legacy;
+
+/// Server names that are not DNS names.
+mod server_names;
+
 /// Client authentication.
 mod client_auth;
 
@@ -33,8 +45,14 @@ mod matrix;
 /// Resumption: shared ticket keys, policies, the age of a session.
 mod resumption;
 
+/// The bytes and the renewal of tickets.
+mod tickets;
+
 /// Invalid bytes from a peer: one connection ends, with a specific reason.
 mod wire;
+
+/// Sizes of the records that devices get.
+mod record_sizes;
 
 /// Deadlines of every wait.
 mod deadlines;
@@ -52,11 +70,17 @@ mod material;
 /// More handshakes than can be done at a time.
 mod storms;
 
+/// Causes of devices that cannot connect, as metrics and log name them.
+mod causes;
+
 /// The PROXY protocol, in both directions.
 mod proxy_protocol;
 
 /// Routes, and failures to connect to backends.
 mod backends;
+
+/// Several backends, and how they are connected.
+mod balance;
 
 /// Routes with certificates and rules of their own.
 mod routes;
@@ -76,8 +100,18 @@ mod recheck;
 /// Drain and stop.
 mod drain;
 
+/// Connections to the backend from the device's address.
+mod trace;
+mod transparent;
+
+/// Rolling restarts.
+mod restart;
+
 /// Faults around the proxy.
 mod faults;
+
+/// Everything at once, for a long time.
+mod soak;
 
 /// Notifications to systemd, and sockets from it.
 mod systemd;
@@ -104,6 +138,9 @@ mod crls;
 /// Large revocation lists: memory and the relay while they load.
 mod large_crls;
 
+/// The command line of a run and of `check`.
+mod command_line;
+
 /// The process: flags, signals, exit codes.
 mod process;
 
@@ -122,7 +159,11 @@ mod demo;
 /// The commands in the pages for operators, and their output.
 mod docs;
 
+/// The configurations of the pages for migration.
+mod migrate;
+
 /// The examples, with unchanged legacy servers.
+mod events;
 mod examples;
 
 /// Certificates from an ACME server, and their renewal without operator action.

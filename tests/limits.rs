@@ -1,15 +1,21 @@
 //! The limits of connections: permits, eviction, file descriptors and memory.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rcgen::ExtendedKeyUsagePurpose;
-use tlsidecar::config::{ClientAuth, ClientTrust, IdentityLimit, OverIdentityLimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::SockRef;
+use tlsidecar::config::{
+    ClientAuth, ClientTrust, IdentityLimit, ListenerConfig, OverIdentityLimit, SourcePrefix,
+};
 use tlsidecar::terms::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
 use tokio_rustls::rustls::HandshakeKind;
+use tokio_rustls::rustls::version::{TLS12, TLS13};
 
 use crate::support::certs::Wish;
 use crate::support::client::{Session, say_and_hear};
@@ -59,11 +65,16 @@ async fn flooding_proxy(authority: &Authority, max_buffered_bytes: usize) -> (Pr
     (Proxy::on(config, None), backend)
 }
 
-/// Connects a device that reads nothing after its handshake.
-async fn stop_reading(device: &Device, to: SocketAddr) -> Session {
+/// Returns a socket whose kernel takes few bytes before the device reads.
+fn with_little_room() -> TcpSocket {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
-    device.connect_over(socket.connect(to).await.unwrap()).await.unwrap()
+    socket
+}
+
+/// Connects a device that reads nothing after its handshake.
+async fn stop_reading(device: &Device, to: SocketAddr) -> Session {
+    device.connect_over(with_little_room().connect(to).await.unwrap()).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,6 +96,89 @@ async fn devices_that_stop_reading_hold_no_more_than_the_budget_and_the_others_a
     assert!(held() <= BUDGET as u64, "{} bytes are held", held());
     drop((stuck, reads));
     eventually("nothing is held", || held() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_thousand_devices_that_stop_reading_hold_no_more_than_the_budget() {
+    const DEVICES: usize = 2000;
+    const BUDGET: usize = 16 << 20;
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    let authority = Authority::new("ca");
+    // More than the kernel takes for a device with small segments.
+    let listener = TcpSocket::new_v4().unwrap();
+    listener.set_send_buffer_size(16 * 1024).unwrap();
+    listener.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let backend = Backend::on(listener.listen(1024).unwrap(), async |mut tcp: TcpStream| {
+        let _gone = tcp.write_all(&[7; 512 * 1024]).await;
+        std::future::pending::<()>().await;
+    });
+    let text = file::text(backend.address, &authority.server(), "");
+    let text = format!("process.max_buffered_bytes = \"16MiB\"\n{text}");
+    let sidecar = Sidecar::start(authority.dir(), &text);
+    // Resumption in TLS 1.2 is the quickest handshake.
+    let device = Device::speaking(&authority, &TLS12).resuming();
+    let mut stuck = vec![stop_reading(&device, sidecar.address).await];
+    let stop_reading = async move |device: Device, address| {
+        let socket = with_little_room();
+        // The sender's kernel has room for some segments, of 64 KiB each by default on this link.
+        SockRef::from(&socket).set_tcp_mss(1400).unwrap();
+        device.connect_over(socket.connect(address).await.unwrap()).await.unwrap()
+    };
+    let start = resident(sidecar.pid());
+    let mut most = 0;
+    for _ in 0..20 {
+        let mut some = JoinSet::new();
+        for _ in 0..DEVICES / 20 {
+            let (device, address) = (device.clone(), sidecar.address);
+            some.spawn(stop_reading(device, address));
+        }
+        stuck.extend(some.join_all().await);
+        most = most.max(sidecar.count("tlsidecar_buffered_bytes{listener=\"test\"}") as usize);
+    }
+    let held = || sidecar.count("tlsidecar_buffered_bytes{listener=\"test\"}") as usize;
+    eventually("the devices hold much of the budget", || held() > BUDGET / 2).await;
+    most = most.max(held());
+    let grown = resident(sidecar.pid()) - start;
+    eprintln!("{most} bytes held, {grown} bytes of memory for {DEVICES} devices");
+    assert!(most <= BUDGET, "{most} bytes are held");
+    // And what a session needs beside it.
+    assert!(grown < BUDGET + DEVICES * 12 * 1024, "{grown} bytes of memory");
+}
+
+/// Starts a record of a device: sends its first `bytes` bytes and returns the rest.
+async fn start_a_record(device: &Device, to: SocketAddr, bytes: usize) -> (TcpStream, Vec<u8>) {
+    let (mut tcp, mut tls) = device.connect(to).await.unwrap().into_inner();
+    tls.writer().write_all(&[7; 16_000]).unwrap();
+    let mut record = Vec::new();
+    tls.write_tls(&mut record).unwrap();
+    let rest = record.split_off(bytes);
+    tcp.write_all(&record).await.unwrap();
+    (tcp, rest)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_a_record_counts_in_the_budget_until_the_record_is_complete() {
+    const BUDGET: usize = 25_000;
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let mut config = config(listener(backend.config(), &authority.server()));
+    config.process.max_buffered_bytes = Some(BUDGET);
+    let proxy = Proxy::on(config, None);
+    let device = Device::speaking(&authority, &TLS13);
+    let held = || proxy.count("tlsidecar_buffered_bytes{listener=\"test\"}");
+    let mut records = Vec::new();
+    for number in 1..=2 {
+        records.push(start_a_record(&device, proxy.address, 15_000).await);
+        eventually("the part is counted", || held() == number * 15_000).await;
+    }
+    assert!(device.connect(proxy.address).await.is_err());
+    eventually("it is refused", || proxy.closed(Reason::ProxyBuffersFull) == 1).await;
+    for (tcp, rest) in &mut records {
+        tcp.write_all(rest).await.unwrap();
+    }
+    eventually("nothing is held", || held() == 0).await;
+    device.echo(proxy.address).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,6 +267,47 @@ async fn a_source_over_its_limit_is_refused_and_another_one_is_not() {
     let one = || proxy.count("tlsidecar_connections_active{listener=\"test\"}") == 1;
     eventually("the first has ended", one).await;
     device.connect_over(connect_from(7, proxy.address).await).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_devices_of_a_network_share_its_limit() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let mut listener = listener(backend.config(), &authority.server());
+    listener.limits.max_connections_per_source = Some(1);
+    listener.limits.source_prefix = SourcePrefix { v4: 30, v6: 64 };
+    let proxy = Proxy::with(listener);
+    let device = Device::new(&authority);
+    let _first = device.connect_over(connect_from(9, proxy.address).await).await.unwrap();
+    let mut refused = connect_from(10, proxy.address).await;
+    assert_eq!(within("it is closed", refused.read(&mut [0])).await.unwrap(), 0);
+    eventually("it is counted", || proxy.closed(Reason::OverSourceLimit) == 1).await;
+    let _other = device.connect_over(connect_from(12, proxy.address).await).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_listeners_of_a_process_share_its_limit_of_connections() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let other =
+        ListenerConfig { name: "other".into(), ..listener(backend.config(), &authority.server()) };
+    let mut config = config(listener(backend.config(), &authority.server()));
+    config.listeners.push(other);
+    config.process.max_connections = Some(1);
+    let proxy = Proxy::on(config, None);
+    let device = Device::new(&authority);
+    let first = device.echo(proxy.address).await.unwrap();
+    assert_eq!(proxy.count("tlsidecar_connections_limit{listener=\"other\"}"), 1);
+    let second = connect_from(1, proxy.app.listeners[1].1).await;
+    let waiting = tokio::spawn({
+        let device = device.clone();
+        async move { device.connect_over(second).await.unwrap() }
+    });
+    // The device on the second listener waits, and is served once the first listener's has left.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!waiting.is_finished());
+    drop(first);
+    within("the handshake", waiting).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -393,8 +528,7 @@ async fn one_per_identity(over: OverIdentityLimit) -> (Device, Backend, Proxy) {
     let trust = ClientTrust::new(authority.ca());
     listener.tls.client_auth = ClientAuth::Required(trust);
     listener.limits.per_identity = Some(IdentityLimit { max: 1, over });
-    let purpose = ExtendedKeyUsagePurpose::ClientAuth;
-    let pair = authority.issue("pump", &Wish { names: &["pump-7"], purpose, ..Wish::default() });
+    let pair = authority.issue("pump", &Wish::of_device(&["pump-7"]));
     (Device::showing(&authority, &pair).resuming(), backend, Proxy::with(listener))
 }
 

@@ -61,7 +61,7 @@ impl Scene {
 
     /// Asserts that there is one warning, and that it has all of these words.
     fn is_warned_of(&self, words: &[&str]) {
-        let warnings = self.check().unwrap().warnings;
+        let warnings = self.check().unwrap().warning_lines();
         let [warning] = &warnings[..] else { panic!("{warnings:?}") };
         assert!(words.iter().all(|word| warning.contains(word)), "{words:?} in {warning}");
     }
@@ -196,7 +196,7 @@ async fn a_name_with_a_newline_or_an_escape_sequence_stays_in_one_line() {
         let good = app::check(&Config::of(listener.clone())).unwrap();
         fs::remove_file(&cert).unwrap();
         let bad = app::check(&Config::of(listener)).err().unwrap().lines();
-        for lines in [good.warnings, good.files, bad] {
+        for lines in [good.warning_lines(), good.files, bad] {
             assert!(!lines.concat().chars().any(char::is_control), "{lines:?}");
             assert!(lines.iter().any(|line| line.contains("tls\\")), "{lines:?}");
         }

@@ -27,7 +27,7 @@ async fn scene() -> (Authority, Backend, Proxy) {
 
 impl Proxy {
     /// Returns the value of a metric of the listener `test` with one further label.
-    fn of_label(&self, name: &str, label: &str, value: &str) -> u64 {
+    pub(crate) fn of_label(&self, name: &str, label: &str, value: &str) -> u64 {
         // Labels are sorted by name.
         let mut labels = ["listener=\"test\"".to_owned(), format!("{label}=\"{value}\"")];
         labels.sort_unstable();
@@ -51,8 +51,7 @@ fn requiring_certificates(
         ..ClientTrust::new(devices.ca())
     };
     listener.tls.client_auth = ClientAuth::Required(trust);
-    let purpose = ExtendedKeyUsagePurpose::ClientAuth;
-    let wish = Wish { names: &["device-1"], purpose, ..Wish::default() };
+    let wish = Wish::of_device(&["device-1"]);
     (listener, Device::showing(servers, &devices.issue("device", &wish)))
 }
 
@@ -68,6 +67,36 @@ async fn a_device_that_rejects_our_certificate_is_counted_by_its_alert() {
     proxy.end_with(Reason::ClientTlsAlert, 2).await;
     assert_eq!(proxy.of_label("client_alerts_total", "alert", "bad_certificate"), 1);
     assert_eq!(proxy.of_label("client_alerts_total", "alert", "certificate_expired"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_answer_of_a_backend_is_timed_once() {
+    let (authority, _backend, proxy) = scene().await;
+    let mut session = Device::new(&authority).connect(proxy.address).await.unwrap();
+    let answers = || proxy.of_listener("backend_first_byte_seconds_count");
+    assert_eq!(answers(), 0);
+    for _ in 0..2 {
+        say_and_hear(&mut session, b"one and two").await.unwrap();
+        eventually("it is timed", || answers() == 1).await;
+    }
+    let took = proxy.seconds("tlsidecar_backend_first_byte_seconds_sum{listener=\"test\"}");
+    assert!((0.0..20.0).contains(&took), "{took}");
+    assert_eq!(proxy.of_listener("backend_silent_sessions"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_never_answers_is_not_timed() {
+    let authority = Authority::new("ca");
+    let backend = Backend::serving(|mut tcp| async move {
+        while tcp.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {}
+    })
+    .await;
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    let mut session = Device::new(&authority).connect(proxy.address).await.unwrap();
+    session.write_all(b"is anybody there?").await.unwrap();
+    session.shutdown().await.unwrap();
+    proxy.ends_with(Reason::Ok).await;
+    assert_eq!(proxy.of_listener("backend_first_byte_seconds_count"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

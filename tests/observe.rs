@@ -209,7 +209,14 @@ async fn the_access_log_has_one_line_with_all_fields_for_a_connection() {
     ] {
         assert_eq!(field(lines[0], key), Some(value), "{key} in {}", lines[0]);
     }
-    for key in ["connection", "handshake_ms", "connect_ms", "duration_ms"] {
+    for key in [
+        "connection",
+        "handshake_ms",
+        "connect_ms",
+        "last_to_backend_ms",
+        "last_to_client_ms",
+        "duration_ms",
+    ] {
         assert!(field(lines[0], key).unwrap().parse::<f64>().unwrap() > 0.0, "{key}");
     }
 }
@@ -228,6 +235,8 @@ async fn a_failed_handshake_is_logged_with_its_cause_and_a_probe_is_not_logged()
     assert_eq!(field(line, "phase"), Some("handshake"));
     assert_eq!(field(line, "level"), Some("INFO"), "a peer's fault is no error of ours");
     assert!(field(line, "error").is_some());
+    assert_eq!(field(line, "looks_like"), Some("http"));
+    assert_eq!((field(line, "what"), field(line, "alert")), (None, None));
 }
 
 #[tokio::test(flavor = "multi_thread")]

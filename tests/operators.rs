@@ -244,7 +244,7 @@ fn an_invalid_token_file_is_found_by_the_check() {
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
     let checked = check();
     assert_eq!(checked.status.code(), Some(0));
-    assert!(String::from_utf8_lossy(&checked.stdout).contains("readable by every user"));
+    assert!(String::from_utf8_lossy(&checked.stderr).contains("readable by every user"));
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn an_admin_port_that_other_machines_reach_without_a_token_causes_a_warning() {
         let text = text.replacen("listen = \"127.0.0.1:0\"", admin, 1);
         let config = crate::support::file::write(authority.dir(), &text);
         let checked = binary().args(["check", "--config"]).arg(&config).output().unwrap();
-        let output = String::from_utf8_lossy(&checked.stdout);
+        let output = String::from_utf8_lossy(&checked.stderr);
         assert_eq!(output.contains("warning: admin.listen"), warned, "{admin}: {output}");
     }
 }

@@ -188,6 +188,7 @@ async fn all_reports_have_the_same_keys() {
         "goodbye_answered",
         "handshake",
         "name",
+        "notices",
         "problems",
         "resumption",
         "sni",
@@ -938,4 +939,22 @@ async fn a_health_check_has_a_time_limit() {
         assert_eq!(code, 1);
         assert!(errors.contains(&admin.to_string()), "{errors}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_legacy_server_is_a_notice_or_a_problem_on_request() {
+    let authority = Authority::new("ca");
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let backend = BackendAddress::Tcp { host: "127.0.0.1".to_owned(), port: address.port() };
+    let proxy = Proxy::start(backend, &authority.server());
+    let (code, report) = probe(proxy.address, &["--once"]).await;
+    assert_eq!((code, problems(&report)), (0, vec![]), "{report:#}");
+    assert_eq!(report["notices"][0]["problem"], "backend_silent");
+    let (code, report) = probe(proxy.address, &["--once", "--expect-answer"]).await;
+    assert_eq!((code, problems(&report)), (1, vec!["backend_silent"]));
+    let echo = Backend::echo().await;
+    let proxy = Proxy::start(echo.config(), &authority.server());
+    let (code, report) = probe(proxy.address, &["--once", "--expect-answer"]).await;
+    assert_eq!((code, &report["notices"]), (0, &json!([])));
 }

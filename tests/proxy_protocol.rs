@@ -9,7 +9,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rcgen::ExtendedKeyUsagePurpose;
 use serde_json::Value;
 use tlsidecar::config::{
     Cidr, ClientAuth, ClientTrust, HeaderTlv, ListenerConfig, ProxyProtocol, SendHeader,
@@ -369,9 +368,7 @@ async fn header_of(scene: &Recorded, device: &Device) -> Read {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tlvs_describe_the_tls_session() {
     let scene = Recorded::new(SendHeader::V2, &ALL, Vec::new()).await;
-    let purpose = ExtendedKeyUsagePurpose::ClientAuth;
-    let pair =
-        scene.devices.issue("pump", &Wish { names: &["pump-7"], purpose, ..Wish::default() });
+    let pair = scene.devices.issue("pump", &Wish::of_device(&["pump-7"]));
     let text = |text: &str| Some(text.as_bytes().to_vec());
     for (version, name, cipher) in [
         (&TLS13, "TLSv1.3", "TLS_AES_128_GCM_SHA256"),

@@ -188,10 +188,7 @@ async fn a_session_that_no_allow_rule_admits_any_longer_ends() {
         trust.allow.file = Some(rules.clone());
     });
     let scene = scene.await;
-    let purpose = ExtendedKeyUsagePurpose::ClientAuth;
-    let pair = |names: &[&str]| {
-        ca.issue(names[0], &Wish { names, purpose: purpose.clone(), ..Wish::default() })
-    };
+    let pair = |names: &[&str]| ca.issue(names[0], &Wish::of_device(names));
     let mut stays = scene.connected(&pair(&["stays"])).await;
     let ends = scene.connected(&pair(&["ends"])).await;
     replace(&rules, "dns = [\"stays\"]\n");

@@ -74,8 +74,7 @@ fn sha256(der: &[u8]) -> String {
 }
 
 fn wish() -> Wish<'static> {
-    let purpose = ExtendedKeyUsagePurpose::ClientAuth;
-    Wish { names: &["device"], purpose, serial: 0x0a0b, ..Wish::default() }
+    Wish { serial: 0x0a0b, ..Wish::of_device(&["device"]) }
 }
 
 /// Returns a certificate whose signature is damaged.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::SystemTime;
 
-use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, SerialNumber};
+use rcgen::{CertificateParams, SerialNumber};
 use tlsidecar::config::file::{ConfigSource, Overrides};
 use tlsidecar::config::{CertificateFiles, ClientAuth, ClientTrust};
 use tlsidecar::terms::labels::ReloadOutcome;
@@ -418,8 +418,7 @@ async fn a_renewal_invalidates_no_ticket() {
 
 /// The wish for a device's certificate.
 fn device_wish(serial: u64) -> Wish<'static> {
-    let purpose = ExtendedKeyUsagePurpose::ClientAuth;
-    Wish { names: &["device"], purpose, serial, ..Wish::default() }
+    Wish { serial, ..Wish::of_device(&["device"]) }
 }
 
 #[tokio::test(flavor = "multi_thread")]

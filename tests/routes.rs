@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use rcgen::ExtendedKeyUsagePurpose;
 use tlsidecar::config::file::ConfigSource;
 use tlsidecar::terms::labels::ReloadOutcome;
 use tlsidecar::terms::reason::Reason;
@@ -76,8 +75,8 @@ impl Scene {
 }
 
 fn issue(ca: &Authority, name: &str, serial: u64) -> Pair {
-    let purpose = ExtendedKeyUsagePurpose::ClientAuth;
-    let wish = Wish { names: &[name], purpose, serial, ..Wish::default() };
+    let names = [name];
+    let wish = Wish { serial, ..Wish::of_device(&names) };
     ca.issue(&format!("{name}-{serial}"), &wish)
 }
 

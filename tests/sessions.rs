@@ -4,85 +4,66 @@ use std::time::Duration;
 
 use rcgen::{CertificateParams, DnType, DnValue, ExtendedKeyUsagePurpose, SanType, date_time_ymd};
 use serde_json::{Value, json};
-use tlsidecar::config::{ClientAuth, ClientTrust};
+use tlsidecar::config::{ClientAuth, Config};
 use tlsidecar::terms::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::backend::FullBacklog;
-use crate::support::certs::Wish;
 use crate::support::client::{Session, say_and_hear};
 use crate::support::process::ask;
 use crate::support::proxy::listener;
 use crate::support::raw::answer_to;
 use crate::support::wait::within;
-use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
+use crate::support::{Authority, Device, Fleet, Proxy, eventually};
 
-/// A proxy that accepts client certificates of `devices`, and clients without one.
-struct Scene {
-    servers: Authority,
-    devices: Authority,
-    proxy: Proxy,
-    _backend: Backend,
+/// Starts a proxy that accepts client certificates, and clients without one.
+async fn fleet() -> Fleet {
+    let set = |config: &mut Config, _: &Authority| {
+        config.listeners[0].tls.alpn = vec![b"mqtt".to_vec()];
+    };
+    Fleet::new(ClientAuth::Optional, set).await
 }
 
-impl Scene {
-    async fn new() -> Self {
-        let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
-        let backend = Backend::echo().await;
-        let mut listener = listener(backend.config(), &servers.server());
-        let trust = ClientTrust::new(devices.ca());
-        listener.tls.client_auth = ClientAuth::Optional(trust);
-        listener.tls.alpn = vec![b"mqtt".to_vec()];
-        let proxy = Proxy::with(listener);
-        Self { servers, devices, proxy, _backend: backend }
-    }
+/// Connects a device with this name, and echoes `bytes`.
+async fn connected(fleet: &Fleet, name: &str, bytes: usize) -> Session {
+    let device = fleet.device(name).offering(&["mqtt"]);
+    let mut session = device.connect(fleet.proxy.address).await.unwrap();
+    say_and_hear(&mut session, &vec![7; bytes]).await.unwrap();
+    session
+}
 
-    fn pair(&self, name: &str) -> Pair {
-        let purpose = ExtendedKeyUsagePurpose::ClientAuth;
-        self.devices.issue(name, &Wish { names: &[name], purpose, ..Wish::default() })
-    }
+fn get(fleet: &Fleet, path: &str) -> Value {
+    let (status, text) = ask(fleet.admin(), "GET", path, "").unwrap();
+    assert_eq!(status, 200, "{path}: {text}");
+    serde_json::from_str(&text).unwrap()
+}
 
-    /// Connects a device with this name, and echoes `bytes`.
-    async fn connected(&self, name: &str, bytes: usize) -> Session {
-        let device = Device::showing(&self.servers, &self.pair(name)).offering(&["mqtt"]);
-        let mut session = device.connect(self.proxy.address).await.unwrap();
-        say_and_hear(&mut session, &vec![7; bytes]).await.unwrap();
-        session
-    }
+/// Sends `DELETE /sessions` with a query or an id, and returns the status and the answer.
+fn end(fleet: &Fleet, selection: &str) -> (u16, Value) {
+    let (status, text) =
+        ask(fleet.admin(), "DELETE", &format!("/sessions{selection}"), "").unwrap();
+    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
 
-    fn ask(&self, path: &str) -> Value {
-        let (status, text) = ask(self.proxy.app.admin.unwrap(), "GET", path, "").unwrap();
-        assert_eq!(status, 200, "{path}: {text}");
-        serde_json::from_str(&text).unwrap()
-    }
-
-    /// Sends `DELETE /sessions` with a query or an id, and returns the status and the answer.
-    fn end(&self, selection: &str) -> (u16, Value) {
-        let path = format!("/sessions{selection}");
-        let (status, text) = ask(self.proxy.app.admin.unwrap(), "DELETE", &path, "").unwrap();
-        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
-    }
-
-    /// Returns the names of matching sessions.
-    fn found(&self, query: &str) -> Vec<String> {
-        let answer = self.ask(&format!("/sessions?{query}"));
-        let names = answer["sessions"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|session| session["identity"].as_str().unwrap_or("nobody").to_owned());
-        names.collect()
-    }
+/// Returns the names of matching sessions.
+fn find(fleet: &Fleet, query: &str) -> Vec<String> {
+    let answer = get(fleet, &format!("/sessions?{query}"));
+    let names = answer["sessions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|session| session["identity"].as_str().unwrap_or("nobody").to_owned());
+    names.collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_live_session_is_listed_with_all_its_facts() {
-    let scene = Scene::new().await;
-    let session = scene.connected("sensor-1.plant.example", 1000).await;
-    let counted = || scene.ask("/sessions")["sessions"][0]["bytes_to_client"] == json!(1000);
+    let fleet = fleet().await;
+    let session = connected(&fleet, "sensor-1.plant.example", 1000).await;
+    let counted = || get(&fleet, "/sessions")["sessions"][0]["bytes_to_client"] == json!(1000);
     eventually("its bytes are counted", counted).await;
-    let answer = scene.ask("/sessions");
+    let answer = get(&fleet, "/sessions");
     assert_eq!((&answer["matching"], &answer["next"]), (&json!(1), &Value::Null));
     let listed = &answer["sessions"][0];
     for (key, value) in [
@@ -104,13 +85,13 @@ async fn a_live_session_is_listed_with_all_its_facts() {
         assert!(listed[key].as_u64().unwrap() < 60, "{key} in {listed}");
     }
     drop(session);
-    eventually("it has ended", || scene.proxy.active() == 0).await;
-    assert_eq!(scene.ask("/sessions")["matching"], json!(0));
+    eventually("it has ended", || fleet.proxy.active() == 0).await;
+    assert_eq!(get(&fleet, "/sessions")["matching"], json!(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_identity_is_the_first_uri_then_the_first_dns_name_then_the_common_name() {
-    let scene = Scene::new().await;
+    let fleet = fleet().await;
     let params = |sans: &[SanType]| {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.subject_alt_names = sans.to_vec();
@@ -135,70 +116,70 @@ async fn an_identity_is_the_first_uri_then_the_first_dns_name_then_the_common_na
         (old(DnValue::BmpString(bmp)), vec!["Pümpe 7"]),
         (old(DnValue::TeletexString(t61)), vec!["Pump 8"]),
     ] {
-        let pair = scene.devices.sign("device", &params);
-        let device = Device::showing(&scene.servers, &pair).offering(&["mqtt"]);
-        let session = device.echo(scene.proxy.address).await.unwrap();
-        let listed = &scene.ask("/sessions")["sessions"][0];
+        let pair = fleet.devices.sign("device", &params);
+        let device = Device::showing(&fleet.servers, &pair).offering(&["mqtt"]);
+        let session = device.echo(fleet.proxy.address).await.unwrap();
+        let listed = &get(&fleet, "/sessions")["sessions"][0];
         assert_eq!((&listed["identity"], &listed["names"]), (&json!(names[0]), &json!(names)));
         drop(session);
-        eventually("it has ended", || scene.proxy.active() == 0).await;
+        eventually("it has ended", || fleet.proxy.active() == 0).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_are_found_by_each_filter() {
-    let scene = Scene::new().await;
-    let _one = scene.connected("sensor-1.plant.example", 1).await;
-    let _two = scene.connected("sensor-2.plant.example", 1).await;
-    let nobody = Device::new(&scene.servers).offering(&["mqtt"]);
-    let nobody = nobody.echo(scene.proxy.address).await.unwrap();
+    let fleet = fleet().await;
+    let _one = connected(&fleet, "sensor-1.plant.example", 1).await;
+    let _two = connected(&fleet, "sensor-2.plant.example", 1).await;
+    let nobody = Device::new(&fleet.servers).offering(&["mqtt"]);
+    let nobody = nobody.echo(fleet.proxy.address).await.unwrap();
     let (one, two) = ("sensor-1.plant.example", "sensor-2.plant.example");
-    assert_eq!(scene.found(""), [one, two, "nobody"]);
-    assert_eq!(scene.found("identity=sensor-2.plant.example"), [two]);
-    assert_eq!(scene.found("identity=*.plant.example"), [one, two]);
-    assert_eq!(scene.found("identity=*.example"), [""; 0]);
-    assert_eq!(scene.found("listener=test&sni=LOCALHOST"), [one, two, "nobody"]);
-    assert_eq!(scene.found("listener=other"), [""; 0]);
-    assert_eq!(scene.found("peer=127.0.0.1"), [one, two, "nobody"]);
+    assert_eq!(find(&fleet, ""), [one, two, "nobody"]);
+    assert_eq!(find(&fleet, "identity=sensor-2.plant.example"), [two]);
+    assert_eq!(find(&fleet, "identity=*.plant.example"), [one, two]);
+    assert_eq!(find(&fleet, "identity=*.example"), [""; 0]);
+    assert_eq!(find(&fleet, "listener=test&sni=LOCALHOST"), [one, two, "nobody"]);
+    assert_eq!(find(&fleet, "listener=other"), [""; 0]);
+    assert_eq!(find(&fleet, "peer=127.0.0.1"), [one, two, "nobody"]);
     let peer = nobody.get_ref().0.local_addr().unwrap();
-    assert_eq!(scene.found(&format!("peer={peer}")), ["nobody"]);
-    assert_eq!(scene.found("peer=192.0.2.1"), [""; 0]);
-    assert_eq!(scene.found("search=SOR-2.PLANT"), [two]);
-    assert_eq!(scene.found(&format!("search={}", peer.port())), ["nobody"]);
-    assert_eq!(scene.found("search=elsewhere"), [""; 0]);
+    assert_eq!(find(&fleet, &format!("peer={peer}")), ["nobody"]);
+    assert_eq!(find(&fleet, "peer=192.0.2.1"), [""; 0]);
+    assert_eq!(find(&fleet, "search=SOR-2.PLANT"), [two]);
+    assert_eq!(find(&fleet, &format!("search={}", peer.port())), ["nobody"]);
+    assert_eq!(find(&fleet, "search=elsewhere"), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_are_sorted_over_all_before_the_page_is_cut() {
-    let scene = Scene::new().await;
-    let _quiet = scene.connected("b", 1).await;
-    let _loud = scene.connected("a", 5000).await;
-    let mut last = scene.connected("c", 10).await;
+    let fleet = fleet().await;
+    let _quiet = connected(&fleet, "b", 1).await;
+    let _loud = connected(&fleet, "a", 5000).await;
+    let mut last = connected(&fleet, "c", 10).await;
     let counted =
-        || scene.ask("/sessions?identity=a")["sessions"][0]["bytes_to_client"] == json!(5000);
+        || get(&fleet, "/sessions?identity=a")["sessions"][0]["bytes_to_client"] == json!(5000);
     eventually("the bytes are counted", counted).await;
-    assert_eq!(scene.found("sort=bytes&limit=2"), ["a", "c"]);
-    assert_eq!(scene.ask("/sessions?sort=bytes&limit=2")["next"], Value::Null);
-    assert_eq!(scene.found("sort=identity"), ["a", "b", "c"]);
-    assert_eq!(scene.found("sort=age"), ["b", "a", "c"]);
+    assert_eq!(find(&fleet, "sort=bytes&limit=2"), ["a", "c"]);
+    assert_eq!(get(&fleet, "/sessions?sort=bytes&limit=2")["next"], Value::Null);
+    assert_eq!(find(&fleet, "sort=identity"), ["a", "b", "c"]);
+    assert_eq!(find(&fleet, "sort=age"), ["b", "a", "c"]);
     say_and_hear(&mut last, b"again").await.unwrap();
-    assert_eq!(scene.found("sort=idle").last().unwrap(), "c");
-    assert_eq!(ask(scene.proxy.app.admin.unwrap(), "GET", "/sessions?sort=x", "").unwrap().0, 400);
+    assert_eq!(find(&fleet, "sort=idle").last().unwrap(), "c");
+    assert_eq!(ask(fleet.admin(), "GET", "/sessions?sort=x", "").unwrap().0, 400);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_follow_each_other_without_a_gap() {
-    let scene = Scene::new().await;
+    let fleet = fleet().await;
     let mut sessions = Vec::new();
     for n in 0..5 {
-        sessions.push(scene.connected(&format!("sensor-{n}"), 1).await);
+        sessions.push(connected(&fleet, &format!("sensor-{n}"), 1).await);
     }
     let mut found = Vec::new();
     let mut after = json!(0);
     let mut pages = 0;
     while !after.is_null() {
-        found.extend(scene.found(&format!("limit=2&after={after}")));
-        after = scene.ask(&format!("/sessions?limit=2&after={after}"))["next"].clone();
+        found.extend(find(&fleet, &format!("limit=2&after={after}")));
+        after = get(&fleet, &format!("/sessions?limit=2&after={after}"))["next"].clone();
         pages += 1;
     }
     assert_eq!(found, ["sensor-0", "sensor-1", "sensor-2", "sensor-3", "sensor-4"]);
@@ -207,41 +188,41 @@ async fn pages_follow_each_other_without_a_gap() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_devices_with_most_failures_bytes_and_connections_are_listed() {
-    let scene = Scene::new().await;
+    let fleet = fleet().await;
     for _ in 0..3 {
-        answer_to(scene.proxy.address, b"GET / HTTP/1.1\r\n\r\n").await;
+        answer_to(fleet.proxy.address, b"GET / HTTP/1.1\r\n\r\n").await;
     }
-    scene.proxy.end_with(Reason::ClientTlsNotTls, 3).await;
-    let failures = scene.ask("/top?by=peer&what=failures");
+    fleet.proxy.end_with(Reason::ClientTlsNotTls, 3).await;
+    let failures = get(&fleet, "/top?by=peer&what=failures");
     assert_eq!(failures["entries"], json!([{ "name": "127.0.0.1", "count": 3 }]));
     assert_eq!((&failures["error_at_most"], &failures["by"]), (&json!(0), &json!("peer")));
     assert!(failures["since"].as_u64().unwrap() > 1_700_000_000);
-    let quiet = scene.connected("quiet", 10).await;
-    let mut loud = scene.connected("loud", 5000).await;
+    let quiet = connected(&fleet, "quiet", 10).await;
+    let mut loud = connected(&fleet, "loud", 5000).await;
     // Ended sessions count, and live ones.
     loud.shutdown().await.unwrap();
     assert_eq!(loud.read(&mut [0; 1]).await.unwrap(), 0);
-    eventually("it has ended", || scene.proxy.active() == 1).await;
-    let by_bytes = || scene.ask("/top?by=identity&what=bytes")["entries"].clone();
+    eventually("it has ended", || fleet.proxy.active() == 1).await;
+    let by_bytes = || get(&fleet, "/top?by=identity&what=bytes")["entries"].clone();
     let expected = json!([{ "name": "loud", "count": 10_000 }, { "name": "quiet", "count": 20 }]);
     eventually("both are counted", || by_bytes() == expected).await;
-    let first = scene.ask("/top?by=identity&what=bytes&limit=1")["entries"].clone();
+    let first = get(&fleet, "/top?by=identity&what=bytes&limit=1")["entries"].clone();
     assert_eq!(first, json!([{ "name": "loud", "count": 10_000 }]));
-    let connections = scene.ask("/top?by=peer&what=connections")["entries"].clone();
+    let connections = get(&fleet, "/top?by=peer&what=connections")["entries"].clone();
     assert_eq!(connections, json!([{ "name": "127.0.0.1", "count": 5 }]));
-    assert_eq!(scene.ask("/top?by=identity&what=failures")["entries"], json!([]));
+    assert_eq!(get(&fleet, "/top?by=identity&what=failures")["entries"], json!([]));
     drop(quiet);
-    eventually("all have ended", || scene.proxy.active() == 0).await;
+    eventually("all have ended", || fleet.proxy.active() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_is_misspelt_is_refused() {
-    let scene = Scene::new().await;
+    let fleet = fleet().await;
     for path in ["/sessions?identiy=x", "/sessions?limit=0", "/top?what=errors", "/top?peer=x"] {
-        let (status, text) = ask(scene.proxy.app.admin.unwrap(), "GET", path, "").unwrap();
+        let (status, text) = ask(fleet.admin(), "GET", path, "").unwrap();
         assert!(status == 400 && text.contains(':'), "{path}: {status} {text}");
     }
-    assert_eq!(ask(scene.proxy.app.admin.unwrap(), "POST", "/sessions", "").unwrap().0, 405);
+    assert_eq!(ask(fleet.admin(), "POST", "/sessions", "").unwrap().0, 405);
 }
 
 /// Reads the end of a session. rustls reports a close_notify as 0 bytes, and an end without one as an error.
@@ -251,47 +232,47 @@ async fn gets_close_notify(session: &mut Session) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_is_ended_by_its_id_with_a_close_notify() {
-    let scene = Scene::new().await;
-    let mut ended = scene.connected("sensor-1.plant.example", 1).await;
-    let mut other = scene.connected("sensor-2.plant.example", 1).await;
-    let id = scene.ask("/sessions?identity=sensor-1.plant.example")["sessions"][0]["id"].clone();
-    assert_eq!(scene.end(&format!("/{id}")), (200, json!({ "stopped": 1 })));
+    let fleet = fleet().await;
+    let mut ended = connected(&fleet, "sensor-1.plant.example", 1).await;
+    let mut other = connected(&fleet, "sensor-2.plant.example", 1).await;
+    let id = get(&fleet, "/sessions?identity=sensor-1.plant.example")["sessions"][0]["id"].clone();
+    assert_eq!(end(&fleet, &format!("/{id}")), (200, json!({ "stopped": 1 })));
     gets_close_notify(&mut ended).await;
-    scene.proxy.ends_with(Reason::Killed).await;
+    fleet.proxy.ends_with(Reason::Killed).await;
     say_and_hear(&mut other, b"still there").await.unwrap();
-    assert_eq!(scene.end(&format!("/{id}")).0, 404, "it has ended");
+    assert_eq!(end(&fleet, &format!("/{id}")).0, 404, "it has ended");
     for invalid in ["/x", "/-1", "/", "/1/2"] {
-        assert!([400, 404].contains(&scene.end(invalid).0), "{invalid}");
+        assert!([400, 404].contains(&end(&fleet, invalid).0), "{invalid}");
     }
-    assert_eq!(scene.proxy.active(), 1);
+    assert_eq!(fleet.proxy.active(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_are_ended_by_filters_that_must_all_match() {
-    let scene = Scene::new().await;
-    let mut one = scene.connected("sensor-1.plant.example", 1).await;
-    let mut two = scene.connected("sensor-2.plant.example", 1).await;
-    let mut gateway = scene.connected("gateway", 1).await;
-    assert_eq!(scene.end("?identity=*.plant.example&peer=192.0.2.1").1, json!({ "stopped": 0 }));
-    assert_eq!(scene.end("?listener=other").1, json!({ "stopped": 0 }));
-    let both = scene.end("?identity=*.plant.example&peer=127.0.0.1&listener=test").1;
+    let fleet = fleet().await;
+    let mut one = connected(&fleet, "sensor-1.plant.example", 1).await;
+    let mut two = connected(&fleet, "sensor-2.plant.example", 1).await;
+    let mut gateway = connected(&fleet, "gateway", 1).await;
+    assert_eq!(end(&fleet, "?identity=*.plant.example&peer=192.0.2.1").1, json!({ "stopped": 0 }));
+    assert_eq!(end(&fleet, "?listener=other").1, json!({ "stopped": 0 }));
+    let both = end(&fleet, "?identity=*.plant.example&peer=127.0.0.1&listener=test").1;
     assert_eq!(both, json!({ "stopped": 2 }));
     for ended in [&mut one, &mut two] {
         gets_close_notify(ended).await;
     }
     say_and_hear(&mut gateway, b"still there").await.unwrap();
-    scene.proxy.end_with(Reason::Killed, 2).await;
+    fleet.proxy.end_with(Reason::Killed, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_in_its_handshake_is_ended_too() {
-    let scene = Scene::new().await;
-    let mut silent = TcpStream::connect(scene.proxy.address).await.unwrap();
-    eventually("it is accepted", || scene.proxy.active() == 1).await;
+    let fleet = fleet().await;
+    let mut silent = TcpStream::connect(fleet.proxy.address).await.unwrap();
+    eventually("it is accepted", || fleet.proxy.active() == 1).await;
     let peer = silent.local_addr().unwrap();
-    assert_eq!(scene.end(&format!("?peer={peer}")).1, json!({ "stopped": 1 }));
+    assert_eq!(end(&fleet, &format!("?peer={peer}")).1, json!({ "stopped": 1 }));
     assert_eq!(within("the end", silent.read(&mut [0; 1])).await.unwrap_or(0), 0);
-    scene.proxy.ends_with(Reason::Killed).await;
+    fleet.proxy.ends_with(Reason::Killed).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -313,15 +294,15 @@ async fn a_session_whose_backend_is_not_connected_yet_gets_a_close_notify_as_wel
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_to_end_sessions_without_a_filter_or_from_a_web_page_is_refused() {
-    let scene = Scene::new().await;
-    let mut session = scene.connected("sensor-1", 1).await;
+    let fleet = fleet().await;
+    let mut session = connected(&fleet, "sensor-1", 1).await;
     for query in ["", "?", "?limit=1", "?identiy=sensor-1", "?identity=a&identity=sensor-1"] {
-        let (status, text) = scene.end(query);
+        let (status, text) = end(&fleet, query);
         assert_eq!(status, 400, "{query}: {text}");
     }
     let page = "Origin: http://localhost\r\n";
     for path in ["/sessions?listener=test", "/sessions/1"] {
-        let answer = ask(scene.proxy.app.admin.unwrap(), "DELETE", path, page).unwrap();
+        let answer = ask(fleet.admin(), "DELETE", path, page).unwrap();
         assert_eq!(answer, (403, "not for web pages\n".to_owned()), "{path}");
     }
     say_and_hear(&mut session, b"still there").await.unwrap();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tlsidecar::config::Limits;
 use tlsidecar::terms::reason::Reason;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::HandshakeKind;
 
@@ -44,6 +44,61 @@ async fn a_device_that_leaves_while_it_waits_costs_no_cryptography() {
     drop(queued(&proxy, proxy.address).await);
     eventually("it is closed", || proxy.closed(Reason::ClientAbandoned) == 1).await;
     assert_eq!(proxy.count("tlsidecar_handshakes_waiting{listener=\"test\"}"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_left_before_it_was_accepted_costs_no_cryptography() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let mut listener = listener(backend.config(), &authority.server());
+    listener.limits.max_connections = Some(1);
+    let proxy = Proxy::on(config(listener), None);
+    let held = Device::new(&authority).echo(proxy.address).await.unwrap();
+    let mut leaving = TcpStream::connect(proxy.address).await.unwrap();
+    leaving.write_all(&raw::client_hello()).await.unwrap();
+    leaving.shutdown().await.unwrap();
+    drop(held);
+    assert_eq!(leaving.read(&mut [0]).await.unwrap(), 0, "no answer");
+    eventually("it is counted", || proxy.closed(Reason::ClientAbandoned) == 1).await;
+}
+
+// One thread for all, so that the ClientHellos are there when the proxy runs.
+#[tokio::test]
+async fn full_handshakes_that_arrive_together_take_turns() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let proxy = Proxy::on(config(listener(backend.config(), &authority.server())), None);
+    let mut devices = Vec::new();
+    for _ in 0..50 {
+        devices.push(TcpStream::connect(proxy.address).await.unwrap());
+    }
+    eventually("they are accepted", || proxy.active() == 50).await;
+    let hello = raw::client_hello();
+    for device in &devices {
+        assert_eq!(device.try_write(&hello).unwrap(), hello.len());
+    }
+    let waiting = || proxy.count("tlsidecar_handshakes_waiting{listener=\"test\"}");
+    eventually("some wait", || waiting() > 0).await;
+    let mut first = [0];
+    for device in &mut devices {
+        device.read_exact(&mut first).await.unwrap();
+        assert_eq!(first, [22], "a handshake record");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_devices_wait_new_ones_have_half_of_the_time() {
+    let (proxy, ..) = slow_proxy(Duration::from_secs(4)).await;
+    let first = queued(&proxy, proxy.address).await;
+    let overloaded = Instant::now() + Duration::from_millis(150);
+    eventually("the first has waited", || Instant::now() > overloaded).await;
+    let start = Instant::now();
+    let mut late = queued(&proxy, proxy.address).await;
+    // The newest get the turns.
+    let _newest = [queued(&proxy, proxy.address).await, queued(&proxy, proxy.address).await];
+    assert_eq!(late.read(&mut [0]).await.unwrap(), 0);
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert_eq!(first.try_read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ mod flags;
 mod imports;
 mod language;
 mod layers;
+mod schema;
 mod structure;
 
 use std::collections::BTreeSet;

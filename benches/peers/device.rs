@@ -77,6 +77,14 @@ impl Dialer {
         Self { address, tls: Some(connector(material, version, Some(identity))) }
     }
 
+    /// Returns a dialer for one device, which resumes its own sessions.
+    pub fn of_one_device(&self) -> Self {
+        let tls = self.tls.as_ref().expect("the device has TLS");
+        let mut config = ClientConfig::clone(tls.config());
+        config.resumption = Resumption::in_memory_sessions(1);
+        Self { address: self.address, tls: Some(TlsConnector::from(Arc::new(config))) }
+    }
+
     /// Connects and performs the TLS handshake.
     pub async fn handshake(&self) -> io::Result<TlsStream<TcpStream>> {
         let tls = self.tls.as_ref().expect("the device has TLS");
@@ -102,20 +110,30 @@ impl Dialer {
     pub async fn dial_many(&self, count: usize) -> io::Result<Vec<Line>> {
         let mut lines = Vec::with_capacity(count);
         while lines.len() < count {
-            let some = (lines.len()..count).take(50).map(|_| {
-                let dialer = self.clone();
-                tokio::spawn(async move {
-                    let mut line = dialer.dial(Task::Echo).await?;
-                    echo(&mut line, &[7; 64]).await?;
-                    io::Result::Ok(line)
-                })
-            });
-            for one in some.collect::<Vec<_>>() {
-                lines.push(within(Duration::from_secs(30), one).await?.map_err(io::Error::other)??);
-            }
+            let some = (count - lines.len()).min(AT_A_TIME);
+            lines.extend(dial_all(&vec![self.clone(); some]).await?);
         }
         Ok(lines)
     }
+}
+
+/// Connections that are opened at a time.
+pub const AT_A_TIME: usize = 50;
+
+/// Opens a connection with each dialer, at the same time, each with one echo of 64 bytes.
+pub async fn dial_all(dialers: &[Dialer]) -> io::Result<Vec<Line>> {
+    let dialling = dialers.iter().cloned().map(|dialer| {
+        tokio::spawn(async move {
+            let mut line = dialer.dial(Task::Echo).await?;
+            echo(&mut line, &[7; 64]).await?;
+            io::Result::Ok(line)
+        })
+    });
+    let mut lines = Vec::with_capacity(dialers.len());
+    for one in dialling.collect::<Vec<_>>() {
+        lines.push(within(Duration::from_secs(30), one).await?.map_err(io::Error::other)??);
+    }
+    Ok(lines)
 }
 
 /// A certificate chain and its key.

@@ -49,8 +49,8 @@ pub enum Kind {
     FewIdle,
     /// Handshakes during repeated certificate reloads.
     Reloads,
-    /// Reconnection of this number of devices at once.
-    Storm { devices: usize },
+    /// Reconnection of this number of devices at once, with a ticket each if they resume.
+    Storm { devices: usize, resumes: bool },
     /// Revocation of some of many connected devices. Only tlsidecar ends their sessions.
     Revocation,
     /// Cost of unauthenticated clients.
@@ -88,9 +88,10 @@ pub const LOADS: &[Load] = &[
     load("few idle", Kind::FewIdle, ECDSA),
     load("few idle, client certificate", Kind::FewIdle, CLIENT_AUTH),
     load("20 reloads", Kind::Reloads, ECDSA),
-    load("storm, RSA", Kind::Storm { devices: 9000 }, RSA),
-    load("storm, ECDSA", Kind::Storm { devices: 9000 }, ECDSA),
-    load("storm, RSA-4096", Kind::Storm { devices: 3000 }, RSA_4096),
+    load("storm, RSA", storm(9000, false), RSA),
+    load("storm, RSA, tickets", storm(9000, true), RSA),
+    load("storm, ECDSA", storm(9000, false), ECDSA),
+    load("storm, RSA-4096", storm(3000, false), RSA_4096),
     load("revocation", Kind::Revocation, REVOCABLE),
 ];
 
@@ -114,6 +115,7 @@ pub const UNAUTHENTICATED: &[Load] = &[
     unauthenticated("30,000 signature schemes", inputs::SCHEMES, ECDSA),
     unauthenticated("30,000 protocols", inputs::PROTOCOLS, ECDSA),
     unauthenticated("1,600 key shares", inputs::SHARES, ECDSA),
+    unauthenticated("15,000 groups with 6,600 key shares", inputs::GROUPS_AND_SHARES, ECDSA),
     unauthenticated("15,000 unknown extensions", inputs::EXTENSIONS, ECDSA),
     unauthenticated("1,300 PSKs", inputs::PSKS, ECDSA),
     unauthenticated("a hello in records of one byte", inputs::RECORDS_OF_ONE_BYTE, ECDSA),
@@ -150,6 +152,10 @@ const fn load(name: &'static str, kind: Kind, setup: Setup) -> Load {
 
 const fn handshakes(version: Version, resumed: bool) -> Kind {
     Kind::Handshakes { version, resumed }
+}
+
+const fn storm(devices: usize, resumes: bool) -> Kind {
+    Kind::Storm { devices, resumes }
 }
 
 const fn bulk(task: Task, connections: usize) -> Kind {
@@ -196,7 +202,7 @@ impl Load {
             Kind::Idle => idle::many(bench).await,
             Kind::FewIdle => idle::few(bench).await,
             Kind::Reloads => handshakes::reloads(bench).await,
-            Kind::Storm { devices } => storm::storm(bench, devices).await,
+            Kind::Storm { devices, resumes } => storm::storm(bench, devices, resumes).await,
             Kind::Revocation => revocation::run(bench).await,
             Kind::Unauthenticated(input) => unauthenticated::run(bench, input).await,
         }

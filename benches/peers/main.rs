@@ -27,6 +27,7 @@ mod peer;
 mod process;
 mod report;
 mod targets;
+mod wire;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -62,6 +63,9 @@ struct Args {
     /// Measure only the cost of unauthenticated clients.
     #[arg(long)]
     unauthenticated: bool,
+    /// Count only the TLS bytes and round trips of handshakes.
+    #[arg(long)]
+    wire: bool,
     /// Fail if a measured figure misses a bound of CI.
     #[arg(long)]
     judge: bool,
@@ -83,6 +87,12 @@ fn main() {
         runtime.block_on(backend::serve());
         return;
     }
+    if args.wire {
+        let table = runtime.block_on(count(&args));
+        println!("{}", table.text);
+        assert!(!args.judge || table.is_best, "a peer sends fewer bytes:\n{}", table.text);
+        return;
+    }
     let report = runtime.block_on(compare(&args));
     println!("{}", report.tables());
     println!("{}", targets::aims(&report).text);
@@ -98,12 +108,25 @@ fn main() {
     assert!(!args.judge || floors.all_met, "below a bound of CI:\n{}", floors.text);
 }
 
+/// Returns the proxies that the arguments name.
+fn peers(args: &Args) -> impl Iterator<Item = &'static Peer> {
+    let named = |peer: &&Peer| args.peers.is_empty() || args.peers.iter().any(|n| n == peer.name);
+    PEERS.iter().filter(named)
+}
+
+/// Counts bytes and round trips.
+async fn count(args: &Args) -> wire::Table {
+    let dir = tempfile::tempdir().expect("a temporary directory can be created");
+    let material = Material::make(dir.path()).expect("certificates can be created");
+    let peers: Vec<_> = peers(args).filter(|peer| peer.program().is_some()).collect();
+    wire::measure(&peers, &material).await
+}
+
 async fn compare(args: &Args) -> Report {
     let wanted = |names: &[String], name: &str| {
         names.is_empty() || names.iter().any(|wanted| name.contains(wanted.as_str()))
     };
-    let named = |peer: &&Peer| args.peers.is_empty() || args.peers.iter().any(|n| n == peer.name);
-    let peers: Vec<&Peer> = PEERS.iter().filter(named).collect();
+    let peers: Vec<&Peer> = peers(args).collect();
     let mut report = Report::new(args.rounds);
     let peers: Vec<_> = peers.into_iter().filter(|peer| report.version_of(peer)).collect();
     let all = if args.unauthenticated { UNAUTHENTICATED } else { LOADS };

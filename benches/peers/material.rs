@@ -66,11 +66,7 @@ impl Material {
 
     /// Issues a new server certificate and replaces the old files by rename, the key first, as certbot does.
     pub fn renew(&self, kind: Key) -> Result<(), rcgen::Error> {
-        let key = match kind {
-            Key::Ecdsa => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
-            Key::Rsa => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)?,
-            Key::Rsa4096 => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_4096)?,
-        };
+        let key = key_pair(kind)?;
         let server = params_of("localhost", ExtendedKeyUsagePurpose::ServerAuth)?;
         let (chain, key) = (server.signed_by(&key, &self.issuer)?.pem(), key.serialize_pem());
         write(&self.key(kind), &key);
@@ -145,6 +141,21 @@ impl Material {
         Ok((vec![certificate.der().clone()], self.device_key()))
     }
 
+    /// Writes certificate and key of a device with this kind of key, and returns their files.
+    ///
+    /// # Errors
+    /// If it cannot be signed.
+    pub fn device_files(&self, kind: Key) -> Result<(PathBuf, PathBuf), rcgen::Error> {
+        let key = key_pair(kind)?;
+        let device = params_of("device-1", ExtendedKeyUsagePurpose::ClientAuth)?;
+        let files =
+            ["crt", "key"].map(|extension| self.dir.join("device").with_extension(extension));
+        let [cert_file, key_file] = files;
+        write(&cert_file, &device.signed_by(&key, &self.issuer)?.pem());
+        write(&key_file, &key.serialize_pem());
+        Ok((cert_file, key_file))
+    }
+
     /// Returns a certificate and key of an unknown CA.
     pub fn stranger(&self) -> &(CertificateDer<'static>, PrivatePkcs8KeyDer<'static>) {
         &self.stranger
@@ -153,6 +164,14 @@ impl Material {
     /// Returns the device's key, for a TLS client.
     pub fn device_key(&self) -> PrivateKeyDer<'static> {
         self.device.1.clone_key().into()
+    }
+}
+
+fn key_pair(kind: Key) -> Result<KeyPair, rcgen::Error> {
+    match kind {
+        Key::Ecdsa => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256),
+        Key::Rsa => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048),
+        Key::Rsa4096 => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_4096),
     }
 }
 

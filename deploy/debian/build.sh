@@ -8,16 +8,4 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 cargo build --release --locked --quiet
-binary=${TLSIDECAR_BIN:-target/release/tlsidecar}
-
-# Source directory in [package.metadata.deb] of Cargo.toml.
-made=target/debian-made
-rm -rf "$made"
-mkdir -p "$made/man" "$made/completions"
-"$binary" man --dir "$made/man"
-gzip -9n "$made"/man/*
-"$binary" completions bash >"$made/completions/tlsidecar"
-"$binary" completions zsh >"$made/completions/_tlsidecar"
-"$binary" completions fish >"$made/completions/tlsidecar.fish"
-
-cargo deb --quiet --locked --no-build "$@"
+exec deploy/debian/pack.sh "$@"

@@ -5,16 +5,19 @@
 //!
 //! **Not here.** The admin port itself (`control/admin.rs`), exit codes (`exit.rs`).
 
+mod lines;
+
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use form_urlencoded::Serializer;
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -119,6 +122,13 @@ pub(super) struct Answer {
     pub(super) text: String,
 }
 
+/// An answer whose body can still come.
+struct Exchange {
+    answer: Response<Incoming>,
+    /// hyper closes the connection without it.
+    sender: SendRequest<Empty<Bytes>>,
+}
+
 impl AdminPort {
     /// Returns the admin port that the flags name, with the token of their file.
     ///
@@ -206,6 +216,20 @@ impl AdminPort {
     }
 
     async fn connect_and_send(&self, method: Method, path: &str) -> Result<Answer, AdminError> {
+        let Exchange { answer, sender: _kept } = self.send(method, path).await?;
+        self.whole(answer).await
+    }
+
+    /// Reads a whole answer.
+    async fn whole(&self, answer: Response<Incoming>) -> Result<Answer, AdminError> {
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
+        let body = body.map_err(|cause| self.protocol(cause))?;
+        Ok(Answer { status, text: String::from_utf8_lossy(&body.to_bytes()).into_owned() })
+    }
+
+    /// Connects and sends a request, and returns the head of its answer.
+    async fn send(&self, method: Method, path: &str) -> Result<Exchange, AdminError> {
         let address = || self.address.clone();
         let unreachable = |cause| AdminError::Unreachable { address: address(), cause };
         match &self.address {
@@ -229,10 +253,12 @@ impl AdminPort {
         io: Io,
         method: Method,
         path: &str,
-    ) -> Result<Answer, AdminError> {
+    ) -> Result<Exchange, AdminError> {
         let protocol = |cause: hyper::Error| self.protocol(cause);
         let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(protocol)?;
+            http1::handshake(TokioIo::new(io)).await.map_err(protocol)?;
+        // hyper makes progress only while it is polled. The answer has its errors.
+        tokio::spawn(connection);
         let host = match &self.address {
             AdminTarget::Tcp(address) => address.to_string(),
             AdminTarget::Unix(_) => "localhost".to_owned(),
@@ -243,20 +269,8 @@ impl AdminPort {
         }
         let request = request.body(Empty::<Bytes>::new());
         let request = request.expect("the parts are constants, an address and an encoded query");
-        let answering = async {
-            let answer = sender.send_request(request).await.map_err(protocol)?;
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
-            let body = body.map_err(|cause| self.protocol(cause))?;
-            Ok(Answer { status, text: String::from_utf8_lossy(&body.to_bytes()).into_owned() })
-        };
-        // hyper makes progress only while `connection` is polled. It can end after the answer.
-        let mut answering = std::pin::pin!(answering);
-        tokio::select! {
-            answer = &mut answering => return answer,
-            ended = connection => ended.map_err(protocol)?,
-        }
-        answering.await
+        let answer = sender.send_request(request).await.map_err(protocol)?;
+        Ok(Exchange { answer, sender })
     }
 }
 
@@ -331,11 +345,9 @@ impl DrainStatus {
 
 /// Returns the loopback address in place of an address such as `0.0.0.0`, which can be bound and not connected to.
 fn connectable(address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),
-        IpAddr::V4(_) | IpAddr::V6(_) => address,
-    }
+    // "[::]" accepts IPv4 too, and is "0.0.0.0" without IPv6 (`proxy/socket.rs`).
+    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()));
+    if address.ip().is_unspecified() { loopback } else { address }
 }
 
 #[cfg(test)]

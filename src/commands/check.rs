@@ -1,30 +1,36 @@
-//! `tlsidecar check`: loads a configuration file and every file that it names, and binds nothing.
+//! `tlsidecar check`: loads a configuration and every file that it names, and binds nothing.
 //!
-//! **Not here.** The checks themselves (`config/file.rs`, `app.rs`).
+//! **Not here.** The checks themselves (`config/file.rs`, `app.rs`), the formats of the report (`check/report.rs`).
 
-use std::path::Path;
+mod report;
 
+use self::report::Report;
 use super::exit::Exit;
-use super::output::{fail, print_line};
-use crate::app;
-use crate::config::file;
-use crate::text::Shown;
+use super::flags::check::{CheckArgs, OutputFormat};
+use super::output::{complain, fail};
+use crate::app::{self, StartError};
 
-/// Checks the configuration file at `path`, and prints its warnings and the contents of its files.
+/// Checks a configuration, and prints its problems, its warnings and the contents of its files. With `--strict`, a
+/// warning is a failure. A report that cannot be written is one too.
 #[must_use]
-pub fn run(path: &Path) -> Exit {
-    let config = match file::load(path) {
-        Ok(config) => config,
-        Err(error) => return fail(error, Exit::BadConfiguration),
-    };
-    let checked = match app::check(&config) {
-        Ok(checked) => checked,
-        Err(error) => return fail(error, Exit::BadConfiguration),
-    };
-    for warning in checked.warnings {
-        print_line(format_args!("warning: {warning}"));
+pub fn run(args: &CheckArgs) -> Exit {
+    let mut report = Report::new(args.name());
+    match args.configuration() {
+        Ok(config) => match app::check(&config) {
+            Ok(checked) => report.note_checked(checked, config.listeners.len()),
+            Err(StartError::Material(problems)) => report.note_material(problems),
+            Err(error) => return fail(error, Exit::BadConfiguration),
+        },
+        Err(error) => report.note_file(&error),
     }
-    checked.files.iter().for_each(print_line);
-    print_line(format_args!("{}: good, {} listener(s)", Shown(path), config.listeners.len()));
-    Exit::Success
+    report.is_strict = args.strict;
+    let written = match args.output {
+        OutputFormat::Text => report.print(),
+        OutputFormat::Json => report.print_json(),
+    };
+    let exit = if written.is_ok() { Exit::Success } else { Exit::Failed };
+    if let Err(error) = written {
+        complain(format_args!("cannot write the report: {error}"));
+    }
+    if report.is_good() { exit } else { Exit::BadConfiguration }
 }

@@ -1,38 +1,54 @@
 //! The command line.
 //!
-//! **Promises.** Every flag of a run has an environment variable, `TLSIDECAR_` and its name. An invalid value
-//! is an error that lists the allowed values. Empty variables count as unset, and so do variables that the
-//! command does not use.
+//! **Promises.** An invalid value is an error that lists the allowed values.
 //!
 //! **Not here.** The configuration file (`config/file.rs`), the parsers of values (`value.rs`,
-//! `config/values.rs`), the flags of the probe (`flags/probe.rs`), exit codes (`exit.rs`).
+//! `config/values.rs`), the flags of single commands (`flags/`), exit codes (`exit.rs`).
 
 pub mod admin;
+pub mod check;
+mod environment;
+pub mod examples;
 pub mod probe;
 pub mod rollout;
+pub mod run;
 pub mod sessions;
+pub mod trace;
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{BoolishValueParser, Resettable};
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 use self::admin::AdminArgs;
+use self::check::CheckArgs;
+use self::environment::{has_nothing, without_empty, without_unused};
 use self::probe::ProbeArgs;
 use self::rollout::RolloutArgs;
+use self::run::RunArgs;
 use self::sessions::{SessionsArgs, TopArgs};
+use self::trace::TraceArgs;
+use super::version;
 use crate::config::admin::DEFAULT_ADMIN;
-use crate::config::file::{ConfigError, ConfigSource, Overrides};
-use crate::config::values::NonZeroDuration;
-use crate::config::{
-    AdminListen, BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Config, ListenerConfig,
-};
-use crate::logging::Filter;
-use crate::value::{parse, parse_into};
+use crate::config::values::{ListenAddress, NonZeroDuration};
+use crate::value::parse_into;
+
+/// The message for a run or a check without any argument or variable.
+const HOW_TO_START: &str = "\
+there is nothing to run. Name a configuration file, or describe one listener:
+
+    tlsidecar --config tlsidecar.toml
+    tlsidecar --listen :8883 --backend 127.0.0.1:1883 --cert server.crt --key server.key
+
+Both can be checked first, with 'tlsidecar check' and the same flags. Or start a sidecar with development certificates in front of an echo server:
+
+    tlsidecar demo
+
+For all flags and commands, try 'tlsidecar --help'.
+";
 
 /// Terminates the TLS of device fleets next to a legacy server that speaks plain TCP.
 #[derive(Debug, Parser)]
@@ -44,6 +60,9 @@ pub struct Cli {
     /// The flags of a run.
     #[command(flatten)]
     pub run: RunArgs,
+    /// With --version: also print the commit, the compiler, the TLS libraries and the target.
+    #[arg(short, long, requires = "version")]
+    verbose: bool,
 }
 
 impl Cli {
@@ -52,50 +71,36 @@ impl Cli {
     #[must_use]
     pub fn read() -> Self {
         let arguments: Vec<_> = std::env::args_os().collect();
-        let mut command = without_unused(without_empty(Self::command()), &arguments);
-        let matches = command.get_matches_mut();
+        let mut command = without_unused(without_empty(command()), &arguments);
+        if arguments.iter().any(|flag| flag == "-v" || flag == "--verbose") {
+            command = command.version(version::VERBOSE);
+        }
+        let matches = command.try_get_matches_from_mut(&arguments).unwrap_or_else(|error| {
+            if error.kind() == ErrorKind::MissingRequiredArgument && has_nothing(&arguments) {
+                clap::Error::raw(error.kind(), HOW_TO_START).exit();
+            }
+            error.exit()
+        });
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
     }
 }
 
-/// Removes the environment variables that are set to an empty value: manifests and unit files use it for "unset".
-fn without_empty(command: clap::Command) -> clap::Command {
-    let command = command.mut_args(|arg| {
-        let value = arg.get_env().and_then(std::env::var_os);
-        if value.is_some_and(|value| value.is_empty()) { arg.env(Resettable::Reset) } else { arg }
-    });
-    command.mut_subcommands(without_empty)
+/// Returns the command line, with examples at the end of each help text.
+#[must_use]
+pub fn command() -> clap::Command {
+    with_examples(Cli::command())
 }
 
-/// Removes the environment variables that the command in `arguments` does not use. clap parses all variables, and
-/// an invalid one would fail a probe that does not need it: a container's health command has the environment of
-/// the sidecar.
-fn without_unused(command: clap::Command, arguments: &[OsString]) -> clap::Command {
-    let without_all = |command: clap::Command| command.mut_args(|arg| arg.env(Resettable::Reset));
-    // A command excludes the flags of a run, so it is the first argument.
-    let Some(name) = arguments.get(1).and_then(|name| name.to_str()) else { return command };
-    if command.find_subcommand(name).is_none() {
-        return command;
-    }
-    let uses_admin_port = |argument: &OsString| {
-        ["--live", "--started", "--ready", "--help", "-h"].iter().any(|flag| argument == flag)
-    };
-    let command = without_all(command);
-    if name == "probe" && !arguments.iter().any(uses_admin_port) {
-        return command.mut_subcommand(name, without_all);
-    }
-    command
+fn with_examples(command: clap::Command) -> clap::Command {
+    let examples = examples::help(command.get_name());
+    command.after_help(examples).mut_subcommands(with_examples)
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Check a configuration file and the files that it names, without binding a socket.
-    Check {
-        /// The configuration file.
-        #[arg(long, env = "TLSIDECAR_CONFIG", value_name = "FILE")]
-        config: PathBuf,
-    },
+    /// Check a configuration and the files that it names, without binding a socket.
+    Check(Box<CheckArgs>),
     /// Connect as a device would and report the result, or check the health of a running sidecar.
     Probe(Box<ProbeArgs>),
     /// Start a drain of a running sidecar and return at once, for a container's preStop hook.
@@ -114,6 +119,8 @@ pub enum Command {
     Sessions(Box<SessionsArgs>),
     /// Show the devices with the most failures, connections or bytes of a running sidecar.
     Top(TopArgs),
+    /// Show each step of a device's connections as it happens, over reconnects and failed handshakes.
+    Trace(Box<TraceArgs>),
     /// Show the status of a running sidecar.
     Status {
         /// The admin port.
@@ -158,85 +165,12 @@ pub struct DemoArgs {
     #[arg(long, value_name = "DIR", default_value = "certs/dev")]
     pub dir: PathBuf,
     /// The address that devices connect to.
-    #[arg(long, value_name = "ADDR", value_parser = parse::<SocketAddr>, default_value = "127.0.0.1:8883")]
+    #[arg(long, value_name = "ADDR", value_parser = parse_into::<ListenAddress, SocketAddr>, default_value = "127.0.0.1:8883")]
     pub listen: SocketAddr,
     /// The admin port.
-    #[arg(long, value_name = "ADDR", value_parser = parse::<SocketAddr>, default_value_t = DEFAULT_ADMIN)]
+    #[arg(long, value_name = "ADDR", value_parser = parse_into::<ListenAddress, SocketAddr>, default_value_t = DEFAULT_ADMIN)]
     pub admin: SocketAddr,
     /// Only issue a new server certificate; a running demo reloads it.
     #[arg(long)]
     pub renew: bool,
-}
-
-/// The flags of a run: a configuration file, or one listener.
-#[derive(Debug, Args)]
-pub struct RunArgs {
-    /// The configuration file.
-    #[arg(long, env = "TLSIDECAR_CONFIG", value_name = "FILE", conflicts_with_all = ["listen", "backend", "cert", "key", "client_ca"])]
-    pub config: Option<PathBuf>,
-    /// The address that devices connect to, such as 0.0.0.0:8883.
-    #[arg(long, env = "TLSIDECAR_LISTEN", value_name = "ADDR", value_parser = parse::<SocketAddr>, required_unless_present = "config")]
-    pub listen: Option<SocketAddr>,
-    /// The legacy server: host:port, tcp://host:port or unix:/path.
-    #[arg(long, env = "TLSIDECAR_BACKEND", value_name = "ADDR", value_parser = parse::<BackendAddress>, required_unless_present = "config")]
-    pub backend: Option<BackendAddress>,
-    /// The certificate chain in PEM, the server certificate first.
-    #[arg(long, env = "TLSIDECAR_CERT", value_name = "FILE", required_unless_present = "config")]
-    pub cert: Option<PathBuf>,
-    /// The private key of the server certificate in PEM.
-    #[arg(long, env = "TLSIDECAR_KEY", value_name = "FILE", required_unless_present = "config")]
-    pub key: Option<PathBuf>,
-    /// Require client certificates issued by these CAs, a bundle in PEM.
-    #[arg(long, env = "TLSIDECAR_CLIENT_CA", value_name = "FILE")]
-    pub client_ca: Option<PathBuf>,
-    /// The address of the admin port, instead of 127.0.0.1:9901 or the file's. "off": no port.
-    #[arg(long, env = "TLSIDECAR_ADMIN", value_name = "ADDR", value_parser = parse::<AdminListen>)]
-    pub admin: Option<AdminListen>,
-    /// An address for metrics and probes alone, instead of the file's.
-    #[arg(long, env = "TLSIDECAR_METRICS_LISTEN", value_name = "ADDR", value_parser = parse::<SocketAddr>)]
-    pub metrics_listen: Option<SocketAddr>,
-    /// Log levels in the syntax of RUST_LOG, such as info,access=warn, instead of the file's.
-    #[arg(long, env = "TLSIDECAR_LOG_FILTER", value_name = "FILTER", value_parser = parse::<Filter>)]
-    pub log_filter: Option<Filter>,
-    /// Allow core dumps and debuggers, which can read the private keys.
-    #[arg(long, env = "TLSIDECAR_DUMPABLE", value_parser = BoolishValueParser::new())]
-    pub dumpable: bool,
-}
-
-impl RunArgs {
-    /// Returns the configuration, and its source if that is a file.
-    ///
-    /// # Errors
-    /// The problems of the file.
-    pub fn configuration(&self) -> Result<(Config, Option<ConfigSource>), ConfigError> {
-        let overrides = Overrides {
-            admin: self.admin,
-            metrics_listen: self.metrics_listen,
-            log_filter: self.log_filter.clone(),
-            dumpable: self.dumpable,
-        };
-        if let Some(path) = self.config.clone() {
-            let source = ConfigSource { path, overrides };
-            return Ok((source.load()?, Some(source)));
-        }
-        let mut config = Config::of(self.listener());
-        overrides.apply(&mut config);
-        Ok((config, None))
-    }
-
-    /// Returns the listener that the flags describe.
-    fn listener(&self) -> ListenerConfig {
-        let client_auth = match self.client_ca.clone() {
-            Some(ca) => ClientAuth::Required(ClientTrust::new(ca)),
-            None => ClientAuth::None,
-        };
-        let complete = "clap requires it without a file";
-        let pair = CertificateFiles {
-            cert: self.cert.clone().expect(complete),
-            key: self.key.clone().expect(complete),
-        };
-        let listen = self.listen.expect(complete);
-        let backend = self.backend.clone().expect(complete);
-        ListenerConfig::new("default", listen, backend, pair, client_auth)
-    }
 }

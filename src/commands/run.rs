@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use super::exit::Exit;
-use super::flags::RunArgs;
+use super::flags::run::RunArgs;
 use super::output::{complain, fail};
 use crate::app::{self, App, StartError};
 use crate::config::file::ConfigSource;
@@ -28,7 +28,7 @@ const TASKS_TIMEOUT: Duration = Duration::from_millis(100);
 /// Runs a proxy on the configuration of the flags.
 #[must_use]
 pub fn run(args: &RunArgs) -> Exit {
-    match args.configuration() {
+    match args.configuration(None) {
         Ok((config, source)) => {
             // Before the second thread, because it applies to one thread and those that it starts.
             let confinement = confine::files_of(&config, source.as_ref());
@@ -61,7 +61,9 @@ pub(super) fn run_proxy(
         let app = app::start_on(config, source, passed)?;
         started(&app);
         let systemd = Systemd::ready(app.listeners.len(), &app.shutdown);
+        let shutdown = app.shutdown.clone();
         let exit = until_stopped(app, signals, &systemd).await;
+        shutdown.end_streams().await;
         systemd.flush().await;
         Ok(exit)
     });
@@ -90,9 +92,10 @@ fn report_start_error(error: &StartError) -> Exit {
     }
     match error {
         StartError::Material(_) | StartError::Activation(_) => Exit::BadConfiguration,
-        StartError::Bind { .. } | StartError::BindUnix { .. } | StartError::System { .. } => {
-            Exit::Failed
-        }
+        StartError::Bind { .. }
+        | StartError::BindUnix { .. }
+        | StartError::Source { .. }
+        | StartError::System { .. } => Exit::Failed,
     }
 }
 

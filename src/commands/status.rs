@@ -75,6 +75,8 @@ struct Backend {
     listener: String,
     backend: String,
     up: Option<bool>,
+    #[serde(default)]
+    has_replacement: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -182,11 +184,12 @@ fn rollouts(status: &Status) -> Table {
 
 fn backends(backends: &[Backend]) -> Table {
     let mut table = Table::new(&["BACKEND", "LISTENER", "STATE"]);
-    for Backend { listener, backend, up } in backends {
-        let state = match up {
-            Some(true) => "up",
-            Some(false) => "down",
-            None => "not connected yet",
+    for Backend { listener, backend, up, has_replacement } in backends {
+        let state = match (up, has_replacement) {
+            (Some(true), _) => "up",
+            (Some(false), Some(true)) => "down, another one serves",
+            (Some(false), Some(false) | None) => "down",
+            (None, _) => "not connected yet",
         };
         table.add([backend.clone(), listener.clone(), state.to_owned()]);
     }

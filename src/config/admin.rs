@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::values::ListenAddress;
 use crate::value::{InvalidValue, TextValue};
 
 /// The default address of the admin port.
@@ -54,8 +55,8 @@ impl AdminListen {
 }
 
 impl TextValue for AdminListen {
-    const EXPECTED: &'static str =
-        "an IP address and a port, such as \"127.0.0.1:9901\" or \"[::1]:9901\", or \"off\"";
+    const EXPECTED: &'static str = "an IP address and a port, such as \"127.0.0.1:9901\" or \"[::1]:9901\", \":9901\" for all addresses, \
+         \"localhost:9901\", or \"off\"";
 }
 
 impl FromStr for AdminListen {
@@ -64,7 +65,10 @@ impl FromStr for AdminListen {
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         match text {
             "off" => Ok(Self::Off),
-            _ => text.parse().map(Self::At).map_err(|_| InvalidValue::of::<Self>()),
+            _ => match text.parse() {
+                Ok(ListenAddress(address)) => Ok(Self::At(address)),
+                Err(_) => Err(InvalidValue::of::<Self>()),
+            },
         }
     }
 }

@@ -9,17 +9,23 @@
 
 mod addresses;
 mod allow;
+mod backend;
 mod client_auth;
 mod client_key_places;
 mod problem;
 mod proxy_protocol;
 mod rollout;
+mod root;
 mod sections;
+mod source;
+mod suites;
 mod text;
 mod tls;
+mod variables;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -27,13 +33,16 @@ use toml::Spanned;
 
 use self::addresses::{distinct_addresses, into_admin};
 pub(crate) use self::allow::parse_allow_file;
+use self::backend::{check_own, check_policy, into_list};
 use self::client_key_places::{a_route_requests, check_identity_limit};
 use self::problem::Problems;
 pub use self::problem::{ConfigError, ConfigProblem};
+pub use self::root::below;
 use self::sections::{Document, ListenerSection, RouteSection, ShutdownSection, TlsSection};
+use self::source::check_source;
 use self::tls::{TlsKeys, TlsPlace};
 use super::{AdminListen, Config, ListenerConfig, Route, ShutdownConfig};
-use crate::logging::Filter;
+use crate::logging::{Filter, Format};
 use crate::regular_file;
 
 /// The largest configuration file. A thousand listeners take a megabyte.
@@ -42,7 +51,7 @@ const MAX_BYTES: u64 = 16 << 20;
 /// The source of a configuration, read at the start and at each reload.
 #[derive(Clone, Debug)]
 pub struct ConfigSource {
-    /// The file.
+    /// The file. "-": standard input, which cannot be read again.
     pub path: PathBuf,
     /// The values of the command line, which replace those of the file.
     pub overrides: Overrides,
@@ -57,8 +66,12 @@ pub struct Overrides {
     pub metrics_listen: Option<SocketAddr>,
     /// The log filter.
     pub log_filter: Option<Filter>,
+    /// The format of log lines.
+    pub log_format: Option<Format>,
     /// Allows core dumps.
     pub dumpable: bool,
+    /// The directory below which absolute paths of the file are looked up: the root of another machine or container.
+    pub root: Option<PathBuf>,
 }
 
 impl ConfigSource {
@@ -79,7 +92,17 @@ impl ConfigSource {
         self.parse(&self.read()?, NamedFiles::Unchecked)
     }
 
+    /// Returns whether the configuration is read from standard input, once.
+    #[must_use]
+    pub fn is_standard_input(&self) -> bool {
+        is_standard_input(&self.path)
+    }
+
     fn read(&self) -> Result<String, ConfigError> {
+        if self.is_standard_input() {
+            let text = read_whole(io::stdin().lock());
+            return text.map_err(|error| ConfigError::unreadable(&self.name(), &error));
+        }
         let is_file = |metadata: std::fs::Metadata| {
             if metadata.is_file() { Ok(()) } else { Err(not_readable_twice()) }
         };
@@ -93,8 +116,15 @@ impl ConfigSource {
         text.map_err(|error| ConfigError::unreadable(&self.path, &error))
     }
 
+    /// Returns the name of the file in messages. Its directory is the base of relative paths.
+    fn name(&self) -> Cow<'_, Path> {
+        if self.is_standard_input() { Path::new("<stdin>").into() } else { (&*self.path).into() }
+    }
+
     fn parse(&self, text: &str, named_files: NamedFiles) -> Result<Config, ConfigError> {
-        let mut problems = Problems::new(text, &self.path);
+        let name = self.name();
+        let mut problems = Problems::new(text, &name);
+        problems.root = self.overrides.root.as_deref();
         let document = problems.collect::<Document>();
         let config = document.and_then(|document| document.into_config(self, &mut problems));
         if named_files == NamedFiles::Checked {
@@ -106,9 +136,27 @@ impl ConfigSource {
     }
 }
 
-/// The error for a pipe (`--config <(…)`) or standard input: a reload would read nothing.
+/// Returns whether the path of a configuration file stands for standard input.
+#[must_use]
+pub fn is_standard_input(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// Reads a configuration that is no file.
+fn read_whole(input: impl Read) -> io::Result<String> {
+    let mut text = String::new();
+    input.take(MAX_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(io::Error::other(format!("longer than {} MiB", MAX_BYTES >> 20)));
+    }
+    Ok(text)
+}
+
+/// The error for a pipe (`--config <(…)`): a reload would read nothing.
 fn not_readable_twice() -> io::Error {
-    io::Error::other("not a regular file; a reload could not read it again")
+    io::Error::other(
+        "not a regular file; a reload could not read it again (--config - reads standard input once)",
+    )
 }
 
 /// The treatment of the files that a configuration names.
@@ -131,6 +179,7 @@ impl Overrides {
         if let Some(filter) = &self.log_filter {
             config.log.filter.clone_from(filter);
         }
+        config.log.format = self.log_format.unwrap_or(config.log.format);
         config.process.dumpable |= self.dumpable;
     }
 }
@@ -217,6 +266,8 @@ fn into_listener(
     let section = section.into_inner();
     let has_routes = !section.route.is_empty();
     check_identity_limit(&section, key, problems);
+    check_policy(&section, key, problems);
+    check_own(&section, key, problems);
     let is_inherited = a_route_requests(&section, key, problems);
     let name = problems.required(section.name, &span, key, "name", "a name such as \"mqtt\"");
     let listen = problems.required(
@@ -231,6 +282,8 @@ fn into_listener(
         let allowed = "an address such as \"127.0.0.1:1883\" or \"unix:/run/server.sock\"";
         problems.missing(&span, key, "backend", allowed);
     }
+    let backend = section.backend;
+    let backend = backend.and_then(|b| into_list(b, &format!("{key}.backend"), problems));
     let tls = tls.map(|tls| {
         let place = TlsPlace { key, base: None, is_inherited };
         place.read(tls, section.allow, problems)
@@ -244,10 +297,13 @@ fn into_listener(
         })
         .collect();
     let proxy_protocol = section.proxy_protocol.into_proxy_protocol(key, problems);
-    Some(ListenerConfig {
+    let source_place = section.balance.source.as_ref().map(Spanned::span);
+    let listener = ListenerConfig {
         name: name?.into_inner().0.into(),
-        listen: listen?.into_inner().0,
-        backend: section.backend.map(|b| b.0),
+        listen: listen?.into_inner().0.0,
+        reuse_port: section.reuse_port.unwrap_or(false),
+        backend,
+        balance: section.balance.into(),
         tls: tls?.tls,
         routes,
         unknown_name: section.unknown_name.map_or_else(Default::default, |unknown| unknown.0),
@@ -255,7 +311,9 @@ fn into_listener(
         limits: section.limits.into(),
         tcp: section.tcp.into(),
         proxy_protocol,
-    })
+    };
+    check_source(&listener, source_place, key, problems);
+    Some(listener)
 }
 
 /// Converts a route of a listener with this TLS, which the keys of the route override.
@@ -269,6 +327,7 @@ fn into_route(
     let section = section.into_inner();
     let allowed = "an address such as \"127.0.0.1:1883\" or \"unix:/run/server.sock\"";
     let backend = problems.required(section.backend, &span, key, "backend", allowed);
+    let backend = backend.and_then(|b| into_list(b, &format!("{key}.backend"), problems));
     let tls = match (section.tls, section.allow, listener) {
         // Without the listener's, most problems of the route's would be wrong.
         (None, None, _) | (_, _, None) => None,
@@ -281,7 +340,7 @@ fn into_route(
     Some(Route {
         sni: section.sni.into_iter().map(|s| s.0).collect(),
         alpn: section.alpn.into_iter().map(|a| a.0.into()).collect(),
-        backend: backend?.0,
+        backend: backend?,
         tls,
     })
 }

@@ -11,6 +11,8 @@ pub struct ProcessConfig {
     pub dumpable: bool,
     /// Confines the process to the directories of the configured files, where the kernel supports it.
     pub landlock: bool,
+    /// Connections of all listeners together at a time. None: as many as the limit of file descriptors allows.
+    pub max_connections: Option<usize>,
     /// The memory limit for the bytes that the clients of all handshakes in progress have sent, beyond 4 KiB each.
     pub max_handshake_bytes: usize,
     /// The memory limit for all bytes that peers have not taken, and those of handshakes. None: a quarter of the
@@ -23,6 +25,7 @@ impl Default for ProcessConfig {
         Self {
             dumpable: false,
             landlock: true,
+            max_connections: None,
             max_handshake_bytes: 64 * 1024 * 1024,
             max_buffered_bytes: None,
         }

@@ -6,6 +6,7 @@
 //! **Not here.** The file format (`config/file.rs`), the policies (`trust/snapshot.rs`).
 
 use super::{ListenerConfig, Route, TlsConfig};
+use crate::terms::labels::NoRouteCause;
 
 impl Route {
     /// Returns whether one of its names matches. It need not have names.
@@ -15,8 +16,12 @@ impl Route {
 
     fn matches(&self, server_name: Option<&str>, alpn: Option<&[u8]>) -> bool {
         let spoken = || alpn.is_some_and(|protocol| self.alpn.iter().any(|a| a == protocol));
-        (self.sni.is_empty() || server_name.is_some_and(|name| self.has_name(name)))
-            && (self.alpn.is_empty() || spoken())
+        self.admits_name(server_name) && (self.alpn.is_empty() || spoken())
+    }
+
+    /// Returns whether the server name meets the route's condition on names.
+    fn admits_name(&self, server_name: Option<&str>) -> bool {
+        self.sni.is_empty() || server_name.is_some_and(|name| self.has_name(name))
     }
 }
 
@@ -24,6 +29,17 @@ impl ListenerConfig {
     /// Returns the place of the first route that matches a server name and an ALPN protocol.
     pub(crate) fn route(&self, server_name: Option<&str>, alpn: Option<&[u8]>) -> Option<usize> {
         self.routes.iter().position(|route| route.matches(server_name, alpn))
+    }
+
+    /// Returns the condition that a client without a route does not meet.
+    pub(crate) fn no_route_cause(&self, server_name: Option<&str>) -> NoRouteCause {
+        if self.routes.iter().any(|route| route.admits_name(server_name)) {
+            NoRouteCause::Alpn
+        } else if server_name.is_none() {
+            NoRouteCause::NoSni
+        } else {
+            NoRouteCause::UnknownName
+        }
     }
 
     /// Returns the TLS of each policy: the listener's own, then that of each route that has its own, with the place of
@@ -55,7 +71,7 @@ mod tests {
         let route = |(sni, alpn, has_tls): &(&[&str], &[&str], bool)| Route {
             sni: sni.iter().map(|s| s.parse::<NamePattern>().unwrap()).collect(),
             alpn: alpn.iter().map(|a| a.as_bytes().to_vec()).collect(),
-            backend: backend(),
+            backend: backend().into(),
             tls: has_tls.then(|| own.clone()),
         };
         let routes = routes.iter().map(route).collect();
@@ -77,6 +93,17 @@ mod tests {
         assert_eq!(route(None, Some("modbus")), Some(2));
         assert_eq!(route(None, None), None);
         assert_eq!(route(Some("c.example"), Some("mqtt")), None);
+    }
+
+    #[test]
+    fn a_client_without_a_route_has_no_name_an_unknown_name_or_another_protocol() {
+        let listener =
+            listener(&[(&["a.example"], &["mqtt"], false), (&["b.example"], &[], false)]);
+        let names = [None, Some("c.example"), Some("a.example")];
+        assert_eq!(
+            names.map(|name| listener.no_route_cause(name)),
+            [NoRouteCause::NoSni, NoRouteCause::UnknownName, NoRouteCause::Alpn]
+        );
     }
 
     #[test]

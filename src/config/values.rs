@@ -1,14 +1,53 @@
-//! The values of the configuration that have no type of their meaning: durations, sizes, names.
+//! The values of the configuration that have no type of their meaning: durations, sizes, names, addresses.
 //!
 //! **Promises.** Each range has one type, and its description ([`TextValue::EXPECTED`]) states the range.
 //!
-//! **Not here.** Addresses, name patterns and versions (`config.rs`), the file format (`config/file/`).
+//! **Not here.** Addresses of backends, name patterns and versions (`config.rs`), the file format (`config/file/`).
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
 use crate::value::{InvalidValue, TextValue};
+
+/// An address to listen on.
+#[derive(Clone, Copy)]
+pub(crate) struct ListenAddress(pub(crate) SocketAddr);
+
+impl TextValue for ListenAddress {
+    const EXPECTED: &'static str = "an IP address and a port, such as \"0.0.0.0:8883\" or \"[::]:8883\", \":8883\" for \
+        all addresses, or \"localhost:8883\"";
+}
+
+impl FromStr for ListenAddress {
+    type Err = InvalidValue;
+
+    /// An empty host is `[::]`, which accepts IPv4 too. "localhost" is not looked up: an answer of a resolver must not
+    /// open a port to a network (RFC 6761 section 6.3).
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let of = |ip: IpAddr, text: &str| Some(SocketAddr::new(ip, port(text)?));
+        let named = match text.split_once(':') {
+            Some(("", port)) => of(Ipv6Addr::UNSPECIFIED.into(), port),
+            Some((host, port)) if host.eq_ignore_ascii_case("localhost") => {
+                of(Ipv4Addr::LOCALHOST.into(), port)
+            }
+            Some(_) | None => None,
+        };
+        named.or_else(|| text.parse().ok()).map(Self).ok_or(InvalidValue::of::<Self>())
+    }
+}
+
+impl From<ListenAddress> for SocketAddr {
+    fn from(address: ListenAddress) -> Self {
+        address.0
+    }
+}
+
+/// Parses a port of digits alone; Rust's numbers may have a sign.
+pub(super) fn port(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()))
+}
 
 /// The longest duration. A longer one is a typing error.
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -93,6 +132,27 @@ impl FromStr for RecheckSpread {
     }
 }
 
+/// The time between two checks of a backend: none, or a second to an hour.
+pub(crate) struct CheckInterval(pub(crate) Option<Duration>);
+
+impl TextValue for CheckInterval {
+    const EXPECTED: &'static str = "a duration from \"1s\" to \"1h\", or \"0s\": no checks";
+}
+
+impl FromStr for CheckInterval {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let parsed = text.parse::<AnyDuration>().map_err(|_| InvalidValue::of::<Self>())?.0;
+        let range = Duration::from_secs(1)..=Duration::from_secs(3600);
+        match parsed {
+            Duration::ZERO => Ok(Self(None)),
+            interval if range.contains(&interval) => Ok(Self(Some(interval))),
+            _ => Err(InvalidValue::of::<Self>()),
+        }
+    }
+}
+
 /// A size from `MIN` to `MAX` bytes.
 pub(crate) struct Size<const MIN: usize, const MAX: usize>(pub(crate) usize);
 
@@ -135,6 +195,18 @@ pub(crate) type BufferedBytes = Size<{ 16 << 20 }, { 64 << 30 }>;
 
 impl TextValue for BufferedBytes {
     const EXPECTED: &'static str = "a size from \"16MiB\" to \"64GiB\", such as \"256MiB\"";
+}
+
+/// Longest plaintext of a record: RFC 8446 section 5.1, RFC 5246 section 6.2.1.
+pub(crate) const MAX_PLAIN_BYTES: usize = MAX_PLAIN_BYTES_U16 as usize;
+pub(crate) const MAX_PLAIN_BYTES_U16: u16 = 1 << 14;
+
+/// The longest plaintext of a record that is sent. Fewer than 512 bytes, the least value of max_fragment_length, would
+/// mostly be headers.
+pub(crate) type PlainRecordBytes = Size<512, MAX_PLAIN_BYTES>;
+
+impl TextValue for PlainRecordBytes {
+    const EXPECTED: &'static str = "a size from 512 to 16384 bytes, such as 4096 or \"4KiB\"";
 }
 
 /// Parses a number of bytes with its unit: `512B`, `32KiB`, `1MiB`, `2GiB`.

@@ -9,6 +9,7 @@
 
 mod clients;
 pub(crate) mod endpoint;
+mod events;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod guard;
@@ -17,7 +18,10 @@ mod page;
 mod query;
 mod response;
 mod rollouts;
+mod runbooks;
 pub(crate) mod status;
+mod stream;
+mod trace;
 mod views;
 
 use std::convert::identity;
@@ -30,7 +34,7 @@ use hyper::{Method, Request, StatusCode};
 use tokio::time::sleep;
 
 use self::clients::{Clients, Turn};
-use self::endpoint::{Endpoint, Scope};
+use self::endpoint::{Caller, Endpoint, Scope};
 use self::guard::Guard;
 use self::kill::Refusal;
 use self::response::{Reply, failed, json, not_allowed, page, text, typed, unauthorized};
@@ -100,6 +104,8 @@ enum Handler {
     Now(fn(&Admin) -> Reply),
     /// Answers after its turn, from the query or the id in the path: the response takes a while to make.
     Queued(Queued),
+    /// Answers with a stream, which continues after the head of the response.
+    Stream(fn(&Admin, &Request<Incoming>, Caller) -> Reply),
 }
 
 type Queued = for<'a> fn(&'a Admin, &'a str) -> Replying<'a>;
@@ -142,6 +148,18 @@ const ROUTES: &[AdminRoute] = &[
         Access::Token,
         Handler::Queued(|admin, query| Box::pin(admin.view(query, views::top))),
     ),
+    get(
+        "/events",
+        Guard::Host,
+        Access::Token,
+        Handler::Stream(|admin, request, _| events::follow(admin, request)),
+    ),
+    get(
+        "/runbooks/{id}",
+        Guard::Host,
+        Access::Page,
+        Handler::Queued(|_, alert| Box::pin(async move { runbook(alert) })),
+    ),
     get("/livez", Guard::Open, Access::Metrics, Handler::Now(|_| text(StatusCode::OK, "ok\n"))),
     get(
         "/startupz",
@@ -157,6 +175,7 @@ const ROUTES: &[AdminRoute] = &[
     ),
     post("/reload", Handler::Queued(|admin, query| Box::pin(admin.reload(query)))),
     post("/drain", Handler::Now(Admin::drain)),
+    post("/trace", Handler::Stream(trace::start)),
     delete("/sessions", |admin, query| Box::pin(admin.kill(query, kill::matching))),
     delete("/sessions/{id}", |admin, id| Box::pin(admin.kill(id, kill::one))),
 ];
@@ -219,12 +238,12 @@ pub(crate) fn serve(endpoints: Vec<Endpoint>, admin: &Arc<Admin>, max_connection
 async fn serve_endpoint(endpoint: Arc<Endpoint>, admin: Arc<Admin>, clients: Arc<Clients>) {
     loop {
         match endpoint.accept().await {
-            Ok(stream) => {
+            Ok((stream, caller)) => {
                 let permit = clients.permit().await;
                 let (admin, endpoint) = (Arc::clone(&admin), Arc::clone(&endpoint));
                 tokio::spawn(permit.serve(stream, move |request, turn| {
                     let (admin, endpoint) = (Arc::clone(&admin), Arc::clone(&endpoint));
-                    async move { admin.answer(&endpoint, &request, &turn).await }
+                    async move { admin.answer((&endpoint, caller), &request, &turn).await }
                 }));
             }
             Err(error) => {
@@ -238,7 +257,13 @@ async fn serve_endpoint(endpoint: Arc<Endpoint>, admin: Arc<Admin>, clients: Arc
 }
 
 impl Admin {
-    async fn answer(&self, endpoint: &Endpoint, request: &Request<Incoming>, turn: &Turn) -> Reply {
+    /// Answers a request that has come from `caller` to `endpoint`.
+    async fn answer(
+        &self,
+        (endpoint, caller): (&Endpoint, Caller),
+        request: &Request<Incoming>,
+        turn: &Turn,
+    ) -> Reply {
         let path = request.uri().path();
         let mut at_path = routes(endpoint.scope).filter_map(|r| Some((r, r.matches(path)?)));
         let found = at_path.find(|(route, _)| route.method.includes(request.method()));
@@ -256,6 +281,7 @@ impl Admin {
         }
         match route.map(|route| route.handler) {
             Some(Handler::Now(answer)) => answer(self),
+            Some(Handler::Stream(answer)) => answer(self, request, caller),
             Some(Handler::Queued(answer)) => match turn.wait().await {
                 Some(_turn) => {
                     let query = request.uri().query().unwrap_or_default();
@@ -291,7 +317,7 @@ impl Admin {
         let (shutdown, reload) = (self.shutdown.clone(), self.reload.status());
         let made = self.pool.run(move || {
             metrics.refresh();
-            status.json(&shutdown, &reload, &metrics.names())
+            status.json(&shutdown, &reload, &metrics)
         });
         made.await.map_or_else(|error| failed(&error), json)
     }
@@ -354,6 +380,17 @@ impl Admin {
     }
 }
 
+/// Returns the runbook of an alert.
+fn runbook(alert: &str) -> Reply {
+    match runbooks::find(alert) {
+        Some(found) => text(StatusCode::OK, found),
+        None => {
+            let known: Vec<_> = runbooks::names().collect();
+            text(StatusCode::NOT_FOUND, format!("known runbooks: {}\n", known.join(", ")))
+        }
+    }
+}
+
 /// Answers a request that no route takes: its path has another method, or is unknown.
 fn no_route(path: &str, scope: Scope) -> Reply {
     let has = |verb| routes(scope).any(|r| r.method == verb && r.matches(path).is_some());
@@ -385,8 +422,8 @@ mod tests {
 
     #[test]
     fn an_unknown_path_is_answered_with_all_routes() {
-        let expected = "GET / /status /metrics /sessions /top /livez /startupz /readyz, \
-                        POST /reload /drain, DELETE /sessions /sessions/{id}\n";
+        let expected = "GET / /status /metrics /sessions /top /events /runbooks/{id} /livez /startupz \
+                        /readyz, POST /reload /drain /trace, DELETE /sessions /sessions/{id}\n";
         assert_eq!(list(Scope::Whole), expected);
         assert_eq!(list(Scope::Metrics), "GET /metrics /livez /startupz /readyz\n");
     }

@@ -1,7 +1,7 @@
 //! The counters of the listeners over the last minutes, for operators without Prometheus.
 //!
-//! **Promises.** At most [`SAMPLES`] samples are kept: for each listener three numbers, and one for each reason for
-//! which connections ended in that time. They are differences of counters that exist anyway, so the data path does
+//! **Promises.** At most [`SAMPLES`] samples are kept: for each listener five numbers, and one for each reason and
+//! each detail of a reason (an alert, a kind of cipher suite) that occurred in that time. They are differences of counters that exist anyway, so the data path does
 //! no extra work. Time is monotonic, so it is correct on a gateway without a real-time clock as well.
 //!
 //! **Not here.** Counting (`metrics.rs`), the output (`admin/status.rs`).
@@ -14,6 +14,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::lock::Lock;
 use crate::metrics::{ListenerMetrics, Totals};
+use crate::terms::closed_set::ClosedSet;
+use crate::terms::labels::{Alert, Direction, Incompatible, LooksLike, NoRouteCause, SuiteKind};
 use crate::terms::reason::Reason;
 
 /// Duration of a sample.
@@ -50,8 +52,20 @@ pub(crate) struct Increase {
     pub(crate) handshakes: u64,
     /// Open connections at the end of the sample.
     pub(crate) active: i64,
+    /// Plaintext bytes relayed, only in directions with some.
+    pub(crate) bytes: Vec<(Direction, u64)>,
     /// Only reasons that occurred.
     pub(crate) closed: Vec<(Reason, u64)>,
+    /// Only alerts that clients sent.
+    pub(crate) alerts: Vec<(Alert, u64)>,
+    /// Only incompatibilities that occurred.
+    pub(crate) incompatible: Vec<(Incompatible, u64)>,
+    /// Only kinds of cipher suites that occurred.
+    pub(crate) refused_suites: Vec<(SuiteKind, u64)>,
+    /// Only protocols other than TLS that occurred.
+    pub(crate) not_tls: Vec<(LooksLike, u64)>,
+    /// Only conditions of routes that were not met.
+    pub(crate) no_route: Vec<(NoRouteCause, u64)>,
 }
 
 impl History {
@@ -107,14 +121,24 @@ impl History {
 }
 
 fn increase(now: &Totals, before: &Totals, listener: &ListenerMetrics) -> Increase {
-    let closed = now.closed.iter().zip(&before.closed).map(|(now, before)| now - before);
-    let closed = Reason::ALL.iter().copied().zip(closed);
     Increase {
         accepted: now.accepted - before.accepted,
         handshakes: now.handshakes - before.handshakes,
         active: listener.load().active,
-        closed: closed.filter(|(_, count)| *count > 0).collect(),
+        bytes: grown(&now.bytes, &before.bytes),
+        closed: grown(&now.closed, &before.closed),
+        alerts: grown(&now.alerts, &before.alerts),
+        incompatible: grown(&now.incompatible, &before.incompatible),
+        refused_suites: grown(&now.refused_suites, &before.refused_suites),
+        not_tls: grown(&now.not_tls, &before.not_tls),
+        no_route: grown(&now.no_route, &before.no_route),
     }
+}
+
+/// Returns the values whose counters have grown, with the increase.
+fn grown<L: ClosedSet>(now: &[u64], before: &[u64]) -> Vec<(L, u64)> {
+    let increases = now.iter().zip(before).map(|(now, before)| now - before);
+    L::all().iter().copied().zip(increases).filter(|(_, increase)| *increase > 0).collect()
 }
 
 #[cfg(test)]
@@ -130,8 +154,24 @@ mod tests {
         history.listeners[1].accepted();
         history.listeners[1].accepted();
         history.listeners[1].closed(Reason::ClientTlsEof, Duration::ZERO);
+        history.listeners[1].alerted(Alert::UnknownCa);
+        history.listeners[1].refused(Incompatible::CipherSuite, SuiteKind::Rsa);
+        history.listeners[1].not_tls(LooksLike::Http);
+        history.listeners[1].no_route(NoRouteCause::Alpn);
+        history.listeners[1].relayed(Direction::ToClient, 7);
         let closed = vec![(Reason::ClientTlsEof, 1)];
-        let one = Increase { accepted: 2, handshakes: 0, active: 1, closed };
+        let one = Increase {
+            accepted: 2,
+            handshakes: 0,
+            active: 1,
+            bytes: vec![(Direction::ToClient, 7)],
+            closed,
+            alerts: vec![(Alert::UnknownCa, 1)],
+            incompatible: vec![(Incompatible::CipherSuite, 1)],
+            refused_suites: vec![(SuiteKind::Rsa, 1)],
+            not_tls: vec![(LooksLike::Http, 1)],
+            no_route: vec![(NoRouteCause::Alpn, 1)],
+        };
         let first = Sample { ended: now, increases: vec![Increase::default(), one] };
         assert_eq!(
             history.recent(now),

@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::format::Format;
+use super::terminal::Terminal;
 use crate::text;
 
 /// Escapes the control characters in each line.
@@ -16,6 +17,8 @@ use crate::text;
 pub(super) struct OneLine<W> {
     pub(super) to: W,
     pub(super) format: Format,
+    /// The terminal that shows the text, if there is one.
+    pub(super) terminal: Option<Terminal>,
 }
 
 impl<W: Write> Write for OneLine<W> {
@@ -26,7 +29,8 @@ impl<W: Write> Write for OneLine<W> {
             text => (text, ""),
         };
         let is_plain = |byte: &u8| matches!(byte, b' '..=b'~');
-        if text.iter().all(is_plain) {
+        let terminal = self.terminal.filter(|_| self.format == Format::Text);
+        if terminal.is_none() && text.iter().all(is_plain) {
             return self.to.write(line);
         }
         let text = String::from_utf8_lossy(text);
@@ -34,7 +38,11 @@ impl<W: Write> Write for OneLine<W> {
             Format::Text => text::one_line(&text),
             Format::Json => text::json_line(&text),
         };
-        self.to.write_all(format!("{escaped}{end}").as_bytes())?;
+        let shown = match terminal {
+            Some(terminal) => terminal.shown(&escaped).into(),
+            None => escaped,
+        };
+        self.to.write_all(format!("{shown}{end}").as_bytes())?;
         Ok(line.len())
     }
 
@@ -56,7 +64,7 @@ mod tests {
     use super::*;
 
     fn written(format: Format, line: &str) -> String {
-        let mut writer = OneLine { to: Vec::new(), format };
+        let mut writer = OneLine { to: Vec::new(), format, terminal: None };
         writer.write_all(line.as_bytes()).unwrap();
         String::from_utf8(writer.to).unwrap()
     }
@@ -66,6 +74,15 @@ mod tests {
         let text = |line| written(Format::Text, line);
         assert_eq!(text("INFO pump-7 \u{fc}\n"), "INFO pump-7 \u{fc}\n");
         assert_eq!(text("a\nERROR b\u{1b}[31m\u{9b}\n"), "a\\nERROR b\\u{1b}[31m\\u{9b}\n");
+    }
+
+    #[test]
+    fn a_peer_cannot_add_colours_on_a_terminal() {
+        let terminal = Some(Terminal { is_coloured: true });
+        let mut writer = OneLine { to: Vec::new(), format: Format::Text, terminal };
+        writer.write_all(b"2026-11-30T10:00:00Z  INFO access: sni=\x1b[31m\n").unwrap();
+        let written = String::from_utf8(writer.to).unwrap();
+        assert!(written.ends_with("access: sni=\\u{1b}[31m\n"), "{written:?}");
     }
 
     #[test]

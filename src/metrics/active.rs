@@ -20,6 +20,8 @@ const MAX_CAS: usize = 8;
 pub(crate) struct ActiveCertificate {
     /// The certificate's file.
     pub(crate) cert: String,
+    /// The file of its key.
+    pub(crate) key_file: String,
     /// In hexadecimal.
     pub(crate) serial: String,
     /// The fingerprint, over the whole certificate, in hexadecimal.
@@ -29,6 +31,8 @@ pub(crate) struct ActiveCertificate {
     /// In Unix time.
     pub(crate) not_before: i64,
     pub(crate) not_after: i64,
+    /// The number of certificates that are sent: this one and its issuers.
+    pub(crate) chain_length: usize,
 }
 
 /// A CA of client certificates. Its fields are the keys of `client_cas` in `GET /status`.
@@ -164,12 +168,14 @@ mod tests {
         let (a, b) = (families.listener("a"), families.listener("b"));
         let certificate = |sha256: &str| ActiveCertificate {
             cert: "tls.crt".to_owned(),
+            key_file: "tls.key".to_owned(),
             serial: "01".to_owned(),
             sha256: sha256.to_owned(),
             issuer: "CN=ca".to_owned(),
             key: "ecdsa",
             not_before: 1,
             not_after: 2,
+            chain_length: 1,
         };
         let reported = |sha256: &str| Reported {
             certificates: vec![certificate(sha256)],

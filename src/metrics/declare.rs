@@ -177,8 +177,9 @@ impl<L: ClosedSet, M> Index<L> for Set<L, M> {
     }
 }
 
-/// One child for each cipher suite, with the labels `version` and `cipher`.
-pub(super) struct BySuite<M>(Set<Cipher, M>);
+/// One child for each cipher suite, with the labels `version` and `cipher`. Those of suites that few listeners have are
+/// exported once they are used.
+pub(super) struct BySuite<M: MetricHandle>(Set<Cipher, Later<M>>);
 
 impl<M: MetricHandle> MetricHandle for BySuite<M> {
     type Family = M::Family;
@@ -189,7 +190,12 @@ impl<M: MetricHandle> MetricHandle for BySuite<M> {
 
     fn child(family: &M::Family, values: &[&str]) -> Self {
         let child = |cipher: &Cipher| {
-            M::child(family, &[values, &[cipher.version(), cipher.as_str()]].concat())
+            let values = &[values, &[cipher.version(), cipher.as_str()]].concat();
+            let child = Later::<M>::child(family, values);
+            if !cipher.is_legacy() {
+                child.used();
+            }
+            child
         };
         Self(Set::from_fn(child))
     }
@@ -201,11 +207,18 @@ impl<M: MetricHandle> MetricHandle for BySuite<M> {
     }
 }
 
-impl<M> Index<Cipher> for BySuite<M> {
+impl<M: MetricHandle> BySuite<M> {
+    /// Returns the children that are exported.
+    pub(super) fn exported(&self) -> impl Iterator<Item = &M> {
+        Cipher::ALL.iter().filter_map(|&cipher| self.0[cipher].child.get())
+    }
+}
+
+impl<M: MetricHandle> Index<Cipher> for BySuite<M> {
     type Output = M;
 
     fn index(&self, cipher: Cipher) -> &M {
-        &self.0[cipher]
+        self.0[cipher].used()
     }
 }
 
@@ -234,7 +247,12 @@ impl<M: MetricHandle> MetricHandle for Later<M> {
 impl<M: MetricHandle> Later<M> {
     /// Returns whether the child is exported.
     pub(super) fn is_used(&self) -> bool {
-        self.child.get().is_some()
+        self.exported().is_some()
+    }
+
+    /// Returns the child if it is exported.
+    pub(super) fn exported(&self) -> Option<&M> {
+        self.child.get()
     }
 
     /// Returns the child, which is exported from now on.

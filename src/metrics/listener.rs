@@ -1,7 +1,8 @@
 //! The metrics of one listener.
 //!
 //! **Promises.** All children exist from the first scrape, except those of certificates, CAs, CRLs and backends,
-//! which come and go with the configuration.
+//! which come and go with the configuration, those of rollouts and of missing routes, which begin with it, and those of other
+//! protocols than TLS and of unfinished handshakes, which begin with their first connection.
 //!
 //! **Not here.** Backends (`backends.rs`), TLS material (`active.rs`), rollouts (`rollouts.rs`). `proxy/record.rs`
 //! alone updates the connection metrics, except for the relayed bytes, which the session counts (`sessions.rs`).
@@ -13,12 +14,15 @@ use prometheus::{Histogram, IntCounter, IntGauge, Registry};
 
 use super::active::{Active, ActiveFamilies};
 use super::backends::{BackendFamilies, BackendMetrics, Backends};
-use super::declare::{BySuite, Set, declare_metrics};
+use super::declare::{BySuite, Later, Set, declare_metrics};
 use super::rollouts::{RolloutFamilies, Rollouts};
+use crate::config::{BackendList, Balance};
+use crate::events::Events;
 use crate::terms::closed_set::ClosedSet;
 use crate::terms::labels::{
-    AcceptError, Age, Alert, Cipher, ClientCertificate, Direction, Expiry, Group, HandshakeKind,
-    HandshakePart, Incompatible, KeyKind, OfferedVersion, ResumptionOutcome, Silence, SuiteKind,
+    AcceptError, Age, Alert, ClientCertificate, Direction, Expiry, Group, HandshakeKind,
+    HandshakePart, HandshakeStage, Incompatible, Interruption, KeyKind, LooksLike, NoRouteCause,
+    OfferedVersion, ResumptionOutcome, Silence, SuiteKind,
 };
 use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::Reason;
@@ -34,6 +38,9 @@ const PART_BUCKETS: &[f64] = &[0.0001, 0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0]
 const CONNECT_BUCKETS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
 ];
+
+/// From a server on the same machine to one that hangs. Few, because the order of magnitude is enough.
+const FIRST_BYTE_BUCKETS: &[f64] = &[0.01, 0.1, 1.0, 10.0];
 
 /// From a device that sends one report to a month.
 const DURATION_BUCKETS: &[f64] =
@@ -82,7 +89,13 @@ declare_metrics! {
             "Time from accept to the end of a completed TLS handshake.", HANDSHAKE_BUCKETS;
         handshake_parts: Set<HandshakePart, Histogram>
             = "tlsidecar_handshake_part_seconds" ["listener", "part"]
-            "Parts of the time of a completed TLS handshake.", PART_BUCKETS;
+            "Parts of the time of a TLS handshake.", PART_BUCKETS;
+        unfinished: Set<Interruption, Set<HandshakeStage, Later<IntCounter>>>
+            = "tlsidecar_handshake_unfinished_total" ["listener", "how", "stage"]
+            "TLS handshakes that the client did not finish, by how it stopped and how far it had come.";
+        accept_queue: IntGauge
+            = "tlsidecar_accept_queue" ["listener"]
+            "Connections that the kernel has established and that are not accepted yet.";
         groups: Set<Group, IntCounter>
             = "tlsidecar_handshake_groups_total" ["listener", "group"]
             "TLS handshakes completed, by the group of the key exchange.";
@@ -107,9 +120,21 @@ declare_metrics! {
         refused_suites: Set<SuiteKind, IntCounter>
             = "tlsidecar_refused_suites_total" ["listener", "best"]
             "Clients refused because no cipher suite is in common, by the best kind that they offered.";
+        not_tls: Set<LooksLike, Later<IntCounter>>
+            = "tlsidecar_not_tls_total" ["listener", "looks_like"]
+            "Connections that do not begin with TLS, by the protocol that their first bytes look like. Those that end as proxy_header_unexpected count too.";
+        no_route: Later<Set<NoRouteCause, IntCounter>>
+            = "tlsidecar_no_route_total" ["listener", "what"]
+            "Connections without a route, by the condition that they do not meet.";
         connect_duration: Histogram
             = "tlsidecar_backend_connect_duration_seconds" ["listener"]
             "Time from the look-up of the backend's name to the open connection.", CONNECT_BUCKETS;
+        first_byte: Histogram
+            = "tlsidecar_backend_first_byte_seconds" ["listener"]
+            "Time from the first byte to the backend, or from the connect, to its first byte.", FIRST_BYTE_BUCKETS;
+        waiting_for_backend: IntGauge
+            = "tlsidecar_backend_silent_sessions" ["listener"]
+            "Sessions whose device sent last and has had no answer for 30 seconds.";
         ages: Set<Age, IntGauge>
             = "tlsidecar_sessions_by_age" ["listener", "age"]
             "Sessions, by age.";
@@ -128,6 +153,7 @@ pub(super) struct ListenerFamilies {
     backends: BackendFamilies,
     active: ActiveFamilies,
     rollouts: RolloutFamilies,
+    events: Arc<Events>,
 }
 
 /// The metrics of one listener: handles that are moved without a look-up.
@@ -137,6 +163,7 @@ pub struct ListenerMetrics {
     backends: Backends,
     active: Active,
     rollouts: Rollouts,
+    events: Arc<Events>,
 }
 
 /// The load of a listener at one moment. Its fields are keys of `listeners` in `GET /status`.
@@ -146,8 +173,10 @@ pub(crate) struct Load {
     pub(crate) limit: i64,
     pub(crate) at_limit: bool,
     pub(crate) handshakes_in_progress: i64,
-    /// As of the last scrape.
+    /// As of the last scrape, as the next.
     pub(crate) sessions: i64,
+    /// Sessions whose client sent last and has had no answer for 30 seconds.
+    pub(crate) backend_silent_sessions: i64,
 }
 
 /// The counters of a listener since the process started.
@@ -156,8 +185,20 @@ pub(crate) struct Totals {
     pub(crate) accepted: u64,
     /// Completed handshakes.
     pub(crate) handshakes: u64,
+    /// For each of [`Direction::ALL`].
+    pub(crate) bytes: Vec<u64>,
     /// For each of [`Reason::ALL`].
     pub(crate) closed: Vec<u64>,
+    /// For each of [`Alert::ALL`].
+    pub(crate) alerts: Vec<u64>,
+    /// For each of [`Incompatible::ALL`].
+    pub(crate) incompatible: Vec<u64>,
+    /// For each of [`SuiteKind::ALL`].
+    pub(crate) refused_suites: Vec<u64>,
+    /// For each of [`LooksLike::ALL`].
+    pub(crate) not_tls: Vec<u64>,
+    /// For each of [`NoRouteCause::ALL`].
+    pub(crate) no_route: Vec<u64>,
 }
 
 /// Statistics of the sessions of a listener at one moment.
@@ -167,15 +208,18 @@ pub(crate) struct SessionStats {
     pub(crate) silences: [u32; Silence::ALL.len()],
     pub(crate) expiries: [u32; Expiry::ALL.len()],
     pub(crate) buffered_bytes: u64,
+    /// Sessions whose client sent last and has had no answer for 30 seconds.
+    pub(crate) waiting_for_backend: u32,
 }
 
 impl ListenerFamilies {
-    pub(super) fn register(registry: &Registry) -> Self {
+    pub(super) fn register(registry: &Registry, events: &Arc<Events>) -> Self {
         Self {
             own: OwnFamilies::register(registry),
             backends: BackendFamilies::register(registry),
             active: ActiveFamilies::register(registry),
             rollouts: RolloutFamilies::register(registry),
+            events: Arc::clone(events),
         }
     }
 
@@ -184,9 +228,10 @@ impl ListenerFamilies {
         ListenerMetrics {
             name: name.to_owned(),
             own: self.own.children(&[name]),
-            backends: self.backends.listener(name),
+            backends: self.backends.listener(name, &self.events),
             active: self.active.listener(name),
             rollouts: self.rollouts.listener(name),
+            events: Arc::clone(&self.events),
         }
     }
 }
@@ -195,6 +240,11 @@ impl ListenerMetrics {
     /// Returns the listener's name.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The events of the process.
+    pub(crate) const fn events(&self) -> &Arc<Events> {
+        &self.events
     }
 
     pub(crate) fn accepted(&self) {
@@ -243,8 +293,13 @@ impl ListenerMetrics {
         self.own.handshakes_in_progress.dec();
     }
 
+    /// Returns the completed handshakes with a certificate of this key type.
+    pub(crate) fn handshakes_with(&self, key: KeyKind) -> u64 {
+        self.own.certificates[key].get()
+    }
+
     /// Counts a completed handshake: `took` is the time since accept, `wait` the part before a worker first
-    /// polled the connection and the wait for a slot, `crypto` the part that TLS itself took.
+    /// polled the connection and that between a ClientHello and our answer, `crypto` the part that TLS itself took.
     pub(crate) fn on_handshake(
         &self,
         negotiated: &Negotiated,
@@ -282,8 +337,40 @@ impl ListenerMetrics {
         }
     }
 
+    pub(crate) fn not_tls(&self, looks_like: LooksLike) {
+        self.own.not_tls[looks_like].used().inc();
+    }
+
+    pub(crate) fn no_route(&self, cause: NoRouteCause) {
+        self.own.no_route.used()[cause].inc();
+    }
+
+    /// Exports the counters of connections without a route: the listener has no backend of its own.
+    pub(crate) fn export_no_route(&self) {
+        self.own.no_route.used();
+    }
+
+    /// Counts a handshake that its client did not finish.
+    pub(crate) fn unfinished(&self, how: Interruption, stage: HandshakeStage) {
+        self.own.unfinished[how][stage].used().inc();
+    }
+
+    /// Observes the wait of a client whose handshake failed after its ClientHello.
+    pub(crate) fn waited(&self, wait: Duration) {
+        self.own.handshake_parts[HandshakePart::Wait].observe(wait.as_secs_f64());
+    }
+
+    pub(crate) fn set_accept_queue(&self, connections: u32) {
+        self.own.accept_queue.set(connections.into());
+    }
+
     pub(crate) fn connected(&self, took: Duration) {
         self.own.connect_duration.observe(took.as_secs_f64());
+    }
+
+    /// The first byte of a backend has come, after this time.
+    pub(crate) fn first_byte(&self, awaited: Duration) {
+        self.own.first_byte.observe(awaited.as_secs_f64());
     }
 
     /// Returns the metrics of the backend at `address`.
@@ -291,14 +378,24 @@ impl ListenerMetrics {
         self.backends.get(address)
     }
 
-    /// Replaces the exported backends by those with these addresses.
-    pub(crate) fn set_backends(&self, addresses: impl Iterator<Item = String>) {
-        self.backends.replace(addresses);
+    /// Replaces the exported backends by those of these lists, which are used in this way.
+    pub(crate) fn set_backends<'a>(
+        &self,
+        lists: impl Iterator<Item = &'a BackendList>,
+        balance: Balance,
+    ) {
+        let list = |list: &BackendList| list.addresses().iter().map(ToString::to_string).collect();
+        self.backends.replace(lists.map(list).collect(), balance);
     }
 
     /// Returns the configured backends, ordered by address.
     pub(crate) fn backends(&self) -> Vec<Arc<BackendMetrics>> {
         self.backends.all()
+    }
+
+    /// Returns whether another backend can serve the devices of the one at this address; none if it is in no list of several.
+    pub(crate) fn has_replacement(&self, address: &str) -> Option<bool> {
+        self.backends.has_replacement(address)
     }
 
     /// Brings the state of the backends up to date.
@@ -317,6 +414,7 @@ impl ListenerMetrics {
         set(&self.own.silences, &stats.silences);
         set(&self.own.expiries, &stats.expiries);
         self.own.buffered.set(i64::try_from(stats.buffered_bytes).unwrap_or(i64::MAX));
+        self.own.waiting_for_backend.set(i64::from(stats.waiting_for_backend));
     }
 
     /// Returns the current load.
@@ -327,19 +425,30 @@ impl ListenerMetrics {
             at_limit: self.own.at_limit.get() == 1,
             handshakes_in_progress: self.own.handshakes_in_progress.get(),
             sessions: Age::ALL.iter().map(|&age| self.own.ages[age].get()).sum(),
+            backend_silent_sessions: self.own.waiting_for_backend.get(),
         }
     }
 
     /// Returns the counters since the process started.
     pub(crate) fn totals(&self) -> Totals {
-        let suites = Cipher::ALL.iter().map(|&cipher| &self.own.handshakes[cipher]);
-        let kinds = |kinds: &Set<HandshakeKind, IntCounter>| {
-            HandshakeKind::ALL.iter().map(|&kind| kinds[kind].get()).sum::<u64>()
-        };
+        fn each<L: ClosedSet>(counters: &Set<L, IntCounter>) -> Vec<u64> {
+            L::all().iter().map(|&value| counters[value].get()).collect()
+        }
+        let later = |counter: &Later<IntCounter>| counter.exported().map_or(0, IntCounter::get);
+        let kinds = |kinds: &Set<HandshakeKind, IntCounter>| each(kinds).iter().sum::<u64>();
         Totals {
             accepted: self.own.accepted.get(),
-            handshakes: suites.map(kinds).sum(),
-            closed: Reason::ALL.iter().map(|&reason| self.own.closed[reason].get()).collect(),
+            handshakes: self.own.handshakes.exported().map(kinds).sum(),
+            bytes: each(&self.own.bytes),
+            closed: each(&self.own.closed),
+            alerts: each(&self.own.alerts),
+            incompatible: each(&self.own.incompatible),
+            refused_suites: each(&self.own.refused_suites),
+            not_tls: LooksLike::ALL.iter().map(|&like| later(&self.own.not_tls[like])).collect(),
+            no_route: match self.own.no_route.exported() {
+                Some(counters) => each(counters),
+                None => vec![0; NoRouteCause::ALL.len()],
+            },
         }
     }
 

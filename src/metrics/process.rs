@@ -12,6 +12,7 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::{Counter, Gauge, IntCounter, IntGauge, Registry};
 
 use super::declare::{Named, Set, declare_metrics};
+use super::resources::Resources;
 use crate::lifecycle::Phase;
 use crate::terms::labels::{ReloadObject, ReloadOutcome};
 
@@ -130,6 +131,16 @@ impl ProcessMetrics {
     pub(super) fn set_runtime(&self, workers: usize, busy: Duration) {
         self.0.workers.set(i64::try_from(workers).unwrap_or(i64::MAX));
         self.0.busy.inc_by((busy.as_secs_f64() - self.0.busy.get()).max(0.0));
+    }
+
+    /// Returns these resources with those that the process counts itself.
+    pub(super) fn resources(&self, read: Resources) -> Resources {
+        Resources {
+            workers: u64::try_from(self.0.workers.get()).unwrap_or(0),
+            busy_seconds: self.0.busy.get(),
+            log_lines_dropped: self.0.log_lines_dropped.get(),
+            ..read
+        }
     }
 }
 

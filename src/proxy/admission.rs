@@ -38,7 +38,7 @@ pub(crate) struct Gate(Arc<GateState>);
 #[derive(Debug)]
 struct GateState {
     permits: Permits,
-    /// The limit of connections of the listener. A reload can change it.
+    /// The limit of connections of the listener, without that of the process. A reload can change it.
     limit: AtomicUsize,
     number: usize,
     identities: IdentityTable,
@@ -51,7 +51,10 @@ struct GateState {
 #[derive(Debug)]
 pub(crate) struct ProcessGate {
     permits: Permits,
-    limit: usize,
+    /// Connections that the file descriptors carry.
+    capacity: usize,
+    /// The limit of connections: the capacity, or less. A reload can change it.
+    limit: AtomicUsize,
     pending: Lock<PendingSet>,
     /// Another connection can be evicted.
     listed: Notify,
@@ -70,7 +73,22 @@ impl ProcessGate {
         let memory = Arc::new(HandshakeMemory::new(usize::MAX, budget));
         let slots = Arc::new(HandshakeSlots::new(slots));
         let (pending, listed) = (Lock::default(), Notify::new());
-        Self { permits: Permits::default(), limit, pending, listed, memory, slots }
+        let (permits, capacity, limit) = (Permits::default(), limit, AtomicUsize::new(limit));
+        Self { permits, capacity, limit, pending, listed, memory, slots }
+    }
+
+    /// Sets the limit of connections of all listeners together, at most the capacity.
+    pub(crate) fn set_limit(&self, limit: Option<usize>) {
+        self.limit.store(
+            limit.map_or(self.capacity, |limit| limit.min(self.capacity)),
+            Ordering::Release,
+        );
+        // Those that wait for a lower limit may have room.
+        self.permits.released.notify_waiters();
+    }
+
+    fn limit(&self) -> usize {
+        self.limit.load(Ordering::Acquire)
     }
 
     /// The memory that all handshakes share.
@@ -83,7 +101,7 @@ impl Gate {
     /// Creates the gate of one listener. Until a limit is set, it is the process's.
     pub(crate) fn new(process: Arc<ProcessGate>) -> Self {
         let number = process.pending.lock().add_listener();
-        let limit = AtomicUsize::new(process.limit);
+        let limit = AtomicUsize::new(usize::MAX);
         let (permits, identities) = (Permits::default(), IdentityTable::default());
         let sources = SourceTable::default();
         let slots = process.slots.add_listener();
@@ -95,9 +113,9 @@ impl Gate {
     /// process's.
     pub(crate) fn set_limits(&self, limits: config::Limits) -> usize {
         self.0.slots.set_limits(limits);
-        let limit = limits.max_connections.unwrap_or(usize::MAX).min(self.0.process.limit);
-        self.0.limit.store(limit, Ordering::Release);
-        limit
+        self.0.sources.set_prefix(limits.source_prefix);
+        self.0.limit.store(limits.max_connections.unwrap_or(usize::MAX), Ordering::Release);
+        self.limit()
     }
 
     /// Returns how many devices wait for a handshake slot.
@@ -105,14 +123,14 @@ impl Gate {
         self.0.slots.waiting()
     }
 
-    /// Returns the limit of connections of the listener.
+    /// Returns how many connections the listener may have: the smaller of its limit and the process's.
     pub(crate) fn limit(&self) -> usize {
-        self.0.limit.load(Ordering::Acquire)
+        self.0.limit.load(Ordering::Acquire).min(self.0.process.limit())
     }
 
     /// Returns a warning if the limits are larger than the process's.
     pub(crate) fn excess(&self, limits: config::Limits) -> Option<String> {
-        excess(limits, self.0.process.limit)
+        excess("max_connections", limits.max_connections, self.0.process.capacity)
     }
 
     /// Returns true if the listener has no permit left.
@@ -183,7 +201,7 @@ impl Gate {
         if !permits.try_acquire(self.limit()) {
             return Err(Scope::Listener(*number));
         }
-        if !process.permits.try_acquire(process.limit) {
+        if !process.permits.try_acquire(process.limit()) {
             permits.release();
             return Err(Scope::Process);
         }
@@ -316,12 +334,12 @@ impl Drop for PendingConnection {
     }
 }
 
-/// Returns a warning if the limits are larger than `process_limit`, the limit of the process.
-pub(crate) fn excess(limits: config::Limits, process_limit: usize) -> Option<String> {
-    let wanted = limits.max_connections.filter(|&wanted| wanted > process_limit)?;
+/// Returns a warning if the limit of the key `key` is larger than `capacity`, the number of connections that the process
+/// can have.
+pub(crate) fn excess(key: &str, limit: Option<usize>, capacity: usize) -> Option<String> {
+    let wanted = limit.filter(|&wanted| wanted > capacity)?;
     Some(format!(
-        "max_connections is {wanted}, and the limit on file descriptors (ulimit -Hn) carries \
-         {process_limit}"
+        "{key} is {wanted}, and the limit on file descriptors (ulimit -Hn) carries {capacity}"
     ))
 }
 
@@ -418,6 +436,24 @@ mod tests {
         tokio::task::yield_now().await;
         drop(last);
         timeout(Duration::from_secs(1), waiting).await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_limit_of_the_process_holds_for_all_listeners_together_and_can_change() {
+        let process = Arc::new(ProcessGate::new(3, 1, Arc::default()));
+        let (one, other) = (gate(&process, 10), gate(&process, 2));
+        assert_eq!((one.limit(), other.limit()), (3, 2));
+        process.set_limit(Some(2));
+        assert_eq!((one.limit(), other.limit()), (2, 2));
+        let _both = (one.try_enter().unwrap(), other.try_enter().unwrap());
+        let waiting = tokio::spawn(async move { other.enter(source(1)).await });
+        tokio::task::yield_now().await;
+        assert!(one.try_enter().is_none() && !waiting.is_finished());
+        process.set_limit(Some(9));
+        assert_eq!(one.limit(), 3, "the file descriptors carry no more");
+        let _third = timeout(Duration::from_secs(1), waiting).await.unwrap().unwrap();
+        process.set_limit(None);
+        assert!(one.try_enter().is_none());
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,9 +13,8 @@ use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
 
-use super::handshake;
+use super::handshake::{self, Kernel};
 use super::handshake_memory::Share;
 use super::hello::{self, Between, HelloLimits};
 use super::relay::{self, Bounds};
@@ -23,8 +22,7 @@ use super::tls::scratch::{self, HANDSHAKE_READ_BYTES};
 use super::tls::{Received, TlsStream};
 use crate::config::{self, BackendAddress, CertificateFiles, ClientAuth, ListenerConfig, Timeouts};
 use crate::metrics::Metrics;
-use crate::sessions;
-use crate::sessions::budget::Budget;
+use crate::sessions::{Session, Sessions};
 use crate::trust::snapshot::Snapshot;
 
 /// The server side of a listener with default settings.
@@ -57,8 +55,13 @@ impl BenchServer {
     /// # Panics
     /// If the handshake fails.
     pub async fn accept<Io: AsyncRead + AsyncWrite + Unpin>(&self, io: Io) -> BenchStream<Io> {
-        let started =
-            handshake::read_client_hello(io, &self.snapshot.listener, Share::default()).await;
+        let started = handshake::read_client_hello(
+            io,
+            &self.snapshot.listener,
+            Share::default(),
+            Kernel::NONE,
+        )
+        .await;
         let started = started.expect("it is a ClientHello");
         let client = started.accept(&self.snapshot, &0, None).await.0;
         BenchStream(client.expect("the device can be served").stream)
@@ -78,15 +81,15 @@ impl BenchServer {
         B: AsyncRead + AsyncWrite + Unpin,
     {
         let peer = ([127, 0, 0, 1], 1).into();
-        let session = sessions::Session::new(self.metrics.listener("bench"), 1, peer);
+        let session = Session::new(self.metrics.listener("bench"), 1, peer);
         let bounds = Bounds::of(&self.snapshot.listener.timeouts);
-        let budget = Budget::default();
+        let sessions = Sessions::default();
         async move {
             let stream = &mut client.0;
             let backend = &mut backend;
             let never = |_: (&C, _), _: (&B, _)| false;
             let relay =
-                relay::relay(stream, backend, Vec::new(), (&session, &budget), bounds, never);
+                relay::relay(stream, backend, Vec::new(), (&session, &sessions), bounds, never);
             relay.await.result.expect("the relay ends without an error");
         }
     }
@@ -121,12 +124,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> BenchStream<Io> {
 /// # Panics
 /// If `bytes` is not a complete ClientHello.
 pub async fn read_hello(mut bytes: &[u8]) -> Option<Box<str>> {
-    let timeouts = Timeouts::default();
-    let limits = HelloLimits {
-        deadline: Instant::now() + timeouts.handshake,
-        timeout: timeouts.hello,
-        max_bytes: config::Limits::default().max_hello_bytes,
-    };
+    let limits = HelloLimits::of(&Timeouts::default(), config::Limits::default());
     let hello =
         hello::read(&mut bytes, Vec::new(), Between::Nothing, limits, &Share::default()).await;
     hello.expect("it is a ClientHello").server_name

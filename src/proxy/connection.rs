@@ -4,6 +4,8 @@
 //! accept → admit → (PROXY header) → handshake → authorize → route → connect → relay → close
 //! ```
 //!
+//! A listener can connect before the handshake instead, once the ClientHello has selected the route.
+//!
 //! **Promises.** Every exit closes the record once, with the reason of the error that ended the walk. Memory that only
 //! the first phases need is freed before the relay, which can last for weeks.
 //!
@@ -12,17 +14,17 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::net::TcpStream;
 
 use super::admission::{AdmissionRefused, Evicted, IdentityRefused};
-use super::backend::{self, BackendStream, ConnectError};
-use super::handshake::{self, EstablishedClient, HandshakeError};
+use super::backend::{self, BackendStream};
+use super::connect::{self, Dialled, Unserved};
+use super::handshake::{self, EstablishedClient, FailedHandshake, Kernel};
 use super::proxy_protocol::{self, ReceiveHeaderError, SendHeaderError};
 use super::record::Record;
 use super::relay::{self, Bounds, RelayError, Side};
-use super::route::{NoRoute, Routes};
+use super::route::Routes;
 use super::socket;
 use super::tls::TlsStream;
 use crate::sessions::stop::Stopped;
@@ -41,7 +43,12 @@ pub(crate) fn serve(
     async move {
         match walk(tcp, routes, &mut record).await {
             Ok(()) => record.close(Reason::Ok, None),
-            Err(end) => record.close(end.reason(), Some(&end)),
+            Err(mut end) => {
+                if let End::Handshake(failed) = &mut end {
+                    record.on_failure(failed.take_failure());
+                }
+                record.close(end.reason(), Some(&end));
+            }
         }
     }
 }
@@ -85,23 +92,23 @@ async fn open(
     record.admit(forwarded, snapshot.listener.limits)?;
     let pending = record.pending();
     // Pinned, so that the future stores it once.
-    let mut client = {
+    let (mut client, dialled) = {
         let handshake = pin!(async {
-            let started =
-                handshake::read_client_hello(tcp, &snapshot.listener, pending.memory()).await?;
+            let (listener, memory, kernel) = (&snapshot.listener, pending.memory(), Kernel::TCP);
+            let started = handshake::read_client_hello(tcp, listener, memory, kernel).await?;
             pending.on_client_hello();
-            record.on_client_hello(&started.offer());
+            let started = started.offered_to(|offer| record.on_client_hello(offer));
+            let (started, dialled) = connect::before_handshake(&routes, started, record).await?;
             let (source, slots) = (record.source(), pending.slots());
-            let (mut accepted, shown) = started.accept(snapshot, &source, Some(&slots)).await;
+            let (accepted, shown) = started.accept(snapshot, &source, Some(&slots)).await;
             record.on_certificate(shown);
-            record.refused(accepted.as_mut().err().map(HandshakeError::take_failure));
-            accepted
+            Ok::<_, End>((accepted?, dialled))
         });
         session.stop_order().or(pending.or_evicted(handshake)).await???
     };
     record.on_handshake(client.negotiated.take(), client.identity.take(), client.times);
 
-    let connecting = connect_backend(&routes, &mut client, record);
+    let connecting = connect_backend(&routes, &mut client, dialled, record);
     match session.stop_order().or(connecting).await.map_err(End::Stopped).flatten() {
         Ok(backend) => Ok((client.stream, client.early, backend)),
         Err(end) => {
@@ -111,25 +118,23 @@ async fn open(
     }
 }
 
-/// Checks the client with the current trust, counts its identity, selects the backend and connects to it.
+/// Checks the client with the current trust, counts its identity, and connects to the backend of its route.
 async fn connect_backend(
     routes: &Routes,
     client: &mut EstablishedClient<TcpStream>,
+    dialled: Option<Dialled>,
     record: &mut Record,
 ) -> Result<BackendStream, End> {
     let listener = &routes.snapshot.listener;
     record.expires(routes.check_latest(record.session())?);
     record.admit_identity(listener.limits)?;
-    let backend = routes.backend(client.route)?;
-    record.on_route(Arc::clone(backend.metrics()));
-
-    let dialled = Instant::now();
-    let mut stream = backend.connect(listener.timeouts.connect, listener.tcp).await?;
+    let dialled = connect::after_handshake(routes, client, dialled, record).await?;
+    let (mut stream, took) = (dialled.stream, dialled.took);
     let (io, certificate) = (client.stream.io(), client.certificate.as_deref());
     let header =
         proxy_protocol::header(&listener.proxy_protocol, record.session(), io, certificate);
     proxy_protocol::send(header, &mut client.early, &mut stream, record.session()).await?;
-    record.connected(dialled.elapsed());
+    record.connected(took);
     record.replace_sibling(listener.limits);
     Ok(stream)
 }
@@ -140,15 +145,13 @@ enum End {
     #[error(transparent)]
     ProxyHeader(#[from] ReceiveHeaderError),
     #[error(transparent)]
-    Handshake(#[from] HandshakeError),
+    Handshake(#[from] Box<FailedHandshake>),
     #[error(transparent)]
     Admission(#[from] AdmissionRefused),
     #[error(transparent)]
     Identity(#[from] IdentityRefused),
     #[error(transparent)]
-    Route(#[from] NoRoute),
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
+    Unserved(#[from] Unserved),
     #[error(transparent)]
     SendHeader(#[from] SendHeaderError),
     #[error(transparent)]
@@ -167,8 +170,7 @@ impl End {
             Self::Handshake(error) => error.reason(),
             Self::Admission(error) => error.reason(),
             Self::Identity(error) => error.reason(),
-            Self::Route(error) => error.reason(),
-            Self::Connect(error) => error.reason(),
+            Self::Unserved(error) => error.reason(),
             Self::SendHeader(error) => error.reason(),
             Self::Relay(error) => error.reason(),
             Self::Evicted(Evicted) => Reason::ClientEvicted,

@@ -15,17 +15,17 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
 
-use super::handshake;
+use super::handshake::{self, Kernel};
 use super::handshake_memory::Share;
 use super::hello::{self, Between, HelloLimits};
 use super::proxy_protocol;
 use super::relay::{self, Bounds};
-use crate::config::{BackendAddress, CertificateFiles, ClientAuth, ClientTrust, ListenerConfig};
+use crate::config::{
+    AcceptedVersions, BackendAddress, CertificateFiles, ClientAuth, ClientTrust, ListenerConfig,
+};
 use crate::metrics::Metrics;
-use crate::sessions::Session;
-use crate::sessions::budget::Budget;
+use crate::sessions::{Session, Sessions};
 use crate::trust::snapshot::Snapshot;
 
 /// The server side of a listener that requests client certificates and also accepts devices without one.
@@ -50,15 +50,11 @@ impl FuzzServer {
     /// Reads a ClientHello, and returns its server name; none if the hello is refused.
     pub async fn server_name(&self, mut io: impl AsyncRead + Unpin) -> Option<Option<Box<str>>> {
         let listener = &self.snapshot.listener;
-        let limits = HelloLimits {
-            deadline: Instant::now() + listener.timeouts.handshake,
-            timeout: listener.timeouts.hello,
-            max_bytes: listener.limits.max_hello_bytes,
-        };
+        let limits = HelloLimits::of(&listener.timeouts, listener.limits);
         let share = Share::default();
         let hello = hello::read(&mut io, Vec::new(), Between::Nothing, limits, &share).await;
         let hello = hello.ok()?;
-        hello.check(true).ok()?;
+        hello.check(AcceptedVersions { tls12: true, tls13: true }).ok()?;
         Some(hello.server_name)
     }
 
@@ -69,17 +65,17 @@ impl FuzzServer {
         B: AsyncRead + AsyncWrite + Unpin,
     {
         let listener = &self.snapshot.listener;
-        let Ok(started) = handshake::read_client_hello(io, listener, Share::default()).await else {
-            return;
-        };
+        let (memory, kernel) = (Share::default(), Kernel::NONE);
+        let started = handshake::read_client_hello(io, listener, memory, kernel).await;
+        let Ok(started) = started else { return };
         let (Ok(client), _) = started.accept(&self.snapshot, &0, None).await else { return };
         let mut stream = client.stream;
         let peer = ([127, 0, 0, 1], 1).into();
         let session = Session::new(self.metrics.listener("fuzz"), 1, peer);
-        let (bounds, budget) = (Bounds::of(&listener.timeouts), Budget::default());
+        let (bounds, sessions) = (Bounds::of(&listener.timeouts), Sessions::default());
         let (stream, backend, early) = (&mut stream, &mut backend, client.early);
         let never = |_: (&C, _), _: (&B, _)| false;
-        let relay = relay::relay(stream, backend, early, (&session, &budget), bounds, never);
+        let relay = relay::relay(stream, backend, early, (&session, &sessions), bounds, never);
         let _ended = relay.await;
     }
 }

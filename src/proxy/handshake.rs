@@ -8,36 +8,44 @@
 //! client certificates (`trust/`), the reasons of failures (`handshake/error.rs`).
 
 mod certificate;
+mod course;
 pub(crate) mod describe;
 mod error;
 mod labels;
 mod negotiated;
 mod selection;
+mod steps;
 mod turn;
 
 use std::hash::Hash;
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls::pki_types::{CertificateDer, UnixTime};
-use tokio_rustls::rustls::{self, PeerIncompatible};
+use tokio_rustls::rustls::{self, AlertDescription, PeerIncompatible};
 
 use self::certificate::CertificateFault;
-pub(crate) use self::error::HandshakeError;
+pub(crate) use self::course::Kernel;
+use self::course::{Course, failed_hello};
+pub(crate) use self::error::{FailedHandshake, HandshakeError};
 use self::negotiated::negotiated;
 use self::selection::Selection;
-use self::turn::{Turn, release};
+use self::steps::Traced;
+use self::turn::Turn;
 use super::close;
 use super::handshake_memory::Share;
 use super::handshake_slots::SlotAccess;
+use super::hello::fault::HelloFault;
 use super::hello::{self, Between, Hello, HelloError, HelloLimits};
-use super::record::{HandshakeTimes, Offer, ShownCertificate};
+use super::record::{FailedOffer, HandshakeTimes, Offer, ShownCertificate};
 use super::tls::{Negotiation, Opening, Progress, RustlsHandshake, TlsStream, plaintext_alert};
 use crate::config::{self, HeaderTlv};
-use crate::terms::labels::SuiteKind;
+use crate::sessions::trace::Tracer;
+use crate::sessions::trace::step::Step;
 use crate::terms::negotiated::Negotiated;
 use crate::terms::rollout::ShownOutcome;
 use crate::trust::certs::verifier::VerifiedClient;
@@ -77,9 +85,14 @@ pub(crate) struct StartedHandshake<Io> {
     hello: Hello,
     limits: HelloLimits,
     memory: Share,
+    /// The steps of the handshake, if a trace may select it.
+    tracer: Option<Arc<Tracer>>,
+    /// The time at which the ClientHello was complete.
+    read_at: Instant,
+    kernel: Kernel<Io>,
 }
 
-/// Reads the ClientHello of a socket that was just accepted.
+/// Reads the ClientHello of a socket that was just accepted. `kernel` knows the socket.
 ///
 /// # Errors
 /// If no valid ClientHello arrives. The alert has then been sent and the socket closed.
@@ -87,35 +100,71 @@ pub(crate) async fn read_client_hello<Io: AsyncRead + AsyncWrite + Unpin>(
     mut io: Io,
     listener: &config::ListenerConfig,
     memory: Share,
-) -> Result<StartedHandshake<Io>, HandshakeError> {
-    let limits = HelloLimits {
-        deadline: Instant::now() + listener.timeouts.handshake,
-        timeout: listener.timeouts.hello,
-        max_bytes: listener.limits.max_hello_bytes,
-    };
+    kernel: Kernel<Io>,
+) -> Result<StartedHandshake<Io>, Box<FailedHandshake>> {
+    let limits = HelloLimits::of(&listener.timeouts, listener.limits);
     let read = {
         let read = pin!(hello::read(&mut io, Vec::new(), Between::Nothing, limits, &memory));
-        memory.or_exceeded(read).await?
+        memory.or_exceeded(read).await.map_err(HandshakeError::from)?
     };
     match read {
-        Ok(hello) => Ok(StartedHandshake { io, hello, limits, memory }),
+        Ok(hello) => {
+            let read_at = Instant::now();
+            Ok(StartedHandshake { io, hello, limits, memory, tracer: None, read_at, kernel })
+        }
         Err(error) => {
             refuse_hello(&mut io, &error).await;
-            Err(error.into())
+            Err(failed_hello(error, &io, kernel))
         }
     }
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
+    /// Reports the client's offer, and adds the tracer that `on_offer` returns, if a trace may select the connection.
+    pub(crate) fn offered_to(
+        self,
+        on_offer: impl FnOnce(&Offer<'_>) -> Option<Arc<Tracer>>,
+    ) -> Self {
+        let tracer = on_offer(&self.offer());
+        if let Some(tracer) = &tracer {
+            tracer.step(Step::Hello(Box::new(self.hello.listing())));
+        }
+        Self { tracer, ..self }
+    }
+
     /// Returns the client's offer.
-    pub(crate) fn offer(&self) -> Offer<'_> {
+    fn offer(&self) -> Offer<'_> {
         let hello = &self.hello;
         Offer {
             server_name: hello.server_name.as_deref().or(hello.odd_name.as_deref()),
             version: hello.version,
-            best_suite: hello.best_suite,
             resumption: hello.offers_resumption,
         }
+    }
+
+    /// Returns the part of the offer that explains a failure.
+    fn failed_offer(&self) -> FailedOffer {
+        let Hello { version, best_suite, client_time, .. } = self.hello;
+        FailedOffer { version, best_suite, client_time, waited: Duration::ZERO }
+    }
+
+    /// Returns the place of the route that the ClientHello selects.
+    ///
+    /// # Errors
+    /// The ClientHello is refused: it needs no route.
+    pub(crate) fn route(&self, snapshot: &Snapshot) -> Result<Option<usize>, HelloFault> {
+        let selection = Selection::of(&self.hello, snapshot);
+        selection.check(&self.hello).map(|_| selection.route)
+    }
+
+    /// The client's socket.
+    pub(crate) const fn io(&self) -> &Io {
+        &self.io
+    }
+
+    /// Closes the connection of a client that cannot be served, with the alert `internal_error`: RFC 8446 section 6.2.
+    pub(crate) async fn refuse_unserved(mut self) {
+        close::linger(&mut self.io, &plaintext_alert(AlertDescription::InternalError)).await;
     }
 
     /// Completes the handshake with a client at this address, within the slots that it gets from `slots`; without them
@@ -126,15 +175,21 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
         snapshot: &Snapshot,
         address: &impl Hash,
         slots: Option<&SlotAccess>,
-    ) -> (Result<EstablishedClient<Io>, HandshakeError>, Option<ShownCertificate>) {
+    ) -> (Result<EstablishedClient<Io>, Box<FailedHandshake>>, Option<ShownCertificate>) {
         let mut selection = Selection::of(&self.hello, snapshot);
         let assigned = selection.assign(address);
+        if let Some(tracer) = &self.tracer {
+            let group = assigned.as_ref().map(|assigned| assigned.group);
+            steps::policy(tracer, &selection, group);
+        }
         let mut shown = None;
-        let accepted = self.negotiate(selection, slots, assigned, &mut shown).await;
+        let offer = self.failed_offer();
+        let mut course = Course::new(self.kernel, self.read_at);
+        let accepted = self.negotiate(selection, slots, assigned, &mut shown, &mut course).await;
         if let Some(slots) = slots {
             slots.ended(accepted.as_ref().err().map(HandshakeError::will_recur));
         }
-        (accepted, shown)
+        (accepted.map_err(|error| course.failed(error, offer)), shown)
     }
 
     /// Completes the handshake. Sets `shown` if the client was to get a certificate for its group of a rollout.
@@ -144,53 +199,57 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
         slots: Option<&SlotAccess>,
         assigned: Option<Assigned>,
         shown: &mut Option<ShownCertificate>,
+        course: &mut Course<Io>,
     ) -> Result<EstablishedClient<Io>, HandshakeError> {
-        let Self { mut io, mut hello, limits, memory } = self;
+        let Self { mut io, mut hello, mut limits, memory, tracer, .. } = self;
+        if slots.is_some_and(SlotAccess::is_overloaded) {
+            limits = limits.halved();
+        }
         let opening = match selection.opening(&mut hello) {
             Ok(opening) => opening,
             Err(fault) => {
                 let error = HelloError::from(fault);
                 refuse_hello(&mut io, &error).await;
-                return Err(error.into());
+                return Err(steps::failed(tracer.as_ref(), error.into(), None));
             }
         };
-        let negotiation = Negotiation::new(io, selection.server_config(&hello));
+        let sizes = selection.sent_sizes(&hello, opening.version);
+        let config = steps::with_keys(selection.server_config(&hello), tracer.as_ref());
+        let negotiation = Negotiation::new(io, config, sizes);
         // Boxed and pinned: a future reserves room for each place that a value is moved to.
         let mut negotiation = Box::new(negotiation.map_err(HandshakeError::Internal)?);
         let finished = {
-            let (deadline, resumes) = (limits.deadline, hello.offers_resumption);
-            let turn = Turn { slots, deadline, memory: &memory, resumes };
-            let finished =
-                pin!(finish(&mut negotiation, opening, limits, &memory, selection, turn));
+            let traced = tracer.as_deref().map(|tracer| Traced { tracer, hello: &hello });
+            let resumes = hello.offers_resumption;
+            let turn = Turn { slots, limits, memory: &memory, resumes, traced };
+            let finished = pin!(finish(&mut negotiation, opening, selection, turn, course));
             let finished = pin!(memory.or_exceeded(finished));
             timeout_at(limits.deadline, finished).await
         };
         let was_shown = negotiation.state().has_shown_certificate();
         let (ended, has_alert) = match finished {
-            Ok(Ok(Ok(waited))) => (Ok(waited), false),
+            Ok(Ok(Ok(()))) => (Ok(()), false),
             Ok(Ok(Err(unfinished))) => {
                 let is_refused = matches!(unfinished, Unfinished::Tls(_));
                 (Err(unfinished.refuse(&mut negotiation, &hello)), is_refused)
             }
             Ok(Err(exceeded)) => (Err(exceeded.into()), false),
-            Err(_) => {
-                let timeout = selection.snapshot.listener.timeouts.handshake;
-                (Err(HandshakeError::Timeout(timeout)), false)
-            }
+            Err(_) => (Err(HandshakeError::Timeout(limits.time())), false),
         };
         // Before the close, which waits for the client: its next attempt may come first.
         *shown = assigned.and_then(|assigned| count(&assigned, ended.as_ref().err(), was_shown));
-        let waited = match ended {
-            Ok(waited) => waited,
-            Err(error) => {
-                if let HandshakeError::Hello(fault) = &error {
-                    refuse_hello(negotiation.io_mut(), fault).await;
-                } else if has_alert {
-                    negotiation.close().await;
-                }
-                return Err(error);
+        if let Err(error) = ended {
+            let sent = negotiation.state().sent_alert();
+            let error = steps::failed(tracer.as_ref(), error, sent);
+            let crypto = negotiation.state().crypto();
+            course.on_failure(&error, negotiation.io_mut(), crypto);
+            if let HandshakeError::Hello(fault) = &error {
+                refuse_hello(negotiation.io_mut(), fault).await;
+            } else if has_alert {
+                negotiation.close().await;
             }
-        };
+            return Err(error);
+        }
         if !negotiation.state().peer_certificates().is_empty() {
             // The verification before and the work below should not be one turn of the worker.
             tokio::task::yield_now().await;
@@ -213,11 +272,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
             Err(fault) => {
                 stream.queue_alert(&rustls::Error::InvalidCertificate(fault.cause.clone()));
                 stream.close().await;
-                return Err(HandshakeError::Resumed { fault, identity: refused });
+                let alert = fault.cause.clone().into();
+                let error = HandshakeError::Resumed { fault, identity: refused };
+                return Err(steps::failed(tracer.as_ref(), error, Some(alert)));
             }
         };
         let route = selection.route;
-        let times = HandshakeTimes { waited, crypto };
+        let times = HandshakeTimes { waited: course.waited(), crypto };
         Ok(EstablishedClient { stream, early, route, negotiated, certificate, identity, times })
     }
 }
@@ -264,10 +325,8 @@ impl Unfinished {
     {
         match self {
             Self::Tls(error) => {
-                let error = match negotiation.state().no_certificate_fits() {
-                    Some(why) => why.into(),
-                    None => corrected(error, hello.best_suite),
-                };
+                let error = negotiation.state().no_certificate_fits().map_or(error, Into::into);
+                let error = corrected(error, hello.has_accepted_suite);
                 negotiation.queue_alert(&error);
                 let mut error = HandshakeError::from(error);
                 if let HandshakeError::Certificate(fault) = &mut error {
@@ -294,44 +353,55 @@ fn count(
     Some(ShownCertificate { group: assigned.group, outcome })
 }
 
-/// Exchanges flights until the handshake is complete. Returns the time that it waited for slots.
+/// Exchanges flights until the handshake is complete.
 async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
     negotiation: &mut Negotiation<Io>,
     opening: Opening,
-    limits: HelloLimits,
-    memory: &Share,
     selection: Selection<'_>,
     turn: Turn<'_>,
-) -> Result<Duration, Unfinished> {
+    course: &mut Course<Io>,
+) -> Result<(), Unfinished> {
     // rustls keeps the messages for the CertificateVerify of TLS 1.2: RFC 5246 section 7.4.8.
     let kept = selection.policy.client_verifier.as_ref().map_or(0, |_| opening.records.len());
     negotiation.open(opening);
-    let (mut slot, mut waited) = turn.take(negotiation).await.map_err(Unfinished::Other)?;
+    let mut slot = turn.take(negotiation, course).await.map_err(Unfinished::Other)?;
+    let mut traced = turn.traced;
     loop {
         let progress = negotiation.process().map_err(Unfinished::Tls)?;
         if progress == Progress::Paused {
             tokio::task::yield_now().await;
             continue;
         }
+        if progress == Progress::WantsBytes
+            && let Some(traced) = traced.take()
+        {
+            traced.answered(&selection, negotiation.state());
+        }
+        course.on_send(negotiation.state().crypto());
         // Only the answer to a ClientHello waits for a slot: what comes afterwards is from a device that is there.
-        release(slot.take(), negotiation.state());
-        let flushed = negotiation.flush().await;
+        let flushed = match slot.take() {
+            Some(slot) => turn.answer(slot, negotiation, progress).await,
+            None => negotiation.flush().await.map(|()| None),
+        };
         if progress == Progress::Finished {
             // A device that reports and leaves at once may be gone before it has read its tickets. Its data
             // counts, and the relay's own flush finds the device gone.
-            return Ok(waited);
+            return Ok(());
         }
-        flushed?;
+        let unanswered = flushed?;
         if progress == Progress::WantsSecondHello {
-            let second = second_hello(negotiation, limits, memory, selection).await;
+            let second = second_hello(negotiation, turn, selection).await;
             negotiation.open(second.map_err(|error| Unfinished::Other(error.into()))?);
-            let (again, more) = turn.take(negotiation).await.map_err(Unfinished::Other)?;
-            (slot, waited) = (again, waited + more);
+            course.on_hello(negotiation.state().crypto());
+            slot = turn.take(negotiation, course).await.map_err(Unfinished::Other)?;
             continue;
         }
-        memory.set(kept + negotiation.held_bytes());
+        turn.memory.set(kept + negotiation.held_bytes());
         if !negotiation.read().await? {
             return Err(Unfinished::Other(HandshakeError::Eof));
+        }
+        if let Some(unanswered) = unanswered {
+            unanswered.on_answer();
         }
     }
 }
@@ -339,30 +409,29 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
 /// Reads the ClientHello that answers a HelloRetryRequest: RFC 8446 section 4.1.2.
 async fn second_hello<Io: AsyncRead + AsyncWrite + Unpin>(
     negotiation: &mut Negotiation<Io>,
-    limits: HelloLimits,
-    memory: &Share,
+    turn: Turn<'_>,
     selection: Selection<'_>,
 ) -> Result<Opening, HelloError> {
     let early_data = negotiation.state().early_data_left();
     let between = Between::Retry { change_cipher_specs: 1, early_data };
     let carried = negotiation.take_held();
+    let Turn { limits, memory, .. } = turn;
     let mut second = hello::read(negotiation.io_mut(), carried, between, limits, memory).await?;
     Ok(selection.reopening(&mut second)?)
 }
 
-/// Corrects the error for an old device. rustls reports a missing group before it checks the suites, but a
-/// device that only has RSA key exchange offers no group because none of its suites needs one.
-fn corrected(error: rustls::Error, best_suite: SuiteKind) -> rustls::Error {
+/// Corrects the error for a device without an accepted suite. rustls reports a missing group or signature scheme before
+/// it checks the suites, but a device that only has RSA key exchange offers no group because none of its suites needs one,
+/// and schemes count only for common suites.
+fn corrected(error: rustls::Error, has_accepted_suite: bool) -> rustls::Error {
     use PeerIncompatible as P;
-    let lacks_group = matches!(
+    let is_reported_first = matches!(
         error,
-        rustls::Error::PeerIncompatible(P::NoKxGroupsInCommon | P::NamedGroupsExtensionRequired)
+        rustls::Error::PeerIncompatible(
+            P::NoKxGroupsInCommon | P::NamedGroupsExtensionRequired | P::NoSignatureSchemesInCommon
+        )
     );
-    if lacks_group && best_suite != SuiteKind::EcdheGcm {
-        P::NoCipherSuitesInCommon.into()
-    } else {
-        error
-    }
+    if is_reported_first && !has_accepted_suite { P::NoCipherSuitesInCommon.into() } else { error }
 }
 
 /// Verifies the certificate of a resumed client again: rustls takes it from the ticket unchecked. (After a

@@ -8,20 +8,25 @@
 //! that has arrived, at most `limits.max_hello_bytes`, and at most until the two deadlines. A message that
 //! cannot be decoded is refused; it is never treated as a message without a name.
 //!
-//! **Not here.** The choice of certificate, suite and group: rustls makes it on the same bytes, and has the
-//! alert for it (`handshake.rs`).
+//! **Not here.** The choice of certificate and suite: rustls makes it on the same bytes, and has the alert for
+//! it (`handshake.rs`).
 
 mod client_hello;
+mod client_time;
 pub(crate) mod fault;
+mod foreign;
+mod groups;
+mod listing;
 pub(crate) mod message;
 mod offer;
+mod record_limit;
 mod rules;
 
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, timeout_at};
@@ -29,13 +34,18 @@ use tokio_rustls::rustls::{CipherSuite, ProtocolVersion, SignatureScheme};
 
 use self::client_hello::{ClientHello, HelloExtensions, codes, whole16};
 use self::fault::HelloFault;
+pub(crate) use self::groups::Round;
 pub(crate) use self::message::Between;
 use self::message::PartialHello;
 use self::offer::Offered;
+pub(crate) use self::record_limit::RecordLimit;
 use self::rules::RequestedName;
 use super::handshake_memory::Share;
 use super::tls::scratch;
+use crate::config::{self, AcceptedVersions};
+use crate::sessions::trace::step::HelloStep;
 use crate::terms::labels::{OfferedVersion, SuiteKind};
+use crate::trust::provider::{Accepted, Change};
 
 /// Size of a read. An ordinary ClientHello fits in, and few bytes behind it are held with it.
 const READ_BYTES: usize = 16 * 1024;
@@ -46,12 +56,33 @@ const MAX_SCHEMES: usize = 128;
 /// Limits of a ClientHello.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HelloLimits {
-    /// Deadline for its first byte.
+    /// The time at which the handshake began.
+    pub(crate) since: Instant,
+    /// Deadline for the handshake, and so for its first byte.
     pub(crate) deadline: Instant,
-    /// Time from its first byte to its last.
+    /// Time from the first byte of the ClientHello to its last.
     pub(crate) timeout: Duration,
     /// Size of the message without its header.
     pub(crate) max_bytes: usize,
+}
+
+impl HelloLimits {
+    /// Returns the limits of a handshake that begins now.
+    pub(crate) fn of(timeouts: &config::Timeouts, limits: config::Limits) -> Self {
+        let since = Instant::now();
+        let (deadline, timeout) = (since + timeouts.handshake, timeouts.hello);
+        Self { since, deadline, timeout, max_bytes: limits.max_hello_bytes }
+    }
+
+    /// Returns the limits with half of the time for the handshake.
+    pub(crate) fn halved(self) -> Self {
+        Self { deadline: self.since + self.time() / 2, ..self }
+    }
+
+    /// Returns the time for the handshake.
+    pub(crate) fn time(self) -> Duration {
+        self.deadline - self.since
+    }
 }
 
 /// A whole ClientHello.
@@ -65,12 +96,14 @@ pub(crate) struct Hello {
     pub(crate) server_name: Option<Box<str>>,
     /// The value of the SNI extension if it is not a DNS name, escaped.
     pub(crate) odd_name: Option<Box<str>>,
-    /// The place of an extension's type that rustls would refuse, and the type to show instead.
-    pub(crate) disguise: Option<(usize, [u8; 2])>,
+    /// The type to show instead of one of an extension that rustls would refuse.
+    pub(crate) hidden: Option<Change>,
     /// The highest offered version.
     pub(crate) version: OfferedVersion,
     /// The best kind among the offered suites.
     pub(crate) best_suite: SuiteKind,
+    /// An offered suite is accepted in the version that the offer leads to; known once it was compared.
+    pub(crate) has_accepted_suite: bool,
     /// The signature schemes that the client verifies.
     pub(crate) schemes: Vec<SignatureScheme>,
     /// The client prefers ChaCha20 to AES: it has no hardware for AES.
@@ -79,6 +112,10 @@ pub(crate) struct Hello {
     pub(crate) offers_resumption: bool,
     /// The client may send early data next.
     pub(crate) early_data: bool,
+    /// The longest records that the client accepts.
+    pub(crate) record_limit: RecordLimit,
+    /// The time of the client's clock, in Unix time, if it sends a plausible one.
+    pub(crate) client_time: Option<u32>,
 }
 
 /// Reason for a missing or refused ClientHello.
@@ -187,13 +224,16 @@ impl Hello {
             behind,
             server_name: None,
             odd_name: None,
-            disguise: None,
+            hidden: None,
             version,
             best_suite,
+            has_accepted_suite: false,
             schemes: Vec::new(),
             prefers_chacha20: false,
             offers_resumption: false,
             early_data: false,
+            record_limit: RecordLimit::default(),
+            client_time: None,
         };
         if let Ok(parsed) = ClientHello::parse(&message) {
             hello.read_offer(&parsed);
@@ -211,7 +251,7 @@ impl Hello {
             Ok(RequestedName::Ip(name)) => self.odd_name = Some(escaped(name)),
             Ok(RequestedName::Other(name)) => {
                 self.odd_name = Some(escaped(name));
-                self.disguise = disguise(extensions);
+                self.hidden = hidden(extensions);
             }
             Ok(RequestedName::None) | Err(_) => {}
         }
@@ -223,6 +263,14 @@ impl Hello {
         let has_ticket = extensions.session_ticket.is_some_and(|ticket| !ticket.is_empty());
         self.offers_resumption = has_ticket || extensions.pre_shared_key.is_some();
         self.early_data = extensions.early_data.is_some();
+        self.record_limit = RecordLimit::of(extensions);
+        self.client_time = client_time::of(parsed, self.version, SystemTime::now());
+    }
+
+    /// Returns the offer by names, for a trace.
+    pub(crate) fn listing(&self) -> HelloStep {
+        let sni = self.server_name.as_ref().or(self.odd_name.as_ref());
+        HelloStep { sni: sni.map(ToString::to_string), ..listing::listing(&self.message) }
     }
 
     /// Returns the first of these ALPN protocols that the client offers, which rustls will select. None if there is
@@ -235,18 +283,31 @@ impl Hello {
         rules::first_offered(hello.extensions.alpn?, protocols)
     }
 
-    /// Returns the version that the ClientHello leads to, depending on whether TLS 1.2 is accepted.
+    /// Compares the offer with what is accepted in the version that it leads to. Returns the changes that put the
+    /// group of the key exchange first in the list of groups.
+    pub(crate) fn compare(
+        &mut self,
+        accepted: &Accepted,
+        version: ProtocolVersion,
+        round: Round,
+    ) -> Option<[Change; 2]> {
+        let hello = ClientHello::parse(&self.message).ok()?;
+        self.has_accepted_suite = accepted.has_suite_of(version, hello.suites);
+        groups::changes(&hello.extensions, accepted, version, round)
+    }
+
+    /// Returns the version that the ClientHello leads to, of the accepted ones.
     ///
     /// # Errors
     /// The first rule of the RFCs that the message breaks.
-    pub(crate) fn check(&self, tls12_accepted: bool) -> Result<ProtocolVersion, HelloFault> {
-        rules::check(&ClientHello::parse(&self.message)?, tls12_accepted)
+    pub(crate) fn check(&self, accepted: AcceptedVersions) -> Result<ProtocolVersion, HelloFault> {
+        rules::check(&ClientHello::parse(&self.message)?, accepted)
     }
 }
 
-fn disguise(extensions: &HelloExtensions<'_>) -> Option<(usize, [u8; 2])> {
+fn hidden(extensions: &HelloExtensions<'_>) -> Option<Change> {
     let unused = extensions.unused_type;
-    (unused != [0, 0]).then_some((extensions.server_name_at, unused))
+    (unused != [0, 0]).then_some(Change { at: extensions.server_name_at, bytes: unused })
 }
 
 fn escaped(name: &[u8]) -> Box<str> {

@@ -2,19 +2,21 @@
 //!
 //! **Promises.** Only a drain ends the accept loop. Any other error is counted, and accept is tried again: at once if
 //! the error was the connection's, after a pause if a resource is exhausted, since the connection is then still in
-//! the backlog and the next accept fails as well. A reload applies to every connection accepted after it.
+//! the backlog and the next accept fails as well. A reload applies to every connection accepted after it. A socket that
+//! another process shares is closed without a reset of the connections in its queues.
 //!
 //! **Not here.** The life of a connection (`connection.rs`), limits (`admission.rs`).
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::admission::{Gate, Permit};
 use super::backend::lookup::KeptNames;
@@ -35,10 +37,18 @@ use crate::trust::snapshot::Snapshot;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Connections accepted in a row while others wait for their turn. Reading a ClientHello and closing the connection of
-/// a device that has left cost about a tenth of a full handshake: with more of them between two handshakes, a storm
-/// would leave no time for handshakes.
+/// Connections accepted in a row at least.
 const ACCEPTED_IN_A_ROW: u32 = 8;
+
+/// Time for connections that have begun to be completed before their socket is closed. Less than the second after which
+/// clients repeat a SYN, so that one that is dropped is not dropped again.
+const HANDED_OVER_AFTER: Duration = Duration::from_millis(900);
+
+/// While devices wait for their turn, accept has one of this number of parts of the time. Reading a ClientHello and
+/// closing the connection of a device that has left cost a few times the accept, and handshakes need the rest. With less
+/// time, connections would wait in the kernel's backlog, from the oldest, until all of them are dead; and a backlog that
+/// overflows hides from us which devices have left.
+const PART_OF_TIME: u32 = 9;
 
 /// Shortest interval between two warnings about the limit of connections.
 const LIMIT_WARNING_INTERVAL: Duration = Duration::from_secs(60);
@@ -46,6 +56,8 @@ const LIMIT_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// One bound listener.
 pub(crate) struct Listener {
     pub(crate) socket: TcpListener,
+    /// Another process can take over from this one.
+    pub(crate) is_shared: bool,
     /// The current snapshot, now and after each reload.
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(crate) gate: Gate,
@@ -63,8 +75,21 @@ struct Waiting {
     device: Option<(TcpStream, SocketAddr)>,
     /// Time of the last warning about the limit.
     warned: Option<Instant>,
-    /// Connections accepted since other tasks had a turn.
-    in_a_row: u32,
+    turn: AcceptTurn,
+}
+
+/// Accepts in a row, until other tasks have a turn.
+struct AcceptTurn {
+    accepted: u32,
+    since: Instant,
+    /// The time after which others have a turn.
+    allowed: Duration,
+}
+
+impl Default for AcceptTurn {
+    fn default() -> Self {
+        Self { accepted: 0, since: Instant::now(), allowed: Duration::ZERO }
+    }
 }
 
 impl Listener {
@@ -72,8 +97,23 @@ impl Listener {
     pub(crate) async fn run(mut self) {
         let names = std::mem::take(&mut self.names);
         let stop = self.shutdown.stop_accepting().clone();
+        let mut accepting = pin!(self.accept_all(names));
         // Polls the stop first: a busy listener might never reach it otherwise.
-        let _stopped = stop.run_until_cancelled(self.accept_all(names)).await;
+        let _stopped = stop.run_until_cancelled(accepting.as_mut()).await;
+        if self.is_shared {
+            self.hand_over(accepting).await;
+        }
+    }
+
+    /// Accepts the connections that the kernel has begun for this socket, and leaves new ones to another process.
+    async fn hand_over(&self, accepting: impl Future<Output = ()>) {
+        if let Err(error) = socket::drop_new(&self.socket) {
+            let listener = self.metrics.name();
+            tracing::warn!(listener, %error, "cannot hand over the port without loss");
+            return;
+        }
+        let accepting = timeout(HANDED_OVER_AFTER, accepting);
+        let _stopped = self.shutdown.forced().run_until_cancelled(accepting).await;
     }
 
     async fn accept_all(&self, names: KeptNames) {
@@ -98,7 +138,7 @@ impl Listener {
                     Ok((tcp, peer, permit)) => {
                         pause = SHORTEST_PAUSE;
                         self.start(tcp, peer, Arc::clone(current), permit);
-                        self.give_way(&mut waiting).await;
+                        self.give_way(&mut waiting.turn).await;
                     }
                     Err(error) => pause = self.recover(&error, pause).await,
                 }
@@ -153,14 +193,18 @@ impl Listener {
     }
 
     /// Lets handshakes go on before further connections are accepted, while devices wait for their turn.
-    async fn give_way(&self, waiting: &mut Waiting) {
-        waiting.in_a_row += 1;
-        if waiting.in_a_row >= ACCEPTED_IN_A_ROW {
-            waiting.in_a_row = 0;
-            if self.gate.waiting() > 0 {
-                tokio::task::yield_now().await;
-            }
+    async fn give_way(&self, turn: &mut AcceptTurn) {
+        turn.accepted += 1;
+        if turn.accepted < ACCEPTED_IN_A_ROW || turn.since.elapsed() < turn.allowed {
+            return;
         }
+        let since = Instant::now();
+        if self.gate.waiting() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let now = Instant::now();
+        let allowed = now.duration_since(since) / (PART_OF_TIME - 1);
+        *turn = AcceptTurn { accepted: 0, since: now, allowed };
     }
 
     /// Reports that the limit is reached, and when it no longer is.

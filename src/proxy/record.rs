@@ -7,6 +7,10 @@
 //!
 //! **Not here.** The meaning of reasons (`terms/reason.rs`), the names of metrics (`metrics.rs`).
 
+mod event;
+mod failure;
+mod trace;
+
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,28 +19,30 @@ use std::time::Duration;
 
 use tracing::Level;
 
+pub(crate) use self::failure::{FailedOffer, FailureDetail, HandshakeFailure, UnfinishedHandshake};
 use super::admission::{AdmissionRefused, IdentityRefused, PendingConnection, Permit};
 use super::source::ClientSource;
 use crate::config::Limits;
-use crate::metrics::{BackendMetrics, ListenerMetrics};
-use crate::sessions::budget::Budget;
+use crate::metrics::{BackendUse, ListenerMetrics};
 use crate::sessions::top::By;
+use crate::sessions::trace::Tracer;
 use crate::sessions::{CompletedHandshake, ForwardedAddresses, Session, Sessions};
+use crate::terms::addresses::ISSUES;
 use crate::terms::labels::{
-    Alert, ConnectResult, Direction, HandshakeKind, Incompatible, OfferedVersion,
-    ResumptionOutcome, SuiteKind,
+    Direction, HandshakeKind, NoRouteCause, OfferedVersion, ResumptionOutcome, SuiteKind,
 };
 use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::{Origin, Reason};
 use crate::terms::rollout::{RolloutGroup, ShownOutcome};
 use crate::trust::identity::Identity;
-use crate::trust::refused::RefusedCertificate;
 
 /// WalkPhase that a connection has reached.
 #[derive(Clone, Copy, Debug)]
 enum WalkPhase {
     /// TLS handshake in progress.
     Handshake,
+    /// Connecting to the backend before the handshake.
+    EarlyConnect,
     /// Selection of the backend.
     Route,
     /// Connecting to the backend.
@@ -50,7 +56,7 @@ impl WalkPhase {
         match self {
             Self::Handshake => "handshake",
             Self::Route => "route",
-            Self::Connect => "connect",
+            Self::EarlyConnect | Self::Connect => "connect",
             Self::Relay => "relay",
         }
     }
@@ -70,11 +76,13 @@ pub(crate) struct Record {
     phase: WalkPhase,
     /// Time from accept until the connection's task first ran.
     wait: Duration,
-    best_suite: SuiteKind,
     offers_resumption: bool,
     closed: bool,
-    /// The client's certificate, if it was refused.
-    certificate: Option<Box<RefusedCertificate>>,
+    detail: Option<FailureDetail>,
+    /// The failure of the handshake, if it failed.
+    failure: Option<Box<HandshakeFailure>>,
+    /// The steps of the connection, if a trace may select it.
+    tracer: Option<Arc<Tracer>>,
     /// The client's group in a rollout of the server certificate.
     rollout: Option<RolloutGroup>,
     /// Last, because fields are dropped in order: the permit is released after the end is counted.
@@ -86,7 +94,6 @@ pub(crate) struct Offer<'a> {
     /// The server name (SNI).
     pub(crate) server_name: Option<&'a str>,
     pub(crate) version: OfferedVersion,
-    pub(crate) best_suite: SuiteKind,
     /// A ticket or PSK is offered.
     pub(crate) resumption: bool,
 }
@@ -94,19 +101,10 @@ pub(crate) struct Offer<'a> {
 /// Parts of the time of a completed handshake.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct HandshakeTimes {
-    /// The time that it waited for a slot.
+    /// The time between the client's ClientHellos and our answers, without the CPU time.
     pub(crate) waited: Duration,
     /// The CPU time of its TLS: mostly signatures and key exchange.
     pub(crate) crypto: Duration,
-}
-
-/// The data about a failed handshake that its reason does not include.
-pub(crate) struct HandshakeFailure {
-    pub(crate) detail: Option<FailureDetail>,
-    /// The identity of a client that was verified when its session began.
-    pub(crate) identity: Option<Box<Identity>>,
-    /// The client's certificate, if it was refused.
-    pub(crate) certificate: Option<Box<RefusedCertificate>>,
 }
 
 /// A handshake in a rollout of the server certificate.
@@ -114,15 +112,6 @@ pub(crate) struct HandshakeFailure {
 pub(crate) struct ShownCertificate {
     pub(crate) group: RolloutGroup,
     pub(crate) outcome: ShownOutcome,
-}
-
-/// Detail of a failed handshake that its reason does not include.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FailureDetail {
-    /// The alert that the client sent.
-    Alert(Alert),
-    /// The parameter without a common value.
-    Incompatible(Incompatible),
 }
 
 impl Record {
@@ -139,15 +128,17 @@ impl Record {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let session = Arc::new(Session::new(metrics, id, peer));
         sessions.add(Arc::clone(&session));
+        let tracer = trace::tracer(&session, &sessions);
         Self {
             session,
             sessions,
             phase: WalkPhase::Handshake,
             wait: Duration::ZERO,
-            best_suite: SuiteKind::Other,
             offers_resumption: false,
             closed: false,
-            certificate: None,
+            detail: None,
+            failure: None,
+            tracer,
             rollout: None,
             permit,
         }
@@ -182,18 +173,20 @@ impl Record {
         if let Some(addresses) = forwarded {
             self.session.set_forwarded(addresses);
         }
+        self.trace_peer();
         self.sessions.top.connected(By::Peer, &self.session.peer().ip().to_string());
         self.sessions.budget.admit()?;
         let limit = limits.max_connections_per_source;
         Ok(self.permit.sources().admit(&self.session, limit, &self.sessions)?)
     }
 
-    /// The ClientHello was read.
-    pub(crate) fn on_client_hello(&mut self, offer: &Offer<'_>) {
+    /// The ClientHello was read. Returns the tracer of the connection, if a trace may select it.
+    pub(crate) fn on_client_hello(&mut self, offer: &Offer<'_>) -> Option<Arc<Tracer>> {
         self.session.metrics.on_client_hello(offer.version);
-        self.best_suite = offer.best_suite;
         self.offers_resumption = offer.resumption;
         set(&self.session.server_name, offer.server_name.map(Box::from));
+        self.trace_hello();
+        self.tracer.clone()
     }
 
     /// A handshake has ended in which a rollout selected the server certificate.
@@ -204,21 +197,37 @@ impl Record {
         }
     }
 
-    /// The handshake has failed, if there is a failure.
-    pub(crate) fn refused(&mut self, failure: Option<HandshakeFailure>) {
-        let Some(failure) = failure else { return };
-        set(&self.session.identity, failure.identity);
+    /// The handshake has failed.
+    pub(crate) fn on_failure(&mut self, mut failure: HandshakeFailure) {
+        let metrics = &self.session.metrics;
+        set(&self.session.identity, failure.identity.take());
         if let Some(certificate) = &failure.certificate {
             self.sessions.top.refused(&certificate.to_string());
         }
-        self.certificate = failure.certificate;
+        self.detail = failure.detail;
         match failure.detail {
-            Some(FailureDetail::Alert(alert)) => self.session.metrics.alerted(alert),
+            Some(FailureDetail::Alert(alert)) => metrics.alerted(alert),
             Some(FailureDetail::Incompatible(what)) => {
-                self.session.metrics.refused(what, self.best_suite);
+                let best = failure.offer.map_or(SuiteKind::Other, |offer| offer.best_suite);
+                metrics.refused(what, best);
             }
-            None => {}
+            Some(FailureDetail::NotTls(looks_like)) => metrics.not_tls(looks_like),
+            // The handshake did not fail: [`Self::on_no_route`].
+            Some(FailureDetail::NoRoute(_)) | None => {}
         }
+        if let Some(UnfinishedHandshake { how, stage, tcp: _ }) = failure.unfinished {
+            metrics.unfinished(how, stage);
+        }
+        if let Some(offer) = &failure.offer {
+            metrics.waited(self.wait + offer.waited);
+        }
+        self.failure = Some(Box::new(failure));
+    }
+
+    /// No route matches the client, and the listener has no backend.
+    pub(crate) fn on_no_route(&mut self, cause: NoRouteCause) {
+        self.session.metrics.no_route(cause);
+        self.detail = Some(FailureDetail::NoRoute(cause));
     }
 
     /// Records the end of the handshake, and where its time went.
@@ -231,6 +240,7 @@ impl Record {
         self.phase = WalkPhase::Route;
         self.session.metrics.handshake_ended();
         let Some(negotiated) = negotiated else { return };
+        self.trace_handshake(&negotiated, identity.as_deref(), times);
         let took = self.session.age();
         let wait = self.wait + times.waited;
         self.session.metrics.on_handshake(&negotiated, took, wait, times.crypto);
@@ -271,29 +281,36 @@ impl Record {
         self.permit.identities().replace(&self.session, limits.per_identity);
     }
 
-    /// The backend was selected.
-    pub(crate) fn on_route(&mut self, backend: Arc<BackendMetrics>) {
-        set(&self.session.backend, Some(backend));
-        self.phase = WalkPhase::Connect;
+    /// The route was selected, and its backend is connected next.
+    pub(crate) fn on_route(&mut self) {
+        self.phase = match self.phase {
+            WalkPhase::Handshake | WalkPhase::EarlyConnect => WalkPhase::EarlyConnect,
+            WalkPhase::Route | WalkPhase::Connect | WalkPhase::Relay => WalkPhase::Connect,
+        };
+    }
+
+    /// This address was tried last, and is connected or not.
+    pub(crate) fn on_backend(&mut self, used: BackendUse, is_connected: bool) {
+        self.trace_backend(&used, is_connected);
+        set(&self.session.backend, Some(used));
+        if is_connected && matches!(self.phase, WalkPhase::EarlyConnect) {
+            self.phase = WalkPhase::Handshake;
+        }
     }
 
     /// The backend was connected within `took`. The relay begins.
     pub(crate) fn connected(&mut self, took: Duration) {
         self.session.metrics.connected(took);
-        self.dialled(ConnectResult::Ok);
         set(&self.session.connect, Some(took));
+        self.session.on_relay();
         self.phase = WalkPhase::Relay;
+        self.trace_relay(took);
+        self.session.metrics.events().session(|| event::opened(&self.session));
     }
 
-    fn dialled(&self, result: ConnectResult) {
-        if let Some(backend) = self.session.backend.get() {
-            backend.dialled(result);
-        }
-    }
-
-    /// The session as the holder of a part of the memory for peers.
-    pub(crate) fn holder(&self) -> (&Session, &Budget) {
-        (&self.session, &self.sessions.budget)
+    /// The session, and all sessions, with which it shares the memory for peers and the limit of closes.
+    pub(crate) fn holder(&self) -> (&Session, &Sessions) {
+        (&self.session, &self.sessions)
     }
 
     /// The session, which the relay counts through.
@@ -309,13 +326,10 @@ impl Record {
     fn end(&mut self, reason: Reason, error: Option<&dyn std::error::Error>) {
         self.closed = true;
         match self.phase {
-            WalkPhase::Handshake => self.session.metrics.handshake_ended(),
-            WalkPhase::Route | WalkPhase::Relay => {}
-            WalkPhase::Connect => {
-                if let Some(result) = connect_result(reason) {
-                    self.dialled(result);
-                }
+            WalkPhase::Handshake | WalkPhase::EarlyConnect => {
+                self.session.metrics.handshake_ended();
             }
+            WalkPhase::Route | WalkPhase::Connect | WalkPhase::Relay => {}
         }
         let session = &self.session;
         session.set_buffered(0, &self.sessions.budget);
@@ -324,7 +338,13 @@ impl Record {
         self.permit.sources().remove(session);
         session.metrics.closed(reason, session.age());
         let bytes = session.bytes(Direction::ToBackend) + session.bytes(Direction::ToClient);
-        self.sessions.top.ended(session.peer().ip(), session.identity(), bytes, reason);
+        // A device that gives up because its backend is silent has not failed.
+        let gave_up = reason.origin() == Origin::Client && session.waits_for_backend();
+        let has_failed = reason.is_failure() && !gave_up;
+        self.sessions.top.ended(session.peer().ip(), session.identity(), bytes, has_failed);
+        self.trace_end(reason, error);
+        let certificate = self.failure.as_ref().and_then(|failure| failure.certificate.as_deref());
+        event::record(session, certificate, reason, error);
         // tracing ties a level to a call site, so there is one for each.
         match reason.origin() {
             Origin::Internal => access!(Level::ERROR, self, reason, error),
@@ -344,74 +364,16 @@ fn set<T>(fact: &OnceLock<T>, value: Option<T>) {
     }
 }
 
-/// Returns the result of a connect that ended for `reason`, or none if it was not the backend's result.
-const fn connect_result(reason: Reason) -> Option<ConnectResult> {
-    match reason {
-        Reason::BackendRefused => Some(ConnectResult::Refused),
-        Reason::BackendTimeout => Some(ConnectResult::Timeout),
-        Reason::BackendUnreachable => Some(ConnectResult::Unreachable),
-        Reason::BackendError | Reason::BackendReset => Some(ConnectResult::Error),
-        // The drain, an operator, a re-check, a shortage or a bug ended it before the backend answered.
-        Reason::DrainDeadline
-        | Reason::Revoked
-        | Reason::Expired
-        | Reason::Killed
-        | Reason::OverLimit
-        | Reason::OverSourceLimit
-        | Reason::ProxyFdLimit
-        | Reason::ProxyThreadLimit
-        | Reason::ProxyMemoryLimit
-        | Reason::Internal => None,
-        // None of these ends a connection during the connect.
-        Reason::Ok
-        | Reason::ClientProbe
-        | Reason::ClientEvicted
-        | Reason::ClientAbandoned
-        | Reason::ProxyOverloaded
-        | Reason::ProxyBuffersFull
-        | Reason::ProxyHeaderInvalid
-        | Reason::ProxyHeaderUnexpected
-        | Reason::ClientTlsMemory
-        | Reason::ClientTlsTimeout
-        | Reason::ClientTlsEof
-        | Reason::ClientTlsNotTls
-        | Reason::ClientTlsAlert
-        | Reason::ClientTlsIncompatible
-        | Reason::ClientNameUnknown
-        | Reason::ClientTlsError
-        | Reason::ClientCertMissing
-        | Reason::ClientCertExpired
-        | Reason::ClientCertNotYetValid
-        | Reason::ClientCertUnknownCa
-        | Reason::ClientCertRevoked
-        | Reason::ClientCertBadSignature
-        | Reason::ClientCertWrongUsage
-        | Reason::ClientCertWeakKey
-        | Reason::ClientCertRevocationUnknown
-        | Reason::ClientCertRejected
-        | Reason::ClientNotAllowed
-        | Reason::ClientCertChainTooLarge
-        | Reason::NoRoute
-        | Reason::ClientReset
-        | Reason::ClientLost
-        | Reason::ClientTruncated
-        | Reason::ClientRecordTruncated
-        | Reason::BackendLost
-        | Reason::Drain
-        | Reason::IdleTimeout
-        | Reason::HalfCloseTimeout
-        | Reason::MaxAge
-        | Reason::KeysExhausted => None,
-    }
-}
-
 /// Writes the access-log line. Its keys are public: docs/log.md lists them.
 macro_rules! access {
     ($level:expr, $record:expr, $reason:expr, $error:expr) => {{
         let session = &$record.session;
         let handshake = session.handshake.get();
         let tls = handshake.map(|handshake| &handshake.negotiated);
-        let certificate = $record.certificate.as_deref();
+        let failure = $record.failure.as_deref();
+        let certificate = failure.and_then(|failure| failure.certificate.as_deref());
+        let unfinished = failure.and_then(|failure| failure.unfinished);
+        let tcp = unfinished.and_then(|unfinished| unfinished.tcp);
         tracing::event!(
             target: "access",
             $level,
@@ -421,6 +383,16 @@ macro_rules! access {
             via = session.forwarded().map(|_| tracing::field::display(session.socket_peer)),
             reason = $reason.as_str(),
             phase = $record.phase.as_str(),
+            alert = $record.detail.and_then(FailureDetail::alert),
+            what = $record.detail.and_then(FailureDetail::what),
+            looks_like = $record.detail.and_then(FailureDetail::looks_like),
+            stage = unfinished.map(|unfinished| unfinished.stage.as_str()),
+            unacked = tcp.map(|tcp| tcp.unacked),
+            retransmits = tcp.map(|tcp| tcp.retransmits),
+            rtt_ms = tcp.map(|tcp| milliseconds(tcp.rtt)),
+            mss = tcp.map(|tcp| tcp.mss),
+            offers = failure.and_then(HandshakeFailure::offers),
+            client_time = failure.and_then(HandshakeFailure::client_time),
             identity = session.identity(),
             cert_subject = certificate.and_then(|certificate| certificate.subject.as_deref()),
             cert_issuer = certificate.and_then(|certificate| certificate.issuer.as_deref()),
@@ -438,8 +410,11 @@ macro_rules! access {
             connect_ms = session.connect.get().copied().map(milliseconds),
             bytes_to_backend = session.bytes(Direction::ToBackend),
             bytes_to_client = session.bytes(Direction::ToClient),
+            last_to_backend_ms = session.last_byte(Direction::ToBackend),
+            last_to_client_ms = session.last_byte(Direction::ToClient),
             duration_ms = milliseconds(session.age()),
             error = $error.map(Brief).map(tracing::field::display),
+            report = ($reason == Reason::Internal).then_some(ISSUES),
         )
     }};
 }

@@ -40,22 +40,22 @@ use super::socket::Interest;
 use super::tls::scratch::{self, MAX_READ_BYTES};
 use super::tls::{HELD_BYTES_TRAFFIC, TlsStream};
 use super::write_buffer::WriteBuffer;
-use crate::sessions::Session;
-use crate::sessions::budget::Budget;
 use crate::sessions::stop::{Order, Stopped};
+use crate::sessions::{Session, Sessions};
 use crate::terms::labels::Direction;
 use crate::terms::reason::Reason;
 
 /// Reads in one direction before the task yields: at most 1 MiB.
 const ROUNDS: usize = 4;
 
-/// Most bytes that a connection buffers, 553 KiB: a partial record, one opened read that the backend has not taken,
-/// and one sealed read that the client has not taken.
+/// Most bytes that a connection buffers, 672 KiB, or 568 KiB without records of less than 512 bytes: a partial record,
+/// one opened read that the backend has not taken, and one sealed read that the client has not taken.
 pub(crate) const MAX_HELD_BYTES: usize =
     HELD_BYTES_TRAFFIC + (HELD_BYTES_TRAFFIC + MAX_READ_BYTES) + SEALED_BYTES;
 
-/// A sealed read. TLS adds at most 29 bytes to each 16 KiB, and there may be a key_update.
-const SEALED_BYTES: usize = MAX_READ_BYTES + 1024;
+/// A sealed read. TLS adds at most 29 bytes to each record of at least 63 bytes (`hello/record_limit.rs`), and there may
+/// be a key_update.
+const SEALED_BYTES: usize = MAX_READ_BYTES + MAX_READ_BYTES.div_ceil(63) * 29 + 1024;
 
 /// Time for tokio to report readiness that the kernel already has, before the kernel is asked again.
 const DELIVERY: Duration = Duration::from_millis(50);
@@ -89,7 +89,7 @@ pub(crate) fn relay<'a, C, B, R>(
     client: &'a mut TlsStream<C>,
     backend: &'a mut B,
     early: Vec<u8>,
-    (session, budget): (&'a Session, &'a Budget),
+    (session, sessions): (&'a Session, &'a Sessions),
     bounds: Bounds,
     is_ready: R,
 ) -> impl Future<Output = Ended>
@@ -109,10 +109,11 @@ where
         sealed: 0,
         failure: None,
         session,
-        budget,
+        sessions,
+        turn: None,
         bounds,
         last_progress: Instant::now(),
-        moved: false,
+        moved: Moved::default(),
         ends_at_pause: None,
         reads_from_client: ReadSize::default(),
         reads_from_backend: ReadSize::default(),
@@ -153,18 +154,26 @@ struct Relay<'a, C, B> {
     /// First error that did not end both directions. Boxed, because it is rare and large.
     failure: Option<Box<RelayError>>,
     session: &'a Session,
-    budget: &'a Budget,
+    sessions: &'a Sessions,
+    /// Its turn to end, if closes per second are limited.
+    turn: Option<Instant>,
     bounds: Bounds,
     /// Time of the last relayed byte, or of a later end of one direction.
     last_progress: Instant,
-    /// True if a byte was relayed since `last_progress` was set.
-    moved: bool,
+    moved: Moved,
     /// True if the device sent last.
     awaits_answer: bool,
     /// Reason of an order to end at the next pause.
     ends_at_pause: Option<Reason>,
     reads_from_client: ReadSize,
     reads_from_backend: ReadSize,
+}
+
+/// Directions in which a byte was relayed since `last_progress` was set.
+#[derive(Default)]
+struct Moved {
+    to_backend: bool,
+    to_client: bool,
 }
 
 impl<C, B> Relay<'_, C, B>
@@ -178,7 +187,7 @@ where
         timer: Pin<&mut Sleep>,
         is_ready: &impl Fn((&C, Interest), (&B, Interest)) -> bool,
     ) -> Poll<Ended> {
-        let queued = self.queued();
+        let (unsent, queued) = (self.unsent.rest().len(), self.client.queued());
         let flows = (self.to_backend, self.to_client);
         let polled = scratch::with(|scratch| {
             self.poll_to_backend(cx, scratch)?;
@@ -192,15 +201,37 @@ where
         }
         debug_assert!(self.held() <= MAX_HELD_BYTES, "{} bytes are held", self.held());
         let now = Instant::now();
-        if std::mem::take(&mut self.moved) || queued != self.queued() {
+        let moved = std::mem::take(&mut self.moved);
+        let to_backend = moved.to_backend || unsent != self.unsent.rest().len();
+        let to_client = moved.to_client || queued != self.client.queued();
+        if to_backend || to_client {
             self.last_progress = now;
-            self.session.on_activity(now.into_std());
-            self.session.set_buffered(self.held(), self.budget);
+            // Before the first answer, only messages of TLS can be queued for the client.
+            let to_client = moved.to_client || to_client && self.has_answered();
+            self.progressed(now, to_backend, to_client);
         } else if flows != (self.to_backend, self.to_client) {
             // However long the silence before: the other side gets its full time to answer the end.
             self.last_progress = now;
         }
+        // Also without progress: a partial record grows before a byte of it is relayed.
+        self.session.set_buffered(self.held(), &self.sessions.budget);
         self.poll_bounds(cx, timer, now, is_ready).map(|error| self.stopped(error))
+    }
+
+    /// Returns true if a byte of the backend was relayed.
+    fn has_answered(&self) -> bool {
+        self.session.last_byte(Direction::ToClient).is_some()
+    }
+
+    /// Records in the session that bytes moved in these directions.
+    fn progressed(&self, now: Instant, to_backend: bool, to_client: bool) {
+        let now = now.into_std();
+        if to_backend {
+            self.session.on_activity(Direction::ToBackend, now);
+        }
+        if to_client {
+            self.session.on_activity(Direction::ToClient, now);
+        }
     }
 
     fn relayed(&self, direction: Direction, bytes: usize) {
@@ -217,7 +248,7 @@ where
 
     /// Completes when a bound is reached.
     fn poll_bounds(
-        &self,
+        &mut self,
         cx: &mut Context<'_>,
         mut timer: Pin<&mut Sleep>,
         mut now: Instant,
@@ -228,10 +259,13 @@ where
                 return Poll::Pending;
             };
             if now >= deadline {
-                if !bound.is_silence() || !self.can_go_on(is_ready) {
+                deadline = if bound.is_silence() && self.can_go_on(is_ready) {
+                    now + DELIVERY
+                } else if let Some(turn) = self.wait_for_turn(bound, now) {
+                    turn
+                } else {
                     return Poll::Ready(bound.error());
-                }
-                deadline = now + DELIVERY;
+                };
             }
             // Bytes move the deadline, not the timer. A timer that fires before the deadline wakes the task early
             // once, which is cheaper than to reset it for every read.

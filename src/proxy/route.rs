@@ -5,17 +5,20 @@
 //! **Not here.** The selection of the route, which also decides the handshake (`handshake/selection.rs`), connecting
 //! (`backend.rs`).
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::watch;
 
-use super::backend::Backend;
 use super::backend::lookup::{self, KeptNames};
+use super::backend::{Backend, Check, ConnectBounds, Pool};
+use crate::config::{BackendAddress, BackendList};
 use crate::metrics::ListenerMetrics;
 use crate::sessions::Session;
 use crate::sessions::stop::Stopped;
+use crate::terms::labels::NoRouteCause;
 use crate::terms::reason::Reason;
 use crate::trust::recheck::{self, Verdicts};
 use crate::trust::snapshot::Snapshot;
@@ -24,7 +27,10 @@ use crate::trust::snapshot::Snapshot;
 pub(crate) struct Routes {
     pub(crate) snapshot: Arc<Snapshot>,
     /// In the order of [`crate::config::ListenerConfig::backends`].
+    pools: Vec<Pool>,
+    /// The backends of all pools, each once.
     backends: Vec<Arc<Backend>>,
+    checks: Vec<Arc<Check>>,
     /// Keeps the backends' names resolved.
     _names: KeptNames,
     /// The current snapshot, which may be newer.
@@ -42,11 +48,26 @@ impl Routes {
         metrics: &ListenerMetrics,
         before: Option<&Self>,
     ) -> (Self, io::Result<()>) {
-        let (names, started) = lookup::keep(snapshot.listener.backends());
-        let kept = || before.iter().flat_map(|before| &before.backends);
-        let backend = |address| Backend::of(address, metrics, kept());
-        let backends = snapshot.listener.backends().map(backend).collect();
-        (Self { snapshot, backends, _names: names, latest }, started)
+        let config = &snapshot.listener;
+        let (names, started) = lookup::keep(config.backends());
+        let mut backends: BTreeMap<String, Arc<Backend>> = BTreeMap::new();
+        let mut backend = |address: &BackendAddress| {
+            let kept = || before.iter().flat_map(|before| &before.backends);
+            let new = || Backend::of(address, metrics, kept());
+            Arc::clone(backends.entry(address.to_string()).or_insert_with(new))
+        };
+        let mut pool = |list: &BackendList| {
+            Pool::new(list.addresses().iter().map(&mut backend).collect(), config.balance)
+        };
+        let pools = config.backends().map(&mut pool).collect();
+        let backends: Vec<_> = backends.into_values().collect();
+        for backend in &backends {
+            backend.set_limit(config.balance.max_connects_in_progress);
+        }
+        let before = before.map(|before| before.checks.as_slice());
+        let interval = config.balance.check_interval;
+        let checks = Check::all(&backends, interval, ConnectBounds::of(config, None), before);
+        (Self { snapshot, pools, backends, checks, _names: names, latest }, started)
     }
 
     /// Checks the client of a complete handshake with the current snapshot. The check of live sessions after a reload may
@@ -73,25 +94,43 @@ impl Routes {
         }
     }
 
-    /// Returns the backend of a route; without a route, the listener's own.
+    /// Returns the backend of a route; without a route, the listener's own. `server_name` is that of the client.
     ///
     /// # Errors
     /// If there is no route, and the listener has no backend.
-    pub(crate) fn backend(&self, route: Option<usize>) -> Result<&Arc<Backend>, NoRoute> {
+    pub(crate) fn backend(
+        &self,
+        route: Option<usize>,
+        server_name: Option<&str>,
+    ) -> Result<&Pool, NoRoute> {
         // The listener's own backend is the last one.
         let place = route.unwrap_or(self.snapshot.listener.routes.len());
-        self.backends.get(place).ok_or(NoRoute)
+        self.pools.get(place).ok_or_else(|| NoRoute(self.snapshot.no_route_cause(server_name)))
     }
 }
 
 /// No route matches, and the listener has no backend.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no route for this server name and protocol")]
-pub(crate) struct NoRoute;
+#[error("{}", description(*.0))]
+pub(crate) struct NoRoute(pub(crate) NoRouteCause);
 
 impl NoRoute {
     /// Returns the stable reason for this error.
     pub(crate) const fn reason(&self) -> Reason {
         Reason::NoRoute
+    }
+}
+
+const fn description(cause: NoRouteCause) -> &'static str {
+    match cause {
+        NoRouteCause::NoSni => {
+            "the client sent no server name, every route has names (`sni`), and the listener has no backend"
+        }
+        NoRouteCause::UnknownName => {
+            "no route has the client's server name (`sni`), and the listener has no backend"
+        }
+        NoRouteCause::Alpn => {
+            "the route for this server name has other protocols (`alpn`), and the listener has no backend"
+        }
     }
 }

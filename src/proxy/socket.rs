@@ -1,15 +1,20 @@
 //! TCP sockets: options, the meaning of errors, and how many sockets the process can have.
 //!
-//! **Not here.** The values of options (`config.rs`), the handling of errors (`listener.rs`).
+//! **Not here.** The values of options (`config.rs`), the handling of errors (`listener.rs`), the figures of a connection
+//! (`socket/diag.rs`).
+
+pub(crate) mod diag;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+#[cfg(target_os = "linux")]
+use socket2::SockFilter;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -95,14 +100,33 @@ fn carried(fds: Option<u64>, listeners: usize) -> Capacity {
     Capacity { connections, admin: usize::try_from(admin).unwrap_or(usize::MAX) }
 }
 
-/// Binds a listening socket.
+/// Binds a listening socket. With `reuse_port`, other processes of the same user can bind the same address, and the
+/// kernel divides connections among them. A kernel without IPv6 binds all addresses of IPv4 for `[::]`.
 ///
 /// # Errors
 /// The error of the system: the address is in use, is not local, or needs a privilege.
-pub(crate) fn listen(address: SocketAddr, options: Tcp) -> io::Result<TcpListener> {
+pub(crate) fn listen(
+    address: SocketAddr,
+    options: Tcp,
+    reuse_port: bool,
+) -> io::Result<TcpListener> {
+    match bind(address, options, reuse_port) {
+        // `ipv6.disable=1`.
+        Err(error)
+            if Errno::from_io_error(&error) == Some(Errno::AFNOSUPPORT)
+                && address.ip() == Ipv6Addr::UNSPECIFIED =>
+        {
+            bind((Ipv4Addr::UNSPECIFIED, address.port()).into(), options, reuse_port)
+        }
+        bound => bound,
+    }
+}
+
+fn bind(address: SocketAddr, options: Tcp, reuse_port: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Otherwise a restart would have to wait for the TIME_WAIT of the last connections.
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
     if address.is_ipv6() {
         // "[::]" means every address, whatever net.ipv6.bindv6only is.
         socket.set_only_v6(false)?;
@@ -132,6 +156,41 @@ fn listen_on(socket: Socket, options: Tcp) -> io::Result<TcpListener> {
     // For a socket that is listening already, this sets the backlog.
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+/// Makes the kernel drop SYN segments to a listening socket. Connections that have begun are completed; a client repeats
+/// its SYN after a second (RFC 6298 section 2), and gets to another socket on this address once this one is closed. Closing
+/// the socket at once would reset the connections that the kernel has put into its queues.
+///
+/// # Errors
+/// The error of `SO_ATTACH_FILTER` (socket(7)).
+#[cfg(target_os = "linux")]
+pub(crate) fn drop_new(socket: &TcpListener) -> io::Result<()> {
+    // The filter sees segments from the TCP header on. Codes: Documentation/networking/filter.rst of Linux.
+    const LOAD_BYTE: u16 = 0x30;
+    const AND: u16 = 0x54;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    // RFC 9293 section 3.1.
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    const SYN_OR_ACK: u32 = 0x12;
+    const PASS: u32 = u32::MAX;
+    const DROP: u32 = 0;
+    SockRef::from(socket).attach_filter(&[
+        SockFilter::new(LOAD_BYTE, 0, 0, FLAGS),
+        SockFilter::new(AND, 0, 0, SYN_OR_ACK),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, DROP),
+        SockFilter::new(RETURN, 0, 0, PASS),
+    ])
+}
+
+/// Other systems have no such filter.
+#[cfg(not(target_os = "linux"))]
+#[expect(clippy::unnecessary_wraps, reason = "it can fail on Linux")]
+pub(crate) const fn drop_new(_socket: &TcpListener) -> io::Result<()> {
+    Ok(())
 }
 
 /// Sets the options of all our TCP sockets.
@@ -186,6 +245,32 @@ pub(crate) fn is_ready(socket: &impl AsFd, interest: Interest) -> bool {
     // poll(2) always reports errors and hang-ups: those alone are not in `interest`.
     let polled = poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
     polled.is_ok() && asked[0].revents().intersects(wanted)
+}
+
+/// The peer has ended its stream. Other systems than Linux do not report it.
+#[cfg(target_os = "linux")]
+const ENDED: PollFlags = PollFlags::RDHUP;
+#[cfg(not(target_os = "linux"))]
+const ENDED: PollFlags = PollFlags::empty();
+
+/// Asks the kernel whether the peer has reset the connection, or ended its stream.
+pub(crate) fn stream_end(socket: &impl AsFd) -> Option<StreamEnd> {
+    let mut asked = [PollFd::new(socket, ENDED)];
+    poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).ok()?;
+    match asked[0].revents() {
+        found if found.intersects(PollFlags::ERR | PollFlags::HUP) => Some(StreamEnd::Reset),
+        found if found.intersects(ENDED) => Some(StreamEnd::Ended),
+        _ => None,
+    }
+}
+
+/// The end of a peer's stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StreamEnd {
+    /// The connection is closed in both directions.
+    Reset,
+    /// The peer sends no more, and may still read.
+    Ended,
 }
 
 /// Makes the next close send a reset.
@@ -327,7 +412,7 @@ mod tests {
             keepalive: Some(Duration::from_secs(40)),
             user_timeout: Some(Duration::from_secs(90)),
         };
-        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)), options).unwrap();
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)), options, false).unwrap();
         let address = listener.local_addr().unwrap();
         let (_client, accepted) =
             tokio::join!(TcpStream::connect(address), async { listener.accept().await.unwrap().0 });
@@ -339,5 +424,22 @@ mod tests {
         assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 4);
         assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(Duration::from_secs(90)));
         assert_eq!(accepted.tcp_notsent_lowat().unwrap(), KERNEL_UNSENT_BYTES);
+    }
+
+    #[tokio::test]
+    async fn a_shared_socket_is_closed_without_the_loss_of_a_connection() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let old = listen(any, Tcp::default(), true).unwrap();
+        let address = old.local_addr().unwrap();
+        let _first = TcpStream::connect(address).await.unwrap();
+        drop_new(&old).unwrap();
+        let second = tokio::spawn(TcpStream::connect(address));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(!second.is_finished(), "its SYN was dropped");
+        let _first_is_accepted = old.accept().await.unwrap();
+        let new = listen(address, Tcp::default(), true).unwrap();
+        drop(old);
+        let _second_is_accepted = new.accept().await.unwrap();
+        second.await.unwrap().unwrap();
     }
 }

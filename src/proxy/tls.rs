@@ -24,6 +24,6 @@ pub(crate) use self::alert::plaintext_alert;
 pub(crate) use self::negotiation::{
     Negotiation, Opening, Progress, RustlsHandshake, early_data_bytes,
 };
-pub(crate) use self::record_layer::SealError;
+pub(crate) use self::record_layer::{SealError, SentSizes};
 pub(crate) use self::scratch::HELD_BYTES_TRAFFIC;
 pub(crate) use self::stream::{ReceiveError, Received, SendError, TlsStream};

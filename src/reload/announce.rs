@@ -6,8 +6,9 @@ use std::collections::HashSet;
 use std::hash::Hash;
 use std::path::PathBuf;
 
-use super::changes;
+use super::{changes, events};
 use crate::config;
+use crate::events::Happened;
 use crate::metrics::{
     ActiveCa, ActiveCertificate, ActiveCrl, ActiveFile, ListenerMetrics, Objects, Reported,
 };
@@ -25,13 +26,20 @@ use crate::trust::x509::{self, CertInfo, Timestamp};
 pub(crate) fn announce(snapshot: &Snapshot, warnings: &[Warning], metrics: &ListenerMetrics) {
     let listener = &snapshot.listener.name;
     for warning in warnings {
-        tracing::warn!(listener, "{warning}");
+        if warning.is_notice() {
+            tracing::info!(listener, "{warning}");
+        } else {
+            tracing::warn!(listener, "{warning}");
+        }
     }
     let mut logged = HashSet::new();
     for (route, policy) in snapshot.by_route() {
         announce_policy(listener, route, policy, &mut logged);
     }
-    metrics.set_backends(snapshot.listener.backends().map(ToString::to_string));
+    metrics.set_backends(snapshot.listener.backends(), snapshot.listener.balance);
+    if snapshot.listener.backend.is_none() {
+        metrics.export_no_route();
+    }
     metrics.active().publish(reported(snapshot));
     if snapshot.listener.policies().any(|(_, tls)| tls.rollout.is_some()) {
         metrics.rollouts().export();
@@ -47,10 +55,10 @@ fn announce_policy(
 ) {
     for certificate in policy.served_certificates() {
         let (cert, not_after) = (&certificate.label, certificate.info.not_after);
-        let certificates = certificate.chain_length;
+        let (certificates, key) = (certificate.chain_length, certificate.info.key.as_str());
         if logged.insert(("", cert.clone())) {
             // The words stay: operators search the log for them.
-            tracing::info!(listener, route, cert, %not_after, certificates, "certificate in force");
+            tracing::info!(listener, route, cert, %not_after, key, certificates, "certificate in force");
         }
     }
     for FileSummary { role, path, count, .. } in policy.files() {
@@ -80,10 +88,12 @@ fn announce_policy(
 fn reported(snapshot: &Snapshot) -> Reported {
     let certificate = |c: &ServerCertificate| ActiveCertificate {
         cert: c.label.clone(),
+        key_file: c.key_file.clone(),
         serial: c.info.serial.clone(),
         sha256: x509::fingerprint(&c.leaf, ""),
         issuer: c.info.issuer_text.clone(),
         key: c.info.key.as_str(),
+        chain_length: c.chain_length,
         not_before: c.info.not_before.timestamp(),
         not_after: c.info.not_after.timestamp(),
     };
@@ -122,7 +132,7 @@ fn distinct<T, K: Eq + Hash>(items: impl Iterator<Item = T>, key: impl Fn(&T) ->
 }
 
 /// Logs the changes of the trust in a listener's clients.
-pub(super) fn announce_trust_changes(old: &Snapshot, new: &Snapshot) {
+pub(super) fn announce_trust_changes(old: &Snapshot, new: &Snapshot, metrics: &ListenerMetrics) {
     let listener = &new.listener.name;
     let mut changes = Vec::new();
     for (route, policy) in new.by_route() {
@@ -135,6 +145,7 @@ pub(super) fn announce_trust_changes(old: &Snapshot, new: &Snapshot) {
         }
     }
     for change in changes {
+        metrics.events().note(events::trust(listener, &change));
         match change {
             TrustChange::Cas { file, added, removed } => {
                 let file = Shown(&file);
@@ -157,13 +168,46 @@ pub(super) fn announce_trust_changes(old: &Snapshot, new: &Snapshot) {
     }
 }
 
+/// Logs each file whose certificate has another type of key than before, with the number of handshakes that used the
+/// earlier type: those devices may have nothing else.
+pub(super) fn announce_key_types(old: &Snapshot, new: &Snapshot, metrics: &ListenerMetrics) {
+    let listener = &new.listener.name;
+    let certificates = |snapshot: &'_ Snapshot| {
+        let served = snapshot.policies.iter().flat_map(Policy::served_certificates);
+        let kinds = served.map(|one| (one.label.clone(), one.info.key));
+        distinct(kinds, |(label, _)| label.clone())
+    };
+    let before = certificates(old);
+    for (cert, kind) in certificates(new) {
+        let earlier = before.iter().find(|(label, earlier)| *label == cert && *earlier != kind);
+        if let Some((_, earlier)) = earlier {
+            let handshakes = metrics.handshakes_with(*earlier);
+            let (old, new) = (earlier.as_str(), kind.as_str());
+            tracing::info!(
+                listener,
+                cert,
+                old,
+                new,
+                handshakes,
+                "the key type of the certificate has changed; handshakes since the start used the old one"
+            );
+        }
+    }
+}
+
 /// Logs the changed parts of a listener's configuration.
-pub(super) fn announce_changes(old: &config::ListenerConfig, new: &config::ListenerConfig) {
+pub(super) fn announce_changes(
+    old: &config::ListenerConfig,
+    new: &config::ListenerConfig,
+    metrics: &ListenerMetrics,
+) {
     let changed = changes::of_listener(old, new);
     if !changed.is_empty() {
         let (listener, changed) = (&new.name, changed.join(", "));
         // The words stay, as in `announce_policy`.
         tracing::info!(listener, changed, "configuration in force");
+        let listener = Some(listener.as_str().into());
+        metrics.events().note(Happened::Config { listener, changed });
     }
 }
 

@@ -6,9 +6,11 @@ use crate::config::{self, Config};
 
 /// Returns the changed settings that belong to no listener and that a running process can apply.
 pub(super) fn of_process(old: &Config, new: &Config) -> Vec<&'static str> {
+    let connections = |config: &Config| config.process.max_connections;
     let handshake_bytes = |config: &Config| config.process.max_handshake_bytes;
     let buffered_bytes = |config: &Config| config.process.max_buffered_bytes;
     let settings = [
+        ("process.max_connections", connections(old) != connections(new)),
         ("process.max_handshake_bytes", handshake_bytes(old) != handshake_bytes(new)),
         ("process.max_buffered_bytes", buffered_bytes(old) != buffered_bytes(new)),
         ("[shutdown]", old.shutdown != new.shutdown),
@@ -22,11 +24,13 @@ pub(super) fn of_listener(
     old: &config::ListenerConfig,
     new: &config::ListenerConfig,
 ) -> Vec<&'static str> {
-    // The name and the address cannot differ: they identify the listener.
+    // The name and the socket cannot differ: they identify the listener.
     let config::ListenerConfig {
         name: _,
         listen: _,
+        reuse_port: _,
         backend,
+        balance,
         tls,
         routes,
         unknown_name,
@@ -37,6 +41,7 @@ pub(super) fn of_listener(
     } = old;
     let parts = [
         ("backend", *backend != new.backend),
+        ("balance", *balance != new.balance),
         ("tls", *tls != new.tls),
         ("route", *routes != new.routes),
         ("unknown_name", *unknown_name != new.unknown_name),
@@ -75,6 +80,9 @@ pub(super) fn that_need_a_restart(started: &Config, wanted: &Config) -> Vec<Stri
             None => what.push(format!("listener {name:?} was removed")),
             Some(wanted) if wanted.listen != listener.listen => {
                 what.push(format!("listener {name:?} has another address"));
+            }
+            Some(wanted) if wanted.reuse_port != listener.reuse_port => {
+                what.push(format!("reuse_port of listener {name:?} has changed"));
             }
             Some(_) => {}
         }

@@ -9,7 +9,7 @@
 //! **Promises.** Reading the files causes no event. An event states that something changed, not what changed.
 //! Writes to other files in those directories cause no event; if they are continuous, they cost
 //! a check [every few milliseconds](JOIN_INTERVAL). A warning about a directory that cannot be watched is logged
-//! once.
+//! once, and for all directories together if the limit of watches is reached.
 //!
 //! **Not here.** Waiting for the end of the changes, and reading (`reload.rs`).
 
@@ -111,14 +111,18 @@ impl Watcher {
         moved
     }
 
-    /// Logs a warning about a directory that cannot be watched, once.
+    /// Logs a warning about a directory that cannot be watched, once. The limit of watches concerns all directories of a
+    /// path, and would be logged for each.
     fn cannot_watch(&mut self, directory: &Path, error: &notify::Error) {
         let name = Shown(directory);
         // It was deleted just now. The directory above it is watched and reports its return.
         if is_missing(error) {
             tracing::debug!(directory = %name, %error, "cannot watch a directory");
-        } else if self.unwatched.insert(directory.to_owned()) {
-            let is_limit = matches!(error.kind, ErrorKind::MaxFilesWatch);
+            return;
+        }
+        let is_limit = matches!(error.kind, ErrorKind::MaxFilesWatch);
+        let is_first = self.unwatched.is_empty();
+        if self.unwatched.insert(directory.to_owned()) && (is_first || !is_limit) {
             let advice = if is_limit { " (raise fs.inotify.max_user_watches)" } else { "" };
             tracing::warn!(
                 directory = %name, %error,

@@ -5,7 +5,8 @@
 //!
 //! **Promises.** From half of the ceiling on, reads are small, and from three quarters on tiny: a peer that takes what
 //! it gets is relayed further, more slowly, and one that does not holds little. At the ceiling, new connections are
-//! refused. No established session ends.
+//! refused. No established session ends: beyond the ceiling, each can add a tiny read, and the rest of a record that
+//! its device has begun.
 //!
 //! **Not here.** The buffers (`proxy/write_buffer.rs`), the limit of handshakes alone (`proxy/handshake_memory.rs`), the
 //! memory of the kernel's sockets.

@@ -31,20 +31,27 @@ impl SessionDrain {
 impl EndSessions for SessionDrain {
     fn end_over(&self, spread: Duration) {
         let all = self.sessions.matching(|_| true);
+        // At the limit of closes per second, sessions are asked to stop no sooner than they can.
+        let spread = spread.max(self.sessions.closes.time_for(all.len()));
         tracing::info!(sessions = all.len(), ?spread, "closing sessions at their next pause");
         let times = evenly(Instant::now(), spread, all.len());
         let stop = PlannedStop::AtPause(Reason::Drain);
         let plan: Plan =
             times.zip(all).map(|(due, session)| ((due, session.id), (session, stop))).collect();
+        let sessions = Arc::clone(&self.sessions);
         tokio::spawn(async move {
             let pace = Pace::default();
             pace.replace(|_| plan);
-            pace.run().await;
+            pace.run(&sessions.closes).await;
         });
     }
 
     fn end_now(&self) {
         let _forced = self.sessions.stop(|_| true, Reason::DrainDeadline);
+    }
+
+    fn least_time(&self) -> Duration {
+        self.sessions.closes.time_for(self.sessions.matching(|_| true).len())
     }
 
     fn waiting(&self) -> usize {

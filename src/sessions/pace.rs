@@ -4,7 +4,8 @@
 //!
 //! **Promises.** Ends are even: of `n` sessions over a time, each has its own `n`th part of it, and a jittered instant in
 //! that part. If the process was suspended, the sessions whose time has passed are not stopped in one burst: the plan is
-//! compressed into the time that is left.
+//! compressed into the time that is left. Stops that come at once wait for their turn under the limit of closes per
+//! second; a session that stops at its next pause waits there (`proxy/relay/pause.rs`).
 //!
 //! **Not here.** The choice of sessions: `sessions/drain.rs`, `sessions/recheck.rs`. The maximum age itself:
 //! `proxy/relay.rs`.
@@ -17,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::Session;
+use super::close_rate::CloseRate;
 use crate::lock::Lock;
 use crate::terms::reason::Reason;
 
@@ -50,29 +52,38 @@ impl Pace {
         self.changed.notify_one();
     }
 
-    /// Stops each session of the plan at its time. Runs until the runtime ends.
-    pub(super) async fn run(&self) {
+    /// Stops each session of the plan at its time, and not before its turn. Runs until the runtime ends.
+    pub(super) async fn run(&self, closes: &CloseRate) {
+        let mut turn = None;
         loop {
             let next = self.plan.lock().first_key_value().map(|((due, _), _)| *due);
             match next {
                 None => self.changed.notified().await,
                 Some(due) => tokio::select! {
                     () = self.changed.notified() => {}
-                    () = sleep_until(due) => self.stop_due(Instant::now()),
+                    () = sleep_until(turn.map_or(due, |turn| due.max(turn))) => {
+                        self.stop_due(Instant::now(), closes, &mut turn);
+                    }
                 },
             }
         }
     }
 
-    fn stop_due(&self, now: Instant) {
+    /// Stops the sessions that are due, up to one that has to wait for its turn.
+    fn stop_due(&self, now: Instant, closes: &CloseRate, turn: &mut Option<Instant>) {
         let mut plan = self.plan.lock();
         compress(&mut plan, now);
         while let Some(first) = plan.first_entry().filter(|first| first.key().0 <= now) {
-            let (session, stop) = first.remove();
-            match stop {
-                PlannedStop::Now(reason) => session.stop(reason),
-                PlannedStop::AtPause(reason) => session.stop_order().give_at_pause(reason),
-            };
+            match first.get().1 {
+                PlannedStop::Now(_) if closes.wait(turn, now).is_some() => return,
+                PlannedStop::Now(reason) => {
+                    first.remove().0.stop(reason);
+                    *turn = None;
+                }
+                PlannedStop::AtPause(reason) => {
+                    first.remove().0.stop_order().give_at_pause(reason);
+                }
+            }
         }
     }
 }

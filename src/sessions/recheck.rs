@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 use super::pace::{Pace, Plan, PlannedStop, evenly};
 use super::{Session, Sessions};
 use crate::blocking::BlockingPool;
+use crate::events::Happened;
 use crate::metrics::ListenerMetrics;
 use crate::terms::reason::Reason;
 use crate::trust::policy::Policy;
@@ -77,7 +78,7 @@ impl Recheck {
         for place in 0..checks.listeners.len() {
             tokio::spawn(Arc::clone(&checks).check_repeatedly(place));
             let checks = Arc::clone(&checks);
-            tokio::spawn(async move { checks.listeners[place].pace.run().await });
+            tokio::spawn(async move { checks.run_pace(place).await });
         }
         tokio::spawn(async move {
             loop {
@@ -85,6 +86,10 @@ impl Recheck {
                 checks.listeners.iter().for_each(|listener| listener.expiry.notify_one());
             }
         });
+    }
+
+    async fn run_pace(&self, place: usize) {
+        self.listeners[place].pace.run(&self.sessions.closes).await;
     }
 
     async fn check_repeatedly(self: Arc<Self>, place: usize) {
@@ -103,8 +108,8 @@ impl Recheck {
             let checked = self.check(place, Arc::clone(&snapshot)).await;
             match &checked {
                 Ok(checked) => {
-                    let name = &snapshot.listener.name;
-                    checked.iter().for_each(|checked| report(name, checked, trust != new_trust));
+                    let has_new_trust = trust != new_trust;
+                    checked.iter().for_each(|one| report(&listener.metrics, one, has_new_trust));
                 }
                 Err(error) => {
                     let listener = &snapshot.listener.name;
@@ -158,7 +163,9 @@ fn check_all(
         .map(|((route, policy), group)| {
             let start = Instant::now();
             let (count, refused) = (group.len(), refused(sessions, &group, policy));
-            Checked { route, refused, count, spread: policy.recheck_spread, took: start.elapsed() }
+            // At the limit of closes per second, they are stopped no sooner than they can be.
+            let spread = policy.recheck_spread.max(sessions.closes.time_for(refused.len()));
+            Checked { route, refused, count, spread, took: start.elapsed() }
         })
         .collect()
 }
@@ -178,20 +185,31 @@ fn refused(
     refused.into_iter().map(|(place, reason)| (Arc::clone(&group[place]), reason)).collect()
 }
 
-fn report(listener: &str, checked: &Checked, has_new_trust: bool) {
+fn report(metrics: &ListenerMetrics, checked: &Checked, has_new_trust: bool) {
     let Checked { route, refused, count, spread, took } = checked;
     let is_of_interest = has_new_trust && (route.is_none() || *count > 0);
     if refused.is_empty() && !is_of_interest {
         return;
     }
     let with = |reason| refused.iter().filter(|(_, refused)| *refused == reason).count();
+    let (revoked, expired) = (with(Reason::Revoked), with(Reason::Expired));
+    let not_allowed = with(Reason::ClientNotAllowed);
+    let (listener, route, sessions) = (metrics.name(), *route, *count);
+    metrics.events().note(Happened::Recheck {
+        listener: listener.into(),
+        route,
+        sessions,
+        revoked,
+        expired,
+        not_allowed,
+    });
     tracing::info!(
         listener,
         route,
-        sessions = count,
-        revoked = with(Reason::Revoked),
-        expired = with(Reason::Expired),
-        not_allowed = with(Reason::ClientNotAllowed),
+        sessions,
+        revoked,
+        expired,
+        not_allowed,
         ?spread,
         ?took,
         "live sessions re-checked"

@@ -15,7 +15,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::lock::Lock;
 use crate::terms::closed_set::closed_set;
-use crate::terms::reason::Reason;
 
 /// Names in a table, about a hundred bytes each.
 const NAMES: usize = 256;
@@ -69,12 +68,12 @@ impl Top {
         self.count(by, What::Connections, name, 1);
     }
 
-    /// Counts a connection that has ended, with its plaintext bytes in both directions.
-    pub(crate) fn ended(&self, peer: IpAddr, identity: Option<&str>, bytes: u64, reason: Reason) {
+    /// Counts a connection that has ended, with its plaintext bytes in both directions, and whether it has failed.
+    pub(crate) fn ended(&self, peer: IpAddr, identity: Option<&str>, bytes: u64, has_failed: bool) {
         let peer = peer.to_string();
         let names = [(By::Peer, Some(peer.as_str())), (By::Identity, identity)];
         for (by, name) in names.into_iter().filter_map(|(by, name)| Some((by, name?))) {
-            if reason.is_failure() {
+            if has_failed {
                 self.count(by, What::Failures, name, 1);
             }
             if bytes > 0 {

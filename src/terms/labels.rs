@@ -55,7 +55,7 @@ closed_set! {
 }
 
 closed_set! {
-    /// The cipher suites that rustls negotiates with aws-lc-rs, by their IANA names.
+    /// The cipher suites, by their IANA names.
     pub enum Cipher {
         /// RFC 8446.
         Tls13Aes128 => "TLS_AES_128_GCM_SHA256",
@@ -75,6 +75,18 @@ closed_set! {
         RsaAes256 => "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
         /// RFC 7905.
         RsaChacha20 => "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+        /// RFC 8446.
+        Tls13Aes128Ccm => "TLS_AES_128_CCM_SHA256",
+        /// RFC 8446.
+        Tls13Aes128Ccm8 => "TLS_AES_128_CCM_8_SHA256",
+        /// RFC 7251.
+        EcdsaAes128Ccm => "TLS_ECDHE_ECDSA_WITH_AES_128_CCM",
+        /// RFC 7251.
+        EcdsaAes256Ccm => "TLS_ECDHE_ECDSA_WITH_AES_256_CCM",
+        /// RFC 7251.
+        EcdsaAes128Ccm8 => "TLS_ECDHE_ECDSA_WITH_AES_128_CCM_8",
+        /// RFC 7251.
+        EcdsaAes256Ccm8 => "TLS_ECDHE_ECDSA_WITH_AES_256_CCM_8",
     }
 }
 
@@ -82,16 +94,55 @@ impl Cipher {
     /// Returns whether the suite works with a certificate of this key type. Suites of TLS 1.3 work with any.
     pub(crate) fn goes_with(self, key: KeyKind) -> bool {
         match self {
-            Self::Tls13Aes128 | Self::Tls13Aes256 | Self::Tls13Chacha20 => true,
-            Self::EcdsaAes128 | Self::EcdsaAes256 | Self::EcdsaChacha20 => key != KeyKind::Rsa,
+            Self::Tls13Aes128
+            | Self::Tls13Aes256
+            | Self::Tls13Chacha20
+            | Self::Tls13Aes128Ccm
+            | Self::Tls13Aes128Ccm8 => true,
+            Self::EcdsaAes128
+            | Self::EcdsaAes256
+            | Self::EcdsaChacha20
+            | Self::EcdsaAes128Ccm
+            | Self::EcdsaAes256Ccm
+            | Self::EcdsaAes128Ccm8
+            | Self::EcdsaAes256Ccm8 => key != KeyKind::Rsa,
             Self::RsaAes128 | Self::RsaAes256 | Self::RsaChacha20 => key == KeyKind::Rsa,
+        }
+    }
+
+    /// Returns whether only configurations have the suite which name it (`tls.legacy_suites`).
+    pub(crate) const fn is_legacy(self) -> bool {
+        match self {
+            Self::Tls13Aes128Ccm
+            | Self::Tls13Aes128Ccm8
+            | Self::EcdsaAes128Ccm
+            | Self::EcdsaAes256Ccm
+            | Self::EcdsaAes128Ccm8
+            | Self::EcdsaAes256Ccm8 => true,
+            Self::Tls13Aes128
+            | Self::Tls13Aes256
+            | Self::Tls13Chacha20
+            | Self::EcdsaAes128
+            | Self::EcdsaAes256
+            | Self::EcdsaChacha20
+            | Self::RsaAes128
+            | Self::RsaAes256
+            | Self::RsaChacha20 => false,
         }
     }
 
     /// Returns the name of the suite in OpenSSL, which receivers of the PROXY protocol expect.
     pub(crate) const fn openssl_name(self) -> &'static str {
         match self {
-            Self::Tls13Aes128 | Self::Tls13Aes256 | Self::Tls13Chacha20 => self.as_str(),
+            Self::Tls13Aes128
+            | Self::Tls13Aes256
+            | Self::Tls13Chacha20
+            | Self::Tls13Aes128Ccm
+            | Self::Tls13Aes128Ccm8 => self.as_str(),
+            Self::EcdsaAes128Ccm => "ECDHE-ECDSA-AES128-CCM",
+            Self::EcdsaAes256Ccm => "ECDHE-ECDSA-AES256-CCM",
+            Self::EcdsaAes128Ccm8 => "ECDHE-ECDSA-AES128-CCM8",
+            Self::EcdsaAes256Ccm8 => "ECDHE-ECDSA-AES256-CCM8",
             Self::EcdsaAes128 => "ECDHE-ECDSA-AES128-GCM-SHA256",
             Self::EcdsaAes256 => "ECDHE-ECDSA-AES256-GCM-SHA384",
             Self::EcdsaChacha20 => "ECDHE-ECDSA-CHACHA20-POLY1305",
@@ -105,13 +156,21 @@ impl Cipher {
     #[must_use]
     pub const fn version(self) -> &'static str {
         match self {
-            Self::Tls13Aes128 | Self::Tls13Aes256 | Self::Tls13Chacha20 => "1.3",
+            Self::Tls13Aes128
+            | Self::Tls13Aes256
+            | Self::Tls13Chacha20
+            | Self::Tls13Aes128Ccm
+            | Self::Tls13Aes128Ccm8 => "1.3",
             Self::EcdsaAes128
             | Self::EcdsaAes256
             | Self::EcdsaChacha20
             | Self::RsaAes128
             | Self::RsaAes256
-            | Self::RsaChacha20 => "1.2",
+            | Self::RsaChacha20
+            | Self::EcdsaAes128Ccm
+            | Self::EcdsaAes256Ccm
+            | Self::EcdsaAes128Ccm8
+            | Self::EcdsaAes256Ccm8 => "1.2",
         }
     }
 }
@@ -119,7 +178,8 @@ impl Cipher {
 closed_set! {
     /// A part of the duration of a handshake.
     pub(crate) enum HandshakePart {
-        /// From accept until a worker first polls the connection. It grows on a busy machine.
+        /// From accept until a worker first polls the connection, and from a complete ClientHello to our answer, without
+        /// the CPU time. It grows on a busy machine.
         Wait => "wait",
         /// Waiting for the client and the network.
         Client => "client",
@@ -258,6 +318,62 @@ closed_set! {
     }
 }
 
+impl Alert {
+    /// Returns whether a client with this alert rejects our certificate.
+    pub(crate) const fn is_about_certificate(self) -> bool {
+        match self {
+            Self::UnknownCa
+            | Self::BadCertificate
+            | Self::CertificateExpired
+            | Self::CertificateUnknown
+            | Self::CertificateRevoked
+            | Self::UnsupportedCertificate => true,
+            Self::HandshakeFailure
+            | Self::ProtocolVersion
+            | Self::InsufficientSecurity
+            | Self::IllegalParameter
+            | Self::DecodeError
+            | Self::DecryptError
+            | Self::BadRecordMac
+            | Self::UnexpectedMessage
+            | Self::AccessDenied
+            | Self::UnrecognizedName
+            | Self::NoApplicationProtocol
+            | Self::InternalError
+            | Self::UserCanceled
+            | Self::Other => false,
+        }
+    }
+}
+
+closed_set! {
+    /// The end of a handshake that its client did not finish.
+    pub enum Interruption {
+        /// A deadline passed, or TCP gave up.
+        Timeout => "timeout",
+        /// The client closed its connection.
+        Eof => "eof",
+        /// The client reset its connection.
+        Reset => "reset",
+    }
+}
+
+closed_set! {
+    /// The progress of a handshake that its client did not finish.
+    pub enum HandshakeStage {
+        /// No byte came.
+        Silent => "silent",
+        /// The ClientHello is incomplete.
+        Hello => "hello",
+        /// The ClientHello waited for our answer.
+        Unanswered => "unanswered",
+        /// Our answer was sent, and the client's TCP has not acknowledged all of it.
+        Unacknowledged => "unacknowledged",
+        /// The client has our answer.
+        Answered => "answered",
+    }
+}
+
 closed_set! {
     /// The parameter of which client and listener have no common value.
     pub enum Incompatible {
@@ -277,9 +393,44 @@ closed_set! {
 }
 
 closed_set! {
+    /// The condition of the routes that a connection without a route does not meet.
+    pub enum NoRouteCause {
+        /// The client sent no server name, and each route has names.
+        NoSni => "no_sni",
+        /// No route has the client's server name.
+        UnknownName => "unknown_name",
+        /// A route has the client's server name, or needs none, and not the protocol.
+        Alpn => "alpn",
+    }
+}
+
+closed_set! {
+    /// The protocol that the first bytes of a connection without TLS look like.
+    pub enum LooksLike {
+        /// HTTP/1 or HTTP/2.
+        Http => "http",
+        /// MQTT.
+        Mqtt => "mqtt",
+        /// Modbus/TCP.
+        Modbus => "modbus",
+        /// A PROXY protocol header, before which nothing was expected.
+        ProxyHeader => "proxy_header",
+        /// A ClientHello in the format of SSL 2.0.
+        Sslv2 => "sslv2",
+        /// DTLS, on TCP.
+        Dtls => "dtls",
+        /// SSH.
+        Ssh => "ssh",
+        /// None that is known.
+        Other => "other",
+    }
+}
+
+closed_set! {
     /// The best kind of cipher suite that a client offers, best first.
     pub enum SuiteKind {
-        /// Ephemeral elliptic curves with an AEAD, which we accept; but it fits none of our certificates.
+        /// Ephemeral elliptic curves with an AEAD, which we accept; but it fits none of our certificates, or the
+        /// configuration excludes it.
         EcdheGcm => "ecdhe_gcm",
         /// Ephemeral elliptic curves with CBC.
         EcdheCbc => "ecdhe_cbc",

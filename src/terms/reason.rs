@@ -24,7 +24,8 @@ closed_set! {
         ClientTlsTimeout => "client_tls_timeout",
         /// The connection limit was reached, and this connection was evicted during its handshake.
         ClientEvicted => "client_evicted",
-        /// The client left while it waited for its turn during an overload; no cryptography was done for it.
+        /// The client left before its ClientHello was answered, in a queue of ours or of the kernel; no cryptography was
+        /// done for it.
         ClientAbandoned => "client_abandoned",
         /// Handshakes in progress reached their memory limit, and this one held most.
         ClientTlsMemory => "client_tls_memory",

@@ -13,5 +13,7 @@ pub(crate) mod guards;
 pub(crate) mod loaded;
 pub(crate) mod pem;
 pub(crate) mod rules;
+mod signing;
+pub(crate) mod suites;
 pub(crate) mod summary;
 pub(crate) mod verifier;

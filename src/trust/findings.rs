@@ -93,6 +93,11 @@ pub(crate) enum Cause {
     Rule(String),
     #[error(transparent)]
     TicketKeys(KeyFileFault),
+    #[error(
+        "no cipher suite of TLS 1.2 in tls.suites is for the key of a certificate (ECDHE-RSA for RSA, ECDHE-ECDSA \
+         for ECDSA and Ed25519), and none of TLS 1.3 is there: no device could connect"
+    )]
+    NoSuite,
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
 }
@@ -130,6 +135,17 @@ pub(crate) enum Warning {
     KeyOpenToAll(PathBuf),
     #[error("{} expired on {not_after}", Shown(file))]
     Expired { file: PathBuf, not_after: Timestamp },
+    #[error(
+        "{}: no cipher suite of TLS 1.2 in tls.suites is for its key (ECDHE-RSA for RSA, ECDHE-ECDSA for ECDSA and \
+         Ed25519): devices without TLS 1.3 cannot get it",
+        Shown(file)
+    )]
+    NoSuite { file: PathBuf },
+    #[error(
+        "TLS 1.3 has only suites of tls.legacy_suites: a device that offers TLS 1.3 without them is refused, even if it \
+         offers TLS 1.2 as well; name a suite of TLS 1.3 in tls.suites"
+    )]
+    LegacyTls13,
     #[error("{} is not valid before {not_before}", Shown(file))]
     NotYetValid { file: PathBuf, not_before: Timestamp },
     #[error("{}: {difference}; devices may reject it (guards.{})", Shown(file), difference.key())]
@@ -196,6 +212,16 @@ pub(crate) enum Warning {
         Shown(file)
     )]
     CaNamesTooLong { file: PathBuf, bytes: usize },
+    #[error(
+        "{} holds one certificate, and not that of its issuer {issuer:?}: right only if devices hold this CA",
+        Shown(file)
+    )]
+    SentAlone { file: PathBuf, issuer: String },
+    #[error(
+        "no certificate has an ECDSA key, which tls.legacy_suites needs for {}: no device can use them",
+        suites.join(", ")
+    )]
+    NoKeyForLegacy { suites: Vec<&'static str> },
     #[error("{} has no rule: only the rules of the configuration admit clients", Shown(file))]
     NoAllowRules { file: PathBuf },
     #[error(
@@ -203,6 +229,42 @@ pub(crate) enum Warning {
          before the end of the observation (rollout.observe)"
     )]
     NoRollout { not_after: Timestamp },
+}
+
+impl Warning {
+    /// Returns whether it is about something that is right in most plants, and only for an operator to know.
+    pub(crate) const fn is_notice(&self) -> bool {
+        matches!(self, Self::SentAlone { .. })
+    }
+
+    /// Returns the file, and the line in it, where there is one.
+    pub(crate) fn place(&self) -> (Option<&Path>, Option<usize>) {
+        match self {
+            Self::KeyOpenToAll(file)
+            | Self::Expired { file, .. }
+            | Self::NoSuite { file }
+            | Self::NotYetValid { file, .. }
+            | Self::Guarded { file, .. }
+            | Self::ChainSorted { file }
+            | Self::Pinned { file, .. }
+            | Self::CaNotForClients { file, .. }
+            | Self::CaWeakKey { file, .. }
+            | Self::CaWithoutCrl { file, .. }
+            | Self::CaNamesTooLong { file, .. }
+            | Self::SentAlone { file, .. }
+            | Self::NoAllowRules { file } => (Some(file), None),
+            Self::Version1 { file, line }
+            | Self::ChainDuplicate { file, line, .. }
+            | Self::ChainStray { file, line, .. }
+            | Self::CrlStale { file, line, .. } => (Some(file), Some(*line)),
+            Self::Ignored(Ignored { file, line, .. }) => (Some(file), Some(*line)),
+            Self::CrlUnused(unused) => (Some(&unused.file), Some(unused.line)),
+            Self::LegacyTls13
+            | Self::AcceptsExpired
+            | Self::NoKeyForLegacy { .. }
+            | Self::NoRollout { .. } => (None, None),
+        }
+    }
 }
 
 /// Lists the certificates of a bundle that issue devices, and those that are devices.

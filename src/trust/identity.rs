@@ -120,6 +120,11 @@ pub(crate) fn of(leaf: &CertificateDer<'_>) -> Identity {
 }
 
 impl Identity {
+    /// Returns the serial number in hexadecimal, as openssl prints it.
+    pub(crate) fn serial_number(&self) -> String {
+        x509::serial(self.serial.as_bytes())
+    }
+
     /// Returns the identity in a certificate that was verified by `path`.
     pub(crate) fn verified(certificate: &Certificate<'_>, path: Arc<VerifiedPath>) -> Self {
         Self::new(&certificate.client_info(), certificate.serial(), Some(path))

@@ -17,6 +17,7 @@ use super::certs::chain::{self, ActiveChains, Chain, ServerCertificate};
 use super::certs::clients::{self, ActiveTrust, LoadedTrust, TrustMaterial, TrustSummary};
 use super::certs::crl_files::CrlFiles;
 use super::certs::loaded::{LoadedFile, LoadedFiles};
+use super::certs::suites;
 use super::certs::summary::FileSummary;
 use super::certs::verifier::ClientVerifier;
 use super::changes::{self, TrustChange};
@@ -28,13 +29,17 @@ use super::rollout::{self, ActiveCertificates, PlannedRollout, Rollout};
 use super::server_configs::ServerConfigs;
 use super::tickets::keys::MasterKey;
 use super::tickets::{Resumption, ResumptionPolicy, key_file};
-use crate::config::{self, ClientAuth, CrlCheck, ExpiredCrl, TlsVersion, UnknownStatus};
+use crate::config::{self, AcceptedVersions, ClientAuth, CrlCheck, ExpiredCrl, UnknownStatus};
 use crate::terms::labels::{MaterialKind, ReloadObject};
 
 /// The TLS of a listener or of a route, immutable.
 pub(crate) struct Policy {
-    pub(crate) min_version: TlsVersion,
+    pub(crate) versions: AcceptedVersions,
     pub(crate) server_configs: ServerConfigs,
+    /// The longest plaintext of a record that is sent.
+    pub(crate) max_record_bytes: u16,
+    /// The records of a burst start small.
+    pub(crate) small_first_records: bool,
     /// Chooses the certificate for a device; part of `server_configs`.
     pub(crate) resolver: Arc<Resolver>,
     /// Verifies client certificates; none where they are not requested.
@@ -125,6 +130,13 @@ impl Policy {
         let planned = certificates.map(|active| active.plan(&chains, tls.rollout, now));
         let (planned, warning) = planned.unwrap_or_default();
         findings.warnings.extend(warning);
+        // A rollout shows the earlier certificates with the new suites.
+        let earlier = planned.as_ref().map_or(&[][..], |planned| &planned.earlier[..]);
+        for chains in [&chains[..], earlier] {
+            let unfit = suites::check(tls, chains).map_err(|cause| first.error(None, cause));
+            let warnings = findings.take(unfit)?;
+            findings.warnings.extend(warnings);
+        }
         let policy = Self::join(plan, (chains, planned, trust, ticket_keys));
         findings.take(policy.map_err(|error| first.error(None, Cause::Tls(error))))
     }
@@ -144,7 +156,7 @@ impl Policy {
             loaded.allow = trust.allow;
         }
         let earlier = planned.as_ref().map_or(&[][..], |planned| &planned.earlier[..]);
-        let resolver = Arc::new(rollout::resolver(&loaded.chains, earlier));
+        let resolver = Arc::new(rollout::resolver(tls, &loaded.chains, earlier));
         let client_trust = client_trust(tls, &loaded, client_verifier.as_deref());
         let names = names(if earlier.is_empty() { &loaded.chains[..] } else { earlier });
         let digest = resumption_policy(client_trust, plan.route, &names);
@@ -154,7 +166,9 @@ impl Policy {
             .map(|planned| planned.build(&loaded.chains, tls, verifier(), &resumption))
             .transpose()?;
         Ok(Self {
-            min_version: tls.min_version,
+            versions: tls.versions(),
+            max_record_bytes: tls.max_record_bytes,
+            small_first_records: tls.small_first_records,
             server_configs: ServerConfigs::new(
                 tls,
                 &resolver,
@@ -293,8 +307,14 @@ fn client_trust(
         guards: _,
         rollout: _,
         min_version: _,
+        // A ticket is for one suite, and resumed with it only.
+        suites: _,
+        legacy_suites: _,
+        groups: _,
         client_auth,
         alpn: _,
+        max_record_bytes: _,
+        small_first_records: _,
         tickets: _,
         ticket_keys: _,
         max_session_age: _,

@@ -9,10 +9,17 @@
 //! `probe`) the wrapped suites return the original ciphers.
 //!
 //! **Not here.** The choice of the alert for a record (`proxy/tls/`), the transcript's hash
-//! (`provider/transcript.rs`), the shared data (`provider/scope.rs`).
+//! (`provider/transcript.rs`), the nonces of tickets (`provider/ticket_nonce.rs`), the shared data
+//! (`provider/scope.rs`).
 
+mod accepted;
+mod aes_ccm;
 mod disguise;
+mod flight;
+mod fragment_ack;
+mod p521;
 mod scope;
+mod ticket_nonce;
 pub(crate) mod transcript;
 
 use std::sync::{Arc, LazyLock};
@@ -25,14 +32,19 @@ use tokio_rustls::rustls::crypto::cipher::{
     Tls13AeadAlgorithm, UnsupportedOperationError,
 };
 use tokio_rustls::rustls::{
-    CipherSuite, CipherSuiteCommon, ConnectionTrafficSecrets, ContentType, Error, HandshakeType,
-    InvalidMessage, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite,
+    AlertDescription, CipherSuite, CipherSuiteCommon, ConnectionTrafficSecrets, ContentType, Error,
+    HandshakeType, InvalidMessage, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite,
 };
 
-pub(crate) use self::disguise::Disguise;
+pub(crate) use self::accepted::{Accepted, label};
+pub(crate) use self::disguise::{Change, Disguise};
+pub(crate) use self::flight::FlightSizes;
+pub(crate) use self::fragment_ack::FragmentAck;
 use self::scope::HandshakeSealer;
 pub(crate) use self::scope::{HandshakeScope, SecretsToScope, TrafficSecrets};
+use self::ticket_nonce::{ShortNonceHkdf, ShortNonces};
 use self::transcript::TranscriptHash;
+use crate::config::TlsConfig;
 use crate::lock::Lock;
 
 /// aws-lc-rs with AES-128-GCM before AES-256-GCM. Most clients prefer AES-256 by default, and
@@ -54,6 +66,20 @@ pub(crate) static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     Arc::new(provider)
 });
 
+/// The suites that only configurations have which name them.
+static LEGACY_SUITES: LazyLock<Vec<SupportedCipherSuite>> =
+    LazyLock::new(|| aes_ccm::suites().into_iter().map(shared).collect());
+
+/// Returns the cryptography with the suites and groups of a policy.
+pub(crate) fn offering(tls: &TlsConfig) -> Arc<CryptoProvider> {
+    accepted::restricted(&PROVIDER, &LEGACY_SUITES, tls)
+}
+
+/// Returns the cryptography of a policy with the suites of ChaCha20 first and legacy ones last.
+pub(crate) fn offering_chacha20_first(tls: &TlsConfig) -> Arc<CryptoProvider> {
+    accepted::chacha20_first(&offering(tls))
+}
+
 /// Returns the suite with factories that share their ciphers with the entered scope. It is leaked, once for
 /// the life of the process, because rustls takes suites by static references.
 fn shared(suite: SupportedCipherSuite) -> SupportedCipherSuite {
@@ -61,7 +87,7 @@ fn shared(suite: SupportedCipherSuite) -> SupportedCipherSuite {
         SupportedCipherSuite::Tls13(suite) => {
             SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite {
                 common: hashed(&suite.common),
-                hkdf_provider: suite.hkdf_provider,
+                hkdf_provider: Box::leak(Box::new(ShortNonceHkdf(suite.hkdf_provider))),
                 aead_alg: Box::leak(Box::new(SharedTls13 {
                     ciphers: suite.aead_alg,
                     finished_bytes: suite.common.hash_provider.output_len(),
@@ -90,7 +116,10 @@ fn hashed(common: &CipherSuiteCommon) -> CipherSuiteCommon {
 }
 
 /// A cipher for our records that rustls shares with the scope.
-struct SharedSealer(Arc<Lock<HandshakeSealer>>);
+struct SharedSealer {
+    cipher: Arc<Lock<HandshakeSealer>>,
+    nonces: ShortNonces,
+}
 
 impl MessageEncrypter for SharedSealer {
     fn encrypt(
@@ -98,12 +127,29 @@ impl MessageEncrypter for SharedSealer {
         message: OutboundPlainMessage<'_>,
         sequence: u64,
     ) -> Result<OutboundOpaqueMessage, Error> {
-        HandshakeScope::with_entered(|scope| scope.has_sealed = true);
-        self.0.lock().encrypt(message, sequence)
+        let (sizes, has_short_nonces) = HandshakeScope::with_entered(|scope| {
+            scope.has_sealed = true;
+            if message.typ == ContentType::Alert {
+                let alert = message.payload.to_vec();
+                scope.sent_alert = alert.get(1).copied().map(AlertDescription::from);
+            }
+            (scope.sealed_sizes, scope.has_short_nonces)
+        })
+        .unwrap_or_default();
+        let short = (has_short_nonces && message.typ == ContentType::Handshake)
+            .then(|| self.nonces.shorten(&message.payload.to_vec()));
+        let message = match &short {
+            Some(short) => OutboundPlainMessage { payload: short[..].into(), ..message },
+            None => message,
+        };
+        let sealed = self.cipher.lock().encrypt_divided(&message, sequence, sizes);
+        let (before, last) = sealed?;
+        HandshakeScope::with_entered(|scope| scope.sealed_before.push_back(before));
+        Ok(last)
     }
 
     fn encrypted_payload_len(&self, length: usize) -> usize {
-        let sealer = self.0.lock();
+        let sealer = self.cipher.lock();
         sealer.cipher.encrypted_payload_len(length)
     }
 }
@@ -188,9 +234,10 @@ fn share_sealer(cipher: Box<dyn MessageEncrypter>) -> Box<dyn MessageEncrypter> 
     let mut cipher = Some(cipher);
     let shared = HandshakeScope::with_entered(|scope| {
         let cipher = cipher.take()?;
-        let sealer = Arc::new(Lock::new(HandshakeSealer { cipher, next: 0 }));
+        let sealer = Arc::new(Lock::new(HandshakeSealer { cipher, next: 0, added: 0 }));
         scope.sealer = Some(Arc::clone(&sealer));
-        Some(Box::new(SharedSealer(sealer)) as Box<dyn MessageEncrypter>)
+        let sealer = SharedSealer { cipher: sealer, nonces: ShortNonces::default() };
+        Some(Box::new(sealer) as Box<dyn MessageEncrypter>)
     });
     shared.flatten().or(cipher).expect("the cipher was shared, or is still here")
 }

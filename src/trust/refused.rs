@@ -11,6 +11,7 @@ use std::fmt;
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
+use super::identity;
 use super::x509::{self, CertInfo, Timestamp};
 use crate::text::shortened;
 
@@ -27,6 +28,8 @@ pub(crate) struct RefusedCertificate {
     pub(crate) serial: Option<Box<str>>,
     /// The fingerprint in hexadecimal.
     pub(crate) sha256: Box<str>,
+    /// The names of an identity, which nothing verifies.
+    pub(crate) names: Box<[Box<str>]>,
     not_before: Option<Timestamp>,
     not_after: Option<Timestamp>,
     pub(crate) hint: Hint,
@@ -60,6 +63,7 @@ impl RefusedCertificate {
             issuer: of(|info| &info.issuer_text),
             serial: of(|info| &info.serial),
             sha256: x509::fingerprint(leaf, "").to_ascii_lowercase().into(),
+            names: identity::of(leaf).names,
             not_before: info.as_ref().map(|info| info.not_before),
             not_after: info.as_ref().map(|info| info.not_after),
             hint,
@@ -73,6 +77,7 @@ impl RefusedCertificate {
             issuer: None,
             serial: None,
             sha256: x509::fingerprint(leaf, "").to_ascii_lowercase().into(),
+            names: Box::default(),
             not_before: None,
             not_after: None,
             hint: Hint::None,

@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{
@@ -17,7 +18,7 @@ use tokio_rustls::rustls::{
     SupportedCipherSuite,
 };
 
-use super::provider::{HandshakeScope, PROVIDER};
+use super::provider::HandshakeScope;
 use crate::terms::labels::KeyKind;
 
 /// The curve of an ECDSA key, by the only scheme that rustls signs with that key.
@@ -51,6 +52,8 @@ const RSA_PKCS1: [SignatureScheme; 4] = [
 pub(crate) struct Resolver {
     certificates: Vec<NamedCertificate>,
     default_names: Vec<String>,
+    /// The accepted suites of TLS 1.2.
+    suites: Vec<SupportedCipherSuite>,
 }
 
 /// A certificate with its key and its names.
@@ -64,12 +67,19 @@ pub(crate) struct NamedCertificate {
 }
 
 impl Resolver {
-    /// Takes the certificates in the order of the configuration; the first is the default.
-    pub(crate) fn new(mut certificates: Vec<NamedCertificate>) -> Self {
+    /// Takes the certificates in the order of the configuration, of which the first is the default, and the accepted
+    /// suites.
+    pub(crate) fn new(
+        mut certificates: Vec<NamedCertificate>,
+        suites: &[SupportedCipherSuite],
+    ) -> Self {
         let default_names = certificates.first().map(|c| c.names.clone()).unwrap_or_default();
         // The sort is stable: keys of one kind stay in the order of the configuration.
         certificates.sort_by_key(|c| c.key.key.algorithm() == SignatureAlgorithm::RSA);
-        Self { certificates, default_names }
+        let is_tls12 =
+            |suite: &&SupportedCipherSuite| matches!(suite, SupportedCipherSuite::Tls12(_));
+        let suites = suites.iter().filter(is_tls12).copied().collect();
+        Self { certificates, default_names, suites }
     }
 
     /// Returns the key type of the certificate that `resolve` chose for this SNI, these signature schemes and
@@ -80,10 +90,28 @@ impl Resolver {
         schemes: &[SignatureScheme],
         fits: impl Fn(KeyKind) -> bool,
     ) -> KeyKind {
+        self.chosen(name, schemes, fits).map_or(KeyKind::Other, NamedCertificate::key_kind)
+    }
+
+    /// Returns the certificate that `resolve` chose, as [`Self::key_kind`] its key type.
+    pub(crate) fn certificate(
+        &self,
+        name: Option<&str>,
+        schemes: &[SignatureScheme],
+        fits: impl Fn(KeyKind) -> bool,
+    ) -> Option<&CertificateDer<'static>> {
+        self.chosen(name, schemes, fits)?.key.cert.first()
+    }
+
+    fn chosen(
+        &self,
+        name: Option<&str>,
+        schemes: &[SignatureScheme],
+        fits: impl Fn(KeyKind) -> bool,
+    ) -> Option<&NamedCertificate> {
         let name = name.map(str::to_ascii_lowercase);
         let usable = |c: &NamedCertificate| c.suits(schemes) && fits(c.key_kind());
-        let chosen = self.choose(name.as_deref(), usable, |_| true);
-        chosen.map_or(KeyKind::Other, NamedCertificate::key_kind)
+        self.choose(name.as_deref(), usable, |_| true)
     }
 
     /// Returns whether a certificate has this name, which is in lower case.
@@ -140,7 +168,12 @@ struct Usable {
 }
 
 impl Usable {
-    fn of(hello: &ClientHello<'_>, version: Option<ProtocolVersion>) -> Self {
+    /// Compares a ClientHello with the accepted suites of TLS 1.2.
+    fn of(
+        hello: &ClientHello<'_>,
+        version: Option<ProtocolVersion>,
+        suites: &[SupportedCipherSuite],
+    ) -> Self {
         let is_tls12 = version == Some(ProtocolVersion::TLSv1_2);
         // In TLS 1.3, RSA with PKCS #1 is only for certificates: RFC 8446 section 4.2.3.
         let is_tls13 = version == Some(ProtocolVersion::TLSv1_3);
@@ -150,11 +183,9 @@ impl Usable {
             schemes: signing.filter(offered).copied().collect(),
             algorithms: is_tls12.then(|| {
                 // RFC 5246 section 7.4.2.
-                let common = PROVIDER.cipher_suites.iter().filter(|suite| {
-                    matches!(suite, SupportedCipherSuite::Tls12(_))
-                        && hello.cipher_suites().contains(&suite.suite())
-                });
-                let common: Vec<_> = common.collect();
+                let is_common =
+                    |suite: &&SupportedCipherSuite| hello.cipher_suites().contains(&suite.suite());
+                let common: Vec<_> = suites.iter().filter(is_common).collect();
                 let algorithms = [
                     SignatureAlgorithm::ECDSA,
                     SignatureAlgorithm::ED25519,
@@ -213,7 +244,7 @@ impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name().map(str::to_ascii_lowercase);
         let version = HandshakeScope::with_entered(|scope| scope.version).flatten();
-        let client = Usable::of(&hello, version);
+        let client = Usable::of(&hello, version, &self.suites);
         // RFC 8422 section 5.1 requires the curve. If there is no other certificate, this one is sent anyway:
         // some clients verify a curve that they do not list, and the others refuse it.
         let chosen = self.choose(name.as_deref(), |c| c.serves(&client), |c| c.has_curve(&client));
@@ -222,7 +253,12 @@ impl ResolvesServerCert for Resolver {
             HandshakeScope::with_entered(|scope| scope.no_certificate_fits = Some(why));
         }
         let chosen = chosen?;
-        HandshakeScope::with_entered(|scope| scope.is_common_certificate = chosen.is_common);
+        let mut in_order = hello.signature_schemes().iter();
+        let first = in_order.find(|s| client.schemes.contains(s) && chosen.suits(&[**s])).copied();
+        HandshakeScope::with_entered(|scope| {
+            scope.is_common_certificate = chosen.is_common;
+            scope.first_scheme = first;
+        });
         Some(Arc::clone(&chosen.key))
     }
 }

@@ -22,6 +22,7 @@ use self::trial::{Trial, Verdict};
 use super::certs::chain::{Chain, ServerCertificate};
 use super::certs::verifier::ClientVerifier;
 use super::findings::Warning;
+use super::provider;
 use super::resolver::{NamedCertificate, Resolver};
 use super::server_configs::ServerConfigs;
 use super::tickets::Resumption;
@@ -122,7 +123,7 @@ impl PlannedRollout {
         resumption: &Resumption,
     ) -> Result<Rollout, rustls::Error> {
         let Self { settings, trial, earlier: chains } = self;
-        let resolver = Arc::new(resolver(&chains, new));
+        let resolver = Arc::new(resolver(tls, &chains, new));
         let earlier = EarlierCertificates {
             certificates: chains.iter().map(Chain::server_certificate).collect(),
             server_configs: ServerConfigs::new(tls, &resolver, client_verifier, resumption)?,
@@ -146,13 +147,13 @@ impl Rollout {
 }
 
 /// Returns the resolver of one group, and marks the certificates that the other group has as well.
-pub(super) fn resolver(chains: &[Chain], others: &[Chain]) -> Resolver {
+pub(super) fn resolver(tls: &config::TlsConfig, chains: &[Chain], others: &[Chain]) -> Resolver {
     let named = chains.iter().map(|chain| NamedCertificate {
         names: chain.info.names.clone(),
         key: Arc::clone(&chain.key),
         is_common: is_among(others, chain),
     });
-    Resolver::new(named.collect())
+    Resolver::new(named.collect(), &provider::offering(tls).cipher_suites)
 }
 
 /// Returns whether two lists have the same certificates in the same order.

@@ -19,7 +19,7 @@ use super::findings::{CertError, Findings, Warning};
 use super::material;
 use super::policy::{Policy, PolicyPlan};
 use crate::config::{self, Route};
-use crate::terms::labels::ReloadObject;
+use crate::terms::labels::{NoRouteCause, ReloadObject};
 
 /// The configuration and the policies of a listener.
 pub(crate) struct Snapshot {
@@ -79,8 +79,13 @@ impl Snapshot {
     /// Returns the place of the route that a server name and an ALPN protocol lead to. A name that is not a DNS name
     /// counts as none.
     pub(crate) fn route(&self, server_name: Option<&str>, alpn: Option<&[u8]>) -> Option<usize> {
-        let server_name = server_name.filter(|name| DnsName::try_from(*name).is_ok());
-        self.listener.route(server_name, alpn)
+        self.listener.route(dns_name(server_name), alpn)
+    }
+
+    /// Returns the condition that a client without a route does not meet. A name that is not a DNS name counts as none,
+    /// as for the route.
+    pub(crate) fn no_route_cause(&self, server_name: Option<&str>) -> NoRouteCause {
+        self.listener.no_route_cause(dns_name(server_name))
     }
 
     /// Returns the policy of a route; without one, the listener's own.
@@ -214,4 +219,9 @@ impl Current {
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.0.subscribe()
     }
+}
+
+/// Returns a client's server name, if it is a DNS name.
+fn dns_name(server_name: Option<&str>) -> Option<&str> {
+    server_name.filter(|name| DnsName::try_from(*name).is_ok())
 }

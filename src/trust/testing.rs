@@ -31,11 +31,17 @@ pub(crate) fn listener(dir: &Path) -> ListenerConfig {
     ListenerConfig::new("test", ([127, 0, 0, 1], 0).into(), backend, pair, ClientAuth::None)
 }
 
+/// Returns a snapshot of such a listener with these settings.
+pub(crate) fn snapshot_with(set: impl FnOnce(&mut ListenerConfig)) -> Snapshot {
+    let dir = tempfile::tempdir().unwrap();
+    let mut listener = listener(dir.path());
+    set(&mut listener);
+    Snapshot::load(&listener, SystemTime::now()).unwrap().0
+}
+
 /// Returns a snapshot of such a listener, and a client that trusts it.
 pub(crate) fn snapshot_and_client() -> (Snapshot, TlsConnector) {
-    let dir = tempfile::tempdir().unwrap();
-    let listener = listener(dir.path());
-    let (snapshot, _) = Snapshot::load(&listener, SystemTime::now()).unwrap();
+    let snapshot = snapshot_with(|_| {});
     let mut roots = RootCertStore::empty();
     roots.add(snapshot.policy().certificates[0].leaf.clone()).unwrap();
     let client = ClientConfig::builder_with_provider(Arc::new(default_provider()))

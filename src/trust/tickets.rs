@@ -26,12 +26,13 @@ use std::time::Duration;
 
 use tokio_rustls::rustls::pki_types::UnixTime;
 use tokio_rustls::rustls::server::{NoServerSessionStorage, ProducesTickets, StoresServerSessions};
-use tokio_rustls::rustls::{Error, ServerConfig};
+use tokio_rustls::rustls::{Error, ProtocolVersion, ServerConfig};
 use zeroize::Zeroizing;
 
 use self::key_ring::KeyRing;
 use self::keys::MasterKey;
 use self::remembered::RememberedSessions;
+use self::saved_session::Decoded;
 use super::digest::Digest;
 use super::issuers::KnownIssuers;
 use super::provider::HandshakeScope;
@@ -152,15 +153,15 @@ impl SavedSessions {
         Some((saved, authentication.remaining(self.max_age, now).ok()?))
     }
 
-    /// Decodes a session, and returns the state.
+    /// Decodes a session.
     ///
     /// # Errors
     /// The reason for which it is not resumed.
-    pub(super) fn restore(&self, saved: &[u8], now: u64) -> Result<Vec<u8>, ResumptionOutcome> {
-        let (state, authentication) = saved_session::decode(saved, &self.issuers)?;
-        authentication.remaining(self.max_age, now)?;
+    pub(super) fn restore(&self, saved: &[u8], now: u64) -> Result<Restored, ResumptionOutcome> {
+        let Decoded { state, saved, authentication } = saved_session::decode(saved, &self.issuers)?;
+        let ends = now.saturating_add(authentication.remaining(self.max_age, now)?);
         HandshakeScope::with_entered(|scope| scope.resumed = Some(authentication));
-        Ok(state)
+        Ok(Restored { state, saved, ends })
     }
 
     /// Seals the state of a session into a ticket.
@@ -169,7 +170,10 @@ impl SavedSessions {
         let ticket = self.keys.seal(&saved, now)?;
         let key_remaining = ticket.key_ends.map_or(u64::MAX, |end| end.saturating_sub(now));
         let lifetime = remaining.min(key_remaining).min(MAX_LIFETIME);
-        HandshakeScope::with_entered(|scope| scope.ticket_lifetime = u32::try_from(lifetime).ok());
+        HandshakeScope::with_entered(|scope| {
+            scope.ticket_lifetime = u32::try_from(lifetime).ok();
+            scope.tickets_sealed = scope.tickets_sealed.saturating_add(1);
+        });
         Some(ticket.bytes)
     }
 
@@ -181,7 +185,13 @@ impl SavedSessions {
         if ticket.len() > MAX_TICKET_BYTES {
             return Err(ResumptionOutcome::UnknownKey);
         }
-        self.restore(&self.keys.open(ticket, now)?, now)
+        let opened = self.keys.open(ticket, now)?;
+        let restored = self.restore(&opened.content, now)?;
+        let is_renewed = opened.replaced_key_ends.is_some_and(|end| restored.is_renewed(end, now));
+        HandshakeScope::with_entered(|scope| {
+            scope.keeps_ticket = scope.version == Some(ProtocolVersion::TLSv1_2) && !is_renewed;
+        });
+        Ok(restored.state)
     }
 
     /// Looks a remembered session up with `find`, and returns its state.
@@ -190,7 +200,27 @@ impl SavedSessions {
         find: impl FnOnce(&RememberedSessions) -> Option<Zeroizing<Vec<u8>>>,
     ) -> Option<Vec<u8>> {
         let found = find(&self.remembered).ok_or(ResumptionOutcome::UnknownSession);
-        noted(found.and_then(|saved| self.restore(&saved, now())))
+        noted(found.and_then(|saved| Ok(self.restore(&saved, now())?.state)))
+    }
+}
+
+/// A session that can be resumed.
+pub(super) struct Restored {
+    /// rustls's state, with the client's certificates.
+    state: Vec<u8>,
+    /// The time at which it was saved, in Unix time.
+    saved: u64,
+    /// The time from which on it is not resumed, in Unix time.
+    ends: u64,
+}
+
+impl Restored {
+    /// Returns whether the client gets a new ticket in TLS 1.2, where it uses a ticket until it gets another one: half
+    /// of the ticket's life has passed, and a new one can be used for longer. `key_ends` is the end of a key that was
+    /// replaced.
+    fn is_renewed(&self, key_ends: u64, now: u64) -> bool {
+        let half = key_ends.saturating_sub(self.saved) / 2;
+        key_ends < self.ends && now.saturating_sub(self.saved) >= half
     }
 }
 
@@ -217,8 +247,9 @@ impl fmt::Debug for SavedSessions {
 }
 
 impl ProducesTickets for SavedSessions {
+    /// Returns false if the client keeps its ticket: rustls asks before it announces a new one in TLS 1.2.
     fn enabled(&self) -> bool {
-        true
+        !HandshakeScope::with_entered(|scope| scope.keeps_ticket).unwrap_or_default()
     }
 
     /// Returns the lifetime of the ticket that was sealed last in this handshake: rustls calls it after
@@ -257,7 +288,10 @@ impl StoresServerSessions for SavedSessions {
         self.recall(|remembered| remembered.take(id))
     }
 
+    /// Returns true. rustls asks once it makes a full handshake in TLS 1.2, also if it has opened a ticket which it
+    /// then does not use: the client gets another one.
     fn can_cache(&self) -> bool {
+        HandshakeScope::with_entered(|scope| scope.keeps_ticket = false);
         true
     }
 }

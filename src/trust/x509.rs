@@ -246,7 +246,7 @@ pub(crate) fn fingerprint(der: &CertificateDer<'_>, between: &str) -> String {
 }
 
 /// Formats a serial number without the zero byte that DER puts before a number whose first bit is set.
-fn serial(bytes: &[u8]) -> String {
+pub(super) fn serial(bytes: &[u8]) -> String {
     match bytes {
         [0, rest @ ..] if !rest.is_empty() => hexadecimal(rest, ""),
         _ => hexadecimal(bytes, ""),

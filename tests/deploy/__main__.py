@@ -1,6 +1,6 @@
 """Runs one check of deploy/, or writes what is generated there:
 
-    python3 tests/deploy kubernetes|helm|rules|dashboards
+    python3 tests/deploy addresses|kubernetes|helm|rules|dashboards
     python3 tests/deploy prometheus [--seconds N] [--draw FILE]
     python3 tests/deploy generate
 
@@ -15,7 +15,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TOOLS = HERE.parents[1] / "target/checks"
-NAMES = ("kubernetes", "helm", "rules", "dashboards", "prometheus", "generate", "image", "pod", "package")
+NAMES = ("addresses", "kubernetes", "helm", "rules", "dashboards", "prometheus", "generate", "image", "pod",
+         "package")
 
 
 def main():

@@ -1,4 +1,4 @@
-"""The Grafana dashboard.
+"""The Grafana dashboard of a job: all devices together. device_board.py has the one of a single device.
 
 This file is the source: the queries, units and descriptions of all panels. Grafana's JSON is too repetitive to be
 read or changed by hand: generate.py writes it.
@@ -6,14 +6,14 @@ read or changed by hand: generate.py writes it.
 
 import json
 
-from .check import DEPLOY
+from . import panels
+from .addresses import RUNBOOKS
+from .panels import (
+    ALARM_FROM_1, COLOURED_CELL, DASHBOARDS, GOOD, NEUTRAL, PROMETHEUS, bars, color, explained, heatmap, link,
+    logs, override, regex_override, series, stat, table, thresholds, timeline, values,
+)
 
-WRITTEN = DEPLOY / "grafana/dashboards/tlsidecar.json"
-
-DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
-
-# Address of the runbooks: a hidden variable of the dashboard, so that it is set in one place.
-RUNBOOKS = "https://runbooks.invalid/tlsidecar"
+WRITTEN = DASHBOARDS / "tlsidecar.json"
 
 # Label matchers of the variables. A Linux host has neither namespace nor pod: for "All" these, instance and listener
 # become ".*", which also matches a missing label. For "All", job is the list of tlsidecar's jobs: otherwise `up` and
@@ -22,6 +22,10 @@ INSTANCE = 'job=~"$job", namespace=~"$namespace", pod=~"$pod", instance=~"$insta
 LISTENER = INSTANCE + ', listener=~"$listener"'
 # Name of an instance in a legend: in Kubernetes the Pod's name and its address, on a host the address.
 WHO = "{{pod}} {{instance}}"
+# Connections from which on memory per connection says more about connections than about the program.
+MANY = 100
+# Lines of the access log, in both formats of log.format. The first variable has the labels of the collector.
+LINES = '{${stream:raw}, namespace=~"$namespace", pod=~"$pod"}'
 
 # Short meaning of each failure reason, with the first thing to check. docs/reasons.md has the details; a check ensures
 # that every reason is here or below.
@@ -33,7 +37,7 @@ FAILED = {
     "client_evicted": "Limit of connections reached: evicted before its handshake was complete",
     "client_abandoned": "Device left while it waited for its turn: more devices connect than this machine serves",
     "client_tls_eof": "Device closed during the handshake: often it rejects the certificate without an alert",
-    "client_tls_not_tls": "Not TLS: plain HTTP or MQTT on this port, or a scanner",
+    "client_tls_not_tls": "Not TLS: plain HTTP or MQTT on this port, or a scanner; looks_like in the log",
     "client_tls_alert": "Device rejected the server: see the alerts of devices, below",
     "client_tls_incompatible": "No version, suite, group or signature in common: see the refused parameters",
     "client_name_unknown": "Device sent a server name that no route and no certificate has",
@@ -50,7 +54,7 @@ FAILED = {
     "client_cert_revocation_unknown": "No CRL covers the device's certificate: add a CRL of each CA",
     "client_cert_rejected": "Device's certificate was rejected for another cause: see the log",
     "client_not_allowed": "Device's certificate is valid, and no allow rule admits it",
-    "no_route": "No route for the server name that the device sent",
+    "no_route": "No route for the server name or protocol of the device: what in the log",
     "backend_refused": "Legacy server refused the connection: is it up?",
     "backend_timeout": "Legacy server did not answer in time",
     "backend_unreachable": "Legacy server unreachable: address, DNS or Unix socket",
@@ -100,34 +104,24 @@ ALERTS = {
 
 def dashboard():
     """Returns the dashboard, in reading order."""
-    return {
-        "uid": "tlsidecar",
-        "title": "tlsidecar",
-        "description": "Failures of devices, and the state of TLS in front of a legacy server.",
-        "tags": ["tlsidecar"],
-        "schemaVersion": 39,
-        "version": 1,
-        "editable": False,
-        "graphTooltip": 1,
-        "timezone": "browser",
-        "time": {"from": "now-3h", "to": "now"},
-        "refresh": "30s",
-        "fiscalYearStartMonth": 0,
-        "links": [link("Runbooks", "${runbooks}", "Remedies for each alert")],
-        "annotations": {"list": annotations()},
-        "templating": {"list": variables()},
-        "panels": laid_out(
-            [
-                ("Why can't my devices connect?", why()),
-                ("How many, how many fail, how long", rate_errors_duration()),
-                ("TLS health", tls_health()),
-                ("Certificates", certificates()),
-                ("Backends and sessions", backends()),
-                ("Resources", resources()),
-                ("Lifecycle", lifecycle()),
-            ]
-        ),
-    }
+    return panels.dashboard(
+        "tlsidecar", "tlsidecar", "Failures of devices, and the state of TLS in front of a legacy server.",
+        since="3h", refresh="30s",
+        links=[link("Runbooks", "${runbooks}", "Remedies for each alert"),
+               link("One device", "/d/tlsidecar-device", "The log of a single device") | {"includeVars": True}],
+        annotations=annotations(),
+        variables=variables(),
+        rows=[
+            ("Why can't my devices connect?", why()),
+            ("How many, how many fail, how long", rate_errors_duration()),
+            ("TLS health", tls_health()),
+            ("Certificates", certificates()),
+            ("Backends and sessions", backends()),
+            ("Resources", resources()),
+            ("Lifecycle", lifecycle()),
+            ("Log", log()),
+        ],
+    )
 
 
 # ---- The rows ------------------------------------------------------------------------------------
@@ -137,7 +131,7 @@ def why():
     failed = f'tlsidecar_connections_closed_total{{{LISTENER}, reason=~"{either(FAILED)}"}}'
     return [
         stat(
-            "Instances", 3,
+            "Instances up", 3,
             "Instances that answer Prometheus, and instances that do not.",
             "short",
             [(f"sum(up{{{INSTANCE}}})", "up"), (f"count(up{{{INSTANCE}}}) - sum(up{{{INSTANCE}}})", "down")],
@@ -218,6 +212,8 @@ def why():
             [(f"60 * sum by (reason) (rate({failed}[$__rate_interval])) > 0", "{{reason}}")],
             stack=True, bars=True, runbook="TlsidecarHandshakeErrorsHigh",
         ),
+        by_listener(),
+        instances(),
         explained(
             "Alerts of devices that reject the server", 8, 7,
             "Fatal alerts that devices sent in handshakes, in the time range. After a change of the "
@@ -229,13 +225,17 @@ def why():
         bars(
             "Incompatible handshakes", 8, 7,
             "Handshakes in the time range without a common parameter: the missing parameter, and the best "
-            "kind of suite that these devices offered.",
+            "kind of suite that these devices offered; then connections without a route, and those that are not TLS.",
             "short",
             [
                 (f"sum by (what) (round(increase(tlsidecar_handshake_incompatible_total{{{LISTENER}}}[$__range]))) > 0",
                  "no common {{what}}"),
                 (f"sum by (best) (round(increase(tlsidecar_refused_suites_total{{{LISTENER}}}[$__range]))) > 0",
                  "best offer: {{best}}"),
+                (f"sum by (what) (round(increase(tlsidecar_no_route_total{{{LISTENER}}}[$__range]))) > 0",
+                 "no route: {{what}}"),
+                (f"sum by (looks_like) (round(increase(tlsidecar_not_tls_total{{{LISTENER}}}[$__range]))) > 0",
+                 "not TLS: {{looks_like}}"),
             ],
             runbook="TlsidecarHandshakeErrorsHigh",
         ),
@@ -253,6 +253,60 @@ def why():
             runbook="",
         ),
     ]
+
+
+def by_listener():
+    failed = f'tlsidecar_connections_closed_total{{{LISTENER}, reason=~"{either(FAILED)}"}}'
+    return table(
+        "Listeners", 14, 6,
+        "Each listener: its open connections and their limit, new connections a minute, failures in the time range, "
+        "bytes a second, backends that are down, and days until its first certificate expires.",
+        "none",
+        [
+            f"sum by (listener) (tlsidecar_connections_active{{{LISTENER}}})",
+            f"sum by (listener) (tlsidecar_connections_limit{{{LISTENER}}})",
+            f"60 * sum by (listener) (rate(tlsidecar_connections_accepted_total{{{LISTENER}}}[$__rate_interval]))",
+            f"sum by (listener) (round(increase({failed}[$__range])))",
+            *(f'sum by (listener) (rate(tlsidecar_bytes_total{{{LISTENER}, direction="{way}"}}[$__rate_interval]))'
+              for way in ("to_backend", "to_client")),
+            f"sum by (listener) (1 - tlsidecar_backend_up{{{LISTENER}}})",
+            f"(min by (listener) (tlsidecar_certificate_not_after_timestamp_seconds{{{LISTENER}}}) - time()) / 86400",
+        ],
+        columns={
+            "listener": "Listener", "Value #A": "Connected", "Value #B": "Limit", "Value #C": "New a minute",
+            "Value #D": "Failures", "Value #E": "To backend", "Value #F": "To devices", "Value #G": "Backends down",
+            "Value #H": "Days left",
+        },
+        overrides=[
+            *(override(f"Value #{letter}", ("decimals", 0)) for letter in "ABCD"),
+            *(override(f"Value #{letter}", ("unit", "Bps"), ("decimals", 0)) for letter in "EF"),
+            override("Value #G", ("decimals", 0), thresholds(ALARM_FROM_1), COLOURED_CELL),
+            override("Value #H", ("decimals", 0), thresholds([("red", None), ("orange", 7), ("green", 21)]), COLOURED_CELL),
+        ],
+        sort=("Failures", True), merge=True, runbook="TlsidecarHandshakeErrorsHigh",
+    )
+
+
+def instances():
+    return table(
+        "Instances", 10, 6,
+        "Version, connections and time since the start of each instance. A click opens its status page, where Prometheus "
+        "scrapes the admin port; in Kubernetes use kubectl port-forward.",
+        "none",
+        [
+            f"sum by (pod, instance, version) (tlsidecar_build_info{{{INSTANCE}}})",
+            f"sum by (pod, instance) (tlsidecar_connections_active{{{INSTANCE}}})",
+            f"max by (pod, instance) (time() - process_start_time_seconds{{{INSTANCE}}})",
+        ],
+        columns={"pod": "Pod", "instance": "Instance", "version": "Version", "Value #B": "Connected", "Value #C": "Uptime"},
+        hidden=["Value #A"],
+        overrides=[
+            override("instance", ("links", [{"title": "Status page", "url": "http://${__value.raw}/", "targetBlank": True}])),
+            override("Value #B", ("decimals", 0)),
+            override("Value #C", ("unit", "s"), ("decimals", 0)),
+        ],
+        sort=("Instance", False), merge=True, runbook="TlsidecarRestarting",
+    )
 
 
 def rate_errors_duration():
@@ -286,9 +340,10 @@ def rate_errors_duration():
         ),
         series(
             "Bytes a second", 8, 8,
-            "Relayed plaintext: from devices to the backend, and back.",
+            "Relayed plaintext of each listener: from devices to the backend, and back.",
             "Bps",
-            [(f"sum by (direction) (rate(tlsidecar_bytes_total{{{LISTENER}}}[$__rate_interval]))", "{{direction}}")],
+            [(f"sum by (listener, direction) (rate(tlsidecar_bytes_total{{{LISTENER}}}[$__rate_interval]))",
+              "{{listener}} {{direction}}")],
         ),
         series(
             "Handshake duration", 8, 8,
@@ -366,12 +421,16 @@ def tls_health():
         by("Server certificates in use", "Key types of the server certificates in full handshakes, a minute.",
            "tlsidecar_handshake_certificates_total", "key"),
         by("Devices' certificates", "Completed handshakes a minute with a verified certificate, and without one.",
-           "tlsidecar_handshake_clients_total", "certificate", width=12),
+           "tlsidecar_handshake_clients_total", "certificate"),
+        by("Resumption", "Sessions that devices offered to resume, a minute. The others than resumed led to a full handshake.",
+           "tlsidecar_resumptions_total", "outcome"),
         series(
-            "Handshakes in progress", 12, 8,
-            "A lasting increase: devices that stop during the handshake, or a machine without enough CPU.",
+            "Handshakes in progress", 8, 8,
+            "A lasting increase: devices that stop during the handshake, or a machine without enough CPU. Waiting: ClientHellos "
+            "that wait for their turn.",
             "short",
-            [(f"sum by (listener) (tlsidecar_handshakes_in_progress{{{LISTENER}}})", "{{listener}}")],
+            [(f"sum by (listener) (tlsidecar_handshakes_in_progress{{{LISTENER}}})", "{{listener}}"),
+             (f"sum by (listener) (tlsidecar_handshakes_waiting{{{LISTENER}}})", "{{listener}}: waiting")],
             runbook="TlsidecarHandshakeSlow",
         ),
     ]
@@ -429,7 +488,7 @@ def certificates():
             sort=("Days left", False), runbook="TlsidecarCrlStale",
         ),
         series(
-            "Lifetime left", 8, 8,
+            "Lifetime left", 12, 8,
             "Remaining share of each certificate's lifetime, lowest instance. Renewals form a saw-tooth "
             "line; a line that falls below a third has missed its renewal.",
             "percentunit",
@@ -437,7 +496,7 @@ def certificates():
             below_zero=True, runbook="TlsidecarCertificateRenewalOverdue",
         ),
         series(
-            "Reloads", 8, 8,
+            "Reloads", 12, 8,
             "Reloads by object and result.",
             "short",
             [(f'sum by (object, outcome) (increase(tlsidecar_reload_objects_total{{{INSTANCE}, outcome!="unchanged"}}'
@@ -447,7 +506,16 @@ def certificates():
             runbook="TlsidecarCertificateReloadFailing",
         ),
         series(
-            "When connected devices' certificates expire", 8, 8,
+            "Rollouts of certificates", 12, 8,
+            "Full handshakes a minute during a rollout, by the certificate that the device got and the outcome. No line: no "
+            "listener has a rollout.",
+            "cpm",
+            [(f"60 * sum by (group, outcome) (rate(tlsidecar_rollout_handshakes_total{{{LISTENER}}}[$__rate_interval]))",
+              "{{group}} {{outcome}}")],
+            stack=True, runbook="TlsidecarCertificateRolledBack",
+        ),
+        series(
+            "When connected devices' certificates expire", 12, 8,
             "Open sessions by the expiry of the device's certificate. After the expiry the device cannot "
             "reconnect.",
             "short",
@@ -461,6 +529,7 @@ def certificates():
 
 def backends():
     connect = f"tlsidecar_backend_connect_duration_seconds_bucket{{{LISTENER}}}"
+    first = f"tlsidecar_backend_first_byte_seconds_bucket{{{LISTENER}}}"
     ended = [
         (f'60 * sum(rate(tlsidecar_connections_closed_total{{{LISTENER}, reason=~"{either(reasons)}"}}'
          f"[$__rate_interval]))", who)
@@ -491,6 +560,21 @@ def backends():
             runbook="TlsidecarBackendConnectErrors",
         ),
         series(
+            "Time to the first answer", 8, 8,
+            "From the first byte of a device, or from the connect, to the first byte of the legacy server.",
+            "s",
+            [(f"histogram_quantile({q}, sum by (le) (rate({first}[$__rate_interval])))", name)
+             for q, name in (("0.5", "p50"), ("0.99", "p99"))],
+            runbook="TlsidecarBackendSilent",
+        ),
+        series(
+            "Sessions without an answer", 8, 8,
+            "Sessions whose device sent last, 30 seconds ago or longer. Devices that only report are always counted.",
+            "short",
+            [(f"sum by (listener) (tlsidecar_backend_silent_sessions{{{LISTENER}}})", "{{listener}}")],
+            runbook="TlsidecarBackendSilent",
+        ),
+        series(
             "Ended sessions by side", 8, 8,
             "Ended sessions a minute: in order, by a reset or the loss of one side, or by a limit of tlsidecar.",
             "cpm", ended, stack=True, runbook="TlsidecarMassDisconnect",
@@ -516,8 +600,11 @@ def backends():
 def resources():
     return [
         series(
-            "CPU", 8, 8, "Cores that each instance uses.", "short",
-            [(f"rate(process_cpu_seconds_total{{{INSTANCE}}}[$__rate_interval])", WHO)],
+            "CPU", 8, 8,
+            "Cores that the worker threads of each instance keep busy. process_cpu_seconds_total counts whole seconds, "
+            "which is too coarse for a rate.",
+            "short",
+            [(f"rate(tlsidecar_runtime_busy_seconds_total{{{INSTANCE}}}[$__rate_interval])", WHO)],
             runbook="TlsidecarRuntimeBusy",
         ),
         series(
@@ -539,10 +626,11 @@ def resources():
         ),
         series(
             "Memory per connection", 8, 8,
-            "Resident memory divided by open connections. With few connections most of it is the program.",
+            f"Resident memory divided by open connections, of instances with at least {MANY}: with few, most of it is the "
+            "program.",
             "bytes",
             [(f"process_resident_memory_bytes{{{INSTANCE}}} / on (job, namespace, instance) "
-              f"(sum by (job, namespace, instance) (tlsidecar_connections_active{{{INSTANCE}}}) > 0)", "{{instance}}")],
+              f"(sum by (job, namespace, instance) (tlsidecar_connections_active{{{INSTANCE}}}) >= $many)", "{{instance}}")],
         ),
         series(
             "Buffered for slow peers", 8, 8,
@@ -578,12 +666,19 @@ def lifecycle():
             runbook="TlsidecarDrainStuck",
         ),
         series(
-            "Time left to drain", 12, 8,
-            "Time until the remaining connections are forced. No line: no drain. Below zero: past the "
-            "deadline.", "s",
-            [(f"(tlsidecar_drain_started_timestamp_seconds{{{INSTANCE}}} > 0) + "
-              f"tlsidecar_drain_timeout_seconds{{{INSTANCE}}} - time()", WHO)],
-            below_zero=True, runbook="TlsidecarDrainStuck",
+            "Time left to drain", 6, 8,
+            "Time until the remaining connections are forced. No line: no drain. At zero with open connections: the drain "
+            "is stuck.", "s",
+            [(f"clamp_min((tlsidecar_drain_started_timestamp_seconds{{{INSTANCE}}} > 0) + "
+              f"tlsidecar_drain_timeout_seconds{{{INSTANCE}}} - time(), 0)", WHO)],
+            runbook="TlsidecarDrainStuck",
+        ),
+        series(
+            "Sessions that a drain waits for", 6, 8,
+            "Sessions that are closed as soon as they are idle: their turn has come, and a transfer is in progress.",
+            "short",
+            [(f"sum by (pod, instance) (tlsidecar_drain_waiting_sessions{{{INSTANCE}}})", WHO)],
+            runbook="TlsidecarDrainStuck",
         ),
         series(
             "Devices on each instance", 12, 8,
@@ -601,14 +696,29 @@ def lifecycle():
     ]
 
 
-# ---- Variables, annotations, layout --------------------------------------------------------------
+def log():
+    return [
+        logs(
+            "Failed connections", 24, 10,
+            "Lines of the access log of connections that did not end in order, from Loki.",
+            LINES + ' |~ `reason"?[=:]"` !~ `reason"?[=:]"(ok|client_probe)"`', runbook="TlsidecarHandshakeErrorsHigh",
+        ),
+        logs(
+            "Warnings and errors", 24, 8,
+            "Lines of the levels WARN and ERROR: failed reloads, backends, and faults.",
+            LINES + ' |~ `(^| |")(WARN|ERROR)( |")`',
+        ),
+    ]
+
+
+# ---- Variables, annotations ----------------------------------------------------------------------
 
 
 def variables():
     def query(name, label, text, all_value, metric="tlsidecar_build_info", within=""):
         expression = f"label_values({metric}{{{within}}}, {label})" if within else f"label_values({metric}, {label})"
         variable = {
-            "name": name, "label": text, "type": "query", "datasource": DATASOURCE,
+            "name": name, "label": text, "type": "query", "datasource": PROMETHEUS,
             "query": {"query": expression, "refId": name},
             "refresh": 2, "sort": 1, "multi": True, "includeAll": True, "hide": 0, "regex": "",
             "current": {"selected": True, "text": ["All"], "value": ["$__all"]}, "options": [],
@@ -630,9 +740,33 @@ def variables():
         query("pod", "pod", "Pod", ".*", within=f'{job}, namespace=~"$namespace"'),
         query("instance", "instance", "Instance", ".*", within=f'{job}, namespace=~"$namespace", pod=~"$pod"'),
         query("listener", "listener", "Listener", ".*", "tlsidecar_connections_active", INSTANCE),
+        *of_logs(),
+        # Hidden; set in one place.
+        constant("runbooks", "Runbooks", RUNBOOKS),
+        constant("many", "Connections for averages", str(MANY)),
+    ]
+
+
+def constant(name, text, value):
+    return {
+        "name": name, "label": text, "type": "constant", "query": value, "hide": 2, "skipUrlSync": True,
+        "current": {"selected": True, "text": value, "value": value},
+    }
+
+
+def of_logs():
+    """Returns the variables of the panels that ask Loki. Nothing else needs Loki."""
+    stream = 'container="tlsidecar"'
+    return [
         {
-            "name": "runbooks", "label": "Runbooks", "type": "constant", "query": RUNBOOKS, "hide": 2,
-            "skipUrlSync": True, "current": {"selected": True, "text": RUNBOOKS, "value": RUNBOOKS},
+            "name": "logs", "label": "Logs", "type": "datasource", "query": "loki", "hide": 0, "includeAll": False,
+            "multi": False, "options": [], "refresh": 1, "regex": "",
+            "current": {"selected": False, "text": "default", "value": "default"},
+        },
+        {
+            "name": "stream", "label": "Log labels", "type": "textbox", "query": stream, "hide": 0, "skipUrlSync": False,
+            "description": 'Labels of tlsidecar\'s log in Loki. On a Linux host, for example unit="tlsidecar.service".',
+            "current": {"selected": True, "text": stream, "value": stream}, "options": [],
         },
     ]
 
@@ -640,7 +774,7 @@ def variables():
 def annotations():
     def events(name, colour, expression, title):
         return {
-            "name": name, "enable": True, "hide": False, "iconColor": colour, "datasource": DATASOURCE,
+            "name": name, "enable": True, "hide": False, "iconColor": colour, "datasource": PROMETHEUS,
             "target": {"refId": "Anno", "expr": expression, "interval": "", "legendFormat": ""},
             "titleFormat": title, "textFormat": WHO, "tagKeys": "outcome",
         }
@@ -656,218 +790,10 @@ def annotations():
     ]
 
 
-def laid_out(rows):
-    """Places the panels of each row side by side, 24 columns wide, and numbers them."""
-    result, y, number = [], 0, 1
-    for title, panels in rows:
-        result.append({
-            "id": number, "type": "row", "title": title, "collapsed": False, "panels": [],
-            "gridPos": {"x": 0, "y": y, "w": 24, "h": 1},
-        })
-        number, y, x, height = number + 1, y + 1, 0, 0
-        for panel in panels:
-            width, tall = panel["gridPos"]["w"], panel["gridPos"]["h"]
-            if x + width > 24:
-                x, y, height = 0, y + height, 0
-            panel["gridPos"] = {"x": x, "y": y, "w": width, "h": tall}
-            panel["id"] = number
-            number, x, height = number + 1, x + width, max(height, tall)
-            result.append(panel)
-        y += height
-    return result
-
-
-# ---- The kinds of panel --------------------------------------------------------------------------
-
-GOOD = [("green", None)]
-NEUTRAL = [("blue", None)]
-ALARM_FROM_1 = [("green", None), ("red", 1)]
-COLOURED_CELL = ("custom.cellOptions", {"type": "color-background", "mode": "basic"})
-
-
-def stat(title, width, description, unit, queries, steps, mappings=(), overrides=(), graph=False, runbook="",
-         decimals=None, instant=False):
-    panel = base("stat", title, width, 4, description, unit, runbook)
-    panel["targets"] = targets(queries, instant=instant or not graph)
-    panel["fieldConfig"]["defaults"].update(dict([thresholds(steps)]), color={"mode": "thresholds"}, mappings=list(mappings))
-    panel["fieldConfig"]["overrides"] = list(overrides)
-    if decimals is not None:
-        panel["fieldConfig"]["defaults"]["decimals"] = decimals
-    panel["options"] = {
-        "colorMode": "background", "graphMode": "area" if graph else "none", "justifyMode": "auto",
-        "orientation": "auto", "percentChangeColorMode": "standard", "showPercentChange": False,
-        "textMode": "value_and_name" if len(queries) > 1 else "value", "wideLayout": True,
-        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
-    }
-    return panel
-
-
-def series(title, width, height, description, unit, queries, stack=False, bars=False, log=False, below_zero=False,
-           overrides=(), runbook=""):
-    panel = base("timeseries", title, width, height, description, unit, runbook)
-    panel["targets"] = targets(queries)
-    panel["fieldConfig"]["defaults"].update(color={"mode": "palette-classic"}, custom={
-        "drawStyle": "bars" if bars else "line", "lineWidth": 1, "showPoints": "never", "spanNulls": False,
-        "fillOpacity": 80 if bars else 30 if stack else 10,
-        "stacking": {"group": "A", "mode": "normal" if stack else "none"},
-        "scaleDistribution": {"type": "log", "log": 10} if log else {"type": "linear"},
-    })
-    # From zero, so that a flat line looks flat. A logarithmic axis has no zero.
-    if not log and not below_zero:
-        panel["fieldConfig"]["defaults"]["min"] = 0
-    panel["fieldConfig"]["overrides"] = list(overrides)
-    panel["options"] = {
-        "legend": {"calcs": ["lastNotNull", "max"], "displayMode": "table", "placement": "bottom", "showLegend": True},
-        "tooltip": {"mode": "multi", "sort": "desc"},
-    }
-    return panel
-
-
-def heatmap(title, width, height, description, queries, runbook=""):
-    panel = base("heatmap", title, width, height, description, "short", runbook)
-    panel["targets"] = targets(queries, shape="heatmap")
-    panel["fieldConfig"]["defaults"]["custom"] = {"scaleDistribution": {"type": "linear"}}
-    panel["options"] = {
-        "calculate": False, "cellGap": 1,
-        "cellValues": {"unit": "short", "decimals": 0},
-        "color": {"mode": "scheme", "scheme": "Oranges", "fill": "dark-orange", "scale": "exponential", "exponent": 0.5,
-                  "reverse": False, "steps": 64},
-        "exemplars": {"color": "rgba(255,0,255,0.7)"}, "filterValues": {"le": 1e-9},
-        "legend": {"show": True}, "rowsFrame": {"layout": "auto"}, "showValue": "never",
-        "tooltip": {"mode": "single", "showColorScale": False, "yHistogram": False},
-        "yAxis": {"axisPlacement": "left", "reverse": False, "unit": "s"},
-    }
-    return panel
-
-
-def table(title, width, height, description, unit, queries, columns, overrides=(), hidden=(), sort=None, merge=False,
-          runbook=""):
-    panel = base("table", title, width, height, description, unit, runbook)
-    panel["targets"] = targets([(query, "") for query in queries], instant=True, shape="table")
-    panel["fieldConfig"]["defaults"]["custom"] = {"align": "auto", "cellOptions": {"type": "auto"}, "inspect": False}
-    # Grafana matches overrides after the renaming below, so they use the new names.
-    panel["fieldConfig"]["overrides"] = [
-        {"matcher": {"id": "byName", "options": columns.get(o["matcher"]["options"], o["matcher"]["options"])},
-         "properties": o["properties"]}
-        for o in overrides
-    ]
-    organize = {
-        "id": "organize",
-        "options": {
-            "excludeByName": {"Time": True, **{name: True for name in hidden}},
-            "indexByName": {name: n for n, name in enumerate(columns)},
-            "renameByName": {name: new for name, new in columns.items() if name != new},
-        },
-    }
-    panel["transformations"] = ([{"id": "merge", "options": {}}] if merge else []) + [organize]
-    panel["options"] = {
-        "cellHeight": "sm", "showHeader": True, "frameIndex": 0,
-        "sortBy": [{"displayName": sort[0], "desc": sort[1]}] if sort else [],
-    }
-    return panel
-
-
-def explained(title, width, height, description, counter, label, meanings, columns, widths, runbook):
-    """A table of a counter's increase in the time range, highest first, with the meaning of each label value."""
-    name, meaning, count = columns
-    return table(
-        title, width, height, description, "short",
-        [f'sort_desc(sum by (listener, {label}, meaning) (label_replace(round(increase({counter}[$__range])), '
-         f'"meaning", "$1", "{label}", "(.*)")) > 0)'],
-        columns={"listener": "Listener", label: name, "meaning": meaning, "Value": count},
-        overrides=[
-            override("meaning", ("mappings", [values(meanings)]), ("custom.minWidth", widths[0])),
-            override("Value", ("custom.width", widths[1]), ("decimals", 0)),
-        ],
-        sort=(count, True), runbook=runbook,
-    )
-
-
-def bars(title, width, height, description, unit, queries, runbook=""):
-    panel = base("bargauge", title, width, height, description, unit, runbook)
-    panel["targets"] = targets(queries, instant=True)
-    panel["fieldConfig"]["defaults"].update(dict([thresholds([("orange", None)])]), color={"mode": "thresholds"}, min=0,
-                                            decimals=0, noValue="nothing")
-    panel["options"] = {
-        "displayMode": "basic", "minVizHeight": 16, "minVizWidth": 8, "maxVizHeight": 40, "namePlacement": "left",
-        "orientation": "horizontal", "showUnfilled": True, "sizing": "auto", "valueMode": "text",
-        "legend": {"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": False},
-        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
-    }
-    return panel
-
-
-def timeline(title, width, height, description, queries, states, runbook=""):
-    panel = base("state-timeline", title, width, height, description, "none", runbook)
-    panel["targets"] = targets(queries)
-    panel["fieldConfig"]["defaults"].update(
-        color={"mode": "thresholds"}, custom={"fillOpacity": 70, "lineWidth": 0},
-        mappings=[{"type": "value", "options": {
-            value: {"text": text, "color": colour, "index": n} for n, (value, (text, colour)) in enumerate(states.items())
-        }}],
-        **dict([thresholds(GOOD)]),
-    )
-    panel["options"] = {
-        "alignValue": "left", "mergeValues": True, "rowHeight": 0.9, "showValue": "auto",
-        "legend": {"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": True},
-        "tooltip": {"mode": "single", "sort": "none"},
-    }
-    return panel
-
-
-def base(kind, title, width, height, description, unit, runbook):
-    panel = {
-        "type": kind, "title": title, "description": description, "datasource": DATASOURCE,
-        "gridPos": {"w": width, "h": height},
-        "fieldConfig": {"defaults": {"unit": unit}, "overrides": []},
-    }
-    if runbook:
-        panel["links"] = [link("What to do", "${runbooks}/" + runbook + ".md", "")]
-    return panel
-
-
-def targets(queries, instant=False, shape="time_series"):
-    return [
-        {
-            "refId": chr(ord("A") + n), "datasource": DATASOURCE, "editorMode": "code", "expr": expression,
-            "legendFormat": legend, "format": shape, "instant": instant, "range": not instant,
-        }
-        for n, (expression, legend) in enumerate(queries)
-    ]
-
-
-def link(title, url, tooltip):
-    return {
-        "title": title, "url": url, "tooltip": tooltip, "type": "link", "icon": "doc", "targetBlank": True,
-        "asDropdown": False, "includeVars": False, "keepTime": False, "tags": [],
-    }
-
-
-def override(name, *properties):
-    return {"matcher": {"id": "byName", "options": name}, "properties": [{"id": i, "value": v} for i, v in properties]}
-
-
-def regex_override(pattern, *properties):
-    return {"matcher": {"id": "byRegexp", "options": pattern},
-            "properties": [{"id": i, "value": v} for i, v in properties]}
-
-
-def thresholds(steps):
-    return "thresholds", {"mode": "absolute", "steps": [{"color": c, "value": v} for c, v in steps]}
-
-
-def color(name):
-    return "color", {"mode": "fixed", "fixedColor": name}
-
-
-def values(texts):
-    return {"type": "value", "options": {value: {"text": text, "index": n} for n, (value, text) in enumerate(texts.items())}}
-
-
 def either(names):
     return "|".join(names)
 
 
 def text():
-    """Returns the content of the generated file."""
-    return json.dumps(dashboard(), indent=2, ensure_ascii=False) + "\n"
+    """Returns the content of the file."""
+    return json.dumps(dashboard(), indent=1, ensure_ascii=False) + "\n"

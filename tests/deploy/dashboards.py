@@ -1,14 +1,17 @@
-"""Checks the dashboard, its provisioning and the compose file, without Grafana and without Docker.
+"""Checks the dashboards, their provisioning and the compose file, without Grafana and without Docker.
 
-- The JSON is what board.py generates.
+- The JSON is what board.py and device_board.py generate.
 - The rules of Grafana's dashboard-linter, implemented again: variables, title, description and unit of every panel, the
-  data source as a variable everywhere, valid PromQL, $__rate_interval, counters only within rate and similar functions,
-  not editable.
+  data source as a variable everywhere, valid PromQL and LogQL, $__rate_interval, counters only within rate and similar
+  functions.
+- An opened dashboard asks few queries: the rows below the first one are collapsed.
+- The patterns of the LogQL queries read lines of a real log, in both formats.
 - Each metric in a query is in docs/metrics.md; each reason of docs/reasons.md has a description.
 - Types, by @grafana/schema and tsc --strict.
 - The compose file, by a model of the Compose specification.
 
-Needs promql-parser, PyYAML and compose-spec of PyPI, and @grafana/schema and typescript of npm.
+Needs promql-parser, PyYAML and compose-spec of PyPI, @grafana/schema, @grafana/lezer-logql and typescript of npm, and a
+built tlsidecar.
 """
 
 import json
@@ -21,7 +24,10 @@ import promql_parser
 import yaml
 
 from . import board as generator
-from .check import DEPLOY, ROOT, attempt, problem, report
+from . import device_board
+from .access_log import access_log
+from .check import DEPLOY, HERE, ROOT, attempt, problem, report
+from .panels import DASHBOARDS, every
 from .promql import documented, rules, selectors
 
 GRAFANA = DEPLOY / "grafana"
@@ -30,10 +36,15 @@ SCHEMA = "@grafana/schema"
 # Type of a panel in Grafana, and the name of its types in @grafana/schema.
 KINDS = {
     "stat": "Stat", "timeseries": "TimeSeries", "table": "Table", "heatmap": "Heatmap", "bargauge": "BarGauge",
-    "state-timeline": "StateTimeline",
+    "state-timeline": "StateTimeline", "logs": "Logs", "text": "Text",
 }
 # Values in place of Grafana's variables, so that PromQL can be parsed.
-VARIABLES = {"$__rate_interval": "1m", "$__range": "1h", "$__interval": "15s"}
+VARIABLES = {"$__rate_interval": "1m", "$__range": "1h", "$__interval": "15s", "$__auto": "15s", "$many": "100"}
+# The same for LogQL.
+OF_LOGS = {"${stream:raw}": 'container="tlsidecar"', "${device:raw}": "device-0001"}
+# Queries that an opened dashboard may ask at each refresh.
+AT_ONCE = 30
+SOURCES = {"prometheus": "${datasource}", "loki": "${logs}"}
 # Functions of counters; elsewhere a counter's value has no meaning.
 OF_COUNTERS = {"rate", "increase", "irate", "resets", "changes"}
 # Metrics of Prometheus itself, which docs/metrics.md does not list.
@@ -41,38 +52,100 @@ FOREIGN = {"up", "ALERTS"}
 
 
 def main():
-    board = load_dashboard()
-    panels = [p for p in board["panels"] if p["type"] != "row"]
-    asked = 0
-    lint_board(board)
-    for panel in panels:
-        lint_panel(panel)
-        asked += len(panel["targets"])
-    lint_queries(board, panels)
-    lint_words()
-    typed = type_check(board, panels)
-    provisioned = provisioning(board)
+    board, device = load_dashboards()
+    lint_all(board)
+    lint_device(device)
+    typed = type_check([board, device])
+    read = lines(device)
+    provisioned = provisioning()
     services = compose()
-    return report("dashboards", f"{len(panels)} panels with {asked} queries in {len(board['panels']) - len(panels)} rows, "
-                                f"{typed} objects typed by {SCHEMA}, {provisioned} provisioning files, {services} services "
-                                "in the compose file")
+    panels = every(board)
+    queries = sum(len(panel["targets"]) for panel in panels)
+    at_once = sum(len(panel.get("targets", [])) for panel in board["panels"])
+    if f"asks {at_once} queries" not in (ROOT / "docs/monitoring.md").read_text():
+        problem(f"docs/monitoring.md does not state that the dashboard asks {at_once} queries at each refresh")
+    return report("dashboards", f"{len(panels)} panels with {queries} queries, {at_once} of them at once; "
+                                f"{len(every(device))} panels of one device; {typed} objects typed by {SCHEMA}, "
+                                f"{read} lines of a log read, {provisioned} provisioning files, {services} services in "
+                                "the compose file")
 
 
-def load_dashboard():
-    """Returns the dashboard, which has to be the generated one and the only one."""
-    text = generator.WRITTEN.read_text()
-    if text != generator.text():
-        problem("dashboards/tlsidecar.json is old: run `just generate`")
-    others = {path.name for path in generator.WRITTEN.parent.iterdir()} - {generator.WRITTEN.name}
+def load_dashboards():
+    """Returns the dashboards, which have to be the generated ones and the only ones."""
+    for source in (generator, device_board):
+        if source.WRITTEN.read_text() != source.text():
+            problem(f"dashboards/{source.WRITTEN.name} is old: run `just generate`")
+    others = {path.name for path in DASHBOARDS.iterdir()} - {generator.WRITTEN.name, device_board.WRITTEN.name}
     if others:
         problem(f"no check for {sorted(others)}")
-    return json.loads(text)
+    return [json.loads(source.WRITTEN.read_text()) for source in (generator, device_board)]
+
+
+def lint_all(board):
+    """Checks the dashboard of all devices."""
+    lint_board(board)
+    lint_variables(board)
+    panels = every(board)
+    for panel in panels:
+        lint_panel(panel)
+    lint_queries(board, panels)
+    lint_logql([target["expr"] for panel in panels for target in panel["targets"] if is_loki(target)])
+    lint_words()
+
+
+def lint_device(board):
+    """Checks the dashboard of one device, which asks only Loki."""
+    lint_board(board)
+    panels = [panel for panel in every(board) if panel["type"] != "text"]
+    for panel in panels:
+        lint_panel(panel)
+        if not all(is_loki(target) for target in panel["targets"]):
+            problem(f"{panel['title']}: metrics do not identify devices")
+    lint_logql([target["expr"] for panel in panels for target in panel["targets"]])
+
+
+def is_loki(thing):
+    return thing["datasource"]["type"] == "loki"
 
 
 # ---- dashboard-linter's rules --------------------------------------------------------------------
 
 
 def lint_board(board):
+    if not board["editable"]:
+        problem(f"{board['title']}: nobody can try a change")
+    if not board["uid"] or not board["title"]:
+        problem("a dashboard has no fixed uid or no title")
+    ids = [p["id"] for row in board["panels"] for p in [row, *row.get("panels", [])]]
+    if len(ids) != len(set(ids)):
+        problem(f"{board['title']}: two panels have the same id")
+    at_once = sum(len(panel.get("targets", [])) for panel in board["panels"])
+    if not 0 < at_once <= AT_ONCE:
+        problem(f"{board['title']}: {at_once} queries at once")
+    for row in board["panels"]:
+        if row.get("collapsed"):
+            lint_grid(row["panels"])
+    lint_grid(board["panels"])
+    named = set(re.findall(r"\$\{?(\w+)", json.dumps(board)))
+    for name in sorted(named - {"__rate_interval", "__range", "__auto", "__value", "__all", "1"}
+                       - {variable["name"] for variable in board["templating"]["list"]}):
+        problem(f"{board['title']}: there is no variable {name}")
+
+
+def lint_grid(panels):
+    taken = {}
+    for panel in panels:
+        at = panel["gridPos"]
+        if at["x"] + at["w"] > 24:
+            problem(f"{panel['title']}: out of the grid")
+        for x in range(at["x"], at["x"] + at["w"]):
+            for y in range(at["y"], at["y"] + at["h"]):
+                if taken.setdefault((x, y), panel["id"]) != panel["id"]:
+                    problem(f"{panel['title']}: lies over another panel")
+                    return
+
+
+def lint_variables(board):
     variables = {v["name"]: v for v in board["templating"]["list"]}
     source = variables.get("datasource", {})
     if source.get("type") != "datasource" or source.get("query") != "prometheus":
@@ -89,23 +162,6 @@ def lint_board(board):
             problem(f"the variable {name} has a wrong value for All")
         if variable["datasource"] != {"type": "prometheus", "uid": "${datasource}"}:
             problem(f"the variable {name} has another data source")
-    if board["editable"]:
-        problem("the dashboard is editable, and could differ from the file")
-    if not board["uid"] or not board["title"]:
-        problem("the dashboard has no fixed uid or no title")
-    ids = [p["id"] for p in board["panels"]]
-    if len(ids) != len(set(ids)):
-        problem("two panels have the same id")
-    taken = {}
-    for panel in board["panels"]:
-        at = panel["gridPos"]
-        if at["x"] + at["w"] > 24:
-            problem(f"{panel['title']}: out of the grid")
-        for x in range(at["x"], at["x"] + at["w"]):
-            for y in range(at["y"], at["y"] + at["h"]):
-                if taken.setdefault((x, y), panel["id"]) != panel["id"]:
-                    problem(f"{panel['title']}: lies over another panel")
-                    return
 
 
 def lint_panel(panel):
@@ -119,7 +175,8 @@ def lint_panel(panel):
     if not panel.get("targets"):
         problem(f"{title}: no query")
     for thing in [panel] + panel["targets"]:
-        if thing.get("datasource") != {"type": "prometheus", "uid": "${datasource}"}:
+        source = thing.get("datasource", {})
+        if source.get("uid") != SOURCES.get(source.get("type")) or source != panel["datasource"]:
             problem(f"{title}: not the data source of the variable")
     if panel["type"] not in KINDS:
         problem(f"{title}: no check for panels of type {panel['type']}")
@@ -127,7 +184,7 @@ def lint_panel(panel):
 
 def lint_queries(board, panels):
     alerts = {rule["alert"] for rule in rules("alerts")}
-    queries = [(p["title"], t["expr"]) for p in panels for t in p["targets"]]
+    queries = [(p["title"], t["expr"]) for p in panels for t in p["targets"] if not is_loki(t)]
     queries += [(a["name"], a["target"]["expr"]) for a in board["annotations"]["list"]]
     metrics = set()
     for title, query in queries:
@@ -172,6 +229,34 @@ def lint_query(title, query):
     return names
 
 
+def lint_logql(queries):
+    """Requires Grafana's grammar of LogQL to accept the queries."""
+    for name, value in (VARIABLES | OF_LOGS).items():
+        queries = [query.replace(name, value) for query in queries]
+    done = attempt("node", HERE / "logql.js", input=json.dumps(queries))
+    if done.returncode or not queries:
+        problem(f"LogQL: {done.stdout}{done.stderr}")
+
+
+def lines(board):
+    """Requires the patterns of the LogQL queries to read the lines of a real access log; returns the number of lines."""
+    queries = [target["expr"] for panel in every(board) if panel["type"] != "text" for target in panel["targets"]]
+    stages = {stage for query in queries for stage in re.findall(r"regexp `([^`]+)`", query)}
+    failure = next(pattern for query in queries for pattern in re.findall(r"\|~ `([^`]+)`", query) if "client_tls" in pattern)
+    read = 0
+    for form in ("text", "json"):
+        served, failed = access_log(form)
+        for stage in stages:
+            if not re.search(stage, served):
+                problem(f"{stage} does not read {served}")
+        if re.search(failure, served) or not re.search(failure, failed):
+            problem(f"{failure} does not tell {failed} from {served}")
+        read += 2
+    if len(stages) < 6:
+        problem(f"only {len(stages)} patterns in the queries")
+    return read
+
+
 def lint_words():
     """Requires each reason to have one description, as a failure or as an end."""
     reasons = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/reasons.md").read_text(), re.M))
@@ -200,6 +285,10 @@ interface Target {
   refId: string; datasource: schema.DataSourceRef; expr: string; legendFormat: string; editorMode: 'code';
   format: 'time_series' | 'table' | 'heatmap'; instant: boolean; range: boolean;
 }
+interface LokiTarget {
+  refId: string; datasource: schema.DataSourceRef; expr: string; legendFormat?: string; editorMode: 'code';
+  queryType: 'range' | 'instant'; maxLines?: number;
+}
 interface Annotation extends Omit<schema.AnnotationQuery, 'target'> {
   target: { refId: string; expr: string; interval: string; legendFormat: string };
   titleFormat: string; textFormat: string; tagKeys: string;
@@ -209,7 +298,8 @@ interface Board extends Omit<schema.Dashboard, 'annotations'> { annotations: { l
 """
 
 
-def type_check(board, panels):
+def type_check(boards):
+    panels = [panel for board in boards for panel in every(board)]
     kinds = sorted({p["type"] for p in panels} & set(KINDS))
     imports = "".join(
         f"import type * as {KINDS[k]} from '{SCHEMA}/dist/esm/raw/composable/{k.replace('-', '')}/panelcfg/x/"
@@ -222,17 +312,20 @@ def type_check(board, panels):
         count += 1
         lines.append(f"export const x{count}: {kind} = {json.dumps(value)};\n")
 
-    typed("Json<Board>", board)
+    for board in boards:
+        typed("Json<Board>", board)
     for panel in panels:
         if panel["type"] not in KINDS:
             continue
         name = KINDS[panel["type"]]
         typed(f"Json<{name}.Options>", panel["options"])
+        if panel["type"] == "text":
+            continue
         custom = panel["fieldConfig"]["defaults"].get("custom")
         if custom is not None:
             typed(f"Json<Partial<{name}.FieldConfig>>", custom)
         for target in panel["targets"]:
-            typed("Target", target)
+            typed("LokiTarget" if is_loki(target) else "Target", target)
         for over in panel["fieldConfig"]["overrides"]:
             override_types(name, over["properties"], typed)
     with tempfile.TemporaryDirectory(dir=NPM) as place:
@@ -261,7 +354,7 @@ def override_types(name, properties, typed):
 # ---- Files around it -----------------------------------------------------------------------------
 
 
-def provisioning(board):
+def provisioning():
     def load(path):
         return yaml.safe_load((GRAFANA / "provisioning" / path).read_text())
 
@@ -274,8 +367,8 @@ def provisioning(board):
     providers = load("dashboards/tlsidecar.yaml")
     if providers["apiVersion"] != 1 or not providers["providers"][0]["options"]["path"]:
         problem("provisioning: no path to dashboards")
-    if providers["providers"][0]["allowUiUpdates"] or board["editable"]:
-        problem("provisioning: changes of the dashboard by hand are possible, and would be overwritten")
+    if providers["providers"][0]["allowUiUpdates"]:
+        problem("provisioning: changes of the dashboards by hand can be saved, and would be overwritten")
     return 2
 
 

@@ -13,6 +13,8 @@ matplotlib.use("Agg")
 from matplotlib import colors, pyplot  # noqa: E402
 from matplotlib.colors import LinearSegmentedColormap  # noqa: E402
 
+from .panels import opened  # noqa: E402
+
 COLUMNS, ROW = 24, 0.25
 INK, FAINT, PAPER, PANEL, EDGE = "#23272e", "#6b7280", "#f4f5f7", "#ffffff", "#d9dce1"
 NAMED = {"red": "#d64545", "orange": "#ea8a2f", "yellow": "#d9ae0a", "green": "#3f9e5a", "blue": "#3f7fc1",
@@ -29,14 +31,15 @@ def draw(board, path, now, over, span):
     """`now` and `over` answer a query at the end of the span, and over all of it."""
     pyplot.rcParams.update({"font.size": 6, "font.family": "DejaVu Sans", "text.color": INK, "axes.edgecolor": EDGE,
                             "xtick.color": FAINT, "ytick.color": FAINT, "axes.linewidth": 0.5, "axes.labelcolor": FAINT})
-    height = max(p["gridPos"]["y"] + p["gridPos"]["h"] for p in board["panels"]) + 2
+    panels = [panel for panel in opened(board) if panel.get("datasource", {}).get("type") != "loki" and panel["title"] != "Log"]
+    height = max(p["gridPos"]["y"] + p["gridPos"]["h"] for p in panels) + 2
     figure = pyplot.figure(figsize=(12, height * ROW), facecolor=PAPER)
     figure.text(0.008, 1 - 0.65 / height, f"Dashboard “{board['title']}”, drawn from its panels' queries",
                 fontsize=11, weight="bold", va="center")
     figure.text(0.008, 1 - 1.45 / height, "Not a screenshot of Grafana: a Prometheus has scraped two tlsidecars whose devices "
                 f"get through, and fail in every way, for {span.seconds} s; each panel shows what its queries answered.",
                 fontsize=7, color=FAINT, va="center")
-    for panel in board["panels"]:
+    for panel in panels:
         at = panel["gridPos"]
         box = (at["x"] / COLUMNS, 1 - (at["y"] + at["h"] + 2) / height, at["w"] / COLUMNS, at["h"] / height)
         place = Place(figure, box, height)
@@ -259,12 +262,14 @@ def heatmap(place, panel, _now, over, span):
 
 def table(place, panel, now, _over, _span):
     organize = next(t["options"] for t in panel["transformations"] if t["id"] == "organize")
-    rows = {}
-    for target in panel["targets"]:
-        value_name = f"Value #{target['refId']}" if len(panel["targets"]) > 1 else "Value"
-        for labels, value in now(target["expr"]):
-            key = tuple(sorted(labels.items()))
-            rows.setdefault(key, dict(labels))[value_name] = value
+    rows, found = {}, [(target["refId"], now(target["expr"])) for target in panel["targets"]]
+    # As Grafana merges: rows belong together if the labels agree that all answers have.
+    common = set.intersection(*(set(labels) for _, answer in found for labels, _ in answer)) if any(a for _, a in found) else set()
+    for name, answer in found:
+        for labels, value in answer:
+            key = tuple(sorted(labels.items())) if len(found) == 1 else tuple(labels[each] for each in sorted(common))
+            row = rows.setdefault(key, {})
+            row |= labels | {f"Value #{name}" if len(found) > 1 else "Value": value}
     columns = [name for name in organize["indexByName"] if name not in organize["excludeByName"]]
     shown = {name: organize["renameByName"].get(name, name) for name in columns}
     looks = {over["matcher"]["options"]: {p["id"]: p["value"] for p in over["properties"]}

@@ -7,20 +7,22 @@ import copy
 import json
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
 import yaml
 
-from . import prometheusrule
+from . import addresses, prometheusrule
 from .check import DEPLOY, HERE, ROOT, Failed, attempt, eventually, program, require, run, run_all
 from .manifests import (
     ADMIN_PORT, LABEL, METRICS_PORT, WORKLOADS, Mounted, against_schemas, as_toml, checkov, config_of, containers,
-    crate_version, crds, name_of, numeric_ports, of_kind, one, open_ports, parse, pod_of, restricted, sidecar_of, the_drain, the_sidecar,
+    crate_version, crds, is_custom, name_of, numeric_ports, of_kind, one, open_ports, parse, pod_of, restricted, sidecar_of, the_drain, the_sidecar,
     tlsidecar_check,
 )
 from .net import free_port, http
+from .pki import Authority
 
 KUBERNETES = DEPLOY / "kubernetes"
 FIXTURES = HERE / "fixtures"
@@ -30,6 +32,7 @@ COMPONENTS = KUBERNETES / "components"
 BUILDS = {
     KUBERNETES / "overlays/monitoring": ("1.27", None),
     KUBERNETES / "overlays/example": ("1.29", True),
+    KUBERNETES / "overlays/example-monitored": ("1.29", True),
     KUBERNETES / "overlays/example-classic": ("1.27", False),
     FIXTURES / "everything": ("1.29", True),
     FIXTURES / "foreign": ("1.29", True),
@@ -37,8 +40,13 @@ BUILDS = {
     FIXTURES / "kubernetes-1.29": ("1.29", True),
     FIXTURES / "own-settings": ("1.29", True),
 }
-# Components that change nothing without the container.
-WITH_SIDECAR = {"sidecar/key-group"}
+# Components that change nothing without another one.
+WITH_ANOTHER = {
+    "sidecar/key-group": "sidecar/container", "sidecar/port": "sidecar/container",
+    "classic-sidecar/port": "classic-sidecar/container", "sidecar/port/objects": "network-policy",
+}
+# Objects that the API server knows without custom resource definitions, beside those of cert-manager.
+CERT_MANAGER = {"Certificate", "Issuer"}
 
 
 def kustomize(directory):
@@ -73,7 +81,7 @@ def components():
     used = "".join(path.read_text() for d in BUILDS for path in d.glob("kustomization.yaml"))
     for component in found:
         name = str(component.relative_to(COMPONENTS))
-        needed = [] if name not in WITH_SIDECAR else ["sidecar/container"]
+        needed = [WITH_ANOTHER[name]] if name in WITH_ANOTHER else []
         # hpa scales the only Deployment, and rejects the two of the foreign base.
         base = KUBERNETES / "base" if name == "hpa" else FIXTURES / "labelled"
         with_it = kustomize_with(base, [*needed, name])
@@ -97,6 +105,8 @@ def kustomize_with(base, names, patch=None):
             resources = "base"
         outer = {"resources": [resources]}
         outer["components"] = [os.path.relpath(COMPONENTS / name, directory) for name in names]
+        if any("/port" in name for name in names):
+            outer["configMapGenerator"] = [{"name": "tlsidecar", "literals": ["port=8802"]}]
         Path(directory, "kustomization.yaml").write_text(json.dumps(outer))
         return kustomize(directory)
 
@@ -186,30 +196,30 @@ def custom_resources():
 
 
 def monitoring():
-    """Requires that every build has the rules of deploy/prometheus and the dashboard of deploy/grafana."""
+    """Requires that every build has the rules of deploy/prometheus and the dashboards of deploy/grafana."""
     written = COMPONENTS / "prometheus-operator/rules/prometheusrule.yaml"
     require(written.read_text() == prometheusrule.text(), "prometheusrule.yaml is old: run `just generate`")
-    dashboard = (DEPLOY / "grafana/dashboards/tlsidecar.json").read_text()
+    dashboards = {path.name: path.read_text() for path in (DEPLOY / "grafana/dashboards").glob("*.json")}
     found = 0
     for directory, things in built.items():
         for rules in of_kind(things, "PrometheusRule"):
             require(rules["spec"] == prometheusrule.rule()["spec"], f"{short(directory)} changes the rules")
             boards = [thing for thing in of_kind(things, "ConfigMap")
                       if thing["metadata"].get("labels", {}).get("grafana_dashboard") == "1"]
-            require([board["data"] for board in boards] == [{"tlsidecar.json": dashboard}],
-                    f"{short(directory)} has rules, and not the dashboard")
+            require([board["data"] for board in boards] == [dashboards],
+                    f"{short(directory)} has rules, and not the dashboards")
             # `kubectl apply` stores the whole object in an annotation, which has this limit.
             size = len(json.dumps(boards[0]))
-            require(size < 256 * 1024, f"the dashboard's ConfigMap has {size} bytes: kubectl apply would refuse it")
+            require(size < 256 * 1024, f"the dashboards' ConfigMap has {size} bytes: kubectl apply would refuse it")
             found += 1
     require(found >= 3, f"only {found} PrometheusRules")
     alone = sorted((thing["kind"], thing["metadata"]["namespace"]) for thing in built[KUBERNETES / "overlays/monitoring"])
     require(alone == [("ConfigMap", "monitoring"), ("PrometheusRule", "monitoring")], f"overlays/monitoring: {alone}")
-    return f"{len(prometheusrule.rule()['spec']['groups'])} groups of rules, a dashboard in {size // 1024} KiB, in {found} builds"
+    return f"{len(prometheusrule.rule()['spec']['groups'])} groups of rules, {len(dashboards)} dashboards in {size // 1024} KiB, in {found} builds"
 
 
 def policy():
-    examples = {short(d): built[d] for d in built if d.parent.name == "overlays" and BUILDS[d][1] is not None}
+    examples = {short(d): built[d] for d in (KUBERNETES / "overlays/example", KUBERNETES / "overlays/example-classic")}
     return f"{checkov(examples)} of checkov's checks passed, in {len(examples)} overlays"
 
 
@@ -259,8 +269,66 @@ def foreign_service(thing):
     return thing["kind"] == "Service" and "dashboard" in thing["metadata"]["name"]
 
 
+def as_it_stands():
+    """Requires the examples to need nothing but cert-manager, and to make each issuer and Secret that they name."""
+    for directory in (KUBERNETES / "overlays/example", KUBERNETES / "overlays/example-classic"):
+        things = built[directory]
+        custom = {thing["kind"] for thing in things if is_custom(thing)}
+        require(custom == CERT_MANAGER, f"{directory.name} needs {custom}")
+        made = {thing["spec"]["secretName"] for thing in of_kind(things, "Certificate")}
+        mounted = {v["secret"]["secretName"] for v in pod_of(one(things, "Deployment"))["volumes"] if "secret" in v}
+        signing = {thing["spec"]["ca"]["secretName"] for thing in of_kind(things, "Issuer") if "ca" in thing["spec"]}
+        require(mounted | signing <= made, f"{directory.name}: the Secrets {mounted | signing} are needed, {made} are made")
+        issuers = {thing["metadata"]["name"] for thing in of_kind(things, "Issuer")}
+        named = {thing["spec"]["issuerRef"]["name"] for thing in of_kind(things, "Certificate")}
+        require(named <= issuers, f"{directory.name}: the issuers {named} are named, {issuers} are made")
+        listed = "\n".join(re.findall(r"(?m)^\| (?:Issuers|Secrets?) .*$", (ROOT / "docs/kubernetes.md").read_text()))
+        for name in made | issuers:
+            require(f"`{name}`" in listed, f"docs/kubernetes.md does not list {name}")
+    return f"{len(made)} Secrets, {len(issuers)} issuers"
+
+
+def one_port():
+    """Requires one setting to change the port of container, policy and Service."""
+    for name in ("sidecar", "classic-sidecar"):
+        names = [f"{name}/container", "network-policy", "service", f"{name}/port"]
+        things = kustomize_with(FIXTURES / "labelled", names)
+        pod = pod_of(one(things, "Deployment", "historian"))
+        policy = one(things, "NetworkPolicy")["spec"]["ingress"]
+        service = one(things, "Service", "tlsidecar")["spec"]["ports"]
+        found = [sidecar_of(pod)["ports"][0]["containerPort"], policy[0]["ports"][0]["port"], service[0]["port"],
+                 service[0]["targetPort"]]
+        require(found == [8802] * 4, f"{name}: {found}")
+        require(policy[1]["ports"][0]["port"] == METRICS_PORT, f"{name}: the port of the metrics")
+    patches = [path for d in (KUBERNETES, ROOT / "docs") for path in d.rglob("*") if path.suffix in (".yaml", ".md")
+               if re.search(r"path: /spec/\S+/\d+/", path.read_text()) and path.name != "drain-window.yaml"]
+    require(not patches, f"patches by index in {patches}")
+    return "4 places"
+
+
+class Remote:
+    """A repository with deploy/ and the tag of this version, in place of the address in docs/kubernetes.md."""
+
+    def __enter__(self):
+        self.directory = tempfile.TemporaryDirectory()
+        place = Path(self.directory.name)
+        shutil.copytree(DEPLOY, place / "deploy")
+        author = ["-c", "user.name=check", "-c", "user.email=check@invalid", "-c", "commit.gpgsign=false"]
+        for command in (["init", "-q"], ["add", "-A"], [*author, "commit", "-qm", "deploy"], ["tag", f"v{crate_version()}"]):
+            run("git", "-C", place, *command)
+        return f"file://{place}"
+
+    def __exit__(self, *_):
+        self.directory.cleanup()
+
+
 def page():
-    """Follows docs/kubernetes.md: its files add a sidecar to a foreign Deployment."""
+    """Follows docs/kubernetes.md: its files add a sidecar to a foreign Deployment, with components of a repository."""
+    with Remote() as remote:
+        return follow(remote)
+
+
+def follow(remote):
     text = (ROOT / "docs/kubernetes.md").read_text()
     blocks = re.findall(r"(?ms)^```(yaml|toml)\n(.*?)^```", text)
     yamls = [block for kind, block in blocks if kind == "yaml"]
@@ -268,8 +336,8 @@ def page():
     labelled = next(block for block in yamls if block.startswith("# labelled/kustomization.yaml\n"))
     together = next(block for block in yamls if block.startswith("# kustomization.yaml\n"))
     patches = [yaml.safe_load(block)["patches"] for block in yamls if block.startswith("patches:\n")]
-    require(len(patches) == 2, f"{len(patches)} patches in docs/kubernetes.md")
-    # One at a time, because both change the same Deployment: first none, then each.
+    require(len(patches) == 3, f"{len(patches)} patches in docs/kubernetes.md")
+    # One at a time, because they change the same Deployment: first none, then each.
     for more in ([], *patches):
         with tempfile.TemporaryDirectory(prefix=".try-", dir=FIXTURES) as name:
             directory = Path(name)
@@ -277,9 +345,11 @@ def page():
             manifests = os.path.relpath(FIXTURES / "foreign-base", directory / "labelled")
             (directory / "labelled/kustomization.yaml").write_text(labelled.replace("../manifests", manifests))
             outer = yaml.safe_load(together)
-            named = [ROOT / component.removeprefix("tlsidecar/") for component in outer["components"]]
-            outer["components"] = [os.path.relpath(component, directory) for component in named]
-            outer["patches"] += more
+            fetched = f"{addresses.REPOSITORY}//deploy/kubernetes/components/"
+            for component in outer["components"]:
+                require(component.startswith(fetched) and component.endswith(f"?ref=v{crate_version()}"), component)
+            outer["components"] = [each.replace(addresses.REPOSITORY, remote) for each in outer["components"]]
+            outer["patches"] = more
             (directory / "kustomization.yaml").write_text(yaml.safe_dump(outer))
             (directory / "tlsidecar.toml").write_text(config)
             things = kustomize(directory)
@@ -288,16 +358,24 @@ def page():
         require(image.startswith("registry.plant-7.example/"), image)
         pod = pod_of(workload)
         sleep = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-        require(sleep == (20 if more == patches[1] else 45), f"sleep {sleep}")
+        require(sleep == (20 if more == patches[2] else 45), f"sleep {sleep}")
+        require(pod["terminationGracePeriodSeconds"] == (50 if more == patches[2] else 75), "the grace period")
+        sysctls = [sysctl["value"] for sysctl in pod["securityContext"].get("sysctls", [])]
+        require(sysctls == (["802"] if more == patches[1] else []), f"{sysctls}")
+        open_ports([thing for thing in things if not foreign_service(thing)], workload, as_toml(config))
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         mode = volumes["tlsidecar-tls"]["secret"]["defaultMode"]
         require(mode == (0o444 if more == patches[0] else 0o440), f"mode {mode:o}")
         against_schemas({"docs/kubernetes.md": (things, "1.30")})
     tlsidecar_check(config_of(things, workload))
+    applied = re.findall(r"(?m)^kubectl apply -k (deploy/\S+)", text)
+    require(len(applied) >= 2, f"only {applied} are applied in docs/kubernetes.md")
+    for path in applied:
+        require(ROOT / path in BUILDS, f"docs/kubernetes.md applies {path}, which no check builds")
     policies = [yaml.safe_load(block) for block in yamls if "kind: NetworkPolicy\nmetadata" in block]
     require(policies, "no NetworkPolicy in docs/kubernetes.md")
     against_schemas({"docs/kubernetes.md": (policies, "1.30")})
-    return f"{1 + len(patches)} builds from its files, {len(policies)} policy"
+    return f"{1 + len(patches)} builds from its files, {len(policies)} policy, {len(applied)} overlays"
 
 
 def image():
@@ -309,7 +387,7 @@ def image():
         require(f"image: tlsidecar:{version}\n" in path.read_text(), f"{path}: not tlsidecar:{version}")
     for directory in (KUBERNETES / "overlays/example", KUBERNETES / "overlays/example-classic"):
         named = sidecar_of(pod_of(one(built[directory], "Deployment")))["image"]
-        require(named == f"registry.example.com/tlsidecar:{version}", f"{directory.name}: {named}")
+        require(named == f"{addresses.IMAGE}:{version}", f"{directory.name}: {named}")
     return f"{version} in {len(files)} components"
 
 
@@ -324,6 +402,19 @@ def configurations():
     for text in texts:
         tlsidecar_check(text)
     return f"{len(texts)} good"
+
+
+def invalid_at_the_start():
+    """Requires the exit code 78 of a sidecar that starts with a key of another certificate, as docs/kubernetes.md states."""
+    things = built[KUBERNETES / "overlays/example"]
+    with Mounted(config_of(things, one(things, "Deployment"))) as mounted:
+        _, other = Authority(mounted.root / "another", "another CA").issue("tls", "mqtt.example.com")
+        (mounted.root / "tls/..data/tls.key").write_text(other.read_text())
+        addresses_of = ["--admin", f"127.0.0.1:{free_port()}", "--metrics-listen", f"127.0.0.1:{free_port()}"]
+        done = attempt(program(), "--config", mounted.root / "config/tlsidecar.toml", *addresses_of)
+        require(done.returncode == 78, f"it exits with {done.returncode}: {done.stderr}")
+        require("tls.key" in done.stderr, f"the log does not name the key: {done.stderr}")
+    return "exit code 78"
 
 
 def probes_and_pre_stop():
@@ -368,6 +459,6 @@ def style():
 
 def main():
     return run_all([
-        style, builds, components, refusals, foreign, schemas, custom_resources, sidecars, ports, page,
-        monitoring, image, configurations, probes_and_pre_stop, policy,
+        style, builds, components, refusals, foreign, as_it_stands, one_port, schemas, custom_resources, sidecars, ports,
+        page, monitoring, image, configurations, invalid_at_the_start, probes_and_pre_stop, policy,
     ])

@@ -170,8 +170,8 @@ def restricted(pod, container):
         require("hostPath" not in volume, f"{volume['name']}: hostPath")
 
 
-def the_sidecar(workload, native):
-    """Requires what a sidecar needs in any workload; returns its container."""
+def the_sidecar(workload, native, admin=f"127.0.0.1:{ADMIN_PORT}", metrics=f"0.0.0.0:{METRICS_PORT}"):
+    """Requires what a sidecar needs in any workload, with its two addresses; returns its container."""
     pod = pod_of(workload)
     sidecar = sidecar_of(pod)
     require(workload["spec"]["template"]["metadata"]["labels"].get(LABEL) == "true", f"the Pod's label {LABEL}")
@@ -187,9 +187,10 @@ def the_sidecar(workload, native):
     require("memory" in resources["limits"] and "cpu" not in resources["limits"], "limits: memory, and no CPU")
     require({"cpu", "memory"} <= set(resources["requests"]), "requests: CPU and memory")
     require(sidecar["command"] == ["/tlsidecar"], "command")
-    addresses = ["--admin", f"127.0.0.1:{ADMIN_PORT}", "--metrics-listen", f"0.0.0.0:{METRICS_PORT}"]
+    addresses = ["--admin", admin, "--metrics-listen", metrics]
     require(sidecar["args"][-4:] == addresses, "the admin port on loopback, metrics and probes on the Pod's address")
-    require(sidecar["lifecycle"] == {"preStop": {"exec": {"command": ["/tlsidecar", "drain"]}}}, "preStop")
+    drain = ["/tlsidecar", "drain"] + (["--admin", admin] if admin != f"127.0.0.1:{ADMIN_PORT}" else [])
+    require(sidecar["lifecycle"] == {"preStop": {"exec": {"command": drain}}}, "preStop")
     for probe, path in (("startupProbe", "/startupz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")):
         require(sidecar[probe]["httpGet"] == {"path": path, "port": METRICS_PORT}, probe)
     for mount in sidecar["volumeMounts"]:
@@ -250,6 +251,8 @@ def numeric_ports(things):
     """Requires ports of the sidecar to be given by number; returns how many were checked."""
     looked_at = 0
     for thing in things:
+        if thing["kind"] == "ConfigMap":
+            continue
         for key, value in walk(thing):
             if key in ("port", "targetPort", "containerPort", "portNumber"):
                 looked_at += 1
@@ -324,7 +327,7 @@ class Mounted:
 
     def __enter__(self):
         self.directory = tempfile.TemporaryDirectory()
-        self.root = Path(self.directory.name)
+        self.root = Path(self.directory.name, "etc/tlsidecar")
         authority = Authority(self.root / "made", "check CA")
         crt, key = authority.issue("tls", "mqtt.example.com", ["mqtt.example.com"])
         self.mount("tls", {"tls.crt": crt.read_text(), "tls.key": key.read_text()})
@@ -349,11 +352,13 @@ class Mounted:
 
 
 def tlsidecar_check(text):
-    """Requires that `tlsidecar check` accepts a configuration without warnings."""
+    """Requires that `tlsidecar check --root` accepts a configuration, with the container's paths, without warnings."""
     with Mounted(text) as mounted:
-        done = attempt(program(), "check", "--config", mounted.root / "config/tlsidecar.toml")
+        file = Path(mounted.directory.name, "tlsidecar.toml")
+        file.write_text(text)
+        done = attempt(program(), "check", "--root", mounted.directory.name, file)
         require(done.returncode == 0, f"tlsidecar check exits with {done.returncode}: {done.stderr}")
         # That warning is about a limit of this machine.
-        warnings = [line for line in done.stdout.splitlines() if line.startswith("warning")]
+        warnings = [line for line in done.stderr.splitlines() if line.startswith("warning")]
         warnings = [line for line in warnings if "max_connections" not in line]
         require(not warnings, "\n".join(warnings))

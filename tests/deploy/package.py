@@ -219,10 +219,14 @@ def install(debian):
     user = debian("getent passwd tlsidecar")[1]
     assert user.strip().endswith("/nologin"), user
     documents = ["bash-completion/completions/tlsidecar", "zsh/vendor-completions/_tlsidecar",
-                 "fish/vendor_completions.d/tlsidecar.fish", "doc/tlsidecar/systemd.md", "doc/tlsidecar/copyright"]
+                 "fish/vendor_completions.d/tlsidecar.fish", "doc/tlsidecar/systemd.md", "doc/tlsidecar/copyright",
+                 "doc/tlsidecar/third-party.txt.gz", "doc/tlsidecar/changelog.gz", "doc/tlsidecar/changelog.Debian.gz",
+                 "doc/tlsidecar/runbooks/TlsidecarDown.md", "doc/tlsidecar/examples/prometheus/rules/alerts.yml",
+                 "doc/tlsidecar/examples/grafana/tlsidecar.json"]
     # dpkg can be configured to leave out documents, as in container images; this one is not.
     for document in documents:
         assert (ROOT / "usr/share" / document).stat().st_size > 100, document
+    links()
     # A man page for the program and for each of the commands in its help.
     commands = re.search(r"^Commands:\n((?: .*\n)+)", debian("tlsidecar --help")[1], re.MULTILINE)[1]
     commands = set(re.findall(r"^  (\w+)", commands, re.MULTILINE)) - {"help"}
@@ -230,6 +234,18 @@ def install(debian):
     assert pages == {"tlsidecar.1.gz", *(f"tlsidecar-{command}.1.gz" for command in commands)}, (pages, commands)
     assert len(pages) > 5, pages
     debian("tlsidecar --version && systemd-analyze verify --man=no tlsidecar.service tlsidecar.socket")
+
+
+def links():
+    """Requires that the relative links of the installed pages lead to installed files."""
+    pages = list((ROOT / "usr/share/doc/tlsidecar").rglob("*.md"))
+    followed = 0
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            if not re.match(r"[a-z]+:", link):
+                assert (page.parent / link).exists(), f"{page}: {link}"
+                followed += 1
+    assert len(pages) > 50 and followed > 100, (len(pages), followed)
 
 
 def start_unconfigured(debian):

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Checks the Debian package against docs/systemd.md: builds three versions of it, and installs, starts, reloads, upgrades,
-# removes and purges them in a Debian with systemd as PID 1, in namespaces (package.py). Formats its man pages. Needs root,
-# cargo-deb, dpkg-dev, debootstrap, iproute2, man-db, python3 with target/checks (tools.sh), util-linux.
+# removes and purges them in a Debian with systemd as PID 1, in namespaces (package.py). Formats its man pages, and asks
+# lintian. Needs root, cargo-deb, dpkg-dev, debootstrap, iproute2, lintian, man-db, python3 with target/checks (tools.sh),
+# util-linux.
 #
 # The Debians are made once and kept in target/: TLSIDECAR_CHECK_SUITES, "bookworm trixie" by default. `package.sh
 # --only-debians` makes them and ends.
@@ -62,8 +63,20 @@ fi
 
 # Two versions with the same binary.
 first=$(deploy/debian/build.sh --deb-version 1.0.0-1 --output "$work/first.deb")
-second=$(deploy/debian/build.sh --fast --deb-version 1.0.1-1 --output "$work/second.deb")
+second=$(deploy/debian/pack.sh --fast --deb-version 1.0.1-1 --output "$work/second.deb")
 test -f "$first" && test -f "$second"
+# The tarball of the same program, twice: later files give the same bytes.
+first_tarball=$(deploy/release/tarball.sh target/release/tlsidecar "$(uname -m)" target/package "$work")
+mkdir "$work/again"
+find target/package -type f -exec touch {} +
+second_tarball=$(deploy/release/tarball.sh target/release/tlsidecar "$(uname -m)" target/package "$work/again")
+cmp "$first_tarball" "$second_tarball"
+tar -tzf "$first_tarball" | grep '/systemd/tlsidecar.service$' >/dev/null
+printf '%s has the same bytes twice\n' "${first_tarball##*/}"
+
+# While the package is installed elsewhere. Not of the second, which is not compressed as the released one.
+lintian --fail-on error,warning --tag-display-limit 0 "$first" >"$work/lintian" 2>&1 &
+lintian=$!
 # A third with another example, to be installed over the second.
 dpkg-deb -R "$second" "$work/third"
 echo "# Something new." >>"$work/third/etc/tlsidecar/tlsidecar.toml"
@@ -106,3 +119,5 @@ for nth in "${!suites[@]}"; do
 done
 running=()
 test "$failed" = 0
+wait "$lintian" || { cat "$work/lintian"; exit 1; }
+echo "lintian finds neither errors nor warnings"

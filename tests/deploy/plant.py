@@ -73,10 +73,11 @@ unknown_name = "refuse"
 tls.certificates = [{{ cert = "tls.crt", key = "tls.key" }}]
 tls.min_version = "1.3"
 tls.alpn = ["modbus"]
+balance.check_interval = "{checks}"
 
 [[listener.route]]
 sni = ["localhost"]
-backend = "127.0.0.1:{echo}"
+backend = {modbus}
 """
 
 
@@ -133,10 +134,13 @@ class Plant:
         settings = {"echo": self.echo(), "closed": free_port(), "full": self.full()}
         self.datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.datagrams.bind(os.path.join(place, "datagrams.sock"))
+        # The first one shows how few series a process has. The second one has a list of backends, and one of them is down.
+        one, down = f'"127.0.0.1:{settings["echo"]}"', f'"127.0.0.1:{settings["closed"]}"'
+        backends = ({"modbus": one, "checks": "0s"}, {"modbus": f"[{down}, {one}]", "checks": "1s"})
         self.instances = []
         try:
-            for _ in range(2):
-                self.instances.append(Instance(program, place, settings))
+            for modbus in backends:
+                self.instances.append(Instance(program, place, {**settings, **modbus}))
         except BaseException:
             self.end()
             raise

@@ -2,6 +2,8 @@
 
 - promtool check rules, promtool test rules, and promtool check config of the examples. Debian's promtool is built
   without Kubernetes' discovery: addresses take its place.
+- For each alert and severity a case in which it is silent, then fires, then resolves.
+- The inhibit_rules of Alertmanager's example name alerts that exist.
 - Mutants: the tests fail where an alert can never fire, fires at once instead of after its time, or lacks a condition
   or its threshold.
 - Each alert has a severity, a summary, a description and a page in docs/runbooks/ with the required sections; each page
@@ -23,16 +25,18 @@ from pathlib import Path
 import promql_parser
 import yaml
 
+from . import addresses
 from .check import DEPLOY, ROOT, attempt, problem, problems, report, require
 from .promql import COMPARISONS, documented, matching, selectors
 
 PROMETHEUS = DEPLOY / "prometheus"
 RUNBOOKS = ROOT / "docs/runbooks"
-PLACEHOLDER = "https://runbooks.invalid/tlsidecar/"
 SECTIONS = ["Meaning", "Check first", "Likely causes", "Remedies", "When to ignore it"]
 # Metrics of Prometheus itself, and of every process.
 FOREIGN = {"up"}
 NEVER = "vector(1) > 2"
+# Courses of alerts, without thresholds: they fail with few mutants.
+COURSES = "courses.yml"
 
 
 def main():
@@ -44,12 +48,14 @@ def main():
     promtool("check", "rules", "rules/recording.yml", "rules/alerts.yml")
     promtool("test", "rules", *[f"tests/{name}" for name in tests])
     check_configs()
+    check_course({(rule["alert"], rule["labels"]["severity"]) for rule in rules}, tests)
+    check_inhibitions(names)
     check_texts(rules)
     check_pages(names)
     check_metrics([rule for group in recording["groups"] for rule in group["rules"]], rules)
     if not tests or len(names) < 20:
         problem(f"only {len(tests)} files of tests and {len(names)} alerts found")
-    tried = 0 if problems else try_mutants(alerts, tests)
+    tried = 0 if problems else try_mutants(alerts, {name: file for name, file in tests.items() if name != COURSES})
     return report("rules", f"{len(names)} alerts in {len(rules)} rules, each with its page; {cases} cases in {len(tests)} "
                            f"files, which fail with each of {tried} mutants; 2 configurations")
 
@@ -82,6 +88,46 @@ def check_configs():
             promtool("check", "config", name, where=place)
 
 
+def check_course(alerts, tests):
+    """Requires a case for each alert in which it is silent, then fires, then resolves while its series go on."""
+    seen = {alert: set() for alert in alerts}
+    for case in (case for file in tests.values() for case in file["tests"]):
+        courses = {alert: "" for alert in alerts}
+        for asked in sorted(case.get("promql_expr_test", []), key=lambda asked: minutes(asked["eval_time"])):
+            named = re.search(r'alertname=~?"([^"]+)"', asked["expr"])
+            for name, severity in alerts:
+                if named and name not in named[1].split("|"):
+                    continue
+                wanted = (f'alertname="{name}"', f'severity="{severity}"')
+                fires = any(all(each in sample["labels"] for each in wanted) for sample in asked["exp_samples"])
+                courses[name, severity] += "f" if fires else "s"
+        for alert, course in courses.items():
+            if re.fullmatch(r"s+f+s+", course):
+                seen[alert].add(case["name"])
+    for (name, severity), cases in sorted(seen.items()):
+        if not cases:
+            problem(f"{name} ({severity}): no case in which it is silent, then fires, then resolves")
+
+
+def minutes(time):
+    """Returns a time such as "1h30m" in minutes."""
+    units = {"s": 1 / 60, "m": 1, "h": 60, "d": 1440}
+    return sum(float(number) * units[unit] for number, unit in re.findall(r"([0-9.]+)([smhd])", str(time)))
+
+
+def check_inhibitions(names):
+    rules = load("alertmanager.example.yml")["inhibit_rules"]
+    for rule in rules:
+        matchers = rule["source_matchers"] + rule["target_matchers"]
+        named = {name for matcher in matchers for name in re.findall(r"Tlsidecar[A-Z]\w+", matcher)}
+        if not named or named - names:
+            problem(f"alertmanager.example.yml: no such alerts: {sorted(named - names)}")
+        if set(rule["equal"]) - {"job", "namespace", "instance", "listener"} or "job" not in rule["equal"]:
+            problem(f"alertmanager.example.yml: equal: {rule['equal']}")
+    if len(rules) < 5:
+        problem(f"alertmanager.example.yml has {len(rules)} rules")
+
+
 # ---- Texts and pages -----------------------------------------------------------------------------
 
 
@@ -95,7 +141,7 @@ def check_texts(rules):
         if set(notes) != {"summary", "description", "runbook_url"}:
             problem(f"{name}: annotations {sorted(notes)}")
             continue
-        if notes["runbook_url"] != f"{PLACEHOLDER}{name}.md":
+        if notes["runbook_url"] != f"{addresses.RUNBOOKS}/{name}.md":
             problem(f"{name}: its runbook_url is {notes['runbook_url']}")
         if "{{" in notes["summary"] or "$labels.job" not in notes["description"]:
             problem(f"{name}: the summary has no values, the description has the labels and values")

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 units=(deploy/systemd/*.service deploy/systemd/*.socket)
-scripts=(deploy/systemd/*.sh deploy/debian/*.sh deploy/debian/{postinst,prerm,postrm} tests/deploy/*.sh .ci/run fuzz/run)
+scripts=(deploy/systemd/*.sh deploy/debian/*.sh deploy/debian/{postinst,prerm,postrm} deploy/release/*.sh tests/deploy/*.sh .ci/run fuzz/run)
 threshold=15 # 1.5
 
 work=$(mktemp -d)

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Instant;
 
+use data_encoding::BASE64;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -33,20 +34,6 @@ pub(crate) async fn open(url: &str, milliseconds: u32) -> Rendered {
     let console =
         log.lines().filter(|line| line.contains("CONSOLE")).map(|line| format!("{line}\n"));
     Rendered { dom: without(&without(dom, "script"), "style"), console: console.collect() }
-}
-
-/// Saves a picture of a page, in the light or the dark colours.
-pub(crate) async fn draw(url: &str, dark: bool, size: (u32, u32), into: &Path) {
-    let mut command = chromium(3000);
-    command.args([
-        format!("--blink-settings=preferredColorScheme={}", u8::from(!dark)),
-        format!("--window-size={},{}", size.0, size.1),
-        format!("--screenshot={}", into.display()),
-        "--hide-scrollbars".to_owned(),
-        url.to_owned(),
-    ]);
-    let (good, text) = run(command).await;
-    assert!(good && into.exists(), "{text}");
 }
 
 fn chromium(milliseconds: u32) -> Command {
@@ -105,7 +92,7 @@ impl OpenPage {
         let mut command = Command::new("chromium");
         command.args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]);
         command.args(["--disable-background-networking", "--disable-component-update"]);
-        command.args(["--no-proxy-server", "--remote-debugging-port=0"]);
+        command.args(["--no-proxy-server", "--remote-debugging-port=0", "--hide-scrollbars"]);
         command.arg(format!("--user-data-dir={}", profile.path().display())).arg(url);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut browser = command.spawn().unwrap();
@@ -120,20 +107,63 @@ impl OpenPage {
         page
     }
 
-    /// Evaluates an expression in the page.
+    /// Evaluates an expression in the page. The value of a promise is waited for.
     pub(crate) async fn evaluate(&mut self, expression: &str) -> Value {
+        let params =
+            json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
+        let result = self.request("Runtime.evaluate", &params).await;
+        assert!(result["exceptionDetails"].is_null(), "{expression:.200}: {result}");
+        result["result"]["value"].clone()
+    }
+
+    /// Gives the page this size, in pixels.
+    pub(crate) async fn resize(&mut self, width: u32, height: u32) {
+        let size =
+            json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        self.request("Emulation.setDeviceMetricsOverride", &size).await;
+    }
+
+    /// Moves the pointer to the middle of an element.
+    pub(crate) async fn point_at(&mut self, selector: &str) {
+        let area = format!("document.querySelector('{selector}').getBoundingClientRect()");
+        self.evaluate(&format!("document.querySelector('{selector}').scrollIntoView()")).await;
+        let x = self.evaluate(&format!("{area}.x + {area}.width / 2")).await;
+        let y = self.evaluate(&format!("{area}.y + {area}.height / 2")).await;
+        let moved = json!({ "type": "mouseMoved", "x": x, "y": y });
+        self.request("Input.dispatchMouseEvent", &moved).await;
+    }
+
+    /// Saves a picture of the page in the dark or the light colours; of all of it if no height is given.
+    pub(crate) async fn picture(
+        &mut self,
+        dark: bool,
+        width: u32,
+        height: Option<u32>,
+        into: &Path,
+    ) {
+        let scheme = if dark { "dark" } else { "light" };
+        let colours = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        self.request("Emulation.setEmulatedMedia", &colours).await;
+        self.resize(width, height.unwrap_or(900)).await;
+        if height.is_none() {
+            let whole = self.evaluate("document.documentElement.scrollHeight").await;
+            self.resize(width, whole.as_u64().unwrap() as u32).await;
+        }
+        let drawn = self.request("Page.captureScreenshot", &json!({ "format": "png" })).await;
+        let png = BASE64.decode(drawn["data"].as_str().unwrap().as_bytes()).unwrap();
+        std::fs::write(into, png).unwrap();
+    }
+
+    async fn request(&mut self, method: &str, params: &Value) -> Value {
         self.requests += 1;
-        let params = json!({ "expression": expression, "returnByValue": true });
-        let request =
-            json!({ "id": self.requests, "method": "Runtime.evaluate", "params": params });
+        let request = json!({ "id": self.requests, "method": method, "params": params });
         send(&mut self.devtools, &request.to_string()).await;
         loop {
             let answer = within("an answer", receive(&mut self.devtools)).await;
             let answer: Value = serde_json::from_str(&answer).unwrap();
             if answer["id"] == json!(self.requests) {
-                let result = &answer["result"];
-                assert!(result["exceptionDetails"].is_null(), "{expression}: {answer}");
-                return result["result"]["value"].clone();
+                assert!(answer["error"].is_null(), "{method}: {answer}");
+                return answer["result"].clone();
             }
         }
     }
@@ -218,8 +248,8 @@ async fn head(tcp: &mut TcpStream) -> String {
 
 /// Sends one text frame. A mask of zeros leaves the text as it is.
 async fn send(tcp: &mut TcpStream, text: &str) {
-    let mut frame = vec![0x81, 0x80 | 126];
-    frame.extend(u16::try_from(text.len()).unwrap().to_be_bytes());
+    let mut frame = vec![0x81, 0x80 | 127];
+    frame.extend((text.len() as u64).to_be_bytes());
     frame.extend([0; 4]);
     frame.extend(text.as_bytes());
     tcp.write_all(&frame).await.unwrap();

@@ -53,6 +53,13 @@ impl Default for Wish<'_> {
     }
 }
 
+impl<'a> Wish<'a> {
+    /// The certificate of a device with these names.
+    pub(crate) fn of_device(names: &'a [&'a str]) -> Self {
+        Self { names, purpose: ExtendedKeyUsagePurpose::ClientAuth, ..Self::default() }
+    }
+}
+
 impl Authority {
     /// Makes a root.
     pub(crate) fn new(name: &str) -> Self {
@@ -121,6 +128,11 @@ impl Authority {
     /// Issues a server certificate for localhost, in the files `server.crt` and `server.key`.
     pub(crate) fn server(&self) -> Pair {
         self.issue("server", &Wish::default())
+    }
+
+    /// Issues a certificate for a device with this name, into files of that name.
+    pub(crate) fn device(&self, name: &str) -> Pair {
+        self.issue(name, &Wish::of_device(&[name]))
     }
 
     /// Issues a certificate into `file.crt` and `file.key`, each replaced atomically.
@@ -201,8 +213,7 @@ impl Authority {
 
 /// Issues a certificate with this serial number for a device, in files that are named by it.
 pub(crate) fn device(ca: &Authority, serial: u64) -> Pair {
-    let purpose = ExtendedKeyUsagePurpose::ClientAuth;
-    let wish = Wish { names: &["device"], purpose, serial, ..Wish::default() };
+    let wish = Wish { serial, ..Wish::of_device(&["device"]) };
     ca.issue(&format!("device-{serial}"), &wish)
 }
 

@@ -4,16 +4,29 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use super::skips;
+
+/// Deadline for a program. A browser that starts on a busy machine needs half of it.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs a program with empty standard input, without blocking the runtime. Returns whether it succeeded, and its
 /// output on both streams.
 pub(crate) async fn run(mut command: Command) -> (bool, String) {
     let ran = tokio::task::spawn_blocking(move || command.stdin(Stdio::null()).output());
-    let output = super::wait::within("a program", ran).await.unwrap().unwrap();
+    let output =
+        tokio::time::timeout(PATIENCE, ran).await.expect("a program ends").unwrap().unwrap();
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     (output.status.success(), text.into_owned())
+}
+
+/// Runs a program to its end. Returns its exit code, its standard output and its standard error.
+pub(crate) fn output(command: &mut Command) -> (i32, String, String) {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let [stdout, stderr] =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    (output.status.code().unwrap(), stdout, stderr)
 }
 
 /// Returns whether a program is installed, and reports the test as skipped if not.

@@ -2,7 +2,7 @@
 //!
 //! **Promises.** The namespace and its links are deleted on drop. The tests' own side is outside of the namespace.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -18,6 +18,30 @@ pub(crate) struct Network {
     name: String,
     /// Place of its subnets in 198.18.0.0/15, which is for tests (RFC 2544).
     place: u32,
+}
+
+/// Another namespace. It is deleted on drop, with the links that were moved to it.
+pub(crate) struct Machine(String);
+
+impl Machine {
+    pub(crate) fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        shell(&format!("ip netns del {}", self.0));
+    }
+}
+
+/// A rule that drops packets. It is deleted on drop.
+pub(crate) struct Loss(String);
+
+impl Drop for Loss {
+    fn drop(&mut self) {
+        shell(&format!("iptables -D {}", self.0));
+    }
 }
 
 /// A link between the namespace and the tests.
@@ -62,9 +86,48 @@ impl Network {
         self.address(link, 1)
     }
 
-    /// Starts a sidecar within the namespace. `more` is appended to its listener's section.
+    /// Returns the name of the namespace.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the name of the link to backends within the namespace.
+    pub(crate) fn server_link(&self) -> String {
+        format!("{}n", self.interface(Link::Backends))
+    }
+
+    /// Runs a script within the namespace, and returns whether it succeeded.
+    pub(crate) fn run(&self, script: &str) -> bool {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, "sh", "-c", script]);
+        command.status().unwrap().success()
+    }
+
+    /// Moves the backends' end of their link to another machine: a namespace whose default route is this one.
+    pub(crate) fn separate_backends(&self) -> Machine {
+        let machine = Machine(format!("{}m", self.name));
+        let (name, link) = (machine.name(), self.interface(Link::Backends));
+        let (near, far) = (self.near(Link::Backends), self.far(Link::Backends));
+        assert!(shell(&format!(
+            "ip netns add {name} && ip link set {link} netns {name} \
+             && ip -n {name} addr add {near}/30 dev {link} && ip -n {name} link set {link} up \
+             && ip -n {name} link set lo up && ip -n {name} route add default via {far}"
+        )));
+        machine
+    }
+
+    /// Starts a sidecar within the namespace, with a backend of the tests. `more` is appended to its listener's section.
     pub(crate) fn sidecar(&self, authority: &Authority, backend: u16, more: &str) -> Sidecar {
-        let backend = (self.near(Link::Backends), backend).into();
+        self.sidecar_to(authority, (self.near(Link::Backends), backend).into(), more)
+    }
+
+    /// Starts a sidecar within the namespace, with a backend anywhere.
+    pub(crate) fn sidecar_to(
+        &self,
+        authority: &Authority,
+        backend: SocketAddr,
+        more: &str,
+    ) -> Sidecar {
         let text = file::text(backend, &authority.server(), more);
         let listen = |address| format!("name = \"test\"\nlisten = \"{address}:0\"");
         let own = listen("127.0.0.1".to_owned());
@@ -89,6 +152,17 @@ impl Network {
                 "ip netns exec {namespace} iptables -A {direction} {interface}n {matched} -j DROP"
             )));
         }
+    }
+
+    /// Drops the packets from the namespace on this link that are larger than so many bytes, until the result is
+    /// dropped: a path with a small MTU and without ICMP.
+    #[must_use]
+    pub(crate) fn lose_larger(&self, link: Link, bytes: u16) -> Loss {
+        // By the receiver: a packet that its sender's own host drops counts as not sent.
+        let (interface, above) = (self.interface(link), bytes + 1);
+        let rule = format!("INPUT -i {interface} -m length --length {above}: -j DROP");
+        assert!(shell(&format!("iptables -A {rule}")), "{rule}");
+        Loss(rule)
     }
 
     fn far(&self, link: Link) -> IpAddr {

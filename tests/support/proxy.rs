@@ -6,13 +6,13 @@ use std::str::FromStr;
 use tlsidecar::app::{self, App};
 use tlsidecar::config::file::ConfigSource;
 use tlsidecar::config::{
-    AdminConfig, AdminListen, BackendAddress, ClientAuth, Config, ListenerConfig,
+    AdminConfig, AdminListen, BackendAddress, ClientAuth, Config, ListenerConfig, TlsConfig,
 };
 use tlsidecar::terms::labels::ReloadOutcome;
 use tlsidecar::terms::reason::Reason;
 
 use super::certs::Pair;
-use super::eventually;
+use super::{Authority, Backend, eventually};
 
 /// A running proxy with one listener. On drop, its metrics are checked for balance.
 pub(crate) struct Proxy {
@@ -155,6 +155,18 @@ pub(crate) fn closed_series(reason: Reason) -> String {
 pub(crate) fn listener(backend: BackendAddress, pair: &Pair) -> ListenerConfig {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     ListenerConfig::new("test", listen, backend, pair.files.clone(), ClientAuth::None)
+}
+
+/// Returns a proxy in front of an echo, with these settings of TLS, and the CA of its certificate.
+pub(crate) async fn with_tls(
+    set: impl FnOnce(&mut TlsConfig, &Authority),
+) -> (Authority, Backend, Proxy) {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let mut listener = listener(backend.config(), &authority.server());
+    set(&mut listener.tls, &authority);
+    let proxy = Proxy::with(listener);
+    (authority, backend, proxy)
 }
 
 /// Returns a configuration with this listener, and otherwise with free ports and defaults.

@@ -17,6 +17,9 @@ use super::page::{Block, How, missing};
 /// Deadline for a block.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Deadline for a block whose output still changes: a page waits for work that takes longer on a busy machine.
+const PATIENCE_WITH_PROGRESS: Duration = Duration::from_secs(300);
+
 /// Arguments of unshare(1), which makes the namespaces; everything in them is killed with it.
 const UNSHARE: [&str; 5] = ["--net", "--pid", "--fork", "--kill-child", "--mount-proc"];
 
@@ -163,12 +166,17 @@ impl Terminal {
     }
 
     fn after_a_moment(&mut self, at: &str, block: &Block) {
-        let deadline = Instant::now() + PATIENCE;
+        let end = Instant::now() + PATIENCE_WITH_PROGRESS;
+        let (mut before, mut deadline) = (String::new(), Instant::now() + PATIENCE);
         loop {
             let ended = self.type_in(at, &block.commands);
             let Some(line) = missing(&block.expected, &ended.output) else { return };
             let late = Instant::now() > deadline;
             assert!(!late, "{at}: no {line:?}:\n{}\n{}", block.commands, ended.output);
+            if ended.output != before {
+                before = ended.output;
+                deadline = end.min(Instant::now() + PATIENCE);
+            }
             pause();
         }
     }

@@ -19,9 +19,10 @@ const RANKS: &[&[&str]] = &[
     &["trust"],
     &["lifecycle"],
     &["config"],
+    &["events"],
     &["terms"],
     &["logging"],
-    &["blocking", "memory", "regular_file", "runtime", "text", "time", "value"],
+    &["blocking", "memory", "regular_file", "runtime", "text", "time", "transparent", "value"],
     &["lock"],
 ];
 

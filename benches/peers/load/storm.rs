@@ -5,9 +5,13 @@
 //! Meanwhile, connected devices send messages and wait for the replies.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use super::{Bench, Figure, handshakes, percentile_ms};
 use crate::backend::Task;
@@ -25,31 +29,51 @@ const TALKING: usize = 200;
 /// Pause of a connected device between two messages.
 const TALK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Measures a storm of `count` devices.
-pub async fn storm(bench: &Bench<'_>, count: usize) -> io::Result<Vec<Figure>> {
-    let quiet = handshakes::rates(bench, Version::Tls13, false).await?;
-    let dialer = bench.dialer(Version::Tls13, false);
-    let lines = dialer.dial_many(TALKING).await?;
-    let (lines, mut replies_quiet) = talk(lines, tokio::time::sleep(bench.time)).await?;
+/// Time after a storm within which the proxy has to be idle.
+const CALM_AFTER: Duration = Duration::from_secs(1);
+
+/// Measures a storm of `count` devices. Devices that resume have connected once before; they use TLS 1.2, because rustls
+/// uses a ticket of TLS 1.3 once, and devices that store theirs offer it until it is replaced.
+pub async fn storm(bench: &Bench<'_>, count: usize, resumes: bool) -> io::Result<Vec<Figure>> {
+    let version = if resumes { Version::Tls12 } else { Version::Tls13 };
+    let quiet = handshakes::rates(bench, version, resumes).await?;
+    let dialer = bench.dialer(version, false);
+    let devices: Vec<_> = if resumes {
+        let devices: Vec<_> = (0..count).map(|_| dialer.of_one_device()).collect();
+        for some in devices.chunks(device::AT_A_TIME) {
+            // Each gets its ticket.
+            drop(device::dial_all(some).await?);
+        }
+        devices
+    } else {
+        vec![dialer.clone(); count]
+    };
+    let talk = Talk::begin(dialer).await?;
+    let _begin = talk.times();
+    tokio::time::sleep(bench.time).await;
+    let mut replies_quiet = talk.times();
 
     let attempts = Arc::new(AtomicUsize::new(0));
     let (start, cpu) = (Instant::now(), bench.proxy.cpu_seconds());
-    let coming = async {
-        let devices: Vec<_> = (0..count)
-            .map(|device| {
-                let (dialer, attempts) = (dialer.clone(), Arc::clone(&attempts));
-                tokio::spawn(async move { come_back(device, &dialer, &attempts, start).await })
-            })
-            .collect();
-        let mut back = Vec::new();
-        for device in devices {
-            back.extend(device.await.map_err(io::Error::other)?);
-        }
-        io::Result::Ok((back, start.elapsed().as_secs_f64(), bench.proxy.cpu_seconds() - cpu))
-    };
-    let mut came = None;
-    let (_lines, mut replies_during) = talk(lines, async { came = Some(coming.await) }).await?;
-    let (back, took, cpu) = came.expect("the storm has ended")?;
+    let coming: Vec<_> = devices
+        .into_iter()
+        .enumerate()
+        .map(|(device, dialer)| {
+            let attempts = Arc::clone(&attempts);
+            tokio::spawn(async move { come_back(device, &dialer, &attempts, start).await })
+        })
+        .collect();
+    let mut back = Vec::new();
+    for device in coming {
+        back.extend(device.await.map_err(io::Error::other)?);
+    }
+    let (took, cpu) = (start.elapsed().as_secs_f64(), bench.proxy.cpu_seconds() - cpu);
+    let mut replies_during = talk.times();
+    talk.end()?;
+    tokio::time::sleep(CALM_AFTER).await;
+    let cpu_of_storm = bench.proxy.cpu_seconds();
+    tokio::time::sleep(bench.time).await;
+    let calm = (bench.proxy.cpu_seconds() - cpu_of_storm) / bench.time.as_secs_f64();
     let tried = attempts.load(Ordering::Relaxed);
     let count = count as f64;
     Ok(vec![
@@ -64,40 +88,67 @@ pub async fn storm(bench: &Bench<'_>, count: usize) -> io::Result<Vec<Figure>> {
         ),
         ("reply p99 before the storm, ms", percentile_ms(&mut replies_quiet, 0.99)),
         ("reply p99 in the storm, ms", percentile_ms(&mut replies_during, 0.99)),
+        ("CPU from 1 s after the storm on, percent", calm * 100.0),
     ])
 }
 
-/// Lets connected devices talk until `end` completes. Returns them and the times of their replies.
-async fn talk(
-    lines: Vec<Line>,
-    end: impl Future<Output = ()>,
-) -> io::Result<(Vec<Line>, Vec<Duration>)> {
-    let has_ended = Arc::new(AtomicBool::new(false));
-    let talking: Vec<_> = lines
-        .into_iter()
-        .map(|mut line| {
-            let has_ended = Arc::clone(&has_ended);
-            tokio::spawn(async move {
-                let mut times = Vec::new();
-                while !has_ended.load(Ordering::Relaxed) {
-                    let sent = Instant::now();
-                    within(Duration::from_secs(30), device::echo(&mut *line, &[7; 64])).await??;
-                    times.push(sent.elapsed());
-                    tokio::time::sleep(TALK_INTERVAL).await;
+/// Connected devices that send messages and wait for the replies, in a thread of their own: the devices of the storm do
+/// not delay them.
+struct Talk {
+    times: Arc<Mutex<Vec<Duration>>>,
+    end: oneshot::Sender<()>,
+    thread: thread::JoinHandle<io::Result<()>>,
+}
+
+impl Talk {
+    /// Connects the devices, and returns when they talk.
+    async fn begin(dialer: Dialer) -> io::Result<Self> {
+        let times = Arc::new(Mutex::new(Vec::new()));
+        let (end, ended) = oneshot::channel();
+        let (connected, talks) = oneshot::channel();
+        let all = Arc::clone(&times);
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let lines = dialer.dial_many(TALKING).await?;
+                let mut talking = JoinSet::new();
+                for line in lines {
+                    talking.spawn(talk(line, Arc::clone(&all)));
                 }
-                io::Result::Ok((line, times))
+                let _waits = connected.send(());
+                tokio::select! {
+                    _ = ended => Ok(()),
+                    failed = talking.join_next() => failed.expect("it has devices").map_err(io::Error::other)?,
+                }
             })
-        })
-        .collect();
-    end.await;
-    has_ended.store(true, Ordering::Relaxed);
-    let (mut lines, mut all) = (Vec::new(), Vec::new());
-    for one in talking {
-        let (line, times) = one.await.map_err(io::Error::other)??;
-        lines.push(line);
-        all.extend(times);
+        });
+        // It fails if the thread has ended, which returns the cause.
+        let _talks = talks.await;
+        Ok(Self { times, end, thread })
     }
-    Ok((lines, all))
+
+    /// Returns the times of the replies since the last call.
+    fn times(&self) -> Vec<Duration> {
+        std::mem::take(&mut self.times.lock().expect("no holder panics"))
+    }
+
+    /// Ends the talk.
+    ///
+    /// # Errors
+    /// A device lost its connection, or got no reply.
+    fn end(self) -> io::Result<()> {
+        let _ended = self.end.send(());
+        self.thread.join().map_err(|_| io::Error::other("the connected devices panicked"))?
+    }
+}
+
+async fn talk(mut line: Line, times: Arc<Mutex<Vec<Duration>>>) -> io::Result<()> {
+    loop {
+        let sent = Instant::now();
+        within(Duration::from_secs(30), device::echo(&mut *line, &[7; 64])).await??;
+        times.lock().expect("no holder panics").push(sent.elapsed());
+        tokio::time::sleep(TALK_INTERVAL).await;
+    }
 }
 
 /// Tries until an attempt succeeds, and returns the connection; none if the storm is stopped.

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use clap::Args;
 
 use crate::config::admin::DEFAULT_ADMIN;
+use crate::config::values::ListenAddress;
 use crate::text::Shown;
 use crate::value::{InvalidValue, TextValue, parse};
 
@@ -40,8 +41,7 @@ impl Default for AdminTarget {
 }
 
 impl TextValue for AdminTarget {
-    const EXPECTED: &'static str =
-        "an IP address and a port, such as \"127.0.0.1:9901\", or \"unix:/path\"";
+    const EXPECTED: &'static str = "an IP address and a port, such as \"127.0.0.1:9901\" or \"localhost:9901\", or \"unix:/path\"";
 }
 
 impl FromStr for AdminTarget {
@@ -50,7 +50,7 @@ impl FromStr for AdminTarget {
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let target = match text.strip_prefix("unix:") {
             Some(path) => (!path.is_empty()).then(|| Self::Unix(PathBuf::from(path))),
-            None => text.parse().ok().map(Self::Tcp),
+            None => text.parse().ok().map(|ListenAddress(address)| Self::Tcp(address)),
         };
         target.ok_or(InvalidValue::of::<Self>())
     }

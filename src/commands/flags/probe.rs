@@ -51,6 +51,9 @@ pub struct ProbeArgs {
     /// Connect once, and test neither resumption nor the other TLS version.
     #[arg(long, conflicts_with = "health")]
     pub once: bool,
+    /// Fail if the legacy server shows no sign of life: no data, and no end of the connection after ours.
+    #[arg(long, conflicts_with = "health")]
+    pub expect_answer: bool,
     /// Exit with 3 if a certificate of the chain, or its CA, ends within this number of days.
     #[arg(long, value_name = "DAYS", conflicts_with = "health")]
     pub min_days: Option<u32>,

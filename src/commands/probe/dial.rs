@@ -81,7 +81,7 @@ pub(super) async fn connect(
     let mut tried = Vec::new();
     let failed = |address, error| {
         let problem = match error {
-            DialError::Io(error) => problem(address, &error),
+            DialError::Io(error) | DialError::Source(error) => problem(address, &error),
             DialError::Timeout(share) => Problem::new(
                 ProblemKind::ConnectTimeout,
                 format!("{address} did not answer within {share:.1?}"),
@@ -90,7 +90,7 @@ pub(super) async fn connect(
         };
         tried.push(Tried { address, outcome: Err(problem) });
     };
-    let dialled = first_of(addresses, Instant::now() + limit, failed).await;
+    let dialled = first_of(addresses, None, Instant::now() + limit, failed).await;
     let tcp = dialled.map(|Dialled { tcp, address, took }| {
         tried.push(Tried { address, outcome: Ok(took) });
         // Without it the kernel may delay small messages. It fails on a closed socket, which the handshake reports.

@@ -144,7 +144,9 @@ impl Failure {
                 ProblemKind::HandshakeTimeout,
                 format!("connected, but the server sent nothing within {limit:?}"),
                 "The server waits for another protocol, hangs, or its backlog is full: a sidecar at \
-                 its limit of connections does not accept new ones.",
+                 its limit of connections does not accept new ones. If small answers come through, for example \
+                 with --tls 1.2 or from a server with a smaller certificate, large packets are dropped on the \
+                 path: check the MTU.",
             ),
             Self::Timeout { limit, answered: true } => Problem::new(
                 ProblemKind::HandshakeTimeout,

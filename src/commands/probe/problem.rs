@@ -57,6 +57,8 @@ pub enum ProblemKind {
     TlsError,
     /// The server requested a client certificate, and did not show whether it accepts the one it got, if any.
     ClientCertificateUnanswered,
+    /// The server sent no data and did not answer close_notify, and `--expect-answer` is set.
+    BackendSilent,
     /// A certificate is past its notAfter.
     CertificateExpired,
     /// A certificate is before its notBefore.
@@ -89,6 +91,7 @@ impl ProblemKind {
         Self::Incompatible,
         Self::TlsError,
         Self::ClientCertificateUnanswered,
+        Self::BackendSilent,
         Self::CertificateExpired,
         Self::CertificateNotYetValid,
         Self::CertificateExpiresSoon,
@@ -115,6 +118,7 @@ impl fmt::Display for ProblemKind {
             Self::Incompatible => "incompatible",
             Self::TlsError => "tls_error",
             Self::ClientCertificateUnanswered => "client_certificate_unanswered",
+            Self::BackendSilent => "backend_silent",
             Self::CertificateExpired => "certificate_expired",
             Self::CertificateNotYetValid => "certificate_not_yet_valid",
             Self::CertificateExpiresSoon => "certificate_expires_soon",

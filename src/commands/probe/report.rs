@@ -43,7 +43,11 @@ pub(super) struct ProbeReport {
     pub(super) resumption: ResumptionReport,
     pub(super) versions: Vec<(TlsVersion, VersionSupport)>,
     pub(super) problems: Vec<Problem>,
+    /// Observations that may be right, and do not count as problems.
+    pub(super) notices: Vec<Problem>,
     offers_all: bool,
+    /// The lack of an answer is a problem.
+    expects_answer: bool,
 }
 
 /// The negotiated parameters of the first handshake.
@@ -122,7 +126,9 @@ impl ProbeReport {
             resumption: ResumptionReport::NotTried,
             versions: Vec::new(),
             problems: Vec::new(),
+            notices: Vec::new(),
             offers_all: args.tls.is_none(),
+            expects_answer: args.expect_answer,
         }
     }
 
@@ -155,6 +161,7 @@ impl ProbeReport {
             greeting: (!attempt.greeting.is_empty()).then(|| printable::bytes(&attempt.greeting)),
         });
         self.close_answered = attempt.close_answered;
+        self.check_answer(attempt);
         let request = attempt.captured.request.as_ref();
         let failure = attempt.failure.as_ref();
         let sent_no_certificate = request.is_some_and(|request| !request.sent);
@@ -178,6 +185,16 @@ impl ProbeReport {
         let reported = self.problems.first().map(|problem| problem.kind);
         self.problems.extend(verdict.problems.into_iter().filter(|p| Some(p.kind) != reported));
     }
+}
+
+/// The observation that a server behind the TLS gave no sign of life.
+fn silent() -> Problem {
+    Problem::new(
+        ProblemKind::BackendSilent,
+        "after the handshake the server sent no data, and it did not answer our close_notify",
+        "Behind a sidecar the legacy server hangs, its backlog is full, or it keeps connections whose client has ended \
+         its stream. Look at tlsidecar_sessions_by_silence and at the server itself.",
+    )
 }
 
 /// The problem of a server that may reject the client after the reads of the probe.
@@ -211,6 +228,17 @@ fn printable_details(details: Details) -> Details {
     }
 }
 
+impl ProbeReport {
+    /// Adds a notice, or with `--expect-answer` a problem, if nothing shows that a server is behind the TLS.
+    fn check_answer(&mut self, attempt: &Attempt) {
+        let is_silent = attempt.close_answered == Some(false) && attempt.greeting.is_empty();
+        match is_silent.then(silent) {
+            Some(problem) if self.expects_answer => self.problems.push(problem),
+            notice => self.notices.extend(notice),
+        }
+    }
+}
+
 impl fmt::Display for ProbeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.target)?;
@@ -230,6 +258,9 @@ impl fmt::Display for ProbeReport {
         }?;
         for Problem { kind, message, advice, .. } in &self.problems {
             writeln!(f, "  {kind}: {message}\n      {advice}")?;
+        }
+        for Problem { kind, message, advice, .. } in &self.notices {
+            writeln!(f, "notice\n  {kind}: {message}\n      {advice}")?;
         }
         Ok(())
     }

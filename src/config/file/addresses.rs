@@ -11,7 +11,8 @@ use toml::Spanned;
 
 use super::problem::Problems;
 use super::sections::{AdminSection, ListenerSection};
-use super::text::Text;
+use super::text::Expanded;
+use crate::config::values::ListenAddress;
 use crate::config::{AdminConfig, AdminListen, overlap};
 
 /// The longest path of a Unix socket: `sun_path` holds 108 bytes with its NUL (unix(7)).
@@ -31,7 +32,7 @@ pub(super) fn into_admin(section: AdminSection, problems: &mut Problems<'_>) -> 
     AdminConfig {
         listen: section.listen.map_or_else(|| AdminConfig::default().listen, |l| l.into_inner().0),
         socket,
-        metrics_listen: section.metrics_listen.map(|listen| listen.into_inner().0),
+        metrics_listen: section.metrics_listen.map(|listen| listen.into_inner().0.0),
         token_file,
     }
 }
@@ -79,10 +80,10 @@ impl Taken {
     fn claim(
         &mut self,
         key: String,
-        listen: &Spanned<Text<SocketAddr>>,
+        listen: &Spanned<Expanded<ListenAddress>>,
         problems: &mut Problems<'_>,
     ) {
-        let address = listen.as_ref().0;
+        let address = listen.as_ref().0.0;
         match self.overlapping(address) {
             Some((first, other)) => {
                 let message = format!("found \"{address}\", but {first} has \"{other}\"");

@@ -4,13 +4,13 @@
 //!
 //! **Not here.** The types of the rules (`config/allow.rs`), reading the file again (`reload.rs`).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::problem::{ConfigError, Problems};
-use super::text::Text;
+use super::text::{PathText, Text};
 use crate::config::{Allow, AllowRules, SpkiSha256};
 use crate::terms::name_pattern::NamePattern;
 use crate::terms::rule_pattern::{TextPattern, UriPattern};
@@ -24,7 +24,7 @@ pub(super) struct AllowSection {
     uri: Option<Vec<Text<UriPattern>>>,
     ou: Option<Vec<Text<TextPattern>>>,
     spki_sha256: Option<Vec<Text<SpkiSha256>>>,
-    file: Option<Spanned<PathBuf>>,
+    file: Option<Spanned<PathText>>,
 }
 
 impl AllowSection {

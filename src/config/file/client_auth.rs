@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::allow::AllowSection;
 use super::problem::Problems;
-use super::text::{AuthChoice, Text};
+use super::text::{AuthChoice, PathText, Text};
 use crate::config::{
     Allow, ClientAuth, ClientTrust, CrlCheck, CrlRules, ExpiredCrl, UnknownStatus,
 };
@@ -17,8 +17,8 @@ use crate::config::{
 /// The keys about client certificates that a listener or a route has in the file.
 pub(super) struct WrittenClientKeys {
     pub(super) choice: Option<Spanned<Text<AuthChoice>>>,
-    pub(super) ca: Option<Spanned<PathBuf>>,
-    pub(super) crls: Option<Vec<Spanned<PathBuf>>>,
+    pub(super) ca: Option<Spanned<PathText>>,
+    pub(super) crls: Option<Vec<Spanned<PathText>>>,
     pub(super) crl_check: Option<CrlCheck>,
     pub(super) crl_unknown: Option<UnknownStatus>,
     pub(super) crl_expired: Option<ExpiredCrl>,
@@ -69,7 +69,7 @@ impl WrittenClientKeys {
         let key = format!("{owner}.tls");
         let ca = self.ca.map(|ca| problems.named_file(&ca, &format!("{key}.client_ca")));
         let crls = self.crls.map(|crls| {
-            let named = |(i, crl): (usize, &Spanned<PathBuf>)| {
+            let named = |(i, crl): (usize, &Spanned<PathText>)| {
                 problems.named_file(crl, &format!("{key}.crls[{i}]"))
             };
             crls.iter().enumerate().map(named).collect()

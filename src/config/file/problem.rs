@@ -19,6 +19,8 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue, Deserializer, Error};
 
+use super::root::below;
+use super::text::PathText;
 use crate::regular_file;
 use crate::text::{Shown, one_line};
 
@@ -71,6 +73,47 @@ impl ConfigError {
     }
 }
 
+impl ConfigProblem {
+    /// Returns the value found and the allowed values, where the message has them: "found …, expected …", or serde's
+    /// "invalid value: …, expected …". A description of what was found is no value.
+    #[must_use]
+    pub fn found_and_expected(&self) -> (Option<&str>, Option<&str>) {
+        let forms = ["found ", "invalid value: ", "invalid type: ", "unknown field "];
+        let stated = forms.iter().find_map(|form| self.message.strip_prefix(form));
+        let (found, rest) = match stated.and_then(split_after_value) {
+            Some((value, rest)) => (Some(value), rest),
+            None => (None, &*self.message),
+        };
+        (found, rest.rsplit_once(", expected ").map(|(_, expected)| expected))
+    }
+}
+
+/// Splits a text after the value that it begins with, with its type in serde's words; none if it begins with prose.
+fn split_after_value(text: &str) -> Option<(&str, &str)> {
+    let types = ["string ", "integer ", "floating point ", "boolean "];
+    let start = types.iter().find(|prefix| text.starts_with(**prefix)).map_or(0, |p| p.len());
+    let value = &text[start..];
+    let end = match value.chars().next()? {
+        '"' => {
+            let mut is_escaped = false;
+            let is_end = |(_, c): &(usize, char)| {
+                let is_end = *c == '"' && !is_escaped;
+                is_escaped = *c == '\\' && !is_escaped;
+                is_end
+            };
+            value.char_indices().skip(1).find(is_end)?.0 + 1
+        }
+        '`' => value[1..].find('`')? + 2,
+        _ => {
+            let end = value.find([' ', ','])?;
+            let follows = |form: &str| value[end..].starts_with(form);
+            let forms = [", expected ", " without quotation marks", " twice"];
+            forms.into_iter().any(follows).then_some(end)?
+        }
+    };
+    Some(text.split_at(start + end))
+}
+
 impl std::error::Error for ConfigError {}
 
 impl fmt::Display for ConfigError {
@@ -83,6 +126,8 @@ impl fmt::Display for ConfigError {
 pub(super) struct Problems<'a> {
     text: &'a str,
     file: &'a Path,
+    /// The directory below which absolute paths are looked up.
+    pub(super) root: Option<&'a Path>,
     found: Vec<FoundProblem>,
     /// Keys whose values are invalid and were removed from the document.
     invalid: BTreeSet<String>,
@@ -100,20 +145,27 @@ struct FoundProblem {
 
 impl<'a> Problems<'a> {
     pub(super) const fn new(text: &'a str, file: &'a Path) -> Self {
-        Self { text, file, found: Vec::new(), invalid: BTreeSet::new(), named_files: Vec::new() }
+        Self {
+            text,
+            file,
+            root: None,
+            found: Vec::new(),
+            invalid: BTreeSet::new(),
+            named_files: Vec::new(),
+        }
     }
 
     /// As [`Self::path`], for a file in `key` that must be readable.
-    pub(super) fn named_file(&mut self, path: &Spanned<PathBuf>, key: &str) -> PathBuf {
+    pub(super) fn named_file(&mut self, path: &Spanned<PathText>, key: &str) -> PathBuf {
         let full = self.path(path);
         self.named_files.push((path.span(), key.to_owned(), full.clone()));
         full
     }
 
     /// Returns a path relative to the directory of the file.
-    pub(super) fn path(&self, path: &Spanned<PathBuf>) -> PathBuf {
+    pub(super) fn path(&self, path: &Spanned<PathText>) -> PathBuf {
         let directory = self.file.parent().unwrap_or_else(|| Path::new(""));
-        directory.join(path.as_ref())
+        directory.join(below(self.root, &path.as_ref().0))
     }
 
     /// Adds a problem for each named file that cannot be read.
@@ -186,8 +238,21 @@ impl<'a> Problems<'a> {
     /// Deserializes the text as a `T`. Adds a problem for each syntax error or, without one, each invalid value.
     pub(super) fn collect<T: for<'de> Deserialize<'de>>(&mut self) -> Option<T> {
         let (document, errors) = DeTable::parse_recoverable(self.text);
+        let mut explained = 0;
         for error in &errors {
-            self.at(error.span().unwrap_or(0..0), "", error.message());
+            let place = error.span().unwrap_or(0..0);
+            match unquoted(self.text, place.start) {
+                // A text without quotation marks is several errors.
+                Some(Unquoted { place, .. }) if place.end == explained => {}
+                Some(Unquoted { key, value, place }) => {
+                    explained = place.end;
+                    let message = format!(
+                        "found {value} without quotation marks, expected {value:?}: text needs them"
+                    );
+                    self.at(place, key, &message);
+                }
+                None => self.at(place, "", error.message()),
+            }
         }
         // After a syntax error, the values that follow may be in the wrong section.
         if !errors.is_empty() {
@@ -290,6 +355,28 @@ impl<'a> Problems<'a> {
             }
         }
     }
+}
+
+/// A text that is written without quotation marks.
+struct Unquoted<'a> {
+    key: &'a str,
+    value: &'a str,
+    place: Range<usize>,
+}
+
+/// Returns the text without quotation marks in the line with a syntax error at `offset`, such as an address.
+fn unquoted(text: &str, offset: usize) -> Option<Unquoted<'_>> {
+    let offset = text.floor_char_boundary(offset);
+    let start = text[..offset].rfind('\n').map_or(0, |end| end + 1);
+    let line = text[start..].lines().next()?;
+    let (key, written) = line.split_once('=')?;
+    let value = written.split(" #").next()?.trim();
+    // "[::]:8883" is one too, and a list is not.
+    let is_text = value.starts_with(|c: char| c.is_alphanumeric() || "/.:$*[".contains(c))
+        && !value.contains(|c: char| c.is_whitespace() || "\"'=,".contains(c))
+        && !value.ends_with(']');
+    let at = start + line.len() - written.len() + written.find(value)?;
+    is_text.then(|| Unquoted { key: key.trim(), value, place: at..at + value.len() })
 }
 
 /// Counts the lines and columns of sorted problems in one pass.

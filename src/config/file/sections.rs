@@ -2,24 +2,25 @@
 //!
 //! **Not here.** Checks of several values together (`file.rs`), the types of values (`config/values.rs`).
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::allow::AllowSection;
-use super::text::{AuthChoice, Text, Whole};
+use super::text::{AuthChoice, BackendTexts, Expanded, PathText, RecordBytes, Text, Texts, Whole};
 use crate::config::rollout::Percent;
+use crate::config::suites::{LegacySuite, UsualSuite};
 use crate::config::values::{
-    AlpnProtocol, AnyDuration, BufferedBytes, ChainBytes, HandshakeBytes, HelloBytes, ListenerName,
-    NonZeroDuration, RecheckSpread, SessionAge,
+    AlpnProtocol, AnyDuration, BufferedBytes, ChainBytes, CheckInterval, HandshakeBytes,
+    HelloBytes, ListenAddress, ListenerName, NonZeroDuration, RecheckSpread, SessionAge,
 };
 use crate::config::{
-    AdminListen, BackendAddress, Cidr, CrlCheck, ExpiredCrl, GuardAction, Guards, HeaderTlv,
-    IdentityLimit, Limits, LogConfig, OverIdentityLimit, ProcessConfig, SendHeader, ShutdownConfig,
-    Tcp, Timeouts, TlsVersion, UnknownName, UnknownStatus,
+    AdminListen, BalancePolicy, Cidr, ConnectTime, CrlCheck, ExpiredCrl, GuardAction, Guards,
+    HeaderTlv, IdentityLimit, KeyGroup, Limits, LogConfig, OverIdentityLimit, ProcessConfig,
+    SendHeader, ShutdownConfig, SourceAddress, SourcePrefix, Tcp, Timeouts, TlsVersion,
+    UnknownName, UnknownStatus,
 };
 use crate::logging::{Filter, Format};
 use crate::terms::name_pattern::NamePattern;
@@ -42,10 +43,10 @@ pub(super) struct Document {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a section [admin]")]
 pub(super) struct AdminSection {
-    pub(super) listen: Option<Spanned<Text<AdminListen>>>,
-    pub(super) socket: Option<Spanned<PathBuf>>,
-    pub(super) metrics_listen: Option<Spanned<Text<SocketAddr>>>,
-    pub(super) token_file: Option<Spanned<PathBuf>>,
+    pub(super) listen: Option<Spanned<Expanded<AdminListen>>>,
+    pub(super) socket: Option<Spanned<PathText>>,
+    pub(super) metrics_listen: Option<Spanned<Expanded<ListenAddress>>>,
+    pub(super) token_file: Option<Spanned<PathText>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -60,6 +61,7 @@ pub(super) struct LogSection {
 pub(super) struct ProcessSection {
     pub(super) dumpable: Option<bool>,
     pub(super) landlock: Option<bool>,
+    pub(super) max_connections: Option<Whole<0, 1_000_000>>,
     pub(super) max_handshake_bytes: Option<Text<HandshakeBytes>>,
     pub(super) max_buffered_bytes: Option<Text<BufferedBytes>>,
 }
@@ -70,14 +72,18 @@ pub(super) struct ShutdownSection {
     pub(super) delay: Option<Text<AnyDuration>>,
     pub(super) drain_spread: Option<Spanned<Text<AnyDuration>>>,
     pub(super) drain_timeout: Option<Text<AnyDuration>>,
+    pub(super) max_closes_per_second: Option<Whole<0, 1_000_000>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a section [[listener]]")]
 pub(super) struct ListenerSection {
     pub(super) name: Option<Spanned<Text<ListenerName>>>,
-    pub(super) listen: Option<Spanned<Text<SocketAddr>>>,
-    pub(super) backend: Option<Text<BackendAddress>>,
+    pub(super) listen: Option<Spanned<Expanded<ListenAddress>>>,
+    pub(super) reuse_port: Option<bool>,
+    pub(super) backend: Option<Spanned<BackendTexts>>,
+    #[serde(default)]
+    pub(super) balance: BalanceSection,
     pub(super) tls: Option<Spanned<TlsSection>>,
     pub(super) allow: Option<Spanned<AllowSection>>,
     #[serde(default)]
@@ -101,18 +107,23 @@ pub(super) struct TlsSection {
     #[serde(default)]
     pub(super) guards: GuardsSection,
     pub(super) rollout: Option<Spanned<RolloutSection>>,
-    pub(super) min_version: Option<Text<TlsVersion>>,
+    pub(super) min_version: Option<Spanned<Text<TlsVersion>>>,
+    pub(super) suites: Texts<UsualSuite>,
+    pub(super) legacy_suites: Texts<LegacySuite>,
+    pub(super) groups: Texts<KeyGroup>,
     pub(super) client_auth: Option<Spanned<Text<AuthChoice>>>,
-    pub(super) client_ca: Option<Spanned<PathBuf>>,
-    pub(super) crls: Option<Vec<Spanned<PathBuf>>>,
+    pub(super) client_ca: Option<Spanned<PathText>>,
+    pub(super) crls: Option<Vec<Spanned<PathText>>>,
     pub(super) crl_check: Option<Spanned<Text<CrlCheck>>>,
     pub(super) crl_unknown: Option<Spanned<Text<UnknownStatus>>>,
     pub(super) crl_expired: Option<Spanned<Text<ExpiredCrl>>>,
     pub(super) accept_expired_client_certs: Option<Spanned<bool>>,
     pub(super) send_ca_names: Option<Spanned<bool>>,
     pub(super) alpn: Option<Spanned<Vec<Text<AlpnProtocol>>>>,
+    pub(super) max_record_bytes: Option<RecordBytes>,
+    pub(super) small_first_records: Option<bool>,
     pub(super) tickets: Option<Whole<0, 4>>,
-    pub(super) ticket_keys: Option<Spanned<PathBuf>>,
+    pub(super) ticket_keys: Option<Spanned<PathText>>,
     pub(super) max_session_age: Option<Text<SessionAge>>,
     pub(super) max_chain_certificates: Option<Spanned<Whole<1, 100>>>,
     pub(super) max_chain_bytes: Option<Spanned<Text<ChainBytes>>>,
@@ -127,8 +138,8 @@ pub(super) struct TlsSection {
     expecting = "a pair such as { cert = \"tls.crt\", key = \"tls.key\" }"
 )]
 pub(super) struct CertificateSection {
-    pub(super) cert: Option<Spanned<PathBuf>>,
-    pub(super) key: Option<Spanned<PathBuf>>,
+    pub(super) cert: Option<Spanned<PathText>>,
+    pub(super) key: Option<Spanned<PathText>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -158,9 +169,19 @@ pub(super) struct RouteSection {
     pub(super) sni: Vec<Text<NamePattern>>,
     #[serde(default)]
     pub(super) alpn: Vec<Text<AlpnProtocol>>,
-    pub(super) backend: Option<Text<BackendAddress>>,
+    pub(super) backend: Option<Spanned<BackendTexts>>,
     pub(super) tls: Option<Spanned<TlsSection>>,
     pub(super) allow: Option<Spanned<AllowSection>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a section [listener.balance]")]
+pub(super) struct BalanceSection {
+    pub(super) policy: Option<Spanned<Text<BalancePolicy>>>,
+    pub(super) check_interval: Option<Text<CheckInterval>>,
+    pub(super) connect: Option<Text<ConnectTime>>,
+    pub(super) max_connects_in_progress: Option<Whole<0, 1_000_000>>,
+    pub(super) source: Option<Spanned<Text<SourceAddress>>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -179,11 +200,20 @@ pub(super) struct TimeoutsSection {
 pub(super) struct LimitsSection {
     pub(super) max_connections: Option<Whole<0, 1_000_000>>,
     pub(super) max_connections_per_source: Option<Whole<0, 1_000_000>>,
+    #[serde(default)]
+    pub(super) source_prefix: SourcePrefixSection,
     pub(super) max_connections_per_identity: Option<Spanned<Whole<0, 10_000>>>,
     pub(super) over_identity_limit: Option<Text<OverIdentityLimit>>,
     pub(super) max_handshakes_in_progress: Option<Whole<0, 10_000>>,
     pub(super) max_handshakes_per_second: Option<Whole<0, 1_000_000>>,
     pub(super) max_hello_bytes: Option<Text<HelloBytes>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table such as { v4 = 24, v6 = 56 }")]
+pub(super) struct SourcePrefixSection {
+    pub(super) v4: Option<Whole<1, 32>>,
+    pub(super) v6: Option<Whole<1, 128>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -217,6 +247,7 @@ impl From<ProcessSection> for ProcessConfig {
         Self {
             dumpable: section.dumpable.unwrap_or(default.dumpable),
             landlock: section.landlock.unwrap_or(default.landlock),
+            max_connections: limit_of(section.max_connections),
             max_handshake_bytes: section
                 .max_handshake_bytes
                 .map_or(default.max_handshake_bytes, |bytes| bytes.0.0),
@@ -232,6 +263,9 @@ impl From<ShutdownSection> for ShutdownConfig {
             delay: section.delay.map_or(default.delay, |d| d.0.0),
             drain_spread: section.drain_spread.map_or(default.drain_spread, |d| d.into_inner().0.0),
             drain_timeout: section.drain_timeout.map_or(default.drain_timeout, |d| d.0.0),
+            max_closes_per_second: section
+                .max_closes_per_second
+                .and_then(|most| NonZeroU32::new(most.0)),
         }
     }
 }
@@ -266,20 +300,16 @@ impl From<TimeoutsSection> for Timeouts {
 
 impl From<LimitsSection> for Limits {
     fn from(section: LimitsSection) -> Self {
-        let unless_zero = |max: u32| usize::try_from(max).ok().filter(|&max| max != 0);
         let over = section.over_identity_limit.map_or_else(Default::default, |over| over.0);
         let per_identity = section.max_connections_per_identity;
-        let per_identity = per_identity.and_then(|m| unless_zero(m.into_inner().0));
+        let per_identity = limit_of(per_identity.map(Spanned::into_inner));
         let default = Self::default();
         Self {
-            max_connections: section.max_connections.and_then(|m| unless_zero(m.0)),
-            max_connections_per_source: section
-                .max_connections_per_source
-                .and_then(|max| unless_zero(max.0)),
+            max_connections: limit_of(section.max_connections),
+            max_connections_per_source: limit_of(section.max_connections_per_source),
+            source_prefix: section.source_prefix.into(),
             per_identity: per_identity.map(|max| IdentityLimit { max, over }),
-            max_handshakes_in_progress: section
-                .max_handshakes_in_progress
-                .and_then(|max| unless_zero(max.0)),
+            max_handshakes_in_progress: limit_of(section.max_handshakes_in_progress),
             max_handshakes_per_second: section
                 .max_handshakes_per_second
                 .map(|max| max.0)
@@ -287,6 +317,20 @@ impl From<LimitsSection> for Limits {
             max_hello_bytes: section.max_hello_bytes.map_or(default.max_hello_bytes, |b| b.0.0),
         }
     }
+}
+
+impl From<SourcePrefixSection> for SourcePrefix {
+    fn from(section: SourcePrefixSection) -> Self {
+        let default = Self::default();
+        Self {
+            v4: section.v4.map_or(default.v4, |bits| length(bits.0)),
+            v6: section.v6.map_or(default.v6, |bits| length(bits.0)),
+        }
+    }
+}
+
+fn length(bits: u32) -> u8 {
+    u8::try_from(bits).expect("a prefix has at most 128 bits")
 }
 
 impl From<TcpSection> for Tcp {
@@ -302,4 +346,9 @@ impl From<TcpSection> for Tcp {
 /// `"0s"` disables a limit; an absent key has the default.
 fn unless_zero(found: Option<Text<AnyDuration>>, default: Option<Duration>) -> Option<Duration> {
     found.map_or(default, |d| Some(d.0.0).filter(|d| !d.is_zero()))
+}
+
+/// 0 disables a limit, and so does an absent key.
+fn limit_of<const MAX: u32>(found: Option<Whole<0, MAX>>) -> Option<usize> {
+    found.and_then(|max| usize::try_from(max.0).ok()).filter(|&max| max != 0)
 }

@@ -13,6 +13,7 @@ use super::client_key_places::ClientKeyPlaces;
 use super::problem::Problems;
 use super::rollout::into_rollout;
 use super::sections::{CertificateSection, TlsSection};
+use super::suites::{self, VersionPlaces};
 use crate::config::{CertificateFiles, ClientAuth, TlsConfig};
 
 /// The TLS of a listener or of a route, with the keys that a route can inherit.
@@ -43,6 +44,7 @@ impl TlsPlace<'_> {
         self.check(&section, key, problems);
         let section = section.into_inner();
         let places = ClientKeyPlaces::of(&section);
+        let versions = VersionPlaces::of(&section);
         let default = TlsConfig::new(Vec::new(), ClientAuth::None);
         let base = self.base.map_or(&default, |base| &base.tls);
         let certificates = match section.certificates {
@@ -73,9 +75,21 @@ impl TlsPlace<'_> {
                 Some(rollout) => into_rollout(rollout, key, problems),
                 None => base.rollout,
             },
-            min_version: section.min_version.map_or(base.min_version, |version| version.0),
+            min_version: section.min_version.map_or(base.min_version, |v| v.into_inner().0),
+            suites: suites::suites(section.suites, &base.suites, key, problems),
+            legacy_suites: suites::legacy(
+                section.legacy_suites,
+                &base.legacy_suites,
+                key,
+                problems,
+            ),
+            groups: suites::groups(section.groups, &base.groups, key, problems),
             client_auth,
             alpn: alpn.map_or_else(|| base.alpn.clone(), Iterator::collect),
+            max_record_bytes: section
+                .max_record_bytes
+                .map_or(base.max_record_bytes, |bytes| bytes.0),
+            small_first_records: section.small_first_records.unwrap_or(base.small_first_records),
             tickets: section
                 .tickets
                 .map_or(base.tickets, |t| u8::try_from(t.0).expect("Whole<0, 4> fits in a u8")),
@@ -93,6 +107,7 @@ impl TlsPlace<'_> {
                 .recheck_spread
                 .map_or(base.recheck_spread, |spread| spread.into_inner().0.0),
         };
+        versions.check(&tls, key, problems);
         if !self.is_inherited {
             places.check((&tls, &clients), key, problems);
         }

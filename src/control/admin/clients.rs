@@ -1,7 +1,7 @@
 //! Connections to the admin port: their deadlines, and their eviction at the limit.
 //!
 //! **Promises.** A probe is accepted whatever other clients do. At the limit of [`Clients::new`], the next
-//! connection evicts one, in this order: one that has not sent a whole request, an idle one, one that does not
+//! connection evicts one, in this order: one that has not sent a whole request, an idle one, a stream, one that does not
 //! read its response, one whose request waits for its turn; of each kind the oldest. A request is never evicted
 //! while its response is made. [`MAX_TURNS`] responses are made at a time, not counting those that are answered
 //! at once. A slow client has [`HEAD_TIMEOUT`] for the head of a request and [`RESPONSE_TIMEOUT`] for the
@@ -18,8 +18,7 @@ use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{CONNECTION, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -53,6 +52,9 @@ const ANNOUNCED_IDLE: &str = "timeout=70";
 
 /// Largest head of a request. Real ones have a line and a few headers.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// Bytes that the reader of a stream may send at a time. Real ones send none.
+const MAX_IGNORED: usize = 64;
 
 /// Pause before the next attempt to evict a connection.
 const EVICTION_PAUSE: Duration = Duration::from_millis(5);
@@ -109,6 +111,8 @@ enum Activity {
     Requesting,
     /// Its last request has been answered.
     Idle,
+    /// Its response is a stream that continues. Its client can resume it.
+    Streaming,
     /// Its response is being written.
     Writing,
     /// Its request waits for its turn.
@@ -180,10 +184,11 @@ impl Drop for ClientPermit {
 
 impl ClientPermit {
     /// Answers requests through `answer` until the client closes, exceeds a deadline, or is evicted.
-    pub(super) async fn serve<Io, F>(self, io: Io, answer: impl Fn(Request<Incoming>, Turn) -> F)
+    pub(super) async fn serve<Io, F, B>(self, io: Io, answer: impl Fn(Request<Incoming>, Turn) -> F)
     where
         Io: AsyncRead + AsyncWrite + Unpin,
-        F: Future<Output = Response<Full<Bytes>>>,
+        F: Future<Output = Response<B>>,
+        B: Body<Data = Bytes, Error = Infallible> + 'static,
     {
         let service = service_fn(|request| {
             self.client.set_activity(Activity::Waiting);
@@ -192,8 +197,13 @@ impl ClientPermit {
             let answering = answer(request, turn);
             async {
                 let mut response = answering.await;
-                self.announce(&mut response);
-                self.client.set_activity(Activity::Writing);
+                // Only a stream has no known length.
+                let is_stream = response.body().size_hint().exact().is_none();
+                self.announce(&mut response, is_stream);
+                self.client.set_activity(match is_stream {
+                    true => Activity::Streaming,
+                    false => Activity::Writing,
+                });
                 Ok::<_, Infallible>(response)
             }
         });
@@ -220,10 +230,10 @@ impl ClientPermit {
     }
 
     /// Announces how long the connection is kept. While fewer than half of the permits are free, it is closed:
-    /// pages in browsers request again and again, and must leave permits for others.
-    fn announce(&self, response: &mut Response<Full<Bytes>>) {
+    /// pages in browsers request again and again, and must leave permits for others. After a stream it is closed.
+    fn announce<B>(&self, response: &mut Response<B>, is_stream: bool) {
         let headers = response.headers_mut();
-        if self.clients.permits.available_permits() < self.clients.max / 2 {
+        if is_stream || self.clients.permits.available_permits() < self.clients.max / 2 {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         } else if !headers.contains_key(CONNECTION) {
             headers.insert(KEEP_ALIVE, HeaderValue::from_static(ANNOUNCED_IDLE));
@@ -260,8 +270,12 @@ impl AdminClient {
 
     /// Notes that everything has been written.
     fn on_flushed(&self) {
-        if self.activity().0 == Activity::Writing {
-            self.set_activity(Activity::Idle);
+        let mut current = self.activity();
+        match current.0 {
+            Activity::Writing => *current = (Activity::Idle, Instant::now()),
+            // The next part has the whole time again.
+            Activity::Streaming => current.1 = Instant::now(),
+            Activity::Requesting | Activity::Idle | Activity::Waiting | Activity::Answering => {}
         }
     }
 
@@ -284,7 +298,10 @@ impl AdminClient {
             + match activity {
                 Activity::Requesting => HEAD_TIMEOUT,
                 Activity::Idle => IDLE_TIMEOUT,
-                Activity::Writing | Activity::Waiting | Activity::Answering => RESPONSE_TIMEOUT,
+                Activity::Streaming
+                | Activity::Writing
+                | Activity::Waiting
+                | Activity::Answering => RESPONSE_TIMEOUT,
             }
     }
 }
@@ -310,7 +327,29 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Watched<Io> {
     }
 }
 
-impl<Io: AsyncWrite + Unpin> AsyncWrite for Watched<Io> {
+impl<Io: AsyncRead + Unpin> Watched<Io> {
+    /// Returns whether the reader of a stream has closed its side, and wakes the task when it does. hyper does not read
+    /// while it answers.
+    fn has_left(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.client.activity().0 != Activity::Streaming {
+            return false;
+        }
+        // What it sends is ignored: the connection is closed after the stream.
+        let mut ignored = [0; MAX_IGNORED];
+        let mut ignored = ReadBuf::new(&mut ignored);
+        while ignored.remaining() > 0 {
+            let before = ignored.filled().len();
+            match Pin::new(&mut self.io).poll_read(cx, &mut ignored) {
+                Poll::Pending => return false,
+                Poll::Ready(Ok(())) if ignored.filled().len() > before => {}
+                Poll::Ready(Ok(()) | Err(_)) => return true,
+            }
+        }
+        true
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<Io> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -331,8 +370,11 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Watched<Io> {
         self.io.is_write_vectored()
     }
 
-    /// hyper flushes once it has written a whole response.
+    /// hyper flushes once it has written a whole response, and after each part of a stream.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.has_left(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         let flushed = Pin::new(&mut self.io).poll_flush(cx);
         if flushed.is_ready() {
             self.client.on_flushed();
@@ -347,6 +389,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Watched<Io> {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::Full;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::task::JoinHandle;
 
@@ -360,6 +403,11 @@ mod tests {
         let answer = move |_, _| std::future::ready(Response::new(Full::from(vec![b'x'; bytes])));
         let permit = clients.permit().await;
         (client, tokio::spawn(async move { permit.serve(ours, answer).await }))
+    }
+
+    /// Makes a response that never comes.
+    async fn never() -> Response<Full<Bytes>> {
+        std::future::pending().await
     }
 
     async fn ask(client: &mut DuplexStream) -> String {
@@ -390,7 +438,7 @@ mod tests {
         let (mut client, ours) = duplex(1024);
         client.write_all(REQUEST).await.unwrap();
         let permit = clients.permit().await;
-        let served = tokio::spawn(permit.serve(ours, async |_, _| std::future::pending().await));
+        let served = tokio::spawn(permit.serve(ours, async |_, _| never().await));
         assert_eq!(ends_after(served).await, RESPONSE_TIMEOUT);
     }
 
@@ -438,7 +486,7 @@ mod tests {
         let permit = clients.permit().await;
         let made = tokio::spawn(permit.serve(ours, async |_, turn: Turn| {
             let _turn = turn.wait().await;
-            std::future::pending().await
+            never().await
         }));
         sleep(Duration::from_millis(1)).await;
         for ends in [silent_served, half_served, idle_served, unread_served] {

@@ -5,6 +5,7 @@
 //!
 //! **Not here.** The answers (`admin.rs`), the connections (`clients.rs`).
 
+use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::net::SocketAddr;
@@ -44,6 +45,16 @@ pub(crate) enum Scope {
     Metrics,
 }
 
+/// The other end of a connection, for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Caller {
+    Tcp(SocketAddr),
+    /// A process of this user, as the kernel reports it: SO_PEERCRED of unix(7).
+    Unix {
+        uid: Option<u32>,
+    },
+}
+
 /// A connection of any kind.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -72,10 +83,27 @@ impl Endpoint {
         Ok(Self { acceptor, scope: Scope::Whole, is_local: false })
     }
 
-    pub(super) async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+    pub(super) async fn accept(&self) -> io::Result<(Box<dyn Stream>, Caller)> {
         match &self.acceptor {
-            Acceptor::Tcp(listener) => Ok(Box::new(listener.accept().await?.0)),
-            Acceptor::Unix(listener) => Ok(Box::new(listener.accept().await?.0)),
+            Acceptor::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Ok((Box::new(stream), Caller::Tcp(address)))
+            }
+            Acceptor::Unix(listener) => {
+                let stream = listener.accept().await?.0;
+                let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
+                Ok((Box::new(stream), Caller::Unix { uid }))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix { uid: Some(uid) } => write!(f, "uid {uid}"),
+            Self::Unix { uid: None } => f.write_str("a local process"),
         }
     }
 }

@@ -7,7 +7,7 @@
 
 use serde::Serialize;
 
-use super::query::{SessionFilter, session_id};
+use super::query::{session_filter, session_id};
 use super::response::to_json;
 use crate::sessions::Sessions;
 use crate::terms::reason::Reason;
@@ -50,8 +50,8 @@ pub(super) fn one(sessions: &Sessions, id: &str) -> Result<String, Refusal> {
 /// # Errors
 /// The query has a mistake, or no filter.
 pub(super) fn matching(sessions: &Sessions, query: &str) -> Result<String, Refusal> {
-    let filter = SessionFilter::parse(query).map_err(Refusal::Invalid)?;
-    let stopped = sessions.stop(|session| filter.selects(session), Reason::Killed);
+    let filter = session_filter(query).map_err(Refusal::Invalid)?;
+    let stopped = sessions.stop(|session| filter.selects(&session.seen()), Reason::Killed);
     let filter = shortened(query, MAX_LOGGED);
     tracing::info!(filter, stopped, "sessions ended through the admin port");
     Ok(to_json(&KillView { stopped }))

@@ -1,17 +1,21 @@
-//! Query strings of `GET /sessions`, `DELETE /sessions`, `GET /top` and `POST /reload`.
+//! Query strings of `GET /sessions`, `DELETE /sessions`, `GET /top`, `GET /events`,
+//! `POST /trace` and `POST /reload`.
 //!
 //! **Promises.** An unknown key, a second value for a key, or a value that is not allowed is refused, with the
 //! allowed ones: a misspelt filter must not return everything, and a `DELETE` without a filter stops nothing.
 //!
-//! **Not here.** The responses (`views.rs`).
+//! **Not here.** The responses (`views.rs`), the filter (`sessions/filter.rs`).
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use form_urlencoded::parse;
 
+use super::status::Status;
+use crate::events::{EventKind, Happened};
 use crate::reload::rollouts::RolloutOrder;
 use crate::sessions::Session;
+use crate::sessions::filter::{PeerFilter, Seen, SessionFilter};
 use crate::sessions::top::{By, What};
 use crate::terms::closed_set::{ClosedSet, closed_set};
 use crate::terms::name_pattern::NamePattern;
@@ -28,6 +32,9 @@ const MAX_KEYS: usize = 16;
 
 /// In bytes. Identities are cut to as many characters (`trust/identity.rs`).
 const LONGEST_PATTERN: usize = 256;
+
+/// Longest time of a trace.
+const MAX_TRACE_SECONDS: u64 = 3600;
 
 /// Keys of [`SessionFilter`].
 const FILTER_KEYS: &str = "listener, identity, sni, peer";
@@ -61,19 +68,14 @@ closed_set! {
     }
 }
 
-/// A filter for sessions. All parts that are given must match.
+/// A selection of events. All parts that are given must match.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct SessionFilter {
-    listener: Option<String>,
-    identity: Option<NamePattern>,
-    peer: Option<PeerFilter>,
-    server_name: Option<String>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum PeerFilter {
-    Any(IpAddr),
-    Just(SocketAddr),
+pub(super) struct EventQuery {
+    pub(super) filter: SessionFilter,
+    /// The kinds; all if there are none.
+    kinds: Vec<EventKind>,
+    /// The number of the last event that the reader has.
+    pub(super) since: Option<u64>,
 }
 
 /// A choice of one table of counts.
@@ -97,7 +99,7 @@ impl SessionQuery {
                 "search" => wanted.search = Some(value.to_lowercase()),
                 "sort" => wanted.sort = one_of(&key, &value)?,
                 "after" => wanted.after = session_id(&key, &value)?,
-                _ if wanted.filter.set(&key, &value)? => {}
+                _ if set(&mut wanted.filter, &key, &value)? => {}
                 _ => {
                     return Err(unknown(
                         &key,
@@ -113,7 +115,7 @@ impl SessionQuery {
     pub(super) fn includes(&self, session: &Session) -> bool {
         session.is_established()
             && session.id > self.after
-            && self.filter.selects(session)
+            && self.filter.selects(&session.seen())
             && self.search.as_deref().is_none_or(|text| contains(session, text))
     }
 
@@ -122,51 +124,142 @@ impl SessionQuery {
     }
 }
 
-impl SessionFilter {
-    /// Parses a query string that selects sessions to stop.
+/// Parses a query string that selects sessions to stop.
+///
+/// # Errors
+/// A sentence about the first mistake. A query without a filter is one.
+pub(super) fn session_filter(query: &str) -> Result<SessionFilter, String> {
+    let mut filter = SessionFilter::default();
+    for (key, value) in keys(query)? {
+        if !set(&mut filter, &key, &value)? {
+            return Err(unknown(&key, FILTER_KEYS));
+        }
+    }
+    not_empty(filter)
+}
+
+/// Returns a filter that selects something.
+fn not_empty(filter: SessionFilter) -> Result<SessionFilter, String> {
+    if filter == SessionFilter::default() {
+        return Err(format!("no filter; expected at least one of: {FILTER_KEYS}\n"));
+    }
+    Ok(filter)
+}
+
+/// Checks the listener of a filter for what is to come.
+///
+/// # Errors
+/// A sentence about a listener that there is not: nothing would ever be selected.
+pub(super) fn check_listener(filter: &SessionFilter, status: &Status) -> Result<(), String> {
+    let Some(name) = &filter.listener else { return Ok(()) };
+    let known: Vec<_> = status.listeners().collect();
+    let is_known = known.contains(&name.as_str());
+    is_known.then_some(()).ok_or_else(|| refused("listener", name, &known.join(", ")))
+}
+
+/// Sets a part of a filter. Returns false if it has no such key.
+fn set(filter: &mut SessionFilter, key: &str, value: &str) -> Result<bool, String> {
+    match key {
+        "listener" => filter.listener = Some(value.to_owned()),
+        "identity" => filter.identity = Some(pattern(value)?),
+        "sni" => filter.server_name = Some(value.to_owned()),
+        "peer" => filter.peer = Some(peer(value)?),
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+impl EventQuery {
+    /// Parses a query string.
+    ///
+    /// # Errors
+    /// A sentence about the first mistake.
+    pub(super) fn parse(query: &str) -> Result<Self, String> {
+        let mut wanted = Self::default();
+        for (key, value) in keys(query)? {
+            match &*key {
+                "kind" => {
+                    let kinds = value.split(',').map(|kind| one_of(&key, kind));
+                    wanted.kinds = kinds.collect::<Result<_, _>>()?;
+                }
+                "since" => wanted.since = Some(event_number(&key, &value)?),
+                _ if set(&mut wanted.filter, &key, &value)? => {}
+                _ => return Err(unknown(&key, &format!("{FILTER_KEYS}, kind, since"))),
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// Returns whether the query selects an event. One about lost events is always selected.
+    pub(super) fn includes(&self, what: &Happened) -> bool {
+        let kind = what.kind();
+        if kind == EventKind::Lost {
+            return true;
+        }
+        let is_wanted = self.kinds.is_empty() || self.kinds.contains(&kind);
+        is_wanted && (self.filter == SessionFilter::default() || self.selects(what))
+    }
+
+    /// Returns whether the filter selects the session of an event, or the listener of an event without one.
+    fn selects(&self, what: &Happened) -> bool {
+        match what.session() {
+            Some(session) => self.filter.selects(&Seen {
+                listener: &session.listener,
+                names: &session.names,
+                peer: session.peer,
+                server_name: session.sni.as_deref(),
+            }),
+            None => {
+                let SessionFilter { listener, identity, peer, server_name } = &self.filter;
+                let is_of_all = identity.is_none() && peer.is_none() && server_name.is_none();
+                is_of_all && what.listener() == listener.as_deref()
+            }
+        }
+    }
+}
+
+/// A trace that is to be started.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct TraceQuery {
+    pub(super) filter: SessionFilter,
+    /// Seconds until it ends.
+    pub(super) seconds: u64,
+    /// It includes the secrets of its connections.
+    pub(super) keys: bool,
+}
+
+impl TraceQuery {
+    /// Parses a query string.
     ///
     /// # Errors
     /// A sentence about the first mistake. A query without a filter is one.
     pub(super) fn parse(query: &str) -> Result<Self, String> {
-        let mut filter = Self::default();
+        let (mut filter, mut seconds, mut with_keys) = (SessionFilter::default(), 600, false);
         for (key, value) in keys(query)? {
-            if !filter.set(&key, &value)? {
-                return Err(unknown(&key, FILTER_KEYS));
+            match &*key {
+                "seconds" => {
+                    let number = value.parse().ok().filter(|n| (1..=MAX_TRACE_SECONDS).contains(n));
+                    let allowed = format!("1 to {MAX_TRACE_SECONDS}");
+                    seconds = number.ok_or_else(|| refused(&key, &value, &allowed))?;
+                }
+                "keys" => {
+                    let is_set = value.parse();
+                    with_keys = is_set.map_err(|_| refused(&key, &value, "true, false"))?;
+                }
+                _ if set(&mut filter, &key, &value)? => {}
+                _ => return Err(unknown(&key, &format!("{FILTER_KEYS}, seconds, keys"))),
             }
         }
-        if filter == Self::default() {
-            return Err(format!("no filter; expected at least one of: {FILTER_KEYS}\n"));
-        }
-        Ok(filter)
+        Ok(Self { filter: not_empty(filter)?, seconds, keys: with_keys })
     }
+}
 
-    /// Sets a part of the filter. Returns false if it has no such key.
-    fn set(&mut self, key: &str, value: &str) -> Result<bool, String> {
-        match key {
-            "listener" => self.listener = Some(value.to_owned()),
-            "identity" => self.identity = Some(pattern(value)?),
-            "sni" => self.server_name = Some(value.to_owned()),
-            "peer" => self.peer = Some(peer(value)?),
-            _ => return Ok(false),
-        }
-        Ok(true)
-    }
-
-    /// Returns whether the filter selects a session, in whatever phase it is.
-    pub(super) fn selects(&self, session: &Session) -> bool {
-        let listener = self.listener.as_deref().is_none_or(|name| name == session.metrics.name());
-        let names = || session.identity.get().into_iter().flat_map(|identity| &identity.names);
-        let identity =
-            self.identity.as_ref().is_none_or(|wanted| names().any(|name| wanted.matches(name)));
-        let peer = self.peer.as_ref().is_none_or(|peer| match peer {
-            PeerFilter::Any(address) => *address == session.peer().ip(),
-            PeerFilter::Just(address) => *address == session.peer(),
-        });
-        let server_name = self.server_name.as_deref().is_none_or(|wanted| {
-            session.server_name.get().is_some_and(|name| name.eq_ignore_ascii_case(wanted))
-        });
-        listener && identity && peer && server_name
-    }
+/// Parses the number of an event.
+///
+/// # Errors
+/// A sentence about the mistake.
+pub(super) fn event_number(key: &str, value: &str) -> Result<u64, String> {
+    value.parse().map_err(|_| refused(key, value, "an event's number"))
 }
 
 /// Returns true if a name or an address of the session contains `text`, which is in lower case.
@@ -304,8 +397,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_query_of_events_selects_by_kind_and_by_listener() {
+        let includes =
+            |query: &str, what: &Happened| EventQuery::parse(query).unwrap().includes(what);
+        let drain = Happened::Drain { phase: "draining", connections: 1 };
+        let up = Happened::Backend { listener: "a".into(), backend: "b".into(), up: true };
+        for (query, expected) in [
+            ("", [true, true]),
+            ("kind=drain", [true, false]),
+            ("kind=opened,backend", [false, true]),
+            ("listener=a", [false, true]),
+            ("listener=b", [false, false]),
+            ("identity=a", [false, false]),
+        ] {
+            assert_eq!([&drain, &up].map(|what| includes(query, what)), expected, "{query}");
+            assert!(includes(query, &Happened::Lost { count: None }), "{query}");
+        }
+        let refusal = |query: &str| EventQuery::parse(query).unwrap_err();
+        assert!(refusal("kind=open").contains("opened, closed, refused"));
+        assert!(refusal("since=x").contains("number") && refusal("limit=1").contains("since"));
+    }
+
+    #[test]
     fn a_query_that_stops_sessions_needs_a_filter() {
-        let refusal = |query: &str| SessionFilter::parse(query).unwrap_err();
+        let refusal = |query: &str| session_filter(query).unwrap_err();
         assert!(refusal("").contains("no filter; expected at least one of: listener, identity"));
         for query in ["limit=7", "after=7", "listener=a&limit=7"] {
             assert!(refusal(query).contains("known: listener, identity, sni, peer\n"), "{query}");

@@ -4,8 +4,11 @@
 //!
 //! **Not here.** Their content (`status.rs`, `views.rs`, `page.rs`).
 
-use http_body_util::Full;
-use hyper::body::Bytes;
+use std::convert::Infallible;
+
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Bytes};
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS,
@@ -15,8 +18,8 @@ use serde::Serialize;
 
 use super::page::{PAGE, Page};
 
-/// A whole response.
-pub(super) type Reply = Response<Full<Bytes>>;
+/// A response, whole or as a stream.
+pub(super) type Reply = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Reply {
     typed(status, body, "text/plain; charset=utf-8")
@@ -62,7 +65,16 @@ pub(super) fn typed(
     body: impl Into<Bytes>,
     content_type: &'static str,
 ) -> Reply {
-    let mut response = Response::new(Full::new(body.into()));
+    with_body(status, Full::new(body.into()), content_type)
+}
+
+/// Returns a response with this body, which may have no end yet.
+pub(super) fn with_body(
+    status: StatusCode,
+    body: impl Body<Data = Bytes, Error = Infallible> + Send + 'static,
+    content_type: &'static str,
+) -> Reply {
+    let mut response = Response::new(body.boxed_unsync());
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

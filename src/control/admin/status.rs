@@ -16,12 +16,17 @@ use super::response::to_json;
 use super::rollouts::RolloutView;
 use crate::control::history::{History, Increase, Sample};
 use crate::lifecycle::Shutdown;
+use crate::memory;
 use crate::metrics::{
-    ActiveCa, ActiveCertificate, ActiveCrl, BackendMetrics, ListenerMetrics, Load, NameStatus,
-    Reported,
+    ActiveCa, ActiveCertificate, ActiveCrl, BackendMetrics, ListenerMetrics, Load, Metrics,
+    NameStatus, Reported, Resources,
 };
 use crate::reload::ReloadStatus;
-use crate::terms::labels::{ConnectResult, Direction, ReloadOutcome};
+use crate::terms::closed_set::ClosedSet;
+use crate::terms::labels::{
+    Alert, ConnectResult, Direction, Incompatible, LooksLike, NoRouteCause, ReloadOutcome,
+    SuiteKind,
+};
 use crate::terms::reason::Reason;
 use crate::text::one_line;
 use crate::time::unix_seconds;
@@ -30,6 +35,9 @@ use crate::time::unix_seconds;
 pub(crate) struct Status {
     started: Instant,
     host: String,
+    /// In bytes; none if it is unknown.
+    memory_limit: Option<u64>,
+    page_ends_sessions: bool,
     /// In the order of the history's listeners.
     addresses: Vec<SocketAddr>,
     pub(super) history: History,
@@ -46,13 +54,16 @@ struct StatusView<'a> {
     drain: DrainView,
     listeners: Vec<ListenerView<'a>>,
     recent: RecentView<'a>,
-    certificates: Vec<OfListener<'a, ActiveCertificate>>,
+    certificates: Vec<OfListener<'a, CertificateView<'a>>>,
     rollouts: Vec<OfListener<'a, RolloutView>>,
     client_cas: Vec<OfListener<'a, ActiveCa>>,
     crls: Vec<OfListener<'a, ActiveCrl>>,
     reload: ReloadView<'a>,
     backends: Vec<OfListener<'a, BackendView>>,
     names: Vec<NameView<'a>>,
+    resources: ResourcesView,
+    /// True if the status page may end sessions (`guard.rs`).
+    page_ends_sessions: bool,
 }
 
 #[derive(Serialize)]
@@ -62,6 +73,11 @@ struct DrainView {
     spread_seconds: f64,
     /// Sessions that are closed as soon as their exchange has ended.
     waiting: usize,
+    max_closes_per_second: Option<u32>,
+    /// The least time to close all sessions at this limit.
+    least_seconds: Option<f64>,
+    /// The time is longer than the timeout.
+    exceeds_timeout: bool,
 }
 
 #[derive(Serialize)]
@@ -74,8 +90,18 @@ struct ListenerView<'a> {
     handshakes: u64,
     bytes_to_backend: u64,
     bytes_to_client: u64,
-    /// Only reasons that occurred.
+    /// Only reasons that occurred, as all the following.
     closed: BTreeMap<&'static str, u64>,
+    /// Fatal alerts of clients in their handshakes.
+    alerts: BTreeMap<&'static str, u64>,
+    /// Parameters that client and listener did not have in common.
+    incompatible: BTreeMap<&'static str, u64>,
+    /// The best kind of cipher suite that refused clients offered.
+    refused_suites: BTreeMap<&'static str, u64>,
+    /// The protocol that the first bytes of other connections than TLS look like.
+    not_tls: BTreeMap<&'static str, u64>,
+    /// The condition that connections without a route do not meet.
+    no_route: BTreeMap<&'static str, u64>,
 }
 
 /// The last minutes. Each list is as long as `ended_seconds_ago`.
@@ -91,7 +117,14 @@ struct PastView<'a> {
     accepted: Vec<u64>,
     handshakes: Vec<u64>,
     active: Vec<i64>,
+    bytes_to_backend: Vec<u64>,
+    bytes_to_client: Vec<u64>,
     closed: BTreeMap<&'static str, Vec<u64>>,
+    alerts: BTreeMap<&'static str, Vec<u64>>,
+    incompatible: BTreeMap<&'static str, Vec<u64>>,
+    refused_suites: BTreeMap<&'static str, Vec<u64>>,
+    not_tls: BTreeMap<&'static str, Vec<u64>>,
+    no_route: BTreeMap<&'static str, Vec<u64>>,
 }
 
 /// A value with the name of its listener beside its own keys.
@@ -103,9 +136,27 @@ struct OfListener<'a, T> {
 }
 
 #[derive(Serialize)]
+struct CertificateView<'a> {
+    #[serde(flatten)]
+    active: &'a ActiveCertificate,
+    /// The problem of the newer file, for which this certificate is kept.
+    rejected: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ResourcesView {
+    memory_limit_bytes: Option<u64>,
+    #[serde(flatten)]
+    used: Resources,
+}
+
+#[derive(Serialize)]
 struct BackendView {
     backend: String,
     up: Option<bool>,
+    has_replacement: Option<bool>,
+    sessions: usize,
+    waiting: usize,
     connects: BTreeMap<&'static str, u64>,
 }
 
@@ -127,13 +178,29 @@ struct ReloadView<'a> {
 }
 
 impl Status {
-    /// Starts the history of these listeners, which listen on these addresses.
-    pub(crate) fn new(listeners: Vec<(SocketAddr, Arc<ListenerMetrics>)>) -> Self {
+    /// Starts the history of these listeners, which listen on these addresses. `page_ends_sessions`: the guard of the
+    /// admin port lets its page do so.
+    pub(crate) fn new(
+        listeners: Vec<(SocketAddr, Arc<ListenerMetrics>)>,
+        page_ends_sessions: bool,
+    ) -> Self {
         let (addresses, listeners) = listeners.into_iter().unzip();
         // uname(2). A host without it, or a hidden /proc, has no name on the page.
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let host = one_line(host.trim()).into_owned();
-        Self { started: Instant::now(), host, addresses, history: History::new(listeners) }
+        Self {
+            started: Instant::now(),
+            host,
+            memory_limit: memory::limit(),
+            page_ends_sessions,
+            addresses,
+            history: History::new(listeners),
+        }
+    }
+
+    /// Returns the names of the listeners.
+    pub(super) fn listeners(&self) -> impl Iterator<Item = &str> {
+        self.history.listeners.iter().map(|metrics| metrics.name())
     }
 
     /// Returns the current status as JSON.
@@ -141,8 +208,9 @@ impl Status {
         &self,
         shutdown: &Shutdown,
         reload: &ReloadStatus,
-        names: &[NameStatus],
+        metrics: &Metrics,
     ) -> String {
+        let names = metrics.names();
         let listeners = self.history.listeners.iter().zip(&self.addresses);
         let reported = |listener: &Arc<ListenerMetrics>| listener.active().reported();
         let reported: Vec<Reported> = self.history.listeners.iter().map(reported).collect();
@@ -152,22 +220,42 @@ impl Status {
             now: unix_seconds(SystemTime::now()),
             uptime_seconds: self.started.elapsed().as_secs(),
             phase: shutdown.phase().as_str(),
-            drain: DrainView {
-                started: shutdown.drain_started().map(unix_seconds),
-                timeout_seconds: shutdown.drain_timeout().as_secs_f64(),
-                spread_seconds: shutdown.drain_spread().unwrap_or_default().as_secs_f64(),
-                waiting: shutdown.waiting(),
-            },
+            drain: drain(shutdown),
             listeners: listeners.map(|(metrics, at)| listener(metrics, *at)).collect(),
             recent: self.recent(),
-            certificates: self.each(&reported, |reported| &reported.certificates),
+            certificates: self.certificates(&reported, &reload.report.failures),
             rollouts: self.rollouts(),
             client_cas: self.each(&reported, |reported| &reported.cas),
             crls: self.each(&reported, |reported| &reported.crls),
             reload: reload_view(reload),
             backends: self.backends(),
             names: names.iter().map(name).collect(),
+            resources: ResourcesView {
+                memory_limit_bytes: self.memory_limit,
+                used: metrics.resources(),
+            },
+            page_ends_sessions: self.page_ends_sessions,
         })
+    }
+
+    fn certificates<'a>(
+        &'a self,
+        reported: &'a [Reported],
+        failures: &'a [String],
+    ) -> Vec<OfListener<'a, CertificateView<'a>>> {
+        let listeners = self.history.listeners.iter().zip(reported);
+        let of_listener = |(metrics, reported): (&'a Arc<ListenerMetrics>, &'a Reported)| {
+            let listener = metrics.name();
+            reported.certificates.iter().map(move |active| {
+                let files = [&active.cert, &active.key_file];
+                let is_rejection =
+                    |failure: &&String| files.iter().any(|file| is_about(failure, listener, file));
+                let rejected = failures.iter().find(is_rejection);
+                let rejected = rejected.map(String::as_str);
+                OfListener { listener, value: CertificateView { active, rejected } }
+            })
+        };
+        listeners.flat_map(of_listener).collect()
     }
 
     /// Returns the values of all listeners in one list.
@@ -198,7 +286,7 @@ impl Status {
 
     fn backends(&self) -> Vec<OfListener<'_, BackendView>> {
         let of_listener = |metrics: &'_ Arc<ListenerMetrics>| {
-            metrics.backends().iter().map(|b| backend(b)).collect::<Vec<_>>()
+            metrics.backends().iter().map(|b| backend(metrics, b)).collect::<Vec<_>>()
         };
         let listeners = self.history.listeners.iter();
         let named = listeners.flat_map(|metrics| {
@@ -221,27 +309,71 @@ impl Status {
     }
 }
 
+/// Returns whether a failure of a reload is a problem of this file for this listener (`reload.rs`).
+fn is_about(failure: &str, listener: &str, file: &str) -> bool {
+    let of_listener = failure.strip_prefix(&format!("listener {listener:?}: "));
+    let of_file = of_listener.and_then(|rest| rest.strip_prefix(file));
+    of_file.is_some_and(|rest| rest.starts_with([':', ' ']))
+}
+
+fn drain(shutdown: &Shutdown) -> DrainView {
+    let limit = shutdown.close_limit();
+    DrainView {
+        started: shutdown.drain_started().map(unix_seconds),
+        timeout_seconds: shutdown.drain_timeout().as_secs_f64(),
+        spread_seconds: shutdown.drain_spread().unwrap_or_default().as_secs_f64(),
+        waiting: shutdown.waiting(),
+        max_closes_per_second: limit.map(|limit| limit.per_second.get()),
+        least_seconds: limit.map(|limit| limit.least_time.as_secs_f64()),
+        exceeds_timeout: limit.is_some_and(|limit| limit.exceeds_timeout),
+    }
+}
+
 fn past<'a>(samples: &[Sample], place: usize, listener: &'a str) -> PastView<'a> {
     let increases: Vec<&Increase> = samples.iter().map(|s| &s.increases[place]).collect();
-    let mut closed = BTreeMap::new();
-    for (at, increase) in increases.iter().enumerate() {
-        for (reason, count) in &increase.closed {
-            let counts = closed.entry(reason.as_str()).or_insert_with(|| vec![0; samples.len()]);
-            counts[at] = *count;
-        }
-    }
+    let mut bytes = by_value(&increases, |increase| &increase.bytes);
+    let mut bytes = |direction: Direction| {
+        bytes.remove(direction.as_str()).unwrap_or_else(|| vec![0; samples.len()])
+    };
     PastView {
         listener,
         accepted: increases.iter().map(|increase| increase.accepted).collect(),
         handshakes: increases.iter().map(|increase| increase.handshakes).collect(),
         active: increases.iter().map(|increase| increase.active).collect(),
-        closed,
+        bytes_to_backend: bytes(Direction::ToBackend),
+        bytes_to_client: bytes(Direction::ToClient),
+        closed: by_value(&increases, |increase| &increase.closed),
+        alerts: by_value(&increases, |increase| &increase.alerts),
+        incompatible: by_value(&increases, |increase| &increase.incompatible),
+        refused_suites: by_value(&increases, |increase| &increase.refused_suites),
+        not_tls: by_value(&increases, |increase| &increase.not_tls),
+        no_route: by_value(&increases, |increase| &increase.no_route),
     }
+}
+
+/// Returns for each value that occurred its counts in all samples.
+fn by_value<L: ClosedSet>(
+    increases: &[&Increase],
+    counts: impl Fn(&Increase) -> &Vec<(L, u64)>,
+) -> BTreeMap<&'static str, Vec<u64>> {
+    let mut found = BTreeMap::new();
+    for (at, increase) in increases.iter().enumerate() {
+        for (value, count) in counts(increase) {
+            let samples = found.entry(value.label()).or_insert_with(|| vec![0; increases.len()]);
+            samples[at] = *count;
+        }
+    }
+    found
+}
+
+/// Returns the values that occurred, with their counts.
+fn occurred<L: ClosedSet>(counts: &[u64]) -> BTreeMap<&'static str, u64> {
+    let counts = L::all().iter().zip(counts).filter(|(_, count)| **count > 0);
+    counts.map(|(value, count)| (value.label(), *count)).collect()
 }
 
 fn listener(metrics: &ListenerMetrics, address: SocketAddr) -> ListenerView<'_> {
     let totals = metrics.totals();
-    let closed = Reason::ALL.iter().zip(&totals.closed).filter(|(_, count)| **count > 0);
     ListenerView {
         name: metrics.name(),
         address,
@@ -250,15 +382,23 @@ fn listener(metrics: &ListenerMetrics, address: SocketAddr) -> ListenerView<'_> 
         handshakes: totals.handshakes,
         bytes_to_backend: metrics.bytes(Direction::ToBackend),
         bytes_to_client: metrics.bytes(Direction::ToClient),
-        closed: closed.map(|(reason, count)| (reason.as_str(), *count)).collect(),
+        closed: occurred::<Reason>(&totals.closed),
+        alerts: occurred::<Alert>(&totals.alerts),
+        incompatible: occurred::<Incompatible>(&totals.incompatible),
+        refused_suites: occurred::<SuiteKind>(&totals.refused_suites),
+        not_tls: occurred::<LooksLike>(&totals.not_tls),
+        no_route: occurred::<NoRouteCause>(&totals.no_route),
     }
 }
 
-fn backend(backend: &BackendMetrics) -> BackendView {
+fn backend(listener: &ListenerMetrics, backend: &BackendMetrics) -> BackendView {
     let connects = ConnectResult::ALL.iter();
     BackendView {
         backend: backend.address().to_owned(),
         up: backend.is_up(),
+        has_replacement: listener.has_replacement(backend.address()),
+        sessions: backend.uses(),
+        waiting: backend.waiting(),
         connects: connects.map(|r| (r.as_str(), backend.connects(*r))).collect(),
     }
 }

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::query::{SessionQuery, Sort, TopQuery};
 use super::response::to_json;
+use crate::metrics::BackendUse;
 use crate::sessions::top::{By, Counts, What};
 use crate::sessions::{Session, Sessions};
 use crate::terms::labels::Direction;
@@ -101,7 +102,7 @@ fn view(session: &Session) -> SessionView<'_> {
         tls: tls.map(|tls| tls.cipher.version()),
         cipher: tls.map(|tls| tls.cipher.as_str()),
         handshake: tls.map(|tls| tls.kind.as_str()),
-        backend: session.backend.get().map(|backend| backend.address()),
+        backend: session.backend.get().map(BackendUse::address),
         age_seconds: session.age().as_secs(),
         idle_seconds: session.silence().as_secs(),
         bytes_to_backend: session.bytes(Direction::ToBackend),

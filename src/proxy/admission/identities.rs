@@ -151,6 +151,7 @@ mod tests {
     use super::*;
     use crate::metrics::{ListenerMetrics, Metrics};
     use crate::sessions::stop::Stopped;
+    use crate::terms::labels::Direction;
     use crate::trust::identity;
 
     const REPLACE: IdentityLimit = IdentityLimit { max: 2, over: OverIdentityLimit::Replace };
@@ -215,7 +216,7 @@ mod tests {
         for session in [&busy, &lost, &other] {
             assert_eq!(scene.admit(session, Some(REPLACE)), Ok(()));
         }
-        busy.on_activity(Instant::now());
+        busy.on_activity(Direction::ToBackend, Instant::now());
         let next = scene.session("a");
         assert_eq!(scene.admit(&next, Some(REPLACE)), Ok(()));
         let stopped = [&lost, &busy, &other, &next].map(|session| session.stop_order().given());

@@ -1,22 +1,33 @@
 //! Connections by source, for a listener that limits them.
 //!
+//! A source is a network of the configured size (`limits.source_prefix`).
+//!
 //! **Promises.** The table has only live connections of listeners that have, or had, a limit; each is in it once, until
 //! its record is closed. A limit that is set or lowered by a reload ends no connection by itself.
 //!
 //! **Not here.** The limit of all connections (`admission.rs`), sources whose handshakes fail (`handshake_slots/`).
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 
+use crate::config::SourcePrefix;
 use crate::lock::Lock;
-use crate::proxy::source::ClientSource;
 use crate::sessions::{Session, Sessions};
 use crate::terms::reason::Reason;
 
-/// The connections of one listener by source, as their numbers. None until there is a limit.
+/// The connections of one listener by source.
 #[derive(Debug, Default)]
-pub(crate) struct SourceTable(Lock<Option<Counted>>);
+pub(crate) struct SourceTable(Lock<Table>);
 
-type Counted = HashMap<ClientSource, HashSet<u64>>;
+#[derive(Debug, Default)]
+struct Table {
+    prefix: SourcePrefix,
+    /// None until there is a limit.
+    counted: Option<Counted>,
+}
+
+/// The numbers of connections by source.
+type Counted = HashMap<IpAddr, HashSet<u64>>;
 
 /// The source of a connection has as many other connections as its listener allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +42,14 @@ impl SourceRefused {
 }
 
 impl SourceTable {
+    /// Sets the size of a source. Another size counts all connections again.
+    pub(super) fn set_prefix(&self, prefix: SourcePrefix) {
+        let mut table = self.0.lock();
+        if table.prefix != prefix {
+            *table = Table { prefix, counted: None };
+        }
+    }
+
     /// Adds a connection. Takes the connections that were accepted before there was a limit from `all`.
     ///
     /// # Errors
@@ -41,8 +60,9 @@ impl SourceTable {
         limit: Option<usize>,
         all: &Sessions,
     ) -> Result<(), SourceRefused> {
-        let mut table = self.0.lock();
-        let counted = match (&mut *table, limit) {
+        let Table { prefix, counted } = &mut *self.0.lock();
+        let source = |session: &Session| prefix.network(session.peer().ip());
+        let counted = match (counted, limit) {
             (None, None) => return Ok(()),
             (Some(counted), _) => counted,
             (new @ None, Some(_)) => {
@@ -54,7 +74,7 @@ impl SourceTable {
                 counted
             }
         };
-        forget(counted, session);
+        forget(counted, *prefix, session);
         let others = counted.entry(source(session)).or_default();
         match limit {
             Some(limit) if others.len() >= limit => Err(SourceRefused(others.len())),
@@ -67,15 +87,17 @@ impl SourceTable {
 
     /// Removes a connection that has ended, after it was removed from the list of all sessions.
     pub(crate) fn remove(&self, session: &Session) {
-        if let Some(counted) = &mut *self.0.lock() {
-            forget(counted, session);
+        let table = &mut *self.0.lock();
+        if let Some(counted) = &mut table.counted {
+            forget(counted, table.prefix, session);
         }
     }
 }
 
 /// Removes a connection from the table. Until the header of a proxy before us was read, it was counted for that proxy.
-fn forget(counted: &mut Counted, session: &Session) {
-    for source in [ClientSource::of(session.socket_peer.ip()), source(session)] {
+fn forget(counted: &mut Counted, prefix: SourcePrefix, session: &Session) {
+    let of = |address: IpAddr| prefix.network(address);
+    for source in [of(session.socket_peer.ip()), of(session.peer().ip())] {
         let Some(connections) = counted.get_mut(&source) else { continue };
         connections.remove(&session.id);
         if connections.is_empty() {
@@ -86,10 +108,6 @@ fn forget(counted: &mut Counted, session: &Session) {
             }
         }
     }
-}
-
-fn source(session: &Session) -> ClientSource {
-    ClientSource::of(session.peer().ip())
 }
 
 #[cfg(test)]
@@ -135,6 +153,32 @@ mod tests {
         for session in [first, behind] {
             table.remove(&session);
         }
-        assert_eq!(table.0.lock().as_ref().map(HashMap::len), Some(0));
+        assert_eq!(table.0.lock().counted.as_ref().map(HashMap::len), Some(0));
+    }
+
+    #[test]
+    fn devices_of_one_network_share_its_limit_and_a_new_size_counts_all_again() {
+        let (sessions, metrics) = (Sessions::default(), Arc::new(Metrics::new().listener("a")));
+        let table = SourceTable::default();
+        let from = |id: u8, address: [u8; 4]| {
+            let peer = SocketAddr::from((address, 1));
+            let session = Arc::new(Session::new(Arc::clone(&metrics), id.into(), peer));
+            sessions.add(Arc::clone(&session));
+            let admitted = table.admit(&session, Some(2), &sessions);
+            if admitted.is_err() {
+                sessions.remove(id.into());
+            }
+            admitted
+        };
+        table.set_prefix(SourcePrefix { v4: 24, v6: 64 });
+        from(1, [192, 0, 2, 1]).unwrap();
+        from(2, [192, 0, 2, 2]).unwrap();
+        assert_eq!(from(3, [192, 0, 2, 3]), Err(SourceRefused(2)));
+        from(4, [192, 0, 3, 3]).unwrap();
+        table.set_prefix(SourcePrefix { v4: 23, v6: 64 });
+        assert_eq!(from(5, [192, 0, 3, 4]), Err(SourceRefused(3)));
+        table.set_prefix(SourcePrefix::default());
+        from(6, [192, 0, 2, 1]).unwrap();
+        assert_eq!(from(7, [192, 0, 2, 1]), Err(SourceRefused(2)));
     }
 }

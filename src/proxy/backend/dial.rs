@@ -7,7 +7,7 @@
 //! **Not here.** Name look-ups (`lookup.rs`), socket options (`proxy/socket.rs`).
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::proxy::socket;
+use crate::transparent;
 
 /// Pause before a Unix socket with a full backlog is dialled again. connect(2) to one fails with EAGAIN, where TCP
 /// waits.
@@ -36,12 +37,15 @@ pub(crate) enum DialError {
     Timeout(Duration),
     /// The system call failed.
     Io(io::Error),
+    /// The address of the client cannot be used as source.
+    Source(io::Error),
 }
 
 /// Returns a socket connected to the first of `addresses` that answers before `deadline`, or none. Calls `failed`
-/// for each address that did not connect.
+/// for each address that did not connect. With a `source`, connects from that address, and only to those of its family.
 pub(crate) async fn first_of(
     addresses: &[SocketAddr],
+    source: Option<IpAddr>,
     deadline: Instant,
     mut failed: impl FnMut(SocketAddr, DialError),
 ) -> Option<Dialled> {
@@ -49,17 +53,27 @@ pub(crate) async fn first_of(
         let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
         let start = Instant::now();
         let share = deadline.saturating_duration_since(start) / left;
-        match timeout(share, dial(address)).await {
+        match timeout(share, dial(address, source)).await {
             Ok(Ok(tcp)) => return Some(Dialled { tcp, address, took: start.elapsed() }),
-            Ok(Err(error)) => failed(address, DialError::Io(error)),
+            Ok(Err(error)) => failed(address, error),
             Err(_) => failed(address, DialError::Timeout(share)),
         }
     }
     None
 }
 
-async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
-    refuse_self_connect(TcpStream::connect(address).await?, address)
+async fn dial(address: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, DialError> {
+    let connected = match source {
+        None => TcpStream::connect(address).await,
+        Some(source) if source.is_ipv4() != address.is_ipv4() => {
+            return Err(DialError::Source(io::Error::other("not of the same address family")));
+        }
+        Some(source) => {
+            let socket = transparent::socket(source).map_err(DialError::Source)?;
+            socket.connect(address).await
+        }
+    };
+    connected.and_then(|tcp| refuse_self_connect(tcp, address)).map_err(DialError::Io)
 }
 
 /// Refuses a socket that is connected to itself. When the kernel picks as source port a local port on which no

@@ -18,12 +18,12 @@ use tokio::time::{Instant, timeout};
 
 pub(crate) use self::table::{KeptNames, LookupError};
 use self::table::{NameHandle, NameState, TABLE};
-use crate::config::BackendAddress;
+use crate::config::{BackendAddress, BackendList};
 use crate::metrics::NameStatus;
 
 /// Longest wait of a connection for the first look-up of a name. It covers two attempts of the resolver, 5 s each by
 /// default (resolv.conf(5)).
-const PATIENCE: Duration = Duration::from_secs(12);
+pub(super) const PATIENCE: Duration = Duration::from_secs(12);
 
 /// Longest wait for a repeated look-up, after no known address answered.
 const REPEAT_PATIENCE: Duration = Duration::from_secs(1);
@@ -36,13 +36,17 @@ pub(crate) struct Resolved {
     name: NameHandle,
 }
 
-/// Returns the addresses of a name. Waits for a name that has never been resolved: `patience` while its look-ups
-/// fail, and up to 12 s while the first one is in progress.
+/// Returns the addresses of a name. Waits for a name that has never been resolved: `while_failing` while its look-ups
+/// fail, and up to `at_most` while the first one is in progress.
 ///
 /// # Errors
 /// If there is no address.
-pub(crate) async fn addresses(name: &str, patience: Duration) -> Result<Resolved, LookupError> {
-    resolved(TABLE.ask(name), patience, PATIENCE).await
+pub(crate) async fn addresses(
+    name: &str,
+    while_failing: Duration,
+    at_most: Duration,
+) -> Result<Resolved, LookupError> {
+    resolved(TABLE.ask(name), while_failing, at_most).await
 }
 
 async fn resolved(
@@ -84,9 +88,10 @@ impl Resolved {
 /// # Errors
 /// If no thread can be started. The names are still looked up once one can.
 pub(crate) fn keep<'a>(
-    backends: impl Iterator<Item = &'a BackendAddress>,
+    backends: impl Iterator<Item = &'a BackendList>,
 ) -> (KeptNames, io::Result<()>) {
-    let names = backends.filter_map(|backend| match backend {
+    let addresses = backends.flat_map(BackendList::addresses);
+    let names = addresses.filter_map(|address| match address {
         BackendAddress::Tcp { host, .. } if host.parse::<IpAddr>().is_err() => Some(host.as_str()),
         BackendAddress::Tcp { .. } | BackendAddress::Unix(_) => None,
     });
@@ -104,7 +109,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_name_of_this_machine_resolves_to_loopback() {
-        let found = addresses("localhost", PATIENCE).await.unwrap();
+        let found = addresses("localhost", PATIENCE, PATIENCE).await.unwrap();
         assert!(found.addresses.iter().all(IpAddr::is_loopback) && !found.addresses.is_empty());
     }
 }

@@ -12,12 +12,13 @@ use super::{describe, labels};
 use crate::proxy::handshake_memory::Exceeded;
 use crate::proxy::hello::HelloError;
 use crate::proxy::hello::fault::HelloFault;
-use crate::proxy::record::{FailureDetail, HandshakeFailure};
+use crate::proxy::record::{FailedOffer, FailureDetail, HandshakeFailure, UnfinishedHandshake};
 use crate::proxy::socket;
-use crate::terms::labels::Incompatible;
+use crate::terms::labels::{Incompatible, Interruption, LooksLike};
 use crate::terms::reason::Reason;
 use crate::terms::rollout::ShownOutcome;
 use crate::trust::identity::Identity;
+use crate::trust::refused::RefusedCertificate;
 
 /// Reason for a failed handshake.
 #[derive(Debug, thiserror::Error)]
@@ -29,9 +30,9 @@ pub(crate) enum HandshakeError {
     #[error(transparent)]
     Memory(#[from] Exceeded),
     #[error(
-        "the client left after it had waited {0:.1?} for its turn; nothing was computed for it"
+        "the client left before its turn, for which it had waited {waited:.1?}; nothing was computed for it"
     )]
-    Abandoned(Duration),
+    Abandoned { waited: Duration, how: Interruption },
     #[error(
         "the client waited {0:.1?} for its turn: more handshakes arrive than this proxy can do"
     )]
@@ -74,7 +75,7 @@ impl HandshakeError {
             Self::Hello(HelloError::Fault(fault)) => fault_reason(fault),
             Self::Hello(HelloError::Io(error)) | Self::Io(error) => io_reason(error),
             Self::Memory(Exceeded) => Reason::ClientTlsMemory,
-            Self::Abandoned(_) => Reason::ClientAbandoned,
+            Self::Abandoned { .. } => Reason::ClientAbandoned,
             Self::NoSlot(_) => Reason::ProxyOverloaded,
             Self::Alert(_) => Reason::ClientTlsAlert,
             Self::Incompatible(_) | Self::NoCommonAlpn => Reason::ClientTlsIncompatible,
@@ -92,7 +93,7 @@ impl HandshakeError {
         let outcome = match self {
             Self::Timeout(_) => ShownOutcome::Silent,
             // It left while its answer to the certificate waited for a slot.
-            Self::Eof | Self::Io(_) | Self::Abandoned(_) => ShownOutcome::Closed,
+            Self::Eof | Self::Io(_) | Self::Abandoned { .. } => ShownOutcome::Closed,
             Self::Alert(_) => ShownOutcome::Alert,
             // The resolver found no certificate that fits the client.
             Self::Incompatible(
@@ -129,7 +130,7 @@ impl HandshakeError {
             Self::Hello(_)
             | Self::Timeout(_)
             | Self::Memory(_)
-            | Self::Abandoned(_)
+            | Self::Abandoned { .. }
             | Self::NoSlot(_)
             | Self::Eof
             | Self::Internal(_)
@@ -137,16 +138,14 @@ impl HandshakeError {
         }
     }
 
-    /// Returns the data that the reason does not contain. The identity is taken.
-    pub(crate) fn take_failure(&mut self) -> HandshakeFailure {
-        let detail = self.detail();
-        let (certificate, identity) = match self {
-            Self::Certificate(fault) => (fault.certificate.clone(), None),
-            Self::Resumed { fault, identity } => (fault.certificate.clone(), identity.take()),
+    /// Returns the client's certificate, if it was refused.
+    pub(super) fn refused_certificate(&self) -> Option<&RefusedCertificate> {
+        match self {
+            Self::Certificate(fault) | Self::Resumed { fault, .. } => fault.certificate.as_deref(),
             Self::Hello(_)
             | Self::Timeout(_)
             | Self::Memory(_)
-            | Self::Abandoned(_)
+            | Self::Abandoned { .. }
             | Self::NoSlot(_)
             | Self::Eof
             | Self::Alert(_)
@@ -156,9 +155,54 @@ impl HandshakeError {
             | Self::CertificatesTooLarge
             | Self::Tls(_)
             | Self::Internal(_)
-            | Self::Io(_) => (None, None),
-        };
-        HandshakeFailure { detail, identity, certificate }
+            | Self::Io(_) => None,
+        }
+    }
+
+    /// Returns the data that the reason does not contain. The identity is taken.
+    fn take_failure(&mut self) -> HandshakeFailure {
+        let detail = self.detail();
+        let certificate = self.refused_certificate().cloned().map(Box::new);
+        let identity =
+            if let Self::Resumed { identity, .. } = self { identity.take() } else { None };
+        HandshakeFailure { detail, identity, certificate, ..HandshakeFailure::default() }
+    }
+
+    /// Returns how the client stopped, if the cause is that it did not go on.
+    pub(super) fn interruption(&self) -> Option<Interruption> {
+        match self {
+            Self::Timeout(_)
+            | Self::NoSlot(_)
+            | Self::Hello(HelloError::Silent | HelloError::Slow { .. }) => {
+                Some(Interruption::Timeout)
+            }
+            Self::Eof | Self::Hello(HelloError::Eof { .. } | HelloError::Probe) => {
+                Some(Interruption::Eof)
+            }
+            Self::Abandoned { how, .. } => Some(*how),
+            Self::Io(error) | Self::Hello(HelloError::Io(error)) => Some(interruption(error)),
+            Self::Hello(HelloError::Fault(_))
+            | Self::Memory(_)
+            | Self::Alert(_)
+            | Self::Incompatible(_)
+            | Self::NoCommonAlpn
+            | Self::CertificateMissing
+            | Self::Certificate(_)
+            | Self::Resumed { .. }
+            | Self::CertificatesTooLarge
+            | Self::Tls(_)
+            | Self::Internal(_) => None,
+        }
+    }
+
+    /// Returns whether the client has sent no byte.
+    pub(super) const fn is_silence(&self) -> bool {
+        matches!(self, Self::Hello(HelloError::Silent | HelloError::Probe))
+    }
+
+    /// Returns whether the socket has failed.
+    pub(super) const fn is_of_socket(&self) -> bool {
+        matches!(self, Self::Io(_) | Self::Hello(HelloError::Io(_)))
     }
 
     fn detail(&self) -> Option<FailureDetail> {
@@ -174,10 +218,16 @@ impl HandshakeError {
             Self::Hello(HelloError::Fault(HelloFault::Fallback)) => {
                 Some(FailureDetail::Incompatible(Incompatible::Version))
             }
+            Self::Hello(HelloError::Fault(HelloFault::NotTls(looks_like))) => {
+                Some(FailureDetail::NotTls(*looks_like))
+            }
+            Self::Hello(HelloError::Fault(HelloFault::ProxyHeader)) => {
+                Some(FailureDetail::NotTls(LooksLike::ProxyHeader))
+            }
             Self::Hello(_)
             | Self::Timeout(_)
             | Self::Memory(_)
-            | Self::Abandoned(_)
+            | Self::Abandoned { .. }
             | Self::NoSlot(_)
             | Self::Eof
             | Self::CertificateMissing
@@ -188,6 +238,35 @@ impl HandshakeError {
             | Self::Internal(_)
             | Self::Io(_) => None,
         }
+    }
+}
+
+/// A handshake that failed, and how far it had come.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub(crate) struct FailedHandshake {
+    pub(crate) error: HandshakeError,
+    pub(super) unfinished: Option<UnfinishedHandshake>,
+    /// The offer of a complete ClientHello.
+    pub(super) offer: Option<FailedOffer>,
+}
+
+impl FailedHandshake {
+    /// Returns the reason for this failure.
+    pub(crate) fn reason(&self) -> Reason {
+        self.error.reason()
+    }
+
+    /// Returns the data that the reason does not contain. The identity is taken.
+    pub(crate) fn take_failure(&mut self) -> HandshakeFailure {
+        let Self { error, unfinished, offer } = self;
+        HandshakeFailure { unfinished: *unfinished, offer: *offer, ..error.take_failure() }
+    }
+}
+
+impl From<HandshakeError> for Box<FailedHandshake> {
+    fn from(error: HandshakeError) -> Self {
+        Self::new(FailedHandshake { error, unfinished: None, offer: None })
     }
 }
 
@@ -222,7 +301,7 @@ impl From<rustls::Error> for HandshakeError {
 
 fn fault_reason(fault: &HelloFault) -> Reason {
     match fault {
-        HelloFault::NotTls => Reason::ClientTlsNotTls,
+        HelloFault::NotTls(_) => Reason::ClientTlsNotTls,
         HelloFault::ProxyHeader => Reason::ProxyHeaderUnexpected,
         HelloFault::Incompatible(..) | HelloFault::Fallback => Reason::ClientTlsIncompatible,
         HelloFault::NameNotServed => Reason::ClientNameUnknown,
@@ -239,4 +318,9 @@ fn fault_reason(fault: &HelloFault) -> Reason {
 /// Returns the reason for a failed socket: it was reset, or its peer has stopped answering.
 fn io_reason(error: &io::Error) -> Reason {
     if socket::is_lost(error) { Reason::ClientLost } else { Reason::ClientReset }
+}
+
+/// Returns how a client stopped whose socket has failed.
+pub(super) fn interruption(error: &io::Error) -> Interruption {
+    if socket::is_lost(error) { Interruption::Timeout } else { Interruption::Reset }
 }

@@ -2,11 +2,12 @@
 //!
 //! **Not here.** Failures (`labels.rs`, `describe.rs`).
 
-use tokio_rustls::rustls::{self, CipherSuite, NamedGroup};
+use tokio_rustls::rustls::{self, NamedGroup};
 
 use crate::proxy::tls::RustlsHandshake;
 use crate::terms::labels::{Cipher, ClientCertificate, Group, HandshakeKind, KeyKind};
 use crate::terms::negotiated::Negotiated;
+use crate::trust::provider;
 
 /// Returns the parameters of a complete handshake. `key` returns the key type of our certificate for a
 /// cipher suite.
@@ -19,7 +20,7 @@ pub(super) fn negotiated(
         rustls::HandshakeKind::FullWithHelloRetryRequest => HandshakeKind::FullRetry,
         rustls::HandshakeKind::Resumed => HandshakeKind::Resumed,
     };
-    let cipher = cipher(handshake.cipher_suite()?)?;
+    let cipher = provider::label(handshake.cipher_suite()?)?;
     let client = match handshake.peer_certificates() {
         [] => ClientCertificate::None,
         _ => ClientCertificate::Verified,
@@ -48,24 +49,4 @@ const fn group(group: NamedGroup) -> Group {
         NamedGroup::secp384r1 => Group::Secp384r1,
         _ => Group::Other,
     }
-}
-
-/// Returns the label of a suite of the provider (`trust/provider.rs`).
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "rustls's enum has suites that the provider does not have"
-)]
-fn cipher(suite: CipherSuite) -> Option<Cipher> {
-    Some(match suite {
-        CipherSuite::TLS13_AES_128_GCM_SHA256 => Cipher::Tls13Aes128,
-        CipherSuite::TLS13_AES_256_GCM_SHA384 => Cipher::Tls13Aes256,
-        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => Cipher::Tls13Chacha20,
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 => Cipher::EcdsaAes128,
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 => Cipher::EcdsaAes256,
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => Cipher::EcdsaChacha20,
-        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => Cipher::RsaAes128,
-        CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => Cipher::RsaAes256,
-        CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => Cipher::RsaChacha20,
-        _ => return None,
-    })
 }

@@ -10,16 +10,16 @@
 use std::hash::Hash;
 use std::sync::Arc;
 
-use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::{ProtocolVersion, ServerConfig};
 
-use crate::config::{TlsVersion, UnknownName};
-use crate::proxy::hello::Hello;
+use crate::config::UnknownName;
 use crate::proxy::hello::fault::HelloFault;
 use crate::proxy::hello::message::records;
-use crate::proxy::tls::Opening;
+use crate::proxy::hello::{Hello, Round};
+use crate::proxy::tls::{Opening, SentSizes};
 use crate::terms::rollout::RolloutGroup;
 use crate::trust::policy::Policy;
-use crate::trust::provider::Disguise;
+use crate::trust::provider::{Disguise, FlightSizes};
 use crate::trust::resolver::Resolver;
 use crate::trust::rollout::EarlierCertificates;
 use crate::trust::rollout::trial::Assigned;
@@ -76,14 +76,46 @@ impl<'a> Selection<'a> {
     /// # Errors
     /// A rule that the message breaks, or a server name that is refused.
     pub(super) fn opening(&self, hello: &mut Hello) -> Result<Opening, HelloFault> {
-        let version = hello.check(self.policy.min_version == TlsVersion::Tls12)?;
-        self.check_name(hello)?;
+        self.shown(hello, Round::First)
+    }
+
+    fn shown(&self, hello: &mut Hello, round: Round) -> Result<Opening, HelloFault> {
+        let version = self.check(hello)?;
+        let groups = hello.compare(&self.policy.server_configs.accepted, version, round);
+        let changes: Vec<_> =
+            hello.hidden.into_iter().chain(groups.into_iter().flatten()).collect();
         let mut message = std::mem::take(&mut hello.message);
-        let disguise =
-            hello.disguise.and_then(|(at, shown)| Disguise::put_on(&mut message, at, shown));
+        let disguise = Disguise::put_on(&mut message, &changes);
         let mut records = records(&message);
         records.append(&mut hello.behind);
-        Ok(Opening { records, version, disguise, early_data: hello.early_data })
+        let early_data = hello.early_data;
+        let (plain_sizes, sealed_sizes) = self.flight_sizes(hello, version);
+        Ok(Opening {
+            records,
+            version,
+            disguise,
+            early_data,
+            plain_sizes,
+            sealed_sizes,
+            fragment_ack: hello.record_limit.ack(version),
+        })
+    }
+
+    /// Returns the sizes of our records before and after encryption starts. The policy's limit divides flights between
+    /// messages; a message is split only if the client asks for smaller records.
+    fn flight_sizes(&self, hello: &Hello, version: ProtocolVersion) -> (FlightSizes, FlightSizes) {
+        let (limit, joined) = (hello.record_limit, self.sent_sizes(hello, version).max);
+        let sizes =
+            |fragment: u16| FlightSizes { joined: joined.into(), fragment: fragment.into() };
+        (sizes(limit.plain), sizes(limit.sealed(version)))
+    }
+
+    /// Returns the record sizes of the session that a ClientHello leads to.
+    pub(super) fn sent_sizes(&self, hello: &Hello, version: ProtocolVersion) -> SentSizes {
+        SentSizes {
+            max: hello.record_limit.sealed(version).min(self.policy.max_record_bytes),
+            starts_small: self.policy.small_first_records,
+        }
     }
 
     /// Returns the answer to a HelloRetryRequest in the form that rustls gets.
@@ -94,7 +126,17 @@ impl<'a> Selection<'a> {
         if Self::of(second, self.snapshot).route != self.route {
             return Err(HelloFault::Illegal("another server name or protocol than the first one"));
         }
-        self.opening(second)
+        self.shown(second, Round::Second)
+    }
+
+    /// Returns the version of a ClientHello that is not refused before rustls gets it.
+    ///
+    /// # Errors
+    /// As [`Self::opening`].
+    pub(super) fn check(&self, hello: &Hello) -> Result<ProtocolVersion, HelloFault> {
+        let version = hello.check(self.policy.versions)?;
+        self.check_name(hello)?;
+        Ok(version)
     }
 
     fn check_name(&self, hello: &Hello) -> Result<(), HelloFault> {
@@ -104,7 +146,7 @@ impl<'a> Selection<'a> {
         }
         let is_known = match &hello.server_name {
             Some(name) => self.snapshot.knows(name, self.route),
-            None => hello.odd_name.is_none(),
+            None => hello.odd_name.as_deref().is_none_or(str::is_empty),
         };
         if is_known { Ok(()) } else { Err(HelloFault::NameNotServed) }
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::flights::{Flight, FlightEnd, Flights};
 use super::pace::Pace;
 use crate::config;
 
@@ -40,6 +41,7 @@ impl Precedence {
 #[derive(Debug)]
 pub(super) struct SlotQueue<G> {
     free: usize,
+    flights: Flights,
     /// By listener number.
     lanes: Vec<Lane<G>>,
     /// The number of the next device, which increases with time.
@@ -79,8 +81,10 @@ pub(super) enum Next<G> {
 }
 
 impl<G> SlotQueue<G> {
-    pub(super) const fn new(slots: usize) -> Self {
-        Self { free: slots, lanes: Vec::new(), next: 0, given: 0, has_timer: false }
+    /// `unanswered` is the number of answers that may always wait for their devices.
+    pub(super) const fn new(slots: usize, unanswered: usize) -> Self {
+        let flights = Flights::new(unanswered);
+        Self { free: slots, flights, lanes: Vec::new(), next: 0, given: 0, has_timer: false }
     }
 
     /// Adds a listener and returns its number.
@@ -97,7 +101,14 @@ impl<G> SlotQueue<G> {
 
     /// Returns how many devices of a listener wait.
     pub(super) fn waiting(&self, lane: usize) -> usize {
-        self.lanes[lane].waiting.iter().map(BTreeMap::len).sum()
+        self.lanes[lane].waiting()
+    }
+
+    /// Returns whether a device has waited for [`PATIENCE`].
+    pub(super) fn is_overloaded(&self, now: Instant) -> bool {
+        let waiting = self.lanes.iter().flat_map(|lane| &lane.waiting);
+        let mut longest = waiting.filter_map(BTreeMap::first_key_value);
+        longest.any(|(_, longest)| now.duration_since(longest.since) >= PATIENCE)
     }
 
     /// Takes a slot if one is free and no device of the listener waits.
@@ -106,7 +117,8 @@ impl<G> SlotQueue<G> {
         let takes = self.free > 0
             && self.waiting(lane) == 0
             && listener.has_room()
-            && listener.may_begin(precedence, now).is_ok();
+            && listener.may_begin(precedence, now).is_ok()
+            && self.flights.may_begin(now).is_ok();
         if takes {
             self.take(lane, precedence, now);
         }
@@ -134,8 +146,11 @@ impl<G> SlotQueue<G> {
 
     /// Takes a slot for the device that comes next.
     pub(super) fn next(&mut self, now: Instant) -> Next<G> {
-        if self.free == 0 {
+        if self.free == 0 || self.lanes.iter().all(|lane| lane.waiting() == 0) {
             return Next::Nobody;
+        }
+        if let Err(instant) = self.flights.may_begin(now) {
+            return self.not_before(instant);
         }
         let mut order = Precedence::ALL;
         if self.given >= OTHER_WAY_ROUND {
@@ -157,11 +172,14 @@ impl<G> SlotQueue<G> {
                 }
             }
         }
-        match soonest {
-            Some(instant) if !std::mem::replace(&mut self.has_timer, true) => {
-                Next::NotBefore(instant)
-            }
-            Some(_) | None => Next::Nobody,
+        soonest.map_or(Next::Nobody, |instant| self.not_before(instant))
+    }
+
+    const fn not_before(&mut self, instant: Instant) -> Next<G> {
+        if std::mem::replace(&mut self.has_timer, true) {
+            Next::Nobody
+        } else {
+            Next::NotBefore(instant)
         }
     }
 
@@ -229,12 +247,26 @@ impl<G> SlotQueue<G> {
             lane.pace.charge(now);
         }
     }
+
+    /// A ClientHello has been answered.
+    pub(super) fn sent(&mut self, now: Instant) -> Flight {
+        self.flights.sent(now)
+    }
+
+    /// The wait for the device's answer has ended.
+    pub(super) fn ended(&mut self, flight: Flight, end: FlightEnd) {
+        self.flights.ended(flight, end);
+    }
 }
 
 impl<G> Lane<G> {
     fn new() -> Self {
         let waiting = Precedence::ALL.map(|_| BTreeMap::new());
         Self { max_in_progress: None, in_progress: 0, pace: Pace::default(), waiting }
+    }
+
+    fn waiting(&self) -> usize {
+        self.waiting.iter().map(BTreeMap::len).sum()
     }
 
     fn has_room(&self) -> bool {

@@ -196,3 +196,47 @@ async fn a_ticket_that_is_declined_is_charged_as_a_full_handshake() {
     assert!(access.try_take(false).is_none());
     assert!(access.try_take(true).is_some());
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_last_of_each_series_of_resumed_handshakes_is_named() {
+    let listener = listener(4, config::Limits::default());
+    let access = listener.access(source(1));
+    let last: Vec<_> =
+        (0..2 * RESUMED_IN_SERIES).map(|_| access.try_take(true).unwrap().ends_series()).collect();
+    let series = usize::try_from(RESUMED_IN_SERIES).unwrap();
+    let places: Vec<_> = (0..last.len()).filter(|place| last[*place]).collect();
+    assert_eq!(places, [series - 1, 2 * series - 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn devices_that_have_waited_for_long_mean_overload() {
+    let (listener, order) = (listener(1, config::Limits::default()), Order::default());
+    let access = listener.access(source(9));
+    let held = access.try_take(false).unwrap();
+    let waits = device(&listener, &order, "waits", (1, false)).await;
+    assert!(!access.is_overloaded());
+    sleep(PATIENCE).await;
+    assert!(access.is_overloaded());
+    drop(held);
+    waits.await.unwrap();
+    assert!(!access.is_overloaded());
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_no_device_answers_leave_slots_unused_until_they_are_forgotten() {
+    let (listener, order) = (listener(1, config::Limits::default()), Order::default());
+    let access = listener.access(source(1));
+    let answer = || access.try_take(false).map(|slot| slot.answered(Instant::now()));
+    let mut unanswered: Vec<_> = std::iter::from_fn(answer).collect();
+    assert_eq!(unanswered.len(), UNANSWERED_PER_SLOT);
+    let first = device(&listener, &order, "first", (1, false)).await;
+    assert_eq!(listener.waiting(), 1);
+    drop(unanswered.pop());
+    first.await.unwrap();
+    unanswered.extend(answer());
+    assert_eq!(unanswered.len(), UNANSWERED_PER_SLOT);
+    let start = Instant::now();
+    device(&listener, &order, "second", (1, false)).await.await.unwrap();
+    let waited = start.elapsed();
+    assert!(waited <= flights::FORGOTTEN + Duration::from_millis(2), "{waited:?}");
+}

@@ -11,6 +11,7 @@ use super::fault::HelloFault;
 #[derive(Debug)]
 pub(super) struct ClientHello<'a> {
     pub(super) legacy_version: u16,
+    pub(super) random: [u8; 32],
     pub(super) suites: &'a [[u8; 2]],
     pub(super) compressions: &'a [u8],
     pub(super) extensions: HelloExtensions<'a>,
@@ -24,6 +25,8 @@ pub(super) struct HelloExtensions<'a> {
     pub(super) server_name_at: usize,
     pub(super) max_fragment_length: Option<&'a [u8]>,
     pub(super) supported_groups: Option<&'a [u8]>,
+    /// Place of the content of supported_groups in the message.
+    pub(super) supported_groups_at: usize,
     pub(super) ec_point_formats: Option<&'a [u8]>,
     pub(super) signature_algorithms: Option<&'a [u8]>,
     pub(super) alpn: Option<&'a [u8]>,
@@ -82,7 +85,7 @@ impl<'a> ClientHello<'a> {
         let mut rest = Rest(message);
         let [_kind, _, _, _] = rest.array()?;
         let legacy_version = u16::from_be_bytes(rest.array()?);
-        let _random: [u8; 32] = rest.array()?;
+        let random = rest.array()?;
         let _session_id = rest.vector8().filter(|id| id.len() <= 32)?;
         let (suites, []) = rest.vector16()?.as_chunks() else { return None };
         let compressions = rest.vector8().filter(|methods| !methods.is_empty())?;
@@ -98,7 +101,7 @@ impl<'a> ClientHello<'a> {
                 return Some(Err(fault));
             }
         }
-        Some(Ok(Self { legacy_version, suites, compressions, extensions }))
+        Some(Ok(Self { legacy_version, random, suites, compressions, extensions }))
     }
 }
 
@@ -112,8 +115,10 @@ impl<'a> HelloExtensions<'a> {
             let place = at + block.len() - rest.0.len();
             let kind = u16::from_be_bytes(rest.array().ok_or(MALFORMED)?);
             let body = rest.vector16().ok_or(MALFORMED)?;
-            if kind == kind::SERVER_NAME {
-                self.server_name_at = place;
+            match kind {
+                kind::SERVER_NAME => self.server_name_at = place,
+                kind::SUPPORTED_GROUPS => self.supported_groups_at = place + 4,
+                _ => {}
             }
             if let Some(known) = self.known(kind) {
                 *known = Some(body);

@@ -7,6 +7,7 @@
 use tokio_rustls::rustls::{AlertDescription, PeerIncompatible};
 
 use crate::proxy::handshake::describe;
+use crate::terms::labels::LooksLike;
 
 /// A rule of the RFCs that a ClientHello breaks.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -17,8 +18,8 @@ pub(crate) enum HelloFault {
     Illegal(&'static str),
     #[error("the client sent {0}")]
     Unexpected(&'static str),
-    #[error("the first bytes are not a TLS handshake record")]
-    NotTls,
+    #[error("the first bytes are not a TLS handshake record{looks}", looks = appearance(*.0))]
+    NotTls(LooksLike),
     #[error(
         "the first bytes are a PROXY protocol header, and proxy_protocol.accept_from does not have the \
          peer's address"
@@ -57,7 +58,7 @@ impl HelloFault {
         match self {
             Self::Malformed(_) | Self::TooLong(_) => AlertDescription::DecodeError,
             Self::Illegal(_) => AlertDescription::IllegalParameter,
-            Self::Unexpected(_) | Self::NotTls | Self::ProxyHeader => {
+            Self::Unexpected(_) | Self::NotTls(_) | Self::ProxyHeader => {
                 AlertDescription::UnexpectedMessage
             }
             Self::Overflow => AlertDescription::RecordOverflow,
@@ -66,5 +67,19 @@ impl HelloFault {
             Self::Renegotiation => AlertDescription::HandshakeFailure,
             Self::Incompatible(_, alert) => *alert,
         }
+    }
+}
+
+/// Returns the protocol that the bytes look like, as a part of a sentence.
+const fn appearance(looks_like: LooksLike) -> &'static str {
+    match looks_like {
+        LooksLike::Http => ", but HTTP",
+        LooksLike::Mqtt => ", but MQTT without TLS",
+        LooksLike::Modbus => ", but Modbus/TCP without TLS",
+        LooksLike::ProxyHeader => ", but a PROXY protocol header",
+        LooksLike::Sslv2 => ", but a ClientHello of SSL 2.0",
+        LooksLike::Dtls => ", but DTLS, which is for UDP",
+        LooksLike::Ssh => ", but SSH",
+        LooksLike::Other => "",
     }
 }

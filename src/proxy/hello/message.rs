@@ -7,14 +7,13 @@
 //! **Not here.** The content of the message (`client_hello.rs`), sockets and deadlines (`hello.rs`).
 
 use super::fault::HelloFault;
-use crate::proxy::proxy_protocol::begins_header;
+use super::foreign;
+use crate::config::values::MAX_PLAIN_BYTES;
 use crate::proxy::tls::early_data_bytes;
+use crate::terms::labels::LooksLike;
 
 /// Size of a record's header: type, version and length. RFC 8446 section 5.1.
 const HEADER_BYTES: usize = 5;
-
-/// Longest plaintext of a record: RFC 8446 section 5.1.
-const MAX_RECORD_BYTES: usize = 1 << 14;
 
 /// Size of a message's header: type and length. RFC 8446 section 4.
 const MESSAGE_HEADER_BYTES: usize = 4;
@@ -88,7 +87,8 @@ impl PartialHello {
                 self.header[self.have] = byte;
                 self.have += 1;
                 rest = &rest[1..];
-                self.check_header().map_err(|fault| self.named(fault, bytes))?;
+                let taken = bytes.len() - rest.len();
+                self.check_header().map_err(|fault| self.named(fault, bytes, taken))?;
                 continue;
             }
             let (part, behind) = rest.split_at(self.left.min(rest.len()));
@@ -107,10 +107,21 @@ impl PartialHello {
         Ok(None)
     }
 
-    /// Returns the fault of the first bytes, which may be those of another protocol.
-    fn named(&self, fault: HelloFault, bytes: &[u8]) -> HelloFault {
-        let is_first = self.have == 1 && fault == HelloFault::NotTls;
-        if is_first && begins_header(bytes) { HelloFault::ProxyHeader } else { fault }
+    /// Returns the fault of the first bytes, which may be those of another protocol. `taken` of `bytes` are in the header,
+    /// after those that came before.
+    fn named(&self, fault: HelloFault, bytes: &[u8], taken: usize) -> HelloFault {
+        let HelloFault::NotTls(_) = fault else { return fault };
+        let before = &self.header[..self.have.saturating_sub(taken)];
+        let looks_like = match before {
+            [] => foreign::looks_like(bytes),
+            // At most one byte, which is that of a handshake record.
+            _ => foreign::looks_like(&[before, &bytes[..bytes.len().min(HEADER_BYTES)]].concat()),
+        };
+        if looks_like == LooksLike::ProxyHeader {
+            HelloFault::ProxyHeader
+        } else {
+            HelloFault::NotTls(looks_like)
+        }
     }
 
     /// Returns whether the message is complete. It must end with its record: the keys change behind it (RFC
@@ -135,11 +146,13 @@ impl PartialHello {
             {
                 self.skipping = true;
             }
-            (1, _) if !self.is_tls => return Err(HelloFault::NotTls),
+            (1, _) if !self.is_tls => return Err(HelloFault::NotTls(LooksLike::Other)),
             (1, _) => {
                 return Err(HelloFault::Unexpected("a record that is not a handshake record"));
             }
-            (2, _) if major != 3 && !self.is_tls => return Err(HelloFault::NotTls),
+            (2, _) if major != 3 && !self.is_tls => {
+                return Err(HelloFault::NotTls(LooksLike::Other));
+            }
             (2, _) if major != 3 => return Err(HelloFault::Malformed("the version of a record")),
             (HEADER_BYTES, _) => {
                 self.is_tls = true;
@@ -155,7 +168,7 @@ impl PartialHello {
         match (kind, &mut self.between) {
             (APPLICATION_DATA, Between::Retry { early_data, .. }) => {
                 // RFC 8446 section 5.2: the ciphertext of one record.
-                if self.left > MAX_RECORD_BYTES + 256 {
+                if self.left > MAX_PLAIN_BYTES + 256 {
                     return Err(HelloFault::Overflow);
                 }
                 let data = early_data_bytes(self.left);
@@ -169,7 +182,7 @@ impl PartialHello {
                     .filter(|_| self.left == 1)
                     .ok_or(HelloFault::Unexpected("a change_cipher_spec"))?;
             }
-            _ if self.left > MAX_RECORD_BYTES => return Err(HelloFault::Overflow),
+            _ if self.left > MAX_PLAIN_BYTES => return Err(HelloFault::Overflow),
             _ if self.left == 0 => return Err(HelloFault::Unexpected("an empty record")),
             _ => {}
         }
@@ -200,9 +213,9 @@ impl PartialHello {
 
 /// Returns the message in records of the greatest length.
 pub(crate) fn records(message: &[u8]) -> Vec<u8> {
-    let headers = message.len().div_ceil(MAX_RECORD_BYTES) * HEADER_BYTES;
+    let headers = message.len().div_ceil(MAX_PLAIN_BYTES) * HEADER_BYTES;
     let mut records = Vec::with_capacity(message.len() + headers);
-    for part in message.chunks(MAX_RECORD_BYTES) {
+    for part in message.chunks(MAX_PLAIN_BYTES) {
         let [high, low] =
             u16::try_from(part.len()).expect("a chunk has at most 16 KiB").to_be_bytes();
         records.extend([HANDSHAKE, 3, 1, high, low]);
@@ -270,11 +283,12 @@ mod tests {
 
     #[test]
     fn a_record_that_cannot_become_a_hello_is_refused_at_its_header() {
-        assert_eq!(refused(&[23]), HelloFault::NotTls);
-        assert_eq!(refused(&[22, 2]), HelloFault::NotTls);
+        assert_eq!(refused(&[23]), HelloFault::NotTls(LooksLike::Other));
+        assert_eq!(refused(&[22, 2]), HelloFault::NotTls(LooksLike::Other));
+        assert_eq!(refused(&[22, 0xfe, 0xfd]), HelloFault::NotTls(LooksLike::Dtls));
         assert_eq!(refused(b"PROXY TCP4 "), HelloFault::ProxyHeader);
         assert_eq!(refused(b"\r\n\r\n\0\r\nQUIT\n\x21"), HelloFault::ProxyHeader);
-        assert_eq!(refused(b"PUT / HTTP/1.1\r\n"), HelloFault::NotTls);
+        assert_eq!(refused(b"PUT / HTTP/1.1\r\n"), HelloFault::NotTls(LooksLike::Http));
         assert_eq!(refused(&[22, 3, 1, 0x40, 1]), HelloFault::Overflow);
         assert!(matches!(refused(&[22, 3, 1, 0, 0]), HelloFault::Unexpected(_)));
         assert!(matches!(refused(&[22, 3, 1, 0, 9, 2]), HelloFault::Unexpected(_)));

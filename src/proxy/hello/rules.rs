@@ -10,6 +10,8 @@ use tokio_rustls::rustls::{PeerIncompatible, ProtocolVersion};
 
 use super::client_hello::{ClientHello, HelloExtensions, Rest, codes, kind, whole8, whole16};
 use super::fault::HelloFault;
+use super::record_limit::MIN_RECORD_SIZE_LIMIT;
+use crate::config::AcceptedVersions;
 
 /// TLS_FALLBACK_SCSV: RFC 7507 section 2.
 const FALLBACK: [u8; 2] = [0x56, 0x00];
@@ -27,21 +29,21 @@ pub(super) enum RequestedName<'a> {
     Dns(DnsName<'a>),
     /// An IP address, which RFC 6066 section 3 forbids. rustls treats it as no name.
     Ip(&'a [u8]),
-    /// Another value. The client is served like one without a name.
+    /// Another value, which may be empty as in OpenSSL. The client is served like one without a name.
     Other(&'a [u8]),
 }
 
-/// Returns the version that a ClientHello leads to, depending on whether TLS 1.2 is accepted.
+/// Returns the version that a ClientHello leads to, of the accepted ones.
 ///
 /// # Errors
 /// The first rule that the message breaks.
 pub(super) fn check(
     hello: &ClientHello<'_>,
-    tls12_accepted: bool,
+    accepted: AcceptedVersions,
 ) -> Result<ProtocolVersion, HelloFault> {
-    let version = version(hello, tls12_accepted)?;
-    // Our best version is always TLS 1.3.
-    if version == ProtocolVersion::TLSv1_2 && hello.suites.contains(&FALLBACK) {
+    let version = version(hello, accepted)?;
+    let is_best = version == ProtocolVersion::TLSv1_3 || !accepted.tls13;
+    if !is_best && hello.suites.contains(&FALLBACK) {
         return Err(HelloFault::Fallback);
     }
     let extensions = &hello.extensions;
@@ -58,13 +60,16 @@ pub(super) fn check(
 }
 
 /// Selects the version: RFC 8446 sections 4.2.1 and D.5.
-fn version(hello: &ClientHello<'_>, tls12_accepted: bool) -> Result<ProtocolVersion, HelloFault> {
+fn version(
+    hello: &ClientHello<'_>,
+    accepted: AcceptedVersions,
+) -> Result<ProtocolVersion, HelloFault> {
     use PeerIncompatible as P;
     if hello.legacy_version <= SSL_3 {
         return Err(HelloFault::version(P::Tls12NotOffered));
     }
     let Some(extension) = hello.extensions.supported_versions else {
-        return match (hello.legacy_version >= TLS_1_2, tls12_accepted) {
+        return match (hello.legacy_version >= TLS_1_2, accepted.tls12) {
             (true, true) => Ok(ProtocolVersion::TLSv1_2),
             (true, false) => Err(HelloFault::version(P::SupportedVersionsExtensionRequired)),
             (false, _) => Err(HelloFault::version(P::Tls12NotOffered)),
@@ -73,9 +78,9 @@ fn version(hello: &ClientHello<'_>, tls12_accepted: bool) -> Result<ProtocolVers
     let offered = codes(whole8(extension));
     let offered = offered.ok_or(HelloFault::Malformed("supported_versions"))?;
     let offers = |version: u16| offered.contains(&version.to_be_bytes());
-    if offers(TLS_1_3) {
+    if offers(TLS_1_3) && accepted.tls13 {
         Ok(ProtocolVersion::TLSv1_3)
-    } else if offers(TLS_1_2) && tls12_accepted {
+    } else if offers(TLS_1_2) && accepted.tls12 {
         Ok(ProtocolVersion::TLSv1_2)
     } else {
         Err(HelloFault::version(P::Tls12NotOfferedOrEnabled))
@@ -119,7 +124,7 @@ fn check_forms(extensions: &HelloExtensions<'_>) -> Result<(), HelloFault> {
     // RFC 8449 section 4.
     match extensions.record_size_limit {
         None => {}
-        Some(&[high, low]) if u16::from_be_bytes([high, low]) >= 64 => {}
+        Some(&[high, low]) if u16::from_be_bytes([high, low]) >= MIN_RECORD_SIZE_LIMIT => {}
         Some([_, _]) => return Err(HelloFault::Illegal("a record_size_limit")),
         Some(_) => return Err(HelloFault::Malformed("record_size_limit")),
     }
@@ -160,7 +165,7 @@ pub(super) fn server_name<'a>(
     let mut list = Rest(whole16(extension).ok_or(MALFORMED)?);
     let [0] = list.array().ok_or(MALFORMED)? else { return Err(MALFORMED) };
     let name = list.vector16().ok_or(MALFORMED)?;
-    if !list.0.is_empty() || name.is_empty() {
+    if !list.0.is_empty() {
         return Err(MALFORMED);
     }
     // As in OpenSSL: a value longer than any name, or with a NUL, at which C programs would end it.
@@ -211,6 +216,9 @@ fn check_tls13(extensions: &HelloExtensions<'_>) -> Result<(), HelloFault> {
 fn check_shares(shares: &[u8], groups: &[[u8; 2]]) -> Result<(), HelloFault> {
     const MALFORMED: HelloFault = HelloFault::Malformed("key_share");
     let mut rest = Rest(whole16(shares).ok_or(MALFORMED)?);
+    // Both lists can have thousands of entries.
+    let mut groups = groups.to_vec();
+    groups.sort_unstable();
     let mut checked = 0;
     while !rest.0.is_empty() {
         let group = rest.array().ok_or(MALFORMED)?;
@@ -219,7 +227,7 @@ fn check_shares(shares: &[u8], groups: &[[u8; 2]]) -> Result<(), HelloFault> {
         }
         checked += 1;
         // More shares than groups: one of them occurs twice.
-        if checked > groups.len() || !groups.contains(&group) {
+        if checked > groups.len() || groups.binary_search(&group).is_err() {
             return Err(HelloFault::Illegal("a key_share of a group that is not offered"));
         }
     }

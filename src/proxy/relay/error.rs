@@ -5,7 +5,7 @@
 use std::io;
 use std::time::Duration;
 
-use tokio_rustls::rustls;
+use tokio_rustls::rustls::{self, AlertDescription};
 
 use crate::proxy::socket;
 use crate::proxy::tls::SealError;
@@ -21,7 +21,7 @@ pub(crate) enum RelayError {
     MidRecord,
     #[error("the client's connection failed: {0}")]
     Client(io::Error),
-    #[error("the client violated TLS: {0}")]
+    #[error("the client violated TLS: {0}{advice}", advice = advice(.0))]
     Tls(rustls::Error),
     #[error("the backend's connection failed: {0}")]
     Backend(io::Error),
@@ -55,5 +55,34 @@ impl RelayError {
             Self::Seal(SealError::KeysExhausted) => Reason::KeysExhausted,
             Self::Seal(SealError::Misuse(_)) => Reason::Internal,
         }
+    }
+}
+
+/// Returns what to do about an alert that a client sends because of a message after the handshake. There is no other
+/// than our tickets, and key updates after millions of records.
+fn advice(error: &rustls::Error) -> &'static str {
+    let is_of_tickets = matches!(
+        error,
+        rustls::Error::AlertReceived(
+            AlertDescription::IllegalParameter
+                | AlertDescription::DecodeError
+                | AlertDescription::UnexpectedMessage,
+        )
+    );
+    if is_of_tickets { " (it may not take session tickets: `tickets = 0` sends none)" } else { "" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alert_because_of_tickets_says_how_to_send_none() {
+        let advises = |alert| {
+            let error = RelayError::Tls(rustls::Error::AlertReceived(alert));
+            error.to_string().contains("`tickets = 0`")
+        };
+        assert!(advises(AlertDescription::IllegalParameter));
+        assert!(!advises(AlertDescription::InternalError));
     }
 }

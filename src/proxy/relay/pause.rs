@@ -41,6 +41,14 @@ where
         Some((from.max(self.last_progress + quiet), Bound::Pause(reason)))
     }
 
+    /// Returns the instant until which this end has to wait for its turn, if closes per second are limited.
+    pub(super) fn wait_for_turn(&mut self, bound: Bound, now: Instant) -> Option<Instant> {
+        match bound {
+            Bound::Pause(_) | Bound::MaxAge => self.sessions.closes.wait(&mut self.turn, now),
+            Bound::Idle(_) | Bound::HalfClose(_) => None,
+        }
+    }
+
     /// Instant from which on the relay ends at a pause because of its age: within the last tenth of the maximum age.
     /// Devices that connect together, after a restart, must not all end together.
     fn grows_old(&self) -> Option<Instant> {

@@ -21,9 +21,8 @@ use tokio_rustls::rustls::{
 
 use super::*;
 use crate::metrics::Metrics;
-use crate::proxy::handshake;
+use crate::proxy::handshake::{self, Kernel};
 use crate::proxy::handshake_memory::Share;
-use crate::sessions::budget::Budget;
 use crate::terms::reason::Reason;
 use crate::trust::snapshot::Snapshot;
 use crate::trust::testing::snapshot_and_client;
@@ -137,19 +136,18 @@ impl Line {
         let ready = Arc::clone(&kernel);
         let (begin, begun) = tokio::sync::oneshot::channel();
         let ended = tokio::spawn(async move {
+            let (listener, memory) = (&snapshot.listener, Share::default());
             let started =
-                handshake::read_client_hello(client, &snapshot.listener, Share::default())
-                    .await
-                    .unwrap();
+                handshake::read_client_hello(client, listener, memory, Kernel::NONE).await.unwrap();
             let mut client = started.accept(&snapshot, &0, None).await.0.unwrap();
             let _not_waited_for = begin.send(());
-            let (early, budget) = (client.early, Budget::default());
+            let (early, sessions) = (client.early, Sessions::default());
             let stream = &mut client.stream;
             let is_ready = move |_: (&Pipe, Interest), _: (&Pipe, Interest)| {
                 ready.lock().unwrap().pop().unwrap_or(false)
             };
             let ended =
-                relay(stream, &mut server, early, (&relayed, &budget), bounds, is_ready).await;
+                relay(stream, &mut server, early, (&relayed, &sessions), bounds, is_ready).await;
             if ended.reset != Some(Side::Client) {
                 client.stream.close().await;
             }

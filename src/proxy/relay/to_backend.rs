@@ -83,7 +83,7 @@ where
                 // A part of a record, an empty record and a key_update are no progress: a client could keep its
                 // connection open for ever by one byte at a time.
                 let has_data = !scratch.plain.is_empty();
-                self.moved |= has_data;
+                self.moved.to_backend |= has_data;
                 self.awaits_answer |= has_data;
                 let pushed = self.unsent.push(self.backend, cx, scratch.plain());
                 self.reads_from_client.learn(scratch.plain.len(), self.unsent.is_empty());
@@ -129,7 +129,7 @@ where
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
     ) -> Poll<Result<Received, ReceiveError>> {
-        let bytes = self.budget.read_bytes(self.reads_from_client.bytes());
+        let bytes = self.sessions.budget.read_bytes(self.reads_from_client.bytes());
         self.client.poll_receive(cx, scratch, bytes)
     }
 }

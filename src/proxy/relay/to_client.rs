@@ -79,8 +79,8 @@ where
             return Ok(());
         }
         // These bytes cannot answer what the device has sent in the same poll.
-        self.awaits_answer &= self.moved;
-        self.moved = true;
+        self.awaits_answer &= self.moved.to_backend;
+        self.moved.to_client = true;
         match self.client.send(cx, plain, sealed) {
             Ok(()) => {
                 self.reads_from_backend.learn(plain.len(), self.client.queued() == 0);
@@ -117,7 +117,7 @@ where
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
     ) -> Poll<io::Result<usize>> {
-        let bytes = self.budget.read_bytes(self.reads_from_backend.bytes());
+        let bytes = self.sessions.budget.read_bytes(self.reads_from_backend.bytes());
         let room = &mut scratch.incoming[..bytes];
         let mut buffer = ReadBuf::new(room);
         ready!(Pin::new(&mut *self.backend).poll_read(cx, &mut buffer))?;

@@ -52,20 +52,22 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// Takes the keys of a handshake that is over and has nothing more to send. The next keys of TLS 1.3
-    /// are derived from `secrets`.
+    /// Takes the keys of a handshake that is over and has nothing more to send. Our key has sealed `added` records
+    /// that rustls has not counted. The next keys of TLS 1.3 are derived from `secrets`.
     ///
     /// # Errors
     /// If the handshake is not over, or rustls does not return its secrets: a fault of ours.
     pub(super) fn of(
         handshake: UnbufferedServerConnection,
         secrets: Option<TrafficSecrets>,
+        added: u64,
     ) -> Result<Self, Error> {
         let (keys, kernel) = handshake.dangerous_into_kernel_connection()?;
         let suite = kernel.negotiated_cipher_suite();
+        let (sequence, secret) = keys.tx;
         Ok(Self {
             opener: Opener::new(suite, keys.rx)?,
-            sealer: Sealer::new(suite, keys.tx)?,
+            sealer: Sealer::new(suite, (sequence + added, secret))?,
             max_sealed: confidentiality_limit(suite),
             next: NextKeys::new(suite, secrets)?.map(Box::new),
         })

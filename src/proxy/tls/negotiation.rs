@@ -21,7 +21,7 @@ use tokio_rustls::rustls::{Error, InvalidMessage, ServerConfig};
 
 pub(crate) use self::early_data::early_data_bytes;
 pub(crate) use self::rustls_handshake::{Opening, Progress, RustlsHandshake};
-use super::record_layer::RecordLayer;
+use super::record_layer::{RecordLayer, SentSizes};
 use super::scratch::{self, HANDSHAKE_READ_BYTES};
 use super::stream::TlsStream;
 use crate::proxy::close;
@@ -45,6 +45,8 @@ pub(crate) struct Negotiation<Io> {
     unsent: WriteBuffer,
     /// Reset of the client's stream that a failed write has reported.
     cut: Option<io::ErrorKind>,
+    /// The record sizes of the session.
+    sizes: SentSizes,
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
@@ -52,13 +54,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
     ///
     /// # Errors
     /// If the configuration cannot be used: an internal fault.
-    pub(crate) fn new(io: Io, config: Arc<ServerConfig>) -> Result<Self, Error> {
+    pub(crate) fn new(io: Io, config: Arc<ServerConfig>, sizes: SentSizes) -> Result<Self, Error> {
         Ok(Self {
             io,
             rustls: RustlsHandshake::new(config)?,
             held: Vec::new(),
             unsent: WriteBuffer::default(),
             cut: None,
+            sizes,
         })
     }
 
@@ -153,7 +156,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
     /// # Errors
     /// If the handshake is not complete: an internal fault.
     pub(crate) fn into_stream(self) -> Result<(TlsStream<Io>, Vec<u8>), Error> {
-        let record_layer = RecordLayer::new(self.rustls.into_keys()?);
+        let record_layer = RecordLayer::new(self.rustls.into_keys()?, self.sizes);
         let mut stream = TlsStream::new(self.io, record_layer, self.unsent, self.cut);
         let early = stream.feed(self.held);
         Ok((stream, early))
@@ -161,6 +164,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
 }
 
 mod early_data;
+mod framing;
 mod record;
 mod rustls_handshake;
 

@@ -7,24 +7,26 @@
 //!
 //! **Not here.** The handshake (`negotiation.rs`), ciphers and nonces (`keys.rs`), sockets (`stream.rs`).
 
+mod clock;
+mod size;
+
 use std::mem;
 use std::ops::Range;
-use std::sync::LazyLock;
 
-use tokio::time::Instant;
 use tokio_rustls::rustls::{
     AlertDescription, ContentType, Error, HandshakeType, InvalidMessage, PeerMisbehaved,
     ProtocolVersion,
 };
 
+use self::clock::clock;
+use self::size::RecordSize;
+pub(crate) use self::size::SentSizes;
 use super::alert;
 use super::keys::{Keys, NextKeys, OpenedRecord, Opener, SealedRecord, Sealer};
+use crate::config::values::MAX_PLAIN_BYTES;
 
 /// Size of a record's header: type, version, length. RFC 8446 section 5.1.
-const HEADER_BYTES: usize = 5;
-
-/// Longest plaintext of a record: RFC 8446 section 5.1.
-const MAX_PLAIN_BYTES: usize = 16 * 1024;
+pub(super) const HEADER_BYTES: usize = 5;
 
 /// Longest ciphertext of a record in TLS 1.2: RFC 5246 section 6.2.3.
 const MAX_SEALED_BYTES_TLS12: usize = MAX_PLAIN_BYTES + 2048;
@@ -56,6 +58,7 @@ pub(crate) struct RecordLayer {
     tls13: Option<Box<NextKeys>>,
     message: PartialMessage,
     allowances: Allowances,
+    size: RecordSize,
     /// The client has requested a key update, which is due before the next data.
     key_update_due: bool,
     peer_closed: bool,
@@ -95,7 +98,7 @@ struct Allowances {
     warnings: u8,
     renegotiations: u8,
     key_updates: u8,
-    /// Time of the last refill, by [`clock`].
+    /// Time of the last refill, by [`clock()`].
     since: u32,
 }
 
@@ -119,19 +122,9 @@ impl Allowances {
     }
 }
 
-/// Returns the milliseconds since the first call. They wrap after 49 days; only differences are used.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "only differences are used, which wrap correctly"
-)]
-fn clock() -> u32 {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    START.elapsed().as_millis() as u32
-}
-
 impl RecordLayer {
     /// Returns the record layer of a session that has just been established.
-    pub(super) fn new(keys: Keys) -> Self {
+    pub(super) fn new(keys: Keys, sizes: SentSizes) -> Self {
         let Keys { opener, sealer, next, max_sealed } = keys;
         Self {
             opener,
@@ -140,6 +133,7 @@ impl RecordLayer {
             tls13: next,
             message: PartialMessage::default(),
             allowances: Allowances { since: clock(), ..Allowances::FULL },
+            size: RecordSize::new(sizes),
             key_update_due: false,
             peer_closed: false,
             ended: false,
@@ -329,7 +323,8 @@ impl RecordLayer {
         plain: &[u8],
         records: &mut Vec<Vec<u8>>,
     ) -> Result<(), SealError> {
-        let chunks = plain.chunks(MAX_PLAIN_BYTES);
+        let size = self.size.of_write(plain.len());
+        let chunks = plain.chunks(size);
         let (needed, used) = (chunks.len() as u64, self.sealer.used());
         let left = self.max_sealed.saturating_sub(used);
         if self.tls13.is_none() && needed > left {
@@ -339,11 +334,23 @@ impl RecordLayer {
         if self.key_update_due || needed >= left && used > 0 {
             self.update_sealer(records).map_err(SealError::Misuse)?;
         }
-        for chunk in chunks {
-            let sealed = self.sealer.seal(ContentType::ApplicationData, chunk);
-            records.push(sealed.map_err(SealError::Misuse)?);
+        // Small records are joined: one system call takes a limited number of buffers.
+        let joined = MAX_PLAIN_BYTES.div_ceil(size);
+        for chunks in plain.chunks(joined * size) {
+            records.push(self.seal_joined(chunks, size).map_err(SealError::Misuse)?);
         }
         Ok(())
+    }
+
+    /// Seals `plain` as records of this size, one behind the other.
+    fn seal_joined(&mut self, plain: &[u8], size: usize) -> Result<Vec<u8>, Error> {
+        let (first, rest) = plain.split_at(size.min(plain.len()));
+        let mut records = self.sealer.seal(ContentType::ApplicationData, first)?;
+        records.reserve_exact(rest.len().div_ceil(size) * records.len());
+        for chunk in rest.chunks(size) {
+            records.extend_from_slice(&self.sealer.seal(ContentType::ApplicationData, chunk)?);
+        }
+        Ok(records)
     }
 
     /// Announces our next key to the client and uses it from then on. TLS 1.2 has none.

@@ -24,7 +24,7 @@ fn start(sessions: &[Arc<Session>]) {
     tokio::spawn(async move {
         let pace = Pace::default();
         pace.replace(|_| plan);
-        pace.run().await;
+        pace.run(&CloseRate::default()).await;
     });
 }
 
@@ -47,6 +47,42 @@ async fn five_thousand_sessions_over_thirty_seconds_get_the_same_number_of_order
     }
     assert_eq!(before, 5000);
     assert_eq!(sessions[7].stop_order().order(), Some(Order::AtPause(Reason::Drain)));
+}
+
+/// Stops these sessions at once, as far as `limit` per second allows, and returns how many were stopped in each tenth of
+/// a second up to the last.
+async fn stopped_by_tenth(sessions: &[Arc<Session>], limit: u32) -> Vec<usize> {
+    let closes = CloseRate::default();
+    closes.set_limit(std::num::NonZeroU32::new(limit));
+    let begin = Instant::now();
+    let stop = PlannedStop::Now(Reason::Revoked);
+    let planned = |session: &Arc<Session>| ((begin, session.id), (Arc::clone(session), stop));
+    let plan: Plan = sessions.iter().map(planned).collect();
+    tokio::spawn(async move {
+        let pace = Pace::default();
+        pace.replace(|_| plan);
+        pace.run(&closes).await;
+    });
+    let (mut by_tenth, mut before) = (Vec::new(), 0);
+    while before < sessions.len() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let now = ordered(sessions);
+        by_tenth.push(now - before);
+        before = now;
+    }
+    by_tenth
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_to_stop_at_once_are_stopped_evenly_at_the_limit_of_closes() {
+    for (count, limit) in [(400, 100), (9000, 3000)] {
+        let by_tenth = stopped_by_tenth(&sessions(count), limit).await;
+        let in_a_second = by_tenth.windows(10).map(|tenths| tenths.iter().sum::<usize>());
+        let (most, least) = (in_a_second.clone().max(), in_a_second.min());
+        let limit = limit as usize;
+        assert!(most <= Some(limit), "{most:?} in a second: {by_tenth:?}");
+        assert!(least >= Some(limit * 9 / 10), "{least:?} in a second: {by_tenth:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

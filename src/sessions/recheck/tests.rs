@@ -6,6 +6,7 @@ use tokio::time::sleep_until;
 
 use super::*;
 use crate::metrics::Metrics;
+use crate::sessions::close_rate::CloseRate;
 use crate::trust::testing;
 
 const SPREAD: Duration = Duration::from_secs(10);
@@ -31,7 +32,7 @@ fn listener() -> Arc<CheckedListener> {
     let (_sender, snapshots) = watch::channel(Arc::new(snapshot));
     let listener = Arc::new(CheckedListener::new(Metrics::new().listener("test"), snapshots));
     let stopping = Arc::clone(&listener);
-    tokio::spawn(async move { stopping.pace.run().await });
+    tokio::spawn(async move { stopping.pace.run(&CloseRate::default()).await });
     listener
 }
 

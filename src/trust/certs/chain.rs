@@ -20,6 +20,7 @@ use zeroize::Zeroize;
 
 use super::guards;
 use super::pem::{self, FoundSections};
+use super::signing;
 use super::summary::FileSummary;
 use crate::config::{GuardAction, Guards};
 use crate::terms::labels::MaterialKind;
@@ -51,6 +52,8 @@ struct LoadedPath {
 pub(crate) struct ServerCertificate {
     /// The path of its file: its metric label.
     pub(crate) label: String,
+    /// The path of its key's file.
+    pub(crate) key_file: String,
     pub(crate) leaf: CertificateDer<'static>,
     pub(crate) info: CertInfo,
     /// Number of certificates that are sent: this one and its issuers.
@@ -116,13 +119,17 @@ impl Chain {
         let ordered = ordered((cert, key), entries, &*signer, &mut findings.warnings);
         let (chain, lost_issuer) = findings.take(ordered)?;
         let info = chain[0].info.clone();
+        if chain.len() == 1 && !info.is_self_issued {
+            let (file, issuer) = (cert.path.clone(), info.issuer_text.clone());
+            findings.warnings.push(Warning::SentAlone { file, issuer });
+        }
         let ders = chain.into_iter().map(|entry| entry.der).collect();
         let (cert_digest, key_digest) = digests?;
         Some(Self {
             cert: LoadedPath { path: cert.path.clone(), digest: cert_digest },
             key_file: LoadedPath { path: key.path.clone(), digest: key_digest },
             info,
-            key: Arc::new(CertifiedKey::new(ders, signer)),
+            key: Arc::new(CertifiedKey::new(ders, signing::by_clients_order(signer))),
             lost_issuer,
         })
     }
@@ -219,6 +226,7 @@ impl Chain {
     pub(crate) fn server_certificate(&self) -> ServerCertificate {
         ServerCertificate {
             label: Shown(&self.cert.path).to_string(),
+            key_file: Shown(&self.key_file.path).to_string(),
             leaf: self.leaf().clone(),
             info: self.info.clone(),
             chain_length: self.key.cert.len(),

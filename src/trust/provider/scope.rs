@@ -9,6 +9,7 @@
 //! **Not here.** The ciphers that share themselves with the scope (`provider.rs`).
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 
@@ -19,9 +20,12 @@ use tokio_rustls::rustls::crypto::cipher::{
 use tokio_rustls::rustls::crypto::tls13::OkmBlock;
 use tokio_rustls::rustls::{
     AlertDescription, ContentType, Error, KeyLog, PeerIncompatible, ProtocolVersion,
+    SignatureScheme,
 };
 
 use super::disguise::Disguise;
+use super::flight::FlightSizes;
+use super::fragment_ack::FragmentAck;
 use crate::lock::Lock;
 use crate::terms::labels::ResumptionOutcome;
 use crate::trust::authentication::Authentication;
@@ -44,8 +48,12 @@ pub(crate) struct HandshakeScope {
     pub(crate) version: Option<ProtocolVersion>,
     /// The difference to the ClientHello that the client sent, if there is one.
     pub(crate) disguise: Option<Disguise>,
+    /// The acknowledgement that our ServerHello gets, if the client asks for it.
+    pub(crate) fragment_ack: Option<FragmentAck>,
     /// The reason for which the resolver found no certificate for the client.
     pub(crate) no_certificate_fits: Option<PeerIncompatible>,
+    /// The first signature scheme of the client that the certificate's key can use.
+    pub(crate) first_scheme: Option<SignatureScheme>,
     /// The resolver chose a certificate that clients of both groups of a rollout get.
     pub(crate) is_common_certificate: bool,
     /// The client whose certificates were verified in this handshake.
@@ -60,11 +68,23 @@ pub(crate) struct HandshakeScope {
     pub(crate) tickets_offered: usize,
     /// Seconds for which the last ticket that was sealed can be used.
     pub(crate) ticket_lifetime: Option<u32>,
+    /// The client of TLS 1.2 keeps the ticket with which it resumes.
+    pub(crate) keeps_ticket: bool,
+    /// Tickets that were sealed for the client.
+    pub(crate) tickets_sealed: u8,
+    /// The secrets of the tickets were derived with short nonces.
+    pub(super) has_short_nonces: bool,
     /// The client's certificate, if it or its chain was refused.
     pub(crate) refused: Option<Box<RefusedCertificate>>,
     pub(super) sealer: Option<Arc<Lock<HandshakeSealer>>>,
     pub(super) opener: Option<Arc<Lock<Box<dyn MessageDecrypter>>>>,
     pub(super) has_sealed: bool,
+    /// The alert that the client was sent.
+    pub(crate) sent_alert: Option<AlertDescription>,
+    /// The sizes of our encrypted records.
+    pub(crate) sealed_sizes: FlightSizes,
+    /// The records to send before each record that rustls has encrypted and not returned yet.
+    pub(crate) sealed_before: VecDeque<Vec<u8>>,
     client_secret: Option<OkmBlock>,
     server_secret: Option<OkmBlock>,
 }
@@ -102,10 +122,21 @@ impl HandshakeScope {
         }
     }
 
+    /// Returns the nonce of the next TLS 1.3 ticket: the count of those before it.
+    pub(super) const fn next_ticket_nonce(&mut self) -> u8 {
+        self.has_short_nonces = true;
+        self.tickets_sealed
+    }
+
     /// Takes the secrets of the session that the handshake led to; none before TLS 1.3.
     pub(crate) fn take_traffic_secrets(&mut self) -> Option<TrafficSecrets> {
         let (client, server) = (self.client_secret.take(), self.server_secret.take());
         client.zip(server).map(|(client, server)| TrafficSecrets { client, server })
+    }
+
+    /// Returns the count of records that our current key has sealed and rustls has not counted.
+    pub(crate) fn added_records(&self) -> u64 {
+        self.sealer.as_ref().map_or(0, |sealer| sealer.lock().added)
     }
 
     /// Returns whether our records are encrypted.
@@ -144,8 +175,10 @@ impl HandshakeScope {
 /// A cipher for our records in a handshake.
 pub(super) struct HandshakeSealer {
     pub(super) cipher: Box<dyn MessageEncrypter>,
-    /// The sequence number of the next record.
+    /// The sequence number of the next record, as rustls counts.
     pub(super) next: u64,
+    /// Records that rustls has not counted.
+    pub(super) added: u64,
 }
 
 impl HandshakeSealer {
@@ -155,7 +188,32 @@ impl HandshakeSealer {
         sequence: u64,
     ) -> Result<OutboundOpaqueMessage, Error> {
         self.next = sequence + 1;
-        self.cipher.encrypt(message, sequence)
+        self.cipher.encrypt(message, sequence + self.added)
+    }
+
+    /// Encrypts a record of rustls as one or more records of these sizes. Returns those before the last one, encoded.
+    pub(super) fn encrypt_divided(
+        &mut self,
+        message: &OutboundPlainMessage<'_>,
+        sequence: u64,
+        sizes: FlightSizes,
+    ) -> Result<(Vec<u8>, OutboundOpaqueMessage), Error> {
+        let content = message.payload.to_vec();
+        let parts = if message.typ == ContentType::Handshake {
+            sizes.divide(&content)
+        } else {
+            vec![&content[..]]
+        };
+        let (&last, before) = parts.split_last().unwrap_or((&&[][..], &[]));
+        let mut encoded = Vec::new();
+        let (typ, version) = (message.typ, message.version);
+        for &part in before {
+            let record = OutboundPlainMessage { typ, version, payload: part.into() };
+            encoded.extend(self.encrypt(record, sequence)?.encode());
+            self.added += 1;
+        }
+        let record = OutboundPlainMessage { typ, version, payload: last.into() };
+        Ok((encoded, self.encrypt(record, sequence)?))
     }
 }
 

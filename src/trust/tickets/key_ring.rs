@@ -40,6 +40,13 @@ pub(super) struct SealedTicket {
     pub(super) key_ends: Option<u64>,
 }
 
+/// An opened ticket.
+pub(super) struct OpenedTicket {
+    pub(super) content: Vec<u8>,
+    /// The time at which its key is dropped, in Unix time, if a newer key seals by now.
+    pub(super) replaced_key_ends: Option<u64>,
+}
+
 impl KeyRing {
     /// Returns the keys that a policy derives from the keys of a file, in the order of the file.
     pub(super) fn shared(masters: &[MasterKey], policy: &Digest) -> Option<Self> {
@@ -75,20 +82,30 @@ impl KeyRing {
     ///
     /// # Errors
     /// `UnknownKey` if it names none of these keys, `Damaged` if the key that it names did not seal it.
-    pub(super) fn open(&self, ticket: &[u8], now: u64) -> Result<Vec<u8>, ResumptionOutcome> {
+    pub(super) fn open(&self, ticket: &[u8], now: u64) -> Result<OpenedTicket, ResumptionOutcome> {
         let key = key_name(ticket).and_then(|name| self.named(name, now));
-        let key = key.ok_or(ResumptionOutcome::UnknownKey)?;
-        key.open(ticket).ok_or(ResumptionOutcome::Damaged)
+        let (key, replaced_key_ends) = key.ok_or(ResumptionOutcome::UnknownKey)?;
+        let content = key.open(ticket).ok_or(ResumptionOutcome::Damaged)?;
+        Ok(OpenedTicket { content, replaced_key_ends })
     }
 
-    fn named(&self, name: &[u8], now: u64) -> Option<Arc<TicketKey>> {
+    /// Returns the key with a name, and the time at which it is dropped if a newer key seals by now. A key of a file
+    /// that was replaced may be dropped at any time.
+    fn named(&self, name: &[u8], now: u64) -> Option<(Arc<TicketKey>, Option<u64>)> {
         match self {
-            Self::Shared { all, .. } => all.iter().find(|key| key.is_named(name)).cloned(),
+            Self::Shared { sealing, all } => {
+                let place = all.iter().position(|key| key.is_named(name))?;
+                let is_replaced = all[place + 1..].iter().any(|newer| Arc::ptr_eq(newer, sealing));
+                Some((Arc::clone(&all[place]), is_replaced.then_some(now)))
+            }
             Self::Own { policy, keys } => {
                 let mut keys = keys.lock();
                 keys.rotate(policy, now)?;
-                let mut all = [Some(&keys.current), keys.previous.as_ref()].into_iter().flatten();
-                all.find(|key| key.is_named(name)).cloned()
+                let current = (&keys.current, None);
+                let previous = keys.previous.as_ref().map(|key| (key, Some(keys.next_switch)));
+                let mut all = [current].into_iter().chain(previous);
+                let (key, ends) = all.find(|(key, _)| key.is_named(name))?;
+                Some((Arc::clone(key), ends))
             }
         }
     }
@@ -130,7 +147,7 @@ mod tests {
         let (old, new) = (shared(&[1, 2, 3]), shared(&[2, 3, 4]));
         for (one, other) in [(&old, &new), (&new, &old)] {
             let ticket = one.seal(b"content", 0).unwrap().bytes;
-            assert_eq!(other.open(&ticket, 0).unwrap(), b"content");
+            assert_eq!(other.open(&ticket, 0).unwrap().content, b"content");
         }
     }
 
@@ -152,6 +169,23 @@ mod tests {
         assert!(keys.open(&first.bytes, 1000 + 2 * ROTATION - 1).is_ok());
         assert!(keys.open(&first.bytes, 1000 + 2 * ROTATION).is_err());
         assert!(keys.open(&second.bytes, 1000 + 2 * ROTATION).is_ok());
+    }
+
+    #[test]
+    fn a_ticket_of_a_key_that_was_replaced_is_recognised() {
+        let ends = |keys: &KeyRing, ticket: &[u8], now| {
+            keys.open(ticket, now).ok().unwrap().replaced_key_ends
+        };
+        let keys = KeyRing::own(policy(), 0).unwrap();
+        let ticket = keys.seal(b"content", 0).unwrap().bytes;
+        assert_eq!(ends(&keys, &ticket, ROTATION - 1), None);
+        assert_eq!(ends(&keys, &ticket, ROTATION), Some(2 * ROTATION));
+        for (file, ends_now) in
+            [([0, 1, 2, 3], None), ([1, 2, 3, 4], Some(7)), ([9, 9, 9, 2], None)]
+        {
+            let ticket = shared(&[1, 2, 3]).seal(b"content", 0).unwrap().bytes;
+            assert_eq!(ends(&shared(&file), &ticket, 7), ends_now, "{file:?}");
+        }
     }
 
     #[test]

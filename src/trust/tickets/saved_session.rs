@@ -49,22 +49,33 @@ pub(super) fn encode(
     (saved.len() <= MAX_BYTES).then_some((saved, authentication))
 }
 
-/// Decodes a saved session. Returns rustls's state with the client's certificates, and the authentication.
+/// A decoded session.
+pub(super) struct Decoded {
+    /// rustls's state, with the client's certificates.
+    pub(super) state: Vec<u8>,
+    /// The time at which it was saved, in Unix time.
+    pub(super) saved: u64,
+    pub(super) authentication: Authentication,
+}
+
+/// Decodes a saved session.
 ///
 /// # Errors
 /// `UnknownIssuers` if the issuers are not known, `Damaged` if the content has another layout.
-pub(super) fn decode(
-    saved: &[u8],
-    known: &KnownIssuers,
-) -> Result<(Vec<u8>, Authentication), ResumptionOutcome> {
+pub(super) fn decode(saved: &[u8], known: &KnownIssuers) -> Result<Decoded, ResumptionOutcome> {
     let SavedSession { at, until, issuers, state } =
         SavedSession::parse(saved).ok_or(ResumptionOutcome::Damaged)?;
-    let Some(id) = issuers else {
-        return Ok((state.to_vec(), Authentication { at, until, issuers: None }));
+    let parsed = State::parse(state).ok_or(ResumptionOutcome::Damaged)?;
+    let issuers = match issuers {
+        Some(id) => Some(known.get(id).ok_or(ResumptionOutcome::UnknownIssuers)?),
+        None => None,
     };
-    let issuers = known.get(id).ok_or(ResumptionOutcome::UnknownIssuers)?;
-    let whole = with_issuers(state, &issuers).ok_or(ResumptionOutcome::Damaged)?;
-    Ok((whole, Authentication { at, until, issuers: Some(issuers) }))
+    let whole = match &issuers {
+        Some(issuers) => with_issuers(&parsed, issuers).ok_or(ResumptionOutcome::Damaged)?,
+        None => state.to_vec(),
+    };
+    let authentication = Authentication { at, until, issuers };
+    Ok(Decoded { state: whole, saved: parsed.created, authentication })
 }
 
 /// The parts of a saved session.
@@ -93,8 +104,7 @@ impl<'a> SavedSession<'a> {
 }
 
 /// Returns a state in which the client's own certificate is followed by its issuers.
-fn with_issuers(state: &[u8], issuers: &Issuers) -> Option<Vec<u8>> {
-    let parsed = State::parse(state)?;
+fn with_issuers(parsed: &State<'_>, issuers: &Issuers) -> Option<Vec<u8>> {
     let mut whole = Vec::with_capacity(MAX_BYTES / 4);
     let certificates = parsed.certificates.iter().take(1).chain(&issuers.ders);
     parsed.write_with(certificates, &mut whole)?;
@@ -106,7 +116,7 @@ mod tests {
     use tokio_rustls::rustls::pki_types::CertificateDer;
 
     use super::*;
-    use crate::trust::tickets::state::tests::state;
+    use crate::trust::tickets::state::tests::{CREATED, state};
 
     #[test]
     fn the_issuers_are_left_out_and_put_back() {
@@ -117,19 +127,21 @@ mod tests {
         let sent = state(None, &[&own, &stray, &issuer], Some(b"mqtt"));
         let (saved, _) = encode(&sent, Some(authentication), 7).unwrap();
         assert!(saved.len() < own.len() + 120, "{} bytes", saved.len());
-        let (restored, found) = decode(&saved, &known).unwrap();
-        assert_eq!(restored, state(None, &[&own, &issuer], Some(b"mqtt")));
-        assert_eq!((found.at, found.until), (5, 9));
+        let restored = decode(&saved, &known).unwrap();
+        assert_eq!(restored.state, state(None, &[&own, &issuer], Some(b"mqtt")));
+        assert_eq!((restored.authentication.at, restored.authentication.until), (5, 9));
+        assert_eq!(restored.saved, CREATED);
         let elsewhere = decode(&saved, &KnownIssuers::default());
-        assert_eq!(elsewhere.unwrap_err(), ResumptionOutcome::UnknownIssuers);
+        assert_eq!(elsewhere.err(), Some(ResumptionOutcome::UnknownIssuers));
     }
 
     #[test]
     fn a_client_without_a_certificate_counts_from_now_on() {
         let known = KnownIssuers::default();
         let (saved, _) = encode(&state(None, &[], None), None, 7).unwrap();
-        let (restored, found) = decode(&saved, &known).unwrap();
-        assert_eq!(restored, state(None, &[], None));
+        let restored = decode(&saved, &known).unwrap();
+        assert_eq!(restored.state, state(None, &[], None));
+        let found = restored.authentication;
         assert_eq!((found.at, found.until), (7, u64::MAX));
     }
 
@@ -146,7 +158,7 @@ mod tests {
         let sent = state(None, &[&[1; 30]], None);
         let (saved, _) = encode(&sent, Some(authentication), 7).unwrap();
         for cut in 0..saved.len() {
-            let declined = decode(&saved[..cut], &known).unwrap_err();
+            let declined = decode(&saved[..cut], &known).err().unwrap();
             assert_eq!(declined, ResumptionOutcome::Damaged, "{cut} bytes");
         }
         assert!(decode(&[&saved[..], &[0]].concat(), &known).is_err());

@@ -15,6 +15,8 @@ pub(super) struct State<'a> {
     before: &'a [u8],
     /// The client's certificates in the order in which it sent them.
     pub(super) certificates: Vec<CertificateDer<'a>>,
+    /// The time at which rustls wrote it, in Unix time.
+    pub(super) created: u64,
     after: &'a [u8],
 }
 
@@ -32,8 +34,9 @@ impl<'a> State<'a> {
         rest.optional(Reader::short)?; // ALPN
         let data = rest.take(2)?;
         rest.take(usize::from(u16::from_be_bytes([data[0], data[1]])))?;
-        rest.take(8 + 4)?; // times
-        rest.0.is_empty().then_some(Self { before, certificates, after })
+        let created = u64::from_be_bytes(*rest.take(8)?.first_chunk()?);
+        rest.take(4)?; // ticket_age_add
+        rest.0.is_empty().then_some(Self { before, certificates, created, after })
     }
 
     /// Appends the state with these certificates instead of the client's. Returns none if they are too long.
@@ -109,6 +112,9 @@ impl<'a> Reader<'a> {
 pub(super) mod tests {
     use super::*;
 
+    /// The time at which a state was written, in Unix time.
+    pub(in crate::trust::tickets) const CREATED: u64 = 1_800_000_000;
+
     /// Encodes a state as rustls does.
     pub(in crate::trust::tickets) fn state(
         name: Option<&[u8]>,
@@ -136,7 +142,8 @@ pub(super) mod tests {
         }
         all.extend(optional(alpn));
         all.extend([0, 2, 8, 8]);
-        all.extend([9; 12]);
+        all.extend(CREATED.to_be_bytes());
+        all.extend([9; 4]);
         all
     }
 

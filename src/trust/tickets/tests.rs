@@ -18,6 +18,7 @@ use tokio_rustls::rustls::version::TLS12;
 use tokio_rustls::rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use super::state::tests::CREATED;
 use super::*;
 use crate::config::{ClientAuth, ClientTrust};
 use crate::trust::authentication::Authentication;
@@ -124,6 +125,63 @@ fn a_ticket_is_opened_until_the_session_is_too_old() {
     let ticket = sealed(&all, start);
     assert!(opens(&all, &ticket, start + 99));
     assert!(!opens(&all, &ticket, start + 100));
+}
+
+/// Opens a ticket of TLS 1.2, and returns whether the client gets a new one.
+fn is_renewed(sessions: &Resumption, ticket: &[u8], now: u64) -> bool {
+    let mut scope = HandshakeScope::default();
+    scope.version = Some(ProtocolVersion::TLSv1_2);
+    let announced = scope.enter(|| {
+        assert!(opens(sessions, ticket, now));
+        sessions.sessions.as_ref().unwrap().enabled()
+    });
+    assert_eq!(announced, !scope.keeps_ticket);
+    announced
+}
+
+/// Returns sessions with keys of this process, of which the first was made when a state is written.
+fn sessions_from_the_start(max_age: u64) -> Resumption {
+    let mut all = sessions(None, "a", max_age);
+    let keys = Arc::new(KeyRing::own(all.policy, CREATED).unwrap());
+    let of_now = all.sessions.take().unwrap();
+    all.sessions = Some(Arc::new(SavedSessions {
+        keys,
+        remembered: Arc::clone(&of_now.remembered),
+        issuers: Arc::clone(&of_now.issuers),
+        max_age,
+    }));
+    all
+}
+
+#[test]
+fn a_ticket_of_tls_12_is_renewed_once_half_of_its_life_has_passed() {
+    const HOUR: u64 = 3600;
+    let all = sessions_from_the_start(7 * 24 * HOUR);
+    let ticket = sealed(&all, CREATED);
+    // Its key is dropped after 12 hours.
+    for (hours, renewed) in [(0, false), (5, false), (6, true), (11, true)] {
+        assert_eq!(is_renewed(&all, &ticket, CREATED + hours * HOUR), renewed, "{hours} hours");
+    }
+}
+
+#[test]
+fn a_ticket_of_tls_12_is_not_renewed_if_the_session_ends_with_it() {
+    const HOUR: u64 = 3600;
+    let all = sessions_from_the_start(11 * HOUR);
+    let ticket = sealed(&all, CREATED);
+    for hours in [0, 6, 10] {
+        assert!(!is_renewed(&all, &ticket, CREATED + hours * HOUR), "{hours} hours");
+    }
+}
+
+#[test]
+fn a_ticket_of_tls_13_is_renewed_each_time() {
+    let all = sessions_from_the_start(100);
+    let ticket = sealed(&all, CREATED);
+    let mut scope = HandshakeScope::default();
+    scope.version = Some(ProtocolVersion::TLSv1_3);
+    assert!(scope.enter(|| opens(&all, &ticket, CREATED + 1)
+        && all.sessions.as_ref().unwrap().enabled()));
 }
 
 #[test]

@@ -56,6 +56,7 @@ inputs! {
     SCHEMES = false, What::Bytes(|| list(13));
     PROTOCOLS = false, What::Bytes(|| of_hello(16, &[1, b'x'].repeat(30_000)));
     SHARES = false, What::Bytes(|| of_hello(51, &shares()));
+    GROUPS_AND_SHARES = false, What::Bytes(|| whole(&groups_and_shares()));
     EXTENSIONS = false, What::Bytes(|| {
         let unknown: Vec<_> = (0..15_000).map(|n| (0x4000 + n, Vec::new())).collect();
         whole(&hello::hello(hello::SUITES, &hello::with(&unknown)))
@@ -212,6 +213,14 @@ fn many(count: u16) -> Vec<u16> {
 fn shares() -> Vec<u8> {
     let share = |group: u16| [&group.to_be_bytes()[..], &vector(2, &[9; 32])].concat();
     (0..1600).map(|n| 0x6000 + n).chain([0x001d]).flat_map(share).collect()
+}
+
+/// Returns a ClientHello with 15,000 groups, and 6,600 key shares of the last one, which nobody has.
+fn groups_and_shares() -> Vec<u8> {
+    let groups: Vec<_> = std::iter::repeat_n(0x001d, 15_000).chain([0x6000]).collect();
+    let shares = [&0x6000_u16.to_be_bytes()[..], &vector(2, &[9])].concat().repeat(6600);
+    let both = [(10, vector(2, &numbers(&groups))), (51, vector(2, &shares))];
+    hello::hello(hello::SUITES, &hello::with(&both))
 }
 
 /// Returns a ClientHello with `count` PSK identities and binders. `pre_shared_key` must be the last extension.

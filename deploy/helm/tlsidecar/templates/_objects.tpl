@@ -57,7 +57,7 @@ spec:
               kubernetes.io/metadata.name: {{ .monitoringNamespace }}
       ports:
         - protocol: TCP
-          port: 9902
+          port: {{ include "tlsidecar.metricsPort" $ }}
     {{- with .extraIngress }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -99,7 +99,7 @@ spec:
     matchLabels:
       {{- include "tlsidecar.podLabels" $ | nindent 6 }}
   podMetricsEndpoints:
-    - portNumber: 9902
+    - portNumber: {{ include "tlsidecar.metricsPort" $ }}
       path: /metrics
       interval: {{ .interval }}
       scrapeTimeout: {{ .scrapeTimeout }}
@@ -108,7 +108,7 @@ spec:
         # For agents that do not support portNumber and would scrape every port. An operator before 0.79
         # lacks this field, and the API server rejects the object.
         - sourceLabels: [__meta_kubernetes_pod_container_port_number]
-          regex: "9902"
+          regex: {{ include "tlsidecar.metricsPort" $ | quote }}
           action: keep
         # One job per release: the rules sum the instances of a job.
         - replacement: {{ printf "%s/tlsidecar-%s" $.Release.Namespace $.Release.Name }}
@@ -158,6 +158,36 @@ spec:
         - type: Pods
           value: 1
           periodSeconds: 300
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* A server certificate of cert-manager: include "tlsidecar.certificate" (dict "root" . "certificate" its values). */}}
+{{- define "tlsidecar.certificate" -}}
+{{- $root := .root -}}
+{{- with .certificate -}}
+{{- if .enabled -}}
+apiVersion: cert-manager.io/v1
+kind: Certificate
+metadata:
+  name: {{ include "tlsidecar.name" $root }}
+spec:
+  secretName: {{ $root.Values.tlsidecar.tlsSecret }}
+  commonName: {{ first .dnsNames | quote }}
+  dnsNames:
+    {{- toYaml .dnsNames | nindent 4 }}
+  duration: 2160h
+  privateKey:
+    algorithm: ECDSA
+    size: 256
+    rotationPolicy: Always
+  usages:
+    - digital signature
+    - server auth
+  issuerRef:
+    name: {{ .issuerRef.name }}
+    kind: {{ .issuerRef.kind }}
+    group: cert-manager.io
 {{- end }}
 {{- end }}
 {{- end -}}

@@ -8,13 +8,12 @@
 
 use tokio_rustls::rustls::{ContentType, Error, InvalidMessage};
 
+use crate::config::values::MAX_PLAIN_BYTES;
+
 pub(super) const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
-const HANDSHAKE: u8 = 22;
+pub(super) const HANDSHAKE: u8 = 22;
 pub(super) const APPLICATION_DATA: u8 = 23;
-
-/// Longest plaintext of a record: RFC 8446 section 5.1.
-const MAX_PLAIN_BYTES: usize = 1 << 14;
 
 /// Protection of the client's records.
 #[derive(Clone, Copy, PartialEq, Eq)]

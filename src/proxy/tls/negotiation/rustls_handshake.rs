@@ -21,13 +21,14 @@ use tokio_rustls::rustls::{
 };
 
 use super::early_data::EarlyData;
+use super::framing::Framing;
 use super::record::{self, Protection, whole_record};
 use crate::proxy::tls::alert;
 use crate::proxy::tls::keys::Keys;
 use crate::terms::labels::ResumptionOutcome;
 use crate::trust::certs::verifier::ChainError;
 use crate::trust::identity::Identity;
-use crate::trust::provider::{Disguise, HandshakeScope};
+use crate::trust::provider::{Disguise, FlightSizes, FragmentAck, HandshakeScope};
 use crate::trust::refused::RefusedCertificate;
 
 /// Time that a record may cost for another to follow it at once: less than any signature that AWS-LC makes
@@ -45,6 +46,8 @@ pub(crate) struct RustlsHandshake {
     early_data: Option<EarlyData>,
     /// The client has sent a change_cipher_spec: in TLS 1.2 its next records are encrypted.
     ciphers_changed: bool,
+    /// The division of our flights into records.
+    framing: Framing,
     /// CPU time that rustls has taken.
     crypto: Duration,
 }
@@ -59,6 +62,11 @@ pub(crate) struct Opening {
     pub(crate) disguise: Option<Disguise>,
     /// The client may send early data next.
     pub(crate) early_data: bool,
+    /// The sizes of the records that answer the message.
+    pub(crate) plain_sizes: FlightSizes,
+    pub(crate) sealed_sizes: FlightSizes,
+    /// The acknowledgement that the ServerHello gets.
+    pub(crate) fragment_ack: Option<FragmentAck>,
 }
 
 /// The next step of a handshake in progress.
@@ -82,6 +90,7 @@ impl RustlsHandshake {
             seen: 0,
             early_data: None,
             ciphers_changed: false,
+            framing: Framing::default(),
             crypto: Duration::ZERO,
         })
     }
@@ -156,6 +165,9 @@ impl RustlsHandshake {
     pub(super) fn open(&mut self, opening: Opening) -> Vec<u8> {
         self.scope.version = Some(opening.version);
         self.scope.disguise = opening.disguise;
+        self.scope.sealed_sizes = opening.sealed_sizes;
+        self.scope.fragment_ack = opening.fragment_ack;
+        self.framing.set(opening.version, opening.plain_sizes, opening.fragment_ack);
         self.early_data = opening.early_data.then(EarlyData::default);
         opening.records
     }
@@ -241,15 +253,15 @@ impl RustlsHandshake {
         discarded: &mut usize,
         reply: &mut Vec<u8>,
     ) -> Result<usize, Error> {
-        let Self { connection, scope, .. } = self;
-        let mut used = 0;
+        let Self { connection, scope, framing, .. } = self;
+        let (mut used, mut queued) = (0, Vec::new());
         let processed = scope.enter(|| {
             loop {
                 let UnbufferedStatus { discard, state, .. } =
                     connection.process_tls_records(&mut records[used..]);
                 let waiting = match state {
                     Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                        append(reply, |out| data.encode(out)).map(|()| false)
+                        append(&mut queued, |out| data.encode(out)).map(|()| false)
                     }
                     // Reporting it as sent is safe: replies leave in the order of `reply`.
                     Ok(ConnectionState::TransmitTlsData(data)) => {
@@ -265,6 +277,7 @@ impl RustlsHandshake {
                 }
             }
         });
+        framing.divide(&queued, scope, reply);
         // rustls opens a ticket before it decides whether to resume it, for example under another server name.
         if connection.handshake_kind() != Some(HandshakeKind::Resumed) {
             scope.decline_resumed();
@@ -290,13 +303,16 @@ impl RustlsHandshake {
         while self.connection.wants_write() {
             let status = self.connection.process_tls_records(held);
             let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state else { break };
-            if append(reply, |out| data.encode(out)).is_err() {
+            let mut queued = Vec::new();
+            if append(&mut queued, |out| data.encode(out)).is_err() {
                 break;
             }
+            self.framing.divide(&queued, &mut self.scope, reply);
         }
         let queued = reply.len() > before;
         if self.scope.is_sealing() {
             let unqueued = alert::for_session(error).filter(|_| !queued);
+            self.scope.sent_alert = unqueued.or(self.scope.sent_alert);
             reply.extend(
                 unqueued.and_then(|alert| self.scope.seal_alert(alert)).unwrap_or_default(),
             );
@@ -305,7 +321,15 @@ impl RustlsHandshake {
         {
             reply.truncate(before);
             reply.extend_from_slice(&alert::plaintext_alert(alert));
+            self.scope.sent_alert = Some(alert);
+        } else if let [21, _, _, 0, 2, _, alert] = reply[before..] {
+            self.scope.sent_alert = Some(AlertDescription::from(alert));
         }
+    }
+
+    /// Returns the alert that was queued for the client.
+    pub(crate) const fn sent_alert(&self) -> Option<AlertDescription> {
+        self.scope.sent_alert
     }
 
     /// Returns the keys of the session that the handshake has established.
@@ -313,7 +337,8 @@ impl RustlsHandshake {
     /// # Errors
     /// If the handshake is not complete: an internal fault.
     pub(super) fn into_keys(mut self) -> Result<Keys, Error> {
-        Keys::of(self.connection, self.scope.take_traffic_secrets())
+        let secrets = self.scope.take_traffic_secrets();
+        Keys::of(self.connection, secrets, self.scope.added_records())
     }
 }
 

@@ -14,20 +14,26 @@ use tokio_rustls::rustls::{
 };
 
 use super::*;
-use crate::proxy::handshake::{self, EstablishedClient, HandshakeError};
+use crate::proxy::handshake::{self, EstablishedClient, FailedHandshake, HandshakeError};
 use crate::proxy::handshake_memory::Share;
 use crate::proxy::tls::{ReceiveError, Received};
+use crate::trust::provider::FlightSizes;
 use crate::trust::snapshot::Snapshot;
 use crate::trust::testing::snapshot_and_client;
 
-type Accepted = Result<EstablishedClient<DuplexStream>, HandshakeError>;
+type Accepted = Result<EstablishedClient<DuplexStream>, Box<FailedHandshake>>;
 
 /// Starts the proxy's side of a handshake in its own task.
 fn accepting(snapshot: Arc<Snapshot>) -> (DuplexStream, tokio::task::JoinHandle<Accepted>) {
     let (device, ours) = duplex(1 << 20);
     let accepted = tokio::spawn(async move {
-        let started =
-            handshake::read_client_hello(ours, &snapshot.listener, Share::default()).await?;
+        let started = handshake::read_client_hello(
+            ours,
+            &snapshot.listener,
+            Share::default(),
+            handshake::Kernel::NONE,
+        )
+        .await?;
         started.accept(&snapshot, &0, None).await.0
     });
     (device, accepted)
@@ -296,11 +302,21 @@ async fn a_handshake_pauses_between_records_that_cost_much() {
     let sent = Device::new(&config, io).outgoing();
     let (_device, ours) = duplex(1 << 20);
     let ours_config = Arc::clone(&snapshot.policy().server_configs.server_order);
-    let mut negotiation = Negotiation::new(ours, ours_config).unwrap();
+    let sent_sizes = SentSizes { max: 1 << 14, starts_small: false };
+    let mut negotiation = Negotiation::new(ours, ours_config, sent_sizes).unwrap();
     // A change_cipher_spec may follow the hello, which costs a signature.
     let records = [&sent[..], &[20, 3, 3, 0, 1, 1]].concat();
     let version = ProtocolVersion::TLSv1_3;
-    let opening = Opening { records, version, disguise: None, early_data: false };
+    let sizes = FlightSizes::default();
+    let opening = Opening {
+        records,
+        version,
+        disguise: None,
+        early_data: false,
+        plain_sizes: sizes,
+        sealed_sizes: sizes,
+        fragment_ack: None,
+    };
     negotiation.open(opening);
     assert_eq!(negotiation.process(), Ok(Progress::Paused));
     while negotiation.process() == Ok(Progress::Paused) {}
@@ -380,7 +396,7 @@ async fn refusal(accepted: tokio::task::JoinHandle<Accepted>) -> Error {
 
 fn error_of(accepted: Accepted) -> Error {
     let refused = accepted.err().expect("a refusal");
-    let HandshakeError::Tls(error) = refused else { panic!("{refused}") };
+    let HandshakeError::Tls(error) = refused.error else { panic!("{refused}") };
     error
 }
 
@@ -391,7 +407,7 @@ async fn a_message_in_endless_tiny_records_is_not_collected_for_ever() {
     let body = [22, 3, 3, 0, 1, 0xff].repeat(0xffff);
     let accepted = result_of(&[header.as_flattened(), &body].concat()).await;
     let error = accepted.err().expect("a refusal");
-    assert!(matches!(error, HandshakeError::CertificatesTooLarge), "{error}");
+    assert!(matches!(error.error, HandshakeError::CertificatesTooLarge), "{error}");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 
 mod alerts;
 mod key_updates;
+mod sizes;
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use crate::proxy::handshake_memory::Share;
 use crate::proxy::tls::scratch::{self, HANDSHAKE_READ_BYTES};
 use crate::proxy::tls::{ReceiveError, Received, TlsStream};
 use crate::trust::snapshot::Snapshot;
-use crate::trust::testing::snapshot_and_client;
+use crate::trust::testing::{snapshot_and_client, snapshot_with};
 
 type Ours = TlsStream<DuplexStream>;
 
@@ -35,8 +36,14 @@ async fn connected(snapshot: &Snapshot, connector: TlsConnector) -> (Device<Dupl
     let (device, ours) = duplex(1 << 20);
     let localhost = ServerName::try_from("localhost").unwrap();
     let (device, ours) = tokio::join!(connector.connect(localhost, device), async {
-        let started =
-            handshake::read_client_hello(ours, &snapshot.listener, Share::default()).await.unwrap();
+        let started = handshake::read_client_hello(
+            ours,
+            &snapshot.listener,
+            Share::default(),
+            handshake::Kernel::NONE,
+        )
+        .await
+        .unwrap();
         started.accept(snapshot, &0, None).await.0.unwrap().stream
     });
     (device.unwrap(), ours)
@@ -66,8 +73,11 @@ struct TestClient {
 
 impl TestClient {
     async fn connect(suite: SupportedCipherSuite) -> (Self, Ours) {
-        let (snapshot, _) = snapshot_and_client();
-        let (mut device, mut ours) = connected(&snapshot, connector(&snapshot, suite)).await;
+        Self::connect_to(&snapshot_with(|_| {}), suite).await
+    }
+
+    async fn connect_to(snapshot: &Snapshot, suite: SupportedCipherSuite) -> (Self, Ours) {
+        let (mut device, mut ours) = connected(snapshot, connector(snapshot, suite)).await;
         // rustls processes the tickets, which come before it.
         assert_eq!(send(&mut ours, b"!"), Ok(()));
         assert_eq!(device.read_u8().await.unwrap(), b'!');

@@ -1,0 +1,43 @@
+//! The flags of `tlsidecar trace`.
+//!
+//! **Not here.** The command (`commands/trace.rs`).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::admin::AdminArgs;
+use super::check::OutputFormat;
+use crate::config::values::NonZeroDuration;
+use crate::value::parse_into;
+
+/// The flags of `tlsidecar trace`.
+#[derive(Clone, Debug, Args)]
+#[group(id = "selection", required = true, multiple = true, args = ["identity", "peer", "sni", "listener"])]
+pub struct TraceArgs {
+    /// The admin port.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    /// Only devices whose certificate has this name. * matches any part of a label: *.plant.example.
+    #[arg(long, value_name = "NAME")]
+    pub identity: Option<String>,
+    /// Only devices at this address, with or without a port.
+    #[arg(long, value_name = "ADDR")]
+    pub peer: Option<String>,
+    /// Only devices that send this server name.
+    #[arg(long, value_name = "NAME")]
+    pub sni: Option<String>,
+    /// Only devices of this listener.
+    #[arg(long, value_name = "NAME")]
+    pub listener: Option<String>,
+    /// End the trace after this time, at most 1h.
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_into::<NonZeroDuration, Duration>, default_value = "10m")]
+    pub time: Duration,
+    /// Append the secrets of these connections to this file, for Wireshark. Needs the token or the Unix socket.
+    #[arg(long, value_name = "FILE")]
+    pub keylog: Option<PathBuf>,
+    /// The format of the steps.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = OutputFormat::Text)]
+    pub output: OutputFormat,
+}

@@ -1,0 +1,118 @@
+//! `tlsidecar trace`: shows each step of a device's connections as it happens.
+//!
+//! **Promises.** Text of devices is escaped. Secrets are written to the file of `--keylog` alone, which only its owner may
+//! read, and which is not made before the trace has begun.
+//!
+//! **Not here.** The request (`admin_client.rs`), the form of a step for people (`trace/text.rs`).
+
+mod text;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use hyper::Method;
+use serde_json::Value;
+
+use super::admin_client::{AdminError, AdminPort, query};
+use super::exit::Exit;
+use super::flags::check::OutputFormat;
+use super::flags::trace::TraceArgs;
+use super::output::{complain, fail, print};
+use crate::text::{Shown, json_line};
+use crate::{regular_file, runtime};
+
+/// The outputs of a trace.
+struct Steps<'a> {
+    output: OutputFormat,
+    /// The path of the file for secrets.
+    path: Option<&'a Path>,
+    /// The file, once the trace has begun.
+    keylog: Option<File>,
+    /// True after the line of the end; or the fault of an output.
+    ended: Result<bool, io::Error>,
+}
+
+/// Shows the steps of the devices that the flags select, until the trace ends.
+#[must_use]
+pub fn run(args: &TraceArgs) -> Exit {
+    let runtime = match runtime::of_a_command() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(error, Exit::Failed),
+    };
+    let path = args.keylog.as_deref();
+    let mut shown = Steps { output: args.output, path, keylog: None, ended: Ok(false) };
+    let followed = runtime.block_on(follow(args, &mut shown));
+    match (followed, shown.ended) {
+        (Err(error), _) => fail(error, Exit::Failed),
+        (Ok(()), Err(error)) => fail(format_args!("cannot write: {error}"), Exit::Failed),
+        (Ok(()), Ok(false)) => fail("the process has ended before the trace", Exit::Failed),
+        (Ok(()), Ok(true)) => Exit::Success,
+    }
+}
+
+async fn follow(args: &TraceArgs, shown: &mut Steps<'_>) -> Result<(), AdminError> {
+    let TraceArgs { admin, identity, peer, sni, listener, time, keylog, output: _ } = args;
+    // A fraction of a second counts as a whole one.
+    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    let selection = [("identity", identity), ("peer", peer), ("sni", sni), ("listener", listener)];
+    let selection = selection.into_iter().filter_map(|(key, value)| Some((key, value.clone()?)));
+    let mut keys: Vec<_> = selection.collect();
+    keys.push(("seconds", seconds.to_string()));
+    if keylog.is_some() {
+        keys.push(("keys", "true".to_owned()));
+    }
+    let port = AdminPort::of(admin)?;
+    port.follow(Method::POST, &query("/trace", &keys), |line| shown.line(line)).await
+}
+
+/// Opens the file for secrets.
+fn keylog(path: &Path) -> io::Result<File> {
+    regular_file::append_private(path)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", Shown(path))))
+}
+
+impl Steps<'_> {
+    /// Shows a line of the answer.
+    fn line(&mut self, line: &str) -> ControlFlow<()> {
+        // An empty line is a heartbeat. A line that is not JSON is of a later version.
+        let Ok(step) = serde_json::from_str::<Value>(line) else {
+            return ControlFlow::Continue(());
+        };
+        match self.step(&step) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                self.ended = Err(error);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    fn step(&mut self, step: &Value) -> io::Result<()> {
+        match step["step"].as_str().unwrap_or_default() {
+            "key" => self.key(step["line"].as_str().unwrap_or_default()),
+            kind => {
+                if kind == "started" {
+                    self.keylog = self.path.map(keylog).transpose()?;
+                }
+                self.ended = Ok(kind == "ended");
+                match (self.output, kind) {
+                    (OutputFormat::Json, _) => print(format!("{}\n", json_line(&step.to_string()))),
+                    (OutputFormat::Text, "started" | "ended") => {
+                        complain(text::frame(step));
+                        Ok(())
+                    }
+                    (OutputFormat::Text, _) => print(text::step(step) + "\n"),
+                }
+            }
+        }
+    }
+
+    fn key(&mut self, line: &str) -> io::Result<()> {
+        match &mut self.keylog {
+            Some(file) => file.write_all(format!("{line}\n").as_bytes()),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The course of a handshake: how far it has come, and how long the client has waited for this proxy.
+//!
+//! **Promises.** The kernel is asked about the client's connection only when a handshake has failed, and only if the answer
+//! says more than the stage: a storm of devices that give up before they are answered costs no system call.
+//!
+//! **Not here.** The deadlines (`handshake.rs`), the queue (`turn.rs`).
+
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::error::{FailedHandshake, HandshakeError};
+use crate::proxy::hello::HelloError;
+use crate::proxy::record::{FailedOffer, UnfinishedHandshake};
+use crate::proxy::socket::diag::TcpState;
+use crate::proxy::socket::{StreamEnd, stream_end};
+use crate::terms::labels::{HandshakeStage, Interruption};
+
+/// The questions to the kernel about a client's socket.
+pub(crate) struct Kernel<Io> {
+    state: fn(&Io) -> Option<TcpState>,
+    end: fn(&Io) -> Option<StreamEnd>,
+}
+
+// Not derived: that would require it of the socket.
+impl<Io> Copy for Kernel<Io> {}
+
+impl<Io> Clone for Kernel<Io> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl Kernel<TcpStream> {
+    /// The kernel of a TCP socket.
+    pub(crate) const TCP: Self = Self { state: TcpState::of, end: |tcp| stream_end(tcp) };
+}
+
+#[cfg(any(test, feature = "bench", feature = "fuzz"))]
+impl<Io> Kernel<Io> {
+    /// No kernel: the client is in this process.
+    pub(crate) const NONE: Self = Self { state: |_| None, end: |_| None };
+}
+
+/// The course of one handshake.
+pub(super) struct Course<Io> {
+    kernel: Kernel<Io>,
+    /// The end of the last ClientHello, and the CPU time up to then. None once its answer was sent.
+    unanswered: Option<(Instant, Duration)>,
+    waited: Duration,
+    unfinished: Option<UnfinishedHandshake>,
+}
+
+impl<Io> Course<Io> {
+    /// Begins with a ClientHello that was complete at `read_at`.
+    pub(super) const fn new(kernel: Kernel<Io>, read_at: Instant) -> Self {
+        let unanswered = Some((read_at, Duration::ZERO));
+        Self { kernel, unanswered, waited: Duration::ZERO, unfinished: None }
+    }
+
+    /// A further ClientHello is complete. `crypto` is the CPU time of the handshake up to now.
+    pub(super) fn on_hello(&mut self, crypto: Duration) {
+        self.unanswered = Some((Instant::now(), crypto));
+    }
+
+    /// The next bytes are sent to the client. The first ones after a ClientHello are its answer.
+    pub(super) fn on_send(&mut self, crypto: Duration) {
+        if let Some((read_at, before)) = self.unanswered.take() {
+            self.waited += read_at.elapsed().saturating_sub(crypto.saturating_sub(before));
+        }
+    }
+
+    /// Returns the time that the client waited for its answers, without the CPU time for them.
+    pub(super) const fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// Asks the kernel whether the client has left. A read may not notice it: after a short read, tokio waits for an event,
+    /// and none comes if the client had left before its socket was registered.
+    pub(super) fn left(&self, io: &Io) -> Option<Interruption> {
+        match (self.kernel.end)(io)? {
+            // TLS needs the client's answer.
+            StreamEnd::Ended => Some(Interruption::Eof),
+            StreamEnd::Reset => Some(Interruption::Reset),
+        }
+    }
+
+    /// The handshake has failed, and its socket is still open.
+    pub(super) fn on_failure(&mut self, error: &HandshakeError, io: &Io, crypto: Duration) {
+        self.unfinished = error.interruption().map(|how| self.stopped(how, error, io));
+        self.on_send(crypto);
+    }
+
+    fn stopped(&self, how: Interruption, error: &HandshakeError, io: &Io) -> UnfinishedHandshake {
+        if self.unanswered.is_some() {
+            return UnfinishedHandshake { how, stage: HandshakeStage::Unanswered, tcp: None };
+        }
+        let tcp = (self.kernel.state)(io);
+        // TCP has given up: the connection is closed and has no figures.
+        let is_lost = how == Interruption::Timeout && error.is_of_socket();
+        let stage = match is_lost || tcp.is_some_and(|tcp| tcp.unacked > 0) {
+            true => HandshakeStage::Unacknowledged,
+            false => HandshakeStage::Answered,
+        };
+        UnfinishedHandshake { how, stage, tcp }
+    }
+
+    /// Returns the failure of a client with this offer.
+    pub(super) fn failed(self, error: HandshakeError, offer: FailedOffer) -> Box<FailedHandshake> {
+        let offer = Some(FailedOffer { waited: self.waited, ..offer });
+        Box::new(FailedHandshake { error, unfinished: self.unfinished, offer })
+    }
+}
+
+/// Returns the failure of a client whose first ClientHello was refused or is incomplete.
+pub(super) fn failed_hello<Io>(
+    error: HelloError,
+    io: &Io,
+    kernel: Kernel<Io>,
+) -> Box<FailedHandshake> {
+    let error = HandshakeError::from(error);
+    let unfinished = error.interruption().map(|how| {
+        let stage = if error.is_silence() { HandshakeStage::Silent } else { HandshakeStage::Hello };
+        // Health checks come every few seconds.
+        let tcp = if how == Interruption::Timeout { (kernel.state)(io) } else { None };
+        UnfinishedHandshake { how, stage, tcp }
+    });
+    Box::new(FailedHandshake { error, unfinished, offer: None })
+}

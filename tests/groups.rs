@@ -1,0 +1,155 @@
+//! The group of the key exchange: a second ClientHello only where the first one has no share that is accepted.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
+use tokio_rustls::rustls::crypto::aws_lc_rs::{self, kx_group};
+use tokio_rustls::rustls::crypto::{CryptoProvider, SupportedKxGroup};
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, HandshakeKind, NamedGroup};
+
+use crate::support::certs::Wish;
+use crate::support::proxy::listener;
+use crate::support::raw::{alert, extended_hello, vector16};
+use crate::support::wait::within;
+use crate::support::{Authority, Backend, Pair, Proxy, eventually};
+
+/// A group that the proxy does not accept.
+const FOREIGN: &dyn SupportedKxGroup = kx_group::MLKEM1024;
+
+/// The handshake of a device, as it was on the wire.
+#[derive(Debug)]
+struct Seen {
+    kind: HandshakeKind,
+    group: NamedGroup,
+    /// Flights of the device.
+    flights: usize,
+    /// Bytes to the proxy and from it.
+    bytes: [usize; 2],
+}
+
+/// Returns the handshake of a TLS 1.3 device that lists these groups and sends a share of one of them.
+async fn handshake(
+    address: SocketAddr,
+    authority: &Authority,
+    listed: &[&'static dyn SupportedKxGroup],
+    shared: NamedGroup,
+    pair: Option<&Pair>,
+) -> Seen {
+    let provider = CryptoProvider { kx_groups: listed.to_vec(), ..aws_lc_rs::default_provider() };
+    let config = ClientConfig::builder_with_provider(provider.into())
+        .with_protocol_versions(&[&tokio_rustls::rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(authority.roots());
+    let mut config = match pair.map(Pair::load) {
+        Some((chain, key)) => config.with_client_auth_cert(chain, key).unwrap(),
+        None => config.with_no_client_auth(),
+    };
+    // rustls sends the share that the server took before.
+    let before = ClientSessionMemoryCache::new(1);
+    before.set_kx_hint("localhost".try_into().unwrap(), shared);
+    config.resumption = Resumption::store(Arc::new(before));
+    let name = "localhost".try_into().unwrap();
+    let device = ClientConnection::new(Arc::new(config), name).unwrap();
+    within("a handshake", complete(device, address)).await
+}
+
+async fn complete(mut device: ClientConnection, address: SocketAddr) -> Seen {
+    let mut tcp = TcpStream::connect(address).await.unwrap();
+    let (mut flights, mut bytes) = (0, [0; 2]);
+    loop {
+        let mut flight = Vec::new();
+        while device.wants_write() {
+            device.write_tls(&mut flight).unwrap();
+        }
+        tcp.write_all(&flight).await.unwrap();
+        flights += usize::from(!flight.is_empty());
+        bytes[0] += flight.len();
+        if !device.is_handshaking() {
+            break;
+        }
+        let mut answer = vec![0; 1 << 14];
+        let read = tcp.read(&mut answer).await.unwrap();
+        assert!(read > 0, "it was closed");
+        bytes[1] += read;
+        device.read_tls(&mut &answer[..read]).unwrap();
+        device.process_new_packets().unwrap();
+    }
+    let kind = device.handshake_kind().unwrap();
+    Seen { kind, group: device.negotiated_key_exchange_group().unwrap().name(), flights, bytes }
+}
+
+#[tokio::test]
+async fn a_share_of_a_later_group_costs_no_round_trip() {
+    let authority = Authority::new("ca");
+    let proxy = Proxy::start(Backend::echo().await.config(), &authority.server());
+    let p256 = NamedGroup::secp256r1;
+    let usual = handshake(proxy.address, &authority, &[kx_group::SECP256R1], p256, None).await;
+    let listed = [kx_group::SECP384R1, kx_group::SECP256R1];
+    let seen = handshake(proxy.address, &authority, &listed, p256, None).await;
+    assert_eq!((seen.kind, seen.group, seen.flights), (HandshakeKind::Full, p256, 2));
+    assert_eq!(seen.bytes[0], usual.bytes[0] + 2, "one group more is listed");
+    // The length of an ECDSA signature varies.
+    assert!(seen.bytes[1].abs_diff(usual.bytes[1]) <= 6, "{seen:?} {usual:?}");
+}
+
+#[tokio::test]
+async fn the_hybrid_is_taken_only_if_its_share_is_there() {
+    let authority = Authority::new("ca");
+    let proxy = Proxy::start(Backend::echo().await.config(), &authority.server());
+    let listed = [kx_group::X25519MLKEM768, kx_group::X25519];
+    for shared in [NamedGroup::X25519, NamedGroup::X25519MLKEM768] {
+        let seen = handshake(proxy.address, &authority, &listed, shared, None).await;
+        assert_eq!((seen.kind, seen.group), (HandshakeKind::Full, shared));
+    }
+}
+
+#[tokio::test]
+async fn without_an_accepted_share_the_device_is_asked_for_another() {
+    let authority = Authority::new("ca");
+    let proxy = Proxy::start(Backend::echo().await.config(), &authority.server());
+    let listed = [FOREIGN, kx_group::SECP384R1, kx_group::X25519];
+    let seen = handshake(proxy.address, &authority, &listed, FOREIGN.name(), None).await;
+    let kind = HandshakeKind::FullWithHelloRetryRequest;
+    assert_eq!((seen.kind, seen.group, seen.flights), (kind, NamedGroup::secp384r1, 3));
+}
+
+#[tokio::test]
+async fn both_sides_sign_the_list_of_groups_that_the_device_sent() {
+    let authority = Authority::new("ca");
+    let mut listener = listener(Backend::echo().await.config(), &authority.server());
+    let trust = tlsidecar::config::ClientTrust::new(authority.ca());
+    listener.tls.client_auth = tlsidecar::config::ClientAuth::Required(trust);
+    let proxy = Proxy::with(listener);
+    let purpose = rcgen::ExtendedKeyUsagePurpose::ClientAuth;
+    let pair = authority.issue("device", &Wish { purpose, ..Wish::default() });
+    let listed = [kx_group::SECP384R1, kx_group::X25519, kx_group::SECP256R1];
+    let shared = NamedGroup::secp256r1;
+    let seen = handshake(proxy.address, &authority, &listed, shared, Some(&pair)).await;
+    assert_eq!((seen.kind, seen.group), (HandshakeKind::Full, shared));
+    let verified = || proxy.of_label("handshake_clients_total", "certificate", "verified");
+    eventually("its certificate is verified", || verified() == 1).await;
+}
+
+#[tokio::test]
+async fn a_second_hello_cannot_share_another_group_than_the_requested_one() {
+    let authority = Authority::new("ca");
+    let proxy = Proxy::start(Backend::echo().await.config(), &authority.server());
+    let mut tcp = TcpStream::connect(proxy.address).await.unwrap();
+    let hello = |shares: &[u8]| {
+        let groups = vector16(&[0, 29, 0, 23]);
+        let schemes = vector16(&[4, 3]);
+        let extensions = [(10, &groups[..]), (13, &schemes), (43, &[2, 3, 4]), (51, shares)];
+        extended_hello([3, 3], &[[0x13, 1]], &extensions)
+    };
+    tcp.write_all(&hello(&vector16(&[]))).await.unwrap();
+    let read = within("the request", tcp.read(&mut [0; 1 << 12])).await.unwrap();
+    assert!(read > 0);
+    let share = vector16(&[&[0, 23][..], &vector16(&[&[4][..], &[9; 64]].concat())].concat());
+    tcp.write_all(&hello(&share)).await.unwrap();
+    let mut answer = Vec::new();
+    within("it is closed", tcp.read_to_end(&mut answer)).await.unwrap();
+    assert!(answer.ends_with(&alert(47)), "{answer:?}");
+}
