@@ -7,8 +7,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
 use tokio_rustls::rustls::crypto::aws_lc_rs::{self, kx_group};
-use tokio_rustls::rustls::crypto::{CryptoProvider, SupportedKxGroup};
-use tokio_rustls::rustls::{ClientConfig, ClientConnection, HandshakeKind, NamedGroup};
+use tokio_rustls::rustls::crypto::{ActiveKeyExchange, CryptoProvider, SupportedKxGroup};
+use tokio_rustls::rustls::ffdhe_groups::FfdheGroup;
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{
+    ClientConfig, ClientConnection, Error, HandshakeKind, NamedGroup, SupportedProtocolVersion,
+};
 
 use crate::support::certs::Wish;
 use crate::support::proxy::listener;
@@ -18,6 +22,24 @@ use crate::support::{Authority, Backend, Pair, Proxy, eventually};
 
 /// A group that the proxy does not accept.
 const FOREIGN: &dyn SupportedKxGroup = kx_group::MLKEM1024;
+
+/// A group that nobody has, for long lists.
+#[derive(Debug)]
+struct Undefined(u16);
+
+impl SupportedKxGroup for Undefined {
+    fn start(&self) -> Result<Box<dyn ActiveKeyExchange>, Error> {
+        Err(Error::General("it is only listed".to_owned()))
+    }
+
+    fn ffdhe_group(&self) -> Option<FfdheGroup<'static>> {
+        None
+    }
+
+    fn name(&self) -> NamedGroup {
+        self.0.into()
+    }
+}
 
 /// The handshake of a device, as it was on the wire.
 #[derive(Debug)]
@@ -38,9 +60,20 @@ async fn handshake(
     shared: NamedGroup,
     pair: Option<&Pair>,
 ) -> Seen {
+    handshake_in(&TLS13, address, authority, listed, shared, pair).await
+}
+
+async fn handshake_in(
+    version: &'static SupportedProtocolVersion,
+    address: SocketAddr,
+    authority: &Authority,
+    listed: &[&'static dyn SupportedKxGroup],
+    shared: NamedGroup,
+    pair: Option<&Pair>,
+) -> Seen {
     let provider = CryptoProvider { kx_groups: listed.to_vec(), ..aws_lc_rs::default_provider() };
     let config = ClientConfig::builder_with_provider(provider.into())
-        .with_protocol_versions(&[&tokio_rustls::rustls::version::TLS13])
+        .with_protocol_versions(&[version])
         .unwrap()
         .with_root_certificates(authority.roots());
     let mut config = match pair.map(Pair::load) {
@@ -131,6 +164,27 @@ async fn both_sides_sign_the_list_of_groups_that_the_device_sent() {
     assert_eq!((seen.kind, seen.group), (HandshakeKind::Full, shared));
     let verified = || proxy.of_label("handshake_clients_total", "certificate", "verified");
     eventually("its certificate is verified", || verified() == 1).await;
+}
+
+#[tokio::test]
+async fn a_group_at_the_end_of_a_long_list_is_taken_and_both_sides_sign_the_whole_list() {
+    let authority = Authority::new("ca");
+    let proxy = Proxy::start(Backend::echo().await.config(), &authority.server());
+    let undefined = (0x6000..0x7000).map(|code| Box::leak(Box::new(Undefined(code))) as _);
+    let listed: Vec<&'static dyn SupportedKxGroup> = undefined.collect();
+    for last in [&[kx_group::SECP256R1][..], &[kx_group::SECP384R1, kx_group::SECP256R1]] {
+        let listed = [&listed, last].concat();
+        let shared = NamedGroup::secp256r1;
+        let seen = handshake_in(&TLS13, proxy.address, &authority, &listed, shared, None).await;
+        assert_eq!((seen.kind, seen.group, seen.flights), (HandshakeKind::Full, shared, 2));
+        assert!(seen.bytes[0] > 8000, "the list was sent: {seen:?}");
+        let seen = handshake_in(&TLS12, proxy.address, &authority, &listed, shared, None).await;
+        assert_eq!((seen.kind, seen.group), (HandshakeKind::Full, last[0].name()));
+    }
+    let listed = [&listed, &[FOREIGN, kx_group::SECP384R1, kx_group::X25519][..]].concat();
+    let seen = handshake(proxy.address, &authority, &listed, FOREIGN.name(), None).await;
+    let kind = HandshakeKind::FullWithHelloRetryRequest;
+    assert_eq!((seen.kind, seen.group, seen.flights), (kind, NamedGroup::secp384r1, 3));
 }
 
 #[tokio::test]

@@ -310,6 +310,15 @@ fn client_wish() -> Wish<'static> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_long_list_of_protocols_from_which_none_is_selected_is_signed_by_both_sides() {
+    let scene = Scene::with(&Wish::default(), |_, _| {}).await;
+    let protocols: Vec<_> = (0..1000).map(|n| format!("protocol-{n}")).collect();
+    let (code, report) = scene.probe(&["--alpn", &protocols.join(",")]).await;
+    assert_eq!((code, &report["handshake"]["version"]), (0, &json!("1.3")));
+    assert_eq!(report["handshake"]["alpn"], json!(null));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn alpn_is_offered_and_the_selected_protocol_is_reported() {
     let scene = Scene::with(&Wish::default(), |l, _| l.tls.alpn = vec![b"mqtt".to_vec()]).await;
     let (code, report) = scene.probe(&["--alpn", "x,mqtt"]).await;

@@ -154,7 +154,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
     /// The ClientHello is refused: it needs no route.
     pub(crate) fn route(&self, snapshot: &Snapshot) -> Result<Option<usize>, HelloFault> {
         let selection = Selection::of(&self.hello, snapshot);
-        selection.check(&self.hello).map(|_| selection.route)
+        selection.check(&self.hello).map(|()| selection.route)
     }
 
     /// The client's socket.

@@ -13,6 +13,7 @@
 
 mod client_hello;
 mod client_time;
+mod code_set;
 pub(crate) mod fault;
 mod foreign;
 mod groups;
@@ -32,7 +33,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls::{CipherSuite, ProtocolVersion, SignatureScheme};
 
-use self::client_hello::{ClientHello, HelloExtensions, codes, whole16};
+use self::client_hello::{ClientHello, codes, whole16};
 use self::fault::HelloFault;
 pub(crate) use self::groups::Round;
 pub(crate) use self::message::Between;
@@ -52,6 +53,9 @@ const READ_BYTES: usize = 16 * 1024;
 
 /// Number of signature schemes that are considered. IANA has registered about 50.
 const MAX_SCHEMES: usize = 128;
+
+/// Size in bytes of a list of ALPN protocols above which rustls sees it only if it has to select one.
+const LONG_PROTOCOLS: usize = 256;
 
 /// Limits of a ClientHello.
 #[derive(Clone, Copy, Debug)]
@@ -96,8 +100,6 @@ pub(crate) struct Hello {
     pub(crate) server_name: Option<Box<str>>,
     /// The value of the SNI extension if it is not a DNS name, escaped.
     pub(crate) odd_name: Option<Box<str>>,
-    /// The type to show instead of one of an extension that rustls would refuse.
-    pub(crate) hidden: Option<Change>,
     /// The highest offered version.
     pub(crate) version: OfferedVersion,
     /// The best kind among the offered suites.
@@ -224,7 +226,6 @@ impl Hello {
             behind,
             server_name: None,
             odd_name: None,
-            hidden: None,
             version,
             best_suite,
             has_accepted_suite: false,
@@ -248,10 +249,8 @@ impl Hello {
             Ok(RequestedName::Dns(name)) => {
                 self.server_name = Some(name.to_lowercase_owned().as_ref().into());
             }
-            Ok(RequestedName::Ip(name)) => self.odd_name = Some(escaped(name)),
-            Ok(RequestedName::Other(name)) => {
+            Ok(RequestedName::Ip(name) | RequestedName::Other(name)) => {
                 self.odd_name = Some(escaped(name));
-                self.hidden = hidden(extensions);
             }
             Ok(RequestedName::None) | Err(_) => {}
         }
@@ -283,17 +282,33 @@ impl Hello {
         rules::first_offered(hello.extensions.alpn?, protocols)
     }
 
-    /// Compares the offer with what is accepted in the version that it leads to. Returns the changes that put the
-    /// group of the key exchange first in the list of groups.
+    /// Checks the ClientHello and compares the offer with what is accepted in the version that it leads to, and with our
+    /// `protocols`. Returns that version, and the changes of the message for rustls.
+    ///
+    /// # Errors
+    /// The first rule of the RFCs that the message breaks.
     pub(crate) fn compare(
         &mut self,
+        versions: AcceptedVersions,
         accepted: &Accepted,
-        version: ProtocolVersion,
+        protocols: &[Vec<u8>],
         round: Round,
-    ) -> Option<[Change; 2]> {
-        let hello = ClientHello::parse(&self.message).ok()?;
+    ) -> Result<(ProtocolVersion, Vec<Change>), HelloFault> {
+        let hello = ClientHello::parse(&self.message)?;
+        let version = rules::check(&hello, versions)?;
         self.has_accepted_suite = accepted.has_suite_of(version, hello.suites);
-        groups::changes(&hello.extensions, accepted, version, round)
+        let extensions = &hello.extensions;
+        let [for_name, for_protocols, for_groups] = extensions.unused_types;
+        let mut changes = groups::changes(extensions, accepted, version, round, for_groups);
+        if let (Some(_), Some(unused)) = (&self.odd_name, for_name) {
+            changes.push(Change { at: extensions.server_name_at, bytes: unused });
+        }
+        // rustls allocates memory for each protocol, also where it has none to select.
+        let is_long = extensions.alpn.is_some_and(|alpn| alpn.len() > LONG_PROTOCOLS);
+        if let (true, true, Some(unused)) = (is_long, protocols.is_empty(), for_protocols) {
+            changes.push(Change { at: extensions.alpn_at, bytes: unused });
+        }
+        Ok((version, changes))
     }
 
     /// Returns the version that the ClientHello leads to, of the accepted ones.
@@ -303,11 +318,6 @@ impl Hello {
     pub(crate) fn check(&self, accepted: AcceptedVersions) -> Result<ProtocolVersion, HelloFault> {
         rules::check(&ClientHello::parse(&self.message)?, accepted)
     }
-}
-
-fn hidden(extensions: &HelloExtensions<'_>) -> Option<Change> {
-    let unused = extensions.unused_type;
-    (unused != [0, 0]).then_some(Change { at: extensions.server_name_at, bytes: unused })
 }
 
 fn escaped(name: &[u8]) -> Box<str> {

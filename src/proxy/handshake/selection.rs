@@ -80,10 +80,11 @@ impl<'a> Selection<'a> {
     }
 
     fn shown(&self, hello: &mut Hello, round: Round) -> Result<Opening, HelloFault> {
-        let version = self.check(hello)?;
-        let groups = hello.compare(&self.policy.server_configs.accepted, version, round);
-        let changes: Vec<_> =
-            hello.hidden.into_iter().chain(groups.into_iter().flatten()).collect();
+        let Policy { versions, server_configs, .. } = self.policy;
+        let protocols = &self.snapshot.listener.tls.alpn;
+        let (version, changes) =
+            hello.compare(*versions, &server_configs.accepted, protocols, round)?;
+        self.check_name(hello)?;
         let mut message = std::mem::take(&mut hello.message);
         let disguise = Disguise::put_on(&mut message, &changes);
         let mut records = records(&message);
@@ -129,14 +130,13 @@ impl<'a> Selection<'a> {
         self.shown(second, Round::Second)
     }
 
-    /// Returns the version of a ClientHello that is not refused before rustls gets it.
+    /// Checks that a ClientHello is not refused before rustls gets it.
     ///
     /// # Errors
     /// As [`Self::opening`].
-    pub(super) fn check(&self, hello: &Hello) -> Result<ProtocolVersion, HelloFault> {
-        let version = hello.check(self.policy.versions)?;
-        self.check_name(hello)?;
-        Ok(version)
+    pub(super) fn check(&self, hello: &Hello) -> Result<(), HelloFault> {
+        hello.check(self.policy.versions)?;
+        self.check_name(hello)
     }
 
     fn check_name(&self, hello: &Hello) -> Result<(), HelloFault> {

@@ -5,6 +5,7 @@
 //!
 //! **Not here.** Rules on values (`rules.rs`), label values for the metrics (`offer.rs`).
 
+use super::code_set::CodeSet;
 use super::fault::HelloFault;
 
 /// The parts of a ClientHello: RFC 8446 section 4.1.2, in the same form as RFC 5246 section 7.4.1.2.
@@ -30,6 +31,8 @@ pub(super) struct HelloExtensions<'a> {
     pub(super) ec_point_formats: Option<&'a [u8]>,
     pub(super) signature_algorithms: Option<&'a [u8]>,
     pub(super) alpn: Option<&'a [u8]>,
+    /// Place of its type in the message.
+    pub(super) alpn_at: usize,
     pub(super) extended_master_secret: Option<&'a [u8]>,
     pub(super) record_size_limit: Option<&'a [u8]>,
     pub(super) session_ticket: Option<&'a [u8]>,
@@ -40,8 +43,8 @@ pub(super) struct HelloExtensions<'a> {
     pub(super) post_handshake_auth: Option<&'a [u8]>,
     pub(super) key_share: Option<&'a [u8]>,
     pub(super) renegotiation_info: Option<&'a [u8]>,
-    /// A reserved type that does not occur in the message.
-    pub(super) unused_type: [u8; 2],
+    /// Reserved types that do not occur in the message.
+    pub(super) unused_types: [Option<[u8; 2]>; UNUSED_TYPES],
     /// Type of the last extension.
     pub(super) last_type: Option<u16>,
 }
@@ -65,6 +68,10 @@ pub(super) mod kind {
     pub(crate) const KEY_SHARE: u16 = 51;
     pub(crate) const RENEGOTIATION_INFO: u16 = 0xff01;
 }
+
+/// Number of extensions that can be hidden from rustls: the server name, a long list of protocols, and the rest of a long
+/// list of groups.
+const UNUSED_TYPES: usize = 3;
 
 /// Types that RFC 8701 reserves: no implementation may give them a meaning.
 const RESERVED: [u16; 16] = [
@@ -110,28 +117,30 @@ impl<'a> HelloExtensions<'a> {
     fn fill(&mut self, block: &'a [u8], at: usize) -> Result<(), HelloFault> {
         const MALFORMED: HelloFault = HelloFault::Malformed("the list of extensions");
         let mut rest = Rest(block);
-        let mut kinds = Vec::with_capacity(24);
+        let mut kinds = CodeSet::default();
+        let mut is_twice = false;
         while !rest.0.is_empty() {
             let place = at + block.len() - rest.0.len();
             let kind = u16::from_be_bytes(rest.array().ok_or(MALFORMED)?);
             let body = rest.vector16().ok_or(MALFORMED)?;
             match kind {
                 kind::SERVER_NAME => self.server_name_at = place,
+                kind::ALPN => self.alpn_at = place,
                 kind::SUPPORTED_GROUPS => self.supported_groups_at = place + 4,
                 _ => {}
             }
             if let Some(known) = self.known(kind) {
                 *known = Some(body);
             }
-            kinds.push(kind);
+            is_twice |= !kinds.insert(kind);
+            self.last_type = Some(kind);
         }
-        self.last_type = kinds.last().copied();
-        kinds.sort_unstable();
-        if kinds.windows(2).any(|pair| pair[0] == pair[1]) {
+        // A list with a wrong length is that first.
+        if is_twice {
             return Err(HelloFault::Illegal("an extension twice"));
         }
-        let unused = RESERVED.iter().find(|kind| kinds.binary_search(kind).is_err());
-        self.unused_type = unused.copied().unwrap_or_default().to_be_bytes();
+        let mut unused = RESERVED.into_iter().filter(|&kind| !kinds.contains(kind));
+        self.unused_types = [(); UNUSED_TYPES].map(|()| unused.next().map(u16::to_be_bytes));
         Ok(())
     }
 

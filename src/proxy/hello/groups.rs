@@ -3,6 +3,8 @@
 //! rustls takes the first group of the client's list that it supports, and asks the client for a second ClientHello if
 //! the first one has no share of that group. Small stacks list a strong group first and send a share of another one:
 //! each handshake would cost a round trip more. So the group is chosen here, and put first in the list that rustls sees.
+//! rustls also compares each offered group with each of ours, which takes a millisecond for a list of 30,000. A long list
+//! is therefore cut to the groups that matter: an extension of the type that RFC 8701 reserves has the rest.
 //!
 //! **Promises.** A client is asked for a second ClientHello only if it sent no share of a group that is accepted. The
 //! answer to that request cannot select another group than the requested one.
@@ -22,24 +24,63 @@ pub(crate) enum Round {
     Second,
 }
 
-/// Returns the changes that put the chosen group first. None if the list stays, or if no group is chosen.
+/// Number of groups above which rustls sees a part of the list. IANA has registered about 60.
+const LONG: usize = 64;
+
+/// Curves of certificates: in TLS 1.2 the list says also which of them the client knows (RFC 8422 section 5.1.1).
+const CURVES: [[u8; 2]; 3] = [[0, 23], [0, 24], [0, 25]];
+
+/// Returns the changes that put the chosen group first, and hide the rest of a long list in an extension of the `unused`
+/// type. None if the list stays as it is.
 pub(super) fn changes(
     extensions: &HelloExtensions<'_>,
     accepted: &Accepted,
     version: ProtocolVersion,
     round: Round,
-) -> Option<[Change; 2]> {
-    let offered = codes(whole16(extensions.supported_groups?))?;
+    unused: Option<[u8; 2]>,
+) -> Vec<Change> {
+    let Some(offered) = codes(extensions.supported_groups.and_then(whole16)) else {
+        return Vec::new();
+    };
     let shares = match round {
         Round::First => extensions.key_share.map(shared_groups).unwrap_or_default(),
         Round::Second => Vec::new(),
     };
     let ours: Vec<_> = accepted.groups_of(version).collect();
-    let chosen =
-        choose(offered, &shares, &ours, accepted.groups_decide).filter(|&place| place > 0)?;
+    let chosen = choose(offered, &shares, &ours, accepted.groups_decide);
     // The list is behind its length.
-    let at = |place: usize| extensions.supported_groups_at + 2 + 2 * place;
-    Some([(0, chosen), (chosen, 0)].map(|(to, from)| Change { at: at(to), bytes: offered[from] }))
+    let list = extensions.supported_groups_at + 2;
+    match (unused, chosen) {
+        (Some(unused), _) if offered.len() > LONG => {
+            let known = known(offered, chosen, &ours);
+            if known.is_empty() { Vec::new() } else { cut(list, offered.len(), &known, unused) }
+        }
+        (_, Some(chosen)) if chosen > 0 => [(0, chosen), (chosen, 0)]
+            .map(|(to, from)| Change { at: list + 2 * to, bytes: offered[from] })
+            .into(),
+        _ => Vec::new(),
+    }
+}
+
+/// Returns the groups of a list that matter to rustls, the chosen one first and the others in the client's order.
+fn known(offered: &[[u8; 2]], chosen: Option<usize>, ours: &[[u8; 2]]) -> Vec<[u8; 2]> {
+    let mut known: Vec<_> = chosen.map(|place| offered[place]).into_iter().collect();
+    for group in offered {
+        if (ours.contains(group) || CURVES.contains(group)) && !known.contains(group) {
+            known.push(*group);
+        }
+    }
+    known
+}
+
+/// Returns the changes that leave `known` of the list with `count` groups at the place `list`.
+fn cut(list: usize, count: usize, known: &[[u8; 2]], unused: [u8; 2]) -> Vec<Change> {
+    let length = |entries: usize| u16::try_from(2 * entries).unwrap_or(u16::MAX).to_be_bytes();
+    // The lengths of the extension and of its list, the list, then type and length of the extension with the rest.
+    let heads = [length(known.len() + 1), length(known.len())];
+    let words = heads.into_iter().chain(known.iter().copied());
+    let words = words.chain([unused, length(count - known.len() - 2)]);
+    words.enumerate().map(|(n, bytes)| Change { at: list - 4 + 2 * n, bytes }).collect()
 }
 
 /// Returns the place of the group to use in the client's list: by the client's order one of which there is a share; by
@@ -92,6 +133,26 @@ mod tests {
         assert_eq!(chosen(&[HYBRID, X25519], &[X25519]), Some(1), "no share of the hybrid");
         assert_eq!(chosen(&[P521, P384, P256], &[P521]), None, "no accepted share");
         assert_eq!(chosen(&[P521, P384, P256], &[]), None, "no share");
+    }
+
+    #[test]
+    fn a_long_list_is_cut_to_the_groups_that_matter_and_an_extension_with_the_rest() {
+        let offered = [vec![P521, HYBRID], vec![[0x60, 0]; 100], vec![X25519, P521]].concat();
+        let known = known(&offered, Some(102), &OURS);
+        assert_eq!(known, [X25519, P521, HYBRID], "the chosen one, then the client's order");
+        // The extension, and one byte before and after.
+        let length = u16::try_from(2 * offered.len()).unwrap();
+        let head = [10, length + 2, length].map(u16::to_be_bytes);
+        let mut message = [&[7], head.as_flattened(), offered.as_flattened(), &[7]].concat();
+        for Change { at, bytes } in cut(7, offered.len(), &known, [0x0a, 0x0a]) {
+            message[at..at + 2].copy_from_slice(&bytes);
+        }
+        let mut rest = Rest(&message[1..]);
+        assert_eq!(rest.array(), Some([0, 10]));
+        assert_eq!(codes(whole16(rest.vector16().unwrap())), Some(&known[..]));
+        assert_eq!(rest.array(), Some([0x0a, 0x0a]));
+        assert_eq!(rest.vector16().map(<[u8]>::len), Some(2 * (offered.len() - 3 - 2)));
+        assert_eq!(rest.0, [7]);
     }
 
     #[test]

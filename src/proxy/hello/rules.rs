@@ -9,6 +9,7 @@ use tokio_rustls::rustls::pki_types::{DnsName, ServerName};
 use tokio_rustls::rustls::{PeerIncompatible, ProtocolVersion};
 
 use super::client_hello::{ClientHello, HelloExtensions, Rest, codes, kind, whole8, whole16};
+use super::code_set::CodeSet;
 use super::fault::HelloFault;
 use super::record_limit::MIN_RECORD_SIZE_LIMIT;
 use crate::config::AcceptedVersions;
@@ -133,23 +134,26 @@ fn check_forms(extensions: &HelloExtensions<'_>) -> Result<(), HelloFault> {
 
 /// Returns whether `alpn` is a valid list of protocols.
 fn is_protocols(alpn: &[u8]) -> bool {
-    offered_protocols(alpn).is_some()
+    offered_protocols(alpn, |_| {}).is_some()
 }
 
 /// Returns the first of our protocols that is in the extension `alpn`.
 pub(super) fn first_offered<'a>(alpn: &[u8], ours: &'a [Vec<u8>]) -> Option<&'a [u8]> {
-    let offered = offered_protocols(alpn)?;
-    ours.iter().map(|protocol| &protocol[..]).find(|protocol| offered.contains(protocol))
+    let mut first = ours.len();
+    offered_protocols(alpn, |offered| {
+        let place = ours[..first].iter().position(|protocol| protocol == offered);
+        first = place.unwrap_or(first);
+    })?;
+    ours.get(first).map(Vec::as_slice)
 }
 
-/// Returns the protocols in the extension: RFC 7301 section 3.1.
-fn offered_protocols(alpn: &[u8]) -> Option<Vec<&[u8]>> {
+/// Calls `each` with the protocols in the extension: RFC 7301 section 3.1. Returns none if they are not a list.
+fn offered_protocols(alpn: &[u8], mut each: impl FnMut(&[u8])) -> Option<()> {
     let mut rest = Rest(whole16(alpn).filter(|list| !list.is_empty())?);
-    let mut offered = Vec::new();
     while !rest.0.is_empty() {
-        offered.push(rest.vector8().filter(|protocol| !protocol.is_empty())?);
+        each(rest.vector8().filter(|protocol| !protocol.is_empty())?);
     }
-    Some(offered)
+    Some(())
 }
 
 /// Returns the name in the server_name extension: RFC 6066 section 3.
@@ -216,18 +220,19 @@ fn check_tls13(extensions: &HelloExtensions<'_>) -> Result<(), HelloFault> {
 fn check_shares(shares: &[u8], groups: &[[u8; 2]]) -> Result<(), HelloFault> {
     const MALFORMED: HelloFault = HelloFault::Malformed("key_share");
     let mut rest = Rest(whole16(shares).ok_or(MALFORMED)?);
-    // Both lists can have thousands of entries.
-    let mut groups = groups.to_vec();
-    groups.sort_unstable();
+    let mut offered = CodeSet::default();
+    for &group in groups {
+        offered.insert(u16::from_be_bytes(group));
+    }
     let mut checked = 0;
     while !rest.0.is_empty() {
-        let group = rest.array().ok_or(MALFORMED)?;
+        let group = u16::from_be_bytes(rest.array().ok_or(MALFORMED)?);
         if rest.vector16().is_none_or(<[u8]>::is_empty) {
             return Err(MALFORMED);
         }
         checked += 1;
         // More shares than groups: one of them occurs twice.
-        if checked > groups.len() || groups.binary_search(&group).is_err() {
+        if checked > groups.len() || !offered.contains(group) {
             return Err(HelloFault::Illegal("a key_share of a group that is not offered"));
         }
     }

@@ -3,19 +3,19 @@
 //! rustls rejects a server_name that is not a DNS name (`10.0.0.1:8883`, `[::1]`, a bare number, UTF-8).
 //! HAProxy, nginx and stunnel serve such devices as if they had sent no name. rustls is therefore given the
 //! ClientHello with that extension's type replaced by one that it ignores. rustls also takes the first group of
-//! the client's list, although the client may have sent a share of another one; so two groups change places.
+//! the client's list, although the client may have sent a share of another one; so two groups change places. And it
+//! compares each group of the list with each of ours: of a long list it sees the groups that matter. A long list of
+//! protocols is hidden where none can be selected.
 //!
 //! **Promises.** Exactly the places of the changes differ, two bytes each. All lengths and positions stay.
 //!
 //! **Not here.** What is changed (`proxy/hello/`), the hash over the original bytes (`transcript.rs`).
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// The first bytes of a ClientHello: type, length, version and random. No other message shares them.
 const HEAD_BYTES: usize = 38;
-
-/// Changes of a ClientHello at most: the type of its server_name, and two groups.
-const MAX_CHANGES: usize = 3;
 
 /// Two bytes at a place of a ClientHello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,36 +25,37 @@ pub(crate) struct Change {
 }
 
 /// The difference between the ClientHello that rustls is given and the one that the client sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Disguise {
     head: [u8; HEAD_BYTES],
     /// The bytes as the client sent them, in the order of their places.
-    sent: [Option<Change>; MAX_CHANGES],
+    sent: Arc<[Change]>,
 }
 
 impl Disguise {
-    /// Makes the changes in a ClientHello, up to [`MAX_CHANGES`] at distinct places. Returns none, and changes
-    /// nothing, if there are none or if the message is too short for one of them.
+    /// Makes changes in a ClientHello, at distinct places. Returns none, and changes nothing, if there are none or if
+    /// the message is too short for one of them.
     pub(crate) fn put_on(message: &mut [u8], changes: &[Change]) -> Option<Self> {
-        let head = *message.first_chunk()?;
-        let mut sent = [None; MAX_CHANGES];
-        for (place, change) in sent.iter_mut().zip(changes) {
-            let bytes = *message.get(change.at..)?.first_chunk()?;
-            *place = Some(Change { at: change.at, bytes });
+        if changes.is_empty() {
+            return None;
         }
-        sent[0]?;
-        for Change { at, bytes } in changes.iter().take(MAX_CHANGES) {
+        let head = *message.first_chunk()?;
+        let sent = |change: &Change| {
+            let bytes = *message.get(change.at..)?.first_chunk()?;
+            Some(Change { at: change.at, bytes })
+        };
+        let mut sent = changes.iter().map(sent).collect::<Option<Vec<_>>>()?;
+        sent.sort_unstable_by_key(|change| change.at);
+        for Change { at, bytes } in changes {
             message[*at..at + 2].copy_from_slice(bytes);
         }
-        // None comes after every place.
-        sent.sort_unstable_by_key(|change| change.map_or(usize::MAX, |change| change.at));
-        Some(Self { head, sent })
+        Some(Self { head, sent: sent.into() })
     }
 
     /// Splits `data` into the original bytes before, at and after each change. Returns none if `data` does
     /// not start with this ClientHello.
     pub(super) fn original<'a>(&'a self, data: &'a [u8]) -> Option<impl Iterator<Item = &'a [u8]>> {
-        let changes = self.sent.iter().flatten();
+        let changes = self.sent.iter();
         let end = changes.clone().last().map_or(0, |change| change.at + 2);
         let behind = data.get(end..).filter(|_| data.starts_with(&self.head))?;
         let mut start = 0;

@@ -29,7 +29,8 @@ pub(crate) fn as_sent(message: &[u8]) -> Cow<'_, [u8]> {
 }
 
 fn current_changes() -> (Option<Disguise>, Option<FragmentAck>) {
-    HandshakeScope::with_entered(|scope| (scope.disguise, scope.fragment_ack)).unwrap_or_default()
+    HandshakeScope::with_entered(|scope| (scope.disguise.clone(), scope.fragment_ack))
+        .unwrap_or_default()
 }
 
 /// A hash function for transcripts.
