@@ -85,11 +85,22 @@ impl Dialer {
         Self { address: self.address, tls: Some(TlsConnector::from(Arc::new(config))) }
     }
 
+    /// Returns whether its devices have TLS.
+    pub const fn has_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Connects without TLS.
+    pub async fn connect(&self) -> io::Result<TcpStream> {
+        let tcp = TcpStream::connect(self.address).await?;
+        tcp.set_nodelay(true)?;
+        Ok(tcp)
+    }
+
     /// Connects and performs the TLS handshake.
     pub async fn handshake(&self) -> io::Result<TlsStream<TcpStream>> {
         let tls = self.tls.as_ref().expect("the device has TLS");
-        let tcp = TcpStream::connect(self.address).await?;
-        tcp.set_nodelay(true)?;
+        let tcp = self.connect().await?;
         tls.connect(ServerName::try_from("localhost").expect("the name is valid"), tcp).await
     }
 
@@ -98,9 +109,7 @@ impl Dialer {
         let mut line: Line = if self.tls.is_some() {
             Box::new(self.handshake().await?)
         } else {
-            let tcp = TcpStream::connect(self.address).await?;
-            tcp.set_nodelay(true)?;
-            Box::new(tcp)
+            Box::new(self.connect().await?)
         };
         line.write_all(&[task.byte()]).await?;
         Ok(line)
@@ -151,7 +160,7 @@ pub fn connector(
     TlsConnector::from(Arc::new(config))
 }
 
-fn config(material: &Material, version: Version, identity: Option<Identity>) -> ClientConfig {
+pub fn config(material: &Material, version: Version, identity: Option<Identity>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(material.ca.clone()).expect("the CA is valid");
     let version = match version {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+pub use self::handshakes::CONNECTIONS_RATE;
 use self::unauthenticated::inputs::{self, Input};
 use super::backend::Task;
 use super::device::{Dialer, Version};
@@ -39,6 +40,8 @@ pub enum Kind {
     Start,
     /// Handshakes in sequence on some concurrent tasks.
     Handshakes { version: Version, resumed: bool },
+    /// Connections with one echo, for the peers without TLS: what a handshake costs beyond TLS.
+    Connections,
     /// Bulk transfer over this number of connections.
     Bulk { task: Task, connections: usize },
     /// Messages with replies, in sequence on each of this number of connections.
@@ -57,6 +60,9 @@ pub enum Kind {
     Unauthenticated(&'static Input),
 }
 
+/// Name of the load of connections without TLS.
+pub const CONNECTIONS: &str = "connection with one echo";
+
 const ECDSA: Setup = Setup { key: Key::Ecdsa, client_auth: false, crl: false };
 const RSA: Setup = Setup { key: Key::Rsa, ..ECDSA };
 const RSA_4096: Setup = Setup { key: Key::Rsa4096, ..ECDSA };
@@ -74,6 +80,7 @@ pub const LOADS: &[Load] = &[
     load("full 1.2, client certificate", handshakes(Version::Tls12, false), CLIENT_AUTH),
     load("resumed 1.3", handshakes(Version::Tls13, true), ECDSA),
     load("resumed 1.2", handshakes(Version::Tls12, true), ECDSA),
+    load(CONNECTIONS, Kind::Connections, ECDSA),
     load("to backend, 1 connection", bulk(Task::Sink, 1), ECDSA),
     load("to backend, 64 connections", bulk(Task::Sink, 64), ECDSA),
     load("to client, 1 connection", bulk(Task::Source, 1), ECDSA),
@@ -185,7 +192,9 @@ impl Load {
     /// keep the sessions of revoked devices.
     pub fn suits(&self, peer: &Peer) -> bool {
         let needs_no_tls = matches!(self.kind, Kind::Bulk { .. } | Kind::Replies { .. });
-        (peer.tls || needs_no_tls) && (peer.ends_sessions || !self.setup.crl)
+        let has_no_tls = matches!(self.kind, Kind::Connections);
+        (if peer.tls { !has_no_tls } else { needs_no_tls || has_no_tls })
+            && (peer.ends_sessions || !self.setup.crl)
     }
 
     /// Runs the load.
@@ -195,6 +204,7 @@ impl Load {
             Kind::Handshakes { version, resumed } => {
                 handshakes::steady(bench, version, resumed).await
             }
+            Kind::Connections => handshakes::connections(bench).await,
             Kind::Bulk { task, connections } => traffic::bulk(bench, task, connections).await,
             Kind::Replies { bytes, connections } => {
                 traffic::replies(bench, bytes, connections).await

@@ -21,10 +21,12 @@
 mod backend;
 mod chart;
 mod device;
+mod limit;
 mod load;
 mod material;
 mod peer;
 mod process;
+mod relay;
 mod report;
 mod targets;
 mod wire;
@@ -44,6 +46,7 @@ use self::report::Report;
 
 /// Measures tlsidecar side by side with other proxies.
 #[derive(Debug, Parser)]
+#[command(version)]
 struct Args {
     /// Number of runs of each load against each proxy.
     #[arg(long, default_value_t = 3)]
@@ -72,6 +75,11 @@ struct Args {
     /// Run as the backend (used by this program itself).
     #[arg(long, hide = true)]
     backend: bool,
+    /// Run as the plain relay from this address to the one of `--to` (used by this program itself).
+    #[arg(long, hide = true, requires = "to")]
+    relay: Option<SocketAddr>,
+    #[arg(long, hide = true)]
+    to: Option<SocketAddr>,
     /// Passed by cargo.
     #[arg(long, hide = true)]
     bench: bool,
@@ -79,6 +87,10 @@ struct Args {
 
 fn main() {
     let args = Args::parse();
+    if let (Some(listen), Some(backend)) = (args.relay, args.to) {
+        relay::serve(listen, backend);
+        return;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -143,6 +155,7 @@ async fn compare(args: &Args) -> Report {
             }
         }
     }
+    limit::add(&mut report, &loads, &material);
     report
 }
 

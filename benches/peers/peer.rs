@@ -41,7 +41,7 @@ pub struct Site<'a> {
 /// A measured proxy.
 pub struct Peer {
     pub name: &'static str,
-    /// The program, and the arguments that print its version.
+    /// The program, or the variable with its path, and the arguments that print its version.
     program: &'static str,
     version: &'static [&'static str],
     command: fn(&Path, &Site<'_>) -> Command,
@@ -77,6 +77,16 @@ pub const PEERS: &[Peer] = &[
     Peer {
         name: "HAProxy",
         program: "haproxy",
+        version: &["-v"],
+        command: haproxy_tls,
+        reload: haproxy_reload,
+        tls: true,
+        ends_sessions: false,
+    },
+    // HAProxy with the same cryptography as tlsidecar.
+    Peer {
+        name: "HAProxy, AWS-LC",
+        program: "$HAPROXY_AWSLC",
         version: &["-v"],
         command: haproxy_tls,
         reload: haproxy_reload,
@@ -129,6 +139,15 @@ pub const PEERS: &[Peer] = &[
         ends_sessions: false,
     },
     Peer {
+        name: PLAIN_RELAY,
+        program: "/proc/self/exe",
+        version: &["--version"],
+        command: plain_relay,
+        reload: |_, _| {},
+        tls: false,
+        ends_sessions: false,
+    },
+    Peer {
         name: "HAProxy, no TLS",
         program: "haproxy",
         version: &["-v"],
@@ -138,6 +157,9 @@ pub const PEERS: &[Peer] = &[
         ends_sessions: false,
     },
 ];
+
+/// Name of the minimal program that forwards TCP (`relay.rs`).
+pub const PLAIN_RELAY: &str = "plain relay";
 
 /// Workers of each proxy.
 pub const WORKERS: usize = 2;
@@ -157,6 +179,9 @@ impl Peer {
 
     /// Returns the path of the program; none if it is not installed.
     pub fn program(&self) -> Option<PathBuf> {
+        if let Some(variable) = self.program.strip_prefix('$') {
+            return std::env::var_os(variable).map(PathBuf::from).filter(|file| file.is_file());
+        }
         let path = std::env::var_os("PATH").unwrap_or_default();
         let named = PathBuf::from(self.program);
         std::env::split_paths(&path).map(|dir| dir.join(&named)).find(|file| file.is_file())
@@ -278,6 +303,12 @@ fn haproxy_tls(program: &Path, site: &Site<'_>) -> Command {
 
 fn haproxy_plain(program: &Path, site: &Site<'_>) -> Command {
     haproxy(program, site, "")
+}
+
+fn plain_relay(program: &Path, site: &Site<'_>) -> Command {
+    let mut command = Command::new(program);
+    command.args(["--relay", &site.listen.to_string(), "--to", &site.backend.to_string()]);
+    command
 }
 
 /// Reloads through the runtime API, as HAProxy's management guide describes it for certificates.

@@ -8,8 +8,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::chart;
+use super::limit::LIMIT;
 use super::load::Figure;
-use super::peer::Peer;
+use super::peer::{PLAIN_RELAY, Peer};
 
 /// Results of one run.
 pub struct Report {
@@ -46,6 +47,11 @@ impl Report {
         }
     }
 
+    /// Adds a column that is no peer.
+    pub fn add_column(&mut self, name: &'static str, description: &str) {
+        self.peers.push((name, description.to_owned()));
+    }
+
     pub fn add(&mut self, load: &'static str, peer: &'static str, figures: Vec<Figure>) {
         for (figure, value) in figures {
             let at = self.rows.iter().position(|row| row.load == load && row.figure == figure);
@@ -65,7 +71,8 @@ impl Report {
 
     /// Returns the other proxies with TLS, with their medians of a figure.
     pub fn others(&self, load: &str, figure: &str) -> Vec<(&'static str, f64)> {
-        let tls = self.peers.iter().filter(|(name, _)| *name != OURS && *name != FLOOR);
+        let no_peers = [OURS, FLOOR, PLAIN_RELAY, LIMIT];
+        let tls = self.peers.iter().filter(|(name, _)| !no_peers.contains(name));
         tls.filter_map(|(name, _)| Some((*name, self.median(load, figure, name)?))).collect()
     }
 

@@ -6,9 +6,10 @@
 
 use std::fmt::Write as _;
 
+use super::limit::LIMIT;
 use super::load::UNAUTHENTICATED;
 use super::load::unauthenticated::{CPU, MEMORY};
-use super::report::{FLOOR, OURS, Report};
+use super::report::{OURS, Report};
 
 /// Table of the bounds that could be judged.
 pub struct Table {
@@ -58,33 +59,45 @@ const fn target(load: &'static str, figure: &'static str, bound: Bound) -> Targe
 }
 
 const TARGETS: &[Target] = &[
-    target("full 1.3, ECDSA", HANDSHAKES, Bound::Times(2.2, "HAProxy")),
-    target("full 1.3, ECDSA", HANDSHAKES, Bound::Times(1.5, "Envoy")),
-    target("full 1.2, ECDSA", HANDSHAKES, Bound::Times(2.2, "HAProxy")),
-    target("full 1.2, ECDSA", HANDSHAKES, Bound::Times(1.5, "Envoy")),
-    target("resumed 1.2", HANDSHAKES, Bound::TimesBest(2.0)),
-    target("resumed 1.3", HANDSHAKES, Bound::TimesBest(1.8)),
-    target("to backend, 1 connection", MB, Bound::TimesBest(1.6)),
-    target("to backend, 1 connection", MB, Bound::Times(1.0, FLOOR)),
-    target("to backend, 64 connections", MB, Bound::TimesBest(1.6)),
-    target("to backend, 64 connections", MB, Bound::Times(1.0, FLOOR)),
+    target("full 1.3, ECDSA", HANDSHAKES, Bound::TimesBest(1.5)),
+    target("full 1.2, ECDSA", HANDSHAKES, Bound::TimesBest(1.4)),
+    target("full 1.3, RSA", HANDSHAKES, Bound::TimesBest(1.2)),
+    target("full 1.2, RSA", HANDSHAKES, Bound::TimesBest(1.2)),
+    target("resumed 1.3", HANDSHAKES, Bound::TimesBest(1.7)),
+    target("resumed 1.2", HANDSHAKES, Bound::TimesBest(1.5)),
+    target("to backend, 1 connection", MB, Bound::TimesBest(1.8)),
+    target("to backend, 64 connections", MB, Bound::TimesBest(1.8)),
     target("to client, 1 connection", MB, Bound::TimesBest(1.5)),
-    target("to client, 1 connection", MB, Bound::Times(1.0, FLOOR)),
     target("to client, 64 connections", MB, Bound::TimesBest(1.5)),
-    target("to client, 64 connections", MB, Bound::Times(1.0, FLOOR)),
     target("128 B, 32 connections", MESSAGES, Bound::TimesBest(1.4)),
-    target("128 B, 32 connections", MESSAGES, Bound::Times(1.0, FLOOR)),
     target("128 B, 1000 connections", MESSAGES, Bound::TimesBest(1.4)),
-    target("128 B, 1000 connections", MESSAGES, Bound::Times(1.0, FLOOR)),
+    target("full 1.3, ECDSA", HANDSHAKES, Bound::Times(0.9, LIMIT)),
+    target("full 1.2, ECDSA", HANDSHAKES, Bound::Times(0.9, LIMIT)),
+    target("full 1.3, RSA", HANDSHAKES, Bound::Times(0.9, LIMIT)),
+    target("full 1.2, RSA", HANDSHAKES, Bound::Times(0.9, LIMIT)),
+    target("full 1.3, client certificate", HANDSHAKES, Bound::Times(0.9, LIMIT)),
+    target("full 1.2, client certificate", HANDSHAKES, Bound::Times(0.9, LIMIT)),
+    target("resumed 1.3", HANDSHAKES, Bound::Times(0.9, LIMIT)),
+    target("resumed 1.2", HANDSHAKES, Bound::Times(0.9, LIMIT)),
+    target("to backend, 1 connection", MB, Bound::Times(0.85, LIMIT)),
+    target("to backend, 64 connections", MB, Bound::Times(0.85, LIMIT)),
+    target("to client, 1 connection", MB, Bound::Times(0.85, LIMIT)),
+    target("to client, 64 connections", MB, Bound::Times(0.85, LIMIT)),
+    target("both ways, 1 connection", MB, Bound::Times(0.85, LIMIT)),
+    target("both ways, 64 connections", MB, Bound::Times(0.85, LIMIT)),
+    target("128 B, 32 connections", MESSAGES, Bound::Times(0.9, LIMIT)),
+    target("128 B, 1000 connections", MESSAGES, Bound::Times(0.9, LIMIT)),
+    target("4 KiB, 32 connections", MESSAGES, Bound::Times(0.9, LIMIT)),
+    target("4 KiB, 1000 connections", MESSAGES, Bound::Times(0.9, LIMIT)),
     target("128 B, 32 connections", "message p99, ms", Bound::BelowBest),
     target("128 B, 1000 connections", "message p99, ms", Bound::BelowBest),
     target("full 1.3, ECDSA", "handshake p99, ms", Bound::BelowBest),
     target("full 1.2, ECDSA", "handshake p99, ms", Bound::BelowBest),
-    target("idle", "bytes per connection, 1,000 held", Bound::Most(4608.0)),
-    target("idle", "bytes per connection, 3,000 held", Bound::Most(4608.0)),
-    target("idle", "bytes per connection, 9,000 held", Bound::Most(4608.0)),
-    target("idle", "bytes per connection, 10 s after 1 MiB each way", Bound::Most(4608.0)),
-    target("few idle, client certificate", "bytes per connection, 3,000 held", Bound::Most(6144.0)),
+    target("idle", "bytes per connection, 1,000 held", Bound::Most(3072.0)),
+    target("idle", "bytes per connection, 3,000 held", Bound::Most(3072.0)),
+    target("idle", "bytes per connection, 9,000 held", Bound::Most(3072.0)),
+    target("idle", "bytes per connection, 10 s after 1 MiB each way", Bound::Most(3072.0)),
+    target("few idle, client certificate", "bytes per connection, 3,000 held", Bound::Most(4096.0)),
     target("idle", "CPU with 9,000 held, percent", Bound::Most(0.5)),
     target("start", "start to listening, ms", Bound::Most(30.0)),
     target("start", "base memory, MiB", Bound::Most(8.0)),

@@ -13,6 +13,9 @@ use crate::device::{self, Dialer, Version, within};
 /// Number of concurrent handshakes.
 const CLIENTS: usize = 16;
 
+/// Figure of a load without TLS.
+pub const CONNECTIONS_RATE: &str = "connections per CPU second";
+
 const RELOADS: usize = 20;
 const RELOAD_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -33,6 +36,12 @@ pub async fn steady(bench: &Bench<'_>, version: Version, resumed: bool) -> io::R
         ("handshake p50, ms", percentile_ms(&mut seen.times, 0.50)),
         ("handshake p99, ms", percentile_ms(&mut seen.times, 0.99)),
     ])
+}
+
+/// Measures connections without TLS, each with an echo as the handshakes have it.
+pub async fn connections(bench: &Bench<'_>) -> io::Result<Vec<Figure>> {
+    let (rates, _) = measure(bench, Version::Tls13, false).await?;
+    Ok(vec![(CONNECTIONS_RATE, rates.per_cpu_second)])
 }
 
 /// Returns the rates of handshakes alone.
@@ -117,6 +126,13 @@ fn start(
 /// Performs one handshake and echoes a byte, since a TLS 1.3 client finishes before its server. Returns whether
 /// the session was resumed.
 async fn shake_hands(dialer: &Dialer) -> io::Result<bool> {
+    if !dialer.has_tls() {
+        let mut tcp = dialer.connect().await?;
+        tcp.write_all(&[Task::Echo.byte()]).await?;
+        device::echo(&mut tcp, &[7]).await?;
+        tcp.set_zero_linger()?;
+        return Ok(false);
+    }
     let mut session = dialer.handshake().await?;
     session.write_all(&[Task::Echo.byte()]).await?;
     device::echo(&mut session, &[7]).await?;
