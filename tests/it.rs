@@ -70,6 +70,9 @@ mod material;
 /// More handshakes than can be done at a time.
 mod storms;
 
+/// The system calls of a connection.
+mod system_calls;
+
 /// Causes of devices that cannot connect, as metrics and log name them.
 mod causes;
 

@@ -26,11 +26,20 @@ pub(crate) async fn linger<Io: AsyncRead + AsyncWrite + Unpin>(io: &mut Io, unse
     let closing = async {
         io.write_all(unsent).await?;
         io.shutdown().await?;
-        while read_and_discard(io).await? > 0 {}
-        std::io::Result::Ok(())
+        read_to_end(io).await
     };
     // Best effort: the peer may have closed, or be too slow.
     let _closed_or_slow = timeout(LINGER_TIMEOUT, closing).await;
+}
+
+/// Reads until the peer ends its direction, for at most a second. Ours has ended.
+pub(crate) async fn await_end<Io: AsyncRead + Unpin>(io: &mut Io) {
+    let _closed_or_slow = timeout(LINGER_TIMEOUT, read_to_end(io)).await;
+}
+
+async fn read_to_end<Io: AsyncRead + Unpin>(io: &mut Io) -> std::io::Result<()> {
+    while read_and_discard(io).await? > 0 {}
+    Ok(())
 }
 
 async fn read_and_discard<Io: AsyncRead + Unpin>(io: &mut Io) -> std::io::Result<usize> {

@@ -69,7 +69,7 @@ async fn walk(tcp: TcpStream, routes: Arc<Routes>, record: &mut Record) -> Resul
         None => {}
     }
     drop(backend);
-    if ended.reset != Some(Side::Client) {
+    if ended.closes_client() {
         // Boxed, like the opening: a future has room for its largest phase, which should be the relay.
         Box::pin(client.close()).await;
     }

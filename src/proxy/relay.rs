@@ -70,6 +70,15 @@ pub(crate) struct Ended {
     pub(crate) reset: Option<Side>,
 }
 
+impl Ended {
+    /// Returns whether the client's socket is to be closed in an orderly way: it is not to be reset, and not closed
+    /// already by the client's reset or silence.
+    pub(crate) const fn closes_client(&self) -> bool {
+        let is_gone = matches!(self.result, Err(RelayError::Client(_)));
+        !is_gone && !matches!(self.reset, Some(Side::Client))
+    }
+}
+
 /// One of the two sockets of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {

@@ -196,8 +196,6 @@ pub(crate) const fn drop_new(_socket: &TcpListener) -> io::Result<()> {
 /// Sets the options of all our TCP sockets.
 pub(crate) fn set_options<'a>(socket: impl Into<SockRef<'a>>, options: Tcp) -> io::Result<()> {
     let socket = socket.into();
-    // Devices send small messages and wait for answers: Nagle's algorithm would delay each.
-    socket.set_tcp_nodelay(true)?;
     match options.keepalive {
         Some(idle) => {
             let idle = idle.max(SHORTEST_PROBE_INTERVAL);
@@ -206,6 +204,13 @@ pub(crate) fn set_options<'a>(socket: impl Into<SockRef<'a>>, options: Tcp) -> i
         }
         None => socket.set_keepalive(false)?,
     }
+    set_other_options(&socket, options)
+}
+
+/// Sets the options other than keepalive.
+fn set_other_options(socket: &SockRef<'_>, options: Tcp) -> io::Result<()> {
+    // Devices send small messages and wait for answers: Nagle's algorithm would delay each.
+    socket.set_tcp_nodelay(true)?;
     // None is 0, the system's default (tcp(7)).
     socket.set_tcp_user_timeout(options.user_timeout)?;
     #[cfg(target_os = "linux")]
@@ -219,14 +224,17 @@ fn probe_interval(idle: Duration) -> Duration {
 }
 
 /// Sets the options of a socket that was just connected to `address`. A loopback socket gets no keepalive: its peer
-/// cannot vanish without the kernel closing the socket, and keepalive takes four system calls.
+/// cannot vanish without the kernel closing the socket, and keepalive takes four system calls. A new socket has none.
 pub(crate) fn set_dialled_options(
     tcp: &TcpStream,
     address: SocketAddr,
     options: Tcp,
 ) -> io::Result<()> {
-    let keepalive = options.keepalive.filter(|_| !address.ip().is_loopback());
-    set_options(tcp, Tcp { keepalive, ..options })
+    if options.keepalive.is_some() && !address.ip().is_loopback() {
+        set_options(tcp, options)
+    } else {
+        set_other_options(&SockRef::from(tcp), options)
+    }
 }
 
 /// Operations that a socket is waited for.

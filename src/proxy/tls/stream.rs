@@ -32,6 +32,8 @@ pub(crate) struct TlsStream<Io> {
     /// Deferred error for the next read: a record error found after valid data, or a connection reset first
     /// seen by a write.
     late: Option<Box<ReceiveError>>,
+    /// Our direction of TCP has ended.
+    is_ended: bool,
 }
 
 /// Result of a read.
@@ -75,7 +77,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         cut: Option<io::ErrorKind>,
     ) -> Self {
         let late = cut.map(|cut| Box::new(ReceiveError::Io(cut.into())));
-        Self { io, record_layer: Box::new(record_layer), partial: Box::default(), unsent, late }
+        let (record_layer, partial) = (Box::new(record_layer), Box::default());
+        Self { io, record_layer, partial, unsent, late, is_ended: false }
     }
 
     pub(crate) const fn io(&self) -> &Io {
@@ -206,12 +209,18 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
     /// Flushes, then ends our direction of TCP.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+        self.is_ended = true;
+        Poll::Ready(Ok(()))
     }
 
     /// Closes the connection after everything that is queued has been delivered.
     pub(crate) async fn close(mut self) {
-        let unsent = std::mem::take(&mut self.unsent);
-        close::linger(&mut self.io, unsent.rest()).await;
+        if self.is_ended {
+            close::await_end(&mut self.io).await;
+        } else {
+            let unsent = std::mem::take(&mut self.unsent);
+            close::linger(&mut self.io, unsent.rest()).await;
+        }
     }
 }
