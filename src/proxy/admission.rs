@@ -12,7 +12,7 @@ mod identities;
 mod pending;
 mod sources;
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -287,13 +287,14 @@ impl PendingConnection {
         }
     }
 
-    /// Completes `handshake` unless the connection is evicted first.
+    /// Completes `handshake` unless the connection is evicted first. It is pinned by the caller: an `async fn` would store
+    /// it twice.
     ///
     /// # Errors
     /// If it is evicted.
     pub(crate) async fn or_evicted<T>(
         &self,
-        handshake: impl Future<Output = T>,
+        handshake: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Evicted> {
         tokio::select! {
             // First, so that bytes that have come are read before the connection is listed.

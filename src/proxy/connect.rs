@@ -102,7 +102,8 @@ async fn dial(
     let start = Instant::now();
     let client = record.session().peer().ip();
     let bounds = ConnectBounds::of(&routes.snapshot.listener, Some(client));
-    let (used, connected) = pool.connect(bounds, has_left).await;
+    // Boxed: a client that has sent nothing yet would have room for it.
+    let (used, connected) = Box::pin(pool.connect(bounds, has_left)).await;
     record.on_backend(used, connected.is_ok());
     Ok(Dialled { stream: connected?, took: start.elapsed() })
 }

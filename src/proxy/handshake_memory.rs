@@ -9,6 +9,7 @@
 //! **Not here.** The buffers (`hello.rs`, `tls/negotiation.rs`), the number of connections (`admission.rs`).
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard};
 
@@ -106,13 +107,14 @@ impl Share {
         self.memory.budget.change(before, listed.total);
     }
 
-    /// Completes `handshake` unless the ceiling ends it first.
+    /// Completes `handshake` unless the ceiling ends it first. It is pinned by the caller: an `async fn` would store it
+    /// twice.
     ///
     /// # Errors
     /// If the ceiling ends it.
     pub(crate) async fn or_exceeded<T>(
         &self,
-        handshake: impl Future<Output = T>,
+        handshake: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Exceeded> {
         tokio::select! {
             biased;
@@ -147,10 +149,12 @@ impl ListedShares {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     async fn is_ended(share: &Share) -> bool {
-        share.or_exceeded(tokio::task::yield_now()).await == Err(Exceeded)
+        share.or_exceeded(pin!(tokio::task::yield_now())).await == Err(Exceeded)
     }
 
     #[tokio::test]

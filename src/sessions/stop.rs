@@ -7,7 +7,7 @@
 //! (`sessions.rs`), the times of orders (`sessions/pace.rs`).
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::task::{Poll, Waker};
 
@@ -93,12 +93,15 @@ impl StopOrder {
         self.waker.lock().get_or_insert_with(|| waker.clone()).clone_from(waker);
     }
 
-    /// Runs `work` unless the order to stop now is given before it completes.
+    /// Runs `work` unless the order to stop now is given before it completes. It is pinned by the caller: an `async fn`
+    /// would store it twice.
     ///
     /// # Errors
     /// The order.
-    pub(crate) async fn or<T>(&self, work: impl Future<Output = T>) -> Result<T, Stopped> {
-        let mut work = pin!(work);
+    pub(crate) async fn or<T>(
+        &self,
+        mut work: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T, Stopped> {
         poll_fn(|cx| {
             self.register(cx.waker());
             match self.given() {
@@ -118,6 +121,7 @@ const fn encoded(reason: Reason) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
     use std::sync::Arc;
 
     use super::*;
@@ -127,7 +131,7 @@ mod tests {
         let order = Arc::new(StopOrder::default());
         let waiting = tokio::spawn({
             let order = Arc::clone(&order);
-            async move { order.or(std::future::pending::<()>()).await }
+            async move { order.or(pin!(std::future::pending::<()>())).await }
         });
         tokio::task::yield_now().await;
         assert_eq!(order.given(), None);
@@ -140,7 +144,7 @@ mod tests {
     async fn an_order_given_before_the_work_begins_prevents_it() {
         let order = StopOrder::default();
         order.give(Reason::DrainDeadline);
-        assert_eq!(order.or(async {}).await, Err(Stopped(Reason::DrainDeadline)));
+        assert_eq!(order.or(pin!(async {})).await, Err(Stopped(Reason::DrainDeadline)));
     }
 
     #[test]
@@ -169,7 +173,7 @@ mod tests {
         let order = Arc::new(StopOrder::default());
         let waiting = tokio::spawn({
             let order = Arc::clone(&order);
-            async move { order.or(std::future::pending::<()>()).await }
+            async move { order.or(pin!(std::future::pending::<()>())).await }
         });
         tokio::task::yield_now().await;
         order.give_at_pause(Reason::Drain);
