@@ -17,7 +17,8 @@ deploy: addresses workflows kubernetes helm rules dashboards build prometheus un
 # What is released: licences of dependencies, the demo, the Debian package, the image.
 package: licenses build demo debian image
 
-# Speed, memory and instruction counts; the machine has to be idle.
+# Speed, memory and instruction counts; the machine has to be idle. All have one build: the feature only opens modules to
+# the benches.
 perf: haproxy wire unauthenticated idle instructions
 
 # Compare the format of the sources with rustfmt's.
@@ -134,25 +135,25 @@ release-check out="target/release-files":
 # Compare handshakes per second with HAProxy.
 [group('perf')]
 haproxy:
-    cargo bench --locked --bench peers -- --judge --rounds 5 --seconds 3 \
+    cargo bench --locked --features bench --bench peers -- --judge --rounds 5 --seconds 3 \
         --peers "tlsidecar;HAProxy" --loads "full 1.3, ECDSA;full 1.2, ECDSA"
 
 # Compare the bytes of handshakes with HAProxy and nginx.
 [group('perf')]
 wire:
-    cargo bench --locked --bench peers -- --wire --judge
+    cargo bench --locked --features bench --bench peers -- --wire --judge
 
 # Compare what unauthenticated clients cost: the kinds that cost most; docs/security.md has all.
 [group('perf')]
 unauthenticated:
-    cargo bench --locked --bench peers -- --unauthenticated --judge --rounds 1 \
+    cargo bench --locked --features bench --bench peers -- --unauthenticated --judge --rounds 1 \
         --peers "tlsidecar;HAProxy;nginx" \
         --loads "its end;30,000;1,600;15,000;records of one;in layers;one name;key updates"
 
 # Measure the memory of idle connections.
 [group('perf')]
 idle:
-    cargo bench --locked --bench peers -- --judge --rounds 1 --peers tlsidecar --loads idle
+    cargo bench --locked --features bench --bench peers -- --judge --rounds 1 --peers tlsidecar --loads idle
 
 # Count the instructions of the hot path and compare with the baseline.
 [group('perf')]

@@ -3,6 +3,9 @@
 # and serves devices from a container without privileges. Then, or alone by `image.sh pod`, it runs the two containers of
 # a Pod as the manifests of deploy/kubernetes say (pod.py).
 #
+# `image.sh --only-builds DIR` makes both builds in DIR and ends; IMAGE_BUILDS=DIR takes them from there. DIR must be
+# outside of the checkout. For a machine that has other work to do meanwhile.
+#
 # The first build is build.sh on this machine, from this directory. The second is the whole Dockerfile, from another
 # directory; each has its own CARGO_HOME. Base images cannot be pulled everywhere: this machine's toolchain, mounted
 # read-only into an empty image, takes the place of the Rust image. The builds share only the files that cargo has
@@ -35,7 +38,7 @@ cleanup() {
     local each
     for each in $compiling; do kill -- "-$each" 2>/dev/null && wait "$each" 2>/dev/null; done
     buildah umount --all >/dev/null 2>&1 || true
-    rm -rf "$work"
+    if [ "$kept" = no ]; then rm -rf "$work"; fi
 }
 
 # An empty image with the links of this machine's root, for directories to be mounted into.
@@ -224,7 +227,15 @@ pod() {
 }
 
 main() {
-    work=$(mktemp -d)
+    kept=no
+    if [ "${1:-}" = --only-builds ]; then
+        work=$2 kept=yes
+        mkdir -p "$work"
+    elif [ "${1:-}" != pod ] && [ -e "${IMAGE_BUILDS:-}/made" ]; then
+        work=$IMAGE_BUILDS
+    else
+        work=$(mktemp -d)
+    fi
     # Outside of the checkout, because build.sh maps the paths of both to other names.
     home=$work/home
     cargo_home=${CARGO_HOME:-$HOME/.cargo}
@@ -236,7 +247,9 @@ main() {
         start_first
         finish_first
     else
-        build
+        [ -e "$work/made" ] || build
+        touch "$work/made"
+        if [ "$kept" = yes ]; then return; fi
         reproducible
         contents
         configuration
