@@ -12,6 +12,7 @@ pub(crate) mod budget;
 pub(crate) mod close_rate;
 pub(crate) mod drain;
 mod expiry;
+pub(crate) mod facts;
 pub(crate) mod filter;
 pub(crate) mod pace;
 pub(crate) mod recheck;
@@ -41,6 +42,7 @@ use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::Reason;
 use crate::time::unix_seconds;
 use crate::trust::identity::Identity;
+use crate::trust::recheck::CheckedSession;
 use crate::trust::snapshot::Snapshot;
 
 /// Parts of the table, each with its own lock.
@@ -269,6 +271,16 @@ impl Session {
         let name = self.server_name.get().map(AsRef::as_ref);
         let alpn = self.handshake.get().and_then(|handshake| handshake.negotiated.alpn.as_deref());
         snapshot.route(name, alpn.map(str::as_bytes))
+    }
+
+    /// Returns the facts that decide whether it stays.
+    pub(crate) fn checked(&self) -> CheckedSession<'_> {
+        let handshake = self.handshake.get();
+        CheckedSession {
+            server_name: self.server_name.get().map(AsRef::as_ref),
+            alpn: handshake.and_then(|handshake| handshake.negotiated.alpn.as_deref()),
+            client: self.identity.get().map(AsRef::as_ref),
+        }
     }
 
     const fn counter(&self, direction: Direction) -> &AtomicU64 {

@@ -1,5 +1,5 @@
-//! Query strings of `GET /sessions`, `DELETE /sessions`, `GET /top`, `GET /events`,
-//! `POST /trace` and `POST /reload`.
+//! Query strings of `GET /sessions`, `GET /sessions/facts`, `DELETE /sessions`, `GET /top`, `GET /events`, `POST /trace`
+//! and `POST /reload`.
 //!
 //! **Promises.** An unknown key, a second value for a key, or a value that is not allowed is refused, with the
 //! allowed ones: a misspelt filter must not return everything, and a `DELETE` without a filter stops nothing.
@@ -68,6 +68,14 @@ closed_set! {
     }
 }
 
+/// A page of the facts about sessions.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct FactsQuery {
+    /// Only sessions that began after the one with this id.
+    pub(super) after: u64,
+    pub(super) limit: usize,
+}
+
 /// A selection of events. All parts that are given must match.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct EventQuery {
@@ -121,6 +129,24 @@ impl SessionQuery {
 
     pub(super) fn limit(&self) -> usize {
         self.limit.unwrap_or(PAGE)
+    }
+}
+
+impl FactsQuery {
+    /// Parses a query string.
+    ///
+    /// # Errors
+    /// A sentence about the first mistake.
+    pub(super) fn parse(query: &str) -> Result<Self, String> {
+        let mut wanted = Self { after: 0, limit: LARGEST_PAGE };
+        for (key, value) in keys(query)? {
+            match &*key {
+                "limit" => wanted.limit = limit(&value)?,
+                "after" => wanted.after = session_id(&key, &value)?,
+                _ => return Err(unknown(&key, "limit, after")),
+            }
+        }
+        Ok(wanted)
     }
 }
 
