@@ -14,6 +14,8 @@ pub(crate) mod drain;
 mod expiry;
 pub(crate) mod facts;
 pub(crate) mod filter;
+pub(crate) mod offer_facts;
+pub(crate) mod offers;
 pub(crate) mod pace;
 pub(crate) mod recheck;
 pub(crate) mod stop;
@@ -31,6 +33,7 @@ use self::budget::Budget;
 use self::close_rate::CloseRate;
 use self::expiry::NextExpiry;
 use self::filter::Seen;
+use self::offers::Offers;
 use self::stop::StopOrder;
 use self::top::Top;
 use self::trace::step::Step;
@@ -103,6 +106,8 @@ pub(crate) struct Sessions {
     parts: Box<[Lock<SessionMap>]>,
     /// Rankings over live and ended sessions.
     pub(crate) top: Top,
+    /// The offers of the last 24 hours.
+    pub(crate) offers: Offers,
     /// The next expiry of a client's certificate.
     pub(crate) next_expiry: NextExpiry,
     /// The memory that all connections hold for peers.
@@ -311,6 +316,7 @@ impl Default for Sessions {
         Self {
             parts: (0..PARTS).map(|_| Lock::default()).collect(),
             top: Top::default(),
+            offers: Offers::default(),
             next_expiry: NextExpiry::default(),
             budget: Arc::default(),
             closes: CloseRate::default(),

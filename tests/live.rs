@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::version::{TLS12, TLS13};
 
 use crate::support::certs::{Wish, replace};
 use crate::support::client::{Session, say_and_hear};
@@ -36,9 +38,11 @@ struct Candidate {
     revoked: Option<&'static [u64]>,
     /// Further keys of the listener.
     more: &'static str,
+    /// The server certificate has an RSA key.
+    rsa: bool,
 }
 
-const CURRENT: Candidate = Candidate { cas: &[0, 1], revoked: None, more: "" };
+const CURRENT: Candidate = Candidate { cas: &[0, 1], revoked: None, more: "", rsa: false };
 
 impl Candidate {
     /// Writes the bundle and the CRLs under names with `prefix`, and returns the configuration.
@@ -62,7 +66,11 @@ impl Candidate {
             replace(&path("crl"), &crls.collect::<String>());
             writeln!(more, "tls.crls = [{:?}]", path("crl")).unwrap();
         }
-        file::text(backend.address, &servers.server(), &more)
+        let server = match self.rsa {
+            true => servers.issue("server-rsa", &Wish { rsa: true, ..Wish::default() }),
+            false => servers.server(),
+        };
+        file::text(backend.address, &server, &more)
     }
 }
 
@@ -183,6 +191,53 @@ async fn without_a_recheck_devices_are_refused_at_the_next_connection_and_not_en
     let first = "live: 3 session(s): 0 would be ended; 1 more would be refused at the next connection \
                  (client_cert_revoked 1)\nlive: refused: client_cert_revoked: pump-2 from 127.0.0.1:";
     assert!(text.contains(first), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_without_a_version_of_the_candidate_are_named_also_after_they_have_left() {
+    let scene = Scene::new().await;
+    let old = |name| {
+        let pair = scene.cas[0].device(name);
+        let provider = aws_lc_rs::default_provider();
+        Device::with(scene.servers.roots(), &[&TLS12], provider, Some(&pair))
+    };
+    let mut stays = old("pump-old").echo(scene.sidecar.address).await.unwrap();
+    drop(old("pump-older").echo(scene.sidecar.address).await.unwrap());
+    let candidate = Candidate { more: "tls.min_version = \"1.3\"", ..CURRENT };
+    let (code, live) = scene.check(candidate);
+    assert_eq!((code, &live["ended"]["count"]), (78, &json!(0)), "{live}");
+    assert_eq!(named(&live, "refused", "client_tls_incompatible"), ["pump-old"], "{live}");
+    let refused = live["offers"]["refused"].as_array().unwrap();
+    assert_eq!((refused.len(), &live["offers"]["count"]), (1, &json!(2)), "{live}");
+    assert_eq!((&refused[0]["handshakes"], &refused[0]["versions"]), (&json!(2), &json!(["1.2"])));
+    assert_eq!(refused[0]["example"]["identity"], "pump-old");
+    let (text, _) = scene.write(candidate);
+    file::write(scene.servers.dir(), &text);
+    assert_eq!(scene.sidecar.ask("POST", "/reload").unwrap().0, 200);
+    say_and_hear(&mut stays, b"still here").await.unwrap();
+    assert!(old("pump-old").echo(scene.sidecar.address).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_that_cannot_verify_the_key_of_the_candidates_certificate_are_named() {
+    let scene = Scene::new().await;
+    let mut provider = aws_lc_rs::default_provider();
+    let known = provider.signature_verification_algorithms;
+    let ecdsa = known.mapping.iter().filter(|(scheme, _)| format!("{scheme:?}").contains("ECDSA"));
+    let ecdsa: Vec<_> = ecdsa.copied().collect();
+    provider.signature_verification_algorithms.mapping = Vec::leak(ecdsa);
+    let pair = scene.cas[0].device("pump-small");
+    let device = Device::with(scene.servers.roots(), &[&TLS13, &TLS12], provider, Some(&pair));
+    let _session = device.echo(scene.sidecar.address).await.unwrap();
+    let candidate = Candidate { rsa: true, ..CURRENT };
+    let (code, live) = scene.check(candidate);
+    assert_eq!((code, &live["ended"]["count"]), (78, &json!(0)), "{live}");
+    assert_eq!(named(&live, "refused", "client_tls_incompatible"), ["pump-small"], "{live}");
+    assert_eq!(live["offers"]["refused"].as_array().unwrap().len(), 1, "{live}");
+    let (text, _) = scene.write(candidate);
+    file::write(scene.servers.dir(), &text);
+    assert_eq!(scene.sidecar.ask("POST", "/reload").unwrap().0, 200);
+    assert!(device.echo(scene.sidecar.address).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::{Session, Sessions};
+use crate::terms::offer_class::OfferClass;
 use crate::time::unix_seconds;
 use crate::trust::facts::{BadFacts, ClientFacts, PathFacts, SharedPaths};
 use crate::trust::identity::Identity;
@@ -45,6 +46,8 @@ pub(crate) struct SessionFacts {
     pub(crate) sni: Option<String>,
     /// The protocol that was negotiated.
     pub(crate) alpn: Option<String>,
+    /// The class of its offer.
+    class: u64,
     /// None without a certificate.
     client: Option<ClientFacts>,
 }
@@ -53,6 +56,7 @@ pub(crate) struct SessionFacts {
 #[derive(Debug)]
 pub(crate) struct RemoteSession {
     pub(crate) facts: SessionFacts,
+    pub(crate) class: OfferClass,
     identity: Option<Identity>,
 }
 
@@ -63,6 +67,8 @@ pub(crate) enum BadPage {
     Format(u32),
     #[error("the facts about session {id} are invalid: {cause}")]
     Facts { id: u64, cause: BadFacts },
+    #[error("the offer of session {id} is invalid")]
+    Class { id: u64 },
     #[error("the path of a client is invalid: {0}")]
     Path(BadFacts),
 }
@@ -103,7 +109,9 @@ impl FactsPage {
         let session = |facts: SessionFacts| {
             let identity = facts.client.as_ref().map(|client| client.identity(&paths)).transpose();
             let identity = identity.map_err(|cause| BadPage::Facts { id: facts.id, cause })?;
-            Ok(RemoteSession { facts, identity })
+            let class = OfferClass::from_number(facts.class);
+            let class = class.ok_or(BadPage::Class { id: facts.id })?;
+            Ok(RemoteSession { facts, class, identity })
         };
         self.sessions.into_iter().map(session).collect()
     }
@@ -118,6 +126,10 @@ impl SessionFacts {
             peer: session.peer(),
             sni: server_name.map(str::to_owned),
             alpn: alpn.map(str::to_owned),
+            class: session
+                .handshake
+                .get()
+                .map_or(0, |handshake| handshake.negotiated.offer.number()),
             client: client.map(|client| paths.facts(client)),
         }
     }

@@ -60,6 +60,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "events",
             "metrics",
             "sessions::facts",
+            "sessions::offer_facts",
             "sessions::trace",
             "trust::facts",
         ],

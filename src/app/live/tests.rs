@@ -28,6 +28,7 @@ use crate::sessions::{CompletedHandshake, Session, Sessions};
 use crate::terms::labels::{Cipher, ClientCertificate, Group, HandshakeKind, KeyKind};
 use crate::terms::name_pattern::NamePattern;
 use crate::terms::negotiated::Negotiated;
+use crate::terms::offer_class::{OfferClass, OfferList};
 use crate::trust::testing;
 
 /// Candidates, which take longest, and random fleets for each of them.
@@ -280,6 +281,7 @@ fn connected(
         session.identity.set(client.identity.into()).unwrap();
     }
     let negotiated = Negotiated {
+        offer: class(),
         cipher: Cipher::Tls13Aes128,
         kind: HandshakeKind::Full,
         group: Group::X25519,
@@ -291,6 +293,16 @@ fn connected(
     let handshake = CompletedHandshake { negotiated, took: Duration::ZERO };
     assert!(session.handshake.set(handshake).is_ok());
     session
+}
+
+/// Returns the class of an ordinary client.
+fn class() -> OfferClass {
+    let mut class = OfferClass::default();
+    class.add(OfferList::Versions, [0x0304, 0x0303]);
+    class.add(OfferList::Suites, [0x1301, 0xc02b, 0xc02f]);
+    class.add(OfferList::Groups, [0x001d, 0x0017]);
+    class.add(OfferList::Schemes, [0x0403, 0x0804]);
+    class
 }
 
 /// Returns the sessions as another process gets them: page by page, as text.
@@ -319,8 +331,8 @@ fn accepts(snapshot: &Snapshot, name: Option<&str>, device: Option<&FleetDevice>
     is_verified && (route.is_some() || snapshot.listener.backend.is_some())
 }
 
-#[test]
-fn a_judgement_names_exactly_the_sessions_that_a_reload_ends_and_a_handshake_refuses() {
+#[tokio::test]
+async fn a_judgement_names_exactly_the_sessions_that_a_reload_ends_and_a_handshake_refuses() {
     let plant = Plant::new();
     let now = SystemTime::now();
     let (open, _) = Snapshot::load(&plant.open(), now).unwrap();
@@ -335,8 +347,8 @@ fn a_judgement_names_exactly_the_sessions_that_a_reload_ends_and_a_handshake_ref
         let applied = reloaded.loaded.as_ref().map_or(&open, |(applied, _)| applied);
         for _ in 0..FLEETS {
             let fleet = ConnectedFleet::random(&plant, &open, numbers);
-            let counts = judged(&plant, &fleet, &candidate, applied)
-                .map_err(|what| format!("seed {seed}: {what}: {wanted:?}"));
+            let counts = judged(&plant, &fleet, &candidate, applied).await;
+            let counts = counts.map_err(|what| format!("seed {seed}: {what}: {wanted:?}"));
             let [more_ended, more_refused, more_kept] = counts.unwrap();
             ended += more_ended;
             refused += more_refused;
@@ -348,14 +360,14 @@ fn a_judgement_names_exactly_the_sessions_that_a_reload_ends_and_a_handshake_ref
 
 /// Compares the judgement of a fleet with the re-check and with handshakes, after the candidate was `applied`. Returns the
 /// numbers of sessions that are ended, refused and kept.
-fn judged(
+async fn judged(
     plant: &Plant,
     fleet: &ConnectedFleet,
     candidate: &[Snapshot],
     applied: &Snapshot,
 ) -> Result<[usize; 3], String> {
     let remote = transferred(&fleet.sessions);
-    let judgement = judge(candidate, &remote, SystemTime::now());
+    let judgement = judge(candidate, &remote, SystemTime::now()).await;
     let with = |effect| {
         let affected = judgement.affected.iter().filter(move |one| one.effect == effect);
         affected.map(|one| (remote[one.place].facts.id, one.reason)).collect::<BTreeSet<_>>()
@@ -381,14 +393,14 @@ fn judged(
     Ok([ended.len(), refused.len(), remote.len() - affected.len()])
 }
 
-#[test]
-fn sessions_of_a_listener_that_the_candidate_has_not_are_counted_and_not_judged() {
+#[tokio::test]
+async fn sessions_of_a_listener_that_the_candidate_has_not_are_counted_and_not_judged() {
     let plant = Plant::new();
     let (open, _) = Snapshot::load(&plant.open(), SystemTime::now()).unwrap();
     let sessions = Sessions::default();
     let metrics = Metrics::new().listener("elsewhere");
     sessions.add(Arc::new(connected(&metrics, 1, &open, None, None)));
-    let judgement = judge(&[open], &transferred(&sessions), SystemTime::now());
+    let judgement = judge(&[open], &transferred(&sessions), SystemTime::now()).await;
     assert!(judgement.affected.is_empty());
     assert_eq!(judgement.unjudged, BTreeMap::from([("elsewhere".to_owned(), 1)]));
 }

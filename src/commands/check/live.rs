@@ -12,11 +12,12 @@ use std::time::{Duration, SystemTime};
 use hyper::Method;
 use serde::Serialize;
 
-use crate::app::live::{self, Effect, Judgement};
+use crate::app::live::{self, AffectedOffer, Effect, Judgement};
 use crate::commands::admin_client::{AdminError, AdminPort, query};
 use crate::commands::flags::admin::AdminArgs;
 use crate::runtime::{self, RuntimeError};
 use crate::sessions::facts::{BadPage, FactsPage, RemoteSession};
+use crate::sessions::offer_facts::{OfferFacts, OffersPage};
 use crate::terms::reason::Reason;
 use crate::text::one_line;
 use crate::trust::snapshot::Snapshot;
@@ -43,6 +44,7 @@ pub(super) struct LiveReport {
     ended: EffectCounts,
     refused: EffectCounts,
     affected: Vec<AffectedDevice>,
+    offers: OffersReport,
     /// The sessions of each listener that the candidate does not have.
     unjudged: BTreeMap<String, usize>,
 }
@@ -64,6 +66,27 @@ struct AffectedDevice {
     identity: Option<String>,
     peer: SocketAddr,
     sni: Option<String>,
+    /// The cause of a refusal, if its reason has several.
+    cause: Option<String>,
+}
+
+/// The offers of the last 24 hours.
+#[derive(Serialize)]
+struct OffersReport {
+    /// The number of offers.
+    count: usize,
+    /// The offers that were not counted, since the start of the sidecar.
+    replaced: u64,
+    refused: Vec<RefusedClass>,
+}
+
+/// An offer that the candidate refuses.
+#[derive(Serialize)]
+struct RefusedClass {
+    reason: &'static str,
+    cause: String,
+    #[serde(flatten)]
+    offer: OfferFacts,
 }
 
 /// Compares a candidate with the live sessions of a running sidecar.
@@ -71,14 +94,19 @@ struct AffectedDevice {
 /// # Errors
 /// The admin port does not answer, or has other facts.
 pub(super) fn compare(candidate: &[Snapshot], admin: &AdminArgs) -> Result<LiveReport, LiveError> {
-    let (sessions, now) = runtime::of_a_command()?.block_on(sessions(admin))?;
-    let judgement = live::judge(candidate, &sessions, now);
-    Ok(LiveReport::new(&judgement, &sessions))
+    runtime::of_a_command()?.block_on(async {
+        let port = AdminPort::of(admin)?;
+        let (sessions, now) = sessions(&port).await?;
+        let offers: OffersPage = port.json(Method::GET, "/offers").await?;
+        let judgement = live::judge(candidate, &sessions, now).await;
+        let refused = live::judge_offers(candidate, &offers.offers).await;
+        let offers = OffersReport::new(&refused, &offers);
+        Ok(LiveReport::new(&judgement, &sessions, offers))
+    })
 }
 
 /// Returns all sessions, and the time of the sidecar.
-async fn sessions(admin: &AdminArgs) -> Result<(Vec<RemoteSession>, SystemTime), LiveError> {
-    let port = AdminPort::of(admin)?;
+async fn sessions(port: &AdminPort) -> Result<(Vec<RemoteSession>, SystemTime), LiveError> {
     let (mut all, mut after, mut now) = (Vec::new(), Some(0), 0);
     while let Some(last) = after {
         let path = query("/sessions/facts", &[("after", last.to_string())]);
@@ -93,13 +121,14 @@ async fn sessions(admin: &AdminArgs) -> Result<(Vec<RemoteSession>, SystemTime),
 }
 
 impl LiveReport {
-    fn new(judgement: &Judgement, sessions: &[RemoteSession]) -> Self {
+    fn new(judgement: &Judgement, sessions: &[RemoteSession], offers: OffersReport) -> Self {
         let unjudged = judgement.unjudged.clone();
         let mut report = Self {
             sessions: sessions.len() - unjudged.values().sum::<usize>(),
             ended: EffectCounts::default(),
             refused: EffectCounts::default(),
             affected: Vec::new(),
+            offers,
             unjudged,
         };
         for affected in &judgement.affected {
@@ -116,19 +145,20 @@ impl LiveReport {
                 identity: facts.identity().map(str::to_owned),
                 peer: facts.peer,
                 sni: facts.sni.clone(),
+                cause: affected.cause.clone(),
             });
         }
         report
     }
 
-    /// Returns the number of devices on which the candidate has an effect.
-    pub(super) const fn affected(&self) -> usize {
-        self.affected.len()
+    /// Returns the number of connected devices, and of offers, on which the candidate has an effect.
+    pub(super) const fn affected(&self) -> (usize, usize) {
+        (self.affected.len(), self.offers.refused.len())
     }
 
     /// Returns the lines of text for people.
     pub(super) fn lines(&self) -> Vec<String> {
-        let Self { sessions, ended, refused, affected, unjudged } = self;
+        let Self { sessions, ended, refused, affected, offers, unjudged } = self;
         let mut lines = vec![format!(
             "live: {sessions} session(s): {} would be ended{}; {} more would be refused at the next connection{}",
             ended.count,
@@ -141,6 +171,7 @@ impl LiveReport {
             let more = affected.len() - MAX_LISTED;
             lines.push(format!("live: and {more} more, which --output json lists"));
         }
+        lines.extend(offers.lines());
         lines.extend(unjudged.iter().map(|(listener, count)| {
             let listener = one_line(listener);
             format!("live: {count} session(s) of listener {listener:?}, which is not in this configuration, were not judged")
@@ -163,12 +194,49 @@ impl EffectCounts {
     }
 }
 
+impl OffersReport {
+    fn new(refused: &[AffectedOffer], offers: &OffersPage) -> Self {
+        let refused = refused.iter().map(|affected| RefusedClass {
+            reason: affected.refused.reason.as_str(),
+            cause: affected.refused.cause.clone(),
+            offer: offers.offers[affected.place].clone(),
+        });
+        let (count, replaced) = (offers.offers.len(), offers.replaced);
+        Self { count, replaced, refused: refused.collect() }
+    }
+
+    fn lines(&self) -> impl Iterator<Item = String> {
+        let Self { count, refused, .. } = self;
+        let handshakes: u64 = refused.iter().map(|one| one.offer.handshakes).sum();
+        let first = format!(
+            "live: {count} offer(s) in the last 24 h: {} would be refused, of {handshakes} handshake(s)",
+            refused.len()
+        );
+        [first].into_iter().chain(refused.iter().map(RefusedClass::line))
+    }
+}
+
+impl RefusedClass {
+    fn line(&self) -> String {
+        let Self { reason, cause, offer } = self;
+        let OfferFacts { listener, handshakes, versions, example, .. } = offer;
+        let identity = example.identity.as_deref().unwrap_or("-");
+        let (versions, peer) = (versions.join(" and "), example.peer);
+        one_line(&format!(
+            "live: refused: {reason}: {handshakes} handshake(s) with TLS {versions} on listener {listener:?}, such as \
+             {identity} from {peer}: {cause}"
+        ))
+        .into_owned()
+    }
+}
+
 impl AffectedDevice {
     fn line(&self) -> String {
-        let Self { effect, reason, id, listener, identity, peer, sni: _ } = self;
+        let Self { effect, reason, id, listener, identity, peer, sni: _, cause } = self;
         let identity = identity.as_deref().unwrap_or("-");
+        let cause = cause.as_ref().map(|cause| format!(": {cause}")).unwrap_or_default();
         one_line(&format!(
-            "live: {effect}: {reason}: {identity} from {peer}, session {id} of listener {listener:?}"
+            "live: {effect}: {reason}: {identity} from {peer}, session {id} of listener {listener:?}{cause}"
         ))
         .into_owned()
     }

@@ -112,12 +112,13 @@ impl Report {
 
     /// Returns whether the check succeeded.
     pub(super) fn is_good(&self) -> bool {
-        self.is_valid() && (!self.is_strict || self.warnings.is_empty() && self.affected() == 0)
+        self.is_valid()
+            && (!self.is_strict || self.warnings.is_empty() && self.affected() == (0, 0))
     }
 
-    /// Returns the number of connected devices that the configuration would end or refuse.
-    fn affected(&self) -> usize {
-        self.live.as_ref().map_or(0, LiveReport::affected)
+    /// Returns the number of connected devices that the configuration would end or refuse, and of offers.
+    fn affected(&self) -> (usize, usize) {
+        self.live.as_ref().map(LiveReport::affected).unwrap_or_default()
     }
 
     /// Prints the report as text.
@@ -156,10 +157,12 @@ impl Report {
     /// Returns the numbers of problems, warnings and affected devices; none if there are none.
     fn counts(&self) -> Option<String> {
         let problems = self.problems.len() + self.more_problems;
+        let (devices, offers) = self.affected();
         let all = [
             (problems, "problem"),
             (self.warnings.len(), "warning"),
-            (self.affected(), "affected device"),
+            (devices, "affected device"),
+            (offers, "refused offer"),
         ];
         let counted = all.into_iter().filter(|(count, _)| *count > 0);
         let counted: Vec<_> = counted

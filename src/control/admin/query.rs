@@ -150,6 +150,15 @@ impl FactsQuery {
     }
 }
 
+/// Parses the query string of a request that has no keys.
+///
+/// # Errors
+/// A sentence about the first key.
+pub(super) fn none(query: &str) -> Result<(), String> {
+    let first = keys(query)?.into_iter().next();
+    first.map_or(Ok(()), |(key, _)| Err(format!("unknown key {key:?}; there are none\n")))
+}
+
 /// Parses a query string that selects sessions to stop.
 ///
 /// # Errors
