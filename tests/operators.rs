@@ -99,6 +99,8 @@ async fn the_endpoint_for_metrics_answers_metrics_and_probes_and_nothing_else() 
         ("GET", "/"),
         ("GET", "/status"),
         ("GET", "/sessions"),
+        ("GET", "/sessions/facts"),
+        ("GET", "/offers"),
         ("GET", "/top"),
         ("POST", "/reload"),
         ("POST", "/drain"),
@@ -153,6 +155,8 @@ async fn with_a_token_file_only_metrics_probes_and_the_page_need_no_token() {
     for (method, path) in [
         ("GET", "/status"),
         ("GET", "/sessions"),
+        ("GET", "/sessions/facts"),
+        ("GET", "/offers"),
         ("GET", "/top"),
         ("DELETE", "/sessions?listener=test"),
         ("DELETE", "/sessions/1"),

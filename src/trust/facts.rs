@@ -180,3 +180,69 @@ fn exact<const N: usize>(hexadecimal: &str) -> Result<[u8; N], BadFacts> {
     let bytes = HEXLOWER.decode(hexadecimal.as_bytes())?;
     bytes.try_into().map_err(|_| BadFacts::Length)
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, KeyPair, SerialNumber as Serial};
+
+    use super::*;
+    use crate::trust::x509::certificate::Certificate;
+
+    /// Returns a client with a long serial number, whose path has CRL distribution points.
+    fn client(source: PathSource) -> Identity {
+        let mut params = CertificateParams::new(vec!["pump-7.example".to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "Pump \"7\"");
+        params.distinguished_name.push(DnType::OrganizationalUnitName, "Line 2");
+        params.serial_number = Some(Serial::from_slice(&[1; 40]));
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let crl_points = vec![b"http://crl.example/1".to_vec(), Vec::new()];
+        let path = VerifiedPath { source, crl_points, until: 7 }.shared();
+        Identity::verified(&Certificate::parse(certificate.der()).unwrap(), path)
+    }
+
+    /// Returns the facts about clients as text and back.
+    fn transferred(clients: &[&Identity]) -> (Vec<ClientFacts>, Vec<PathFacts>) {
+        let mut paths = SharedPaths::default();
+        let facts: Vec<_> = clients.iter().map(|client| paths.facts(client)).collect();
+        let text = serde_json::to_string(&(facts, paths.into_paths())).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn an_identity_is_the_same_after_the_way_through_text() {
+        let der = |byte: u8| CertificateDer::from(vec![byte; 100]);
+        let issuers = Issuers::new([der(1), der(2)].into());
+        let of_ca = |issuers| PathSource::Ca { anchor: der(3), issuers };
+        let sources = [
+            of_ca(None),
+            of_ca(Some(Arc::new(issuers))),
+            PathSource::Pinned(Digest::of([&b"own"[..]])),
+        ];
+        let clients = sources.map(client);
+        let all: Vec<_> = clients.iter().chain(&clients[..1]).collect();
+        let (facts, paths) = transferred(&all);
+        assert_eq!((facts.len(), paths.len()), (4, 3), "a path is sent once");
+        let paths: Vec<_> = paths.iter().map(|path| path.path().unwrap()).collect();
+        for (client, facts) in all.into_iter().zip(facts) {
+            let made = facts.identity(&paths).unwrap();
+            assert_eq!(format!("{made:?}"), format!("{client:?}"));
+            // Equal paths are one value, so that a re-check looks for their issuers once.
+            assert!(Arc::ptr_eq(made.path.as_ref().unwrap(), client.path.as_ref().unwrap()));
+        }
+    }
+
+    #[test]
+    fn facts_that_cannot_be_are_errors() {
+        let client = client(PathSource::Pinned(Digest::of([&b"own"[..]])));
+        let (facts, paths) = transferred(&[&client]);
+        let paths: Vec<_> = paths.iter().map(|path| path.path().unwrap()).collect();
+        let wrong = |change: fn(&mut ClientFacts)| {
+            let mut facts = facts[0].clone();
+            change(&mut facts);
+            facts.identity(&paths).unwrap_err()
+        };
+        assert!(matches!(wrong(|facts| facts.path = Some(1)), BadFacts::Path(1)));
+        assert!(matches!(wrong(|facts| facts.key = "00".to_owned()), BadFacts::Length));
+        assert!(matches!(wrong(|facts| facts.serial = "0".to_owned()), BadFacts::Encoding(_)));
+    }
+}

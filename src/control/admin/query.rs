@@ -454,6 +454,17 @@ mod tests {
     }
 
     #[test]
+    fn a_query_of_facts_selects_a_page_and_one_of_offers_has_no_keys() {
+        let page = |after, limit| Ok(FactsQuery { after, limit });
+        assert_eq!(FactsQuery::parse(""), page(0, LARGEST_PAGE));
+        assert_eq!(FactsQuery::parse("after=7&limit=3"), page(7, 3));
+        assert!(FactsQuery::parse("identity=a").unwrap_err().contains("known: limit, after"));
+        assert!(FactsQuery::parse("limit=1001").unwrap_err().contains("1 to 1000"));
+        assert_eq!(none(""), Ok(()));
+        assert!(none("limit=1").unwrap_err().contains("\"limit\""));
+    }
+
+    #[test]
     fn a_query_that_stops_sessions_needs_a_filter() {
         let refusal = |query: &str| session_filter(query).unwrap_err();
         assert!(refusal("").contains("no filter; expected at least one of: listener, identity"));
