@@ -150,3 +150,76 @@ impl RemoteSession {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::sessions::CompletedHandshake;
+    use crate::terms::labels::{Cipher, ClientCertificate, Group, HandshakeKind, KeyKind};
+    use crate::terms::negotiated::Negotiated;
+    use crate::trust::identity;
+
+    /// Returns sessions whose clients have this certificate.
+    fn sessions(count: u64, client: &Identity) -> Sessions {
+        let (sessions, metrics) = (Sessions::default(), Metrics::new().listener("test"));
+        for id in 1..=count {
+            let session = Session::new(Arc::clone(&metrics), id, ([192, 0, 2, 1], 1).into());
+            assert!(session.identity.set(client.clone().into()).is_ok());
+            // One is in its handshake.
+            if id != 2 {
+                let negotiated = Negotiated {
+                    offer: OfferClass::default(),
+                    cipher: Cipher::Tls13Aes128,
+                    kind: HandshakeKind::Full,
+                    group: Group::X25519,
+                    key: KeyKind::Ecdsa,
+                    client: ClientCertificate::Verified,
+                    resumption: None,
+                    alpn: None,
+                };
+                let handshake = CompletedHandshake { negotiated, took: Duration::ZERO };
+                assert!(session.handshake.set(handshake).is_ok());
+            }
+            sessions.add(Arc::new(session));
+        }
+        sessions
+    }
+
+    /// Returns the ids on each page.
+    fn pages(sessions: &Sessions, limit: usize) -> Vec<Vec<u64>> {
+        let (mut pages, mut after) = (Vec::new(), Some(0));
+        while let Some(last) = after {
+            let page = FactsPage::of(sessions, last, limit);
+            after = page.next;
+            pages.push(page.sessions.iter().map(|session| session.id).collect());
+        }
+        pages
+    }
+
+    #[test]
+    fn a_page_ends_at_its_number_of_sessions_and_at_its_bytes() {
+        let names: Vec<_> = (0..8).map(|n| format!("{n}.{}.example", "long".repeat(60))).collect();
+        let params = CertificateParams::new(names).unwrap();
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let sessions = sessions(1500, &identity::of(certificate.der()));
+        let expected: Vec<_> = (1..=1500).filter(|id| *id != 2).collect();
+        let by_number = pages(&sessions, 700);
+        assert_eq!(by_number.iter().map(Vec::len).collect::<Vec<_>>(), [700, 700, 99]);
+        assert_eq!(by_number.concat(), expected, "the oldest first");
+        let by_bytes = pages(&sessions, usize::MAX);
+        assert_eq!((by_bytes.len(), by_bytes.concat()), (2, expected));
+    }
+
+    #[test]
+    fn a_page_of_another_format_is_refused() {
+        let page = FactsPage::of(&Sessions::default(), 0, 1);
+        let other = FactsPage { format: FORMAT + 1, ..page };
+        assert!(matches!(other.into_sessions(), Err(BadPage::Format(2))));
+    }
+}
