@@ -219,6 +219,26 @@ async fn devices_without_a_version_of_the_candidate_are_named_also_after_they_ha
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn devices_without_a_suite_of_the_candidate_are_named_with_the_cause() {
+    let scene = Scene::new().await;
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites.retain(|suite| format!("{:?}", suite.suite()).contains("AES_128"));
+    let pair = scene.cas[0].device("pump-small");
+    let device = Device::with(scene.servers.roots(), &[&TLS13, &TLS12], provider, Some(&pair));
+    let _session = device.echo(scene.sidecar.address).await.unwrap();
+    let candidate = Candidate { more: "tls.suites = [\"TLS_AES_256_GCM_SHA384\"]", ..CURRENT };
+    let (code, live) = scene.check(candidate);
+    assert_eq!((code, &live["ended"]["count"]), (78, &json!(0)), "{live}");
+    assert_eq!(named(&live, "refused", "client_tls_incompatible"), ["pump-small"], "{live}");
+    let cause = live["affected"][0]["cause"].as_str().unwrap();
+    assert!(cause.contains("cipher suite"), "{cause}");
+    let (text, _) = scene.write(candidate);
+    file::write(scene.servers.dir(), &text);
+    assert_eq!(scene.sidecar.ask("POST", "/reload").unwrap().0, 200);
+    assert!(device.echo(scene.sidecar.address).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn devices_that_cannot_verify_the_key_of_the_candidates_certificate_are_named() {
     let scene = Scene::new().await;
     let mut provider = aws_lc_rs::default_provider();
