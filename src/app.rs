@@ -7,6 +7,7 @@
 
 mod check;
 mod finding;
+pub(crate) mod live;
 mod sockets;
 mod start_error;
 

@@ -18,6 +18,8 @@ pub(crate) mod backend;
 mod connect;
 mod route;
 
+pub(crate) mod rehearsal;
+
 mod close;
 mod relay;
 mod write_buffer;

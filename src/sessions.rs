@@ -12,7 +12,10 @@ pub(crate) mod budget;
 pub(crate) mod close_rate;
 pub(crate) mod drain;
 mod expiry;
+pub(crate) mod facts;
 pub(crate) mod filter;
+pub(crate) mod offer_facts;
+pub(crate) mod offers;
 pub(crate) mod pace;
 pub(crate) mod recheck;
 pub(crate) mod stop;
@@ -30,6 +33,7 @@ use self::budget::Budget;
 use self::close_rate::CloseRate;
 use self::expiry::NextExpiry;
 use self::filter::Seen;
+use self::offers::Offers;
 use self::stop::StopOrder;
 use self::top::Top;
 use self::trace::step::Step;
@@ -41,6 +45,7 @@ use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::Reason;
 use crate::time::unix_seconds;
 use crate::trust::identity::Identity;
+use crate::trust::recheck::CheckedSession;
 use crate::trust::snapshot::Snapshot;
 
 /// Parts of the table, each with its own lock.
@@ -101,6 +106,8 @@ pub(crate) struct Sessions {
     parts: Box<[Lock<SessionMap>]>,
     /// Rankings over live and ended sessions.
     pub(crate) top: Top,
+    /// The offers of the last 24 hours.
+    pub(crate) offers: Offers,
     /// The next expiry of a client's certificate.
     pub(crate) next_expiry: NextExpiry,
     /// The memory that all connections hold for peers.
@@ -271,6 +278,16 @@ impl Session {
         snapshot.route(name, alpn.map(str::as_bytes))
     }
 
+    /// Returns the facts that decide whether it stays.
+    pub(crate) fn checked(&self) -> CheckedSession<'_> {
+        let handshake = self.handshake.get();
+        CheckedSession {
+            server_name: self.server_name.get().map(AsRef::as_ref),
+            alpn: handshake.and_then(|handshake| handshake.negotiated.alpn.as_deref()),
+            client: self.identity.get().map(AsRef::as_ref),
+        }
+    }
+
     const fn counter(&self, direction: Direction) -> &AtomicU64 {
         match direction {
             Direction::ToBackend => &self.counted.to_backend,
@@ -299,6 +316,7 @@ impl Default for Sessions {
         Self {
             parts: (0..PARTS).map(|_| Lock::default()).collect(),
             top: Top::default(),
+            offers: Offers::default(),
             next_expiry: NextExpiry::default(),
             budget: Arc::default(),
             closes: CloseRate::default(),

@@ -7,6 +7,7 @@ pub mod closed_set;
 pub mod labels;
 pub mod name_pattern;
 pub(crate) mod negotiated;
+pub(crate) mod offer_class;
 pub mod reason;
 pub mod rollout;
 pub mod rule_pattern;

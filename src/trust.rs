@@ -12,6 +12,7 @@ pub(crate) mod snapshot;
 
 pub(crate) mod authentication;
 pub(crate) mod digest;
+pub(crate) mod facts;
 mod files;
 pub(crate) mod identity;
 pub(crate) mod issuers;

@@ -88,6 +88,9 @@ mod balance;
 /// Routes with certificates and rules of their own.
 mod routes;
 
+/// Predictions of the effects of a reload on connected devices.
+mod live;
+
 /// Reloads: every change on disk takes effect, and nothing else changes.
 mod reload;
 

@@ -14,10 +14,11 @@ use tlsidecar::terms::reason::Reason;
 use tokio::io::AsyncReadExt;
 
 use crate::support::client::say_and_hear;
+use crate::support::command::output;
 use crate::support::process::{ask, binary};
 use crate::support::proxy::{config, listener};
 use crate::support::wait::within;
-use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
+use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually, file};
 
 const TOKEN: &str = "0123456789abcdef-of-the-test";
 
@@ -27,7 +28,7 @@ struct Scene {
     proxy: Proxy,
     dir: tempfile::TempDir,
     authority: Authority,
-    _backend: Backend,
+    backend: Backend,
 }
 
 impl Scene {
@@ -40,7 +41,7 @@ impl Scene {
         config.admin.socket = Some(dir.path().join("admin.sock"));
         change(dir.path(), &mut config);
         let proxy = Proxy::on(config, None);
-        Self { device: Device::new(&authority), proxy, dir, authority, _backend: backend }
+        Self { device: Device::new(&authority), proxy, dir, authority, backend }
     }
 
     async fn with_token() -> Self {
@@ -99,6 +100,8 @@ async fn the_endpoint_for_metrics_answers_metrics_and_probes_and_nothing_else() 
         ("GET", "/"),
         ("GET", "/status"),
         ("GET", "/sessions"),
+        ("GET", "/sessions/facts"),
+        ("GET", "/offers"),
         ("GET", "/top"),
         ("POST", "/reload"),
         ("POST", "/drain"),
@@ -153,6 +156,8 @@ async fn with_a_token_file_only_metrics_probes_and_the_page_need_no_token() {
     for (method, path) in [
         ("GET", "/status"),
         ("GET", "/sessions"),
+        ("GET", "/sessions/facts"),
+        ("GET", "/offers"),
         ("GET", "/top"),
         ("DELETE", "/sessions?listener=test"),
         ("DELETE", "/sessions/1"),
@@ -165,6 +170,29 @@ async fn with_a_token_file_only_metrics_probes_and_the_page_need_no_token() {
         assert!([200, 202, 404].contains(&scene.status(method, path, &right)), "{path}");
     }
     assert_eq!(ask_socket(&scene.path("admin.sock"), "GET", "/status"), 401, "also on the socket");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_compares_with_a_live_sidecar_with_its_token_from_a_flag_or_a_variable() {
+    let scene = Scene::with_token().await;
+    let _session = scene.device.echo(scene.proxy.address).await.unwrap();
+    let text = file::text(scene.backend.address, &scene.authority.server(), "");
+    let candidate = file::write(scene.dir.path(), &text);
+    let check = || {
+        let mut command = binary();
+        let socket = format!("unix:{}", scene.path("admin.sock").display());
+        command.arg("check").arg(&candidate).args(["--live", &socket]);
+        command
+    };
+    let (code, _, errors) = output(&mut check());
+    assert!(code == 1 && errors.contains("401"), "{code}: {errors}");
+    for command in [
+        check().arg("--token-file").arg(scene.path("token")),
+        check().env("TLSIDECAR_TOKEN_FILE", scene.path("token")),
+    ] {
+        let (code, text, errors) = output(command);
+        assert!(code == 0 && text.contains("live: 1 session(s): 0 would"), "{text}{errors}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,9 +229,9 @@ async fn a_reload_that_changes_only_the_token_is_a_change() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_processes_that_start_with_one_abandoned_socket_one_gets_it() {
     let (authority, backend) = (Authority::new("ca"), SocketAddr::from(([127, 0, 0, 1], 1883)));
-    let text = crate::support::file::text(backend, &authority.server(), "");
+    let text = file::text(backend, &authority.server(), "");
     let text = text.replacen("[admin]", "[admin]\nsocket = \"admin.sock\"", 1);
-    let config = crate::support::file::write(authority.dir(), &text);
+    let config = file::write(authority.dir(), &text);
     let socket = authority.dir().join("admin.sock");
     drop(UnixListener::bind(&socket).unwrap());
     for _ in 0..5 {
@@ -235,9 +263,9 @@ fn an_invalid_token_file_is_found_by_the_check() {
     let path = authority.dir().join("token");
     std::fs::write(&path, "short").unwrap();
     let backend = SocketAddr::from(([127, 0, 0, 1], 1883));
-    let text = crate::support::file::text(backend, &authority.server(), "");
+    let text = file::text(backend, &authority.server(), "");
     let text = text.replacen("[admin]", "[admin]\ntoken_file = \"token\"", 1);
-    let config = crate::support::file::write(authority.dir(), &text);
+    let config = file::write(authority.dir(), &text);
     let check = || binary().args(["check", "--config"]).arg(&config).output().unwrap();
     assert_eq!(check().status.code(), Some(78));
     std::fs::write(&path, TOKEN).unwrap();
@@ -251,7 +279,7 @@ fn an_invalid_token_file_is_found_by_the_check() {
 fn an_admin_port_that_other_machines_reach_without_a_token_causes_a_warning() {
     let authority = Authority::new("ca");
     let backend = SocketAddr::from(([127, 0, 0, 1], 1883));
-    let text = crate::support::file::text(backend, &authority.server(), "");
+    let text = file::text(backend, &authority.server(), "");
     for (admin, warned) in [
         ("listen = \"127.0.0.1:0\"", false),
         ("listen = \"[::1]:0\"", false),
@@ -263,7 +291,7 @@ fn an_admin_port_that_other_machines_reach_without_a_token_causes_a_warning() {
         std::fs::write(&token, TOKEN).unwrap();
         std::fs::set_permissions(&token, PermissionsExt::from_mode(0o600)).unwrap();
         let text = text.replacen("listen = \"127.0.0.1:0\"", admin, 1);
-        let config = crate::support::file::write(authority.dir(), &text);
+        let config = file::write(authority.dir(), &text);
         let checked = binary().args(["check", "--config"]).arg(&config).output().unwrap();
         let output = String::from_utf8_lossy(&checked.stderr);
         assert_eq!(output.contains("warning: admin.listen"), warned, "{admin}: {output}");

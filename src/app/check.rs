@@ -27,6 +27,8 @@ pub struct Checked {
     pub notices: Vec<Finding>,
     /// The contents of each file, one line each.
     pub files: Vec<String>,
+    /// The state of each listener with these files.
+    pub(crate) candidate: Vec<Snapshot>,
 }
 
 impl Checked {
@@ -63,7 +65,9 @@ pub fn check(config: &Config) -> Result<Checked, StartError> {
     let of_source = check_sources(config).err().map(|error| error.to_string());
     let of_process = excess(config, capacity.connections).into_iter().chain(of_source);
     let of_process = of_process.chain(admin_warnings).map(Finding::of_process);
-    Ok(Checked { warnings: warnings.chain(of_process).collect(), notices, files })
+    let warnings = warnings.chain(of_process).collect();
+    let candidate = loaded.into_iter().map(|(snapshot, _)| snapshot).collect();
+    Ok(Checked { warnings, notices, files, candidate })
 }
 
 /// Returns a warning if the process's limit of connections cannot be reached.

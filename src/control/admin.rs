@@ -143,6 +143,18 @@ const ROUTES: &[AdminRoute] = &[
         Handler::Queued(|admin, query| Box::pin(admin.view(query, views::sessions))),
     ),
     get(
+        "/sessions/facts",
+        Guard::Host,
+        Access::Token,
+        Handler::Queued(|admin, query| Box::pin(admin.view(query, views::facts))),
+    ),
+    get(
+        "/offers",
+        Guard::Host,
+        Access::Token,
+        Handler::Queued(|admin, query| Box::pin(admin.view(query, views::offers))),
+    ),
+    get(
         "/top",
         Guard::Host,
         Access::Token,
@@ -422,8 +434,8 @@ mod tests {
 
     #[test]
     fn an_unknown_path_is_answered_with_all_routes() {
-        let expected = "GET / /status /metrics /sessions /top /events /runbooks/{id} /livez /startupz \
-                        /readyz, POST /reload /drain /trace, DELETE /sessions /sessions/{id}\n";
+        let expected = "GET / /status /metrics /sessions /sessions/facts /offers /top /events /runbooks/{id} \
+                        /livez /startupz /readyz, POST /reload /drain /trace, DELETE /sessions /sessions/{id}\n";
         assert_eq!(list(Scope::Whole), expected);
         assert_eq!(list(Scope::Metrics), "GET /metrics /livez /startupz /readyz\n");
     }

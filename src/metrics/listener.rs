@@ -307,7 +307,8 @@ impl ListenerMetrics {
         wait: Duration,
         crypto: Duration,
     ) {
-        let Negotiated { cipher, kind, group, key, client, resumption, alpn: _ } = *negotiated;
+        let Negotiated { cipher, kind, group, key, client, resumption, offer: _, alpn: _ } =
+            *negotiated;
         self.own.handshakes[cipher][kind].inc();
         self.own.handshake_duration[kind].observe(took.as_secs_f64());
         self.own.groups[group].inc();

@@ -105,7 +105,8 @@ async fn open(
         });
         session.stop_order().or(pin!(pending.or_evicted(handshake))).await???
     };
-    record.on_handshake(client.negotiated.take(), client.identity.take(), client.times);
+    let (route, times) = (client.route, client.times);
+    record.on_handshake(client.negotiated.take(), client.identity.take(), route, times);
 
     let connecting = connect_backend(&routes, &mut client, dialled, record);
     let connected = session.stop_order().or(pin!(connecting)).await.map_err(End::Stopped);

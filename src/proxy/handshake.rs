@@ -258,7 +258,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
             Some(resumed) => resumed.map(|client| Some(client.identity.into())),
             None => Ok(negotiation.take_client()),
         };
-        let negotiated = negotiated(negotiation.state(), |cipher| {
+        let negotiated = negotiated(negotiation.state(), hello.class, |cipher| {
             let name = hello.server_name.as_deref();
             selection.resolver().key_kind(name, &hello.schemes, |key| cipher.goes_with(key))
         });

@@ -11,6 +11,7 @@
 //! **Not here.** The choice of certificate and suite: rustls makes it on the same bytes, and has the alert for
 //! it (`handshake.rs`).
 
+mod class;
 mod client_hello;
 mod client_time;
 mod code_set;
@@ -46,6 +47,7 @@ use super::tls::scratch;
 use crate::config::{self, AcceptedVersions};
 use crate::sessions::trace::step::HelloStep;
 use crate::terms::labels::{OfferedVersion, SuiteKind};
+use crate::terms::offer_class::OfferClass;
 use crate::trust::provider::{Accepted, Change};
 
 /// Size of a read. An ordinary ClientHello fits in, and few bytes behind it are held with it.
@@ -106,6 +108,8 @@ pub(crate) struct Hello {
     pub(crate) best_suite: SuiteKind,
     /// An offered suite is accepted in the version that the offer leads to; known once it was compared.
     pub(crate) has_accepted_suite: bool,
+    /// The class of the offer; known once it was compared.
+    pub(crate) class: OfferClass,
     /// The signature schemes that the client verifies.
     pub(crate) schemes: Vec<SignatureScheme>,
     /// The client prefers ChaCha20 to AES: it has no hardware for AES.
@@ -229,6 +233,7 @@ impl Hello {
             version,
             best_suite,
             has_accepted_suite: false,
+            class: OfferClass::default(),
             schemes: Vec::new(),
             prefers_chacha20: false,
             offers_resumption: false,
@@ -297,6 +302,7 @@ impl Hello {
         let hello = ClientHello::parse(&self.message)?;
         let version = rules::check(&hello, versions)?;
         self.has_accepted_suite = accepted.has_suite_of(version, hello.suites);
+        self.class = class::of(&hello);
         let extensions = &hello.extensions;
         let [for_name, for_protocols, for_groups] = extensions.unused_types;
         let mut changes = groups::changes(extensions, accepted, version, round, for_groups);

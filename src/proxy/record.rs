@@ -24,6 +24,7 @@ use super::admission::{AdmissionRefused, IdentityRefused, PendingConnection, Per
 use super::source::ClientSource;
 use crate::config::Limits;
 use crate::metrics::{BackendUse, ListenerMetrics};
+use crate::sessions::offers::OfferExample;
 use crate::sessions::top::By;
 use crate::sessions::trace::Tracer;
 use crate::sessions::{CompletedHandshake, ForwardedAddresses, Session, Sessions};
@@ -230,11 +231,12 @@ impl Record {
         self.detail = Some(FailureDetail::NoRoute(cause));
     }
 
-    /// Records the end of the handshake, and where its time went.
+    /// Records the end of the handshake, the route that it selected, and where its time went.
     pub(crate) fn on_handshake(
         &mut self,
         negotiated: Option<Negotiated>,
         identity: Option<Box<Identity>>,
+        route: Option<usize>,
         times: HandshakeTimes,
     ) {
         self.phase = WalkPhase::Route;
@@ -255,6 +257,13 @@ impl Record {
         if let Some(name) = identity.as_ref().and_then(|identity| identity.names.first()) {
             self.sessions.top.connected(By::Identity, name);
         }
+        let offer = (route, negotiated.offer);
+        self.sessions.offers.note(&self.session.metrics, offer, || OfferExample {
+            identity: identity.as_ref().and_then(|identity| identity.names.first().cloned()),
+            peer: self.session.peer(),
+            server_name: self.session.server_name.get().cloned(),
+            alpn: negotiated.alpn.clone(),
+        });
         // In this order: a session with a handshake and no identity is one without a certificate.
         set(&self.session.identity, identity);
         set(&self.session.handshake, Some(CompletedHandshake { negotiated, took }));

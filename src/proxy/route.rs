@@ -87,7 +87,8 @@ impl Routes {
             let Some(identity) = identity else { return Ok(None) };
             return recheck::valid_until(policy, identity, now).map_err(Stopped);
         }
-        let Verdicts { refused, valid_until } = recheck::check(policy, &[identity], now);
+        let Verdicts { refused, valid_until, overdue: _ } =
+            recheck::check(policy, &[identity], now);
         match refused.first() {
             Some((_, reason)) => Err(Stopped(*reason)),
             None => Ok(valid_until),

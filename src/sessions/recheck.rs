@@ -22,8 +22,7 @@ use crate::blocking::BlockingPool;
 use crate::events::Happened;
 use crate::metrics::ListenerMetrics;
 use crate::terms::reason::Reason;
-use crate::trust::policy::Policy;
-use crate::trust::recheck::{self, Verdicts};
+use crate::trust::recheck::{self, PolicyVerdicts};
 use crate::trust::snapshot::Snapshot;
 
 /// Time after which a check is repeated that has failed.
@@ -151,38 +150,41 @@ fn check_all(
     if snapshot.policies.iter().all(|policy| !policy.recheck) {
         return Vec::new();
     }
-    let all = sessions.matching(|session| Arc::ptr_eq(&session.metrics, metrics));
-    let mut by_policy: Vec<_> = snapshot.policies.iter().map(|_| Vec::new()).collect();
     // A session whose handshake is not complete is checked when it is.
-    for session in all.into_iter().filter(|session| session.handshake.get().is_some()) {
-        let place = snapshot.listener.policy_of(session.route(snapshot));
-        by_policy[place].push(session);
-    }
-    let policies = snapshot.by_route().zip(by_policy).filter(|((_, policy), _)| policy.recheck);
-    policies
-        .map(|((route, policy), group)| {
-            let start = Instant::now();
-            let (count, refused) = (group.len(), refused(sessions, &group, policy));
+    let all = sessions.matching(|session| {
+        Arc::ptr_eq(&session.metrics, metrics) && session.handshake.get().is_some()
+    });
+    let checked: Vec<_> = all.iter().map(|session| session.checked()).collect();
+    let by_policy =
+        recheck::check_all(snapshot, &checked, SystemTime::now(), |policy| policy.recheck);
+    by_policy
+        .into_iter()
+        .map(|found| {
+            let refused = found.refused();
+            let refused: Vec<_> =
+                refused.map(|(place, reason)| (Arc::clone(&all[place]), reason)).collect();
+            // The time of the next expiry was taken when it passed.
+            if let Some(valid_until) = found.verdicts.valid_until {
+                sessions.next_expiry.add(valid_until);
+            }
+            let PolicyVerdicts { route, policy, took, .. } = found;
+            let count = found.sessions.len();
             // At the limit of closes per second, they are stopped no sooner than they can be.
             let spread = policy.recheck_spread.max(sessions.closes.time_for(refused.len()));
-            Checked { route, refused, count, spread, took: start.elapsed() }
+            Checked { route, refused, count, spread, took }
         })
         .collect()
 }
 
-/// Returns the sessions that a policy refuses, and notes when the next of the others expires.
-fn refused(
+/// Returns the ids of the sessions that a re-check with a snapshot stops, and the reasons.
+#[cfg(test)]
+pub(crate) fn refused_now(
     sessions: &Sessions,
-    group: &[Arc<Session>],
-    policy: &Policy,
-) -> Vec<(Arc<Session>, Reason)> {
-    let clients: Vec<_> = group.iter().map(|one| one.identity.get().map(AsRef::as_ref)).collect();
-    let Verdicts { refused, valid_until } = recheck::check(policy, &clients, SystemTime::now());
-    // The time of the next expiry was taken when it passed.
-    if let Some(valid_until) = valid_until {
-        sessions.next_expiry.add(valid_until);
-    }
-    refused.into_iter().map(|(place, reason)| (Arc::clone(&group[place]), reason)).collect()
+    metrics: &Arc<ListenerMetrics>,
+    snapshot: &Snapshot,
+) -> std::collections::BTreeSet<(u64, Reason)> {
+    let checked = check_all(sessions, metrics, snapshot);
+    checked.iter().flat_map(|one| &one.refused).map(|(one, reason)| (one.id, *reason)).collect()
 }
 
 fn report(metrics: &ListenerMetrics, checked: &Checked, has_new_trust: bool) {

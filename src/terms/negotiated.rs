@@ -5,10 +5,13 @@
 //! **Not here.** The names of the values (`labels.rs`), the handshake (`proxy/handshake.rs`).
 
 use super::labels::{Cipher, ClientCertificate, Group, HandshakeKind, KeyKind, ResumptionOutcome};
+use super::offer_class::OfferClass;
 
-/// The parameters that a complete TLS handshake agreed on.
+/// The offer of a complete TLS handshake, and the parameters that it agreed on.
 #[derive(Debug)]
 pub(crate) struct Negotiated {
+    /// The class of the ClientHello.
+    pub(crate) offer: OfferClass,
     pub(crate) cipher: Cipher,
     pub(crate) kind: HandshakeKind,
     pub(crate) group: Group,

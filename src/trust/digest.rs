@@ -19,6 +19,11 @@ impl Digest {
         Self(context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }
 
+    /// Returns the digest with these bytes.
+    pub(super) const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// Returns its bytes, for use as a part of another digest.
     pub(crate) const fn as_bytes(&self) -> &[u8] {
         &self.0

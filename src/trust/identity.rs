@@ -36,7 +36,7 @@ pub(crate) struct Identity {
     pub(super) serial: SerialNumber,
     /// The path that verified it; none for a certificate that is refused.
     pub(super) path: Option<Arc<VerifiedPath>>,
-    kinds: Kinds,
+    pub(super) kinds: Kinds,
 }
 
 /// The first half of the SHA-256 of an encoded SubjectPublicKeyInfo: as hard to meet with another key as the
@@ -57,7 +57,7 @@ pub(crate) enum SerialNumber {
 }
 
 impl SerialNumber {
-    fn of(serial: &[u8]) -> Self {
+    pub(super) fn of(serial: &[u8]) -> Self {
         let mut bytes = [0; 20];
         match (bytes.get_mut(..serial.len()), u8::try_from(serial.len())) {
             (Some(short), Ok(length)) => {
@@ -78,7 +78,7 @@ impl SerialNumber {
 
 /// The kinds of up to [`MAX_NAMES`] names, two bits each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Kinds(u16);
+pub(super) struct Kinds(pub(super) u16);
 
 impl Kinds {
     /// Adds the kind of the name at this index. None is for a name that matches no rule.

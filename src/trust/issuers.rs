@@ -49,6 +49,11 @@ struct Table {
 }
 
 impl Issuers {
+    /// Takes a path that a client was verified with, which is not empty.
+    pub(super) fn new(ders: Box<[CertificateDer<'static>]>) -> Self {
+        Self { id: id(&ders), ders }
+    }
+
     fn bytes(&self) -> usize {
         self.ders.iter().map(|der| der.len()).sum()
     }
@@ -61,7 +66,7 @@ impl KnownIssuers {
         if path.is_empty() {
             return None;
         }
-        let id = id(path);
+        let id = id(path.iter().copied());
         let mut table = self.0.lock();
         if let Some(known) = table.by_id.get(&id) {
             return Some(Arc::clone(known));
@@ -91,8 +96,8 @@ impl Table {
     }
 }
 
-fn id(path: &[&CertificateDer<'_>]) -> IssuersId {
-    let digest = Digest::of(path.iter().map(AsRef::as_ref));
+fn id<'a>(path: impl IntoIterator<Item = &'a CertificateDer<'a>>) -> IssuersId {
+    let digest = Digest::of(path.into_iter().map(AsRef::as_ref));
     *digest.as_bytes().first_chunk().expect("SHA-256 has 32 bytes")
 }
 

@@ -13,7 +13,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio_rustls::rustls::CertificateError;
 use tokio_rustls::rustls::pki_types::UnixTime;
@@ -22,6 +22,7 @@ use super::certs::verifier::ClientVerifier;
 use super::identity::Identity;
 use super::policy::Policy;
 use super::revocation::Subject;
+use super::snapshot::Snapshot;
 use super::verified_path::{PathSource, VerifiedPath};
 use super::x509::certificate::Certificate;
 use super::x509::crl::CrlScope;
@@ -30,14 +31,67 @@ use super::x509::path::Anchor;
 use crate::terms::reason::Reason;
 use crate::time::{since_epoch, unix_seconds};
 
+/// The facts about a live session that decide whether it stays.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CheckedSession<'a> {
+    pub(crate) server_name: Option<&'a str>,
+    pub(crate) alpn: Option<&'a str>,
+    /// None without a certificate.
+    pub(crate) client: Option<&'a Identity>,
+}
+
+/// The result of a check of the sessions of one policy.
+pub(crate) struct PolicyVerdicts<'a> {
+    /// The place of the policy's route; none for the listener's own policy.
+    pub(crate) route: Option<usize>,
+    pub(crate) policy: &'a Policy,
+    /// The places of the sessions, to which those of the verdicts are indices.
+    pub(crate) sessions: Vec<usize>,
+    pub(crate) verdicts: Verdicts,
+    pub(crate) took: Duration,
+}
+
+impl PolicyVerdicts<'_> {
+    /// Returns the place of each session that is refused, and the reason.
+    pub(crate) fn refused(&self) -> impl Iterator<Item = (usize, Reason)> {
+        self.verdicts.refused.iter().map(|(index, reason)| (self.sessions[*index], *reason))
+    }
+}
+
 /// The result of a check.
 #[derive(Debug, Default)]
 pub(crate) struct Verdicts {
     /// The place of each refused client, and the reason.
     pub(crate) refused: Vec<(usize, Reason)>,
+    /// The places of clients that only a handshake would refuse: a CRL about them is overdue.
+    pub(crate) overdue: Vec<usize>,
     /// The last second, in Unix time, in which the certificates of all others are valid; none if none of them expires
     /// or expired certificates are accepted.
     pub(crate) valid_until: Option<i64>,
+}
+
+/// Checks the sessions of a listener at `now`, each with the policy of the route that its device would get from
+/// `snapshot`. Policies for which `is_checked` does not hold refuse none.
+pub(crate) fn check_all<'a>(
+    snapshot: &'a Snapshot,
+    sessions: &[CheckedSession<'_>],
+    now: SystemTime,
+    is_checked: impl Fn(&Policy) -> bool,
+) -> Vec<PolicyVerdicts<'a>> {
+    let mut by_policy: Vec<_> = snapshot.policies.iter().map(|_| Vec::new()).collect();
+    for (place, session) in sessions.iter().enumerate() {
+        let route = snapshot.route(session.server_name, session.alpn.map(str::as_bytes));
+        by_policy[snapshot.listener.policy_of(route)].push(place);
+    }
+    let policies = snapshot.by_route().zip(by_policy).filter(|((_, policy), _)| is_checked(policy));
+    policies
+        .map(|((route, policy), group)| {
+            let start = Instant::now();
+            let clients: Vec<_> = group.iter().map(|place| sessions[*place].client).collect();
+            let verdicts = check(policy, &clients, now);
+            PolicyVerdicts { route, policy, sessions: group, verdicts, took: start.elapsed() }
+        })
+        .collect()
 }
 
 /// Checks clients with `policy` at `now`. A client without a certificate is none.
@@ -89,25 +143,35 @@ pub(crate) fn valid_until(
 }
 
 impl Verdicts {
-    /// Adds the result for the client at this place: the last second in which it stays valid, or the reason.
-    fn add(&mut self, place: usize, result: Result<i64, Reason>) {
+    /// Adds the result for the client at this place.
+    fn add(&mut self, place: usize, result: Result<StayingClient, Reason>) {
         match result {
-            Ok(valid_until) => {
+            Ok(StayingClient { valid_until, is_overdue }) => {
                 let earlier = self.valid_until.unwrap_or(i64::MAX).min(valid_until);
                 self.valid_until = (earlier < i64::MAX).then_some(earlier);
+                self.overdue.extend(is_overdue.then_some(place));
             }
             Err(reason) => self.refused.push((place, reason)),
         }
     }
 }
 
-/// Checks a client with these issuers. Returns the last second in which it stays valid.
+/// A client whose session stays.
+#[derive(Clone, Copy)]
+struct StayingClient {
+    /// The last second in which its certificates are valid.
+    valid_until: i64,
+    /// A handshake would refuse it, because a CRL is overdue.
+    is_overdue: bool,
+}
+
+/// Checks a client with these issuers.
 fn check_client(
     verifier: &ClientVerifier,
     issuers: &CurrentIssuers<'_>,
     client: &Identity,
     now: SystemTime,
-) -> Result<i64, Reason> {
+) -> Result<StayingClient, Reason> {
     let valid_until = match verifier.accepts_expired {
         true => i64::MAX,
         false => client.not_after.min(issuers.valid_until()),
@@ -115,12 +179,14 @@ fn check_client(
     if unix_seconds(now) > valid_until {
         return Err(Reason::Expired);
     }
-    match issuers.check(verifier, client, unix_time(now)) {
+    let is_overdue = match issuers.check(verifier, client, unix_time(now)) {
+        Ok(()) => false,
         // An overdue list closes no live session: the time at which that is noticed would be arbitrary.
-        Ok(()) | Err(CertificateError::ExpiredRevocationListContext { .. }) => {}
+        Err(CertificateError::ExpiredRevocationListContext { .. }) => true,
         Err(error) => return Err(reason(&error)),
-    }
-    if verifier.allow.admits(client) { Ok(valid_until) } else { Err(Reason::ClientNotAllowed) }
+    };
+    let accepted = StayingClient { valid_until, is_overdue };
+    if verifier.allow.admits(client) { Ok(accepted) } else { Err(Reason::ClientNotAllowed) }
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum is non-exhaustive")]

@@ -18,7 +18,13 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("clap_mangen", &["commands::pages"]),
     (
         "data_encoding",
-        &["config::allow", "control::admin::page", "trust::certs::pem", "trust::tickets"],
+        &[
+            "config::allow",
+            "control::admin::page",
+            "trust::certs::pem",
+            "trust::facts",
+            "trust::tickets",
+        ],
     ),
     ("form_urlencoded", &["commands::admin_client", "control::admin::query"]),
     ("http_body_util", &["control::admin", "commands::admin_client"]),
@@ -47,7 +53,17 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("sd_notify", &["control::sockets", "control::systemd"]),
     (
         "serde",
-        &["commands", "config::file", "control::admin", "events", "metrics", "sessions::trace"],
+        &[
+            "commands",
+            "config::file",
+            "control::admin",
+            "events",
+            "metrics",
+            "sessions::facts",
+            "sessions::offer_facts",
+            "sessions::trace",
+            "trust::facts",
+        ],
     ),
     ("serde_json", &["commands", "control::admin"]),
     ("socket2", &["proxy::socket", "transparent"]),

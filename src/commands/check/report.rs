@@ -10,10 +10,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::live::LiveReport;
 use crate::app::{Checked, Finding};
 use crate::commands::output::{complain, print};
 use crate::config::file::{ConfigError, ConfigProblem};
 use crate::text::Shown;
+use crate::trust::snapshot::Snapshot;
 
 /// The report of a check.
 #[derive(Serialize)]
@@ -29,6 +31,8 @@ pub(super) struct Report {
     listeners: Option<usize>,
     /// The contents of each file.
     files: Vec<String>,
+    /// The effects on the devices of a running sidecar. None without `--live`.
+    pub(super) live: Option<LiveReport>,
     #[serde(skip)]
     pub(super) is_strict: bool,
 }
@@ -73,17 +77,19 @@ impl Report {
             notices: Vec::new(),
             listeners: None,
             files: Vec::new(),
+            live: None,
             is_strict: false,
         }
     }
 
-    /// Adds the result of a check without problems.
-    pub(super) fn note_checked(&mut self, checked: Checked, listeners: usize) {
-        let Checked { warnings, notices, files } = checked;
+    /// Adds the result of a check without problems, and returns the candidate.
+    pub(super) fn note_checked(&mut self, checked: Checked) -> Vec<Snapshot> {
+        let Checked { warnings, notices, files, candidate } = checked;
         self.notices = notices.into_iter().map(Item::from).collect();
         self.warnings = warnings.into_iter().map(Item::from).collect();
         self.files = files;
-        self.listeners = Some(listeners);
+        self.listeners = Some(candidate.len());
+        candidate
     }
 
     /// Adds problems of the files that the configuration names.
@@ -105,8 +111,14 @@ impl Report {
     }
 
     /// Returns whether the check succeeded.
-    pub(super) const fn is_good(&self) -> bool {
-        self.is_valid() && (!self.is_strict || self.warnings.is_empty())
+    pub(super) fn is_good(&self) -> bool {
+        self.is_valid()
+            && (!self.is_strict || self.warnings.is_empty() && self.affected() == (0, 0))
+    }
+
+    /// Returns the number of connected devices that the configuration would end or refuse, and of offers.
+    fn affected(&self) -> (usize, usize) {
+        self.live.as_ref().map(LiveReport::affected).unwrap_or_default()
     }
 
     /// Prints the report as text.
@@ -123,7 +135,9 @@ impl Report {
         for notice in &self.notices {
             complain(format_args!("notice: {}", notice.text));
         }
-        let written = self.files.iter().try_for_each(|file| print(format!("{file}\n")));
+        let live = self.live.iter().flat_map(LiveReport::lines);
+        let lines = self.files.iter().cloned().chain(live);
+        let written = lines.into_iter().try_for_each(|line| print(format!("{line}\n")));
         let name = Shown(self.configuration.as_ref());
         let counts = self.counts();
         match self.listeners {
@@ -140,10 +154,16 @@ impl Report {
         }
     }
 
-    /// Returns the numbers of problems and warnings; none if there are none.
+    /// Returns the numbers of problems, warnings and affected devices; none if there are none.
     fn counts(&self) -> Option<String> {
         let problems = self.problems.len() + self.more_problems;
-        let all = [(problems, "problem"), (self.warnings.len(), "warning")];
+        let (devices, offers) = self.affected();
+        let all = [
+            (problems, "problem"),
+            (self.warnings.len(), "warning"),
+            (devices, "affected device"),
+            (offers, "refused offer"),
+        ];
         let counted = all.into_iter().filter(|(count, _)| *count > 0);
         let counted: Vec<_> = counted
             .map(|(count, what)| format!("{count} {what}{}", if count == 1 { "" } else { "s" }))

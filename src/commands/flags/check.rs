@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
+use super::admin::{AdminArgs, AdminTarget};
 use super::run::RunArgs;
 use crate::config::Config;
 use crate::config::file::{ConfigError, is_standard_input};
+use crate::value::parse;
 
 /// The flags of a check.
 #[derive(Debug, Args)]
@@ -35,6 +37,13 @@ pub struct CheckArgs {
     /// Look up the absolute paths of the configuration below this directory: those of a container on a laptop.
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
+    /// Report the connected devices of a running sidecar that a reload with this configuration would end, and those that
+    /// it would refuse when they connect again. ADDR is its admin port: an address, or unix:/path.
+    #[arg(long, value_name = "ADDR", value_parser = parse::<AdminTarget>)]
+    live: Option<AdminTarget>,
+    /// With --live: send the token in this file, if the admin port needs one.
+    #[arg(long, env = "TLSIDECAR_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
 }
 
 /// The format of a report.
@@ -62,6 +71,12 @@ impl CheckArgs {
             Some(path) => path,
             None => Path::new("<flags>"),
         }
+    }
+
+    /// Returns the admin port of the sidecar to compare with, if there is one.
+    pub(in crate::commands) fn live(&self) -> Option<AdminArgs> {
+        let admin = self.live.clone()?;
+        Some(AdminArgs { admin, token_file: self.token_file.clone() })
     }
 
     /// Reads the configuration.

@@ -32,7 +32,12 @@ pub(super) fn without_unused(command: clap::Command, arguments: &[OsString]) -> 
     };
     let command = without_all(command);
     if name == "check" && names_a_file(command.clone(), arguments) {
-        return command.mut_subcommand(name, without_all);
+        // The token is for the sidecar of `--live`, and no part of a configuration.
+        let of_run = |arg: clap::Arg| match arg.get_id() == "token_file" {
+            true => arg,
+            false => arg.env(Resettable::Reset),
+        };
+        return command.mut_subcommand(name, |check| check.mut_args(of_run));
     }
     if name == "probe" && !arguments.iter().any(uses_admin_port) {
         return command.mut_subcommand(name, without_all);

@@ -64,6 +64,10 @@ const CHECK: &[Example] = &[
         "Check a container's configuration on a laptop",
         "tlsidecar check --root rootfs tlsidecar.toml",
     ),
+    (
+        "Name the connected devices that a reload with it would end or refuse",
+        "tlsidecar check candidate.toml --live unix:/run/tlsidecar/admin.sock",
+    ),
 ];
 
 const PROBE: &[Example] = &[

@@ -10,7 +10,10 @@ pub(super) fn of(command: &str) -> Vec<(Exit, &'static str)> {
     match command {
         "check" => vec![
             (Exit::Success, "The configuration is valid."),
-            (Exit::Failed, "The configuration is valid, but the report could not be written."),
+            (
+                Exit::Failed,
+                "The configuration is valid, but the report could not be written, or the admin port of --live did not answer.",
+            ),
             FLAGS,
             (Exit::BadConfiguration, "The configuration, or a file that it names, is invalid."),
         ],

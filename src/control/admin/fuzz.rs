@@ -4,11 +4,14 @@
 //!
 //! **Not here.** The target (`fuzz/`). hyper parses the rest of a request.
 
-use super::query::{EventQuery, SessionQuery, TopQuery, TraceQuery, session_filter, session_id};
+use super::query::{
+    EventQuery, FactsQuery, SessionQuery, TopQuery, TraceQuery, session_filter, session_id,
+};
 
-/// Parses a query of `/sessions`, of `/top`, of `/events` and of `/trace`. A mistake is an error, never a panic.
+/// Parses a query of `/sessions`, of `/sessions/facts`, of `/top`, of `/events` and of `/trace`. A mistake is an error, never a panic.
 pub fn query(text: &str) {
     let _refused = SessionQuery::parse(text);
+    let _refused = FactsQuery::parse(text);
     let _refused = session_filter(text);
     let _refused = session_id("id", text);
     let _refused = TopQuery::parse(text);

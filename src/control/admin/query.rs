@@ -1,5 +1,5 @@
-//! Query strings of `GET /sessions`, `DELETE /sessions`, `GET /top`, `GET /events`,
-//! `POST /trace` and `POST /reload`.
+//! Query strings of `GET /sessions`, `GET /sessions/facts`, `DELETE /sessions`, `GET /top`, `GET /events`, `POST /trace`
+//! and `POST /reload`.
 //!
 //! **Promises.** An unknown key, a second value for a key, or a value that is not allowed is refused, with the
 //! allowed ones: a misspelt filter must not return everything, and a `DELETE` without a filter stops nothing.
@@ -68,6 +68,14 @@ closed_set! {
     }
 }
 
+/// A page of the facts about sessions.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct FactsQuery {
+    /// Only sessions that began after the one with this id.
+    pub(super) after: u64,
+    pub(super) limit: usize,
+}
+
 /// A selection of events. All parts that are given must match.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct EventQuery {
@@ -122,6 +130,33 @@ impl SessionQuery {
     pub(super) fn limit(&self) -> usize {
         self.limit.unwrap_or(PAGE)
     }
+}
+
+impl FactsQuery {
+    /// Parses a query string.
+    ///
+    /// # Errors
+    /// A sentence about the first mistake.
+    pub(super) fn parse(query: &str) -> Result<Self, String> {
+        let mut wanted = Self { after: 0, limit: LARGEST_PAGE };
+        for (key, value) in keys(query)? {
+            match &*key {
+                "limit" => wanted.limit = limit(&value)?,
+                "after" => wanted.after = session_id(&key, &value)?,
+                _ => return Err(unknown(&key, "limit, after")),
+            }
+        }
+        Ok(wanted)
+    }
+}
+
+/// Parses the query string of a request that has no keys.
+///
+/// # Errors
+/// A sentence about the first key.
+pub(super) fn none(query: &str) -> Result<(), String> {
+    let first = keys(query)?.into_iter().next();
+    first.map_or(Ok(()), |(key, _)| Err(format!("unknown key {key:?}; there are none\n")))
 }
 
 /// Parses a query string that selects sessions to stop.
@@ -416,6 +451,17 @@ mod tests {
         let refusal = |query: &str| EventQuery::parse(query).unwrap_err();
         assert!(refusal("kind=open").contains("opened, closed, refused"));
         assert!(refusal("since=x").contains("number") && refusal("limit=1").contains("since"));
+    }
+
+    #[test]
+    fn a_query_of_facts_selects_a_page_and_one_of_offers_has_no_keys() {
+        let page = |after, limit| Ok(FactsQuery { after, limit });
+        assert_eq!(FactsQuery::parse(""), page(0, LARGEST_PAGE));
+        assert_eq!(FactsQuery::parse("after=7&limit=3"), page(7, 3));
+        assert!(FactsQuery::parse("identity=a").unwrap_err().contains("known: limit, after"));
+        assert!(FactsQuery::parse("limit=1001").unwrap_err().contains("1 to 1000"));
+        assert_eq!(none(""), Ok(()));
+        assert!(none("limit=1").unwrap_err().contains("\"limit\""));
     }
 
     #[test]

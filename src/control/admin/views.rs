@@ -1,4 +1,5 @@
-//! `GET /sessions` and `GET /top`: the live sessions, and the devices that stand out.
+//! `GET /sessions`, `GET /sessions/facts`, `GET /offers` and `GET /top`: the live sessions, the facts that a re-check
+//! decides by, the offers of the last 24 hours, and the devices that stand out.
 //!
 //! **Promises.** A response has at most one page. Text that devices chose is a JSON string, never a key.
 //!
@@ -9,9 +10,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::query::{SessionQuery, Sort, TopQuery};
+use super::query::{self, FactsQuery, SessionQuery, Sort, TopQuery};
 use super::response::to_json;
 use crate::metrics::BackendUse;
+use crate::sessions::facts::FactsPage;
+use crate::sessions::offer_facts::OffersPage;
 use crate::sessions::top::{By, Counts, What};
 use crate::sessions::{Session, Sessions};
 use crate::terms::labels::Direction;
@@ -108,6 +111,23 @@ fn view(session: &Session) -> SessionView<'_> {
         bytes_to_backend: session.bytes(Direction::ToBackend),
         bytes_to_client: session.bytes(Direction::ToClient),
     }
+}
+
+/// Returns the facts about sessions, the oldest first.
+///
+/// # Errors
+/// A sentence about the mistake in the query.
+pub(super) fn facts(sessions: &Sessions, query: &str) -> Result<String, String> {
+    let FactsQuery { after, limit } = FactsQuery::parse(query)?;
+    Ok(to_json(&FactsPage::of(sessions, after, limit)))
+}
+
+/// Returns the offers of the last 24 hours, the most frequent first.
+///
+/// # Errors
+/// The query has a key.
+pub(super) fn offers(sessions: &Sessions, query: &str) -> Result<String, String> {
+    query::none(query).map(|()| to_json(&OffersPage::of(sessions)))
 }
 
 /// Returns the devices with the highest counts, highest first.

@@ -37,9 +37,8 @@ impl Kernel<TcpStream> {
     pub(crate) const TCP: Self = Self { state: TcpState::of, end: |tcp| stream_end(tcp) };
 }
 
-#[cfg(any(test, feature = "bench", feature = "fuzz"))]
 impl<Io> Kernel<Io> {
-    /// No kernel: the client is in this process.
+    /// No kernel: the client is in this process, or is imagined.
     pub(crate) const NONE: Self = Self { state: |_| None, end: |_| None };
 }
 

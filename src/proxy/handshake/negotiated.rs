@@ -7,12 +7,14 @@ use tokio_rustls::rustls::{self, NamedGroup};
 use crate::proxy::tls::RustlsHandshake;
 use crate::terms::labels::{Cipher, ClientCertificate, Group, HandshakeKind, KeyKind};
 use crate::terms::negotiated::Negotiated;
+use crate::terms::offer_class::OfferClass;
 use crate::trust::provider;
 
-/// Returns the parameters of a complete handshake. `key` returns the key type of our certificate for a
+/// Returns the parameters of a complete handshake, after an offer of this class. `key` returns the key type of our certificate for a
 /// cipher suite.
 pub(super) fn negotiated(
     handshake: &RustlsHandshake,
+    offer: OfferClass,
     key: impl FnOnce(Cipher) -> KeyKind,
 ) -> Option<Negotiated> {
     let kind = match handshake.kind()? {
@@ -26,6 +28,7 @@ pub(super) fn negotiated(
         _ => ClientCertificate::Verified,
     };
     Some(Negotiated {
+        offer,
         cipher,
         kind,
         group: handshake.group().map_or(Group::None, group),
