@@ -7,7 +7,8 @@
 //! A listener can connect before the handshake instead, once the ClientHello has selected the route.
 //!
 //! **Promises.** Every exit closes the record once, with the reason of the error that ended the walk. Memory that only
-//! the first phases need is freed before the relay, which can last for weeks.
+//! the first phases need is freed before the relay, which can last for weeks. A client that has sent nothing has no memory
+//! for the rest of its handshake: that phase has a box of its own.
 //!
 //! **Not here.** The phases: each is a module, returns a value or its own error, and neither logs nor counts. Accept
 //! and admit are in `listener.rs`; authorize is the client certificate verifier's, during the handshake.
