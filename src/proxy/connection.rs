@@ -99,7 +99,6 @@ async fn open(
             let started = started.offered_to(|offer| record.on_client_hello(offer));
             let (started, dialled) = connect::before_handshake(&routes, started, record).await?;
             let (source, slots) = (record.source(), pending.slots());
-            // Boxed: a client that sends nothing gets no memory for the rest of its handshake.
             let (accepted, shown) = Box::pin(started.accept(snapshot, &source, Some(&slots))).await;
             record.on_certificate(shown);
             Ok::<_, End>((accepted?, dialled))
