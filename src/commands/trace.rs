@@ -19,7 +19,7 @@ use super::admin_client::{AdminError, AdminPort, query};
 use super::exit::Exit;
 use super::flags::check::OutputFormat;
 use super::flags::trace::TraceArgs;
-use super::output::{complain, fail, print};
+use super::output::{complain, fail, print_next};
 use crate::text::{Shown, json_line};
 use crate::{regular_file, runtime};
 
@@ -81,29 +81,31 @@ impl Steps<'_> {
             return ControlFlow::Continue(());
         };
         match self.step(&step) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                self.ended = Err(error);
-                ControlFlow::Break(())
-            }
+            Ok(ControlFlow::Continue(())) => return ControlFlow::Continue(()),
+            Ok(ControlFlow::Break(())) => self.ended = Ok(true),
+            Err(error) => self.ended = Err(error),
         }
+        ControlFlow::Break(())
     }
 
-    fn step(&mut self, step: &Value) -> io::Result<()> {
+    /// Shows a step. Breaks if the reader of the output has left.
+    fn step(&mut self, step: &Value) -> io::Result<ControlFlow<()>> {
         match step["step"].as_str().unwrap_or_default() {
-            "key" => self.key(step["line"].as_str().unwrap_or_default()),
+            "key" => self.key(step["line"].as_str().unwrap_or_default()).map(ControlFlow::Continue),
             kind => {
                 if kind == "started" {
                     self.keylog = self.path.map(keylog).transpose()?;
                 }
                 self.ended = Ok(kind == "ended");
                 match (self.output, kind) {
-                    (OutputFormat::Json, _) => print(format!("{}\n", json_line(&step.to_string()))),
+                    (OutputFormat::Json, _) => {
+                        print_next(format!("{}\n", json_line(&step.to_string())))
+                    }
                     (OutputFormat::Text, "started" | "ended") => {
                         complain(text::frame(step));
-                        Ok(())
+                        Ok(ControlFlow::Continue(()))
                     }
-                    (OutputFormat::Text, _) => print(text::step(step) + "\n"),
+                    (OutputFormat::Text, _) => print_next(text::step(step) + "\n"),
                 }
             }
         }
