@@ -41,7 +41,7 @@ use super::handshake_memory::Share;
 use super::handshake_slots::SlotAccess;
 use super::hello::fault::HelloFault;
 use super::hello::{self, Between, Hello, HelloError, HelloLimits};
-use super::record::{FailedOffer, HandshakeTimes, Offer, ShownCertificate};
+use super::record::{FailedOffer, HandshakeTimes, Offer, Record, ShownCertificate};
 use super::tls::{Negotiation, Opening, Progress, RustlsHandshake, TlsStream, plaintext_alert};
 use crate::config::{self, HeaderTlv};
 use crate::sessions::trace::Tracer;
@@ -72,6 +72,12 @@ pub(crate) struct EstablishedClient<Io> {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> EstablishedClient<Io> {
+    /// Reports the handshake, which decides the traces that select the connection.
+    pub(crate) fn reported_to(&mut self, record: &mut Record) {
+        record.on_handshake(self.negotiated.take(), self.identity.take(), self.times);
+        self.stream.trace(record.tracer());
+    }
+
     /// Closes the session of a client for which there is no backend connection.
     pub(crate) async fn close_gracefully(mut self) {
         self.stream.queue_close_notify();
@@ -92,7 +98,8 @@ pub(crate) struct StartedHandshake<Io> {
     kernel: Kernel<Io>,
 }
 
-/// Reads the ClientHello of a socket that was just accepted. `kernel` knows the socket.
+/// Reads the ClientHello of a socket that was just accepted. `kernel` knows the socket. `tracer` gets the alert for a
+/// ClientHello that is refused.
 ///
 /// # Errors
 /// If no valid ClientHello arrives. The alert has then been sent and the socket closed.
@@ -101,6 +108,7 @@ pub(crate) async fn read_client_hello<Io: AsyncRead + AsyncWrite + Unpin>(
     listener: &config::ListenerConfig,
     memory: Share,
     kernel: Kernel<Io>,
+    tracer: Option<Arc<Tracer>>,
 ) -> Result<StartedHandshake<Io>, Box<FailedHandshake>> {
     let limits = HelloLimits::of(&listener.timeouts, listener.limits);
     let read = {
@@ -110,9 +118,12 @@ pub(crate) async fn read_client_hello<Io: AsyncRead + AsyncWrite + Unpin>(
     match read {
         Ok(hello) => {
             let read_at = Instant::now();
-            Ok(StartedHandshake { io, hello, limits, memory, tracer: None, read_at, kernel })
+            Ok(StartedHandshake { io, hello, limits, memory, tracer, read_at, kernel })
         }
         Err(error) => {
+            if let HelloError::Fault(fault) = &error {
+                steps::sent(tracer.as_ref(), fault.alert());
+            }
             refuse_hello(&mut io, &error).await;
             Err(failed_hello(error, &io, kernel))
         }
@@ -120,7 +131,7 @@ pub(crate) async fn read_client_hello<Io: AsyncRead + AsyncWrite + Unpin>(
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
-    /// Reports the client's offer, and adds the tracer that `on_offer` returns, if a trace may select the connection.
+    /// Reports the client's offer. `on_offer` returns the tracer, if a trace may still select the connection.
     pub(crate) fn offered_to(
         self,
         on_offer: impl FnOnce(&Offer<'_>) -> Option<Arc<Tracer>>,
@@ -164,7 +175,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
 
     /// Closes the connection of a client that cannot be served, with the alert `internal_error`: RFC 8446 section 6.2.
     pub(crate) async fn refuse_unserved(mut self) {
-        close::linger(&mut self.io, &plaintext_alert(AlertDescription::InternalError)).await;
+        let alert = AlertDescription::InternalError;
+        steps::sent(self.tracer.as_ref(), alert);
+        close::linger(&mut self.io, &plaintext_alert(alert)).await;
     }
 
     /// Completes the handshake with a client at this address, within the slots that it gets from `slots`; without them
@@ -266,15 +279,18 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
         let refused = refused.flatten().map(|leaf| identity::of(leaf).into());
         let certificate = sent_on(negotiation.state(), selection.snapshot);
         let crypto = negotiation.state().crypto();
-        let (mut stream, early) = negotiation.into_stream().map_err(HandshakeError::Internal)?;
+        let stream = negotiation.into_stream(tracer.clone());
+        let (mut stream, early) = stream.map_err(HandshakeError::Internal)?;
         let identity = match verified {
             Ok(identity) => identity,
             Err(fault) => {
-                stream.queue_alert(&rustls::Error::InvalidCertificate(fault.cause.clone()));
-                stream.close().await;
-                let alert = fault.cause.clone().into();
+                let alert = rustls::Error::InvalidCertificate(fault.cause.clone());
                 let error = HandshakeError::Resumed { fault, identity: refused };
-                return Err(steps::failed(tracer.as_ref(), error, Some(alert)));
+                // The stream has the step of its alert.
+                let error = steps::failed(tracer.as_ref(), error, None);
+                stream.queue_alert(&alert);
+                stream.close().await;
+                return Err(error);
             }
         };
         let route = selection.route;

@@ -27,6 +27,7 @@ use super::stream::TlsStream;
 use crate::proxy::close;
 use crate::proxy::socket;
 use crate::proxy::write_buffer::WriteBuffer;
+use crate::sessions::trace::Tracer;
 use crate::trust::identity::Identity;
 use crate::trust::refused::RefusedCertificate;
 
@@ -151,13 +152,18 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
         close::linger(&mut self.io, self.unsent.rest()).await;
     }
 
-    /// Returns the established session, and the application data that came with the client's Finished.
+    /// Returns the established session, and the application data that came with the client's Finished. `tracer` gets the
+    /// alerts of the session.
     ///
     /// # Errors
     /// If the handshake is not complete: an internal fault.
-    pub(crate) fn into_stream(self) -> Result<(TlsStream<Io>, Vec<u8>), Error> {
+    pub(crate) fn into_stream(
+        self,
+        tracer: Option<Arc<Tracer>>,
+    ) -> Result<(TlsStream<Io>, Vec<u8>), Error> {
         let record_layer = RecordLayer::new(self.rustls.into_keys()?, self.sizes);
         let mut stream = TlsStream::new(self.io, record_layer, self.unsent, self.cut);
+        stream.trace(tracer);
         let early = stream.feed(self.held);
         Ok((stream, early))
     }

@@ -40,7 +40,7 @@ pub(crate) enum Step {
     ServerCertificate { subject: String, serial: String, not_after: String, key: &'static str },
     /// It has shown its own certificate.
     ClientCertificate(Box<ClientCertificateStep>),
-    /// An alert was sent by the device or by tlsidecar.
+    /// An alert was sent by the device or by tlsidecar, in the handshake or later. A close_notify ends a session in order.
     Alert { sender: Sender, alert: Cow<'static, str> },
     /// Its handshake is complete.
     Handshake(Box<HandshakeStep>),

@@ -32,6 +32,7 @@ fn accepting(snapshot: Arc<Snapshot>) -> (DuplexStream, tokio::task::JoinHandle<
             &snapshot.listener,
             Share::default(),
             handshake::Kernel::NONE,
+            None,
         )
         .await?;
         started.accept(&snapshot, &0, None).await.0
