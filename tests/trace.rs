@@ -1,6 +1,7 @@
 //! `POST /trace` and `tlsidecar trace`: each step of one device's connections.
 
 mod alerts;
+mod pcap;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
@@ -246,6 +247,8 @@ async fn traces_are_bounded_and_end_after_their_time_and_when_their_client_leave
         ("peer=x", 400),
         ("listener=nosuch", 400),
         ("identity=a&seconds=3601", 400),
+        ("identity=a&packets=0", 400),
+        ("identity=a&packets=1073741825", 400),
     ] {
         assert_eq!(status(query), expected, "{query}");
     }

@@ -41,6 +41,7 @@ use super::handshake_memory::Share;
 use super::handshake_slots::SlotAccess;
 use super::hello::fault::HelloFault;
 use super::hello::{self, Between, Hello, HelloError, HelloLimits};
+use super::mirror::Mirrored;
 use super::record::{FailedOffer, HandshakeTimes, Offer, Record, ShownCertificate};
 use super::tls::{Negotiation, Opening, Progress, RustlsHandshake, TlsStream, plaintext_alert};
 use crate::config::{self, HeaderTlv};
@@ -112,6 +113,10 @@ pub(crate) async fn read_client_hello<Io: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<StartedHandshake<Io>, Box<FailedHandshake>> {
     let limits = HelloLimits::of(&listener.timeouts, listener.limits);
     let read = {
+        if let Some(tracer) = &tracer {
+            tracer.on_local(kernel.local(&io));
+        }
+        let mut io = Mirrored::new(&mut io, tracer.as_deref());
         let read = pin!(hello::read(&mut io, Vec::new(), Between::Nothing, limits, &memory));
         memory.or_exceeded(read).await.map_err(HandshakeError::from)?
     };
@@ -124,7 +129,7 @@ pub(crate) async fn read_client_hello<Io: AsyncRead + AsyncWrite + Unpin>(
             if let HelloError::Fault(fault) = &error {
                 steps::sent(tracer.as_ref(), fault.alert());
             }
-            refuse_hello(&mut io, &error).await;
+            refuse_hello(&mut Mirrored::new(&mut io, tracer.as_deref()), &error).await;
             Err(failed_hello(error, &io, kernel))
         }
     }
@@ -177,7 +182,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
     pub(crate) async fn refuse_unserved(mut self) {
         let alert = AlertDescription::InternalError;
         steps::sent(self.tracer.as_ref(), alert);
-        close::linger(&mut self.io, &plaintext_alert(alert)).await;
+        let mut io = Mirrored::new(&mut self.io, self.tracer.as_deref());
+        close::linger(&mut io, &plaintext_alert(alert)).await;
     }
 
     /// Completes the handshake with a client at this address, within the slots that it gets from `slots`; without them
@@ -222,13 +228,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
             Ok(opening) => opening,
             Err(fault) => {
                 let error = HelloError::from(fault);
-                refuse_hello(&mut io, &error).await;
+                refuse_hello(&mut Mirrored::new(&mut io, tracer.as_deref()), &error).await;
                 return Err(steps::failed(tracer.as_ref(), error.into(), None));
             }
         };
         let sizes = selection.sent_sizes(&hello, opening.version);
         let config = steps::with_keys(selection.server_config(&hello), tracer.as_ref());
-        let negotiation = Negotiation::new(io, config, sizes);
+        let negotiation = Negotiation::new(io, config, sizes, tracer.clone());
         // Boxed and pinned: a future reserves room for each place that a value is moved to.
         let mut negotiation = Box::new(negotiation.map_err(HandshakeError::Internal)?);
         let finished = {
@@ -255,9 +261,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
             let sent = negotiation.state().sent_alert();
             let error = steps::failed(tracer.as_ref(), error, sent);
             let crypto = negotiation.state().crypto();
-            course.on_failure(&error, negotiation.io_mut(), crypto);
+            course.on_failure(&error, negotiation.io(), crypto);
             if let HandshakeError::Hello(fault) = &error {
-                refuse_hello(negotiation.io_mut(), fault).await;
+                refuse_hello(&mut negotiation.mirrored(), fault).await;
             } else if has_alert {
                 negotiation.close().await;
             }
@@ -279,7 +285,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
         let refused = refused.flatten().map(|leaf| identity::of(leaf).into());
         let certificate = sent_on(negotiation.state(), selection.snapshot);
         let crypto = negotiation.state().crypto();
-        let stream = negotiation.into_stream(tracer.clone());
+        let stream = negotiation.into_stream();
         let (mut stream, early) = stream.map_err(HandshakeError::Internal)?;
         let identity = match verified {
             Ok(identity) => identity,
@@ -432,7 +438,8 @@ async fn second_hello<Io: AsyncRead + AsyncWrite + Unpin>(
     let between = Between::Retry { change_cipher_specs: 1, early_data };
     let carried = negotiation.take_held();
     let Turn { limits, memory, .. } = turn;
-    let mut second = hello::read(negotiation.io_mut(), carried, between, limits, memory).await?;
+    let mut io = negotiation.mirrored();
+    let mut second = hello::read(&mut io, carried, between, limits, memory).await?;
     Ok(selection.reopening(&mut second)?)
 }
 

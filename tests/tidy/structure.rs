@@ -18,8 +18,16 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("clap_mangen", &["commands::pages"]),
     (
         "data_encoding",
-        &["config::allow", "control::admin::page", "trust::certs::pem", "trust::tickets"],
+        &[
+            "commands::trace",
+            "config::allow",
+            "control::admin::page",
+            "sessions::trace",
+            "trust::certs::pem",
+            "trust::tickets",
+        ],
     ),
+    ("etherparse", &["commands::trace"]),
     ("form_urlencoded", &["commands::admin_client", "control::admin::query"]),
     ("http_body_util", &["control::admin", "commands::admin_client"]),
     ("humantime", &["config::values"]),

@@ -69,6 +69,7 @@ async fn an_offer_that_is_not_accepted_has_the_alert_that_was_sent() {
     let mut trace = by_address(&fleet).await;
     let hello = old_hello([3, 3], &[[0xc0, 0x2b]]);
     assert_eq!(answer_to(fleet.proxy.address, &hello).await, alert(70));
+    trace.until_closed(1).await;
     let no_suite = extended_hello(
         [3, 3],
         &[[0x13, 0x7f]],

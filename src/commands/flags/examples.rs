@@ -40,6 +40,10 @@ pub fn of(command: &str) -> &'static [Example] {
                 "With the secrets for Wireshark",
                 "tlsidecar trace --peer 192.0.2.7 --admin unix:/run/tlsidecar/admin.sock --keylog keys",
             ),
+            (
+                "A capture that Wireshark decrypts",
+                "tlsidecar trace --peer 192.0.2.7 --admin unix:/run/tlsidecar/admin.sock --pcap pump-7.pcapng --pcap-secrets",
+            ),
         ],
         "status" => &[
             ("On a Unix socket", "tlsidecar status --admin unix:/run/tlsidecar/admin.sock"),

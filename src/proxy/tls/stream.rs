@@ -18,6 +18,7 @@ use tokio_rustls::rustls;
 use super::record_layer::{RecordLayer, SealError};
 use super::scratch::Scratch;
 use crate::proxy::close;
+use crate::proxy::mirror::Mirrored;
 use crate::proxy::socket;
 use crate::proxy::write_buffer::WriteBuffer;
 use crate::sessions::trace::Tracer;
@@ -93,7 +94,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         &self.io
     }
 
-    /// Replaces the tracer, which gets the alerts of both sides.
+    /// Replaces the tracer, which gets the alerts and the bytes of both sides.
     pub(crate) fn trace(&mut self, tracer: Option<Arc<Tracer>>) {
         if tracer.is_some() || self.rare.is_some() {
             self.rare.get_or_insert_default().tracer = tracer;
@@ -155,7 +156,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         let before = self.partial.len();
         scratch.incoming[..before].copy_from_slice(&self.partial);
         let mut buffer = ReadBuf::new(&mut scratch.incoming[before..before + read_bytes]);
-        ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer)).map_err(ReceiveError::Io)?;
+        let mut io = Mirrored::new(&mut self.io, tracer(&self.rare));
+        ready!(Pin::new(&mut io).poll_read(cx, &mut buffer)).map_err(ReceiveError::Io)?;
         let read = buffer.filled().len();
         if read == 0 {
             return Poll::Ready(match self.rare.as_mut().and_then(|rare| rare.late.take()) {
@@ -199,13 +201,15 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         // A cipher that failed, or a panic, may have left another connection's records.
         sealed.clear();
         self.record_layer.seal(plain, sealed).map_err(SendError::Seal)?;
-        let pushed = self.unsent.push_all(&mut self.io, cx, sealed);
+        let mut io = Mirrored::new(&mut self.io, tracer(&self.rare));
+        let pushed = self.unsent.push_all(&mut io, cx, sealed);
         pushed.map_err(|error| SendError::Io(self.failed(error)))
     }
 
     /// Writes everything that is queued.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.unsent.poll_flush(&mut self.io, cx).map_err(|error| self.failed(error))
+        let mut io = Mirrored::new(&mut self.io, tracer(&self.rare));
+        self.unsent.poll_flush(&mut io, cx).map_err(|error| self.failed(error))
     }
 
     /// Defers a reset that a failed write has noticed to the next read, unless the session has failed before:
@@ -244,7 +248,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
     /// Closes the connection after everything that is queued has been delivered.
     pub(crate) async fn close(mut self) {
         let unsent = std::mem::take(&mut self.unsent);
-        close::linger(&mut self.io, unsent.rest()).await;
+        let mut io = Mirrored::new(&mut self.io, tracer(&self.rare));
+        close::linger(&mut io, unsent.rest()).await;
     }
 }
 

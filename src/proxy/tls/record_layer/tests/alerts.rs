@@ -187,7 +187,7 @@ async fn a_trace_has_the_alerts_of_both_sides() {
     let peer = ([192, 0, 2, 7], 1).into();
     let facts = Facts { connection: 1, listener: "test".into(), peer, opened: Instant::now() };
     let traces = Arc::<Traces>::default();
-    let mut trace = traces.start(SessionFilter::default(), false).unwrap();
+    let mut trace = traces.start(SessionFilter::default(), false, 0).unwrap();
     let tracer = traces.tracer(|| facts, || Arc::new(NoBytes));
     tracer.as_ref().unwrap().on_peer(peer);
     let step =
