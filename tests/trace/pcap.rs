@@ -263,15 +263,22 @@ async fn tshark_decrypts_the_file_alone_if_secrets_were_asked_for() {
     if !has("tshark") {
         return;
     }
-    let (authority, backend) = (Authority::new("ca"), Backend::echo().await);
-    let mut sidecar = sidecar(&authority, &backend, "");
+    let (authority, devices, backend) =
+        (Authority::new("ca"), Authority::new("devices"), Backend::echo().await);
+    let ca = devices.ca();
+    let more = format!("tls.client_auth = \"optional\"\ntls.client_ca = {ca:?}\n");
+    let mut sidecar = sidecar(&authority, &backend, &more);
     let secrets = ["--peer", "127.0.0.1", "--for", "3s", "--pcap-secrets"];
     let with = Capture::start(&mut sidecar, authority.dir(), &secrets);
     let without = Capture::start(&mut sidecar, authority.dir(), &secrets[..4]);
+    let named = ["--identity", "pump-7", "--for", "3s", "--pcap-secrets"];
+    let named = Capture::start(&mut sidecar, authority.dir(), &named);
     let data = [
         visit(&Device::speaking(&authority, &TLS13), sidecar.address, 70_000).await,
         visit(&Device::speaking(&authority, &TLS12), sidecar.address, 3000).await,
     ];
+    let pump = Device::showing(&authority, &devices.device("pump-7"));
+    let of_pump = visit(&pump, sidecar.address, 500).await;
     let (with_path, without_path) = (with.path.clone(), without.path.clone());
     let (read, _) = with.ended();
     assert!(
@@ -279,6 +286,10 @@ async fn tshark_decrypts_the_file_alone_if_secrets_were_asked_for() {
             && read.secrets.contains("CLIENT_RANDOM ")
     );
     assert!(without.ended().0.secrets.is_empty());
+    // Its packets are known after its handshake only.
+    let named_path = named.path.clone();
+    assert_eq!(named.ended().0.streams.len(), 2);
+    assert_eq!(decrypted(&named_path, sidecar.address.port(), 0), [of_pump.clone(), of_pump]);
     for (number, data) in data.iter().enumerate() {
         let [sent, echoed] = decrypted(&with_path, sidecar.address.port(), number);
         assert!(sent == *data && echoed == *data, "{} and {} bytes", sent.len(), echoed.len());
@@ -289,9 +300,10 @@ async fn tshark_decrypts_the_file_alone_if_secrets_were_asked_for() {
     let checks = ["-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE", "-Y", faults];
     assert_eq!(tshark(&with_path, sidecar.address.port(), &checks), "");
     // TLS is found without the port.
-    let found =
-        Command::new("tshark").arg("-r").arg(&with_path).args(["-Y", "tls"]).output().unwrap();
-    assert!(found.status.success());
+    let mut command = Command::new("tshark");
+    command.arg("-r").arg(&with_path).args(["-Y", "tls.handshake.type == 1"]);
+    let found = tokio::task::block_in_place(|| command.output().unwrap());
+    assert_eq!(String::from_utf8(found.stdout).unwrap().lines().count(), 3);
 }
 
 /// Returns the output of tshark on a file.
