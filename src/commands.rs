@@ -6,6 +6,7 @@ mod admin_client;
 pub mod check;
 pub mod demo;
 pub mod drain;
+pub mod events;
 pub mod exit;
 pub mod flags;
 mod output;

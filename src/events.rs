@@ -353,6 +353,11 @@ impl Reader {
         taken
     }
 
+    /// Returns the number of the last event before those that were not taken. Returns none if it is not known.
+    pub(crate) const fn last(&self) -> Option<u64> {
+        self.next.checked_sub(1)
+    }
+
     /// Waits until there are events that were not taken.
     pub(crate) async fn wait(&mut self) {
         let next = self.next;

@@ -6,7 +6,7 @@
 use tlsidecar::commands::exit::Exit;
 use tlsidecar::commands::flags::{Cli, Command};
 use tlsidecar::commands::{
-    check, demo, drain, pages, probe, reload, run, sessions, status, top, trace,
+    check, demo, drain, events, pages, probe, reload, run, sessions, status, top, trace,
 };
 use tlsidecar::control::{confine, core_dumps};
 
@@ -30,6 +30,7 @@ fn main() -> Exit {
         Some(Command::Drain { admin, wait, timeout }) => drain::run(&admin, wait, timeout),
         Some(Command::Sessions(args)) => sessions::run(&args),
         Some(Command::Top(args)) => top::run(&args),
+        Some(Command::Events(args)) => events::run(&args),
         Some(Command::Trace(args)) => trace::run(&args),
         Some(Command::Status { admin, json }) => status::run(&admin, json),
         Some(Command::Reload { admin, rollout, json }) => reload::run(&admin, &rollout, json),

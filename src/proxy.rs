@@ -3,6 +3,7 @@
 //! **Not here.** Certificates and trust (`trust/`), the stop of the process (`lifecycle.rs`).
 
 pub(crate) mod listener;
+mod mirror;
 
 pub(crate) mod admission;
 mod connection;

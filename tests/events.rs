@@ -1,5 +1,7 @@
 //! `GET /events`: what happens, to readers that come, go and return.
 
+mod command;
+
 use std::net::SocketAddr;
 
 use serde_json::Value;
@@ -134,6 +136,17 @@ async fn a_reader_that_returns_continues_after_its_last_event() {
     assert_eq!(ask(fleet.admin(), "GET", "/events?since=x", "").unwrap().0, 400);
     assert_eq!(ask(fleet.admin(), "GET", "/events", "Last-Event-ID: x\r\n").unwrap().0, 400);
     assert_eq!(ask(fleet.admin(), "GET", "/events?kind=open", "").unwrap().0, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_has_seen_no_event_continues_after_the_number_of_the_start() {
+    let fleet = fleet().await;
+    let reader = read(&fleet, "", "").await;
+    let start = reader.text.lines().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned();
+    drop(reader);
+    visit(&fleet, "one", 0).await;
+    let mut again = read(&fleet, "?kind=opened", &format!("Last-Event-ID: {start}\r\n")).await;
+    assert_eq!(kinds(&again.events(1).await), ["opened"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

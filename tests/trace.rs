@@ -1,5 +1,8 @@
 //! `POST /trace` and `tlsidecar trace`: each step of one device's connections.
 
+mod alerts;
+mod pcap;
+
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -115,6 +118,8 @@ async fn each_step_of_a_device_is_shown_over_its_connections_and_no_step_of_anot
         "handshake",
         "backend",
         "relay",
+        "alert",
+        "alert",
         "closed",
     ];
     assert_eq!(kinds(&steps), [visit, visit].concat());
@@ -168,7 +173,7 @@ async fn a_device_that_rejects_our_certificate_is_found_by_its_last_address_with
         (&last["matched"], &last["reason"]),
         (&"address".into(), &"client_tls_alert".into())
     );
-    let alert = find(&steps, "alert");
+    let alert = steps.iter().rfind(|step| step["step"] == "alert").unwrap();
     assert_eq!((&alert["sender"], &alert["alert"]), (&"device".into(), &"unknown_ca".into()));
 }
 
@@ -242,6 +247,8 @@ async fn traces_are_bounded_and_end_after_their_time_and_when_their_client_leave
         ("peer=x", 400),
         ("listener=nosuch", 400),
         ("identity=a&seconds=3601", 400),
+        ("identity=a&packets=0", 400),
+        ("identity=a&packets=1073741825", 400),
     ] {
         assert_eq!(status(query), expected, "{query}");
     }

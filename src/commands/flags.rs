@@ -8,6 +8,7 @@
 pub mod admin;
 pub mod check;
 mod environment;
+pub mod events;
 pub mod examples;
 pub mod probe;
 pub mod rollout;
@@ -26,6 +27,7 @@ use clap_complete::Shell;
 use self::admin::AdminArgs;
 use self::check::CheckArgs;
 use self::environment::{has_nothing, without_empty, without_unused};
+use self::events::EventsArgs;
 use self::probe::ProbeArgs;
 use self::rollout::RolloutArgs;
 use self::run::RunArgs;
@@ -119,6 +121,8 @@ pub enum Command {
     Sessions(Box<SessionsArgs>),
     /// Show the devices with the most failures, connections or bytes of a running sidecar.
     Top(TopArgs),
+    /// Follow the events of a running sidecar: sessions, refused connections, reloads, certificates, backends, the drain.
+    Events(Box<EventsArgs>),
     /// Show each step of a device's connections as it happens, over reconnects and failed handshakes.
     Trace(Box<TraceArgs>),
     /// Show the status of a running sidecar.

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 
 use super::exit::Exit;
 
@@ -14,10 +15,19 @@ use super::exit::Exit;
 /// # Errors
 /// Standard output cannot be written.
 pub(super) fn print(text: impl AsRef<[u8]>) -> io::Result<()> {
+    print_next(text).map(|_| ())
+}
+
+/// Prints a part of a result that continues. Breaks if its reader has left.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub(super) fn print_next(text: impl AsRef<[u8]>) -> io::Result<ControlFlow<()>> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written,
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        Err(error) => Err(error),
     }
 }
 

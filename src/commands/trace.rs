@@ -1,10 +1,13 @@
 //! `tlsidecar trace`: shows each step of a device's connections as it happens.
 //!
-//! **Promises.** Text of devices is escaped. Secrets are written to the file of `--keylog` alone, which only its owner may
-//! read, and which is not made before the trace has begun.
+//! **Promises.** Text of devices is escaped. Secrets are written to the file of `--keylog`, and with `--pcap-secrets` to that of
+//! `--pcap`. Only their owner may read these files, and they are not made before the trace has begun.
 //!
-//! **Not here.** The request (`admin_client.rs`), the form of a step for people (`trace/text.rs`).
+//! **Not here.** The request (`admin_client.rs`), the form of a step for people (`trace/text.rs`), the packets
+//! of `--pcap` (`trace/capture.rs`).
 
+mod capture;
+mod pcapng;
 mod text;
 
 use std::fs::File;
@@ -15,21 +18,22 @@ use std::path::Path;
 use hyper::Method;
 use serde_json::Value;
 
+use self::capture::Capture;
 use super::admin_client::{AdminError, AdminPort, query};
 use super::exit::Exit;
 use super::flags::check::OutputFormat;
 use super::flags::trace::TraceArgs;
-use super::output::{complain, fail, print};
+use super::output::{complain, fail, print_next};
 use crate::text::{Shown, json_line};
 use crate::{regular_file, runtime};
 
 /// The outputs of a trace.
 struct Steps<'a> {
-    output: OutputFormat,
-    /// The path of the file for secrets.
-    path: Option<&'a Path>,
-    /// The file, once the trace has begun.
+    args: &'a TraceArgs,
+    /// The file for secrets, once the trace has begun.
     keylog: Option<File>,
+    /// The file for packets, once the trace has begun.
+    capture: Option<Capture>,
     /// True after the line of the end; or the fault of an output.
     ended: Result<bool, io::Error>,
 }
@@ -41,8 +45,7 @@ pub fn run(args: &TraceArgs) -> Exit {
         Ok(runtime) => runtime,
         Err(error) => return fail(error, Exit::Failed),
     };
-    let path = args.keylog.as_deref();
-    let mut shown = Steps { output: args.output, path, keylog: None, ended: Ok(false) };
+    let mut shown = Steps { args, keylog: None, capture: None, ended: Ok(false) };
     let followed = runtime.block_on(follow(args, &mut shown));
     match (followed, shown.ended) {
         (Err(error), _) => fail(error, Exit::Failed),
@@ -53,22 +56,25 @@ pub fn run(args: &TraceArgs) -> Exit {
 }
 
 async fn follow(args: &TraceArgs, shown: &mut Steps<'_>) -> Result<(), AdminError> {
-    let TraceArgs { admin, identity, peer, sni, listener, time, keylog, output: _ } = args;
+    let TraceArgs { admin, identity, peer, sni, listener, time, keylog, pcap, .. } = args;
     // A fraction of a second counts as a whole one.
     let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
     let selection = [("identity", identity), ("peer", peer), ("sni", sni), ("listener", listener)];
     let selection = selection.into_iter().filter_map(|(key, value)| Some((key, value.clone()?)));
     let mut keys: Vec<_> = selection.collect();
     keys.push(("seconds", seconds.to_string()));
-    if keylog.is_some() {
+    if keylog.is_some() || args.pcap_secrets {
         keys.push(("keys", "true".to_owned()));
+    }
+    if pcap.is_some() {
+        keys.push(("packets", args.pcap_bytes.to_string()));
     }
     let port = AdminPort::of(admin)?;
     port.follow(Method::POST, &query("/trace", &keys), |line| shown.line(line)).await
 }
 
-/// Opens the file for secrets.
-fn keylog(path: &Path) -> io::Result<File> {
+/// Opens a file that only its owner may read.
+fn private(path: &Path) -> io::Result<File> {
     regular_file::append_private(path)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", Shown(path))))
 }
@@ -81,32 +87,48 @@ impl Steps<'_> {
             return ControlFlow::Continue(());
         };
         match self.step(&step) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                self.ended = Err(error);
-                ControlFlow::Break(())
+            Ok(ControlFlow::Continue(())) => return ControlFlow::Continue(()),
+            Ok(ControlFlow::Break(())) => self.ended = Ok(true),
+            Err(error) => self.ended = Err(error),
+        }
+        ControlFlow::Break(())
+    }
+
+    /// Shows a step. Breaks if the reader of the output has left.
+    fn step(&mut self, step: &Value) -> io::Result<ControlFlow<()>> {
+        let kind = step["step"].as_str().unwrap_or_default();
+        if kind == "started" {
+            self.begin()?;
+        }
+        if let Some(capture) = &mut self.capture {
+            capture.step(kind, step)?;
+        }
+        match kind {
+            "key" => self.key(step["line"].as_str().unwrap_or_default()).map(ControlFlow::Continue),
+            "packet" => Ok(ControlFlow::Continue(())),
+            kind => {
+                self.ended = Ok(kind == "ended");
+                match (self.args.output, kind) {
+                    (OutputFormat::Json, _) => {
+                        print_next(format!("{}\n", json_line(&step.to_string())))
+                    }
+                    (OutputFormat::Text, "started" | "truncated" | "ended") => {
+                        complain(text::frame(step));
+                        Ok(ControlFlow::Continue(()))
+                    }
+                    (OutputFormat::Text, _) => print_next(text::step(step) + "\n"),
+                }
             }
         }
     }
 
-    fn step(&mut self, step: &Value) -> io::Result<()> {
-        match step["step"].as_str().unwrap_or_default() {
-            "key" => self.key(step["line"].as_str().unwrap_or_default()),
-            kind => {
-                if kind == "started" {
-                    self.keylog = self.path.map(keylog).transpose()?;
-                }
-                self.ended = Ok(kind == "ended");
-                match (self.output, kind) {
-                    (OutputFormat::Json, _) => print(format!("{}\n", json_line(&step.to_string()))),
-                    (OutputFormat::Text, "started" | "ended") => {
-                        complain(text::frame(step));
-                        Ok(())
-                    }
-                    (OutputFormat::Text, _) => print(text::step(step) + "\n"),
-                }
-            }
-        }
+    /// Opens the files.
+    fn begin(&mut self) -> io::Result<()> {
+        let TraceArgs { keylog, pcap, pcap_secrets, .. } = self.args;
+        self.keylog = keylog.as_deref().map(private).transpose()?;
+        let capture = pcap.as_deref().map(|path| Capture::begin(private(path)?, *pcap_secrets));
+        self.capture = capture.transpose()?;
+        Ok(())
     }
 
     fn key(&mut self, line: &str) -> io::Result<()> {

@@ -60,6 +60,7 @@ impl BenchServer {
             &self.snapshot.listener,
             Share::default(),
             Kernel::NONE,
+            None,
         )
         .await;
         let started = started.expect("it is a ClientHello");

@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use super::admission::{AdmissionRefused, Evicted, IdentityRefused};
 use super::backend::{self, BackendStream};
 use super::connect::{self, Dialled, Unserved};
-use super::handshake::{self, EstablishedClient, FailedHandshake, Kernel};
+use super::handshake::{EstablishedClient, FailedHandshake, Kernel, read_client_hello};
 use super::proxy_protocol::{self, ReceiveHeaderError, SendHeaderError};
 use super::record::Record;
 use super::relay::{self, Bounds, RelayError, Side};
@@ -93,8 +93,9 @@ async fn open(
     let pending = record.pending();
     let (mut client, dialled) = {
         let handshake = pin!(async {
-            let (listener, memory, kernel) = (&snapshot.listener, pending.memory(), Kernel::TCP);
-            let started = handshake::read_client_hello(tcp, listener, memory, kernel).await?;
+            let (listener, memory, tracer) =
+                (&snapshot.listener, pending.memory(), record.tracer());
+            let started = read_client_hello(tcp, listener, memory, Kernel::TCP, tracer).await?;
             pending.on_client_hello();
             let started = started.offered_to(|offer| record.on_client_hello(offer));
             let (started, dialled) = connect::before_handshake(&routes, started, record).await?;
@@ -105,8 +106,7 @@ async fn open(
         });
         session.stop_order().or(pin!(pending.or_evicted(handshake))).await???
     };
-    let (route, times) = (client.route, client.times);
-    record.on_handshake(client.negotiated.take(), client.identity.take(), route, times);
+    client.reported_to(record);
 
     let connecting = connect_backend(&routes, &mut client, dialled, record);
     let connected = session.stop_order().or(pin!(connecting)).await.map_err(End::Stopped);

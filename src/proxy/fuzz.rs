@@ -66,7 +66,7 @@ impl FuzzServer {
     {
         let listener = &self.snapshot.listener;
         let (memory, kernel) = (Share::default(), Kernel::NONE);
-        let started = handshake::read_client_hello(io, listener, memory, kernel).await;
+        let started = handshake::read_client_hello(io, listener, memory, kernel, None).await;
         let Ok(started) = started else { return };
         let (Ok(client), _) = started.accept(&self.snapshot, &0, None).await else { return };
         let mut stream = client.stream;

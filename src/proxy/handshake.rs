@@ -41,7 +41,8 @@ use super::handshake_memory::Share;
 use super::handshake_slots::SlotAccess;
 use super::hello::fault::HelloFault;
 use super::hello::{self, Between, Hello, HelloError, HelloLimits};
-use super::record::{FailedOffer, HandshakeTimes, Offer, ShownCertificate};
+use super::mirror::Mirrored;
+use super::record::{FailedOffer, HandshakeTimes, Offer, Record, ShownCertificate};
 use super::tls::{Negotiation, Opening, Progress, RustlsHandshake, TlsStream, plaintext_alert};
 use crate::config::{self, HeaderTlv};
 use crate::sessions::trace::Tracer;
@@ -72,6 +73,13 @@ pub(crate) struct EstablishedClient<Io> {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> EstablishedClient<Io> {
+    /// Reports the handshake, which decides the traces that select the connection.
+    pub(crate) fn reported_to(&mut self, record: &mut Record) {
+        let (negotiated, identity) = (self.negotiated.take(), self.identity.take());
+        record.on_handshake(negotiated, identity, self.route, self.times);
+        self.stream.trace(record.tracer());
+    }
+
     /// Closes the session of a client for which there is no backend connection.
     pub(crate) async fn close_gracefully(mut self) {
         self.stream.queue_close_notify();
@@ -92,7 +100,8 @@ pub(crate) struct StartedHandshake<Io> {
     kernel: Kernel<Io>,
 }
 
-/// Reads the ClientHello of a socket that was just accepted. `kernel` knows the socket.
+/// Reads the ClientHello of a socket that was just accepted. `kernel` knows the socket. `tracer` gets the alert for a
+/// ClientHello that is refused.
 ///
 /// # Errors
 /// If no valid ClientHello arrives. The alert has then been sent and the socket closed.
@@ -101,26 +110,34 @@ pub(crate) async fn read_client_hello<Io: AsyncRead + AsyncWrite + Unpin>(
     listener: &config::ListenerConfig,
     memory: Share,
     kernel: Kernel<Io>,
+    tracer: Option<Arc<Tracer>>,
 ) -> Result<StartedHandshake<Io>, Box<FailedHandshake>> {
     let limits = HelloLimits::of(&listener.timeouts, listener.limits);
     let read = {
+        if let Some(tracer) = &tracer {
+            tracer.on_local(kernel.local(&io));
+        }
+        let mut io = Mirrored::new(&mut io, tracer.as_deref());
         let read = pin!(hello::read(&mut io, Vec::new(), Between::Nothing, limits, &memory));
         memory.or_exceeded(read).await.map_err(HandshakeError::from)?
     };
     match read {
         Ok(hello) => {
             let read_at = Instant::now();
-            Ok(StartedHandshake { io, hello, limits, memory, tracer: None, read_at, kernel })
+            Ok(StartedHandshake { io, hello, limits, memory, tracer, read_at, kernel })
         }
         Err(error) => {
-            refuse_hello(&mut io, &error).await;
+            if let HelloError::Fault(fault) = &error {
+                steps::sent(tracer.as_ref(), fault.alert());
+            }
+            refuse_hello(&mut Mirrored::new(&mut io, tracer.as_deref()), &error).await;
             Err(failed_hello(error, &io, kernel))
         }
     }
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
-    /// Reports the client's offer, and adds the tracer that `on_offer` returns, if a trace may select the connection.
+    /// Reports the client's offer. `on_offer` returns the tracer, if a trace may still select the connection.
     pub(crate) fn offered_to(
         self,
         on_offer: impl FnOnce(&Offer<'_>) -> Option<Arc<Tracer>>,
@@ -164,7 +181,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
 
     /// Closes the connection of a client that cannot be served, with the alert `internal_error`: RFC 8446 section 6.2.
     pub(crate) async fn refuse_unserved(mut self) {
-        close::linger(&mut self.io, &plaintext_alert(AlertDescription::InternalError)).await;
+        let alert = AlertDescription::InternalError;
+        steps::sent(self.tracer.as_ref(), alert);
+        let mut io = Mirrored::new(&mut self.io, self.tracer.as_deref());
+        close::linger(&mut io, &plaintext_alert(alert)).await;
     }
 
     /// Completes the handshake with a client at this address, within the slots that it gets from `slots`; without them
@@ -209,13 +229,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
             Ok(opening) => opening,
             Err(fault) => {
                 let error = HelloError::from(fault);
-                refuse_hello(&mut io, &error).await;
+                refuse_hello(&mut Mirrored::new(&mut io, tracer.as_deref()), &error).await;
                 return Err(steps::failed(tracer.as_ref(), error.into(), None));
             }
         };
         let sizes = selection.sent_sizes(&hello, opening.version);
         let config = steps::with_keys(selection.server_config(&hello), tracer.as_ref());
-        let negotiation = Negotiation::new(io, config, sizes);
+        let negotiation = Negotiation::new(io, config, sizes, tracer.clone());
         // Boxed and pinned: a future reserves room for each place that a value is moved to.
         let mut negotiation = Box::new(negotiation.map_err(HandshakeError::Internal)?);
         let finished = {
@@ -242,9 +262,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
             let sent = negotiation.state().sent_alert();
             let error = steps::failed(tracer.as_ref(), error, sent);
             let crypto = negotiation.state().crypto();
-            course.on_failure(&error, negotiation.io_mut(), crypto);
+            course.on_failure(&error, negotiation.io(), crypto);
             if let HandshakeError::Hello(fault) = &error {
-                refuse_hello(negotiation.io_mut(), fault).await;
+                refuse_hello(&mut negotiation.mirrored(), fault).await;
             } else if has_alert {
                 negotiation.close().await;
             }
@@ -266,15 +286,18 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
         let refused = refused.flatten().map(|leaf| identity::of(leaf).into());
         let certificate = sent_on(negotiation.state(), selection.snapshot);
         let crypto = negotiation.state().crypto();
-        let (mut stream, early) = negotiation.into_stream().map_err(HandshakeError::Internal)?;
+        let stream = negotiation.into_stream();
+        let (mut stream, early) = stream.map_err(HandshakeError::Internal)?;
         let identity = match verified {
             Ok(identity) => identity,
             Err(fault) => {
-                stream.queue_alert(&rustls::Error::InvalidCertificate(fault.cause.clone()));
-                stream.close().await;
-                let alert = fault.cause.clone().into();
+                let alert = rustls::Error::InvalidCertificate(fault.cause.clone());
                 let error = HandshakeError::Resumed { fault, identity: refused };
-                return Err(steps::failed(tracer.as_ref(), error, Some(alert)));
+                // The stream has the step of its alert.
+                let error = steps::failed(tracer.as_ref(), error, None);
+                stream.queue_alert(&alert);
+                stream.close().await;
+                return Err(error);
             }
         };
         let route = selection.route;
@@ -416,7 +439,8 @@ async fn second_hello<Io: AsyncRead + AsyncWrite + Unpin>(
     let between = Between::Retry { change_cipher_specs: 1, early_data };
     let carried = negotiation.take_held();
     let Turn { limits, memory, .. } = turn;
-    let mut second = hello::read(negotiation.io_mut(), carried, between, limits, memory).await?;
+    let mut io = negotiation.mirrored();
+    let mut second = hello::read(&mut io, carried, between, limits, memory).await?;
     Ok(selection.reopening(&mut second)?)
 }
 

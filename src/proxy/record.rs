@@ -322,6 +322,11 @@ impl Record {
         (&self.session, &self.sessions)
     }
 
+    /// The tracer of the connection, if a trace may select it.
+    pub(crate) fn tracer(&self) -> Option<Arc<Tracer>> {
+        self.tracer.clone()
+    }
+
     /// The session, which the relay counts through.
     pub(crate) const fn session(&self) -> &Arc<Session> {
         &self.session

@@ -61,7 +61,8 @@ pub(crate) async fn rehearse(
     // The client ends its side after the ClientHello, and reads everything.
     let io = io::join(&hello[..], io::sink());
     let started =
-        handshake::read_client_hello(io, &snapshot.listener, Share::default(), Kernel::NONE).await;
+        handshake::read_client_hello(io, &snapshot.listener, Share::default(), Kernel::NONE, None)
+            .await;
     let answered = match started {
         Ok(started) => started.accept(snapshot, &0_u8, None).await.0.err(),
         Err(failed) => Some(failed),

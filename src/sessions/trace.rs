@@ -3,43 +3,40 @@
 //! A device is known by name only after it has shown its certificate. While a trace runs, the earlier steps of each
 //! connection are kept until it is known whether the trace selects it.
 //!
-//! **Promises.** Without a trace, a connection pays one relaxed load when it opens and one when it ends. At most
+//! **Promises.** Without a trace, a connection pays one relaxed load when it opens and one when it ends, and a branch for each
+//! read and write. At most
 //! [`MAX_TRACES`] run, at most [`MAX_TRACERS`] connections are followed, each keeps at most [`MAX_KEPT`] steps, and a trace
 //! whose reader is slow loses steps and counts them. A trace that ends leaves nothing behind, however long its connections
 //! last. Secrets are made only for a trace that asks for them.
 //!
-//! **Not here.** The steps (`trace/step.rs`, `trace/traced.rs`), the answer to the operator (`control/admin/trace.rs`).
+//! **Not here.** The steps (`trace/step.rs`, `trace/traced.rs`), the bytes of connections (`trace/packets.rs`), the queue of a
+//! trace (`trace/running.rs`), the answer to the operator (`control/admin/trace.rs`).
 
+mod packets;
+mod running;
 pub(crate) mod step;
 mod traced;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::mpsc::{Receiver, channel};
 
-use self::step::Step;
+use self::packets::{ConnectionPackets, TracePackets};
+use self::running::{Known, MAX_TRACERS, MAX_WAITING, Trace};
+use self::step::{Sender, Step};
+use self::traced::KeptStep;
 pub(crate) use self::traced::{Counted, Facts, Matched, TracedStep};
-use self::traced::{KeptStep, OpenConnection};
 use super::filter::{Seen, SessionFilter};
 use crate::lock::Lock;
 
 /// Traces at a time.
 const MAX_TRACES: usize = 4;
 
-/// Connections that are followed at a time.
-const MAX_TRACERS: usize = 4096;
-
 /// Steps that are kept of a connection that may be selected. A handshake has ten, and its secrets.
 const MAX_KEPT: usize = 32;
-
-/// Steps that wait for the reader of a trace.
-const MAX_WAITING: usize = 4096;
-
-/// Addresses of the selected devices that a trace remembers.
-const MAX_ADDRESSES: usize = 64;
 
 /// The traces of a process.
 #[derive(Default)]
@@ -49,19 +46,8 @@ pub(crate) struct Traces {
     started: AtomicU64,
     /// The connections that a trace may select or has selected. Locked alone, or after `list` or a tracer's state.
     tracers: Lock<HashMap<u64, Weak<Tracer>>>,
-}
-
-/// A running trace.
-struct Trace {
-    id: u64,
-    filter: SessionFilter,
-    has_keys: bool,
-    steps: Sender<TracedStep>,
-    lost: AtomicU64,
-    /// The last addresses of selected devices that were verified.
-    addresses: Lock<Vec<IpAddr>>,
-    /// The selected connections that are open.
-    open: Lock<Vec<OpenConnection>>,
+    /// Bytes of packets that are kept until it is known whether a trace selects their connection.
+    kept_bytes: Arc<AtomicUsize>,
 }
 
 /// The end of a trace for its reader. The trace ends when it is dropped.
@@ -87,15 +73,7 @@ struct TracerState {
     /// Traces that have selected it.
     selecting: Vec<(Arc<Trace>, Matched)>,
     kept: Vec<KeptStep>,
-}
-
-/// The facts of a connection that are known by now.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Known {
-    Peer,
-    ServerName,
-    /// The names of its certificate, or that it has none.
-    Identity,
+    packets: ConnectionPackets,
 }
 
 impl Traces {
@@ -104,11 +82,12 @@ impl Traces {
         self.running.load(Ordering::Relaxed) > 0
     }
 
-    /// Starts a trace. Returns none if there are [`MAX_TRACES`].
+    /// Starts a trace, which gets at most `packet_bytes` of the bytes of its connections. Returns none if there are [`MAX_TRACES`].
     pub(crate) fn start(
         self: &Arc<Self>,
         filter: SessionFilter,
         has_keys: bool,
+        packet_bytes: u64,
     ) -> Option<RunningTrace> {
         let mut list = self.list.lock();
         if list.len() == MAX_TRACES {
@@ -120,6 +99,7 @@ impl Traces {
             filter,
             has_keys,
             steps: sender,
+            packets: TracePackets::new(packet_bytes),
             lost: AtomicU64::new(0),
             addresses: Lock::default(),
             open: Lock::default(),
@@ -153,6 +133,7 @@ impl Traces {
             undecided: list.clone(),
             selecting: Vec::new(),
             kept: Vec::new(),
+            packets: ConnectionPackets::new(&self.kept_bytes),
         };
         let (traces, counts) = (Arc::clone(self), counts());
         let tracer = Arc::new(Tracer { traces, connection, counts, state: Lock::new(state) });
@@ -191,82 +172,6 @@ impl Traces {
     }
 }
 
-impl Trace {
-    fn send(&self, facts: &Arc<Facts>, matched: Matched, kept: KeptStep) {
-        if matches!(*kept.step, Step::Key { .. }) && !self.has_keys {
-            return;
-        }
-        let KeptStep { at, since, step } = kept;
-        let step = TracedStep { facts: Arc::clone(facts), matched, at, since, step };
-        if self.steps.try_send(step).is_err() {
-            self.lose(1);
-        }
-    }
-
-    fn lose(&self, count: u64) {
-        self.lost.fetch_add(count, Ordering::Relaxed);
-    }
-
-    fn open(&self, facts: &Arc<Facts>, matched: Matched, counts: &Arc<dyn Counted>) {
-        if matched == Matched::Verified {
-            self.remember(facts.peer.ip());
-        }
-        let mut open = self.open.lock();
-        if open.len() < MAX_TRACERS {
-            open.push(OpenConnection::new(facts, matched, counts));
-        } else {
-            self.lose(1);
-        }
-    }
-
-    /// Adds a selected session that is open, unless the trace has it.
-    fn add(&self, facts: Facts, counts: &Arc<dyn Counted>, step: Step) {
-        let facts = Arc::new(facts);
-        let mut open = self.open.lock();
-        if open.iter().any(|open| open.facts.connection == facts.connection) {
-            return;
-        }
-        if open.len() >= MAX_TRACERS {
-            self.lose(1);
-            return;
-        }
-        self.remember(facts.peer.ip());
-        self.send(&facts, Matched::Verified, KeptStep::now(&facts, step));
-        open.push(OpenConnection::new(&facts, Matched::Verified, counts));
-    }
-
-    fn remember(&self, address: IpAddr) {
-        let mut addresses = self.addresses.lock();
-        if !addresses.contains(&address) {
-            if addresses.len() == MAX_ADDRESSES {
-                addresses.remove(0);
-            }
-            addresses.push(address);
-        }
-    }
-
-    fn close(&self, connection: u64) -> Option<OpenConnection> {
-        let mut open = self.open.lock();
-        let place = open.iter().position(|open| open.facts.connection == connection)?;
-        Some(open.swap_remove(place))
-    }
-
-    /// Returns whether the filter selects a connection; none if that is not known yet.
-    fn selects(&self, seen: &Seen<'_>, known: Known) -> Option<bool> {
-        let Self { filter, .. } = self;
-        let is_open = (filter.server_name.is_some() && known < Known::ServerName)
-            || (filter.identity.is_some() && known < Known::Identity);
-        let fits = filter.fits_peer(seen)
-            && (known < Known::ServerName || filter.fits_server_name(seen))
-            && (known < Known::Identity || filter.fits_identity(seen));
-        match (fits, is_open) {
-            (false, _) => Some(false),
-            (true, true) => None,
-            (true, false) => Some(true),
-        }
-    }
-}
-
 impl RunningTrace {
     /// Returns the number of the trace.
     pub(crate) fn id(&self) -> u64 {
@@ -275,12 +180,19 @@ impl RunningTrace {
 
     /// Returns the next step.
     pub(crate) async fn next(&mut self) -> Option<TracedStep> {
-        self.steps.recv().await
+        let step = self.steps.recv().await;
+        step.inspect(|traced| self.trace.packets.taken(&traced.step))
     }
 
     /// Returns a step that is there already.
     pub(crate) fn next_now(&mut self) -> Option<TracedStep> {
-        self.steps.try_recv().ok()
+        let step = self.steps.try_recv().ok();
+        step.inspect(|traced| self.trace.packets.taken(&traced.step))
+    }
+
+    /// Returns the number of lost packets, and whether others did not fit into the bytes that the trace has asked for.
+    pub(crate) fn packet_losses(&self) -> (u64, bool) {
+        self.trace.packets.losses()
     }
 
     /// Returns whether the trace selects a session that is open.
@@ -340,6 +252,29 @@ impl Tracer {
         state.add(kept);
     }
 
+    /// The device has connected to this address.
+    pub(crate) fn on_local(&self, local: Option<SocketAddr>) {
+        self.state.lock().packets.local = local;
+    }
+
+    /// Records bytes of this sender, if a trace that may select the connection wants them.
+    pub(crate) fn mirror(&self, sender: Sender, bytes: &[u8]) {
+        let mut state = self.state.lock();
+        let TracerState { facts, packets, selecting, undecided, .. } = &mut *state;
+        let is_kept = undecided.iter().any(|trace| trace.packets.is_wanted());
+        if !is_kept && !selecting.iter().any(|(trace, _)| trace.packets.is_wanted()) {
+            return;
+        }
+        for packet in packets.packets(facts, sender, bytes) {
+            for (trace, matched) in &*selecting {
+                trace.send(facts, *matched, packet.clone());
+            }
+            if is_kept {
+                packets.keep(packet);
+            }
+        }
+    }
+
     /// Returns whether a trace that may select the connection wants its secrets.
     pub(crate) fn has_keys(&self) -> bool {
         let state = self.state.lock();
@@ -364,6 +299,7 @@ impl Tracer {
     fn settle(&self, state: &mut TracerState) {
         if state.undecided.is_empty() {
             state.kept = Vec::new();
+            state.packets.forget();
         }
         if state.is_over() {
             self.leave();
@@ -468,6 +404,11 @@ impl TracerState {
         for kept in &self.kept {
             trace.send(&self.facts, matched, kept.clone());
         }
+        let (packets, lost) = self.packets.kept();
+        for packet in packets {
+            trace.send(&self.facts, matched, packet.clone());
+        }
+        trace.packets.lose(lost);
         self.selecting.push((trace, matched));
     }
 }

@@ -19,13 +19,16 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     (
         "data_encoding",
         &[
+            "commands::trace",
             "config::allow",
             "control::admin::page",
+            "sessions::trace",
             "trust::certs::pem",
             "trust::facts",
             "trust::tickets",
         ],
     ),
+    ("etherparse", &["commands::trace"]),
     ("form_urlencoded", &["commands::admin_client", "control::admin::query"]),
     ("http_body_util", &["control::admin", "commands::admin_client"]),
     ("humantime", &["config::values"]),

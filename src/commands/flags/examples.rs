@@ -23,11 +23,26 @@ pub fn of(command: &str) -> &'static [Example] {
             ("End them", "tlsidecar sessions --identity pump-7.plant --end"),
         ],
         "top" => &[("The devices with the most failures", "tlsidecar top")],
+        "events" => &[
+            ("One device", "tlsidecar events --identity pump-7.plant"),
+            (
+                "All refused connections of an hour, for a program",
+                "tlsidecar events --kind refused --for 1h --output json",
+            ),
+            (
+                "From the oldest event that is kept",
+                "tlsidecar events --since 0 --admin unix:/run/tlsidecar/admin.sock",
+            ),
+        ],
         "trace" => &[
             ("Each step of one device's connections", "tlsidecar trace --identity pump-7.plant"),
             (
                 "With the secrets for Wireshark",
                 "tlsidecar trace --peer 192.0.2.7 --admin unix:/run/tlsidecar/admin.sock --keylog keys",
+            ),
+            (
+                "A capture that Wireshark decrypts",
+                "tlsidecar trace --peer 192.0.2.7 --admin unix:/run/tlsidecar/admin.sock --pcap pump-7.pcapng --pcap-secrets",
             ),
         ],
         "status" => &[

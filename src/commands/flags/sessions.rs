@@ -92,6 +92,7 @@ pub struct TopArgs {
     pub json: bool,
 }
 
-fn one_of<L: ClosedSet>() -> impl TypedValueParser<Value = String> {
+/// Returns the parser of a label of a closed set.
+pub(super) fn one_of<L: ClosedSet>() -> impl TypedValueParser<Value = String> {
     PossibleValuesParser::new(L::all().iter().map(|allowed| allowed.label()))
 }

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, value_parser};
 
 use super::admin::AdminArgs;
 use super::check::OutputFormat;
@@ -37,6 +37,15 @@ pub struct TraceArgs {
     /// Append the secrets of these connections to this file, for Wireshark. Needs the token or the Unix socket.
     #[arg(long, value_name = "FILE")]
     pub keylog: Option<PathBuf>,
+    /// Append the bytes of these connections to this file, which Wireshark opens (pcapng).
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// Write the secrets into the file of --pcap too, so that Wireshark decrypts it. Needs the token or the Unix socket.
+    #[arg(long, requires = "pcap")]
+    pub pcap_secrets: bool,
+    /// End the file of --pcap after this many bytes of connections, at most 1 GiB.
+    #[arg(long, value_name = "BYTES", requires = "pcap", value_parser = value_parser!(u64).range(1..=1 << 30), default_value_t = 16 << 20)]
+    pub pcap_bytes: u64,
     /// The format of the steps.
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = OutputFormat::Text)]
     pub output: OutputFormat,

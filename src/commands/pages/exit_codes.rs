@@ -40,8 +40,22 @@ pub(super) fn of(command: &str) -> Vec<(Exit, &'static str)> {
             (Exit::Failed, "The admin port did not answer, or nothing was ended."),
             FLAGS,
         ],
+        "events" => vec![
+            (
+                Exit::Success,
+                "A signal or --for has ended it, or the reader of its output has left.",
+            ),
+            (
+                Exit::Failed,
+                "The admin port did not answer at the start or at the end of --for, refused the request, or the output could not be written.",
+            ),
+            FLAGS,
+        ],
         "trace" => vec![
-            (Exit::Success, "The trace has ended: after its time, or with a drain."),
+            (
+                Exit::Success,
+                "The trace has ended: after its time, with a drain, or because the reader of the output has left.",
+            ),
             (
                 Exit::Failed,
                 "The admin port did not answer or has left, or a file could not be written.",

@@ -85,15 +85,27 @@ pub(super) fn step(step: &Value) -> String {
     line
 }
 
-/// Returns the line of the start or of the end.
+/// Returns the line of the start, of the end, or of the end of the capture.
 pub(super) fn frame(frame: &Value) -> String {
     let number = |key: &str| frame[key].as_u64().unwrap_or_default();
     let (trace, seconds) = (number("trace"), number("seconds"));
     match frame["reason"].as_str() {
+        None if frame["step"] == "truncated" => {
+            format!(
+                "trace {trace}: the capture has as many bytes as it may; later ones are missing"
+            )
+        }
         None => format!("trace {trace} has begun; it ends after {seconds} s"),
         Some(reason) => {
             let (reason, steps, lost) = (for_terminal(reason), number("steps"), number("lost"));
-            format!("trace {trace} has ended ({reason}) after {steps} steps; {lost} were lost")
+            let packets = match number("lost_packets") {
+                0 => String::new(),
+                lost => format!("; {lost} packets were lost"),
+            };
+            let end = if frame["truncated"] == true { "; the capture was cut" } else { "" };
+            format!(
+                "trace {trace} has ended ({reason}) after {steps} steps; {lost} were lost{packets}{end}"
+            )
         }
     }
 }

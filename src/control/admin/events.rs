@@ -13,7 +13,7 @@ use hyper::header::HeaderName;
 use hyper::{Method, Request, StatusCode};
 use serde::Serialize;
 use tokio::sync::mpsc::Sender;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
 use super::Admin;
 use super::query::{EventQuery, check_listener, event_number};
@@ -76,8 +76,9 @@ fn shown(bytes: &[u8]) -> String {
 
 /// Sends events until the reader leaves or the drain has ended.
 async fn send(mut reader: Reader, query: EventQuery, sender: Sender<Bytes>, mut is_drained: bool) {
-    // The client learns that it is connected.
-    let mut part = ": events\n\n".to_owned();
+    // The client learns that it is connected, and where it continues if the connection breaks before the first event.
+    let mut part = number(&reader) + ": events\n\n";
+    let mut heartbeat = Instant::now() + HEARTBEAT;
     loop {
         let events = reader.take(MAX_EVENTS_OF_PART);
         for event in &events {
@@ -86,8 +87,11 @@ async fn send(mut reader: Reader, query: EventQuery, sender: Sender<Bytes>, mut 
             }
             is_drained |= matches!(event.what, Happened::Drain { phase, .. } if phase == Phase::Drained.as_str());
         }
-        if !part.is_empty() && sender.send(std::mem::take(&mut part).into()).await.is_err() {
-            return;
+        if !part.is_empty() {
+            if sender.send(std::mem::take(&mut part).into()).await.is_err() {
+                return;
+            }
+            heartbeat = Instant::now() + HEARTBEAT;
         }
         if !events.is_empty() {
             continue;
@@ -96,11 +100,18 @@ async fn send(mut reader: Reader, query: EventQuery, sender: Sender<Bytes>, mut 
             return;
         }
         tokio::select! {
-            () = reader.wait() => {}
-            () = sleep(HEARTBEAT) => part.push_str(":\n\n"),
+            biased;
             () = sender.closed() => return,
+            // Before the events, which may all be of no interest to the client.
+            () = sleep_until(heartbeat) => part = number(&reader) + ":\n\n",
+            () = reader.wait() => {}
         }
     }
+}
+
+/// Returns the line with the number after which the reader continues, if it is of this process.
+fn number(reader: &Reader) -> String {
+    reader.last().map_or_else(String::new, |last| format!("id: {last}\n"))
 }
 
 /// Writes an event in the form of WHATWG HTML, section 9.2.6.
@@ -113,4 +124,36 @@ fn write(part: &mut String, event: &Event) {
     let data = json_line(json.trim_end());
     // Writing to a String cannot fail.
     let _infallible = write!(part, "id: {number}\nevent: {kind}\ndata: {data}\n\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::sync::mpsc::channel;
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+    use crate::events::Events;
+
+    #[tokio::test(start_paused = true)]
+    async fn heartbeats_come_also_while_all_events_are_of_no_interest_and_have_the_last_number() {
+        let events = Arc::new(Events::default());
+        let reader = events.read(None).unwrap();
+        let start = reader.last().unwrap();
+        let (sender, mut parts) = channel(1);
+        let query = EventQuery::parse("kind=reload").unwrap();
+        let sending = tokio::spawn(send(reader, query, sender, false));
+        let first = parts.recv().await.unwrap();
+        assert_eq!(first, format!("id: {start}\n: events\n\n"));
+        for _ in 0..14 {
+            sleep(Duration::from_secs(1)).await;
+            events.note(Happened::Drain { phase: "draining", connections: 0 });
+        }
+        let heartbeat = timeout(Duration::from_secs(2), parts.recv()).await.unwrap().unwrap();
+        assert_eq!(heartbeat, format!("id: {}\n:\n\n", start + 14));
+        drop(parts);
+        sending.await.unwrap();
+    }
 }

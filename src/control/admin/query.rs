@@ -36,6 +36,9 @@ const LONGEST_PATTERN: usize = 256;
 /// Longest time of a trace.
 const MAX_TRACE_SECONDS: u64 = 3600;
 
+/// Most bytes of connections in a trace.
+const MAX_PACKET_BYTES: u64 = 1 << 30;
+
 /// Keys of [`SessionFilter`].
 const FILTER_KEYS: &str = "listener, identity, sni, peer";
 
@@ -261,6 +264,8 @@ pub(super) struct TraceQuery {
     pub(super) seconds: u64,
     /// It includes the secrets of its connections.
     pub(super) keys: bool,
+    /// The most bytes of its connections that it includes; 0 for none.
+    pub(super) packets: u64,
 }
 
 impl TraceQuery {
@@ -269,7 +274,8 @@ impl TraceQuery {
     /// # Errors
     /// A sentence about the first mistake. A query without a filter is one.
     pub(super) fn parse(query: &str) -> Result<Self, String> {
-        let (mut filter, mut seconds, mut with_keys) = (SessionFilter::default(), 600, false);
+        let (mut filter, mut seconds) = (SessionFilter::default(), 600);
+        let (mut with_keys, mut packets) = (false, 0);
         for (key, value) in keys(query)? {
             match &*key {
                 "seconds" => {
@@ -281,11 +287,19 @@ impl TraceQuery {
                     let is_set = value.parse();
                     with_keys = is_set.map_err(|_| refused(&key, &value, "true, false"))?;
                 }
+                "packets" => {
+                    let number = value.parse().ok().filter(|n| (1..=MAX_PACKET_BYTES).contains(n));
+                    let allowed = format!("1 to {MAX_PACKET_BYTES}");
+                    packets = number.ok_or_else(|| refused(&key, &value, &allowed))?;
+                }
                 _ if set(&mut filter, &key, &value)? => {}
-                _ => return Err(unknown(&key, &format!("{FILTER_KEYS}, seconds, keys"))),
+                _ => {
+                    let known = format!("{FILTER_KEYS}, seconds, keys, packets");
+                    return Err(unknown(&key, &known));
+                }
             }
         }
-        Ok(Self { filter: not_empty(filter)?, seconds, keys: with_keys })
+        Ok(Self { filter: not_empty(filter)?, seconds, keys: with_keys, packets })
     }
 }
 

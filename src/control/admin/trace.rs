@@ -40,6 +40,9 @@ const SAMPLES_OF_HEARTBEAT: u32 = 15;
 /// Steps of one part of the response.
 const MAX_STEPS_OF_PART: usize = 64;
 
+/// Bytes of one part, and those of its last step.
+const MAX_PART_BYTES: usize = 64 * 1024;
+
 /// Open sessions that are added when a trace begins.
 const MAX_OPEN: usize = 256;
 
@@ -78,8 +81,24 @@ struct StepView<'a> {
 #[derive(Serialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
 enum Frame {
-    Started { trace: u64, seconds: u64, keys: bool },
-    Ended { trace: u64, reason: &'static str, steps: u64, lost: u64 },
+    Started {
+        trace: u64,
+        seconds: u64,
+        keys: bool,
+        packets: u64,
+    },
+    /// The bytes of its connections are as many as were asked for. Later ones are missing.
+    Truncated {
+        trace: u64,
+    },
+    Ended {
+        trace: u64,
+        reason: &'static str,
+        steps: u64,
+        lost: u64,
+        lost_packets: u64,
+        truncated: bool,
+    },
 }
 
 /// A trace and its reader.
@@ -105,7 +124,7 @@ macro_rules! audit {
 /// Starts a trace of the connections that the query selects, and answers with their steps.
 pub(super) fn start(admin: &Admin, request: &Request<Incoming>, caller: Caller) -> Reply {
     let query = request.uri().query().unwrap_or_default();
-    let TraceQuery { filter, seconds, keys } = match TraceQuery::parse(query) {
+    let TraceQuery { filter, seconds, keys, packets } = match TraceQuery::parse(query) {
         Ok(parsed) => parsed,
         Err(refusal) => return text(StatusCode::BAD_REQUEST, refusal),
     };
@@ -117,16 +136,16 @@ pub(super) fn start(admin: &Admin, request: &Request<Incoming>, caller: Caller) 
     if keys && !is_authenticated {
         return text(StatusCode::FORBIDDEN, NO_KEYS);
     }
-    let Some(trace) = admin.sessions.traces.start(filter, keys) else {
+    let Some(trace) = admin.sessions.traces.start(filter, keys, packets) else {
         return text(StatusCode::SERVICE_UNAVAILABLE, TOO_MANY);
     };
     let id = trace.id();
     let selection = shortened(query, MAX_LOGGED);
-    audit!(keys, trace = id, %caller, selection, seconds, keys, "trace started through the admin port");
+    audit!(keys, trace = id, %caller, selection, seconds, keys, packets, "trace started through the admin port");
     let until = Instant::now() + Duration::from_secs(seconds);
     let (sessions, shutdown) = (Arc::clone(&admin.sessions), admin.shutdown.clone());
     stream(&admin.shutdown, "application/x-ndjson", |sender| async move {
-        let started = line(&Frame::Started { trace: id, seconds, keys });
+        let started = line(&Frame::Started { trace: id, seconds, keys, packets });
         let mut following = Following { trace, sender, shutdown, until, steps: 0 };
         let end = match following.send(started).await {
             Ok(()) => following.follow(&sessions).await,
@@ -139,8 +158,9 @@ pub(super) fn start(admin: &Admin, request: &Request<Incoming>, caller: Caller) 
         let (lost, reason) = (trace.lost(), end.as_str());
         audit!(keys, trace = id, %caller, reason, steps, lost, keys, "trace ended");
         // The client may have left.
-        let _left =
-            sender.send(line(&Frame::Ended { trace: id, reason, steps, lost }).into()).await;
+        let (lost_packets, truncated) = trace.packet_losses();
+        let ended = Frame::Ended { trace: id, reason, steps, lost, lost_packets, truncated };
+        let _left = sender.send(line(&ended).into()).await;
     })
 }
 
@@ -151,7 +171,7 @@ impl Following {
         let mut samples = interval_at(Instant::now() + SAMPLE_INTERVAL, SAMPLE_INTERVAL);
         let (shutdown, sender) = (self.shutdown.clone(), self.sender.clone());
         let mut drained = std::pin::pin!(shutdown.drained());
-        let mut silent = 0;
+        let (mut silent, mut truncated) = (0, false);
         loop {
             let next = tokio::select! {
                 biased;
@@ -167,7 +187,14 @@ impl Following {
                 None => {
                     self.trace.sample();
                     silent += 1;
-                    if silent < SAMPLES_OF_HEARTBEAT { continue } else { "\n".to_owned() }
+                    let is_truncated = self.trace.packet_losses().1;
+                    if is_truncated && !std::mem::replace(&mut truncated, true) {
+                        line(&Frame::Truncated { trace: self.trace.id() })
+                    } else if silent < SAMPLES_OF_HEARTBEAT {
+                        continue;
+                    } else {
+                        "\n".to_owned()
+                    }
                 }
             };
             silent = 0;
@@ -182,6 +209,9 @@ impl Following {
         let mut part = step_line(first);
         self.steps += 1;
         for _ in 1..MAX_STEPS_OF_PART {
+            if part.len() > MAX_PART_BYTES {
+                break;
+            }
             let Some(step) = self.trace.next_now() else { break };
             part.push_str(&step_line(&step));
             self.steps += 1;

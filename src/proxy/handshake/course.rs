@@ -5,6 +5,7 @@
 //!
 //! **Not here.** The deadlines (`handshake.rs`), the queue (`turn.rs`).
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -21,6 +22,7 @@ use crate::terms::labels::{HandshakeStage, Interruption};
 pub(crate) struct Kernel<Io> {
     state: fn(&Io) -> Option<TcpState>,
     end: fn(&Io) -> Option<StreamEnd>,
+    local: fn(&Io) -> Option<SocketAddr>,
 }
 
 // Not derived: that would require it of the socket.
@@ -34,12 +36,25 @@ impl<Io> Clone for Kernel<Io> {
 
 impl Kernel<TcpStream> {
     /// The kernel of a TCP socket.
-    pub(crate) const TCP: Self = Self { state: TcpState::of, end: |tcp| stream_end(tcp) };
+    pub(crate) const TCP: Self = Self { state: TcpState::of, end: |tcp| stream_end(tcp), local };
 }
 
 impl<Io> Kernel<Io> {
     /// No kernel: the client is in this process, or is imagined.
-    pub(crate) const NONE: Self = Self { state: |_| None, end: |_| None };
+    pub(crate) const NONE: Self = Self { state: |_| None, end: |_| None, local: |_| None };
+}
+
+/// Returns the address that a client has connected to. A dual-stack listener reports IPv4 as ::ffff:192.0.2.1.
+fn local(tcp: &TcpStream) -> Option<SocketAddr> {
+    let local = tcp.local_addr().ok()?;
+    Some(SocketAddr::new(local.ip().to_canonical(), local.port()))
+}
+
+impl<Io> Kernel<Io> {
+    /// Returns the address that the client has connected to.
+    pub(super) fn local(self, io: &Io) -> Option<SocketAddr> {
+        (self.local)(io)
+    }
 }
 
 /// The course of one handshake.

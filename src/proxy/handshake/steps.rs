@@ -87,6 +87,13 @@ pub(super) fn failed(
     error
 }
 
+/// Records an alert that the client gets.
+pub(super) fn sent(tracer: Option<&Arc<Tracer>>, alert: AlertDescription) {
+    if let Some(tracer) = tracer {
+        tracer.step(Step::Alert { sender: Sender::Tlsidecar, alert: describe::alert(alert) });
+    }
+}
+
 fn claimed(certificate: &RefusedCertificate) -> ClientCertificateStep {
     ClientCertificateStep {
         verified: false,

@@ -61,7 +61,7 @@ impl Turn<'_> {
             Err(_) => return Err(HandshakeError::NoSlot(since.elapsed())),
         };
         // It may have left before it was accepted.
-        match course.left(negotiation.io_mut()) {
+        match course.left(negotiation.io()) {
             Some(how) => Err(HandshakeError::Abandoned { waited: since.elapsed(), how }),
             None => Ok(Some(slot)),
         }

@@ -154,7 +154,8 @@ async fn real(snapshot: &Snapshot, client: &TlsConnector) -> Result<OfferClass, 
     let (device, server) = io::duplex(64 * 1024);
     let accepting = async {
         let (listener, memory) = (&snapshot.listener, Share::default());
-        let started = handshake::read_client_hello(server, listener, memory, Kernel::NONE).await;
+        let started =
+            handshake::read_client_hello(server, listener, memory, Kernel::NONE, None).await;
         let accepted =
             started.map_err(|failed| failed.reason())?.accept(snapshot, &0_u8, None).await;
         let client = accepted.0.map_err(|failed| failed.reason())?;

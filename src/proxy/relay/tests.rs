@@ -138,7 +138,9 @@ impl Line {
         let ended = tokio::spawn(async move {
             let (listener, memory) = (&snapshot.listener, Share::default());
             let started =
-                handshake::read_client_hello(client, listener, memory, Kernel::NONE).await.unwrap();
+                handshake::read_client_hello(client, listener, memory, Kernel::NONE, None)
+                    .await
+                    .unwrap();
             let mut client = started.accept(&snapshot, &0, None).await.0.unwrap();
             let _not_waited_for = begin.send(());
             let (early, sessions) = (client.early, Sessions::default());

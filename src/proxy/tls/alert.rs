@@ -6,12 +6,23 @@
 
 use tokio_rustls::rustls::{AlertDescription, Error, InvalidMessage, PeerMisbehaved};
 
+use crate::proxy::handshake::describe;
+use crate::sessions::trace::Tracer;
+use crate::sessions::trace::step::{Sender, Step};
+
 /// An alert whose level is neither warning nor fatal.
 pub(super) const UNKNOWN_LEVEL: InvalidMessage = InvalidMessage::UnexpectedMessage("AlertLevel");
 
 /// Returns the record of a fatal alert before encryption starts: RFC 8446 sections 5.1 and 6.
 pub(crate) fn plaintext_alert(description: AlertDescription) -> [u8; 7] {
     [21, 3, 3, 0, 2, 2, u8::from(description)]
+}
+
+/// Records an alert of a session.
+pub(super) fn trace(tracer: Option<&Tracer>, sender: Sender, description: AlertDescription) {
+    if let Some(tracer) = tracer {
+        tracer.step(Step::Alert { sender, alert: describe::alert(description) });
+    }
 }
 
 /// Returns the alert for the error that ended a session: RFC 8446 section 6.2; none if the client itself sent

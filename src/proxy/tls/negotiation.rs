@@ -25,8 +25,10 @@ use super::record_layer::{RecordLayer, SentSizes};
 use super::scratch::{self, HANDSHAKE_READ_BYTES};
 use super::stream::TlsStream;
 use crate::proxy::close;
+use crate::proxy::mirror::Mirrored;
 use crate::proxy::socket;
 use crate::proxy::write_buffer::WriteBuffer;
+use crate::sessions::trace::Tracer;
 use crate::trust::identity::Identity;
 use crate::trust::refused::RefusedCertificate;
 
@@ -47,6 +49,8 @@ pub(crate) struct Negotiation<Io> {
     cut: Option<io::ErrorKind>,
     /// The record sizes of the session.
     sizes: SentSizes,
+    /// The steps of the connection, if a trace may select it.
+    tracer: Option<Arc<Tracer>>,
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
@@ -54,7 +58,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
     ///
     /// # Errors
     /// If the configuration cannot be used: an internal fault.
-    pub(crate) fn new(io: Io, config: Arc<ServerConfig>, sizes: SentSizes) -> Result<Self, Error> {
+    pub(crate) fn new(
+        io: Io,
+        config: Arc<ServerConfig>,
+        sizes: SentSizes,
+        tracer: Option<Arc<Tracer>>,
+    ) -> Result<Self, Error> {
         Ok(Self {
             io,
             rustls: RustlsHandshake::new(config)?,
@@ -62,11 +71,17 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
             unsent: WriteBuffer::default(),
             cut: None,
             sizes,
+            tracer,
         })
     }
 
-    pub(crate) const fn io_mut(&mut self) -> &mut Io {
-        &mut self.io
+    pub(crate) const fn io(&self) -> &Io {
+        &self.io
+    }
+
+    /// Returns the client's socket, whose bytes the trace gets.
+    pub(crate) fn mirrored(&mut self) -> Mirrored<'_, Io> {
+        Mirrored::new(&mut self.io, self.tracer.as_deref())
     }
 
     /// Returns what has been negotiated so far.
@@ -121,7 +136,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
         poll_fn(|cx| {
             scratch::with(|scratch| {
                 let mut buffer = ReadBuf::new(&mut scratch.incoming[..HANDSHAKE_READ_BYTES]);
-                ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
+                ready!(Pin::new(&mut self.mirrored()).poll_read(cx, &mut buffer))?;
                 // Exact: the memory for handshakes is limited, and most flights come in one read.
                 self.held.reserve_exact(buffer.filled().len());
                 self.held.extend_from_slice(buffer.filled());
@@ -136,7 +151,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
     /// # Errors
     /// The socket's.
     pub(crate) async fn flush(&mut self) -> io::Result<()> {
-        let flushed = poll_fn(|cx| self.unsent.poll_flush(&mut self.io, cx)).await;
+        let Self { io, tracer, unsent, .. } = self;
+        let mut io = Mirrored::new(io, tracer.as_deref());
+        let flushed = poll_fn(|cx| unsent.poll_flush(&mut io, cx)).await;
         self.cut = flushed.as_ref().err().and_then(socket::cut);
         flushed
     }
@@ -148,7 +165,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
 
     /// Closes the connection after everything that is queued has been delivered.
     pub(crate) async fn close(&mut self) {
-        close::linger(&mut self.io, self.unsent.rest()).await;
+        let mut io = Mirrored::new(&mut self.io, self.tracer.as_deref());
+        close::linger(&mut io, self.unsent.rest()).await;
     }
 
     /// Returns the established session, and the application data that came with the client's Finished.
@@ -158,6 +176,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
     pub(crate) fn into_stream(self) -> Result<(TlsStream<Io>, Vec<u8>), Error> {
         let record_layer = RecordLayer::new(self.rustls.into_keys()?, self.sizes);
         let mut stream = TlsStream::new(self.io, record_layer, self.unsent, self.cut);
+        stream.trace(self.tracer);
         let early = stream.feed(self.held);
         Ok((stream, early))
     }

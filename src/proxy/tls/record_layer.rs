@@ -24,6 +24,8 @@ pub(crate) use self::size::SentSizes;
 use super::alert;
 use super::keys::{Keys, NextKeys, OpenedRecord, Opener, SealedRecord, Sealer};
 use crate::config::values::MAX_PLAIN_BYTES;
+use crate::sessions::trace::Tracer;
+use crate::sessions::trace::step::Sender;
 
 /// Size of a record's header: type, version, length. RFC 8446 section 5.1.
 pub(super) const HEADER_BYTES: usize = 5;
@@ -147,7 +149,7 @@ impl RecordLayer {
 
     /// Opens the complete records of `incoming` in place, and returns how many bytes at its end belong to an
     /// incomplete record. The plaintext is moved together, at the range `plain`, which must be empty before.
-    /// Appends replies of TLS itself to `reply`.
+    /// Appends replies of TLS itself to `reply`. `tracer` gets the alerts of both sides.
     ///
     /// # Errors
     /// If the session has failed. [`Self::append_final_alert`] has the alert to send. `plain` is valid.
@@ -156,6 +158,7 @@ impl RecordLayer {
         incoming: &mut [u8],
         plain: &mut Range<usize>,
         reply: &mut Vec<u8>,
+        tracer: Option<&Tracer>,
     ) -> Result<usize, Error> {
         let start = incoming.as_ptr().addr();
         let mut at = 0;
@@ -171,7 +174,7 @@ impl RecordLayer {
                 return Err(inappropriate(record.kind));
             }
             let opened = self.opener.open(record)?;
-            self.process(&opened, reply)?;
+            self.process(&opened, reply, tracer)?;
             if opened.kind == ContentType::ApplicationData && !opened.payload.is_empty() {
                 let from = opened.payload.as_ptr().addr() - start;
                 let more = from..from + opened.payload.len();
@@ -191,7 +194,12 @@ impl RecordLayer {
         clippy::wildcard_enum_match_arm,
         reason = "every other content type of TLS is refused"
     )]
-    fn process(&mut self, record: &OpenedRecord<'_>, reply: &mut Vec<u8>) -> Result<(), Error> {
+    fn process(
+        &mut self,
+        record: &OpenedRecord<'_>,
+        reply: &mut Vec<u8>,
+        tracer: Option<&Tracer>,
+    ) -> Result<(), Error> {
         if self.message.have > 0 && record.kind != ContentType::Handshake {
             return Err(PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into());
         }
@@ -212,14 +220,14 @@ impl RecordLayer {
                 self.allowances.refill_at(self.allowances.since);
                 Ok(())
             }
-            ContentType::Alert => self.process_alert(record.payload),
-            ContentType::Handshake => self.process_handshake(record.payload, reply),
+            ContentType::Alert => self.process_alert(record.payload, tracer),
+            ContentType::Handshake => self.process_handshake(record.payload, reply, tracer),
             unexpected => Err(inappropriate(unexpected)),
         }
     }
 
     /// Processes an alert: RFC 8446 section 6, RFC 5246 section 7.2.
-    fn process_alert(&mut self, alert: &[u8]) -> Result<(), Error> {
+    fn process_alert(&mut self, alert: &[u8], tracer: Option<&Tracer>) -> Result<(), Error> {
         let &[level, description] = alert else {
             return Err(InvalidMessage::MissingData("Alert").into());
         };
@@ -227,6 +235,7 @@ impl RecordLayer {
             return Err(alert::UNKNOWN_LEVEL.into());
         }
         let description = AlertDescription::from(description);
+        alert::trace(tracer, Sender::Device, description);
         if description == AlertDescription::CloseNotify {
             self.peer_closed = true;
             return Ok(());
@@ -244,7 +253,12 @@ impl RecordLayer {
     }
 
     /// Processes handshake messages, which may be split over records in any way.
-    fn process_handshake(&mut self, mut bytes: &[u8], reply: &mut Vec<u8>) -> Result<(), Error> {
+    fn process_handshake(
+        &mut self,
+        mut bytes: &[u8],
+        reply: &mut Vec<u8>,
+        tracer: Option<&Tracer>,
+    ) -> Result<(), Error> {
         while !bytes.is_empty() {
             let complete = self.message.take(&mut bytes);
             if let Some((kind, length)) = self.message.kind_and_length() {
@@ -255,7 +269,7 @@ impl RecordLayer {
                 if self.tls13.is_some() {
                     self.process_key_update(last, bytes)?;
                 } else {
-                    self.refuse_renegotiation(reply)?;
+                    self.refuse_renegotiation(reply, tracer)?;
                 }
             }
         }
@@ -304,14 +318,18 @@ impl RecordLayer {
     }
 
     /// Refuses a renegotiation: RFC 5246 section 7.4.1.2.
-    fn refuse_renegotiation(&mut self, reply: &mut Vec<u8>) -> Result<(), Error> {
+    fn refuse_renegotiation(
+        &mut self,
+        reply: &mut Vec<u8>,
+        tracer: Option<&Tracer>,
+    ) -> Result<(), Error> {
         self.allowances.refill_by_time();
         let asked = &mut self.allowances.renegotiations;
         spend(asked, PeerMisbehaved::TooManyRenegotiationRequests)?;
         if reply.len() > MAX_REPLY_BYTES {
             return Ok(());
         }
-        self.append_alert(WARNING, AlertDescription::NoRenegotiation, reply)
+        self.append_alert(WARNING, AlertDescription::NoRenegotiation, reply, tracer)
     }
 
     /// Seals `plain` and appends the records to `records`.
@@ -364,21 +382,32 @@ impl RecordLayer {
     }
 
     /// Appends a close_notify to `reply`, unless a close_notify or fatal alert has been sent.
-    pub(crate) fn append_close_notify(&mut self, reply: &mut Vec<u8>) {
-        self.end(WARNING, AlertDescription::CloseNotify, reply);
+    pub(crate) fn append_close_notify(&mut self, reply: &mut Vec<u8>, tracer: Option<&Tracer>) {
+        self.end(WARNING, AlertDescription::CloseNotify, reply, tracer);
     }
 
     /// Appends the alert for a session that failed with `error` to `reply`.
-    pub(crate) fn append_final_alert(&mut self, error: &Error, reply: &mut Vec<u8>) {
+    pub(crate) fn append_final_alert(
+        &mut self,
+        error: &Error,
+        reply: &mut Vec<u8>,
+        tracer: Option<&Tracer>,
+    ) {
         if let Some(description) = alert::for_session(error) {
-            self.end(FATAL, description, reply);
+            self.end(FATAL, description, reply, tracer);
         }
     }
 
-    fn end(&mut self, level: u8, description: AlertDescription, reply: &mut Vec<u8>) {
+    fn end(
+        &mut self,
+        level: u8,
+        description: AlertDescription,
+        reply: &mut Vec<u8>,
+        tracer: Option<&Tracer>,
+    ) {
         if !mem::replace(&mut self.ended, true) {
             // If the cipher fails, no alert can be sent.
-            let _unsent = self.append_alert(level, description, reply);
+            let _unsent = self.append_alert(level, description, reply, tracer);
         }
     }
 
@@ -388,9 +417,11 @@ impl RecordLayer {
         level: u8,
         description: AlertDescription,
         reply: &mut Vec<u8>,
+        tracer: Option<&Tracer>,
     ) -> Result<(), Error> {
         let alert = [level, u8::from(description)];
         reply.extend_from_slice(&self.sealer.seal(ContentType::Alert, &alert)?);
+        alert::trace(tracer, Sender::Tlsidecar, description);
         Ok(())
     }
 }

@@ -9,6 +9,7 @@
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -17,8 +18,10 @@ use tokio_rustls::rustls;
 use super::record_layer::{RecordLayer, SealError};
 use super::scratch::Scratch;
 use crate::proxy::close;
+use crate::proxy::mirror::Mirrored;
 use crate::proxy::socket;
 use crate::proxy::write_buffer::WriteBuffer;
+use crate::sessions::trace::Tracer;
 
 /// The client's side of a connection.
 pub(crate) struct TlsStream<Io> {
@@ -29,11 +32,19 @@ pub(crate) struct TlsStream<Io> {
     partial: Box<[u8]>,
     /// Ciphertext that the socket has not taken yet.
     unsent: WriteBuffer,
-    /// Deferred error for the next read: a record error found after valid data, or a connection reset first
-    /// seen by a write.
-    late: Option<Box<ReceiveError>>,
+    rare: Option<Box<Rare>>,
     /// Our direction of TCP has ended.
     is_ended: bool,
+}
+
+/// State that few streams have.
+#[derive(Default)]
+struct Rare {
+    /// Deferred error for the next read: a record error found after valid data, or a connection reset first
+    /// seen by a write.
+    late: Option<ReceiveError>,
+    /// The steps of the connection, if a trace may select it.
+    tracer: Option<Arc<Tracer>>,
 }
 
 /// Result of a read.
@@ -76,13 +87,32 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         unsent: WriteBuffer,
         cut: Option<io::ErrorKind>,
     ) -> Self {
-        let late = cut.map(|cut| Box::new(ReceiveError::Io(cut.into())));
+        let late = cut.map(|cut| ReceiveError::Io(cut.into()));
+        let rare = late.map(|late| Box::new(Rare { late: Some(late), tracer: None }));
         let (record_layer, partial) = (Box::new(record_layer), Box::default());
-        Self { io, record_layer, partial, unsent, late, is_ended: false }
+        Self { io, record_layer, partial, unsent, rare, is_ended: false }
     }
 
     pub(crate) const fn io(&self) -> &Io {
         &self.io
+    }
+
+    /// Replaces the tracer, which gets the alerts and the bytes of both sides.
+    pub(crate) fn trace(&mut self, tracer: Option<Arc<Tracer>>) {
+        if tracer.is_some() || self.rare.is_some() {
+            self.rare.get_or_insert_default().tracer = tracer;
+        }
+        self.rare.take_if(|rare| rare.late.is_none() && rare.tracer.is_none());
+    }
+
+    /// Returns the deferred error.
+    fn late(&self) -> Option<&ReceiveError> {
+        self.rare.as_ref()?.late.as_ref()
+    }
+
+    /// Defers an error to the next read.
+    fn defer(&mut self, error: ReceiveError) {
+        self.rare.get_or_insert_default().late = Some(error);
     }
 
     /// Returns the number of bytes of an incomplete record.
@@ -100,7 +130,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
     pub(super) fn feed(&mut self, mut bytes: Vec<u8>) -> Vec<u8> {
         let mut plain = 0..0;
         if let Err(error) = self.open(&mut bytes, &mut plain) {
-            self.late = Some(Box::new(ReceiveError::Tls(error)));
+            self.defer(ReceiveError::Tls(error));
         }
         bytes[plain].to_vec()
     }
@@ -121,17 +151,20 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         if self.record_layer.peer_closed() {
             return Poll::Ready(Ok(Received::Closed));
         }
-        if let Some(late) = self.late.take_if(|late| matches!(**late, ReceiveError::Tls(_))) {
-            return Poll::Ready(Err(*late));
+        if let Some(rare) = &mut self.rare
+            && let Some(late) = rare.late.take_if(|late| matches!(late, ReceiveError::Tls(_)))
+        {
+            return Poll::Ready(Err(late));
         }
         let before = self.partial.len();
         scratch.incoming[..before].copy_from_slice(&self.partial);
         let mut buffer = ReadBuf::new(&mut scratch.incoming[before..before + read_bytes]);
-        ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer)).map_err(ReceiveError::Io)?;
+        let mut io = Mirrored::new(&mut self.io, tracer(&self.rare));
+        ready!(Pin::new(&mut io).poll_read(cx, &mut buffer)).map_err(ReceiveError::Io)?;
         let read = buffer.filled().len();
         if read == 0 {
-            return Poll::Ready(match self.late.take() {
-                Some(late) => Err(*late),
+            return Poll::Ready(match self.rare.as_mut().and_then(|rare| rare.late.take()) {
+                Some(late) => Err(late),
                 None if !self.partial.is_empty() => Err(ReceiveError::MidRecord),
                 None => Ok(Received::Truncated),
             });
@@ -142,7 +175,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
                 return Poll::Ready(Err(error));
             }
             // Data before the fault is as valid as if it had come alone.
-            self.late = Some(Box::new(error));
+            self.defer(error);
         }
         let ended = self.record_layer.peer_closed() && scratch.plain.is_empty();
         Poll::Ready(Ok(if ended { Received::Closed } else { Received::Some }))
@@ -151,7 +184,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
     /// Opens `incoming`, which starts with the incomplete record of the read before.
     fn open(&mut self, incoming: &mut [u8], plain: &mut Range<usize>) -> Result<(), rustls::Error> {
         self.partial = Box::default();
-        let left = self.record_layer.open(incoming, plain, self.unsent.tail())?;
+        let tracer = tracer(&self.rare);
+        let left = self.record_layer.open(incoming, plain, self.unsent.tail(), tracer)?;
         self.partial = incoming[incoming.len() - left..].into();
         Ok(())
     }
@@ -163,20 +197,22 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         plain: &[u8],
         sealed: &mut Vec<Vec<u8>>,
     ) -> Result<(), SendError> {
-        if matches!(self.late.as_deref(), Some(ReceiveError::Tls(_))) {
+        if matches!(self.late(), Some(ReceiveError::Tls(_))) {
             // The session has failed. The next read returns the error.
             return Err(SendError::Io(io::ErrorKind::BrokenPipe.into()));
         }
         // A cipher that failed, or a panic, may have left another connection's records.
         sealed.clear();
         self.record_layer.seal(plain, sealed).map_err(SendError::Seal)?;
-        let pushed = self.unsent.push_all(&mut self.io, cx, sealed);
+        let mut io = Mirrored::new(&mut self.io, tracer(&self.rare));
+        let pushed = self.unsent.push_all(&mut io, cx, sealed);
         pushed.map_err(|error| SendError::Io(self.failed(error)))
     }
 
     /// Writes everything that is queued.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.unsent.poll_flush(&mut self.io, cx).map_err(|error| self.failed(error))
+        let mut io = Mirrored::new(&mut self.io, tracer(&self.rare));
+        self.unsent.poll_flush(&mut io, cx).map_err(|error| self.failed(error))
     }
 
     /// Defers a reset that a failed write has noticed to the next read, unless the session has failed before:
@@ -185,20 +221,20 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
     /// A failed write consumes SO_ERROR, so that later reads return the remaining data and then EOF instead
     /// of ECONNRESET.
     fn failed(&mut self, write: io::Error) -> io::Error {
-        if let (None, Some(cut)) = (&self.late, socket::cut(&write)) {
-            self.late = Some(Box::new(ReceiveError::Io(cut.into())));
+        if let (None, Some(cut)) = (self.late(), socket::cut(&write)) {
+            self.defer(ReceiveError::Io(cut.into()));
         }
         write
     }
 
     /// Queues a close_notify.
     pub(crate) fn queue_close_notify(&mut self) {
-        self.record_layer.append_close_notify(self.unsent.tail());
+        self.record_layer.append_close_notify(self.unsent.tail(), tracer(&self.rare));
     }
 
     /// Queues the alert for `error`.
     pub(crate) fn queue_alert(&mut self, error: &rustls::Error) {
-        self.record_layer.append_final_alert(error, self.unsent.tail());
+        self.record_layer.append_final_alert(error, self.unsent.tail(), tracer(&self.rare));
     }
 
     /// Drops everything that is queued, if the client no longer reads.
@@ -216,11 +252,17 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
 
     /// Closes the connection after everything that is queued has been delivered.
     pub(crate) async fn close(mut self) {
+        let unsent = std::mem::take(&mut self.unsent);
+        let mut io = Mirrored::new(&mut self.io, tracer(&self.rare));
         if self.is_ended {
-            close::await_end(&mut self.io).await;
+            close::await_end(&mut io).await;
         } else {
-            let unsent = std::mem::take(&mut self.unsent);
-            close::linger(&mut self.io, unsent.rest()).await;
+            close::linger(&mut io, unsent.rest()).await;
         }
     }
+}
+
+/// Returns the tracer, without a borrow of the whole stream.
+fn tracer(rare: &Option<Box<Rare>>) -> Option<&Tracer> {
+    rare.as_ref()?.tracer.as_deref()
 }

@@ -8,7 +8,9 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::net::SocketAddr;
 
+use data_encoding::BASE64;
 use serde::{Serialize, Serializer};
 use zeroize::Zeroizing;
 
@@ -40,7 +42,7 @@ pub(crate) enum Step {
     ServerCertificate { subject: String, serial: String, not_after: String, key: &'static str },
     /// It has shown its own certificate.
     ClientCertificate(Box<ClientCertificateStep>),
-    /// An alert was sent by the device or by tlsidecar.
+    /// An alert was sent by the device or by tlsidecar, in the handshake or later. A close_notify ends a session in order.
     Alert { sender: Sender, alert: Cow<'static, str> },
     /// Its handshake is complete.
     Handshake(Box<HandshakeStep>),
@@ -52,6 +54,8 @@ pub(crate) enum Step {
     Bytes { bytes_to_backend: u64, bytes_to_client: u64 },
     /// A secret of its session, as a line of RFC 9850.
     Key { line: KeyLine },
+    /// Bytes that its socket has returned or taken.
+    Packet(PacketStep),
     /// It has ended.
     Closed(Box<ClosedStep>),
 }
@@ -105,6 +109,22 @@ pub(crate) struct HandshakeStep {
     pub(crate) identity: Option<Box<str>>,
     pub(crate) waited_ms: f64,
     pub(crate) crypto_ms: f64,
+}
+
+/// Bytes of one direction.
+#[derive(Debug, Serialize)]
+pub(crate) struct PacketStep {
+    pub(crate) sender: Sender,
+    /// The address of ours that the device has connected to.
+    pub(crate) local: Option<SocketAddr>,
+    /// Bytes of this sender before these. A gap is a loss.
+    pub(crate) offset: u64,
+    #[serde(rename = "data", serialize_with = "base64")]
+    pub(crate) bytes: Vec<u8>,
+}
+
+fn base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&BASE64.encode(bytes))
 }
 
 /// The end of a connection.

@@ -50,7 +50,7 @@ fn without_a_trace_nothing_is_made() {
 #[test]
 fn earlier_steps_are_sent_once_the_certificate_is_known_and_those_of_others_are_not() {
     let traces = Arc::<Traces>::default();
-    let mut trace = traces.start(by_identity("pump-7"), false).unwrap();
+    let mut trace = traces.start(by_identity("pump-7"), false, 0).unwrap();
     let (one, two) = (tracer(&traces, 1), tracer(&traces, 2));
     for tracer in [&one, &two] {
         tracer.on_peer(facts(0).peer);
@@ -68,7 +68,7 @@ fn earlier_steps_are_sent_once_the_certificate_is_known_and_those_of_others_are_
 #[test]
 fn a_refused_certificate_is_a_claim_and_a_failure_before_it_matches_by_the_last_address() {
     let traces = Arc::<Traces>::default();
-    let mut trace = traces.start(by_identity("pump-7"), false).unwrap();
+    let mut trace = traces.start(by_identity("pump-7"), false, 0).unwrap();
     let early = tracer(&traces, 1);
     early.end(end());
     assert_eq!(found(&mut trace), [], "its address is not known");
@@ -88,8 +88,8 @@ fn a_refused_certificate_is_a_claim_and_a_failure_before_it_matches_by_the_last_
 fn traces_tracers_and_kept_steps_are_bounded() {
     let traces = Arc::<Traces>::default();
     let running: Vec<_> =
-        (0..MAX_TRACES).map(|_| traces.start(by_identity("a"), false).unwrap()).collect();
-    assert!(traces.start(by_identity("a"), false).is_none());
+        (0..MAX_TRACES).map(|_| traces.start(by_identity("a"), false, 0).unwrap()).collect();
+    assert!(traces.start(by_identity("a"), false, 0).is_none());
     let tracers: Vec<_> = (0..MAX_TRACERS as u64).map(|id| tracer(&traces, id)).collect();
     assert!(traces.tracer(|| facts(0), || Arc::new(NoBytes)).is_none());
     assert_eq!(running[0].lost(), 1);
@@ -105,9 +105,9 @@ fn traces_tracers_and_kept_steps_are_bounded() {
 #[test]
 fn secrets_are_sent_only_to_a_trace_that_asks_for_them() {
     let traces = Arc::<Traces>::default();
-    let mut without = traces.start(by_identity("a"), false).unwrap();
+    let mut without = traces.start(by_identity("a"), false, 0).unwrap();
     assert!(!tracer(&traces, 1).has_keys());
-    let mut with = traces.start(by_identity("a"), true).unwrap();
+    let mut with = traces.start(by_identity("a"), true, 0).unwrap();
     let tracer = tracer(&traces, 2);
     assert!(tracer.has_keys());
     tracer.step(Step::Key { line: step::KeyLine::new("A", &[1], &[2]) });
@@ -120,14 +120,14 @@ fn the_connections_of_a_trace_that_has_ended_leave_room_for_those_of_the_next_on
     let traces = Arc::<Traces>::default();
     let by_listener =
         || SessionFilter { listener: Some("mqtt".into()), ..SessionFilter::default() };
-    let first = traces.start(by_listener(), true).unwrap();
+    let first = traces.start(by_listener(), true, 0).unwrap();
     let stay: Vec<_> = (0..MAX_TRACERS as u64).map(|id| tracer(&traces, id)).collect();
     stay.iter().skip(1).for_each(|tracer| tracer.on_peer(facts(0).peer));
     assert!(stay.iter().all(|tracer| tracer.has_keys()));
     drop(first);
     assert!(stay.iter().all(|tracer| tracer.is_over() && !tracer.has_keys()));
     assert!(stay[0].state.lock().kept.is_empty());
-    let mut next = traces.start(by_listener(), false).unwrap();
+    let mut next = traces.start(by_listener(), false, 0).unwrap();
     let later = tracer(&traces, u64::MAX);
     later.on_peer(facts(0).peer);
     assert_eq!((found(&mut next), next.lost()), (vec![(u64::MAX, Matched::Verified)], 0));
@@ -142,8 +142,8 @@ fn a_connection_that_ends_before_its_address_is_known_is_shown_to_a_trace_of_its
         listener: Some(listener.into()),
         ..SessionFilter::default()
     };
-    let mut own = traces.start(of("mqtt"), false).unwrap();
-    let mut other = traces.start(of("amqp"), false).unwrap();
+    let mut own = traces.start(of("mqtt"), false, 0).unwrap();
+    let mut other = traces.start(of("amqp"), false, 0).unwrap();
     tracer(&traces, 1).end(end());
     assert_eq!(found(&mut own), [(1, Matched::Verified); 2]);
     assert_eq!(found(&mut other), []);
@@ -153,7 +153,7 @@ fn a_connection_that_ends_before_its_address_is_known_is_shown_to_a_trace_of_its
 fn a_session_that_is_established_is_added_to_a_later_trace_once() {
     let traces = Arc::<Traces>::default();
     let counts: Arc<dyn Counted> = Arc::new(NoBytes);
-    let mut trace = traces.start(by_identity("pump-7"), false).unwrap();
+    let mut trace = traces.start(by_identity("pump-7"), false, 0).unwrap();
     let all = names("pump-7");
     let seen = Seen { listener: "mqtt", names: &all, peer: facts(1).peer, server_name: None };
     for _ in 0..2 {
@@ -162,4 +162,82 @@ fn a_session_that_is_established_is_added_to_a_later_trace_once() {
     assert_eq!(found(&mut trace), [(1, Matched::Verified)]);
     traces.established(&Seen { names: &[], ..seen }, || facts(2), &counts, end);
     assert_eq!(found(&mut trace), []);
+}
+
+/// Returns the offsets and lengths of the packets that a trace has.
+fn packets(trace: &mut RunningTrace) -> Vec<(u64, usize)> {
+    let steps = std::iter::from_fn(|| trace.next_now());
+    let packets = steps.filter_map(|traced| {
+        let Step::Packet(packet) = &*traced.step else { return None };
+        Some((packet.offset, packet.bytes.len()))
+    });
+    packets.collect()
+}
+
+#[test]
+fn bytes_are_kept_until_the_trace_selects_the_connection_and_only_for_one_that_wants_them() {
+    let traces = Arc::<Traces>::default();
+    let mut without = traces.start(by_identity("a"), false, 0).unwrap();
+    let unwanted = tracer(&traces, 1);
+    unwanted.mirror(Sender::Device, &[1; 10]);
+    assert_eq!(traces.kept_bytes.load(Ordering::Relaxed), 0);
+    let mut with = traces.start(by_identity("a"), false, 1 << 20).unwrap();
+    let (one, other) = (tracer(&traces, 2), tracer(&traces, 3));
+    for tracer in [&one, &other] {
+        tracer.mirror(Sender::Device, &[1; 20_000]);
+        tracer.mirror(Sender::Tlsidecar, &[2; 5]);
+    }
+    assert_eq!(packets(&mut with), []);
+    assert!(traces.kept_bytes.load(Ordering::Relaxed) > 40_000);
+    one.on_identity(&names("a"));
+    other.on_identity(&names("b"));
+    one.mirror(Sender::Device, &[1; 3]);
+    assert_eq!(packets(&mut with), [(0, 16_384), (16_384, 3616), (0, 5), (20_000, 3)]);
+    assert_eq!(packets(&mut without), []);
+    assert_eq!(with.packet_losses(), (0, false));
+    assert_eq!(traces.kept_bytes.load(Ordering::Relaxed), 0, "none is kept any more");
+}
+
+#[test]
+fn the_bytes_that_are_kept_are_bounded_for_a_connection_and_for_all_together() {
+    let traces = Arc::<Traces>::default();
+    let mut trace = traces.start(by_identity("a"), false, 1 << 30).unwrap();
+    let tracers: Vec<_> = (0..300).map(|id| tracer(&traces, id)).collect();
+    for _ in 0..200 {
+        tracers.iter().for_each(|tracer| tracer.mirror(Sender::Device, &[1; 1000]));
+    }
+    let kept = traces.kept_bytes.load(Ordering::Relaxed);
+    assert!((15 << 20..=16 << 20).contains(&kept), "{kept}");
+    tracers[0].on_identity(&names("a"));
+    let found = packets(&mut trace);
+    assert!(found.len() < 110 && found.windows(2).all(|pair| pair[1].0 == pair[0].0 + 1000));
+    assert_eq!(trace.packet_losses(), (200 - found.len() as u64, false));
+    drop((tracers, trace));
+    assert_eq!(traces.kept_bytes.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn packets_of_a_slow_reader_are_bounded_by_their_bytes_and_leave_room_for_steps() {
+    let traces = Arc::<Traces>::default();
+    let all = || SessionFilter { listener: Some("mqtt".into()), ..SessionFilter::default() };
+    let mut trace = traces.start(all(), false, 1 << 30).unwrap();
+    let first = tracer(&traces, 1);
+    first.on_peer(facts(0).peer);
+    first.mirror(Sender::Device, &[1; 8 << 20]);
+    for _ in 0..MAX_WAITING {
+        first.mirror(Sender::Tlsidecar, &[2]);
+    }
+    first.end(end());
+    assert_eq!(trace.lost(), 0, "no step");
+    let found = packets(&mut trace);
+    assert_eq!(found.iter().map(|(_, bytes)| bytes).sum::<usize>(), 4 << 20);
+    assert!(trace.packet_losses().0 > 256);
+    let mut bounded = traces.start(all(), false, 100).unwrap();
+    let second = tracer(&traces, 2);
+    second.on_peer(facts(0).peer);
+    for bytes in [60, 60, 1] {
+        second.mirror(Sender::Device, &vec![3; bytes]);
+    }
+    assert_eq!(packets(&mut bounded), [(0, 60)]);
+    assert_eq!(bounded.packet_losses(), (0, true));
 }

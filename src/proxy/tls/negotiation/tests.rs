@@ -32,6 +32,7 @@ fn accepting(snapshot: Arc<Snapshot>) -> (DuplexStream, tokio::task::JoinHandle<
             &snapshot.listener,
             Share::default(),
             handshake::Kernel::NONE,
+            None,
         )
         .await?;
         started.accept(&snapshot, &0, None).await.0
@@ -303,7 +304,7 @@ async fn a_handshake_pauses_between_records_that_cost_much() {
     let (_device, ours) = duplex(1 << 20);
     let ours_config = Arc::clone(&snapshot.policy().server_configs.server_order);
     let sent_sizes = SentSizes { max: 1 << 14, starts_small: false };
-    let mut negotiation = Negotiation::new(ours, ours_config, sent_sizes).unwrap();
+    let mut negotiation = Negotiation::new(ours, ours_config, sent_sizes, None).unwrap();
     // A change_cipher_spec may follow the hello, which costs a signature.
     let records = [&sent[..], &[20, 3, 3, 0, 1, 1]].concat();
     let version = ProtocolVersion::TLSv1_3;

@@ -41,6 +41,7 @@ async fn connected(snapshot: &Snapshot, connector: TlsConnector) -> (Device<Dupl
             &snapshot.listener,
             Share::default(),
             handshake::Kernel::NONE,
+            None,
         )
         .await
         .unwrap();

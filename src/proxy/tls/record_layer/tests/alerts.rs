@@ -2,7 +2,13 @@
 //!
 //! **Not here.** The alert of each fault (`tests.rs`).
 
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
 use super::*;
+use crate::sessions::filter::SessionFilter;
+use crate::sessions::trace::{Counted, Facts, RunningTrace, Traces};
 
 #[tokio::test(start_paused = true)]
 async fn tls_1_2_allows_four_warnings_and_tls_1_3_none_but_user_canceled() {
@@ -161,4 +167,50 @@ async fn an_alert_of_another_length_is_refused() {
         let answer = final_alert(&mut client, &mut ours, &error).await;
         assert_eq!(answer, alert(AlertDescription::DecodeError));
     }
+}
+
+/// Returns the alerts in the steps of a trace.
+fn alerts(trace: &mut RunningTrace) -> Vec<Value> {
+    let steps = std::iter::from_fn(|| trace.next_now());
+    let steps = steps.map(|traced| serde_json::to_value(&*traced.step).unwrap());
+    steps.filter(|step| step["step"] == "alert").collect()
+}
+
+#[tokio::test]
+async fn a_trace_has_the_alerts_of_both_sides() {
+    struct NoBytes;
+    impl Counted for NoBytes {
+        fn counts(&self) -> [u64; 2] {
+            [0; 2]
+        }
+    }
+    let peer = ([192, 0, 2, 7], 1).into();
+    let facts = Facts { connection: 1, listener: "test".into(), peer, opened: Instant::now() };
+    let traces = Arc::<Traces>::default();
+    let mut trace = traces.start(SessionFilter::default(), false, 0).unwrap();
+    let tracer = traces.tracer(|| facts, || Arc::new(NoBytes));
+    tracer.as_ref().unwrap().on_peer(peer);
+    let step =
+        |sender: &str, alert: &str| json!({"step": "alert", "sender": sender, "alert": alert});
+
+    let (mut client, mut ours) = TestClient::tls12().await;
+    ours.trace(tracer.clone());
+    client.send(ContentType::Handshake, &[1, 0, 0, 1, 0]).await;
+    assert_eq!(receive(&mut ours).await, some(b""));
+    assert_eq!(alerts(&mut trace), [step("tlsidecar", "no_renegotiation")]);
+    client.send(ContentType::Alert, &[WARNING, u8::from(AlertDescription::UserCanceled)]).await;
+    assert_eq!(receive(&mut ours).await, some(b""));
+    assert_eq!(alerts(&mut trace), [step("device", "user_canceled")]);
+    client.send(ContentType::Alert, &[FATAL, u8::from(AlertDescription::UnknownCA)]).await;
+    let error = receive(&mut ours).await.unwrap_err();
+    ours.queue_alert(&error);
+    assert_eq!(alerts(&mut trace), [step("device", "unknown_ca")], "it is not answered");
+
+    let (mut client, mut ours) = TestClient::tls13().await;
+    ours.trace(tracer);
+    client.send(ContentType::Handshake, &[FINISHED, 0, 0, 0]).await;
+    let error = receive(&mut ours).await.unwrap_err();
+    ours.queue_alert(&error);
+    ours.queue_close_notify();
+    assert_eq!(alerts(&mut trace), [step("tlsidecar", "unexpected_message")], "it is the last one");
 }

@@ -173,7 +173,7 @@ async fn two_key_updates_have_one_answer() {
 /// Lets the record layer process a record, as if it had been opened.
 fn process(session: &mut RecordLayer, kind: ContentType, payload: &[u8]) -> Result<(), Error> {
     let record = OpenedRecord { kind, payload };
-    session.process(&record, &mut Vec::new())
+    session.process(&record, &mut Vec::new(), None)
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,239 @@
+//! A capture of traced connections, which Wireshark opens: TCP segments with the bytes of their sockets.
+//!
+//! The bytes are real; the headers around them are made. Each sender's segments are numbered by its bytes, so that lost packets
+//! are a gap, as in any capture.
+//!
+//! **Promises.** The file is private. Secrets are in it only if they were asked for, and before the packets that need them.
+//!
+//! **Not here.** The blocks of the file (`pcapng.rs`), the bytes (`sessions/trace/packets.rs`).
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
+
+use data_encoding::BASE64;
+use etherparse::{PacketBuilder, PacketBuilderStep, TcpHeader};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::pcapng;
+
+/// Addresses of the two sides, which are administered locally: IEEE 802 section 8.4.
+const DEVICE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+const TTL: u8 = 64;
+const WINDOW: u16 = u16::MAX;
+
+/// A capture in progress.
+pub(super) struct Capture {
+    file: File,
+    /// The file gets the secrets of the connections.
+    has_secrets: bool,
+    connections: HashMap<u64, Connection>,
+    /// Connections whose secrets are all known before their first packet.
+    complete: HashSet<u64>,
+}
+
+/// The state of a connection.
+struct Connection {
+    device: SocketAddr,
+    ours: SocketAddr,
+    /// The next bytes of the device, and of tlsidecar.
+    next: [u64; 2],
+    /// Blocks that wait for secrets. None if they wait no longer.
+    held: Option<Vec<u8>>,
+}
+
+/// The sender of a segment.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Sender {
+    Device,
+    Tlsidecar,
+}
+
+/// The keys of a step that are needed.
+#[derive(Deserialize)]
+struct Packet {
+    connection: u64,
+    peer: SocketAddr,
+    local: Option<SocketAddr>,
+    at: f64,
+    sender: Sender,
+    offset: u64,
+    data: String,
+}
+
+/// The parts of a segment that differ.
+#[derive(Clone, Copy, Default)]
+struct Flags {
+    syn: bool,
+    ack: bool,
+    fin: bool,
+    push: bool,
+}
+
+impl Capture {
+    /// Begins a capture in a file, behind what it contains.
+    pub(super) fn begin(mut file: File, has_secrets: bool) -> io::Result<Self> {
+        file.write_all(&pcapng::start())?;
+        Ok(Self { file, has_secrets, connections: HashMap::new(), complete: HashSet::new() })
+    }
+
+    /// Adds a step of a connection.
+    pub(super) fn step(&mut self, kind: &str, step: &Value) -> io::Result<()> {
+        match kind {
+            "packet" => self.packet(step),
+            "key" if self.has_secrets => self.secret(step["line"].as_str().unwrap_or_default()),
+            // All secrets are known.
+            "handshake" => {
+                self.complete.extend(step["connection"].as_u64());
+                self.release(step)
+            }
+            "closed" => {
+                self.release(step)?;
+                self.closed(step)
+            }
+            "ended" => {
+                let held = self.connections.values_mut().filter_map(|one| one.held.take());
+                self.file.write_all(&held.flatten().collect::<Vec<_>>())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds a secret, as a line of a key log.
+    fn secret(&mut self, line: &str) -> io::Result<()> {
+        self.file.write_all(&pcapng::secrets(format!("{line}\n").as_bytes()))
+    }
+
+    /// Adds the packets of a connection that have waited for its secrets.
+    fn release(&mut self, step: &Value) -> io::Result<()> {
+        let id = step["connection"].as_u64();
+        let held = id.and_then(|id| self.connections.get_mut(&id)?.held.take());
+        self.file.write_all(&held.unwrap_or_default())
+    }
+
+    /// Adds the bytes of a step `packet`. A step that cannot be read is of a later version.
+    ///
+    /// In TLS 1.2 the secret is known after the device's last flight was read. Wireshark needs it before.
+    fn packet(&mut self, step: &Value) -> io::Result<()> {
+        let Ok(packet) = Packet::deserialize(step) else { return Ok(()) };
+        let Ok(bytes) = BASE64.decode(packet.data.as_bytes()) else { return Ok(()) };
+        let mut blocks = Vec::new();
+        if !self.connections.contains_key(&packet.connection) {
+            let mut connection = Connection::between(packet.peer, packet.local);
+            let waits = self.has_secrets && !self.complete.contains(&packet.connection);
+            connection.held = waits.then(Vec::new);
+            if packet.offset == 0 {
+                connection.open(packet.at, &mut blocks);
+            }
+            self.connections.insert(packet.connection, connection);
+        }
+        if let Some(connection) = self.connections.get_mut(&packet.connection) {
+            let place = usize::from(matches!(packet.sender, Sender::Tlsidecar));
+            connection.next[place] = packet.offset;
+            let flags = Flags { ack: true, push: true, ..Flags::default() };
+            blocks.extend(connection.segment(packet.sender, flags, packet.at, &bytes));
+            connection.next[place] += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            if let Some(held) = &mut connection.held {
+                held.append(&mut blocks);
+            }
+        }
+        self.file.write_all(&blocks)
+    }
+
+    /// Adds the end of a connection.
+    fn closed(&mut self, step: &Value) -> io::Result<()> {
+        let id = step["connection"].as_u64().unwrap_or_default();
+        self.complete.remove(&id);
+        let Some(connection) = self.connections.remove(&id) else { return Ok(()) };
+        let at = step["at"].as_f64().unwrap_or_default();
+        let flags = Flags { fin: true, ack: true, ..Flags::default() };
+        let ends = [Sender::Tlsidecar, Sender::Device];
+        let blocks = ends.map(|sender| connection.segment(sender, flags, at, &[]));
+        self.file.write_all(&blocks.concat())
+    }
+}
+
+impl Connection {
+    /// Returns a connection of which nothing was sent. Both addresses are of one family.
+    fn between(device: SocketAddr, ours: Option<SocketAddr>) -> Self {
+        let unknown = SocketAddr::new(device.ip(), 0);
+        let (device, ours) = match (device, ours.unwrap_or(unknown)) {
+            (device @ SocketAddr::V4(_), ours @ SocketAddr::V4(_))
+            | (device @ SocketAddr::V6(_), ours @ SocketAddr::V6(_)) => (device, ours),
+            // A proxy before tlsidecar has stated the device's address.
+            (device, ours) => (mapped(device), mapped(ours)),
+        };
+        Self { device, ours, next: [0; 2], held: None }
+    }
+
+    /// Adds the segments that open the connection.
+    fn open(&self, at: f64, blocks: &mut Vec<u8>) {
+        let syn = Flags { syn: true, ..Flags::default() };
+        blocks.extend(self.segment(Sender::Device, syn, at, &[]));
+        blocks.extend(self.segment(Sender::Tlsidecar, Flags { ack: true, ..syn }, at, &[]));
+        let ack = Flags { ack: true, ..Flags::default() };
+        blocks.extend(self.segment(Sender::Device, ack, at, &[]));
+    }
+
+    /// Returns the block of a segment with the next bytes of its sender.
+    fn segment(&self, sender: Sender, flags: Flags, at: f64, bytes: &[u8]) -> Vec<u8> {
+        // The number of a SYN is 0, and that of the first byte 1: RFC 9293 section 3.4.
+        let [device, ours] = self.next.map(|next| sequence(next + 1));
+        let (from, to, sequence, acknowledged) = match sender {
+            Sender::Device => (self.device, self.ours, device, ours),
+            Sender::Tlsidecar => (self.ours, self.device, ours, device),
+        };
+        let mut header = TcpHeader::new(from.port(), to.port(), sequence, WINDOW);
+        if flags.syn {
+            header.sequence_number = 0;
+        }
+        (header.syn, header.ack, header.fin, header.psh) =
+            (flags.syn, flags.ack, flags.fin, flags.push);
+        header.acknowledgment_number = if flags.ack { acknowledged } else { 0 };
+        let macs = match sender {
+            Sender::Device => [DEVICE_MAC, OUR_MAC],
+            Sender::Tlsidecar => [OUR_MAC, DEVICE_MAC],
+        };
+        pcapng::packet(at, &frame(macs, (from.ip(), to.ip()), header, bytes))
+    }
+}
+
+/// Returns an Ethernet frame with a segment.
+fn frame(
+    [from_mac, to_mac]: [[u8; 6]; 2],
+    addresses: (IpAddr, IpAddr),
+    header: TcpHeader,
+    bytes: &[u8],
+) -> Vec<u8> {
+    let ethernet = PacketBuilder::ethernet2(from_mac, to_mac);
+    let packet: PacketBuilderStep<TcpHeader> = match addresses {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            ethernet.ipv4(from.octets(), to.octets(), TTL).tcp_header(header)
+        }
+        (from, to) => ethernet.ipv6(octets(from), octets(to), TTL).tcp_header(header),
+    };
+    let mut frame = Vec::with_capacity(packet.size(bytes.len()));
+    packet.write(&mut frame, bytes).expect("a segment of 16 KiB fits into a packet");
+    frame
+}
+
+fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+fn mapped(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(IpAddr::from(octets(address.ip())), address.port())
+}
+
+/// Returns the number of a byte, which wraps: RFC 9293 section 3.4.
+fn sequence(byte: u64) -> u32 {
+    u32::try_from(byte % (1 << 32)).expect("a remainder of 2^32")
+}
