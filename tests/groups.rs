@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tlsidecar::terms::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
@@ -185,6 +186,20 @@ async fn a_group_at_the_end_of_a_long_list_is_taken_and_both_sides_sign_the_whol
     let seen = handshake(proxy.address, &authority, &listed, FOREIGN.name(), None).await;
     let kind = HandshakeKind::FullWithHelloRetryRequest;
     assert_eq!((seen.kind, seen.group, seen.flights), (kind, NamedGroup::secp384r1, 3));
+}
+
+#[tokio::test]
+async fn a_device_that_leaves_after_a_request_for_another_share_is_no_health_check() {
+    let authority = Authority::new("ca");
+    let proxy = Proxy::start(Backend::echo().await.config(), &authority.server());
+    let mut tcp = TcpStream::connect(proxy.address).await.unwrap();
+    let (groups, schemes, shares) = (vector16(&[0, 29, 0, 23]), vector16(&[4, 3]), vector16(&[]));
+    let extensions = [(10, &groups[..]), (13, &schemes), (43, &[2, 3, 4]), (51, &shares)];
+    tcp.write_all(&extended_hello([3, 3], &[[0x13, 1]], &extensions)).await.unwrap();
+    let read = within("the request", tcp.read(&mut [0; 1 << 12])).await.unwrap();
+    assert!(read > 0);
+    drop(tcp);
+    proxy.end_with(Reason::ClientTlsEof, 1).await;
 }
 
 #[tokio::test]

@@ -158,6 +158,8 @@ pub(crate) async fn read<Io: AsyncRead + Unpin>(
     limits: HelloLimits,
     memory: &Share,
 ) -> Result<Hello, HelloError> {
+    // A client that has answered nothing to a HelloRetryRequest has sent bytes before.
+    let nothing_came = |received| between == Between::Nothing && received == 0;
     let mut partial = PartialHello::new(limits.max_bytes, between);
     let mut until = limits.deadline;
     let mut received = carried.len();
@@ -168,16 +170,16 @@ pub(crate) async fn read<Io: AsyncRead + Unpin>(
             Ok(Ok(read)) => read,
             // Load balancers end their health checks by a reset or by a close.
             Ok(Err(HelloError::Io(error)))
-                if received == 0 && error.kind() == io::ErrorKind::ConnectionReset =>
+                if nothing_came(received) && error.kind() == io::ErrorKind::ConnectionReset =>
             {
                 return Err(HelloError::Probe);
             }
             Ok(Err(error)) => return Err(error),
-            Err(_) if received == 0 => return Err(HelloError::Silent),
+            Err(_) if nothing_came(received) => return Err(HelloError::Silent),
             Err(_) => return Err(HelloError::Slow { received }),
         };
         match read {
-            Read::End if received == 0 => return Err(HelloError::Probe),
+            Read::End if nothing_came(received) => return Err(HelloError::Probe),
             Read::End => return Err(HelloError::Eof { received }),
             Read::Some(bytes) => {
                 if received == 0 {

@@ -80,9 +80,10 @@ pub(crate) async fn rehearse(
 /// Returns the refusal, unless the client only has not gone on after the answer: a flight, or a HelloRetryRequest.
 fn judged(failed: &FailedHandshake) -> Result<(), RefusedOffer> {
     let reason = failed.reason();
-    let is_answered = [Reason::ClientTlsEof, Reason::ClientProbe].contains(&reason);
-    let refused = || RefusedOffer { reason, cause: failed.to_string() };
-    if is_answered { Ok(()) } else { Err(refused()) }
+    if reason == Reason::ClientTlsEof {
+        return Ok(());
+    }
+    Err(RefusedOffer { reason, cause: failed.to_string() })
 }
 
 /// Returns a ClientHello of a class: RFC 8446 section 4.1.2.
