@@ -189,6 +189,43 @@ async fn a_group_at_the_end_of_a_long_list_is_taken_and_both_sides_sign_the_whol
 }
 
 #[tokio::test]
+async fn a_long_list_without_an_accepted_group_is_refused_like_a_short_one() {
+    let authority = Authority::new("ca");
+    let proxy = Proxy::start(Backend::echo().await.config(), &authority.server());
+    for (count, refused) in [(1, 1), (5000, 2)] {
+        let groups: Vec<_> = (0x6000..0x6000 + count).flat_map(u16::to_be_bytes).collect();
+        let (groups, schemes, shares) = (vector16(&groups), vector16(&[4, 3]), vector16(&[]));
+        let extensions = [(10, &groups[..]), (13, &schemes), (43, &[2, 3, 4]), (51, &shares)];
+        let mut tcp = TcpStream::connect(proxy.address).await.unwrap();
+        tcp.write_all(&extended_hello([3, 3], &[[0x13, 1]], &extensions)).await.unwrap();
+        let mut answer = Vec::new();
+        within("it is closed", tcp.read_to_end(&mut answer)).await.unwrap();
+        assert!(answer.ends_with(&alert(40)), "{count}: {answer:?}");
+        proxy.end_with(Reason::ClientTlsIncompatible, refused).await;
+    }
+}
+
+#[tokio::test]
+async fn a_second_hello_cannot_list_other_groups_than_the_first_one() {
+    let authority = Authority::new("ca");
+    let proxy = Proxy::start(Backend::echo().await.config(), &authority.server());
+    let mut tcp = TcpStream::connect(proxy.address).await.unwrap();
+    let hello = |group: [u8; 2], shares: &[u8]| {
+        let (groups, schemes) = (vector16(&group), vector16(&[4, 3]));
+        let extensions = [(10, &groups[..]), (13, &schemes), (43, &[2, 3, 4]), (51, shares)];
+        extended_hello([3, 3], &[[0x13, 1]], &extensions)
+    };
+    tcp.write_all(&hello([0, 29], &vector16(&[]))).await.unwrap();
+    let read = within("the request", tcp.read(&mut [0; 1 << 12])).await.unwrap();
+    assert!(read > 0);
+    let share = vector16(&[&[0, 23][..], &vector16(&[&[4][..], &[9; 64]].concat())].concat());
+    tcp.write_all(&hello([0, 23], &share)).await.unwrap();
+    let mut answer = Vec::new();
+    within("it is closed", tcp.read_to_end(&mut answer)).await.unwrap();
+    assert!(answer.ends_with(&alert(47)), "{answer:?}");
+}
+
+#[tokio::test]
 async fn a_device_that_leaves_after_a_request_for_another_share_is_no_health_check() {
     let authority = Authority::new("ca");
     let proxy = Proxy::start(Backend::echo().await.config(), &authority.server());

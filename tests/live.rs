@@ -189,7 +189,7 @@ async fn without_a_recheck_devices_are_refused_at_the_next_connection_and_not_en
     let (code, text, errors) = scene.run(candidate, &[]);
     assert_eq!(code, 0, "{text}{errors}");
     let first = "live: 3 session(s): 0 would be ended; 1 more would be refused at the next connection \
-                 (client_cert_revoked 1)\nlive: refused: client_cert_revoked: pump-2 from 127.0.0.1:";
+                 (client_cert_revoked 1)\nlive: refused: client_cert_revoked: \"pump-2\" from 127.0.0.1:";
     assert!(text.contains(first), "{text}");
 }
 

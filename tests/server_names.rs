@@ -14,12 +14,18 @@ use crate::support::{Authority, Backend, Proxy, Sidecar, file};
 
 /// Returns a ClientHello that requests this server name.
 fn hello(name: &[u8], is_tls13: bool) -> Vec<u8> {
+    hello_with(name, is_tls13, &[])
+}
+
+/// Returns a ClientHello that requests this server name and has empty extensions of these types.
+fn hello_with(name: &[u8], is_tls13: bool, more: &[u16]) -> Vec<u8> {
     let name = vector16(&[&[0][..], &vector16(name)].concat());
     let share = vector16(&[&[0, 29][..], &vector16(&[9; 32])].concat());
     let (groups, schemes) = (vector16(&[0, 29]), vector16(&[4, 3]));
     let both = [(0, &name[..]), (10, &groups), (13, &schemes)];
     let of_tls13 = [(43, &[2, 3, 4][..]), (51, &share)];
-    let extensions = [&both[..], if is_tls13 { &of_tls13 } else { &[] }].concat();
+    let more: Vec<_> = more.iter().map(|kind| (*kind, &[][..])).collect();
+    let extensions = [&both[..], if is_tls13 { &of_tls13 } else { &[] }, &more].concat();
     extended_hello([3, 3], &[if is_tls13 { [0x13, 1] } else { [0xc0, 0x2b] }], &extensions)
 }
 
@@ -83,6 +89,18 @@ async fn a_name_that_is_no_dns_name_gets_the_default_certificate_and_is_logged_e
         let has_default = answer.windows(default.len()).any(|part| part == &*default);
         assert!(has_default, "{shown}: {}", answer.escape_ascii());
         sidecar.until(&shown, |log| lines(log) == 2);
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_uses_all_reserved_extension_types_gets_the_default_certificate_as_well() {
+    let authority = Authority::new("ca");
+    let proxy = Proxy::start(Backend::echo().await.config(), &authority.server());
+    let reserved: Vec<_> = (0..16).map(|n| 0x1010 * n + 0x0a0a).collect();
+    for is_tls13 in [false, true] {
+        let answer =
+            flight(proxy.address, &hello_with(b"10.0.0.1:8883", is_tls13, &reserved)).await;
+        assert_eq!(answer[0], 22, "{answer:?}");
     }
 }
 

@@ -84,15 +84,18 @@ pub(crate) async fn judge(
     judgement
 }
 
-/// Judges offers by the snapshots of a candidate, each with the server name and the protocol of its example.
+/// Judges offers by the snapshots of a candidate, each with the server name and the protocol of its example. Returns those
+/// that it would refuse, and the number of those that it cannot judge by their listeners: the candidate has no such
+/// listener, or the offer is of another version of the program.
 pub(crate) async fn judge_offers(
     candidate: &[Snapshot],
     offers: &[OfferFacts],
-) -> Vec<AffectedOffer> {
-    let mut affected = Vec::new();
+) -> (Vec<AffectedOffer>, BTreeMap<String, usize>) {
+    let (mut affected, mut unjudged) = (Vec::new(), BTreeMap::new());
     for (place, offer) in offers.iter().enumerate() {
         let (Some(snapshot), Some(class)) = (find(candidate, &offer.listener), offer.class())
         else {
+            *unjudged.entry(offer.listener.clone()).or_default() += 1;
             continue;
         };
         let (server_name, alpn) = (offer.example.sni.as_deref(), offer.example.alpn.as_deref());
@@ -100,7 +103,7 @@ pub(crate) async fn judge_offers(
         let refused = rehearse(snapshot, client).await.err();
         affected.extend(refused.map(|refused| AffectedOffer { place, refused }));
     }
-    affected
+    (affected, unjudged)
 }
 
 fn find<'a>(candidate: &'a [Snapshot], listener: &str) -> Option<&'a Snapshot> {

@@ -25,6 +25,7 @@ mod record_limit;
 mod rules;
 
 use std::future::poll_fn;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::pin::Pin;
 use std::task::{Poll, ready};
@@ -120,6 +121,8 @@ pub(crate) struct Hello {
     pub(crate) early_data: bool,
     /// The longest records that the client accepts.
     pub(crate) record_limit: RecordLimit,
+    /// A hash of the groups that the client lists.
+    pub(crate) groups_hash: u64,
     /// The time of the client's clock, in Unix time, if it sends a plausible one.
     pub(crate) client_time: Option<u32>,
 }
@@ -241,6 +244,7 @@ impl Hello {
             offers_resumption: false,
             early_data: false,
             record_limit: RecordLimit::default(),
+            groups_hash: 0,
             client_time: None,
         };
         if let Ok(parsed) = ClientHello::parse(&message) {
@@ -270,6 +274,7 @@ impl Hello {
         self.offers_resumption = has_ticket || extensions.pre_shared_key.is_some();
         self.early_data = extensions.early_data.is_some();
         self.record_limit = RecordLimit::of(extensions);
+        self.groups_hash = hash(extensions.supported_groups);
         self.client_time = client_time::of(parsed, self.version, SystemTime::now());
     }
 
@@ -326,6 +331,12 @@ impl Hello {
     pub(crate) fn check(&self, accepted: AcceptedVersions) -> Result<ProtocolVersion, HelloFault> {
         rules::check(&ClientHello::parse(&self.message)?, accepted)
     }
+}
+
+fn hash(value: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn escaped(name: &[u8]) -> Box<str> {

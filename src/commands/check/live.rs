@@ -19,7 +19,7 @@ use crate::runtime::{self, RuntimeError};
 use crate::sessions::facts::{BadPage, FactsPage, RemoteSession};
 use crate::sessions::offer_facts::{OfferFacts, OffersPage};
 use crate::terms::reason::Reason;
-use crate::text::one_line;
+use crate::text::for_terminal;
 use crate::trust::snapshot::Snapshot;
 
 /// The devices that the text lists.
@@ -73,8 +73,10 @@ struct AffectedDevice {
 /// The offers of the last 24 hours.
 #[derive(Serialize)]
 struct OffersReport {
-    /// The number of offers.
+    /// The number of offers that were judged.
     count: usize,
+    /// The number of offers that were not judged, by their listeners.
+    unjudged: BTreeMap<String, usize>,
     /// The offers that were not counted, since the start of the sidecar.
     replaced: u64,
     refused: Vec<RefusedClass>,
@@ -99,8 +101,8 @@ pub(super) fn compare(candidate: &[Snapshot], admin: &AdminArgs) -> Result<LiveR
         let (sessions, now) = sessions(&port).await?;
         let offers: OffersPage = port.json(Method::GET, "/offers").await?;
         let judgement = live::judge(candidate, &sessions, now).await;
-        let refused = live::judge_offers(candidate, &offers.offers).await;
-        let offers = OffersReport::new(&refused, &offers);
+        let (refused, unjudged) = live::judge_offers(candidate, &offers.offers).await;
+        let offers = OffersReport::new(&refused, unjudged, &offers);
         Ok(LiveReport::new(&judgement, &sessions, offers))
     })
 }
@@ -173,8 +175,8 @@ impl LiveReport {
         }
         lines.extend(offers.lines());
         lines.extend(unjudged.iter().map(|(listener, count)| {
-            let listener = one_line(listener);
-            format!("live: {count} session(s) of listener {listener:?}, which is not in this configuration, were not judged")
+            let listener = for_terminal(listener);
+            format!("live: {count} session(s) of listener \"{listener}\", which is not in this configuration, were not judged")
         }));
         lines
     }
@@ -195,24 +197,35 @@ impl EffectCounts {
 }
 
 impl OffersReport {
-    fn new(refused: &[AffectedOffer], offers: &OffersPage) -> Self {
+    fn new(
+        refused: &[AffectedOffer],
+        unjudged: BTreeMap<String, usize>,
+        offers: &OffersPage,
+    ) -> Self {
         let refused = refused.iter().map(|affected| RefusedClass {
             reason: affected.refused.reason.as_str(),
             cause: affected.refused.cause.clone(),
             offer: offers.offers[affected.place].clone(),
         });
-        let (count, replaced) = (offers.offers.len(), offers.replaced);
-        Self { count, replaced, refused: refused.collect() }
+        let count = offers.offers.len() - unjudged.values().sum::<usize>();
+        Self { count, unjudged, replaced: offers.replaced, refused: refused.collect() }
     }
 
     fn lines(&self) -> impl Iterator<Item = String> {
-        let Self { count, refused, .. } = self;
+        let Self { count, unjudged, refused, .. } = self;
         let handshakes: u64 = refused.iter().map(|one| one.offer.handshakes).sum();
         let first = format!(
             "live: {count} offer(s) in the last 24 h: {} would be refused, of {handshakes} handshake(s)",
             refused.len()
         );
-        [first].into_iter().chain(refused.iter().map(RefusedClass::line))
+        let more = refused.len().checked_sub(MAX_LISTED).filter(|more| *more > 0);
+        let more = more.map(|more| format!("live: and {more} more, which --output json lists"));
+        let unjudged = unjudged.iter().map(|(listener, count)| {
+            let listener = for_terminal(listener);
+            format!("live: {count} offer(s) of listener \"{listener}\" were not judged")
+        });
+        let refused = refused.iter().take(MAX_LISTED).map(RefusedClass::line);
+        [first].into_iter().chain(refused).chain(more).chain(unjudged)
     }
 }
 
@@ -220,24 +233,29 @@ impl RefusedClass {
     fn line(&self) -> String {
         let Self { reason, cause, offer } = self;
         let OfferFacts { listener, handshakes, versions, example, .. } = offer;
-        let identity = example.identity.as_deref().unwrap_or("-");
-        let (versions, peer) = (versions.join(" and "), example.peer);
-        one_line(&format!(
-            "live: refused: {reason}: {handshakes} handshake(s) with TLS {versions} on listener {listener:?}, such as \
+        let (identity, peer) = (quoted(example.identity.as_deref()), example.peer);
+        let (versions, listener) = (for_terminal(&versions.join(" and ")), for_terminal(listener));
+        let cause = for_terminal(cause);
+        format!(
+            "live: refused: {reason}: {handshakes} handshake(s) with TLS {versions} on listener \"{listener}\", such as \
              {identity} from {peer}: {cause}"
-        ))
-        .into_owned()
+        )
     }
 }
 
 impl AffectedDevice {
     fn line(&self) -> String {
         let Self { effect, reason, id, listener, identity, peer, sni: _, cause } = self;
-        let identity = identity.as_deref().unwrap_or("-");
-        let cause = cause.as_ref().map(|cause| format!(": {cause}")).unwrap_or_default();
-        one_line(&format!(
-            "live: {effect}: {reason}: {identity} from {peer}, session {id} of listener {listener:?}{cause}"
-        ))
-        .into_owned()
+        let (identity, listener) = (quoted(identity.as_deref()), for_terminal(listener));
+        let cause = cause.as_ref().map(|cause| format!(": {}", for_terminal(cause)));
+        let cause = cause.unwrap_or_default();
+        format!(
+            "live: {effect}: {reason}: {identity} from {peer}, session {id} of listener \"{listener}\"{cause}"
+        )
     }
+}
+
+/// Returns an identity in quotation marks, which a device can choose together with a CA; a dash without one.
+fn quoted(identity: Option<&str>) -> String {
+    identity.map_or_else(|| "-".to_owned(), |name| format!("\"{}\"", for_terminal(name)))
 }

@@ -32,6 +32,8 @@ pub(super) struct Selection<'a> {
     /// The place of the route; none for the listener's own backend.
     pub(super) route: Option<usize>,
     pub(super) policy: &'a Policy,
+    /// A hash of the groups in the first ClientHello.
+    groups_hash: u64,
     /// The earlier certificates of a rollout, if the client gets them.
     earlier: Option<&'a EarlierCertificates>,
 }
@@ -41,7 +43,8 @@ impl<'a> Selection<'a> {
     pub(super) fn of(hello: &Hello, snapshot: &'a Snapshot) -> Self {
         let alpn = hello.select(&snapshot.listener.tls.alpn);
         let route = snapshot.route(hello.server_name.as_deref(), alpn);
-        Self { snapshot, route, policy: snapshot.policy_of(route), earlier: None }
+        let (policy, groups_hash) = (snapshot.policy_of(route), hello.groups_hash);
+        Self { snapshot, route, policy, groups_hash, earlier: None }
     }
 
     /// Selects the certificates of a client by its address. Returns its place in a rollout, if there is one.
@@ -126,6 +129,10 @@ impl<'a> Selection<'a> {
     pub(super) fn reopening(&self, second: &mut Hello) -> Result<Opening, HelloFault> {
         if Self::of(second, self.snapshot).route != self.route {
             return Err(HelloFault::Illegal("another server name or protocol than the first one"));
+        }
+        // rustls would take a group from the new list.
+        if second.groups_hash != self.groups_hash {
+            return Err(HelloFault::Illegal("other groups than the first one"));
         }
         self.shown(second, Round::Second)
     }

@@ -1,14 +1,11 @@
 //! The class of a ClientHello.
 //!
-//! **Promises.** The cost is bounded: of each list, the first [`MAX_CODES`] codes are considered.
+//! **Promises.** Each code of a list counts, as in the handshake, however long the list is.
 //!
 //! **Not here.** The classes (`terms/offer_class.rs`), a ClientHello of a class (`proxy/rehearsal.rs`).
 
 use super::client_hello::{ClientHello, codes, whole8, whole16};
 use crate::terms::offer_class::{OfferClass, OfferList};
-
-/// Number of codes of a list that are considered. No known client offers as many.
-const MAX_CODES: usize = 256;
 
 /// TLS 1.2, in the field for the version: RFC 5246 section 7.4.1.2.
 const TLS_1_2: u16 = 0x0303;
@@ -34,5 +31,5 @@ pub(super) fn of(hello: &ClientHello<'_>) -> OfferClass {
 }
 
 fn values(codes: &[[u8; 2]]) -> impl Iterator<Item = u16> {
-    codes.iter().take(MAX_CODES).map(|code| u16::from_be_bytes(*code))
+    codes.iter().map(|code| u16::from_be_bytes(*code))
 }

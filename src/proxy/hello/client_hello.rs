@@ -5,6 +5,8 @@
 //!
 //! **Not here.** Rules on values (`rules.rs`), label values for the metrics (`offer.rs`).
 
+use std::ops::Range;
+
 use super::code_set::CodeSet;
 use super::fault::HelloFault;
 
@@ -43,7 +45,7 @@ pub(super) struct HelloExtensions<'a> {
     pub(super) post_handshake_auth: Option<&'a [u8]>,
     pub(super) key_share: Option<&'a [u8]>,
     pub(super) renegotiation_info: Option<&'a [u8]>,
-    /// Reserved types that do not occur in the message.
+    /// Types without a meaning that do not occur in the message.
     pub(super) unused_types: [Option<[u8; 2]>; UNUSED_TYPES],
     /// Type of the last extension.
     pub(super) last_type: Option<u16>,
@@ -78,6 +80,9 @@ const RESERVED: [u16; 16] = [
     0x0a0a, 0x1a1a, 0x2a2a, 0x3a3a, 0x4a4a, 0x5a5a, 0x6a6a, 0x7a7a, 0x8a8a, 0x9a9a, 0xaaaa, 0xbaba,
     0xcaca, 0xdada, 0xeaea, 0xfafa,
 ];
+
+/// Types that IANA has not assigned: more than the extensions for which a message has room. rustls knows none of them.
+const UNASSIGNED: Range<u16> = 0x8000..0xfd00;
 
 impl<'a> ClientHello<'a> {
     /// Parses a complete message.
@@ -139,7 +144,8 @@ impl<'a> HelloExtensions<'a> {
         if is_twice {
             return Err(HelloFault::Illegal("an extension twice"));
         }
-        let mut unused = RESERVED.into_iter().filter(|&kind| !kinds.contains(kind));
+        let unused = RESERVED.into_iter().chain(UNASSIGNED);
+        let mut unused = unused.filter(|&kind| !kinds.contains(kind));
         self.unused_types = [(); UNUSED_TYPES].map(|()| unused.next().map(u16::to_be_bytes));
         Ok(())
     }

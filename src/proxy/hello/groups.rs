@@ -52,8 +52,7 @@ pub(super) fn changes(
     let list = extensions.supported_groups_at + 2;
     match (unused, chosen) {
         (Some(unused), _) if offered.len() > LONG => {
-            let known = known(offered, chosen, &ours);
-            if known.is_empty() { Vec::new() } else { cut(list, offered.len(), &known, unused) }
+            cut(list, offered.len(), &known(offered, chosen, &ours), unused)
         }
         (_, Some(chosen)) if chosen > 0 => [(0, chosen), (chosen, 0)]
             .map(|(to, from)| Change { at: list + 2 * to, bytes: offered[from] })
@@ -62,13 +61,17 @@ pub(super) fn changes(
     }
 }
 
-/// Returns the groups of a list that matter to rustls, the chosen one first and the others in the client's order.
+/// Returns the groups of a list that matter to rustls, the chosen one first and the others in the client's order. If there
+/// are none, one that does not matter: the list must not be empty.
 fn known(offered: &[[u8; 2]], chosen: Option<usize>, ours: &[[u8; 2]]) -> Vec<[u8; 2]> {
     let mut known: Vec<_> = chosen.map(|place| offered[place]).into_iter().collect();
     for group in offered {
         if (ours.contains(group) || CURVES.contains(group)) && !known.contains(group) {
             known.push(*group);
         }
+    }
+    if known.is_empty() {
+        known.extend(offered.first());
     }
     known
 }
