@@ -47,10 +47,12 @@ pub fn run(args: &TraceArgs) -> Exit {
     };
     let mut shown = Steps { args, keylog: None, capture: None, ended: Ok(false) };
     let followed = runtime.block_on(follow(args, &mut shown));
+    let invalid = shown.capture.as_ref().map_or(0, Capture::invalid);
     match (followed, shown.ended) {
         (Err(error), _) => fail(error, Exit::Failed),
         (Ok(()), Err(error)) => fail(format_args!("cannot write: {error}"), Exit::Failed),
         (Ok(()), Ok(false)) => fail("the process has ended before the trace", Exit::Failed),
+        (Ok(()), Ok(true)) if invalid > 0 => fail(invalid_packets(invalid), Exit::Failed),
         (Ok(()), Ok(true)) => Exit::Success,
     }
 }
@@ -71,6 +73,10 @@ async fn follow(args: &TraceArgs, shown: &mut Steps<'_>) -> Result<(), AdminErro
     }
     let port = AdminPort::of(admin)?;
     port.follow(Method::POST, &query("/trace", &keys), |line| shown.line(line)).await
+}
+
+fn invalid_packets(count: u64) -> String {
+    format!("{count} packet(s) are not in the capture: no admin port sends such ones")
 }
 
 /// Opens a file that only its owner may read.

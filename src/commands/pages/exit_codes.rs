@@ -58,7 +58,7 @@ pub(super) fn of(command: &str) -> Vec<(Exit, &'static str)> {
             ),
             (
                 Exit::Failed,
-                "The admin port did not answer or has left, or a file could not be written.",
+                "The admin port did not answer, has left or has sent invalid packets, or a file could not be written.",
             ),
             FLAGS,
         ],
