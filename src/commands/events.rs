@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use hyper::{Method, StatusCode};
 use serde_json::Value;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
 use self::stream::{Block, EventStream};
@@ -24,6 +23,7 @@ use super::exit::Exit;
 use super::flags::check::OutputFormat;
 use super::flags::events::EventsArgs;
 use super::output::{complain, fail, print_next};
+use super::stop::stop_signal;
 use crate::runtime;
 use crate::text::json_line;
 
@@ -77,18 +77,6 @@ pub fn run(args: &EventsArgs) -> Exit {
             complain(format_args!("--since {last} continues"));
         }
         exit
-    })
-}
-
-/// Returns a future that completes at SIGINT or SIGTERM.
-fn stop_signal() -> io::Result<impl Future<Output = ()>> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
     })
 }
 

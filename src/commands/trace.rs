@@ -24,6 +24,7 @@ use super::exit::Exit;
 use super::flags::check::OutputFormat;
 use super::flags::trace::TraceArgs;
 use super::output::{complain, fail, print_next};
+use super::stop::stop_signal;
 use crate::text::{Shown, json_line};
 use crate::{regular_file, runtime};
 
@@ -38,7 +39,7 @@ struct Steps<'a> {
     ended: Result<bool, io::Error>,
 }
 
-/// Shows the steps of the devices that the flags select, until the trace ends.
+/// Shows the steps of the devices that the flags select, until the trace or a signal ends it.
 #[must_use]
 pub fn run(args: &TraceArgs) -> Exit {
     let runtime = match runtime::of_a_command() {
@@ -46,14 +47,17 @@ pub fn run(args: &TraceArgs) -> Exit {
         Err(error) => return fail(error, Exit::Failed),
     };
     let mut shown = Steps { args, keylog: None, capture: None, ended: Ok(false) };
-    let followed = runtime.block_on(follow(args, &mut shown));
-    let invalid = shown.capture.as_ref().map_or(0, Capture::invalid);
-    match (followed, shown.ended) {
-        (Err(error), _) => fail(error, Exit::Failed),
-        (Ok(()), Err(error)) => fail(format_args!("cannot write: {error}"), Exit::Failed),
-        (Ok(()), Ok(false)) => fail("the process has ended before the trace", Exit::Failed),
-        (Ok(()), Ok(true)) if invalid > 0 => fail(invalid_packets(invalid), Exit::Failed),
-        (Ok(()), Ok(true)) => Exit::Success,
+    let followed = runtime.block_on(async {
+        let stopped = stop_signal().map_err(|error| error.to_string())?;
+        tokio::select! {
+            biased;
+            () = stopped => Ok(None),
+            followed = follow(args, &mut shown) => Ok(Some(followed)),
+        }
+    });
+    match followed.and_then(|followed| shown.end(followed)) {
+        Ok(()) => Exit::Success,
+        Err(error) => fail(error, Exit::Failed),
     }
 }
 
@@ -73,10 +77,6 @@ async fn follow(args: &TraceArgs, shown: &mut Steps<'_>) -> Result<(), AdminErro
     }
     let port = AdminPort::of(admin)?;
     port.follow(Method::POST, &query("/trace", &keys), |line| shown.line(line)).await
-}
-
-fn invalid_packets(count: u64) -> String {
-    format!("{count} packet(s) are not in the capture: no admin port sends such ones")
 }
 
 /// Opens a file that only its owner may read.
@@ -135,6 +135,23 @@ impl Steps<'_> {
         let capture = pcap.as_deref().map(|path| Capture::begin(private(path)?, *pcap_secrets));
         self.capture = capture.transpose()?;
         Ok(())
+    }
+
+    /// Completes the files at the end of the answer, or at a signal, which is none. Returns the fault of the trace.
+    fn end(self, followed: Option<Result<(), AdminError>>) -> Result<(), String> {
+        let mut capture = self.capture;
+        let completed = capture.as_mut().map_or(Ok(()), Capture::end);
+        let invalid = capture.as_ref().map_or(0, Capture::invalid);
+        let is_stopped = followed.is_none();
+        followed.transpose().map_err(|error| error.to_string())?;
+        let ended = self.ended.and_then(|ended| completed.map(|()| ended));
+        match ended.map_err(|error| format!("cannot write: {error}"))? {
+            false if !is_stopped => Err("the process has ended before the trace".to_owned()),
+            _ if invalid > 0 => Err(format!(
+                "{invalid} packet(s) are not in the capture: no admin port sends such ones"
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn key(&mut self, line: &str) -> io::Result<()> {

@@ -54,7 +54,7 @@ pub(super) fn of(command: &str) -> Vec<(Exit, &'static str)> {
         "trace" => vec![
             (
                 Exit::Success,
-                "The trace has ended: after its time, with a drain, or because the reader of the output has left.",
+                "The trace has ended: after its time, with a drain, at a signal, or because the reader of the output has left.",
             ),
             (
                 Exit::Failed,

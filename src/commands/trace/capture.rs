@@ -101,12 +101,14 @@ impl Capture {
                 self.release(step)?;
                 self.closed(step)
             }
-            "ended" => {
-                let held = self.connections.values_mut().filter_map(|one| one.held.take());
-                self.file.write_all(&held.flatten().collect::<Vec<_>>())
-            }
             _ => Ok(()),
         }
+    }
+
+    /// Completes the file, with the packets that still wait for secrets.
+    pub(super) fn end(&mut self) -> io::Result<()> {
+        let held = self.connections.values_mut().filter_map(|one| one.held.take());
+        self.file.write_all(&held.flatten().collect::<Vec<_>>())
     }
 
     /// Returns the number of packets that are not in the file, because no admin port sends such ones.
