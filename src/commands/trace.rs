@@ -11,8 +11,9 @@ mod pcapng;
 mod text;
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read as _, Write};
 use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use hyper::Method;
@@ -85,6 +86,29 @@ fn private(path: &Path) -> io::Result<File> {
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", Shown(path))))
 }
 
+/// Begins a capture in a file, which is new or has one already.
+fn begin_capture(path: &Path, has_secrets: bool) -> io::Result<Capture> {
+    let file = private(path)?;
+    let invalid = |text: String| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{}: {text}", Shown(path)))
+    };
+    let (written, _) = regular_file::open(path).map_err(|error| invalid(error.to_string()))?;
+    let mut start = Vec::new();
+    written.take(4).read_to_end(&mut start)?;
+    if !start.is_empty() && start != pcapng::SECTION_HEADER.to_le_bytes() {
+        return Err(invalid(
+            "it is no pcapng file, and --pcap adds to such a file only".to_owned(),
+        ));
+    }
+    Capture::begin(file, has_secrets)
+}
+
+/// Returns whether two paths are the same file.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
+    one == other || place(one).is_some_and(|one| Some(one) == place(other))
+}
+
 impl Steps<'_> {
     /// Shows a line of the answer.
     fn line(&mut self, line: &str) -> ControlFlow<()> {
@@ -131,9 +155,15 @@ impl Steps<'_> {
     /// Opens the files.
     fn begin(&mut self) -> io::Result<()> {
         let TraceArgs { keylog, pcap, pcap_secrets, .. } = self.args;
-        self.keylog = keylog.as_deref().map(private).transpose()?;
-        let capture = pcap.as_deref().map(|path| Capture::begin(private(path)?, *pcap_secrets));
+        if let (Some(keylog), Some(pcap)) = (keylog, pcap)
+            && is_same(keylog, pcap)
+        {
+            let text = format!("{}: --keylog and --pcap are the same file", Shown(pcap));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let capture = pcap.as_deref().map(|path| begin_capture(path, *pcap_secrets));
         self.capture = capture.transpose()?;
+        self.keylog = keylog.as_deref().map(private).transpose()?;
         Ok(())
     }
 

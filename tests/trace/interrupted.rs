@@ -1,6 +1,7 @@
-//! `tlsidecar trace --pcap` that ends before the handshake of a device.
+//! `tlsidecar trace --pcap` that ends before the handshake of a device, and the files that it refuses.
 
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
@@ -8,6 +9,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::pcap::{Read, sidecar};
+use crate::support::command::output;
 use crate::support::process::binary;
 use crate::support::raw::{answer_to, client_hello};
 use crate::support::wait::within;
@@ -98,4 +100,28 @@ async fn a_trace_that_ends_early_writes_the_packets_of_devices_in_their_handshak
         assert_eq!(code, expected, "{name}");
         assert!(read.streams.values().any(|bytes| bytes.starts_with(&[22, 3])), "{name}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_another_kind_is_refused_and_one_file_for_secrets_and_packets() {
+    let (authority, backend) = (Authority::new("ca"), Backend::echo().await);
+    let _sidecar = sidecar(&authority, &backend, "");
+    let dir = authority.dir();
+    let [other, same, link] = ["other", "same", "link"].map(|name| dir.join(name));
+    std::fs::write(&other, "CLIENT_RANDOM 00 00\n").unwrap();
+    std::fs::write(&same, "").unwrap();
+    for path in [&other, &same] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    std::fs::hard_link(&same, &link).unwrap();
+    let mut command = trace(dir);
+    let (code, _, lines) = output(command.arg("--pcap").arg(&other));
+    assert!(code == 1 && lines.contains("other: it is no pcapng file"), "{lines}");
+    for pcap in [&same, &link] {
+        let mut command = trace(dir);
+        let (code, _, lines) = output(command.arg("--pcap").arg(pcap).arg("--keylog").arg(&same));
+        assert!(code == 1 && lines.contains("--keylog and --pcap are the same file"), "{lines}");
+    }
+    assert_eq!(std::fs::read(&same).unwrap(), b"");
+    assert_eq!(std::fs::read(&other).unwrap().len(), 20);
 }

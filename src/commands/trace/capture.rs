@@ -84,7 +84,13 @@ impl Capture {
     /// Begins a capture in a file, behind what it contains.
     pub(super) fn begin(mut file: File, has_secrets: bool) -> io::Result<Self> {
         file.write_all(&pcapng::start())?;
-        Ok(Self { file, has_secrets, connections: HashMap::new(), complete: HashSet::new(), invalid: 0 })
+        Ok(Self {
+            file,
+            has_secrets,
+            connections: HashMap::new(),
+            complete: HashSet::new(),
+            invalid: 0,
+        })
     }
 
     /// Adds a step of a connection.
