@@ -220,17 +220,19 @@ async fn it_follows_the_next_process_on_the_same_socket() {
     drop(sidecar);
     eventually("the end is reported", || events.err.has("connection lost")).await;
     let mut sidecar = Sidecar::start(authority.dir(), &text);
+    let missing = || events.out.all().iter().filter(|line| line.contains("missing")).count();
     events.until("events may be missing here").await;
     sidecar.signal("TERM");
     assert!(sidecar.ended().success());
     events.until("drain: drained").await;
     eventually("the drain is reported", || events.err.has("waiting for another one")).await;
     let sidecar = Sidecar::start(authority.dir(), &text);
-    let missing = || events.out.all().iter().filter(|line| line.contains("missing")).count();
+    assert_eq!(missing(), 1, "{:?}", events.out.all());
     eventually("it reads the third one", || missing() == 2).await;
     let before = events.out.all().len();
     drop(device.echo(sidecar.address).await.unwrap());
     eventually("its event", || events.out.all().len() > before).await;
+    assert_eq!(missing(), 2, "{:?}", events.out.all());
 }
 
 #[tokio::test(flavor = "multi_thread")]
