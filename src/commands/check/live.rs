@@ -219,7 +219,8 @@ impl OffersReport {
 
     fn lines(&self) -> impl Iterator<Item = String> {
         let Self { count, refused, .. } = self;
-        let handshakes: u64 = refused.iter().map(|one| one.offer.handshakes).sum();
+        let handshakes = refused.iter().map(|one| one.offer.handshakes);
+        let handshakes = handshakes.fold(0, u64::saturating_add);
         let first = format!(
             "live: {count} offer(s) in the last 24 h: {} would be refused, of {handshakes} handshake(s)",
             refused.len()
