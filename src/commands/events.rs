@@ -135,9 +135,11 @@ impl Events {
             (Some(event), Some(data)) => self.show(event, data),
             (None, _) | (_, None) => Ok(ControlFlow::Continue(())),
         };
-        self.last = number.or(self.last);
         match shown {
-            Ok(ControlFlow::Continue(())) => return ControlFlow::Continue(()),
+            Ok(ControlFlow::Continue(())) => {
+                self.last = number.or(self.last);
+                return ControlFlow::Continue(());
+            }
             Ok(ControlFlow::Break(())) => self.ended = Some(None),
             Err(error) => self.ended = Some(Some(error)),
         }
