@@ -9,6 +9,7 @@
 mod stream;
 mod text;
 
+use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -45,7 +46,9 @@ enum Link {
 struct Events {
     output: OutputFormat,
     link: Link,
-    /// The number of the last event.
+    /// The connection has reported the end of the drain.
+    is_drained: bool,
+    /// The number of the last event that was written.
     last: Option<u64>,
     /// The error of the output; none if its reader has left.
     ended: Option<Option<io::Error>>,
@@ -58,7 +61,13 @@ pub fn run(args: &EventsArgs) -> Exit {
         Ok(runtime) => runtime,
         Err(error) => return fail(error, Exit::Failed),
     };
-    let mut events = Events { output: args.output, link: Link::New, last: args.since, ended: None };
+    let mut events = Events {
+        output: args.output,
+        link: Link::New,
+        is_drained: false,
+        last: args.since,
+        ended: None,
+    };
     runtime.block_on(async {
         let stopped = match stop_signal() {
             Ok(stopped) => stopped,
@@ -73,7 +82,7 @@ pub fn run(args: &EventsArgs) -> Exit {
                 Err(error) => fail(error, Exit::Failed),
             },
         };
-        if let (Exit::Success, Some(last)) = (exit, events.last) {
+        if let Some(last) = events.last {
             complain(format_args!("--since {last} continues"));
         }
         exit
@@ -95,6 +104,7 @@ impl Events {
     async fn follow(&mut self, args: &EventsArgs) -> Result<Exit, AdminError> {
         loop {
             let mut stream = EventStream::default();
+            self.is_drained = false;
             // The token is read again: it may have been replaced.
             let port = AdminPort::of(&args.admin)?;
             let path = path(args, self.last);
@@ -111,19 +121,24 @@ impl Events {
                 None => {}
             }
             match followed {
-                Ok(()) => self.drained(),
+                Ok(()) if self.is_drained => self.drained(),
+                Ok(()) => self.lost("it has ended without a drain"),
                 Err(error) if self.link == Link::New || is_final(&error) => return Err(error),
-                Err(error) => self.lost(&error),
+                Err(error) => self.lost(error),
             }
             sleep(RETRY_INTERVAL).await;
         }
     }
 
     /// Shows a part of the stream.
-    fn block(&mut self, Block { number, data }: &Block) -> ControlFlow<()> {
+    fn block(&mut self, Block { number, data, is_drained }: &Block) -> ControlFlow<()> {
         // Data that is not JSON is of a later version.
         let event = data.as_ref().and_then(|data| serde_json::from_str::<Value>(data).ok());
         let is_of_drain = event.as_ref().is_none_or(|event| event["kind"] == "drain");
+        self.is_drained |= is_drained
+            | event
+                .as_ref()
+                .is_some_and(|event| event["kind"] == "drain" && event["phase"] == "drained");
         if self.link == Link::Lost {
             complain("connected again");
         }
@@ -153,7 +168,7 @@ impl Events {
         }
     }
 
-    /// Reports an end of the stream, which follows a drain only.
+    /// Reports the end of the stream after a drain.
     fn drained(&mut self) {
         if self.link != Link::Drained {
             complain("the process has drained; waiting for another one");
@@ -161,8 +176,8 @@ impl Events {
         }
     }
 
-    fn lost(&mut self, error: &AdminError) {
-        if self.link == Link::Connected {
+    fn lost(&mut self, error: impl fmt::Display) {
+        if matches!(self.link, Link::New | Link::Connected) {
             complain(format_args!("connection lost, trying again: {error}"));
             self.link = Link::Lost;
         }

@@ -47,7 +47,7 @@ pub(super) fn of(command: &str) -> Vec<(Exit, &'static str)> {
             ),
             (
                 Exit::Failed,
-                "The admin port did not answer at the start or at the end of --for, refused the request, or the output could not be written.",
+                "The admin port did not answer at the start or, without a drain, at the end of --for, refused the request, or the output could not be written.",
             ),
             FLAGS,
         ],
