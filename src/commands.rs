@@ -16,6 +16,7 @@ pub mod reload;
 pub mod run;
 pub mod sessions;
 pub mod status;
+mod stop;
 mod table;
 pub mod top;
 pub mod trace;

@@ -331,6 +331,11 @@ impl Ring {
     fn oldest(&self) -> u64 {
         self.next - self.events.len() as u64
     }
+
+    /// Returns whether an event reports that others are missing, and not how many: so it covers those of another process.
+    fn has_unknown_loss(&self) -> bool {
+        self.events.iter().any(|event| matches!(event.what, Happened::Lost { count: None }))
+    }
 }
 
 impl Reader {
@@ -342,8 +347,10 @@ impl Reader {
         if self.next < oldest {
             // Before the first number are those of another process.
             let count = (self.next >= ring.first).then(|| oldest - self.next);
-            let (at, what) = (SystemTime::now(), Happened::Lost { count });
-            taken.push(Arc::new(Event { number: oldest - 1, at, what }));
+            if count.is_some() || !ring.has_unknown_loss() {
+                let (at, what) = (SystemTime::now(), Happened::Lost { count });
+                taken.push(Arc::new(Event { number: oldest - 1, at, what }));
+            }
             self.next = oldest;
         }
         let seen = usize::try_from(self.next - oldest).unwrap_or(usize::MAX);
@@ -420,6 +427,20 @@ mod tests {
         let mut after_restart = events.read(Some(7)).unwrap();
         let first = after_restart.take(1).remove(0);
         assert!(matches!(first.what, Happened::Lost { count: None }), "{first:?}");
+    }
+
+    #[test]
+    fn a_reader_from_before_a_restart_learns_once_that_events_are_missing() {
+        let events = Arc::new(Events::default());
+        events.note(drain());
+        let mut reader = events.read(Some(7)).unwrap();
+        assert_eq!(kinds(&mut reader), [EventKind::Drain, EventKind::Lost]);
+        for _ in 0..MAX_EVENTS {
+            events.note(drain());
+        }
+        let mut late = events.read(Some(7)).unwrap();
+        assert_eq!(late.take(1)[0].what.kind(), EventKind::Lost, "the other one is gone");
+        assert!(kinds(&mut late).iter().all(|kind| *kind == EventKind::Drain));
     }
 
     #[test]

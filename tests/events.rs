@@ -59,6 +59,20 @@ impl EventReader {
         read > 0
     }
 
+    /// Waits for the first event, and returns its data.
+    async fn first(&mut self) -> Value {
+        loop {
+            let complete = self
+                .text
+                .lines()
+                .find_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok());
+            if let Some(event) = complete {
+                return event;
+            }
+            assert!(self.more().await, "no event");
+        }
+    }
+
     /// Waits for so many events, and returns their data.
     async fn events(&mut self, count: usize) -> Vec<Value> {
         loop {

@@ -12,6 +12,7 @@ use crate::support::certs::{Wish, replace};
 use crate::support::client::{Session, say_and_hear};
 use crate::support::command::output;
 use crate::support::process::{Sidecar, binary};
+use crate::support::raw::answering;
 use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, eventually, file};
 
@@ -271,4 +272,33 @@ async fn a_sidecar_that_does_not_answer_fails_the_check_and_an_invalid_candidate
     let (code, report, errors) = scene.run(CURRENT, &[]);
     assert!(code == 1 && errors.contains("cannot connect to the admin port"), "{errors}");
     assert!(report.contains("good, 1 listener(s)"), "{report}");
+    let (_, report, errors) = scene.run(CURRENT, &["--output", "json"]);
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!((&report["valid"], &report["live"]), (&true.into(), &Value::Null));
+    assert_eq!(report["live_error"], errors.trim_end());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_sessions_without_an_end_are_an_error() {
+    for next in ["", "1"] {
+        let server = answering(move |line| {
+            let (_, after) = line.split_once("after=").unwrap();
+            let (after, _) = after.split_once(' ').unwrap();
+            // Always a later one, or always the same one.
+            let next = if next.is_empty() { format!("1{after}") } else { next.to_owned() };
+            let next: u64 = next.parse().unwrap_or(u64::MAX);
+            let page = json!({ "format": 1, "now": 0, "next": next, "paths": [], "sessions": [] });
+            let page = page.to_string();
+            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{page}", page.len())
+        })
+        .await;
+        let (authority, backend) = (Authority::new("ca"), Backend::echo().await);
+        let text = file::text(backend.address, &authority.server(), "");
+        let path = authority.dir().join("candidate.toml");
+        replace(&path, &text);
+        let mut command = binary();
+        command.args(["check", "--live", &server.to_string()]).arg(&path);
+        let (code, _, errors) = output(&mut command);
+        assert!(code == 1 && errors.contains("have no end"), "{code}: {errors}");
+    }
 }

@@ -1,6 +1,7 @@
 //! `POST /trace` and `tlsidecar trace`: each step of one device's connections.
 
 mod alerts;
+mod interrupted;
 mod pcap;
 
 use std::collections::BTreeSet;

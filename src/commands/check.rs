@@ -18,7 +18,6 @@ use crate::app::{self, StartError};
 #[must_use]
 pub fn run(args: &CheckArgs) -> Exit {
     let mut report = Report::new(args.name());
-    let mut unanswered = None;
     match args.configuration() {
         Ok(config) => match app::check(&config) {
             Ok(checked) => {
@@ -26,7 +25,7 @@ pub fn run(args: &CheckArgs) -> Exit {
                 let compared = args.live().map(|admin| live::compare(&candidate, &admin));
                 match compared.transpose() {
                     Ok(live) => report.live = live,
-                    Err(error) => unanswered = Some(error),
+                    Err(error) => report.live_error = Some(error.to_string()),
                 }
             }
             Err(StartError::Material(problems)) => report.note_material(problems),
@@ -39,11 +38,11 @@ pub fn run(args: &CheckArgs) -> Exit {
         OutputFormat::Text => report.print(),
         OutputFormat::Json => report.print_json(),
     };
-    let is_complete = written.is_ok() && unanswered.is_none();
+    let is_complete = written.is_ok() && report.live_error.is_none();
     if let Err(error) = written {
         complain(format_args!("cannot write the report: {error}"));
     }
-    if let Some(error) = unanswered {
+    if let Some(error) = &report.live_error {
         complain(error);
     }
     let exit = if is_complete { Exit::Success } else { Exit::Failed };

@@ -9,13 +9,13 @@
 mod stream;
 mod text;
 
+use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 use hyper::{Method, StatusCode};
 use serde_json::Value;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
 use self::stream::{Block, EventStream};
@@ -24,6 +24,7 @@ use super::exit::Exit;
 use super::flags::check::OutputFormat;
 use super::flags::events::EventsArgs;
 use super::output::{complain, fail, print_next};
+use super::stop::stop_signal;
 use crate::runtime;
 use crate::text::json_line;
 
@@ -45,7 +46,9 @@ enum Link {
 struct Events {
     output: OutputFormat,
     link: Link,
-    /// The number of the last event.
+    /// The connection has reported the end of the drain.
+    is_drained: bool,
+    /// The number of the last event that was written.
     last: Option<u64>,
     /// The error of the output; none if its reader has left.
     ended: Option<Option<io::Error>>,
@@ -58,7 +61,13 @@ pub fn run(args: &EventsArgs) -> Exit {
         Ok(runtime) => runtime,
         Err(error) => return fail(error, Exit::Failed),
     };
-    let mut events = Events { output: args.output, link: Link::New, last: args.since, ended: None };
+    let mut events = Events {
+        output: args.output,
+        link: Link::New,
+        is_drained: false,
+        last: args.since,
+        ended: None,
+    };
     runtime.block_on(async {
         let stopped = match stop_signal() {
             Ok(stopped) => stopped,
@@ -73,22 +82,10 @@ pub fn run(args: &EventsArgs) -> Exit {
                 Err(error) => fail(error, Exit::Failed),
             },
         };
-        if let (Exit::Success, Some(last)) = (exit, events.last) {
+        if let Some(last) = events.last {
             complain(format_args!("--since {last} continues"));
         }
         exit
-    })
-}
-
-/// Returns a future that completes at SIGINT or SIGTERM.
-fn stop_signal() -> io::Result<impl Future<Output = ()>> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
     })
 }
 
@@ -107,6 +104,7 @@ impl Events {
     async fn follow(&mut self, args: &EventsArgs) -> Result<Exit, AdminError> {
         loop {
             let mut stream = EventStream::default();
+            self.is_drained = false;
             // The token is read again: it may have been replaced.
             let port = AdminPort::of(&args.admin)?;
             let path = path(args, self.last);
@@ -123,19 +121,24 @@ impl Events {
                 None => {}
             }
             match followed {
-                Ok(()) => self.drained(),
+                Ok(()) if self.is_drained => self.drained(),
+                Ok(()) => self.lost("it has ended without a drain"),
                 Err(error) if self.link == Link::New || is_final(&error) => return Err(error),
-                Err(error) => self.lost(&error),
+                Err(error) => self.lost(error),
             }
             sleep(RETRY_INTERVAL).await;
         }
     }
 
     /// Shows a part of the stream.
-    fn block(&mut self, Block { number, data }: &Block) -> ControlFlow<()> {
+    fn block(&mut self, Block { number, data, is_drained }: &Block) -> ControlFlow<()> {
         // Data that is not JSON is of a later version.
         let event = data.as_ref().and_then(|data| serde_json::from_str::<Value>(data).ok());
         let is_of_drain = event.as_ref().is_none_or(|event| event["kind"] == "drain");
+        self.is_drained |= is_drained
+            | event
+                .as_ref()
+                .is_some_and(|event| event["kind"] == "drain" && event["phase"] == "drained");
         if self.link == Link::Lost {
             complain("connected again");
         }
@@ -147,9 +150,11 @@ impl Events {
             (Some(event), Some(data)) => self.show(event, data),
             (None, _) | (_, None) => Ok(ControlFlow::Continue(())),
         };
-        self.last = number.or(self.last);
         match shown {
-            Ok(ControlFlow::Continue(())) => return ControlFlow::Continue(()),
+            Ok(ControlFlow::Continue(())) => {
+                self.last = number.or(self.last);
+                return ControlFlow::Continue(());
+            }
             Ok(ControlFlow::Break(())) => self.ended = Some(None),
             Err(error) => self.ended = Some(Some(error)),
         }
@@ -163,7 +168,7 @@ impl Events {
         }
     }
 
-    /// Reports an end of the stream, which follows a drain only.
+    /// Reports the end of the stream after a drain.
     fn drained(&mut self) {
         if self.link != Link::Drained {
             complain("the process has drained; waiting for another one");
@@ -171,8 +176,8 @@ impl Events {
         }
     }
 
-    fn lost(&mut self, error: &AdminError) {
-        if self.link == Link::Connected {
+    fn lost(&mut self, error: impl fmt::Display) {
+        if matches!(self.link, Link::New | Link::Connected) {
             complain(format_args!("connection lost, trying again: {error}"));
             self.link = Link::Lost;
         }

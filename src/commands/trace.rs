@@ -11,8 +11,9 @@ mod pcapng;
 mod text;
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read as _, Write};
 use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use hyper::Method;
@@ -24,6 +25,7 @@ use super::exit::Exit;
 use super::flags::check::OutputFormat;
 use super::flags::trace::TraceArgs;
 use super::output::{complain, fail, print_next};
+use super::stop::stop_signal;
 use crate::text::{Shown, json_line};
 use crate::{regular_file, runtime};
 
@@ -38,7 +40,7 @@ struct Steps<'a> {
     ended: Result<bool, io::Error>,
 }
 
-/// Shows the steps of the devices that the flags select, until the trace ends.
+/// Shows the steps of the devices that the flags select, until the trace or a signal ends it.
 #[must_use]
 pub fn run(args: &TraceArgs) -> Exit {
     let runtime = match runtime::of_a_command() {
@@ -46,12 +48,17 @@ pub fn run(args: &TraceArgs) -> Exit {
         Err(error) => return fail(error, Exit::Failed),
     };
     let mut shown = Steps { args, keylog: None, capture: None, ended: Ok(false) };
-    let followed = runtime.block_on(follow(args, &mut shown));
-    match (followed, shown.ended) {
-        (Err(error), _) => fail(error, Exit::Failed),
-        (Ok(()), Err(error)) => fail(format_args!("cannot write: {error}"), Exit::Failed),
-        (Ok(()), Ok(false)) => fail("the process has ended before the trace", Exit::Failed),
-        (Ok(()), Ok(true)) => Exit::Success,
+    let followed = runtime.block_on(async {
+        let stopped = stop_signal().map_err(|error| error.to_string())?;
+        tokio::select! {
+            biased;
+            () = stopped => Ok(None),
+            followed = follow(args, &mut shown) => Ok(Some(followed)),
+        }
+    });
+    match followed.and_then(|followed| shown.end(followed)) {
+        Ok(()) => Exit::Success,
+        Err(error) => fail(error, Exit::Failed),
     }
 }
 
@@ -77,6 +84,29 @@ async fn follow(args: &TraceArgs, shown: &mut Steps<'_>) -> Result<(), AdminErro
 fn private(path: &Path) -> io::Result<File> {
     regular_file::append_private(path)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", Shown(path))))
+}
+
+/// Begins a capture in a file, which is new or has one already.
+fn begin_capture(path: &Path, has_secrets: bool) -> io::Result<Capture> {
+    let file = private(path)?;
+    let invalid = |text: String| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{}: {text}", Shown(path)))
+    };
+    let (written, _) = regular_file::open(path).map_err(|error| invalid(error.to_string()))?;
+    let mut start = Vec::new();
+    written.take(4).read_to_end(&mut start)?;
+    if !start.is_empty() && start != pcapng::SECTION_HEADER.to_le_bytes() {
+        return Err(invalid(
+            "it is no pcapng file, and --pcap adds to such a file only".to_owned(),
+        ));
+    }
+    Capture::begin(file, has_secrets)
+}
+
+/// Returns whether two paths are the same file.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
+    one == other || place(one).is_some_and(|one| Some(one) == place(other))
 }
 
 impl Steps<'_> {
@@ -125,10 +155,33 @@ impl Steps<'_> {
     /// Opens the files.
     fn begin(&mut self) -> io::Result<()> {
         let TraceArgs { keylog, pcap, pcap_secrets, .. } = self.args;
-        self.keylog = keylog.as_deref().map(private).transpose()?;
-        let capture = pcap.as_deref().map(|path| Capture::begin(private(path)?, *pcap_secrets));
+        if let (Some(keylog), Some(pcap)) = (keylog, pcap)
+            && is_same(keylog, pcap)
+        {
+            let text = format!("{}: --keylog and --pcap are the same file", Shown(pcap));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let capture = pcap.as_deref().map(|path| begin_capture(path, *pcap_secrets));
         self.capture = capture.transpose()?;
+        self.keylog = keylog.as_deref().map(private).transpose()?;
         Ok(())
+    }
+
+    /// Completes the files at the end of the answer, or at a signal, which is none. Returns the fault of the trace.
+    fn end(self, followed: Option<Result<(), AdminError>>) -> Result<(), String> {
+        let mut capture = self.capture;
+        let completed = capture.as_mut().map_or(Ok(()), Capture::end);
+        let invalid = capture.as_ref().map_or(0, Capture::invalid);
+        let is_stopped = followed.is_none();
+        followed.transpose().map_err(|error| error.to_string())?;
+        let ended = self.ended.and_then(|ended| completed.map(|()| ended));
+        match ended.map_err(|error| format!("cannot write: {error}"))? {
+            false if !is_stopped => Err("the process has ended before the trace".to_owned()),
+            _ if invalid > 0 => Err(format!(
+                "{invalid} packet(s) are not in the capture: no admin port sends such ones"
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn key(&mut self, line: &str) -> io::Result<()> {

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use super::{fleet, visit};
 use crate::support::command::Running;
 use crate::support::process::binary;
-use crate::support::raw::answer_to;
+use crate::support::raw::{answer_to, answering};
 use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, Sidecar, eventually, file};
 
@@ -220,17 +220,19 @@ async fn it_follows_the_next_process_on_the_same_socket() {
     drop(sidecar);
     eventually("the end is reported", || events.err.has("connection lost")).await;
     let mut sidecar = Sidecar::start(authority.dir(), &text);
+    let missing = || events.out.all().iter().filter(|line| line.contains("missing")).count();
     events.until("events may be missing here").await;
     sidecar.signal("TERM");
     assert!(sidecar.ended().success());
     events.until("drain: drained").await;
     eventually("the drain is reported", || events.err.has("waiting for another one")).await;
     let sidecar = Sidecar::start(authority.dir(), &text);
-    let missing = || events.out.all().iter().filter(|line| line.contains("missing")).count();
+    assert_eq!(missing(), 1, "{:?}", events.out.all());
     eventually("it reads the third one", || missing() == 2).await;
     let before = events.out.all().len();
     drop(device.echo(sidecar.address).await.unwrap());
     eventually("its event", || events.out.all().len() > before).await;
+    assert_eq!(missing(), 2, "{:?}", events.out.all());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -243,6 +245,7 @@ async fn it_ends_by_itself_after_its_time_and_when_the_reader_of_its_output_has_
     left.args(["events", "--since", "0", "--admin", &admin]).stderr(Stdio::piped());
     let mut child = Running(left.stdout(Stdio::piped()).spawn().unwrap());
     drop(child.0.stdout.take());
+    let err = Lines::of(child.0.stderr.take().unwrap());
     let mut ended = None;
     within("its end", async {
         while ended.is_none() {
@@ -252,6 +255,42 @@ async fn it_ends_by_itself_after_its_time_and_when_the_reader_of_its_output_has_
     })
     .await;
     assert_eq!(ended.unwrap().code(), Some(0));
+    let first = super::read(&fleet, "?since=0", "").await.first().await;
+    let unwritten = format!("--since {} continues", first["number"].as_u64().unwrap() - 1);
+    eventually("the first event is still to come", || err.has(&unwritten)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_is_gone_at_the_end_is_a_failure_with_the_number_that_continues() {
+    let fleet = fleet().await;
+    let network = Network::to(fleet.admin()).await;
+    let admin = network.address.to_string();
+    let mut events = Following::start(&admin, &["--since", "0", "--for", "4s", "--kind", "lost"]);
+    events.until("events may be missing here").await;
+    network.is_up.send_replace(false);
+    assert_eq!(events.ended().await, Some(1));
+    eventually("both lines", || events.err.has("does not answer") && events.err.has(" continues"))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_drain_is_known_also_without_its_events_and_an_end_without_one_is_a_loss() {
+    let fleet = fleet().await;
+    let mut events =
+        Following::start(&fleet.admin().to_string(), &["--kind", "reload,lost", "--since", "0"]);
+    events.until("events may be missing here").await;
+    fleet.proxy.app.shutdown.drain();
+    eventually("the drain", || events.err.has("the process has drained")).await;
+    events.signal("INT");
+    assert_eq!(events.ended().await, Some(0));
+    // Some other server, whose answers have an orderly end.
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\nid: 7\n: events\n\n: .\n";
+    let server = answering(move |_| answer.to_owned()).await;
+    let mut lost = Following::start(&server.to_string(), &["--for", "3s"]);
+    eventually("the loss", || lost.err.has("it has ended without a drain")).await;
+    assert!(!lost.err.has("drained"), "{:?}", lost.err.all());
+    lost.ended().await;
+    eventually("the number", || lost.err.has("--since 7 continues")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

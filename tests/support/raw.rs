@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
 
@@ -18,6 +18,28 @@ pub(crate) async fn answer_to(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut answer = Vec::new();
     let _reset = within("it is closed", tcp.read_to_end(&mut answer)).await;
     answer
+}
+
+/// Starts a server that reads a request and answers it, on each connection; the answer is made from the first line.
+pub(crate) async fn answering(
+    answer: impl Fn(&str) -> String + Send + Sync + 'static,
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            let (mut request, mut chunk) = (Vec::new(), [0; 4096]);
+            while !request.ends_with(b"\r\n\r\n") {
+                let Ok(read @ 1..) = tcp.read(&mut chunk).await else { break };
+                request.extend(&chunk[..read]);
+            }
+            let request = String::from_utf8_lossy(&request).into_owned();
+            let line = request.lines().next().unwrap_or_default();
+            // The client may have left.
+            let _sent = tcp.write_all(answer(line).as_bytes()).await;
+        }
+    });
+    address
 }
 
 /// Returns an unencrypted fatal alert as it is on the wire.

@@ -20,12 +20,12 @@ use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, Fleet, Sidecar, eventually, file};
 
 /// The bytes of one direction of a connection, by its sender.
-type Streams = BTreeMap<(SocketAddr, SocketAddr), Vec<u8>>;
+pub(super) type Streams = BTreeMap<(SocketAddr, SocketAddr), Vec<u8>>;
 
 /// The content of a capture.
 #[derive(Default)]
-struct Read {
-    streams: Streams,
+pub(super) struct Read {
+    pub(super) streams: Streams,
     secrets: String,
     /// Segments that are missing: the bytes before the next one.
     gaps: usize,
@@ -33,7 +33,7 @@ struct Read {
 
 impl Read {
     /// Reads a file by the form of pcapng, Ethernet, IP and TCP, and joins its segments.
-    fn of(path: &Path) -> Self {
+    pub(super) fn of(path: &Path) -> Self {
         let file = std::fs::read(path).unwrap();
         let (mut at, mut read) = (0, Self::default());
         while at < file.len() {
@@ -144,7 +144,7 @@ impl Capture {
     }
 }
 
-fn sidecar(authority: &Authority, backend: &Backend, more: &str) -> Sidecar {
+pub(super) fn sidecar(authority: &Authority, backend: &Backend, more: &str) -> Sidecar {
     let text = file::text(backend.address, &authority.server(), more);
     let socket = authority.dir().join("admin.sock");
     Sidecar::start(

@@ -25,6 +25,9 @@ use crate::trust::snapshot::Snapshot;
 /// The devices that the text lists.
 const MAX_LISTED: usize = 50;
 
+/// The sessions that are judged: more than a process can have.
+const MAX_SESSIONS: usize = 4_000_000;
+
 /// A comparison that cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LiveError {
@@ -34,6 +37,10 @@ pub(super) enum LiveError {
     Admin(#[from] AdminError),
     #[error("the facts about the live sessions cannot be used: {0}")]
     Page(#[from] BadPage),
+    #[error("the admin port answers with pages of live sessions that have no end")]
+    Endless,
+    #[error("the admin port has more than {MAX_SESSIONS} live sessions")]
+    TooMany,
 }
 
 /// The effects of a candidate on the devices of a running sidecar. The names in its JSON are public.
@@ -113,10 +120,15 @@ async fn sessions(port: &AdminPort) -> Result<(Vec<RemoteSession>, SystemTime), 
     while let Some(last) = after {
         let path = query("/sessions/facts", &[("after", last.to_string())]);
         let page: FactsPage = port.json(Method::GET, &path).await?;
-        // A page that does not go on would repeat for ever.
-        after = page.next.filter(|next| *next > last);
-        now = page.now;
-        all.extend(page.into_sessions()?);
+        (after, now) = (page.next, page.now);
+        let sessions = page.into_sessions()?;
+        if after.is_some_and(|next| next <= last || sessions.is_empty()) {
+            return Err(LiveError::Endless);
+        }
+        if sessions.len() > MAX_SESSIONS - all.len() {
+            return Err(LiveError::TooMany);
+        }
+        all.extend(sessions);
     }
     let now = Duration::from_secs(u64::try_from(now).unwrap_or(0));
     Ok((all, SystemTime::UNIX_EPOCH + now))
@@ -213,7 +225,8 @@ impl OffersReport {
 
     fn lines(&self) -> impl Iterator<Item = String> {
         let Self { count, unjudged, refused, .. } = self;
-        let handshakes: u64 = refused.iter().map(|one| one.offer.handshakes).sum();
+        let handshakes = refused.iter().map(|one| one.offer.handshakes);
+        let handshakes = handshakes.fold(0, u64::saturating_add);
         let first = format!(
             "live: {count} offer(s) in the last 24 h: {} would be refused, of {handshakes} handshake(s)",
             refused.len()

@@ -33,6 +33,8 @@ pub(super) struct Report {
     files: Vec<String>,
     /// The effects on the devices of a running sidecar. None without `--live`.
     pub(super) live: Option<LiveReport>,
+    /// The error for which there are none.
+    pub(super) live_error: Option<String>,
     #[serde(skip)]
     pub(super) is_strict: bool,
 }
@@ -78,6 +80,7 @@ impl Report {
             listeners: None,
             files: Vec::new(),
             live: None,
+            live_error: None,
             is_strict: false,
         }
     }

@@ -4,13 +4,15 @@
 //!
 //! **Not here.** The content of an event (`events/text.rs`), the length of a line (`admin_client/lines.rs`).
 
-/// An event, or the number and comment that a stream begins with.
+/// An event, or a number and a comment.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Block {
     /// The number up to which events were sent.
     pub(super) number: Option<u64>,
     /// The JSON of the event.
     pub(super) data: Option<String>,
+    /// It is the comment at the end of a drain.
+    pub(super) is_drained: bool,
 }
 
 /// The lines of an event that has no end yet.
@@ -28,6 +30,7 @@ impl EventStream {
             Some(("id", number)) => self.0.number = number.parse().ok(),
             // The admin port sends one line of data for each event.
             Some(("data", data)) => self.0.data = Some(data.to_owned()),
+            Some(("", "drained")) => self.0.is_drained = true,
             Some(_) | None => {}
         }
         None
@@ -41,7 +44,7 @@ mod tests {
     fn blocks(text: &str) -> Vec<(Option<u64>, Option<String>)> {
         let mut stream = EventStream::default();
         let blocks = text.split('\n').filter_map(|line| stream.line(line));
-        blocks.map(|Block { number, data }| (number, data)).collect()
+        blocks.map(|Block { number, data, .. }| (number, data)).collect()
     }
 
     #[test]

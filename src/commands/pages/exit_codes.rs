@@ -47,18 +47,18 @@ pub(super) fn of(command: &str) -> Vec<(Exit, &'static str)> {
             ),
             (
                 Exit::Failed,
-                "The admin port did not answer at the start or at the end of --for, refused the request, or the output could not be written.",
+                "The admin port did not answer at the start or, without a drain, at the end of --for, refused the request, or the output could not be written.",
             ),
             FLAGS,
         ],
         "trace" => vec![
             (
                 Exit::Success,
-                "The trace has ended: after its time, with a drain, or because the reader of the output has left.",
+                "The trace has ended: after its time, with a drain, at a signal, or because the reader of the output has left.",
             ),
             (
                 Exit::Failed,
-                "The admin port did not answer or has left, or a file could not be written.",
+                "The admin port did not answer, has left or has sent invalid packets, or a file could not be written.",
             ),
             FLAGS,
         ],

@@ -26,6 +26,9 @@ const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const TTL: u8 = 64;
 const WINDOW: u16 = u16::MAX;
 
+/// The most bytes of a segment: the length of an IPv4 packet has 16 bits, and the two headers have 20 bytes each.
+const MAX_BYTES: usize = 65_535 - 2 * 20;
+
 /// A capture in progress.
 pub(super) struct Capture {
     file: File,
@@ -34,6 +37,8 @@ pub(super) struct Capture {
     connections: HashMap<u64, Connection>,
     /// Connections whose secrets are all known before their first packet.
     complete: HashSet<u64>,
+    /// Packets that are not in the file, because no admin port sends such ones.
+    invalid: u64,
 }
 
 /// The state of a connection.
@@ -79,7 +84,13 @@ impl Capture {
     /// Begins a capture in a file, behind what it contains.
     pub(super) fn begin(mut file: File, has_secrets: bool) -> io::Result<Self> {
         file.write_all(&pcapng::start())?;
-        Ok(Self { file, has_secrets, connections: HashMap::new(), complete: HashSet::new() })
+        Ok(Self {
+            file,
+            has_secrets,
+            connections: HashMap::new(),
+            complete: HashSet::new(),
+            invalid: 0,
+        })
     }
 
     /// Adds a step of a connection.
@@ -96,12 +107,19 @@ impl Capture {
                 self.release(step)?;
                 self.closed(step)
             }
-            "ended" => {
-                let held = self.connections.values_mut().filter_map(|one| one.held.take());
-                self.file.write_all(&held.flatten().collect::<Vec<_>>())
-            }
             _ => Ok(()),
         }
+    }
+
+    /// Completes the file, with the packets that still wait for secrets.
+    pub(super) fn end(&mut self) -> io::Result<()> {
+        let held = self.connections.values_mut().filter_map(|one| one.held.take());
+        self.file.write_all(&held.flatten().collect::<Vec<_>>())
+    }
+
+    /// Returns the number of packets that are not in the file, because no admin port sends such ones.
+    pub(super) const fn invalid(&self) -> u64 {
+        self.invalid
     }
 
     /// Adds a secret, as a line of a key log.
@@ -121,7 +139,10 @@ impl Capture {
     /// In TLS 1.2 the secret is known after the device's last flight was read. Wireshark needs it before.
     fn packet(&mut self, step: &Value) -> io::Result<()> {
         let Ok(packet) = Packet::deserialize(step) else { return Ok(()) };
-        let Ok(bytes) = BASE64.decode(packet.data.as_bytes()) else { return Ok(()) };
+        let Some((bytes, end)) = packet.bytes() else {
+            self.invalid = self.invalid.saturating_add(1);
+            return Ok(());
+        };
         let mut blocks = Vec::new();
         if !self.connections.contains_key(&packet.connection) {
             let mut connection = Connection::between(packet.peer, packet.local);
@@ -137,7 +158,7 @@ impl Capture {
             connection.next[place] = packet.offset;
             let flags = Flags { ack: true, push: true, ..Flags::default() };
             blocks.extend(connection.segment(packet.sender, flags, packet.at, &bytes));
-            connection.next[place] += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            connection.next[place] = end;
             if let Some(held) = &mut connection.held {
                 held.append(&mut blocks);
             }
@@ -155,6 +176,15 @@ impl Capture {
         let ends = [Sender::Tlsidecar, Sender::Device];
         let blocks = ends.map(|sender| connection.segment(sender, flags, at, &[]));
         self.file.write_all(&blocks.concat())
+    }
+}
+
+impl Packet {
+    /// Returns the bytes, and the offset behind them. Returns none if no connection can have them.
+    fn bytes(&self) -> Option<(Vec<u8>, u64)> {
+        let bytes = BASE64.decode(self.data.as_bytes()).ok()?;
+        let end = self.offset.checked_add(u64::try_from(bytes.len()).ok()?)?;
+        (bytes.len() <= MAX_BYTES).then_some((bytes, end))
     }
 }
 
@@ -183,7 +213,7 @@ impl Connection {
     /// Returns the block of a segment with the next bytes of its sender.
     fn segment(&self, sender: Sender, flags: Flags, at: f64, bytes: &[u8]) -> Vec<u8> {
         // The number of a SYN is 0, and that of the first byte 1: RFC 9293 section 3.4.
-        let [device, ours] = self.next.map(|next| sequence(next + 1));
+        let [device, ours] = self.next.map(|next| sequence(next.wrapping_add(1)));
         let (from, to, sequence, acknowledged) = match sender {
             Sender::Device => (self.device, self.ours, device, ours),
             Sender::Tlsidecar => (self.ours, self.device, ours, device),
@@ -218,7 +248,7 @@ fn frame(
         (from, to) => ethernet.ipv6(octets(from), octets(to), TTL).tcp_header(header),
     };
     let mut frame = Vec::with_capacity(packet.size(bytes.len()));
-    packet.write(&mut frame, bytes).expect("a segment of 16 KiB fits into a packet");
+    packet.write(&mut frame, bytes).expect("a segment of MAX_BYTES fits into a packet");
     frame
 }
 
@@ -236,4 +266,53 @@ fn mapped(address: SocketAddr) -> SocketAddr {
 /// Returns the number of a byte, which wraps: RFC 9293 section 3.4.
 fn sequence(byte: u64) -> u32 {
     u32::try_from(byte % (1 << 32)).expect("a remainder of 2^32")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Returns a capture in an unnamed file.
+    fn capture() -> Capture {
+        Capture::begin(tempfile::tempfile().unwrap(), false).unwrap()
+    }
+
+    fn packet(peer: &str, offset: u64, bytes: usize) -> Value {
+        let data = BASE64.encode(&vec![7; bytes]);
+        json!({ "connection": 1, "peer": peer, "at": 1.5, "sender": "device", "offset": offset, "data": data })
+    }
+
+    #[test]
+    fn a_packet_that_no_connection_can_have_is_counted_and_not_in_the_file() {
+        let mut capture = capture();
+        let start = capture.file.metadata().unwrap().len();
+        let too_long = packet("192.0.2.7:1", 0, MAX_BYTES + 1);
+        let beyond = packet("192.0.2.7:1", u64::MAX, 1);
+        let mut garbled = packet("192.0.2.7:1", 0, 1);
+        garbled["data"] = "?".into();
+        for step in [too_long, beyond, garbled] {
+            capture.step("packet", &step).unwrap();
+        }
+        assert_eq!((capture.invalid(), capture.file.metadata().unwrap().len()), (3, start));
+    }
+
+    #[test]
+    fn the_longest_packet_and_the_last_offset_are_in_the_file() {
+        let mut capture = capture();
+        let steps = [
+            packet("192.0.2.7:1", 0, MAX_BYTES),
+            packet("192.0.2.7:1", u64::MAX - 1, 1),
+            packet("192.0.2.7:1", u64::MAX, 0),
+            packet("[2001:db8::7]:1", 0, MAX_BYTES),
+        ];
+        for (connection, mut step) in steps.into_iter().enumerate() {
+            step["connection"] = connection.into();
+            capture.step("packet", &step).unwrap();
+            capture.step("closed", &step).unwrap();
+        }
+        assert_eq!(capture.invalid(), 0);
+        assert!(capture.file.metadata().unwrap().len() > 2 * MAX_BYTES as u64);
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! **Not here.** The content of packets (`capture.rs`).
 
-const SECTION_HEADER: u32 = 0x0a0d_0d0a;
+/// The type of the first block. Its bytes are the same in both byte orders.
+pub(super) const SECTION_HEADER: u32 = 0x0a0d_0d0a;
 const INTERFACE_DESCRIPTION: u32 = 1;
 const ENHANCED_PACKET: u32 = 6;
 const DECRYPTION_SECRETS: u32 = 10;

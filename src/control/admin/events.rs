@@ -97,6 +97,9 @@ async fn send(mut reader: Reader, query: EventQuery, sender: Sender<Bytes>, mut 
             continue;
         }
         if is_drained {
+            // The client may have asked for other events only.
+            let end = number(&reader) + ": drained\n\n";
+            let _left = sender.send(end.into()).await;
             return;
         }
         tokio::select! {

@@ -47,29 +47,39 @@ impl TracePackets {
         Self { left: AtomicU64::new(bytes), is_wanted: bytes > 0, ..Self::default() }
     }
 
-    pub(super) const fn is_wanted(&self) -> bool {
-        self.is_wanted
+    /// Returns whether the trace has asked for packets, and can still get some.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.is_wanted && !self.is_truncated.load(Ordering::Relaxed)
     }
 
     /// Returns whether a packet may be added to the queue of the trace, and counts it.
     pub(super) fn admit(&self, packet: &PacketStep, has_room: bool) -> bool {
-        if !self.is_wanted {
+        if !self.is_wanted() {
             return false;
         }
         let bytes = packet.bytes.len();
         let rest = |left: u64| left.checked_sub(u64::try_from(bytes).unwrap_or(u64::MAX));
+        if rest(self.left.load(Ordering::Relaxed)).is_none() {
+            self.truncate();
+            return false;
+        }
         if !has_room || self.waiting.load(Ordering::Relaxed) + bytes > MAX_WAITING_BYTES {
             self.lose(1);
             return false;
         }
         if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest).is_err() {
-            // No smaller one behind it.
-            self.left.store(0, Ordering::Relaxed);
-            self.is_truncated.store(true, Ordering::Relaxed);
+            // Another connection was faster.
+            self.truncate();
             return false;
         }
         self.waiting.fetch_add(bytes, Ordering::Relaxed);
         true
+    }
+
+    /// Ends the packets of the trace: no smaller one may follow one that does not fit.
+    fn truncate(&self) {
+        self.left.store(0, Ordering::Relaxed);
+        self.is_truncated.store(true, Ordering::Relaxed);
     }
 
     /// A step has left the queue.
@@ -80,7 +90,7 @@ impl TracePackets {
     }
 
     pub(super) fn lose(&self, packets: u64) {
-        if self.is_wanted {
+        if self.is_wanted() {
             self.lost.fetch_add(packets, Ordering::Relaxed);
         }
     }

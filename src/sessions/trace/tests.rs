@@ -241,3 +241,20 @@ fn packets_of_a_slow_reader_are_bounded_by_their_bytes_and_leave_room_for_steps(
     assert_eq!(packets(&mut bounded), [(0, 60)]);
     assert_eq!(bounded.packet_losses(), (0, true));
 }
+
+#[test]
+fn no_packet_is_kept_or_counted_as_lost_once_the_bytes_of_a_trace_are_used_up() {
+    let traces = Arc::<Traces>::default();
+    let mut trace = traces.start(by_identity("a"), false, 100).unwrap();
+    let (first, waiting) = (tracer(&traces, 1), tracer(&traces, 2));
+    first.on_identity(&names("a"));
+    for _ in 0..MAX_WAITING {
+        first.step(end());
+    }
+    first.mirror(Sender::Device, &[1; 101]);
+    assert_eq!(trace.packet_losses(), (0, true), "it would not fit into an empty queue either");
+    waiting.mirror(Sender::Device, &[1; 10]);
+    assert_eq!(traces.kept_bytes.load(Ordering::Relaxed), 0);
+    waiting.on_identity(&names("a"));
+    assert_eq!((packets(&mut trace), trace.packet_losses()), (vec![], (0, true)));
+}
