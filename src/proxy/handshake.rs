@@ -215,7 +215,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
     /// Completes the handshake. Sets `shown` if the client was to get a certificate for its group of a rollout.
     async fn negotiate(
         self,
-        selection: Selection<'_>,
+        mut selection: Selection<'_>,
         slots: Option<&SlotAccess>,
         assigned: Option<Assigned>,
         shown: &mut Option<ShownCertificate>,

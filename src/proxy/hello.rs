@@ -121,7 +121,7 @@ pub(crate) struct Hello {
     pub(crate) early_data: bool,
     /// The longest records that the client accepts.
     pub(crate) record_limit: RecordLimit,
-    /// A hash of the groups that the client lists.
+    /// A hash of the groups that the client lists; known once they were compared.
     pub(crate) groups_hash: u64,
     /// The time of the client's clock, in Unix time, if it sends a plausible one.
     pub(crate) client_time: Option<u32>,
@@ -274,7 +274,6 @@ impl Hello {
         self.offers_resumption = has_ticket || extensions.pre_shared_key.is_some();
         self.early_data = extensions.early_data.is_some();
         self.record_limit = RecordLimit::of(extensions);
-        self.groups_hash = hash(extensions.supported_groups);
         self.client_time = client_time::of(parsed, self.version, SystemTime::now());
     }
 
@@ -311,14 +310,21 @@ impl Hello {
         self.has_accepted_suite = accepted.has_suite_of(version, hello.suites);
         self.class = class::of(&hello);
         let extensions = &hello.extensions;
-        let [for_name, for_protocols, for_groups] = extensions.unused_types;
-        let mut changes = groups::changes(extensions, accepted, version, round, for_groups);
-        if let (Some(_), Some(unused)) = (&self.odd_name, for_name) {
+        self.groups_hash = hash(extensions.supported_groups);
+        // Each extension that is hidden has one of its own. There are always enough.
+        let mut unused = extensions.unused_types();
+        let mut changes = groups::changes(extensions, accepted, version, round, &mut unused);
+        if self.odd_name.is_some()
+            && let Some(unused) = unused.next()
+        {
             changes.push(Change { at: extensions.server_name_at, bytes: unused });
         }
         // rustls allocates memory for each protocol, also where it has none to select.
         let is_long = extensions.alpn.is_some_and(|alpn| alpn.len() > LONG_PROTOCOLS);
-        if let (true, true, Some(unused)) = (is_long, protocols.is_empty(), for_protocols) {
+        if is_long
+            && protocols.is_empty()
+            && let Some(unused) = unused.next()
+        {
             changes.push(Change { at: extensions.alpn_at, bytes: unused });
         }
         Ok((version, changes))

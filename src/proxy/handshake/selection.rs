@@ -32,7 +32,7 @@ pub(super) struct Selection<'a> {
     /// The place of the route; none for the listener's own backend.
     pub(super) route: Option<usize>,
     pub(super) policy: &'a Policy,
-    /// A hash of the groups in the first ClientHello.
+    /// A hash of the groups in the first ClientHello; known once it was opened.
     groups_hash: u64,
     /// The earlier certificates of a rollout, if the client gets them.
     earlier: Option<&'a EarlierCertificates>,
@@ -43,8 +43,8 @@ impl<'a> Selection<'a> {
     pub(super) fn of(hello: &Hello, snapshot: &'a Snapshot) -> Self {
         let alpn = hello.select(&snapshot.listener.tls.alpn);
         let route = snapshot.route(hello.server_name.as_deref(), alpn);
-        let (policy, groups_hash) = (snapshot.policy_of(route), hello.groups_hash);
-        Self { snapshot, route, policy, groups_hash, earlier: None }
+        let policy = snapshot.policy_of(route);
+        Self { snapshot, route, policy, groups_hash: 0, earlier: None }
     }
 
     /// Selects the certificates of a client by its address. Returns its place in a rollout, if there is one.
@@ -78,8 +78,10 @@ impl<'a> Selection<'a> {
     ///
     /// # Errors
     /// A rule that the message breaks, or a server name that is refused.
-    pub(super) fn opening(&self, hello: &mut Hello) -> Result<Opening, HelloFault> {
-        self.shown(hello, Round::First)
+    pub(super) fn opening(&mut self, hello: &mut Hello) -> Result<Opening, HelloFault> {
+        let opening = self.shown(hello, Round::First)?;
+        self.groups_hash = hello.groups_hash;
+        Ok(opening)
     }
 
     fn shown(&self, hello: &mut Hello, round: Round) -> Result<Opening, HelloFault> {
@@ -130,11 +132,12 @@ impl<'a> Selection<'a> {
         if Self::of(second, self.snapshot).route != self.route {
             return Err(HelloFault::Illegal("another server name or protocol than the first one"));
         }
+        let opening = self.shown(second, Round::Second)?;
         // rustls would take a group from the new list.
         if second.groups_hash != self.groups_hash {
             return Err(HelloFault::Illegal("other groups than the first one"));
         }
-        self.shown(second, Round::Second)
+        Ok(opening)
     }
 
     /// Checks that a ClientHello is not refused before rustls gets it.

@@ -45,8 +45,8 @@ pub(super) struct HelloExtensions<'a> {
     pub(super) post_handshake_auth: Option<&'a [u8]>,
     pub(super) key_share: Option<&'a [u8]>,
     pub(super) renegotiation_info: Option<&'a [u8]>,
-    /// Types without a meaning that do not occur in the message.
-    pub(super) unused_types: [Option<[u8; 2]>; UNUSED_TYPES],
+    /// The types in the message.
+    pub(super) kinds: CodeSet,
     /// Type of the last extension.
     pub(super) last_type: Option<u16>,
 }
@@ -70,10 +70,6 @@ pub(super) mod kind {
     pub(crate) const KEY_SHARE: u16 = 51;
     pub(crate) const RENEGOTIATION_INFO: u16 = 0xff01;
 }
-
-/// Number of extensions that can be hidden from rustls: the server name, a long list of protocols, and the rest of a long
-/// list of groups.
-const UNUSED_TYPES: usize = 3;
 
 /// Types that RFC 8701 reserves: no implementation may give them a meaning.
 const RESERVED: [u16; 16] = [
@@ -122,7 +118,6 @@ impl<'a> HelloExtensions<'a> {
     fn fill(&mut self, block: &'a [u8], at: usize) -> Result<(), HelloFault> {
         const MALFORMED: HelloFault = HelloFault::Malformed("the list of extensions");
         let mut rest = Rest(block);
-        let mut kinds = CodeSet::default();
         let mut is_twice = false;
         while !rest.0.is_empty() {
             let place = at + block.len() - rest.0.len();
@@ -137,17 +132,20 @@ impl<'a> HelloExtensions<'a> {
             if let Some(known) = self.known(kind) {
                 *known = Some(body);
             }
-            is_twice |= !kinds.insert(kind);
+            is_twice |= !self.kinds.insert(kind);
             self.last_type = Some(kind);
         }
         // A list with a wrong length is that first.
         if is_twice {
             return Err(HelloFault::Illegal("an extension twice"));
         }
-        let unused = RESERVED.into_iter().chain(UNASSIGNED);
-        let mut unused = unused.filter(|&kind| !kinds.contains(kind));
-        self.unused_types = [(); UNUSED_TYPES].map(|()| unused.next().map(u16::to_be_bytes));
         Ok(())
+    }
+
+    /// Returns types without a meaning that do not occur in the message.
+    pub(super) fn unused_types(&self) -> impl Iterator<Item = [u8; 2]> {
+        let unused = RESERVED.into_iter().chain(UNASSIGNED);
+        unused.filter(|&kind| !self.kinds.contains(kind)).map(u16::to_be_bytes)
     }
 
     const fn known(&mut self, kind: u16) -> Option<&mut Option<&'a [u8]>> {

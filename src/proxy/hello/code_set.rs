@@ -14,6 +14,8 @@ const WORDS: usize = (u16::MAX as usize + 1) / u64::BITS as usize;
 /// A set of two-byte codes.
 #[derive(Debug, Default)]
 pub(super) struct CodeSet {
+    /// A bit for the remainder of each code: most codes need no comparison.
+    remainders: u64,
     few: [u16; FEW],
     count: usize,
     /// A bit for each code, once there are more than a few.
@@ -26,9 +28,10 @@ impl CodeSet {
         if let Some(many) = &mut self.many {
             return set(many, code);
         }
-        if self.few[..self.count].contains(&code) {
+        if self.is_of_few(code) {
             return false;
         }
+        self.remainders |= place(code).1;
         if let Some(free) = self.few.get_mut(self.count) {
             *free = code;
             self.count += 1;
@@ -48,8 +51,12 @@ impl CodeSet {
                 let (word, bit) = place(code);
                 many[word] & bit != 0
             }
-            None => self.few[..self.count].contains(&code),
+            None => self.is_of_few(code),
         }
+    }
+
+    fn is_of_few(&self, code: u16) -> bool {
+        self.remainders & place(code).1 != 0 && self.few[..self.count].contains(&code)
     }
 }
 

@@ -30,14 +30,14 @@ const LONG: usize = 64;
 /// Curves of certificates: in TLS 1.2 the list says also which of them the client knows (RFC 8422 section 5.1.1).
 const CURVES: [[u8; 2]; 3] = [[0, 23], [0, 24], [0, 25]];
 
-/// Returns the changes that put the chosen group first, and hide the rest of a long list in an extension of the `unused`
+/// Returns the changes that put the chosen group first, and hide the rest of a long list in an extension of an `unused`
 /// type. None if the list stays as it is.
 pub(super) fn changes(
     extensions: &HelloExtensions<'_>,
     accepted: &Accepted,
     version: ProtocolVersion,
     round: Round,
-    unused: Option<[u8; 2]>,
+    unused: &mut impl Iterator<Item = [u8; 2]>,
 ) -> Vec<Change> {
     let Some(offered) = codes(extensions.supported_groups.and_then(whole16)) else {
         return Vec::new();
@@ -50,11 +50,13 @@ pub(super) fn changes(
     let chosen = choose(offered, &shares, &ours, accepted.groups_decide);
     // The list is behind its length.
     let list = extensions.supported_groups_at + 2;
-    match (unused, chosen) {
-        (Some(unused), _) if offered.len() > LONG => {
-            cut(list, offered.len(), &known(offered, chosen, &ours), unused)
-        }
-        (_, Some(chosen)) if chosen > 0 => [(0, chosen), (chosen, 0)]
+    if offered.len() > LONG
+        && let Some(unused) = unused.next()
+    {
+        return cut(list, offered.len(), &known(offered, chosen, &ours), unused);
+    }
+    match chosen {
+        Some(chosen) if chosen > 0 => [(0, chosen), (chosen, 0)]
             .map(|(to, from)| Change { at: list + 2 * to, bytes: offered[from] })
             .into(),
         _ => Vec::new(),
