@@ -4,6 +4,7 @@
 
 pub(crate) mod addresses;
 pub mod closed_set;
+pub(crate) mod iana;
 pub mod labels;
 pub mod name_pattern;
 pub(crate) mod negotiated;

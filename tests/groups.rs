@@ -115,6 +115,34 @@ async fn complete(mut device: ClientConnection, address: SocketAddr) -> Seen {
     Seen { kind, group: device.negotiated_key_exchange_group().unwrap().name(), flights, bytes }
 }
 
+/// Returns a TLS 1.3 ClientHello with these groups and key shares.
+fn hello(groups: &[u16], shares: &[u8]) -> Vec<u8> {
+    let groups: Vec<_> = groups.iter().copied().flat_map(u16::to_be_bytes).collect();
+    let (groups, schemes, shares) = (vector16(&groups), vector16(&[4, 3]), vector16(shares));
+    let extensions = [(10, &groups[..]), (13, &schemes), (43, &[2, 3, 4]), (51, &shares)];
+    extended_hello([3, 3], &[[0x13, 1]], &extensions)
+}
+
+/// Returns a share of P-256 that has the right form.
+fn share_of_p256() -> Vec<u8> {
+    [&[0, 23][..], &vector16(&[&[4][..], &[9; 64]].concat())].concat()
+}
+
+/// Sends a ClientHello without a share, and reads the request for one.
+async fn requested(address: SocketAddr, groups: &[u16]) -> TcpStream {
+    let mut tcp = TcpStream::connect(address).await.unwrap();
+    tcp.write_all(&hello(groups, &[])).await.unwrap();
+    assert!(within("the request", tcp.read(&mut [0; 1 << 12])).await.unwrap() > 0);
+    tcp
+}
+
+/// Asserts that the proxy closes a connection with this alert.
+async fn ends_with(mut tcp: TcpStream, description: u8) {
+    let mut answer = Vec::new();
+    within("it is closed", tcp.read_to_end(&mut answer)).await.unwrap();
+    assert!(answer.ends_with(&alert(description)), "{answer:?}");
+}
+
 #[tokio::test]
 async fn a_share_of_a_later_group_costs_no_round_trip() {
     let authority = Authority::new("ca");
@@ -193,14 +221,10 @@ async fn a_long_list_without_an_accepted_group_is_refused_like_a_short_one() {
     let authority = Authority::new("ca");
     let proxy = Proxy::start(Backend::echo().await.config(), &authority.server());
     for (count, refused) in [(1, 1), (5000, 2)] {
-        let groups: Vec<_> = (0x6000..0x6000 + count).flat_map(u16::to_be_bytes).collect();
-        let (groups, schemes, shares) = (vector16(&groups), vector16(&[4, 3]), vector16(&[]));
-        let extensions = [(10, &groups[..]), (13, &schemes), (43, &[2, 3, 4]), (51, &shares)];
+        let groups: Vec<_> = (0x6000..0x6000 + count).collect();
         let mut tcp = TcpStream::connect(proxy.address).await.unwrap();
-        tcp.write_all(&extended_hello([3, 3], &[[0x13, 1]], &extensions)).await.unwrap();
-        let mut answer = Vec::new();
-        within("it is closed", tcp.read_to_end(&mut answer)).await.unwrap();
-        assert!(answer.ends_with(&alert(40)), "{count}: {answer:?}");
+        tcp.write_all(&hello(&groups, &[])).await.unwrap();
+        ends_with(tcp, 40).await;
         proxy.end_with(Reason::ClientTlsIncompatible, refused).await;
     }
 }
@@ -209,33 +233,16 @@ async fn a_long_list_without_an_accepted_group_is_refused_like_a_short_one() {
 async fn a_second_hello_cannot_list_other_groups_than_the_first_one() {
     let authority = Authority::new("ca");
     let proxy = Proxy::start(Backend::echo().await.config(), &authority.server());
-    let mut tcp = TcpStream::connect(proxy.address).await.unwrap();
-    let hello = |group: [u8; 2], shares: &[u8]| {
-        let (groups, schemes) = (vector16(&group), vector16(&[4, 3]));
-        let extensions = [(10, &groups[..]), (13, &schemes), (43, &[2, 3, 4]), (51, shares)];
-        extended_hello([3, 3], &[[0x13, 1]], &extensions)
-    };
-    tcp.write_all(&hello([0, 29], &vector16(&[]))).await.unwrap();
-    let read = within("the request", tcp.read(&mut [0; 1 << 12])).await.unwrap();
-    assert!(read > 0);
-    let share = vector16(&[&[0, 23][..], &vector16(&[&[4][..], &[9; 64]].concat())].concat());
-    tcp.write_all(&hello([0, 23], &share)).await.unwrap();
-    let mut answer = Vec::new();
-    within("it is closed", tcp.read_to_end(&mut answer)).await.unwrap();
-    assert!(answer.ends_with(&alert(47)), "{answer:?}");
+    let mut tcp = requested(proxy.address, &[29]).await;
+    tcp.write_all(&hello(&[23], &share_of_p256())).await.unwrap();
+    ends_with(tcp, 47).await;
 }
 
 #[tokio::test]
 async fn a_device_that_leaves_after_a_request_for_another_share_is_no_health_check() {
     let authority = Authority::new("ca");
     let proxy = Proxy::start(Backend::echo().await.config(), &authority.server());
-    let mut tcp = TcpStream::connect(proxy.address).await.unwrap();
-    let (groups, schemes, shares) = (vector16(&[0, 29, 0, 23]), vector16(&[4, 3]), vector16(&[]));
-    let extensions = [(10, &groups[..]), (13, &schemes), (43, &[2, 3, 4]), (51, &shares)];
-    tcp.write_all(&extended_hello([3, 3], &[[0x13, 1]], &extensions)).await.unwrap();
-    let read = within("the request", tcp.read(&mut [0; 1 << 12])).await.unwrap();
-    assert!(read > 0);
-    drop(tcp);
+    drop(requested(proxy.address, &[29, 23]).await);
     proxy.end_with(Reason::ClientTlsEof, 1).await;
 }
 
@@ -243,19 +250,7 @@ async fn a_device_that_leaves_after_a_request_for_another_share_is_no_health_che
 async fn a_second_hello_cannot_share_another_group_than_the_requested_one() {
     let authority = Authority::new("ca");
     let proxy = Proxy::start(Backend::echo().await.config(), &authority.server());
-    let mut tcp = TcpStream::connect(proxy.address).await.unwrap();
-    let hello = |shares: &[u8]| {
-        let groups = vector16(&[0, 29, 0, 23]);
-        let schemes = vector16(&[4, 3]);
-        let extensions = [(10, &groups[..]), (13, &schemes), (43, &[2, 3, 4]), (51, shares)];
-        extended_hello([3, 3], &[[0x13, 1]], &extensions)
-    };
-    tcp.write_all(&hello(&vector16(&[]))).await.unwrap();
-    let read = within("the request", tcp.read(&mut [0; 1 << 12])).await.unwrap();
-    assert!(read > 0);
-    let share = vector16(&[&[0, 23][..], &vector16(&[&[4][..], &[9; 64]].concat())].concat());
-    tcp.write_all(&hello(&share)).await.unwrap();
-    let mut answer = Vec::new();
-    within("it is closed", tcp.read_to_end(&mut answer)).await.unwrap();
-    assert!(answer.ends_with(&alert(47)), "{answer:?}");
+    let mut tcp = requested(proxy.address, &[29, 23]).await;
+    tcp.write_all(&hello(&[29, 23], &share_of_p256())).await.unwrap();
+    ends_with(tcp, 47).await;
 }

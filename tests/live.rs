@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 
 use crate::support::certs::{Wish, replace};
@@ -115,6 +115,28 @@ impl Scene {
         (code, report["live"].take())
     }
 
+    /// Makes a candidate the configuration of the sidecar.
+    fn apply(&self, candidate: Candidate) {
+        let (text, _) = self.write(candidate);
+        file::write(self.servers.dir(), &text);
+        let (status, answer) = self.sidecar.ask("POST", "/reload").unwrap();
+        assert_eq!(status, 200, "{answer}");
+    }
+
+    /// Checks that a candidate would refuse the offer of a device with this cryptography, and no other session, then that
+    /// it does. Returns the report.
+    async fn refuses(&self, provider: CryptoProvider, candidate: Candidate) -> Value {
+        let pair = self.cas[0].device("pump-small");
+        let device = Device::with(self.servers.roots(), &[&TLS13, &TLS12], provider, Some(&pair));
+        let _session = device.echo(self.sidecar.address).await.unwrap();
+        let (code, live) = self.check(candidate);
+        assert_eq!((code, &live["ended"]["count"]), (78, &json!(0)), "{live}");
+        assert_eq!(named(&live, "refused", "client_tls_incompatible"), ["pump-small"], "{live}");
+        self.apply(candidate);
+        assert!(device.echo(self.sidecar.address).await.is_err());
+        live
+    }
+
     /// Expects that a candidate would end these devices for a reason, then applies it, and expects just that.
     async fn predicts_and_applies(mut self, candidate: Candidate, reason: &str, ended: &[&str]) {
         let (code, live) = self.check(candidate);
@@ -122,10 +144,7 @@ impl Scene {
         assert_eq!(live["sessions"], DEVICES.len(), "{live}");
         assert_eq!(live["ended"]["count"], ended.len(), "{live}");
         assert_eq!(named(&live, "ended", reason), ended, "{live}");
-        let (text, _) = self.write(candidate);
-        file::write(self.servers.dir(), &text);
-        let (status, answer) = self.sidecar.ask("POST", "/reload").unwrap();
-        assert_eq!(status, 200, "{answer}");
+        self.apply(candidate);
         for (name, session) in DEVICES.iter().zip(&mut self.sessions) {
             if ended.contains(name) {
                 assert_eq!(within("the end", session.read(&mut [0; 1])).await.unwrap(), 0);
@@ -212,9 +231,7 @@ async fn devices_without_a_version_of_the_candidate_are_named_also_after_they_ha
     assert_eq!((refused.len(), &live["offers"]["count"]), (1, &json!(2)), "{live}");
     assert_eq!((&refused[0]["handshakes"], &refused[0]["versions"]), (&json!(2), &json!(["1.2"])));
     assert_eq!(refused[0]["example"]["identity"], "pump-old");
-    let (text, _) = scene.write(candidate);
-    file::write(scene.servers.dir(), &text);
-    assert_eq!(scene.sidecar.ask("POST", "/reload").unwrap().0, 200);
+    scene.apply(candidate);
     say_and_hear(&mut stays, b"still here").await.unwrap();
     assert!(old("pump-old").echo(scene.sidecar.address).await.is_err());
 }
@@ -224,19 +241,10 @@ async fn devices_without_a_suite_of_the_candidate_are_named_with_the_cause() {
     let scene = Scene::new().await;
     let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites.retain(|suite| format!("{:?}", suite.suite()).contains("AES_128"));
-    let pair = scene.cas[0].device("pump-small");
-    let device = Device::with(scene.servers.roots(), &[&TLS13, &TLS12], provider, Some(&pair));
-    let _session = device.echo(scene.sidecar.address).await.unwrap();
     let candidate = Candidate { more: "tls.suites = [\"TLS_AES_256_GCM_SHA384\"]", ..CURRENT };
-    let (code, live) = scene.check(candidate);
-    assert_eq!((code, &live["ended"]["count"]), (78, &json!(0)), "{live}");
-    assert_eq!(named(&live, "refused", "client_tls_incompatible"), ["pump-small"], "{live}");
+    let live = scene.refuses(provider, candidate).await;
     let cause = live["affected"][0]["cause"].as_str().unwrap();
     assert!(cause.contains("cipher suite"), "{cause}");
-    let (text, _) = scene.write(candidate);
-    file::write(scene.servers.dir(), &text);
-    assert_eq!(scene.sidecar.ask("POST", "/reload").unwrap().0, 200);
-    assert!(device.echo(scene.sidecar.address).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -247,18 +255,8 @@ async fn devices_that_cannot_verify_the_key_of_the_candidates_certificate_are_na
     let ecdsa = known.mapping.iter().filter(|(scheme, _)| format!("{scheme:?}").contains("ECDSA"));
     let ecdsa: Vec<_> = ecdsa.copied().collect();
     provider.signature_verification_algorithms.mapping = Vec::leak(ecdsa);
-    let pair = scene.cas[0].device("pump-small");
-    let device = Device::with(scene.servers.roots(), &[&TLS13, &TLS12], provider, Some(&pair));
-    let _session = device.echo(scene.sidecar.address).await.unwrap();
-    let candidate = Candidate { rsa: true, ..CURRENT };
-    let (code, live) = scene.check(candidate);
-    assert_eq!((code, &live["ended"]["count"]), (78, &json!(0)), "{live}");
-    assert_eq!(named(&live, "refused", "client_tls_incompatible"), ["pump-small"], "{live}");
+    let live = scene.refuses(provider, Candidate { rsa: true, ..CURRENT }).await;
     assert_eq!(live["offers"]["refused"].as_array().unwrap().len(), 1, "{live}");
-    let (text, _) = scene.write(candidate);
-    file::write(scene.servers.dir(), &text);
-    assert_eq!(scene.sidecar.ask("POST", "/reload").unwrap().0, 200);
-    assert!(device.echo(scene.sidecar.address).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::support::backend::free;
 use crate::support::certs::Wish;
 use crate::support::client::say_and_hear;
-use crate::support::command::skipped;
+use crate::support::command::{Running, skipped};
 use crate::support::file;
 use crate::support::process::{ask, binary, by_shell};
 use crate::support::proxy::metric;
@@ -344,17 +344,6 @@ async fn a_configuration_that_cannot_be_read_twice_is_refused_at_the_start() {
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(78), "{script}: {stderr}");
         assert!(stderr.contains("regular file"), "{script}: {stderr}");
-    }
-}
-
-/// A process that is killed on drop.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It fails if the process has ended already.
-        let _ended = self.0.kill();
-        let _ended = self.0.wait();
     }
 }
 

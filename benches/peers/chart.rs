@@ -5,15 +5,16 @@
 
 use std::fmt::Write as _;
 
+use super::load::{HANDSHAKES, MB, MESSAGES};
 use super::report::{OURS, Report};
 
 /// A group of bars: title, load and figure.
 const GROUPS: &[(&str, &str, &str)] = &[
-    ("Full TLS 1.3 handshakes per CPU second", "full 1.3, ECDSA", "handshakes per CPU second"),
-    ("Resumed TLS 1.2 handshakes per CPU second", "resumed 1.2", "handshakes per CPU second"),
-    ("MB to the backend per CPU second", "to backend, 64 connections", "MB per CPU second"),
-    ("MB to the client per CPU second", "to client, 64 connections", "MB per CPU second"),
-    ("Messages of 128 B per CPU second", "128 B, 32 connections", "messages per CPU second"),
+    ("Full TLS 1.3 handshakes per CPU second", "full 1.3, ECDSA", HANDSHAKES),
+    ("Resumed TLS 1.2 handshakes per CPU second", "resumed 1.2", HANDSHAKES),
+    ("MB to the backend per CPU second", "to backend, 64 connections", MB),
+    ("MB to the client per CPU second", "to client, 64 connections", MB),
+    ("Messages of 128 B per CPU second", "128 B, 32 connections", MESSAGES),
     (
         "Bytes of memory per idle connection (less is better)",
         "few idle",

@@ -6,7 +6,7 @@
 //! The relay's part is that of the same run. The parts in memory are timed here, one after the other on one core: the median
 //! of many, so that other work of the machine does not count.
 //!
-//! **Not here.** The plain relay (`relay.rs`).
+//! **Not here.** The plain relay (`plain_relay.rs`).
 
 use std::io;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use tokio_rustls::rustls::{
 };
 
 use super::device::{self, Version};
-use super::load::{CONNECTIONS, CONNECTIONS_RATE, Figure, Kind, Load};
+use super::load::{CONNECTIONS, CONNECTIONS_RATE, Figure, HANDSHAKES, Kind, Load, MB, MESSAGES};
 use super::material::Material;
 use super::peer::{PLAIN_RELAY, Setup};
 use super::report::Report;
@@ -32,7 +32,7 @@ use super::report::Report;
 pub const LIMIT: &str = "limit";
 
 /// Handshakes of a median.
-const HANDSHAKES: usize = 300;
+const REPETITIONS: usize = 300;
 
 /// Records of a median.
 const RECORDS: usize = 2000;
@@ -61,18 +61,16 @@ fn limit(report: &Report, load: &Load, material: &Material) -> Option<Figure> {
         Kind::Handshakes { version, resumed } => {
             let relay = relayed(CONNECTIONS, CONNECTIONS_RATE)?;
             let tls = handshake(material, load.setup, version, resumed).as_secs_f64();
-            Some(("handshakes per CPU second", 1.0 / (relay + tls)))
+            Some((HANDSHAKES, 1.0 / (relay + tls)))
         }
         Kind::Bulk { .. } => {
-            let figure = "MB per CPU second";
             let tls = record(RECORD).as_secs_f64() / RECORD as f64 * MEGABYTE;
-            Some((figure, 1.0 / (relayed(load.name, figure)? + tls)))
+            Some((MB, 1.0 / (relayed(load.name, MB)? + tls)))
         }
         Kind::Replies { bytes, .. } => {
-            let figure = "messages per CPU second";
             // One record is opened, and one sealed.
             let tls = 2.0 * record(bytes).as_secs_f64();
-            Some((figure, 1.0 / (relayed(load.name, figure)? + tls)))
+            Some((MESSAGES, 1.0 / (relayed(load.name, MESSAGES)? + tls)))
         }
         Kind::Start
         | Kind::Connections
@@ -95,7 +93,7 @@ fn handshake(material: &Material, setup: Setup, version: Version, resumed: bool)
         if resumed { Resumption::in_memory_sessions(8) } else { Resumption::disabled() };
     let client = Arc::new(client);
     // The first one is always full.
-    let times = (0..=HANDSHAKES).map(|_| server_half(&server, &client).expect("both sides agree"));
+    let times = (0..=REPETITIONS).map(|_| server_half(&server, &client).expect("both sides agree"));
     let wanted = times.skip(1).inspect(|(_, kind)| {
         assert_eq!(*kind == HandshakeKind::Resumed, resumed, "the handshake is of the kind");
     });

@@ -60,6 +60,11 @@ pub enum Kind {
     Unauthenticated(&'static Input),
 }
 
+/// Names of figures that are compared.
+pub const HANDSHAKES: &str = "handshakes per CPU second";
+pub const MB: &str = "MB per CPU second";
+pub const MESSAGES: &str = "messages per CPU second";
+
 /// Name of the load of connections without TLS.
 pub const CONNECTIONS: &str = "connection with one echo";
 

@@ -25,8 +25,8 @@ mod limit;
 mod load;
 mod material;
 mod peer;
+mod plain_relay;
 mod process;
-mod relay;
 mod report;
 mod targets;
 mod wire;
@@ -88,7 +88,7 @@ struct Args {
 fn main() {
     let args = Args::parse();
     if let (Some(listen), Some(backend)) = (args.relay, args.to) {
-        relay::serve(listen, backend);
+        plain_relay::serve(listen, backend);
         return;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -158,7 +158,7 @@ pub const PEERS: &[Peer] = &[
     },
 ];
 
-/// Name of the minimal program that forwards TCP (`relay.rs`).
+/// Name of the minimal program that forwards TCP (`plain_relay.rs`).
 pub const PLAIN_RELAY: &str = "plain relay";
 
 /// Workers of each proxy.

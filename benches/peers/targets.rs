@@ -7,8 +7,8 @@
 use std::fmt::Write as _;
 
 use super::limit::LIMIT;
-use super::load::UNAUTHENTICATED;
 use super::load::unauthenticated::{CPU, MEMORY};
+use super::load::{HANDSHAKES, MB, MESSAGES, UNAUTHENTICATED};
 use super::report::{OURS, Report};
 
 /// Table of the bounds that could be judged.
@@ -49,10 +49,7 @@ enum Bound {
     Least(f64),
 }
 
-const HANDSHAKES: &str = "handshakes per CPU second";
-const MESSAGES: &str = "messages per CPU second";
 const BACK: &str = "devices back, percent";
-const MB: &str = "MB per CPU second";
 
 const fn target(load: &'static str, figure: &'static str, bound: Bound) -> Target {
     Target { load, figure, bound }

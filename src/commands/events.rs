@@ -205,12 +205,9 @@ fn is_final(error: &AdminError) -> bool {
 
 /// Returns the request for the events after the number `last`.
 fn path(args: &EventsArgs, last: Option<u64>) -> String {
-    let EventsArgs { kinds, identity, peer, sni, listener, .. } = args;
-    let keys = [("identity", identity), ("peer", peer), ("sni", sni), ("listener", listener)];
-    let keys = keys.into_iter().filter_map(|(key, value)| Some((key, value.clone()?)));
-    let mut keys: Vec<_> = keys.collect();
-    if !kinds.is_empty() {
-        keys.push(("kind", kinds.join(",")));
+    let mut keys = args.selection.keys();
+    if !args.kinds.is_empty() {
+        keys.push(("kind", args.kinds.join(",")));
     }
     keys.extend(last.map(|last| ("since", last.to_string())));
     query("/events", &keys)

@@ -13,6 +13,7 @@ pub mod examples;
 pub mod probe;
 pub mod rollout;
 pub mod run;
+pub mod selection;
 pub mod sessions;
 pub mod trace;
 

@@ -62,7 +62,7 @@ async fn find(port: &AdminPort, args: &SessionsArgs) -> Result<Found, AdminError
     let mut after = args.id.map(|id| id.saturating_sub(1));
     while found.sessions.len() < args.limit {
         let limit = if args.id.is_some() { 1 } else { PAGE.min(args.limit - found.sessions.len()) };
-        let mut keys = filter(args);
+        let mut keys = args.selection.keys();
         keys.extend([("sort", sort.clone()), ("limit", limit.to_string())]);
         keys.extend(after.map(|after| ("after", after.to_string())));
         let page: Page = port.json(Method::GET, &query("/sessions", &keys)).await?;
@@ -79,12 +79,6 @@ async fn find(port: &AdminPort, args: &SessionsArgs) -> Result<Found, AdminError
         found.matching = found.sessions.len();
     }
     Ok(found)
-}
-
-fn filter(args: &SessionsArgs) -> Vec<(&'static str, String)> {
-    let SessionsArgs { identity, peer, listener, sni, .. } = args;
-    let keys = [("identity", identity), ("peer", peer), ("listener", listener), ("sni", sni)];
-    keys.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect()
 }
 
 fn show(args: &SessionsArgs, found: &Found) -> Exit {
@@ -129,7 +123,7 @@ async fn end(port: &AdminPort, args: &SessionsArgs, found: &Found) -> Result<Exi
     }
     let path = match args.id {
         Some(id) => format!("/sessions/{id}"),
-        None => query("/sessions", &filter(args)),
+        None => query("/sessions", &args.selection.keys()),
     };
     let ended: Ended = match port.json(Method::DELETE, &path).await {
         Err(AdminError::Refused { status: StatusCode::NOT_FOUND, .. }) if args.id.is_some() => {

@@ -63,12 +63,10 @@ pub fn run(args: &TraceArgs) -> Exit {
 }
 
 async fn follow(args: &TraceArgs, shown: &mut Steps<'_>) -> Result<(), AdminError> {
-    let TraceArgs { admin, identity, peer, sni, listener, time, keylog, pcap, .. } = args;
+    let TraceArgs { admin, selection, time, keylog, pcap, .. } = args;
     // A fraction of a second counts as a whole one.
     let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
-    let selection = [("identity", identity), ("peer", peer), ("sni", sni), ("listener", listener)];
-    let selection = selection.into_iter().filter_map(|(key, value)| Some((key, value.clone()?)));
-    let mut keys: Vec<_> = selection.collect();
+    let mut keys = selection.keys();
     keys.push(("seconds", seconds.to_string()));
     if keylog.is_some() || args.pcap_secrets {
         keys.push(("keys", "true".to_owned()));

@@ -193,19 +193,13 @@ mod tests {
     /// a byte. The allocator has a class of this size.
     const LARGEST_OPENING: usize = 2560;
 
-    /// Returns the size of the future that `serve` returns. No socket is needed.
-    fn returned_size<A, B, C, Returned>(_serve: impl Fn(A, B, C) -> Returned) -> usize {
+    /// Returns the size of the future that a function returns. No socket is needed.
+    fn returned_size<A, B, C, Returned>(_function: impl Fn(A, B, C) -> Returned) -> usize {
         size_of::<Returned>()
     }
 
     #[test]
     fn the_future_of_the_phases_before_the_relay_has_not_grown_unnoticed() {
-        /// Returns the size of the future that `open` returns.
-        fn returned_size<'a, Returned>(
-            _open: impl Fn(TcpStream, Arc<Routes>, &'a mut Record) -> Returned,
-        ) -> usize {
-            size_of::<Returned>()
-        }
         let size = returned_size(open);
         assert!(size <= LARGEST_OPENING, "{size} bytes");
     }

@@ -36,6 +36,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls::{CipherSuite, ProtocolVersion, SignatureScheme};
 
 use self::client_hello::{ClientHello, codes, whole16};
+pub(crate) use self::client_hello::{kind, version};
 use self::fault::HelloFault;
 pub(crate) use self::groups::Round;
 pub(crate) use self::message::Between;

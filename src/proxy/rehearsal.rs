@@ -8,23 +8,11 @@ use tokio::io;
 
 use super::handshake::{self, FailedHandshake, HandshakeError, Kernel};
 use super::handshake_memory::Share;
+use super::hello::kind;
+use super::hello::version::{TLS_1_1, TLS_1_3};
 use crate::terms::offer_class::{OfferClass, OfferList};
 use crate::terms::reason::Reason;
 use crate::trust::snapshot::Snapshot;
-
-/// Types of extensions in IANA's registry.
-mod kind {
-    pub(super) const SERVER_NAME: u16 = 0;
-    pub(super) const SUPPORTED_GROUPS: u16 = 10;
-    pub(super) const SIGNATURE_ALGORITHMS: u16 = 13;
-    pub(super) const ALPN: u16 = 16;
-    pub(super) const EXTENDED_MASTER_SECRET: u16 = 23;
-    pub(super) const SUPPORTED_VERSIONS: u16 = 43;
-    pub(super) const KEY_SHARE: u16 = 51;
-}
-
-const TLS_1_3: u16 = 0x0304;
-const TLS_1_1: u16 = 0x0302;
 
 /// A code that no implementation may give a meaning: RFC 8701.
 const RESERVED: u16 = 0x0a0a;

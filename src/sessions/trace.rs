@@ -35,6 +35,9 @@ use crate::lock::Lock;
 /// Traces at a time.
 const MAX_TRACES: usize = 4;
 
+/// The most bytes of connections that a trace can include.
+pub(crate) const MAX_CAPTURE_BYTES: u64 = 1 << 30;
+
 /// Steps that are kept of a connection that may be selected. A handshake has ten, and its secrets.
 const MAX_KEPT: usize = 32;
 

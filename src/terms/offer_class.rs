@@ -5,51 +5,64 @@
 //!
 //! **Not here.** The parser (`proxy/hello/class.rs`), the classes of a day (`sessions/offers.rs`).
 
-/// The versions, by their codes in RFC 8446 section 4.2.1.
-const VERSIONS: [(u16, &str); 2] = [(0x0304, "1.3"), (0x0303, "1.2")];
+use super::iana;
+use super::labels::Cipher;
 
-/// The suites of all policies, by IANA's codes and names.
-const SUITES: [(u16, &str); 15] = [
-    (0x1301, "TLS_AES_128_GCM_SHA256"),
-    (0x1302, "TLS_AES_256_GCM_SHA384"),
-    (0x1303, "TLS_CHACHA20_POLY1305_SHA256"),
-    (0x1304, "TLS_AES_128_CCM_SHA256"),
-    (0x1305, "TLS_AES_128_CCM_8_SHA256"),
-    (0xc02b, "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
-    (0xc02c, "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"),
-    (0xc02f, "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"),
-    (0xc030, "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"),
-    (0xcca8, "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"),
-    (0xcca9, "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"),
-    (0xc0ac, "TLS_ECDHE_ECDSA_WITH_AES_128_CCM"),
-    (0xc0ad, "TLS_ECDHE_ECDSA_WITH_AES_256_CCM"),
-    (0xc0ae, "TLS_ECDHE_ECDSA_WITH_AES_128_CCM_8"),
-    (0xc0af, "TLS_ECDHE_ECDSA_WITH_AES_256_CCM_8"),
+/// A code with its name.
+type Named = (u16, &'static str);
+
+/// The versions.
+const VERSIONS: [Named; 2] = [version(0x0304), version(0x0303)];
+
+/// The suites of all policies.
+const SUITES: [Named; 15] = [
+    (0x1301, Cipher::Tls13Aes128.as_str()),
+    (0x1302, Cipher::Tls13Aes256.as_str()),
+    (0x1303, Cipher::Tls13Chacha20.as_str()),
+    (0x1304, Cipher::Tls13Aes128Ccm.as_str()),
+    (0x1305, Cipher::Tls13Aes128Ccm8.as_str()),
+    (0xc02b, Cipher::EcdsaAes128.as_str()),
+    (0xc02c, Cipher::EcdsaAes256.as_str()),
+    (0xc02f, Cipher::RsaAes128.as_str()),
+    (0xc030, Cipher::RsaAes256.as_str()),
+    (0xcca8, Cipher::RsaChacha20.as_str()),
+    (0xcca9, Cipher::EcdsaChacha20.as_str()),
+    (0xc0ac, Cipher::EcdsaAes128Ccm.as_str()),
+    (0xc0ad, Cipher::EcdsaAes256Ccm.as_str()),
+    (0xc0ae, Cipher::EcdsaAes128Ccm8.as_str()),
+    (0xc0af, Cipher::EcdsaAes256Ccm8.as_str()),
 ];
 
 /// The groups of all policies.
-const GROUPS: [(u16, &str); 5] = [
-    (0x11ec, "X25519MLKEM768"),
-    (0x001d, "x25519"),
-    (0x0017, "secp256r1"),
-    (0x0018, "secp384r1"),
-    (0x0019, "secp521r1"),
-];
+const GROUPS: [Named; 5] =
+    [group(0x11ec), group(0x001d), group(0x0017), group(0x0018), group(0x0019)];
 
 /// The signature schemes of all keys.
-const SCHEMES: [(u16, &str); 11] = [
-    (0x0403, "ecdsa_secp256r1_sha256"),
-    (0x0503, "ecdsa_secp384r1_sha384"),
-    (0x0603, "ecdsa_secp521r1_sha512"),
-    (0x0807, "ed25519"),
-    (0x0804, "rsa_pss_rsae_sha256"),
-    (0x0805, "rsa_pss_rsae_sha384"),
-    (0x0806, "rsa_pss_rsae_sha512"),
-    (0x0201, "rsa_pkcs1_sha1"),
-    (0x0401, "rsa_pkcs1_sha256"),
-    (0x0501, "rsa_pkcs1_sha384"),
-    (0x0601, "rsa_pkcs1_sha512"),
+const SCHEMES: [Named; 11] = [
+    scheme(0x0403),
+    scheme(0x0503),
+    scheme(0x0603),
+    scheme(0x0807),
+    scheme(0x0804),
+    scheme(0x0805),
+    scheme(0x0806),
+    scheme(0x0201),
+    scheme(0x0401),
+    scheme(0x0501),
+    scheme(0x0601),
 ];
+
+const fn version(code: u16) -> Named {
+    (code, iana::version(code).expect("it is registered"))
+}
+
+const fn group(code: u16) -> Named {
+    (code, iana::group(code).expect("it is registered"))
+}
+
+const fn scheme(code: u16) -> Named {
+    (code, iana::scheme(code).expect("it is registered"))
+}
 
 /// The lists of an offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +80,7 @@ pub(crate) struct OfferClass(u64);
 impl OfferList {
     /// Returns the parameters that a class can have, and the place of the first of them in its bits. The bit before that
     /// is for the list itself: a client that sends no list of groups or schemes differs from one that sends others.
-    const fn layout(self) -> (&'static [(u16, &'static str)], usize) {
+    const fn layout(self) -> (&'static [Named], usize) {
         match self {
             Self::Versions => (&VERSIONS, 1),
             Self::Suites => (&SUITES, 4),
@@ -98,7 +111,7 @@ impl OfferClass {
     }
 
     /// Returns the codes and the names of the offered parameters of a list.
-    pub(crate) fn offered(self, list: OfferList) -> impl Iterator<Item = (u16, &'static str)> {
+    pub(crate) fn offered(self, list: OfferList) -> impl Iterator<Item = Named> {
         let (known, first) = list.layout();
         let is_offered = move |place: &usize| self.0 >> (first + place) & 1 == 1;
         (0..known.len()).filter(is_offered).map(move |place| known[place])

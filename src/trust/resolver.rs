@@ -28,6 +28,11 @@ const CURVES: [(SignatureScheme, NamedGroup); 3] = [
     (SignatureScheme::ECDSA_NISTP521_SHA512, NamedGroup::secp521r1),
 ];
 
+/// Returns the codes of the curves that a certificate's key can have.
+pub(crate) fn certificate_curves() -> impl Iterator<Item = [u8; 2]> {
+    CURVES.iter().map(|(_, curve)| u16::from(*curve).to_be_bytes())
+}
+
 /// Signature schemes of AWS-LC that all versions permit.
 const SCHEMES: [SignatureScheme; 7] = [
     SignatureScheme::ECDSA_NISTP256_SHA256,

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
@@ -17,9 +17,9 @@ use crate::support::raw::{answer_to, answering};
 use crate::support::wait::within;
 use crate::support::{Authority, Backend, Device, Sidecar, eventually, file};
 
-/// A running `tlsidecar events`. It is killed on drop.
+/// A running `tlsidecar events`.
 struct Following {
-    child: Child,
+    child: Running,
     out: Lines,
     err: Lines,
 }
@@ -57,7 +57,7 @@ impl Following {
         command.args(["events", "--admin", admin]).args(arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        Self { child, out: Lines::of(out), err: Lines::of(err) }
+        Self { child: Running(child), out: Lines::of(out), err: Lines::of(err) }
     }
 
     /// Waits for an event that has this part.
@@ -69,24 +69,11 @@ impl Following {
     async fn ended(&mut self) -> Option<i32> {
         let mut code = None;
         eventually("it has ended", || {
-            code = self.child.try_wait().unwrap();
+            code = self.child.0.try_wait().unwrap();
             code.is_some()
         })
         .await;
         code.unwrap().code()
-    }
-
-    fn signal(&self, name: &str) {
-        let kill = format!("kill -{name} {}", self.child.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
-    }
-}
-
-impl Drop for Following {
-    fn drop(&mut self) {
-        // It fails if it has ended already.
-        let _ended = self.child.kill();
-        let _ended = self.child.wait();
     }
 }
 
@@ -143,7 +130,7 @@ async fn each_event_is_a_line_in_words_or_in_json_and_a_signal_is_a_success() {
     text.until(" closed (").await;
     json.until("\"closed\"").await;
     for (following, signal) in [(&mut text, "TERM"), (&mut json, "INT")] {
-        following.signal(signal);
+        following.child.signal(signal);
         assert_eq!(following.ended().await, Some(0), "{:?}", following.err.all());
     }
     let lines = text.out.all();
@@ -196,7 +183,7 @@ async fn nothing_is_missing_after_a_cut_and_more_than_is_kept_is_reported_as_los
     let lost = events.out.all().into_iter().find(|line| line.contains("\"lost\"")).unwrap();
     let lost: Value = serde_json::from_str(&lost).unwrap();
     assert!(lost["count"].as_u64().is_some_and(|count| count > 0), "{lost}");
-    events.signal("INT");
+    events.child.signal("INT");
     assert_eq!(events.ended().await, Some(0));
 }
 
@@ -281,7 +268,7 @@ async fn the_end_of_a_drain_is_known_also_without_its_events_and_an_end_without_
     events.until("events may be missing here").await;
     fleet.proxy.app.shutdown.drain();
     eventually("the drain", || events.err.has("the process has drained")).await;
-    events.signal("INT");
+    events.child.signal("INT");
     assert_eq!(events.ended().await, Some(0));
     // Some other server, whose answers have an orderly end.
     let answer = "HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\nid: 7\n: events\n\n: .\n";

@@ -61,6 +61,14 @@ fn note(directory: &Path, run: &str, test: &str, why: &str) {
 /// A program that is killed on drop.
 pub(crate) struct Running(pub(crate) Child);
 
+impl Running {
+    /// Sends a signal, by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.0.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         // It fails if the program has ended already.

@@ -3,16 +3,17 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::command::Running;
 use super::wait::PATIENCE;
 
-/// A running tlsidecar. It is killed on drop.
+/// A running tlsidecar.
 pub(crate) struct Sidecar {
-    child: Child,
+    child: Running,
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
     log: Arc<Mutex<String>>,
@@ -42,7 +43,7 @@ impl Sidecar {
             }
         });
         let mut sidecar = Self {
-            child,
+            child: Running(child),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             admin: SocketAddr::from(([127, 0, 0, 1], 0)),
             log,
@@ -56,7 +57,7 @@ impl Sidecar {
 
     /// Returns its process id.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.0.id()
     }
 
     /// Returns its log.
@@ -68,7 +69,7 @@ impl Sidecar {
     pub(crate) fn until(&mut self, what: &str, wanted: impl Fn(&str) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !wanted(&self.log()) {
-            let ended = self.child.try_wait().unwrap();
+            let ended = self.child.0.try_wait().unwrap();
             assert!(ended.is_none(), "{what}: it ended with {ended:?}:\n{}", self.log());
             assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}\n{}", self.log());
             pause();
@@ -77,18 +78,14 @@ impl Sidecar {
 
     /// Sends a signal, by its name.
     pub(crate) fn signal(&self, name: &str) {
-        let sent = Command::new("sh")
-            .args(["-c", &format!("kill -{name} {}", self.pid())])
-            .status()
-            .unwrap();
-        assert!(sent.success());
+        self.child.signal(name);
     }
 
     /// Waits until it ends, and returns its exit status.
     pub(crate) fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
+            if let Some(status) = self.child.0.try_wait().unwrap() {
                 if let Some(reader) = self.reader.take() {
                     reader.join().unwrap();
                 }
@@ -108,14 +105,6 @@ impl Sidecar {
     pub(crate) fn count(&self, series: &str) -> u64 {
         let (_, text) = self.ask("GET", "/metrics").unwrap();
         super::proxy::metric(&text, series).unwrap_or_else(|| panic!("no {series} in\n{text}"))
-    }
-}
-
-impl Drop for Sidecar {
-    fn drop(&mut self) {
-        // It fails if the process has ended already.
-        let _ended = self.child.kill();
-        let _ended = self.child.wait();
     }
 }
 

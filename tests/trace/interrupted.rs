@@ -3,21 +3,21 @@
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::pcap::{Read, sidecar};
-use crate::support::command::output;
+use crate::support::command::{Running, output};
 use crate::support::process::binary;
 use crate::support::raw::{answer_to, client_hello};
 use crate::support::wait::within;
 use crate::support::{Authority, Backend, Sidecar};
 
-/// A running `tlsidecar trace` of all devices, with secrets in the capture. It is killed on drop.
+/// A running `tlsidecar trace` of all devices, with secrets in the capture.
 struct Tracing {
-    child: Child,
+    child: Running,
     /// Its output, until the test closes it.
     lines: Option<BufReader<ChildStdout>>,
     path: PathBuf,
@@ -31,7 +31,7 @@ impl Tracing {
         command.args(["--output", "json", "--pcap-secrets", "--pcap"]).arg(&path);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = child.stdout.take().map(BufReader::new);
-        let mut tracing = Self { child, lines, path };
+        let mut tracing = Self { child: Running(child), lines, path };
         tracing.until("started");
         tracing
     }
@@ -43,19 +43,6 @@ impl Tracing {
             line.clear();
             assert!(lines.read_line(&mut line).unwrap() > 0, "no step {kind}");
         }
-    }
-
-    fn signal(&self, name: &str) {
-        let kill = format!("kill -{name} {}", self.child.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
-    }
-}
-
-impl Drop for Tracing {
-    fn drop(&mut self) {
-        // It fails if it has ended already.
-        let _ended = self.child.kill();
-        let _ended = self.child.wait();
     }
 }
 
@@ -77,7 +64,7 @@ async fn ended_by(end: impl AsyncFnOnce(&mut Tracing, &mut Option<Sidecar>)) -> 
     tracing.until("hello");
     end(&mut tracing, &mut sidecar).await;
     let waited = tokio::task::spawn_blocking(move || {
-        let status = tracing.child.wait().unwrap();
+        let status = tracing.child.0.wait().unwrap();
         (status.code().unwrap(), Read::of(&tracing.path))
     });
     let ended = within("its end", waited).await.unwrap();
@@ -94,7 +81,7 @@ async fn a_trace_that_ends_early_writes_the_packets_of_devices_in_their_handshak
                 answer_to(sidecar.as_ref().unwrap().address, b"GET / HTTP/1.1\r\n\r\n").await;
             }
             "no sidecar" => *sidecar = None,
-            signal => tracing.signal(signal),
+            signal => tracing.child.signal(signal),
         })
         .await;
         assert_eq!(code, expected, "{name}");

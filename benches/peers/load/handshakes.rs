@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinHandle;
 
-use super::{Bench, Figure, Rates, Steady, percentile_ms};
+use super::{Bench, Figure, HANDSHAKES, Rates, Steady, percentile_ms};
 use crate::backend::Task;
 use crate::device::{self, Dialer, Version, within};
 
@@ -31,7 +31,7 @@ struct Seen {
 pub async fn steady(bench: &Bench<'_>, version: Version, resumed: bool) -> io::Result<Vec<Figure>> {
     let (rates, mut seen) = measure(bench, version, resumed).await?;
     Ok(vec![
-        ("handshakes per CPU second", rates.per_cpu_second),
+        (HANDSHAKES, rates.per_cpu_second),
         ("handshakes per second", rates.per_second),
         ("handshake p50, ms", percentile_ms(&mut seen.times, 0.50)),
         ("handshake p99, ms", percentile_ms(&mut seen.times, 0.99)),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Bench, Figure, Steady, percentile_ms};
+use super::{Bench, Figure, MB, MESSAGES, Steady, percentile_ms};
 use crate::backend::Task;
 use crate::device::{self, Line, Version, within};
 
@@ -49,10 +49,7 @@ pub async fn bulk(bench: &Bench<'_>, task: Task, connections: usize) -> io::Resu
             return Err(error);
         }
     }
-    Ok(vec![
-        ("MB per CPU second", rates.per_cpu_second / MEGABYTE),
-        ("MB per second", rates.per_second / MEGABYTE),
-    ])
+    Ok(vec![(MB, rates.per_cpu_second / MEGABYTE), ("MB per second", rates.per_second / MEGABYTE)])
 }
 
 pub async fn replies(
@@ -84,7 +81,7 @@ pub async fn replies(
         times.extend(within(Duration::from_secs(10), one).await?.map_err(io::Error::other)??);
     }
     Ok(vec![
-        ("messages per CPU second", rates.per_cpu_second),
+        (MESSAGES, rates.per_cpu_second),
         ("messages per second", rates.per_second),
         ("message p50, ms", percentile_ms(&mut times, 0.50)),
         ("message p99, ms", percentile_ms(&mut times, 0.99)),

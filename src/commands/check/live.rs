@@ -180,11 +180,7 @@ impl LiveReport {
             refused.count,
             refused.reasons()
         )];
-        lines.extend(affected.iter().take(MAX_LISTED).map(AffectedDevice::line));
-        if affected.len() > MAX_LISTED {
-            let more = affected.len() - MAX_LISTED;
-            lines.push(format!("live: and {more} more, which --output json lists"));
-        }
+        lines.extend(listed(affected, AffectedDevice::line));
         lines.extend(offers.lines());
         lines.extend(unjudged.iter().map(|(listener, count)| {
             let listener = for_terminal(listener);
@@ -231,14 +227,11 @@ impl OffersReport {
             "live: {count} offer(s) in the last 24 h: {} would be refused, of {handshakes} handshake(s)",
             refused.len()
         );
-        let more = refused.len().checked_sub(MAX_LISTED).filter(|more| *more > 0);
-        let more = more.map(|more| format!("live: and {more} more, which --output json lists"));
         let unjudged = unjudged.iter().map(|(listener, count)| {
             let listener = for_terminal(listener);
             format!("live: {count} offer(s) of listener \"{listener}\" were not judged")
         });
-        let refused = refused.iter().take(MAX_LISTED).map(RefusedClass::line);
-        [first].into_iter().chain(refused).chain(more).chain(unjudged)
+        [first].into_iter().chain(listed(refused, RefusedClass::line)).chain(unjudged)
     }
 }
 
@@ -266,6 +259,13 @@ impl AffectedDevice {
             "live: {effect}: {reason}: {identity} from {peer}, session {id} of listener \"{listener}\"{cause}"
         )
     }
+}
+
+/// Returns the lines of the first items, and how many more there are.
+fn listed<T>(items: &[T], line: fn(&T) -> String) -> impl Iterator<Item = String> {
+    let more = items.len().saturating_sub(MAX_LISTED);
+    let more = (more > 0).then(|| format!("live: and {more} more, which --output json lists"));
+    items.iter().take(MAX_LISTED).map(line).chain(more)
 }
 
 /// Returns an identity in quotation marks, which a device can choose together with a CA; a dash without one.

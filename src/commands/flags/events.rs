@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::admin::AdminArgs;
 use super::check::OutputFormat;
+use super::selection::SelectionArgs;
 use super::sessions::one_of;
 use crate::config::values::NonZeroDuration;
 use crate::events::EventKind;
@@ -22,18 +23,9 @@ pub struct EventsArgs {
     /// Only events of these kinds, separated by commas.
     #[arg(long = "kind", value_name = "KIND", value_parser = one_of::<EventKind>(), value_delimiter = ',')]
     pub kinds: Vec<String>,
-    /// Only devices whose certificate has this name, verified or refused. * matches any part of a label: *.plant.example.
-    #[arg(long, value_name = "NAME")]
-    pub identity: Option<String>,
-    /// Only devices at this address, with or without a port.
-    #[arg(long, value_name = "ADDR")]
-    pub peer: Option<String>,
-    /// Only devices that send this server name.
-    #[arg(long, value_name = "NAME")]
-    pub sni: Option<String>,
-    /// Only events of this listener.
-    #[arg(long, value_name = "NAME")]
-    pub listener: Option<String>,
+    /// The devices.
+    #[command(flatten)]
+    pub selection: SelectionArgs,
     /// Begin after the event with this number, or with 0 at the oldest event that is kept. Without it, begin with new events.
     #[arg(long, value_name = "N")]
     pub since: Option<u64>,

@@ -6,30 +6,23 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
 use super::admin::AdminArgs;
+use super::selection::SelectionArgs;
 use crate::sessions::top::{By, What};
 use crate::terms::closed_set::ClosedSet;
 
 /// The flags of `tlsidecar sessions`.
 #[derive(Clone, Debug, Args)]
+#[group(id = "selection", multiple = true, args = ["id", "identity", "peer", "sni", "listener"])]
 pub struct SessionsArgs {
     /// The admin port.
     #[command(flatten)]
     pub admin: AdminArgs,
     /// Only the session with this id.
-    #[arg(long, value_name = "ID", group = "selection", conflicts_with_all = ["identity", "peer", "listener", "sni"])]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["identity", "peer", "sni", "listener"])]
     pub id: Option<u64>,
-    /// Only sessions whose certificate has this name. * matches any part of a label: *.plant.example.
-    #[arg(long, value_name = "NAME", group = "selection")]
-    pub identity: Option<String>,
-    /// Only sessions from this address, with or without a port.
-    #[arg(long, value_name = "ADDR", group = "selection")]
-    pub peer: Option<String>,
-    /// Only sessions of this listener.
-    #[arg(long, value_name = "NAME", group = "selection")]
-    pub listener: Option<String>,
-    /// Only sessions that sent this server name.
-    #[arg(long, value_name = "NAME", group = "selection")]
-    pub sni: Option<String>,
+    /// The devices.
+    #[command(flatten)]
+    pub selection: SelectionArgs,
     /// The order of the table.
     #[arg(long, value_name = "KEY", value_enum, default_value_t = SessionOrder::Age)]
     pub sort: SessionOrder,

@@ -9,7 +9,9 @@ use clap::{Args, value_parser};
 
 use super::admin::AdminArgs;
 use super::check::OutputFormat;
+use super::selection::SelectionArgs;
 use crate::config::values::NonZeroDuration;
+use crate::sessions::trace::MAX_CAPTURE_BYTES;
 use crate::value::parse_into;
 
 /// The flags of `tlsidecar trace`.
@@ -19,18 +21,9 @@ pub struct TraceArgs {
     /// The admin port.
     #[command(flatten)]
     pub admin: AdminArgs,
-    /// Only devices whose certificate has this name. * matches any part of a label: *.plant.example.
-    #[arg(long, value_name = "NAME")]
-    pub identity: Option<String>,
-    /// Only devices at this address, with or without a port.
-    #[arg(long, value_name = "ADDR")]
-    pub peer: Option<String>,
-    /// Only devices that send this server name.
-    #[arg(long, value_name = "NAME")]
-    pub sni: Option<String>,
-    /// Only devices of this listener.
-    #[arg(long, value_name = "NAME")]
-    pub listener: Option<String>,
+    /// The devices.
+    #[command(flatten)]
+    pub selection: SelectionArgs,
     /// End the trace after this time, at most 1h.
     #[arg(long = "for", value_name = "TIME", value_parser = parse_into::<NonZeroDuration, Duration>, default_value = "10m")]
     pub time: Duration,
@@ -44,7 +37,7 @@ pub struct TraceArgs {
     #[arg(long, requires = "pcap")]
     pub pcap_secrets: bool,
     /// End the file of --pcap after this many bytes of connections, at most 1 GiB.
-    #[arg(long, value_name = "BYTES", requires = "pcap", value_parser = value_parser!(u64).range(1..=1 << 30), default_value_t = 16 << 20)]
+    #[arg(long, value_name = "BYTES", requires = "pcap", value_parser = value_parser!(u64).range(1..=MAX_CAPTURE_BYTES), default_value_t = 16 << 20)]
     pub pcap_bytes: u64,
     /// The format of the steps.
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = OutputFormat::Text)]

@@ -17,6 +17,7 @@ use crate::reload::rollouts::RolloutOrder;
 use crate::sessions::Session;
 use crate::sessions::filter::{PeerFilter, Seen, SessionFilter};
 use crate::sessions::top::{By, What};
+use crate::sessions::trace::MAX_CAPTURE_BYTES;
 use crate::terms::closed_set::{ClosedSet, closed_set};
 use crate::terms::name_pattern::NamePattern;
 use crate::trust::rollout::trial::Verdict;
@@ -35,9 +36,6 @@ const LONGEST_PATTERN: usize = 256;
 
 /// Longest time of a trace.
 const MAX_TRACE_SECONDS: u64 = 3600;
-
-/// Most bytes of connections in a trace.
-const MAX_PACKET_BYTES: u64 = 1 << 30;
 
 /// Keys of [`SessionFilter`].
 const FILTER_KEYS: &str = "listener, identity, sni, peer";
@@ -288,8 +286,8 @@ impl TraceQuery {
                     with_keys = is_set.map_err(|_| refused(&key, &value, "true, false"))?;
                 }
                 "packets" => {
-                    let number = value.parse().ok().filter(|n| (1..=MAX_PACKET_BYTES).contains(n));
-                    let allowed = format!("1 to {MAX_PACKET_BYTES}");
+                    let number = value.parse().ok().filter(|n| (1..=MAX_CAPTURE_BYTES).contains(n));
+                    let allowed = format!("1 to {MAX_CAPTURE_BYTES}");
                     packets = number.ok_or_else(|| refused(&key, &value, &allowed))?;
                 }
                 _ if set(&mut filter, &key, &value)? => {}

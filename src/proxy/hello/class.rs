@@ -4,11 +4,9 @@
 //!
 //! **Not here.** The classes (`terms/offer_class.rs`), a ClientHello of a class (`proxy/rehearsal.rs`).
 
+use super::client_hello::version::TLS_1_2;
 use super::client_hello::{ClientHello, codes, whole8, whole16};
 use crate::terms::offer_class::{OfferClass, OfferList};
-
-/// TLS 1.2, in the field for the version: RFC 5246 section 7.4.1.2.
-const TLS_1_2: u16 = 0x0303;
 
 /// Returns the class of a message.
 pub(super) fn of(hello: &ClientHello<'_>) -> OfferClass {

@@ -51,8 +51,16 @@ pub(super) struct HelloExtensions<'a> {
     pub(super) last_type: Option<u16>,
 }
 
+/// The codes of versions: RFC 8446 section 4.2.1.
+pub(crate) mod version {
+    pub(crate) const SSL_3: u16 = 0x0300;
+    pub(crate) const TLS_1_1: u16 = 0x0302;
+    pub(crate) const TLS_1_2: u16 = 0x0303;
+    pub(crate) const TLS_1_3: u16 = 0x0304;
+}
+
 /// The types of [`HelloExtensions`] in IANA's registry.
-pub(super) mod kind {
+pub(crate) mod kind {
     pub(crate) const SERVER_NAME: u16 = 0;
     pub(crate) const MAX_FRAGMENT_LENGTH: u16 = 1;
     pub(crate) const SUPPORTED_GROUPS: u16 = 10;

@@ -15,6 +15,7 @@ use tokio_rustls::rustls::ProtocolVersion;
 
 use super::client_hello::{HelloExtensions, Rest, codes, whole16};
 use crate::trust::provider::{Accepted, Change};
+use crate::trust::resolver::certificate_curves;
 
 /// A ClientHello of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,9 +27,6 @@ pub(crate) enum Round {
 
 /// Number of groups above which rustls sees a part of the list. IANA has registered about 60.
 const LONG: usize = 64;
-
-/// Curves of certificates: in TLS 1.2 the list says also which of them the client knows (RFC 8422 section 5.1.1).
-const CURVES: [[u8; 2]; 3] = [[0, 23], [0, 24], [0, 25]];
 
 /// Returns the changes that put the chosen group first, and hide the rest of a long list in an extension of an `unused`
 /// type. None if the list stays as it is.
@@ -66,9 +64,11 @@ pub(super) fn changes(
 /// Returns the groups of a list that matter to rustls, the chosen one first and the others in the client's order. If there
 /// are none, one that does not matter: the list must not be empty.
 fn known(offered: &[[u8; 2]], chosen: Option<usize>, ours: &[[u8; 2]]) -> Vec<[u8; 2]> {
+    // In TLS 1.2 the list says also which curves of certificates the client knows: RFC 8422 section 5.1.1.
+    let curves: Vec<_> = certificate_curves().collect();
     let mut known: Vec<_> = chosen.map(|place| offered[place]).into_iter().collect();
     for group in offered {
-        if (ours.contains(group) || CURVES.contains(group)) && !known.contains(group) {
+        if (ours.contains(group) || curves.contains(group)) && !known.contains(group) {
             known.push(*group);
         }
     }

@@ -8,10 +8,8 @@
 use tokio_rustls::rustls::CipherSuite;
 
 use super::client_hello::Rest;
+use super::client_hello::kind::SUPPORTED_VERSIONS;
 use crate::terms::labels::{OfferedVersion, SuiteKind};
-
-/// The extension with the versions, since TLS 1.3: RFC 8446 section 4.2.1.
-const SUPPORTED_VERSIONS: u16 = 43;
 
 /// Number of suites that are considered. IANA has registered about 350; a hello of 64 KiB has room for 32,000.
 pub(super) const MAX_SUITES: usize = 512;

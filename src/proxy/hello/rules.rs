@@ -8,6 +8,7 @@
 use tokio_rustls::rustls::pki_types::{DnsName, ServerName};
 use tokio_rustls::rustls::{PeerIncompatible, ProtocolVersion};
 
+use super::client_hello::version::{SSL_3, TLS_1_2, TLS_1_3};
 use super::client_hello::{ClientHello, HelloExtensions, Rest, codes, kind, whole8, whole16};
 use super::code_set::CodeSet;
 use super::fault::HelloFault;
@@ -16,10 +17,6 @@ use crate::config::AcceptedVersions;
 
 /// TLS_FALLBACK_SCSV: RFC 7507 section 2.
 const FALLBACK: [u8; 2] = [0x56, 0x00];
-
-const SSL_3: u16 = 0x0300;
-const TLS_1_2: u16 = 0x0303;
-const TLS_1_3: u16 = 0x0304;
 
 /// The server name that a client requests.
 #[derive(Debug, PartialEq, Eq)]
