@@ -5,7 +5,9 @@
 #   IMAGE=no       without the image, which is for this machine alone, and needs root
 #   SIGNING_KEY    a key of gpg's keyring, which signs the sums; without it there is no signature
 # Needs the tools of tools.sh, which are searched first, the targets of MACHINES (`rustup target add`), python3, gpg for the
-# key, buildah for the image, and target/checks for the charts (tests/deploy/tools.sh).
+# key, buildah for the image, target/checks for the charts (tests/deploy/tools.sh), and `strip` for each machine (Debian:
+# binutils-aarch64-linux-gnu). RUSTC chooses another compiler than rustup's, such as Debian's rustc-web with
+# libstd-rust-web-dev:arm64 where rustup cannot download a target.
 set -euo pipefail
 mkdir -p "${1:?output directory}"
 out=$(realpath "$1")
@@ -33,8 +35,10 @@ packages() {
     local machine target
     for machine in $machines; do
         target=$machine-unknown-linux-gnu
+        # Each machine's own: cargo-deb takes that of the machine that builds.
+        "$machine-linux-gnu-strip" "target/$target/release/tlsidecar"
         deploy/release/tarball.sh "target/$target/release/tlsidecar" "$machine" target/package "$out"
-        cargo deb --quiet --locked --no-build --variant portable --target "$target" --output "$out"
+        cargo deb --quiet --locked --no-build --no-strip --variant portable --target "$target" --output "$out"
         cargo generate-rpm --target "$target" --auto-req disabled --payload-compress gzip --output "$out"
     done
 }

@@ -17,7 +17,7 @@ version=$(sed -n '/^version = /{s/version = "\(.*\)"/\1/p;q}' Cargo.toml)
 [ "$(id -u)" = 0 ] || { echo "root is needed for chroot" >&2; exit 1; }
 mkdir -p "$kept"
 work=$(mktemp -d)
-trap 'rm -rf --one-file-system "$work"' EXIT
+trap 'umount "$work/$here/proc" 2>/dev/null; rm -rf --one-file-system "$work"' EXIT
 
 ok() { printf 'ok: %s\n' "$1"; }
 fail() { printf 'FAILED: %s\n' "$1" >&2 && exit 1; }
@@ -40,6 +40,10 @@ debian() {
         touch "$root.made"
     fi
     cp -a "$root" "$work/$machine"
+    # Of another machine, base-files is not configured.
+    mkdir -p "$work/$machine/opt"
+    # Debian 11's systemd-sysusers needs it.
+    [ "$machine" != "$here" ] || mount -t proc proc "$work/$machine/proc"
 }
 
 sums() {
@@ -95,7 +99,7 @@ serves() {
     pid=$!
     for _ in $(seq 100); do
         # Nothing listens as the backend: the handshake is what is shown.
-        answer=$(run_in "$machine" /opt/tlsidecar probe $at:18883 --server-name localhost --ca "$place/tls.crt" 2>&1 || true)
+        answer=$(run_in "$machine" /opt/tlsidecar probe $at:18883 --name localhost --ca "$place/tls.crt" 2>&1 || true)
         if grep -q 'TLS 1.3\|TLSv1.3\|1\.3' <<<"$answer"; then break; fi
         sleep 0.2
     done
