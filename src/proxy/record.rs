@@ -431,6 +431,7 @@ macro_rules! access {
             report = ($reason == Reason::Internal).then_some(ISSUES),
         )
     }};
+            backend_silent_ms = session.backend_silence().filter(is_notable).map(milliseconds),
 }
 use access;
 
@@ -444,6 +445,11 @@ fn declined_resumption(tls: &Negotiated) -> Option<&'static str> {
 fn milliseconds(duration: Duration) -> f64 {
     // Rounded to microseconds.
     (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// Returns whether an answer of a backend is late enough for the log: devices often end with a message that has none.
+fn is_notable(silence: &Duration) -> bool {
+    *silence >= Duration::from_secs(1)
 }
 
 impl Drop for Record {
