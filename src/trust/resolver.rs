@@ -108,6 +108,18 @@ impl Resolver {
         self.chosen(name, schemes, fits)?.key.cert.first()
     }
 
+    /// Returns the certificates that a client gets with this SNI and these signature schemes, and whether the first one
+    /// has the name. In TLS 1.2 its suites may lead to another key type.
+    pub(crate) fn chain(
+        &self,
+        name: Option<&str>,
+        schemes: &[SignatureScheme],
+    ) -> Option<(&[CertificateDer<'static>], Option<bool>)> {
+        let chosen = self.chosen(name, schemes, |_| true)?;
+        let has_name = name.map(|name| covers(&chosen.names, &name.to_ascii_lowercase()));
+        Some((&chosen.key.cert, has_name))
+    }
+
     fn chosen(
         &self,
         name: Option<&str>,
@@ -121,9 +133,7 @@ impl Resolver {
 
     /// Returns whether a certificate has this name, which is in lower case.
     pub(crate) fn has_name(&self, name: &str) -> bool {
-        let wildcard = wildcard_of(name);
-        let fits = |known: &String| known == name || Some(known) == wildcard.as_ref();
-        self.certificates.iter().flat_map(|certificate| &certificate.names).any(fits)
+        self.certificates.iter().any(|certificate| covers(&certificate.names, name))
     }
 
     /// Returns the reason for which no certificate fits a client.
@@ -155,6 +165,12 @@ impl Resolver {
             .or_else(|| first(&|c| c.names == self.default_names))
             .or_else(|| first(&|_| true))
     }
+}
+
+/// Returns whether one of these names is a name, which is in lower case, or covers it.
+fn covers(names: &[String], name: &str) -> bool {
+    let wildcard = wildcard_of(name);
+    names.iter().any(|known| known == name || Some(known) == wildcard.as_ref())
 }
 
 /// Returns the wildcard name that covers a name.
