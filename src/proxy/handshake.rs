@@ -281,7 +281,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
         };
         let negotiated = negotiated(negotiation.state(), hello.class, |cipher| {
             let name = hello.server_name.as_deref();
-            selection.resolver().key_kind(name, &hello.schemes, |key| cipher.goes_with(key))
+            selection.resolver().accepted(name, &hello.schemes, |key| cipher.goes_with(key))
         });
         let refused = verified.is_err().then(|| negotiation.state().peer_certificates().first());
         let refused = refused.flatten().map(|leaf| identity::of(leaf).into());

@@ -85,6 +85,18 @@ async fn a_missing_ca_is_unknown_ca() {
 }
 
 #[tokio::test]
+async fn a_missing_ca_is_named_once_another_device_accepts_the_certificate_alone() {
+    let mut scene = Scene::new("").await;
+    let _session = scene.device().echo(scene.address()).await.unwrap();
+    let other = Authority::new("other");
+    let ca = other.ca();
+    let options = ["-verify_return_error", "-servername", "localhost", "-CAfile"];
+    if scene.openssl(&[&options[..], &[ca.to_str().unwrap()]].concat()).await {
+        has_fields(&scene.line("client_tls_alert"), &["likely_cause=\"unknown_ca\""]);
+    }
+}
+
+#[tokio::test]
 async fn an_intermediate_that_is_not_sent_is_named() {
     let Some(log) = of_intermediate(false, None, "issuer_not_sent").await else { return };
     assert!(log.contains("holds one certificate, and not that of its issuer"), "{log}");

@@ -26,7 +26,8 @@ struct Evidence {
     client_time: Option<i64>,
     /// The certificate has the name that the client has sent; none if it has sent no name.
     has_name: Option<bool>,
-    sends_issuer: bool,
+    /// The issuer of the certificate is sent, or other clients accept the certificate without it.
+    sends_enough: bool,
     has_specific_alerts: bool,
 }
 
@@ -39,15 +40,16 @@ pub(super) fn cause(
     let HandshakeError::Alert(description) = error else { return None };
     let alert = labels::alert(*description);
     let name = hello.server_name.as_deref();
-    let (chain, has_name) = selection.resolver().chain(name, &hello.schemes)?;
-    let leaf = cert_info(chain.first()?).ok()?;
+    let chain = selection.resolver().chain(name, &hello.schemes)?;
+    let leaf = cert_info(chain.certificates.first()?).ok()?;
     Evidence {
         not_before: leaf.not_before.timestamp(),
         not_after: leaf.not_after.timestamp(),
         now: unix_seconds(SystemTime::now()),
         client_time: hello.client_time.map(i64::from),
-        has_name,
-        sends_issuer: chain.len() > 1 || leaf.is_self_issued,
+        has_name: chain.has_name,
+        // Devices that accept it alone hold its issuer: no intermediate is missing.
+        sends_enough: chain.certificates.len() > 1 || leaf.is_self_issued || chain.is_accepted,
         has_specific_alerts: hello.has_specific_alerts,
     }
     .cause(alert)
@@ -56,7 +58,7 @@ pub(super) fn cause(
 impl Evidence {
     fn cause(&self, alert: Alert) -> Option<RejectionCause> {
         match alert {
-            Alert::UnknownCa if self.sends_issuer => Some(RejectionCause::UnknownCa),
+            Alert::UnknownCa if self.sends_enough => Some(RejectionCause::UnknownCa),
             Alert::UnknownCa => Some(RejectionCause::IssuerNotSent),
             Alert::CertificateExpired if self.has_expired() => Some(RejectionCause::Expired),
             Alert::CertificateExpired => Some(RejectionCause::ClockAhead),
@@ -109,7 +111,7 @@ mod tests {
         now: 2000,
         client_time: None,
         has_name: Some(true),
-        sends_issuer: true,
+        sends_enough: true,
         has_specific_alerts: true,
     };
 
@@ -134,7 +136,7 @@ mod tests {
         assert_eq!(cause(expired, Alert::BadCertificate), "expired");
         let other_name = Evidence { has_name: Some(false), ..OPENSSL };
         assert_eq!(cause(other_name, Alert::BadCertificate), "name");
-        let alone = Evidence { sends_issuer: false, ..OPENSSL };
+        let alone = Evidence { sends_enough: false, ..OPENSSL };
         assert_eq!(cause(alone, Alert::UnknownCa), "issuer_not_sent");
     }
 
