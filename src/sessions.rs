@@ -218,6 +218,11 @@ impl Session {
         self.counted.activity.last(direction)
     }
 
+    /// Returns the time for which the backend has not answered, if the client sent last.
+    pub(crate) fn backend_silence(&self) -> Option<Duration> {
+        self.counted.activity.backend_silence(self.age())
+    }
+
     /// Returns true if the client sent last, and the backend has not answered for 30 seconds.
     pub(crate) fn waits_for_backend(&self) -> bool {
         self.counted.activity.is_backend_silent(self.age())

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use crate::support::access_log::line;
 use crate::support::command::{has, run};
 use crate::support::proxy::metric;
-use crate::support::{Authority, Backend, Device, Sidecar, file};
+use crate::support::{Authority, Backend, Device, Pair, Sidecar, file};
 
 /// The device rejects the server certificate.
 mod certificate;
@@ -50,8 +50,14 @@ impl Scene {
     /// Starts it; `more` is appended to its listener's section.
     async fn new(more: &str) -> Self {
         let authority = Authority::new("ca");
+        let server = authority.server();
+        Self::of(authority, &server, more).await
+    }
+
+    /// Starts it with this certificate of its CA.
+    async fn of(authority: Authority, server: &Pair, more: &str) -> Self {
         let backend = Backend::echo().await;
-        let text = file::text(backend.address, &authority.server(), more);
+        let text = file::text(backend.address, server, more);
         let sidecar = Sidecar::start(authority.dir(), &text);
         Self { sidecar, authority, _backend: backend }
     }

@@ -2,6 +2,7 @@
 //!
 //! Each check asserts that it found something to check.
 
+mod causes;
 mod documents;
 mod flags;
 mod imports;

@@ -22,7 +22,7 @@ use crate::terms::closed_set::ClosedSet;
 use crate::terms::labels::{
     AcceptError, Age, Alert, ClientCertificate, Direction, Expiry, Group, HandshakeKind,
     HandshakePart, HandshakeStage, Incompatible, Interruption, KeyKind, LooksLike, NoRouteCause,
-    OfferedVersion, ResumptionOutcome, Silence, SuiteKind,
+    OfferedVersion, RejectionCause, ResumptionOutcome, Silence, SuiteKind,
 };
 use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::Reason;
@@ -114,6 +114,9 @@ declare_metrics! {
         alerts: Set<Alert, IntCounter>
             = "tlsidecar_client_alerts_total" ["listener", "alert"]
             "Fatal alerts that clients sent in their handshakes.";
+        rejections: Set<RejectionCause, Later<IntCounter>>
+            = "tlsidecar_certificate_rejections_total" ["listener", "likely_cause"]
+            "Handshakes in which the client rejected the server certificate with an alert, by the likely cause.";
         incompatible: Set<Incompatible, IntCounter>
             = "tlsidecar_handshake_incompatible_total" ["listener", "what"]
             "TLS handshakes refused because client and listener have nothing in common.";
@@ -329,6 +332,11 @@ impl ListenerMetrics {
 
     pub(crate) fn alerted(&self, alert: Alert) {
         self.own.alerts[alert].inc();
+    }
+
+    /// Counts a client that rejected the server certificate.
+    pub(crate) fn rejected(&self, cause: RejectionCause) {
+        self.own.rejections[cause].used().inc();
     }
 
     pub(crate) fn refused(&self, what: Incompatible, best_suite: SuiteKind) {

@@ -13,6 +13,7 @@ pub(crate) mod describe;
 mod error;
 mod labels;
 mod negotiated;
+mod rejection;
 mod selection;
 mod steps;
 mod turn;
@@ -261,8 +262,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
         if let Err(error) = ended {
             let sent = negotiation.state().sent_alert();
             let error = steps::failed(tracer.as_ref(), error, sent);
-            let crypto = negotiation.state().crypto();
-            course.on_failure(&error, negotiation.io(), crypto);
+            course.on_failure(&error, negotiation.io(), negotiation.state().crypto());
+            course.on_rejection(rejection::cause(&error, &hello, &selection));
             if let HandshakeError::Hello(fault) = &error {
                 refuse_hello(&mut negotiation.mirrored(), fault).await;
             } else if has_alert {
@@ -280,7 +281,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
         };
         let negotiated = negotiated(negotiation.state(), hello.class, |cipher| {
             let name = hello.server_name.as_deref();
-            selection.resolver().key_kind(name, &hello.schemes, |key| cipher.goes_with(key))
+            selection.resolver().accepted(name, &hello.schemes, |key| cipher.goes_with(key))
         });
         let refused = verified.is_err().then(|| negotiation.state().peer_certificates().first());
         let refused = refused.flatten().map(|leaf| identity::of(leaf).into());

@@ -126,6 +126,8 @@ pub(crate) struct Hello {
     pub(crate) groups_hash: u64,
     /// The time of the client's clock, in Unix time, if it sends a plausible one.
     pub(crate) client_time: Option<u32>,
+    /// The client's TLS has an alert for each of most causes.
+    pub(crate) has_specific_alerts: bool,
 }
 
 /// Reason for a missing or refused ClientHello.
@@ -247,6 +249,7 @@ impl Hello {
             record_limit: RecordLimit::default(),
             groups_hash: 0,
             client_time: None,
+            has_specific_alerts: false,
         };
         if let Ok(parsed) = ClientHello::parse(&message) {
             hello.read_offer(&parsed);
@@ -276,6 +279,10 @@ impl Hello {
         self.early_data = extensions.early_data.is_some();
         self.record_limit = RecordLimit::of(extensions);
         self.client_time = client_time::of(parsed, self.version, SystemTime::now());
+        // OpenSSL, mbedTLS and wolfSSL. Go and Java do not send the first extension. GnuTLS, which sends both, has one alert
+        // for all causes, as Go.
+        self.has_specific_alerts =
+            extensions.has_encrypt_then_mac && extensions.record_size_limit.is_none();
     }
 
     /// Returns the offer by names, for a trace.

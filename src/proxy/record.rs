@@ -30,7 +30,8 @@ use crate::sessions::trace::Tracer;
 use crate::sessions::{CompletedHandshake, ForwardedAddresses, Session, Sessions};
 use crate::terms::addresses::ISSUES;
 use crate::terms::labels::{
-    Direction, HandshakeKind, NoRouteCause, OfferedVersion, ResumptionOutcome, SuiteKind,
+    Direction, HandshakeKind, NoRouteCause, OfferedVersion, RejectionCause, ResumptionOutcome,
+    SuiteKind,
 };
 use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::{Origin, Reason};
@@ -219,6 +220,9 @@ impl Record {
         if let Some(UnfinishedHandshake { how, stage, tcp: _ }) = failure.unfinished {
             metrics.unfinished(how, stage);
         }
+        if let Some(cause) = failure.rejection {
+            metrics.rejected(cause);
+        }
         if let Some(offer) = &failure.offer {
             metrics.waited(self.wait + offer.waited);
         }
@@ -406,6 +410,7 @@ macro_rules! access {
             rtt_ms = tcp.map(|tcp| milliseconds(tcp.rtt)),
             mss = tcp.map(|tcp| tcp.mss),
             offers = failure.and_then(HandshakeFailure::offers),
+            likely_cause = failure.and_then(|failure| failure.rejection).map(RejectionCause::as_str),
             client_time = failure.and_then(HandshakeFailure::client_time),
             identity = session.identity(),
             cert_subject = certificate.and_then(|certificate| certificate.subject.as_deref()),
@@ -426,6 +431,7 @@ macro_rules! access {
             bytes_to_client = session.bytes(Direction::ToClient),
             last_to_backend_ms = session.last_byte(Direction::ToBackend),
             last_to_client_ms = session.last_byte(Direction::ToClient),
+            backend_silent_ms = session.backend_silence().filter(is_notable).map(milliseconds),
             duration_ms = milliseconds(session.age()),
             error = $error.map(Brief).map(tracing::field::display),
             report = ($reason == Reason::Internal).then_some(ISSUES),
@@ -439,6 +445,11 @@ fn declined_resumption(tls: &Negotiated) -> Option<&'static str> {
     tls.resumption
         .filter(|outcome| *outcome != ResumptionOutcome::Resumed)
         .map(ResumptionOutcome::as_str)
+}
+
+/// Returns whether an answer of a backend is late enough for the log: devices often end with a message that has none.
+fn is_notable(silence: &Duration) -> bool {
+    *silence >= Duration::from_secs(1)
 }
 
 fn milliseconds(duration: Duration) -> f64 {

@@ -72,11 +72,16 @@ impl Activity {
         self.last(Direction::ToBackend).max(self.last(Direction::ToClient)).unwrap_or(0)
     }
 
+    /// Returns the time at `now` for which the backend has not answered, if the device has sent last.
+    pub(super) fn backend_silence(&self, now: Duration) -> Option<Duration> {
+        let sent = self.last(Direction::ToBackend)?;
+        let is_answered = self.last(Direction::ToClient).is_some_and(|at| at >= sent);
+        (!is_answered).then(|| now.saturating_sub(Duration::from_millis(sent)))
+    }
+
     /// Returns whether the device has sent last, and the backend has not answered for [`SILENT`] at `now`.
     pub(super) fn is_backend_silent(&self, now: Duration) -> bool {
-        let Some(sent) = self.last(Direction::ToBackend) else { return false };
-        let is_answered = self.last(Direction::ToClient).is_some_and(|at| at >= sent);
-        !is_answered && now.saturating_sub(Duration::from_millis(sent)) >= SILENT
+        self.backend_silence(now).is_some_and(|silence| silence >= SILENT)
     }
 }
 

@@ -17,6 +17,30 @@ closed_set! {
 }
 
 closed_set! {
+    /// The likely cause for which a client rejects the server certificate.
+    pub(crate) enum RejectionCause {
+        /// The client's clock is before the certificate's validity.
+        ClockBehind => "clock_behind",
+        /// The client's clock is after the certificate's validity.
+        ClockAhead => "clock_ahead",
+        /// The certificate has expired.
+        Expired => "expired",
+        /// The certificate does not have the name that the client has sent.
+        Name => "name",
+        /// The client does not have the CA.
+        UnknownCa => "unknown_ca",
+        /// The client does not have the CA, or needs an intermediate certificate that is not sent.
+        IssuerNotSent => "issuer_not_sent",
+        /// The client does not support the key or the usage of the certificate.
+        Unsupported => "unsupported",
+        /// The certificate is revoked.
+        Revoked => "revoked",
+        /// Several causes have the same alert.
+        Unclear => "unclear",
+    }
+}
+
+closed_set! {
     /// The kind of a completed TLS handshake.
     pub enum HandshakeKind {
         /// A full handshake in the usual number of round trips.

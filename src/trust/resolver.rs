@@ -9,6 +9,7 @@
 //! **Not here.** Loading the certificates (`certs.rs`).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
@@ -69,6 +70,18 @@ pub(crate) struct NamedCertificate {
     pub(crate) key: Arc<CertifiedKey>,
     /// Clients of both groups of a rollout get it.
     pub(crate) is_common: bool,
+    /// A client has completed a full handshake with it.
+    pub(crate) is_accepted: AtomicBool,
+}
+
+/// The certificates that a client was sent.
+pub(crate) struct SentChain<'a> {
+    /// The server's certificate, then those of its issuers.
+    pub(crate) certificates: &'a [CertificateDer<'static>],
+    /// The first one has the name that the client has sent; none if it has sent none.
+    pub(crate) has_name: Option<bool>,
+    /// Other clients have completed full handshakes with it.
+    pub(crate) is_accepted: bool,
 }
 
 impl Resolver {
@@ -87,18 +100,23 @@ impl Resolver {
         Self { certificates, default_names, suites }
     }
 
-    /// Returns the key type of the certificate that `resolve` chose for this SNI, these signature schemes and
-    /// the cipher suite, for which a key type `fits`.
-    pub(crate) fn key_kind(
+    /// A client has completed a full handshake with the certificate that `resolve` chose for this SNI, these signature
+    /// schemes and the cipher suite, for which a key type `fits`. Returns its key type.
+    pub(crate) fn accepted(
         &self,
         name: Option<&str>,
         schemes: &[SignatureScheme],
         fits: impl Fn(KeyKind) -> bool,
     ) -> KeyKind {
-        self.chosen(name, schemes, fits).map_or(KeyKind::Other, NamedCertificate::key_kind)
+        let Some(chosen) = self.chosen(name, schemes, fits) else { return KeyKind::Other };
+        // Workers share it: a store would take it from the caches of the others.
+        if !chosen.is_accepted.load(Ordering::Relaxed) {
+            chosen.is_accepted.store(true, Ordering::Relaxed);
+        }
+        chosen.key_kind()
     }
 
-    /// Returns the certificate that `resolve` chose, as [`Self::key_kind`] its key type.
+    /// Returns the certificate that `resolve` chose, as [`Self::accepted`].
     pub(crate) fn certificate(
         &self,
         name: Option<&str>,
@@ -106,6 +124,21 @@ impl Resolver {
         fits: impl Fn(KeyKind) -> bool,
     ) -> Option<&CertificateDer<'static>> {
         self.chosen(name, schemes, fits)?.key.cert.first()
+    }
+
+    /// Returns the certificates that a client gets with this SNI and these signature schemes. In TLS 1.2 its suites may
+    /// lead to another key type.
+    pub(crate) fn chain(
+        &self,
+        name: Option<&str>,
+        schemes: &[SignatureScheme],
+    ) -> Option<SentChain<'_>> {
+        let chosen = self.chosen(name, schemes, |_| true)?;
+        Some(SentChain {
+            certificates: &chosen.key.cert,
+            has_name: name.map(|name| covers(&chosen.names, &name.to_ascii_lowercase())),
+            is_accepted: chosen.is_accepted.load(Ordering::Relaxed),
+        })
     }
 
     fn chosen(
@@ -121,9 +154,7 @@ impl Resolver {
 
     /// Returns whether a certificate has this name, which is in lower case.
     pub(crate) fn has_name(&self, name: &str) -> bool {
-        let wildcard = wildcard_of(name);
-        let fits = |known: &String| known == name || Some(known) == wildcard.as_ref();
-        self.certificates.iter().flat_map(|certificate| &certificate.names).any(fits)
+        self.certificates.iter().any(|certificate| covers(&certificate.names, name))
     }
 
     /// Returns the reason for which no certificate fits a client.
@@ -155,6 +186,12 @@ impl Resolver {
             .or_else(|| first(&|c| c.names == self.default_names))
             .or_else(|| first(&|_| true))
     }
+}
+
+/// Returns whether one of these names is a name, which is in lower case, or covers it.
+fn covers(names: &[String], name: &str) -> bool {
+    let wildcard = wildcard_of(name);
+    names.iter().any(|known| known == name || Some(known) == wildcard.as_ref())
 }
 
 /// Returns the wildcard name that covers a name.

@@ -14,6 +14,7 @@ mod comparison;
 pub(crate) mod trial;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use tokio_rustls::rustls;
@@ -152,6 +153,7 @@ pub(super) fn resolver(tls: &config::TlsConfig, chains: &[Chain], others: &[Chai
         names: chain.info.names.clone(),
         key: Arc::clone(&chain.key),
         is_common: is_among(others, chain),
+        is_accepted: AtomicBool::new(false),
     });
     Resolver::new(named.collect(), &provider::offering(tls).cipher_suites)
 }

@@ -70,9 +70,12 @@ fn reset(session: Session) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_does_not_answer_is_seen_by_the_missing_first_byte() {
     let (_backend, mut sidecar, session) = unanswered().await;
+    // An end that follows the last message at once has no notable silence.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     reset(session);
     let line = line(&mut sidecar, "client_reset");
     has_fields(&line, &["bytes_to_backend=17", "bytes_to_client=0"]);
+    assert!(number(&line, "backend_silent_ms") >= 1000.0, "{line}");
     assert!(number(&line, "last_to_backend_ms") <= number(&line, "duration_ms"), "{line}");
     assert!(!line.contains("last_to_client_ms"), "{line}");
     let count = |name| sidecar.count(&format!("tlsidecar_backend_{name}{{listener=\"test\"}}"));

@@ -310,8 +310,10 @@ def check_descriptions(alerts):
         name, text = alert["labels"]["alertname"], alert["annotations"]["description"]
         if "error expanding" in text or "<no value>" in text:
             problem(f"{name}: {text}")
-        if name == "TlsidecarHandshakeErrorsHigh" and not re.search(r"fail, most as client_\w+( with \w+[ =]\w+)?\.$", text):
+        if name == "TlsidecarHandshakeErrorsHigh" and not re.search(r"fail, most as client_\w+( with \w+[ =]\w+(, best=\w+)?)?\.$", text):
             problem(f"{name} names no reason: {text}")
+        if name == "TlsidecarDevicesRejectCertificate" and not re.search(r", most with likely_cause=\w+\. ", text):
+            problem(f"{name} names no cause: {text}")
 
 
 def measures(node):

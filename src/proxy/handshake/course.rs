@@ -16,7 +16,7 @@ use crate::proxy::hello::HelloError;
 use crate::proxy::record::{FailedOffer, UnfinishedHandshake};
 use crate::proxy::socket::diag::TcpState;
 use crate::proxy::socket::{StreamEnd, stream_end};
-use crate::terms::labels::{HandshakeStage, Interruption};
+use crate::terms::labels::{HandshakeStage, Interruption, RejectionCause};
 
 /// The questions to the kernel about a client's socket.
 pub(crate) struct Kernel<Io> {
@@ -64,13 +64,14 @@ pub(super) struct Course<Io> {
     unanswered: Option<(Instant, Duration)>,
     waited: Duration,
     unfinished: Option<UnfinishedHandshake>,
+    rejection: Option<RejectionCause>,
 }
 
 impl<Io> Course<Io> {
     /// Begins with a ClientHello that was complete at `read_at`.
     pub(super) const fn new(kernel: Kernel<Io>, read_at: Instant) -> Self {
         let unanswered = Some((read_at, Duration::ZERO));
-        Self { kernel, unanswered, waited: Duration::ZERO, unfinished: None }
+        Self { kernel, unanswered, waited: Duration::ZERO, unfinished: None, rejection: None }
     }
 
     /// A further ClientHello is complete. `crypto` is the CPU time of the handshake up to now.
@@ -106,6 +107,11 @@ impl<Io> Course<Io> {
         self.on_send(crypto);
     }
 
+    /// The client has rejected the server certificate for this likely cause, if there is one.
+    pub(super) const fn on_rejection(&mut self, cause: Option<RejectionCause>) {
+        self.rejection = cause;
+    }
+
     fn stopped(&self, how: Interruption, error: &HandshakeError, io: &Io) -> UnfinishedHandshake {
         if self.unanswered.is_some() {
             return UnfinishedHandshake { how, stage: HandshakeStage::Unanswered, tcp: None };
@@ -123,7 +129,8 @@ impl<Io> Course<Io> {
     /// Returns the failure of a client with this offer.
     pub(super) fn failed(self, error: HandshakeError, offer: FailedOffer) -> Box<FailedHandshake> {
         let offer = Some(FailedOffer { waited: self.waited, ..offer });
-        Box::new(FailedHandshake { error, unfinished: self.unfinished, offer })
+        let Self { unfinished, rejection, .. } = self;
+        Box::new(FailedHandshake { error, unfinished, offer, rejection })
     }
 }
 
@@ -140,5 +147,5 @@ pub(super) fn failed_hello<Io>(
         let tcp = if how == Interruption::Timeout { (kernel.state)(io) } else { None };
         UnfinishedHandshake { how, stage, tcp }
     });
-    Box::new(FailedHandshake { error, unfinished, offer: None })
+    Box::new(FailedHandshake { error, unfinished, offer: None, rejection: None })
 }

@@ -14,7 +14,7 @@ use crate::proxy::hello::HelloError;
 use crate::proxy::hello::fault::HelloFault;
 use crate::proxy::record::{FailedOffer, FailureDetail, HandshakeFailure, UnfinishedHandshake};
 use crate::proxy::socket;
-use crate::terms::labels::{Incompatible, Interruption, LooksLike};
+use crate::terms::labels::{Incompatible, Interruption, LooksLike, RejectionCause};
 use crate::terms::reason::Reason;
 use crate::terms::rollout::ShownOutcome;
 use crate::trust::identity::Identity;
@@ -249,6 +249,7 @@ pub(crate) struct FailedHandshake {
     pub(super) unfinished: Option<UnfinishedHandshake>,
     /// The offer of a complete ClientHello.
     pub(super) offer: Option<FailedOffer>,
+    pub(super) rejection: Option<RejectionCause>,
 }
 
 impl FailedHandshake {
@@ -259,14 +260,19 @@ impl FailedHandshake {
 
     /// Returns the data that the reason does not contain. The identity is taken.
     pub(crate) fn take_failure(&mut self) -> HandshakeFailure {
-        let Self { error, unfinished, offer } = self;
-        HandshakeFailure { unfinished: *unfinished, offer: *offer, ..error.take_failure() }
+        let Self { error, unfinished, offer, rejection } = self;
+        HandshakeFailure {
+            unfinished: *unfinished,
+            offer: *offer,
+            rejection: *rejection,
+            ..error.take_failure()
+        }
     }
 }
 
 impl From<HandshakeError> for Box<FailedHandshake> {
     fn from(error: HandshakeError) -> Self {
-        Self::new(FailedHandshake { error, unfinished: None, offer: None })
+        Self::new(FailedHandshake { error, unfinished: None, offer: None, rejection: None })
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) struct HelloExtensions<'a> {
     pub(super) alpn: Option<&'a [u8]>,
     /// Place of its type in the message.
     pub(super) alpn_at: usize,
+    /// The extension encrypt_then_mac is there: RFC 7366.
+    pub(super) has_encrypt_then_mac: bool,
     pub(super) extended_master_secret: Option<&'a [u8]>,
     pub(super) record_size_limit: Option<&'a [u8]>,
     pub(super) session_ticket: Option<&'a [u8]>,
@@ -67,6 +69,7 @@ pub(crate) mod kind {
     pub(crate) const EC_POINT_FORMATS: u16 = 11;
     pub(crate) const SIGNATURE_ALGORITHMS: u16 = 13;
     pub(crate) const ALPN: u16 = 16;
+    pub(crate) const ENCRYPT_THEN_MAC: u16 = 22;
     pub(crate) const EXTENDED_MASTER_SECRET: u16 = 23;
     pub(crate) const RECORD_SIZE_LIMIT: u16 = 28;
     pub(crate) const SESSION_TICKET: u16 = 35;
@@ -135,6 +138,7 @@ impl<'a> HelloExtensions<'a> {
                 kind::SERVER_NAME => self.server_name_at = place,
                 kind::ALPN => self.alpn_at = place,
                 kind::SUPPORTED_GROUPS => self.supported_groups_at = place + 4,
+                kind::ENCRYPT_THEN_MAC => self.has_encrypt_then_mac = true,
                 _ => {}
             }
             if let Some(known) = self.known(kind) {

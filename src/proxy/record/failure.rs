@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::proxy::socket::diag::TcpState;
 use crate::terms::labels::{
     Alert, HandshakeStage, Incompatible, Interruption, LooksLike, NoRouteCause, OfferedVersion,
-    SuiteKind,
+    RejectionCause, SuiteKind,
 };
 use crate::trust::identity::Identity;
 use crate::trust::refused::RefusedCertificate;
@@ -27,6 +27,8 @@ pub(crate) struct HandshakeFailure {
     pub(crate) unfinished: Option<UnfinishedHandshake>,
     /// The offer of a complete ClientHello.
     pub(crate) offer: Option<FailedOffer>,
+    /// The likely cause for which the client has rejected the server certificate.
+    pub(crate) rejection: Option<RejectionCause>,
 }
 
 impl HandshakeFailure {

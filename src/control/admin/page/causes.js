@@ -187,7 +187,7 @@ function handshakeCauses(causes, l) {
   const failed = ended(listener, isHandshake, LATELY);
   if (refused && !causes.isExplained(l.name, "rejections")) causes.add(isMuch(l, alerts) ? "critical" : "warning", "TlsidecarDevicesRejectCertificate", `Devices reject the certificate of ${l.name}`, `${text} Was the certificate replaced recently?`);
   const others = refused ? failed - alerts : failed;
-  if (others < 10 || others <= 0.1 * tried || causes.isExplained(l.name, "handshakes")) return;
+  if (others < 8 || others <= 0.1 * tried || causes.isExplained(l.name, "handshakes")) return;
   // Strangers on a public port, who do not speak TLS, are no device that cannot connect.
   const isStranger = reason => reason === "client_tls_not_tls";
   const known = others - ended(listener, isStranger, LATELY);

@@ -19,7 +19,7 @@ function busyShare(least = 1) {
 }
 
 /** Returns the look of a number of failures: one among many is no fault of this side. */
-const failureLook = (failed, done) => failed >= 10 && failed > 0.1 * (failed + done) ? "bad strong" : "";
+const failureLook = (failed, done) => failed >= 8 && failed > 0.1 * (failed + done) ? "bad strong" : "";
 
 function expiryTile() {
   const ends = [...state.certificates, ...state.client_cas];
