@@ -181,6 +181,9 @@ mod instructions;
 /// The report of `tlsidecar probe`, and its health checks.
 mod probe;
 
+/// The commands at an address where another program answers.
+mod wrong_port;
+
 /// The status page in a real browser.
 mod page;
 
