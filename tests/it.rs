@@ -119,6 +119,9 @@ mod faults;
 /// Everything at once, for a long time.
 mod soak;
 
+/// Machines without IPv6.
+mod no_ipv6;
+
 /// Notifications to systemd, and sockets from it.
 mod systemd;
 
