@@ -131,6 +131,9 @@ mod observe;
 /// Metrics of devices that cannot connect, and of those that can.
 mod metrics;
 
+/// The log on a terminal.
+mod terminal;
+
 /// Live sessions, and devices that stand out.
 mod sessions;
 
