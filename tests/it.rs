@@ -119,6 +119,9 @@ mod faults;
 /// Everything at once, for a long time.
 mod soak;
 
+/// Machines without IPv6.
+mod no_ipv6;
+
 /// Notifications to systemd, and sockets from it.
 mod systemd;
 
@@ -127,6 +130,9 @@ mod observe;
 
 /// Metrics of devices that cannot connect, and of those that can.
 mod metrics;
+
+/// The log on a terminal.
+mod terminal;
 
 /// Live sessions, and devices that stand out.
 mod sessions;
@@ -180,6 +186,9 @@ mod instructions;
 
 /// The report of `tlsidecar probe`, and its health checks.
 mod probe;
+
+/// The commands at an address where another program answers.
+mod wrong_port;
 
 /// The status page in a real browser.
 mod page;

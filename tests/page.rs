@@ -3,13 +3,13 @@
 mod causes;
 mod fixture;
 mod pictures;
+mod plant;
 mod reading;
 
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, date_time_ymd};
 use serde_json::{Value, json};
 use tlsidecar::config::{BackendAddress, ClientAuth, ClientTrust, Config, ListenerConfig};
 use tlsidecar::terms::reason::Reason;
@@ -28,16 +28,6 @@ use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
 
 /// A name that runs a script in a page that does not escape it.
 const HOSTILE: &str = "<img src=x onerror=document.title='taken'>";
-
-/// Issues a device certificate with this name only.
-fn named(devices: &Authority, file: &str, name: &str) -> Pair {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    params.use_authority_key_identifier_extension = true;
-    params.not_after = date_time_ymd(2060, 1, 1);
-    devices.sign(file, &params)
-}
 
 fn status(proxy: &Proxy) -> Value {
     let (status, text) = ask(proxy.app.admin.unwrap(), "GET", "/status", "").unwrap();
@@ -85,7 +75,7 @@ async fn the_status_agrees_with_the_counters() {
 
     let _held = Device::new(&servers).echo(proxy.address).await.unwrap();
     answer_to(proxy.address, b"GET / HTTP/1.1\r\n\r\n").await;
-    let known = Device::showing(&servers, &named(&devices, "device", "pump-7"));
+    let known = Device::showing(&servers, &devices.named("device", "pump-7"));
     let mut refused = known.connect(proxy.app.listeners[1].1).await.unwrap();
     let _closed = refused.read(&mut [0; 1]).await;
     let counted = || {
@@ -263,7 +253,7 @@ async fn fleet(
     let proxy = Proxy::on(config, None);
     let mut sessions = Vec::new();
     for name in names {
-        let device = Device::showing(&servers, &named(&devices, "device", name));
+        let device = Device::showing(&servers, &devices.named("device", name));
         sessions.push(device.echo(proxy.address).await.unwrap());
     }
     (proxy, sessions, (servers, backend))
@@ -363,7 +353,7 @@ async fn a_browser_shows_failures_and_certificates_as_text() {
     for _ in 0..3 {
         answer_to(proxy.address, b"GET / HTTP/1.1\r\n\r\n").await;
     }
-    let hostile = Device::showing(&servers, &named(&devices, "device", HOSTILE));
+    let hostile = Device::showing(&servers, &devices.named("device", HOSTILE));
     for _ in 0..3 {
         let mut refused = hostile.connect(proxy.address).await.unwrap();
         let _closed = refused.read(&mut [0; 1]).await;

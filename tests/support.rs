@@ -12,6 +12,7 @@ pub(crate) mod file;
 pub(crate) mod fleet;
 pub(crate) mod network;
 pub(crate) mod page;
+pub(crate) mod png;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod raw;

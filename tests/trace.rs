@@ -3,6 +3,7 @@
 mod alerts;
 mod interrupted;
 mod pcap;
+mod recording;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;

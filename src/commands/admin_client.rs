@@ -1,7 +1,8 @@
 //! A client of the admin port: requests over TCP or a Unix socket, health, drain, and the progress of a drain.
 //!
-//! **Promises.** A request ends within its timeout ([`REQUEST_TIMEOUT`] by default) and reads at most
-//! [`MAX_ANSWER_BYTES`]. The token is in no message.
+//! **Promises.** A request ends within its timeout ([`REQUEST_TIMEOUT`] by default). Whatever answers at the address, no more
+//! is read than the head of [`MAX_HEAD_BYTES`], and [`MAX_ANSWER_BYTES`] or lines of [`MAX_LINE_BYTES`]. The token is in no
+//! message.
 //!
 //! **Not here.** The admin port itself (`control/admin.rs`), exit codes (`exit.rs`).
 
@@ -13,7 +14,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use form_urlencoded::Serializer;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
@@ -33,8 +34,14 @@ use crate::trust::token::{self, TokenError};
 /// The time limit for one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest head of an answer that is read: the status, the headers and the trailers.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+
 /// The longest answer that is read. `/status` grows with the number of listeners.
 const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
+
+/// The longest line that is read of an answer that continues.
+const MAX_LINE_BYTES: usize = 1024 * 1024;
 
 /// A failed request to the admin port.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +61,16 @@ pub(super) enum AdminError {
         address: AdminTarget,
         /// The error of the HTTP or JSON parser.
         cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The answer, or a part of it, is longer than any of the admin port.
+    #[error("{address} does not answer as an admin port: {part} has more than {limit} bytes")]
+    TooLong {
+        /// The admin port.
+        address: AdminTarget,
+        /// The part that is too long.
+        part: &'static str,
+        /// The length to which it is read.
+        limit: usize,
     },
     /// There was no answer in time.
     #[error("the admin port {address} did not answer within {limit:?}")]
@@ -224,7 +241,10 @@ impl AdminPort {
     async fn whole(&self, answer: Response<Incoming>) -> Result<Answer, AdminError> {
         let status = answer.status();
         let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
-        let body = body.map_err(|cause| self.protocol(cause))?;
+        let body = body.map_err(|cause| match cause.is::<LengthLimitError>() {
+            true => self.too_long("the answer", MAX_ANSWER_BYTES),
+            false => self.protocol(cause),
+        })?;
         Ok(Answer { status, text: String::from_utf8_lossy(&body.to_bytes()).into_owned() })
     }
 
@@ -248,15 +268,46 @@ impl AdminPort {
         AdminError::Protocol { address: self.address.clone(), cause: cause.into() }
     }
 
+    fn too_long(&self, part: &'static str, limit: usize) -> AdminError {
+        AdminError::TooLong { address: self.address.clone(), part, limit }
+    }
+
+    /// Returns the error for an answer that hyper cannot read.
+    fn unreadable(&self, cause: hyper::Error) -> AdminError {
+        match cause.is_parse_too_large() {
+            true => self.too_long("the head of the answer", MAX_HEAD_BYTES),
+            false => self.protocol(cause),
+        }
+    }
+
+    /// Returns the value of `after` for the page that follows one of `count` items, if there is one.
+    ///
+    /// # Errors
+    /// The pages have no end.
+    pub(super) fn next_page(
+        &self,
+        after: Option<u64>,
+        next: Option<u64>,
+        count: usize,
+    ) -> Result<Option<u64>, AdminError> {
+        match next {
+            Some(_) if next <= after || count == 0 => {
+                Err(self.protocol("its pages of sessions have no end"))
+            }
+            next => Ok(next),
+        }
+    }
+
     async fn exchange<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         &self,
         io: Io,
         method: Method,
         path: &str,
     ) -> Result<Exchange, AdminError> {
-        let protocol = |cause: hyper::Error| self.protocol(cause);
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(io)).await.map_err(protocol)?;
+        let unreadable = |cause: hyper::Error| self.unreadable(cause);
+        let mut http = http1::Builder::new();
+        let connecting = http.max_header_size(MAX_HEAD_BYTES).handshake(TokioIo::new(io));
+        let (mut sender, connection) = connecting.await.map_err(unreadable)?;
         // hyper makes progress only while it is polled. The answer has its errors.
         tokio::spawn(connection);
         let host = match &self.address {
@@ -269,7 +320,7 @@ impl AdminPort {
         }
         let request = request.body(Empty::<Bytes>::new());
         let request = request.expect("the parts are constants, an address and an encoded query");
-        let answer = sender.send_request(request).await.map_err(protocol)?;
+        let answer = sender.send_request(request).await.map_err(unreadable)?;
         Ok(Exchange { answer, sender })
     }
 }

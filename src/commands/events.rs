@@ -192,11 +192,11 @@ impl Events {
     }
 }
 
-/// Returns whether another attempt would be refused as well. 503: there are as many readers as may be.
+/// Returns whether another attempt would fail as well. 503: there are as many readers as may be.
 fn is_final(error: &AdminError) -> bool {
     match error {
         AdminError::Refused { status, .. } => *status != StatusCode::SERVICE_UNAVAILABLE,
-        AdminError::Token(_) => true,
+        AdminError::Token(_) | AdminError::TooLong { .. } => true,
         AdminError::Unreachable { .. }
         | AdminError::Protocol { .. }
         | AdminError::TimedOut { .. } => false,

@@ -68,8 +68,8 @@ async fn find(port: &AdminPort, args: &SessionsArgs) -> Result<Found, AdminError
         let page: Page = port.json(Method::GET, &query("/sessions", &keys)).await?;
         // On later pages, the port counts only what follows.
         found.matching = found.matching.max(page.matching);
+        after = port.next_page(after, page.next, page.sessions.len())?;
         found.sessions.extend(page.sessions);
-        after = page.next;
         if after.is_none() || args.id.is_some() {
             break;
         }

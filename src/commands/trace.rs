@@ -85,7 +85,7 @@ fn private(path: &Path) -> io::Result<File> {
 }
 
 /// Begins a capture in a file, which is new or has one already.
-fn begin_capture(path: &Path, has_secrets: bool) -> io::Result<Capture> {
+fn begin_capture(path: &Path, has_secrets: bool, bytes: u64) -> io::Result<Capture> {
     let file = private(path)?;
     let invalid = |text: String| {
         io::Error::new(io::ErrorKind::InvalidData, format!("{}: {text}", Shown(path)))
@@ -98,7 +98,7 @@ fn begin_capture(path: &Path, has_secrets: bool) -> io::Result<Capture> {
             "it is no pcapng file, and --pcap adds to such a file only".to_owned(),
         ));
     }
-    Capture::begin(file, has_secrets)
+    Capture::begin(file, has_secrets, bytes)
 }
 
 /// Returns whether two paths are the same file.
@@ -125,7 +125,7 @@ impl Steps<'_> {
     /// Shows a step. Breaks if the reader of the output has left.
     fn step(&mut self, step: &Value) -> io::Result<ControlFlow<()>> {
         let kind = step["step"].as_str().unwrap_or_default();
-        if kind == "started" {
+        if kind == "started" && self.capture.is_none() && self.keylog.is_none() {
             self.begin()?;
         }
         if let Some(capture) = &mut self.capture {
@@ -152,14 +152,14 @@ impl Steps<'_> {
 
     /// Opens the files.
     fn begin(&mut self) -> io::Result<()> {
-        let TraceArgs { keylog, pcap, pcap_secrets, .. } = self.args;
+        let TraceArgs { keylog, pcap, pcap_secrets, pcap_bytes, .. } = self.args;
         if let (Some(keylog), Some(pcap)) = (keylog, pcap)
             && is_same(keylog, pcap)
         {
             let text = format!("{}: --keylog and --pcap are the same file", Shown(pcap));
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        let capture = pcap.as_deref().map(|path| begin_capture(path, *pcap_secrets));
+        let capture = pcap.as_deref().map(|path| begin_capture(path, *pcap_secrets, *pcap_bytes));
         self.capture = capture.transpose()?;
         self.keylog = keylog.as_deref().map(private).transpose()?;
         Ok(())

@@ -1,204 +1,222 @@
-//! The pictures of the page, of a plant with healthy and with failing devices.
+//! The pictures of the page: of a plant with healthy and with failing devices, then of the same plant in trouble.
+//!
+//! CI draws all of them into `target/pictures`. Those in `docs/` are drawn by a test that takes longer, so that their charts
+//! are full; each has the layout of the page at that time in its file, which CI compares with the layout of today.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use rcgen::{CertificateParams, date_time_ymd};
-use tlsidecar::config::{
-    BackendAddress, CertificateFiles, ClientAuth, ClientTrust, Config, ListenerConfig,
-};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::{Instant, interval};
+use data_encoding::BASE64;
+use tokio::time::timeout;
 
-use super::{named, strict};
-use crate::support::backend::nobody;
+use super::plant::Plant;
 use crate::support::browser::OpenPage;
-use crate::support::certs::Wish;
-use crate::support::client::{Session, say_and_hear};
-use crate::support::command::run;
-use crate::support::proxy::{config, listener};
-use crate::support::{Authority, Backend, Device, Pair, Proxy, eventually};
+use crate::support::command::{has, run};
+use crate::support::{Authority, Backend, Proxy, png};
 
-/// A plant for the pictures: three listeners, with healthy and with failing devices.
-struct Plant {
-    servers: Authority,
-    devices: Authority,
-    /// The certificate of a device that has not been renewed.
-    late: Pair,
-    proxy: Proxy,
-    _backends: [Backend; 2],
-    held: Vec<Session>,
+/// A picture of the page.
+struct Picture {
+    file: &'static str,
+    dark: bool,
+    width: u32,
+    /// The height; all of the page if there is none.
+    height: Option<u32>,
+    /// Expressions that are true in the page before it is drawn.
+    shows: &'static [&'static str],
 }
 
-impl Plant {
-    async fn new(dir: &Path) -> Self {
-        let (servers, devices) =
-            (Authority::new("Plant 7 Server CA"), Authority::new("Plant 7 Device CA"));
-        let backends = [Backend::echo().await, Backend::echo().await];
-        let down = nobody().to_string().parse::<BackendAddress>().unwrap();
-        let pair = |name: &str, past: u64, left: u64| {
-            let days = |n: u64| Duration::from_secs(n * 86_400);
-            let today = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-            let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-            params.not_before = date_time_ymd(1970, 1, 1) + (today - days(past));
-            params.not_after = date_time_ymd(1970, 1, 1) + (today + days(left));
-            placed(&servers.sign(name, &params), dir, name)
-        };
-        let mqtt = listener(backends[0].config(), &pair("mqtt", 20, 70));
-        let mut mqtt = ListenerConfig { name: "mqtt".to_owned(), ..mqtt };
-        let trust = ClientTrust::new(devices.ca());
-        mqtt.tls.client_auth = ClientAuth::Optional(trust);
-        mqtt.limits.max_connections = Some(2000);
-        let mut modbus =
-            strict("modbus", backends[1].config(), &pair("modbus", 100, 265), &devices);
-        modbus.limits.max_connections = Some(40);
-        if let ClientAuth::Required(trust) = &mut modbus.tls.client_auth {
-            trust.crls = vec![dir.join("devices.crl")];
-            fs::copy(devices.dir().join("devices.crl"), &trust.crls[0]).unwrap();
-        }
-        let historian = listener(down, &pair("historian", 84, 6));
-        let historian = ListenerConfig { name: "historian".to_owned(), ..historian };
-        let whole = config(mqtt.clone());
-        let proxy = Proxy::on(Config { listeners: vec![mqtt, modbus, historian], ..whole }, None);
-        let wish = Wish { years: (2020, 2022), ..Wish::of_device(&["plc-12"]) };
-        let late = devices.issue("late", &wish);
-        Self { servers, devices, late, proxy, _backends: backends, held: Vec::new() }
-    }
+/// The plant as it is every day: one backend is down, and some devices cannot connect.
+const EVERY_DAY: [Picture; 4] = [
+    Picture {
+        file: "page.png",
+        dark: false,
+        width: 1280,
+        height: None,
+        shows: &[
+            "document.getElementById('claimed').innerText.includes('plc-12')",
+            "document.getElementById('reasons').innerText.includes('client_cert_expired')",
+            "document.querySelectorAll('#sessions tr').length > 10",
+        ],
+    },
+    Picture {
+        file: "page-dark.png",
+        dark: true,
+        width: 1280,
+        height: None,
+        shows: &["matchMedia('(prefers-color-scheme: dark)').matches"],
+    },
+    // The README shows the upper part, at a width at which it can be read.
+    Picture {
+        file: "page-top.png",
+        dark: false,
+        width: 1000,
+        height: Some(760),
+        shows: &["document.querySelector('.tiles').getBoundingClientRect().bottom < innerHeight"],
+    },
+    Picture {
+        file: "page-phone.png",
+        dark: false,
+        width: 390,
+        height: Some(1500),
+        shows: &["document.documentElement.scrollWidth === 390"],
+    },
+];
 
-    fn at(&self, listener: usize) -> SocketAddr {
-        self.proxy.app.listeners[listener].1
-    }
+/// The plant after [`Plant::fail`].
+const IN_TROUBLE: Picture = Picture {
+    file: "page-trouble.png",
+    dark: false,
+    width: 1280,
+    height: Some(1500),
+    shows: &[
+        "document.getElementById('problems').innerText.includes('Critical: Backend of mqtt is down')",
+        "document.getElementById('problems').innerText.includes('Warning: The last reload failed')",
+        "document.getElementById('problems').innerText.includes('Warning: Many handshakes of modbus fail')",
+        "document.getElementById('reasons').innerText.includes('backend_refused')",
+        "document.getElementById('claimed').innerText.includes('plc-12')",
+    ],
+};
 
-    /// Connects one healthy device.
-    async fn connect_healthy(&mut self, listener: usize, name: &str, from: u8, most: usize) {
-        let device = Device::showing(&self.servers, &named(&self.devices, "known", name));
-        let tcp = dial(self.at(listener), from).await;
-        let mut session = device.connect_over(tcp).await.unwrap();
-        if say_and_hear(&mut session, b"reading").await.is_ok() {
-            self.held.push(session);
-        }
-        if self.held.len() > most {
-            let mut oldest = self.held.remove(0);
-            oldest.shutdown().await.unwrap();
-        }
-    }
+/// Expressions that are true in each picture. Throughput is the difference of two answers.
+const EACH_SHOWS: [&str; 4] = [
+    "document.body.dataset.state === 'critical'",
+    "document.getElementById('problems').innerText.includes('Critical: Backend of historian is down')",
+    "document.getElementById('tiles').innerText.includes('B/s')",
+    "!document.getElementById('tiles').innerText.includes('\\n0 B/s')",
+];
 
-    /// Makes the connections of one step of the simulation.
-    async fn step(&mut self, n: u64) {
-        let every = |turns| n.is_multiple_of(turns);
-        let busy = n % 97 < 40;
-        let speaking = n as usize % self.held.len().max(1);
-        if let Some(session) = self.held.get_mut(speaking) {
-            // The session of a device that has lost its power has ended.
-            let _ended = say_and_hear(session, &[b'.'; 900]).await;
-        }
-        if busy || every(3) {
-            self.connect_healthy(0, &format!("sensor-{}", n % 120), (n % 60) as u8 + 10, 60).await;
-        }
-        if every(9) {
-            self.connect_healthy(1, &format!("plc-{}", n % 8), 90 + (n % 8) as u8, 60).await;
-        }
-        if every(14) {
-            let mut tcp = dial(self.at(0), 23).await;
-            tcp.write_all(b"\x10\x12\0\x04MQTT\x04").await.unwrap();
-            let _closed = tcp.read(&mut [0; 16]).await;
-        }
-        if every(6) && n % 200 > 120 {
-            let stranger = Device::new(&Authority::new("last year's"));
-            let tcp = dial(self.at(0), 31 + (n % 3) as u8).await;
-            assert!(stranger.connect_over(tcp).await.is_err());
-        }
-        if every(26) {
-            let nameless = Device::new(&self.servers);
-            let mut refused = nameless.connect_over(dial(self.at(1), 44).await).await.unwrap();
-            let _closed = refused.read(&mut [0; 1]).await;
-        }
-        if every(17) {
-            let late = Device::showing(&self.servers, &self.late);
-            let mut refused = late.connect_over(dial(self.at(1), 45).await).await.unwrap();
-            let _closed = refused.read(&mut [0; 1]).await;
-        }
-        if every(40) {
-            let gateway = Device::new(&self.servers);
-            let mut refused = gateway.connect_over(dial(self.at(2), 70).await).await.unwrap();
-            let _closed = refused.read(&mut [0; 1]).await;
-        }
-        if every(31) {
-            self.connect_healthy(0, "pump-7.hall-2.plant.example", 52, 60).await;
-            // It loses power: no close_notify, and a reset.
-            if let Some(session) = self.held.pop() {
-                let tcp = session.into_inner().0;
-                tcp.set_zero_linger().unwrap();
-            }
-        }
+/// The layout that readers see: headings, tiles, columns, labels and colours.
+const LAYOUT: &str = "[
+    ...[...document.querySelectorAll('h1, h2, dt, thead th, label, summary, figcaption > :first-child')]
+        .filter(part => !part.closest('tbody') && part.checkVisibility())
+        .map(part => `${part.tagName.toLowerCase()} ${part.firstChild.textContent.trim()}`),
+    ...[...document.styleSheets].flatMap(sheet => [...sheet.cssRules]).map(rule => rule.cssText)
+        .filter(rule => rule.includes(':root')).map(rule => rule.replace(/\\s+/g, ' ')),
+].join('\\n')";
+
+/// The keyword of the layout in a picture.
+const KEYWORD: &str = "Layout of the page";
+
+/// The mean brightness of a picture, from 0 to 255, and the most rows of pixels that follow each other without a difference.
+const PIXELS: &str = "(async base64 => {
+    const bytes = Uint8Array.from(atob(base64), c => c.charCodeAt(0)), image = await createImageBitmap(new Blob([bytes]));
+    const { width, height } = image, context = new OffscreenCanvas(width, height).getContext('2d');
+    context.drawImage(image, 0, 0);
+    const pixels = new Uint32Array(context.getImageData(0, 0, width, height).data.buffer);
+    let sum = 0, same = 0, most = 0;
+    for (let y = 0; y < height; y += 1) {
+        const row = pixels.subarray(y * width, (y + 1) * width), above = pixels.subarray((y - 1) * width, y * width);
+        for (const pixel of row) sum += (pixel & 255) + (pixel >> 8 & 255) + (pixel >> 16 & 255);
+        same = y > 0 && row.every((pixel, x) => pixel === above[x]) ? same + 1 : 0;
+        most = Math.max(most, same);
     }
+    return [sum / (3 * width * height), most];
+})";
+
+/// Draws the picture, once the page shows what belongs into it, and checks that the page is in it.
+async fn draw(page: &mut OpenPage, picture: &Picture, dir: &Path) {
+    let Picture { file, dark, width, height, shows } = picture;
+    page.arrange(*dark, *width, *height).await;
+    for shown in shows.iter().chain(&EACH_SHOWS) {
+        page.until(shown).await;
+    }
+    // The page may have grown since.
+    page.arrange(*dark, *width, *height).await;
+    let drawn = page.picture().await;
+    fs::write(dir.join(file), &drawn).unwrap();
+    let size = png::size(&drawn);
+    assert_eq!(size.0, *width, "{file}");
+    assert!(height.map_or(size.1 > 2000, |height| size.1 == height), "{file}: {size:?}");
+    let pixels = page.evaluate(&format!("{PIXELS}('{}')", BASE64.encode(&drawn))).await;
+    let [brightness, same] = [0, 1].map(|at: usize| pixels[at].as_f64().unwrap());
+    let wanted = if *dark { 15.0..80.0 } else { 200.0..253.0 };
+    assert!(wanted.contains(&brightness), "{file}: its brightness is {brightness}");
+    assert!(same < 250.0, "{file}: {same} rows are blank");
 }
 
-/// Copies a certificate to a directory with a realistic name.
-fn placed(pair: &Pair, dir: &Path, name: &str) -> Pair {
-    let files = CertificateFiles {
-        cert: dir.join(format!("{name}.crt")),
-        key: dir.join(format!("{name}.key")),
+/// Draws all pictures of a plant with one step in `pace`, which runs for `time` before.
+async fn draw_all(plant_dir: &Path, pace: Duration, time: Duration, into: &Path) -> String {
+    let mut plant = Plant::new(plant_dir).await;
+    let _over = timeout(time, plant.during(pace, std::future::pending::<()>())).await;
+    let mut page = OpenPage::open(&plant.url()).await;
+    let every_day = async {
+        for picture in &EVERY_DAY {
+            draw(&mut page, picture, into).await;
+        }
+        page.arrange(false, 1280, None).await;
+        layout(&mut page).await
     };
-    fs::copy(&pair.files.cert, &files.cert).unwrap();
-    fs::copy(&pair.files.key, &files.key).unwrap();
-    Pair { files }
+    let layout = plant.during(pace, every_day).await;
+    plant.fail().await;
+    let _over = timeout(time / 10, plant.during(pace, std::future::pending::<()>())).await;
+    plant.during(pace, draw(&mut page, &IN_TROUBLE, into)).await;
+    drop(page);
+    plant.end().await;
+    layout
 }
 
-/// Connects from 127.0.0.`from`.
-async fn dial(address: SocketAddr, from: u8) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(SocketAddr::from(([127, 0, 0, from], 0))).unwrap();
-    let tcp = socket.connect(address).await.unwrap();
-    tcp.set_nodelay(true).unwrap();
-    tcp
+async fn layout(page: &mut OpenPage) -> String {
+    let layout = page.evaluate(LAYOUT).await;
+    layout.as_str().unwrap().to_owned()
+}
+
+fn docs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pictures_show_a_plant_every_day_and_in_trouble() {
+    if !has("chromium") {
+        return;
+    }
+    let pictures = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/pictures");
+    fs::create_dir_all(&pictures).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    draw_all(dir.path(), Duration::from_millis(20), Duration::ZERO, &pictures).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pictures_in_the_documents_have_the_layout_of_the_page() {
+    if !has("chromium") {
+        return;
+    }
+    let (authority, backend) = (Authority::new("ca"), Backend::echo().await);
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    let mut page = OpenPage::open(&format!("http://{}/", proxy.app.admin.unwrap())).await;
+    page.arrange(false, 1280, None).await;
+    page.until("document.querySelectorAll('dt').length > 0").await;
+    let layout = layout(&mut page).await;
+    assert!(layout.contains("h2 Listeners\n") && layout.contains("th Reason"), "{layout}");
+    for Picture { file, .. } in EVERY_DAY.iter().chain([&IN_TROUBLE]) {
+        let drawn = png::text(&fs::read(docs().join(file)).unwrap(), KEYWORD).unwrap_or_default();
+        assert_eq!(
+            drawn, layout,
+            "docs/{file} was drawn before the page has changed. Draw all of them again: \
+             cargo test --test it -- --ignored the_pictures_in_the_documents_are_drawn"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "draws docs/page*.png, in a quarter of an hour or TLSIDECAR_PICTURE_SECONDS"]
-async fn the_pictures_of_the_page_are_drawn() {
+async fn the_pictures_in_the_documents_are_drawn() {
     let dir = std::env::temp_dir().join("plant-7");
     fs::create_dir_all(&dir).unwrap();
-    let mut plant = Plant::new(&dir).await;
     let seconds = std::env::var("TLSIDECAR_PICTURE_SECONDS");
     let seconds = seconds.map_or(900, |seconds| seconds.parse().unwrap());
-    let until = Instant::now() + Duration::from_secs(seconds);
-    let mut turns = interval(Duration::from_millis(300));
-    for n in 0.. {
-        turns.tick().await;
-        plant.step(n).await;
-        if Instant::now() > until {
-            break;
-        }
-    }
-    let url = format!("http://{}/", plant.proxy.app.admin.unwrap());
-    let mut page = OpenPage::open(&url).await;
-    // Throughput is the difference of two answers.
-    page.until("document.getElementById('tiles').innerText.includes('B/s')").await;
-    page.until("document.querySelectorAll('#sessions tr').length > 10").await;
-    let docs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs");
-    for (name, dark, width, height) in [
-        ("page.png", false, 1280, None),
-        ("page-dark.png", true, 1280, None),
-        // The README shows the upper part, at a width at which it can be read.
-        ("page-top.png", false, 1000, Some(760)),
-        ("page-phone.png", false, 390, Some(1500)),
-    ] {
-        let file = docs.join(name);
-        page.picture(dark, width, height, &file).await;
+    let (pace, time) = (Duration::from_millis(300), Duration::from_secs(seconds));
+    let layout = draw_all(&dir, pace, time, &docs()).await;
+    for Picture { file, .. } in EVERY_DAY.iter().chain([&IN_TROUBLE]) {
+        let file = docs().join(file);
         // A page has few colours.
         let mut fewer = Command::new("pngquant");
         fewer.args(["--force", "--strip", "--output"]).arg(&file).arg("64").arg(&file);
         let (good, text) = run(fewer).await;
         assert!(good, "{text}");
+        let drawn = fs::read(&file).unwrap();
+        fs::write(&file, png::with_text(&drawn, KEYWORD, &layout)).unwrap();
     }
-    drop(page);
-    plant.held.clear();
-    eventually("all have left", || plant.proxy.text().matches("connections_active{").count() == 3)
-        .await;
     fs::remove_dir_all(dir).unwrap();
 }

@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Instant;
 
@@ -133,14 +132,8 @@ impl OpenPage {
         self.request("Input.dispatchMouseEvent", &moved).await;
     }
 
-    /// Saves a picture of the page in the dark or the light colours; of all of it if no height is given.
-    pub(crate) async fn picture(
-        &mut self,
-        dark: bool,
-        width: u32,
-        height: Option<u32>,
-        into: &Path,
-    ) {
+    /// Gives the page the dark or the light colours, and a size in pixels: that of its content if no height is given.
+    pub(crate) async fn arrange(&mut self, dark: bool, width: u32, height: Option<u32>) {
         let scheme = if dark { "dark" } else { "light" };
         let colours = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
         self.request("Emulation.setEmulatedMedia", &colours).await;
@@ -149,9 +142,12 @@ impl OpenPage {
             let whole = self.evaluate("document.documentElement.scrollHeight").await;
             self.resize(width, whole.as_u64().unwrap() as u32).await;
         }
+    }
+
+    /// Returns a picture of the visible part of the page, as PNG.
+    pub(crate) async fn picture(&mut self) -> Vec<u8> {
         let drawn = self.request("Page.captureScreenshot", &json!({ "format": "png" })).await;
-        let png = BASE64.decode(drawn["data"].as_str().unwrap().as_bytes()).unwrap();
-        std::fs::write(into, png).unwrap();
+        BASE64.decode(drawn["data"].as_str().unwrap().as_bytes()).unwrap()
     }
 
     async fn request(&mut self, method: &str, params: &Value) -> Value {

@@ -135,6 +135,16 @@ impl Authority {
         self.issue(name, &Wish::of_device(&[name]))
     }
 
+    /// Issues a certificate for a device that has its name as the common name only.
+    pub(crate) fn named(&self, file: &str, name: &str) -> Pair {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        params.not_after = date_time_ymd(2060, 1, 1);
+        self.sign(file, &params)
+    }
+
     /// Issues a certificate into `file.crt` and `file.key`, each replaced atomically.
     pub(crate) fn issue(&self, file: &str, wish: &Wish<'_>) -> Pair {
         let (chain, key) = self.issue_pem(wish);

@@ -165,7 +165,8 @@ impl Network {
         Loss(rule)
     }
 
-    fn far(&self, link: Link) -> IpAddr {
+    /// Returns the namespace's address on a link.
+    pub(crate) fn far(&self, link: Link) -> IpAddr {
         self.address(link, 2)
     }
 

@@ -37,8 +37,6 @@ pub(super) enum LiveError {
     Admin(#[from] AdminError),
     #[error("the facts about the live sessions cannot be used: {0}")]
     Page(#[from] BadPage),
-    #[error("the admin port answers with pages of live sessions that have no end")]
-    Endless,
     #[error("the admin port has more than {MAX_SESSIONS} live sessions")]
     TooMany,
 }
@@ -120,11 +118,10 @@ async fn sessions(port: &AdminPort) -> Result<(Vec<RemoteSession>, SystemTime), 
     while let Some(last) = after {
         let path = query("/sessions/facts", &[("after", last.to_string())]);
         let page: FactsPage = port.json(Method::GET, &path).await?;
-        (after, now) = (page.next, page.now);
+        let next = page.next;
+        now = page.now;
         let sessions = page.into_sessions()?;
-        if after.is_some_and(|next| next <= last || sessions.is_empty()) {
-            return Err(LiveError::Endless);
-        }
+        after = port.next_page(Some(last), next, sessions.len())?;
         if sessions.len() > MAX_SESSIONS - all.len() {
             return Err(LiveError::TooMany);
         }

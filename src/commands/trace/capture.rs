@@ -4,6 +4,8 @@
 //! are a gap, as in any capture.
 //!
 //! **Promises.** The file is private. Secrets are in it only if they were asked for, and before the packets that need them.
+//! Whatever the admin port sends, the file has no more bytes of connections than were asked for, and memory has at most
+//! [`MAX_CONNECTIONS`] and [`MAX_HELD_BYTES`].
 //!
 //! **Not here.** The blocks of the file (`pcapng.rs`), the bytes (`sessions/trace/packets.rs`).
 
@@ -29,11 +31,21 @@ const WINDOW: u16 = u16::MAX;
 /// The most bytes of a segment: the length of an IPv4 packet has 16 bits, and the two headers have 20 bytes each.
 const MAX_BYTES: usize = 65_535 - 2 * 20;
 
+/// The most connections whose end has not come. The admin port follows 4,096 at a time; the end of one can be lost.
+const MAX_CONNECTIONS: usize = 65_536;
+
+/// The most bytes of blocks that wait for secrets. What exceeds them is written without.
+const MAX_HELD_BYTES: usize = 64 << 20;
+
 /// A capture in progress.
 pub(super) struct Capture {
     file: File,
     /// The file gets the secrets of the connections.
     has_secrets: bool,
+    /// Bytes of connections that the file may still get.
+    left: u64,
+    /// Bytes of all blocks that wait for secrets.
+    held_bytes: usize,
     connections: HashMap<u64, Connection>,
     /// Connections whose secrets are all known before their first packet.
     complete: HashSet<u64>,
@@ -81,12 +93,14 @@ struct Flags {
 }
 
 impl Capture {
-    /// Begins a capture in a file, behind what it contains.
-    pub(super) fn begin(mut file: File, has_secrets: bool) -> io::Result<Self> {
+    /// Begins a capture of at most `bytes` of connections in a file, behind what it contains.
+    pub(super) fn begin(mut file: File, has_secrets: bool, bytes: u64) -> io::Result<Self> {
         file.write_all(&pcapng::start())?;
         Ok(Self {
             file,
             has_secrets,
+            left: bytes,
+            held_bytes: 0,
             connections: HashMap::new(),
             complete: HashSet::new(),
             invalid: 0,
@@ -100,11 +114,12 @@ impl Capture {
             "key" if self.has_secrets => self.secret(step["line"].as_str().unwrap_or_default()),
             // All secrets are known.
             "handshake" => {
-                self.complete.extend(step["connection"].as_u64());
-                self.release(step)
+                let id = step["connection"].as_u64();
+                self.complete.extend(id.filter(|_| self.complete.len() < MAX_CONNECTIONS));
+                self.release(id)
             }
             "closed" => {
-                self.release(step)?;
+                self.release(step["connection"].as_u64())?;
                 self.closed(step)
             }
             _ => Ok(()),
@@ -128,10 +143,11 @@ impl Capture {
     }
 
     /// Adds the packets of a connection that have waited for its secrets.
-    fn release(&mut self, step: &Value) -> io::Result<()> {
-        let id = step["connection"].as_u64();
+    fn release(&mut self, id: Option<u64>) -> io::Result<()> {
         let held = id.and_then(|id| self.connections.get_mut(&id)?.held.take());
-        self.file.write_all(&held.unwrap_or_default())
+        let held = held.unwrap_or_default();
+        self.held_bytes = self.held_bytes.saturating_sub(held.len());
+        self.file.write_all(&held)
     }
 
     /// Adds the bytes of a step `packet`. A step that cannot be read is of a later version.
@@ -139,31 +155,45 @@ impl Capture {
     /// In TLS 1.2 the secret is known after the device's last flight was read. Wireshark needs it before.
     fn packet(&mut self, step: &Value) -> io::Result<()> {
         let Ok(packet) = Packet::deserialize(step) else { return Ok(()) };
-        let Some((bytes, end)) = packet.bytes() else {
+        let id = packet.connection;
+        let Some((bytes, end)) = packet.bytes().filter(|(bytes, _)| self.admit(id, bytes)) else {
             self.invalid = self.invalid.saturating_add(1);
             return Ok(());
         };
+        let waits = self.has_secrets && !self.complete.contains(&id);
         let mut blocks = Vec::new();
-        if !self.connections.contains_key(&packet.connection) {
+        let connection = self.connections.entry(id).or_insert_with(|| {
             let mut connection = Connection::between(packet.peer, packet.local);
-            let waits = self.has_secrets && !self.complete.contains(&packet.connection);
             connection.held = waits.then(Vec::new);
             if packet.offset == 0 {
                 connection.open(packet.at, &mut blocks);
             }
-            self.connections.insert(packet.connection, connection);
-        }
-        if let Some(connection) = self.connections.get_mut(&packet.connection) {
-            let place = usize::from(matches!(packet.sender, Sender::Tlsidecar));
-            connection.next[place] = packet.offset;
-            let flags = Flags { ack: true, push: true, ..Flags::default() };
-            blocks.extend(connection.segment(packet.sender, flags, packet.at, &bytes));
-            connection.next[place] = end;
-            if let Some(held) = &mut connection.held {
-                held.append(&mut blocks);
+            connection
+        });
+        let place = usize::from(matches!(packet.sender, Sender::Tlsidecar));
+        connection.next[place] = packet.offset;
+        let flags = Flags { ack: true, push: true, ..Flags::default() };
+        blocks.extend(connection.segment(packet.sender, flags, packet.at, &bytes));
+        connection.next[place] = end;
+        let Some(held) = &mut connection.held else { return self.file.write_all(&blocks) };
+        self.held_bytes += blocks.len();
+        held.append(&mut blocks);
+        if self.held_bytes > MAX_HELD_BYTES { self.release(Some(id)) } else { Ok(()) }
+    }
+
+    /// Returns whether the bytes of a connection may be added, and counts them.
+    fn admit(&mut self, id: u64, bytes: &[u8]) -> bool {
+        let is_known = self.connections.contains_key(&id);
+        // No packet is free: a header has bytes too.
+        let left =
+            u64::try_from(bytes.len().max(1)).ok().and_then(|bytes| self.left.checked_sub(bytes));
+        match left.filter(|_| is_known || self.connections.len() < MAX_CONNECTIONS) {
+            Some(left) => {
+                self.left = left;
+                true
             }
+            None => false,
         }
-        self.file.write_all(&blocks)
     }
 
     /// Adds the end of a connection.
@@ -276,7 +306,15 @@ mod tests {
 
     /// Returns a capture in an unnamed file.
     fn capture() -> Capture {
-        Capture::begin(tempfile::tempfile().unwrap(), false).unwrap()
+        bounded(false, u64::MAX)
+    }
+
+    fn bounded(has_secrets: bool, bytes: u64) -> Capture {
+        Capture::begin(tempfile::tempfile().unwrap(), has_secrets, bytes).unwrap()
+    }
+
+    fn length(capture: &Capture) -> u64 {
+        capture.file.metadata().unwrap().len()
     }
 
     fn packet(peer: &str, offset: u64, bytes: usize) -> Value {
@@ -287,7 +325,7 @@ mod tests {
     #[test]
     fn a_packet_that_no_connection_can_have_is_counted_and_not_in_the_file() {
         let mut capture = capture();
-        let start = capture.file.metadata().unwrap().len();
+        let start = length(&capture);
         let too_long = packet("192.0.2.7:1", 0, MAX_BYTES + 1);
         let beyond = packet("192.0.2.7:1", u64::MAX, 1);
         let mut garbled = packet("192.0.2.7:1", 0, 1);
@@ -295,7 +333,7 @@ mod tests {
         for step in [too_long, beyond, garbled] {
             capture.step("packet", &step).unwrap();
         }
-        assert_eq!((capture.invalid(), capture.file.metadata().unwrap().len()), (3, start));
+        assert_eq!((capture.invalid(), length(&capture)), (3, start));
     }
 
     #[test]
@@ -313,6 +351,45 @@ mod tests {
             capture.step("closed", &step).unwrap();
         }
         assert_eq!(capture.invalid(), 0);
-        assert!(capture.file.metadata().unwrap().len() > 2 * MAX_BYTES as u64);
+        assert!(length(&capture) > 2 * MAX_BYTES as u64);
+    }
+
+    #[test]
+    fn the_file_gets_no_more_bytes_of_connections_than_were_asked_for() {
+        let mut capture = bounded(false, 1000);
+        for _ in 0..3 {
+            capture.step("packet", &packet("192.0.2.7:1", 0, 500)).unwrap();
+        }
+        let (full, invalid) = (length(&capture), capture.invalid());
+        capture.step("packet", &packet("192.0.2.7:1", 0, 0)).unwrap();
+        assert_eq!((length(&capture), invalid, capture.invalid()), (full, 1, 2));
+    }
+
+    #[test]
+    fn packets_that_wait_for_secrets_without_an_end_are_written_without() {
+        let mut capture = bounded(true, u64::MAX);
+        let start = length(&capture);
+        let long = packet("192.0.2.7:1", 0, MAX_BYTES);
+        for _ in 0..MAX_HELD_BYTES / MAX_BYTES {
+            capture.step("packet", &long).unwrap();
+            assert!(capture.held_bytes <= MAX_HELD_BYTES);
+        }
+        assert!(length(&capture) > start + (MAX_HELD_BYTES - 2 * MAX_BYTES) as u64);
+    }
+
+    #[test]
+    fn connections_without_an_end_are_bounded() {
+        let mut capture = capture();
+        let mut step = packet("192.0.2.7:1", 7, 1);
+        for connection in 0..=MAX_CONNECTIONS {
+            step["connection"] = connection.into();
+            capture.step("packet", &step).unwrap();
+            capture.step("handshake", &step).unwrap();
+        }
+        assert_eq!(
+            (capture.connections.len(), capture.complete.len()),
+            (MAX_CONNECTIONS, MAX_CONNECTIONS)
+        );
+        assert_eq!(capture.invalid(), 1);
     }
 }

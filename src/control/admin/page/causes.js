@@ -38,7 +38,7 @@ function lost(l) {
   return peak >= 20 && l.active < 0.5 * peak ? { name: l.name, peak, active: l.active } : null;
 }
 
-const lostInWords = ({ active, peak }) => `${number(active)} connections are left; the maximum of the last 15 minutes is ${number(peak)}.`;
+const lostInWords = ({ active, peak }) => `${plural(active, "connection")} ${active === 1 ? "is" : "are"} left; the maximum of the last 15 minutes is ${number(peak)}.`;
 
 function processCauses(causes) {
   const { phase, drain, resources } = state;
