@@ -54,6 +54,8 @@ pub struct App {
     pub reload: reload::Handle,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    #[cfg(feature = "bench")]
+    sessions: Arc<Sessions>,
 }
 
 /// Starts a proxy on `config`, and binds its sockets. `source` is the file of the configuration, if there is one. Must
@@ -83,7 +85,11 @@ pub fn start_on(
     let metrics = Arc::new(Metrics::new());
     let sessions = Arc::new(Sessions::default());
     let events = Arc::clone(metrics.events());
-    let shutdown = Shutdown::new(SessionDrain::new(Arc::clone(&sessions)), events);
+    let over_sessions =
+        BlockingPool::of_one_thread("sessions").map_err(system("start a thread"))?;
+    let over_sessions = Arc::new(over_sessions);
+    let drain = SessionDrain::new(Arc::clone(&sessions), Arc::clone(&over_sessions));
+    let shutdown = Shutdown::new(drain, events);
     let budget = Arc::clone(&sessions.budget);
     let workers = tokio::runtime::Handle::current().metrics().num_workers();
     let gate = Arc::new(ProcessGate::new(capacity.connections, workers, budget));
@@ -117,7 +123,7 @@ pub fn start_on(
     }
     let gates = accepting.iter().map(|listener| listener.gate.clone()).collect();
     refresh(&metrics, &shutdown, &sessions, &targets, gates, queues);
-    let recheck = recheck(&targets, &sessions).map_err(system("start a thread"))?;
+    let recheck = recheck(&targets, &sessions, over_sessions);
     let shown = listeners.iter().zip(&targets);
     let shown = shown.map(|((_, address), target)| (*address, Arc::clone(&target.metrics)));
     let is_local = admin.address.is_some_and(|address| address.ip().to_canonical().is_loopback());
@@ -137,7 +143,7 @@ pub fn start_on(
     }
     let answering = Admin {
         metrics: Arc::clone(&metrics),
-        sessions,
+        sessions: Arc::clone(&sessions),
         shutdown: shutdown.clone(),
         reload: reload.clone(),
         status,
@@ -152,6 +158,8 @@ pub fn start_on(
         shutdown,
         reload,
         metrics,
+        #[cfg(feature = "bench")]
+        sessions,
     };
     recheck.start();
     app.run(accepting, endpoints, answering, capacity.admin);
@@ -159,6 +167,15 @@ pub fn start_on(
 }
 
 impl App {
+    /// Lists `count` sessions like the established one, of devices that do not exist.
+    ///
+    /// # Panics
+    /// If no session is established.
+    #[cfg(feature = "bench")]
+    pub fn imagine_devices(&self, count: u64) {
+        self.sessions.imagine(count);
+    }
+
     fn run(
         &self,
         accepting: Vec<Listener>,
@@ -229,12 +246,11 @@ fn refresh(
 }
 
 /// Prepares the re-check of live sessions.
-fn recheck(targets: &[ReloadTarget], sessions: &Arc<Sessions>) -> io::Result<Recheck> {
+fn recheck(targets: &[ReloadTarget], sessions: &Arc<Sessions>, pool: Arc<BlockingPool>) -> Recheck {
     let checked = targets.iter().map(|target| {
         CheckedListener::new(Arc::clone(&target.metrics), target.current.subscribe())
     });
-    let pool = BlockingPool::of_one_thread("recheck")?;
-    Ok(Recheck::new(Arc::clone(sessions), checked.collect(), pool))
+    Recheck::new(Arc::clone(sessions), checked.collect(), pool)
 }
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> StartError {

@@ -19,6 +19,8 @@ use std::time::Duration;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::reload::Handle;
 
 pub use self::filter::Filter;
@@ -56,7 +58,8 @@ pub fn start(format: Format, filter: &Filter) -> WorkerGuard {
     let lines = lines.with_writer(OneLine { to: writer, format, terminal: Terminal::of_stderr() });
     let (started, set_filter) = match format {
         Format::Text => {
-            let lines = lines.with_ansi(false).with_filter_reloading();
+            let fields = debug_fn(one_line::write_field).delimited(" ");
+            let lines = lines.with_ansi(false).fmt_fields(fields).with_filter_reloading();
             let set_filter = filter_setter(lines.reload_handle());
             (lines.try_init(), set_filter)
         }

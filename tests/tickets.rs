@@ -2,12 +2,19 @@
 //!
 //! **Not here.** Which tickets are accepted (`resumption.rs`).
 
+use std::process::Command;
+
+use socket2::SockRef;
 use tlsidecar::config::{ClientAuth, ClientTrust};
+use tokio::net::TcpStream;
 
 use crate::resumption::s_client;
 use crate::support::certs::Wish;
+use crate::support::client::say_and_hear;
+use crate::support::command::{has, run, skipped};
 use crate::support::proxy::listener;
-use crate::support::{Authority, Backend, Pair, Proxy};
+use crate::support::wait::within;
+use crate::support::{Authority, Backend, Device, Pair, Proxy};
 
 /// A row of the table of bytes in docs/devices.md: the kind of the keys, and whether the device has a certificate.
 struct Row {
@@ -125,4 +132,38 @@ async fn a_ticket_has_few_bytes_beside_the_devices_own_certificate() {
             assert!(beside <= most, "{} {version}: {beside} bytes beside {own}", row.name);
         }
     }
+}
+
+#[tokio::test]
+async fn a_device_that_sends_nothing_gets_its_ticket_as_well() {
+    let (authority, backend) = (Authority::new("ca"), Backend::echo().await);
+    let proxy = Proxy::with(listener(backend.config(), &authority.server()));
+    let session = Device::new(&authority).connect(proxy.address).await.unwrap();
+    let tcp = session.get_ref().0;
+    let mut ticket = [0; 1];
+    within("the ticket", async {
+        tcp.readable().await.unwrap();
+        assert_eq!(tcp.peek(&mut ticket).await.unwrap(), 1);
+    })
+    .await;
+    assert_eq!(ticket, [23], "a sealed record");
+}
+
+#[tokio::test]
+async fn a_ticket_takes_no_packet_of_its_own_from_a_device_that_speaks_first() {
+    if !has("ss") && skipped("ss is not installed") {
+        return;
+    }
+    let (authority, backend) = (Authority::new("ca"), Backend::echo().await);
+    let proxy = Proxy::with(listener(backend.config(), &authority.server()));
+    let tcp = TcpStream::connect(proxy.address).await.unwrap();
+    // The message leaves with the end of the handshake.
+    SockRef::from(&tcp).set_tcp_cork(true).unwrap();
+    let mut session = Device::new(&authority).connect_over(tcp).await.unwrap();
+    say_and_hear(&mut session, b"ping").await.unwrap();
+    let mut ss = Command::new("ss");
+    let port = session.get_ref().0.local_addr().unwrap().port();
+    ss.args(["--no-header", "--tcp", "--info", &format!("sport = :{port}")]);
+    let (_, info) = run(ss).await;
+    assert!(info.contains("data_segs_in:2"), "the flight, then ticket and answer: {info}");
 }

@@ -1,7 +1,7 @@
 //! Devices: TLS clients that dial a proxy.
 //!
-//! All make the same offer (X25519 and P-256, AES-128-GCM first), so that every proxy selects the same suite
-//! and group, and the figures compare implementations rather than ciphers.
+//! All of a load make the same offer (X25519 and P-256 or the hybrid of X25519 with ML-KEM-768, AES-128-GCM first), so that
+//! every proxy selects the same suite and group, and the figures compare implementations rather than ciphers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,6 +21,7 @@ use tokio_rustls::rustls::{ClientConfig, HandshakeKind, RootCertStore};
 
 use super::backend::Task;
 use super::material::Material;
+use super::peer::{Groups, Setup};
 
 /// A TLS version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,18 +51,16 @@ impl Dialer {
         Self { address, tls: None }
     }
 
-    /// Returns a dialer for devices that support only `version`, send a certificate if `shows_certificate`, and
-    /// resume sessions if `resumes`.
+    /// Returns a dialer for devices that support only `version`, do what the load requires, and resume sessions if
+    /// `resumes`.
     pub fn tls(
         address: SocketAddr,
         material: &Material,
+        setup: Setup,
         version: Version,
-        shows_certificate: bool,
         resumes: bool,
     ) -> Self {
-        let identity =
-            shows_certificate.then(|| (vec![material.device.0.clone()], material.device_key()));
-        let mut config = config(material, version, identity);
+        let mut config = config_for(material, setup, version);
         config.resumption =
             if resumes { Resumption::in_memory_sessions(8) } else { Resumption::disabled() };
         Self { address, tls: Some(TlsConnector::from(Arc::new(config))) }
@@ -154,20 +153,31 @@ pub fn connector(
     version: Version,
     identity: Option<Identity>,
 ) -> TlsConnector {
-    let mut config = config(material, version, identity);
+    let mut config = config(material, version, Groups::Classic, identity);
     config.resumption = Resumption::disabled();
     config.enable_secret_extraction = true;
     TlsConnector::from(Arc::new(config))
 }
 
-pub fn config(material: &Material, version: Version, identity: Option<Identity>) -> ClientConfig {
+/// Returns the settings of the devices of a load.
+pub fn config_for(material: &Material, setup: Setup, version: Version) -> ClientConfig {
+    let identity = || (vec![material.device.0.clone()], material.device_key());
+    config(material, version, setup.groups, setup.client_auth.then(identity))
+}
+
+fn config(
+    material: &Material,
+    version: Version,
+    groups: Groups,
+    identity: Option<Identity>,
+) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(material.ca.clone()).expect("the CA is valid");
     let version = match version {
         Version::Tls12 => &TLS12,
         Version::Tls13 => &TLS13,
     };
-    let config = ClientConfig::builder_with_provider(Arc::new(provider()))
+    let config = ClientConfig::builder_with_provider(Arc::new(provider(groups)))
         .with_protocol_versions(&[version])
         .expect("the provider supports both versions")
         .with_root_certificates(roots);
@@ -197,14 +207,17 @@ pub async fn within<T>(bound: Duration, work: impl Future<Output = T>) -> io::Re
     tokio::time::timeout(bound, work).await.map_err(|_| io::ErrorKind::TimedOut.into())
 }
 
-fn provider() -> CryptoProvider {
+fn provider(groups: Groups) -> CryptoProvider {
     CryptoProvider {
         cipher_suites: vec![
             suite::TLS13_AES_128_GCM_SHA256,
             suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
             suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
         ],
-        kx_groups: vec![kx_group::X25519, kx_group::SECP256R1],
+        kx_groups: match groups {
+            Groups::Classic => vec![kx_group::X25519, kx_group::SECP256R1],
+            Groups::PostQuantum => vec![kx_group::X25519MLKEM768],
+        },
         ..aws_lc_rs::default_provider()
     }
 }

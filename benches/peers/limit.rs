@@ -86,9 +86,7 @@ fn limit(report: &Report, load: &Load, material: &Material) -> Option<Figure> {
 /// Returns the server's time for a handshake with one ticket, in memory.
 fn handshake(material: &Material, setup: Setup, version: Version, resumed: bool) -> Duration {
     let server = server(material, setup).expect("the material is valid");
-    let identity =
-        setup.client_auth.then(|| (vec![material.device.0.clone()], material.device_key()));
-    let mut client = device::config(material, version, identity);
+    let mut client = device::config_for(material, setup, version);
     client.resumption =
         if resumed { Resumption::in_memory_sessions(8) } else { Resumption::disabled() };
     let client = Arc::new(client);

@@ -20,7 +20,7 @@ use self::unauthenticated::inputs::{self, Input};
 use super::backend::Task;
 use super::device::{Dialer, Version};
 use super::material::Key;
-use super::peer::{Peer, Setup, Site};
+use super::peer::{Groups, Peer, Setup, Site};
 use super::process::Proxy;
 
 /// Time that a steady load runs before it is measured.
@@ -68,10 +68,12 @@ pub const MESSAGES: &str = "messages per CPU second";
 /// Name of the load of connections without TLS.
 pub const CONNECTIONS: &str = "connection with one echo";
 
-const ECDSA: Setup = Setup { key: Key::Ecdsa, client_auth: false, crl: false };
+const ECDSA: Setup =
+    Setup { key: Key::Ecdsa, client_auth: false, crl: false, groups: Groups::Classic };
 const RSA: Setup = Setup { key: Key::Rsa, ..ECDSA };
 const RSA_4096: Setup = Setup { key: Key::Rsa4096, ..ECDSA };
 const CLIENT_AUTH: Setup = Setup { client_auth: true, ..ECDSA };
+const POST_QUANTUM: Setup = Setup { groups: Groups::PostQuantum, ..ECDSA };
 const REVOCABLE: Setup = Setup { crl: true, ..CLIENT_AUTH };
 
 /// All loads, in the order of their runs.
@@ -83,8 +85,11 @@ pub const LOADS: &[Load] = &[
     load("full 1.2, RSA", handshakes(Version::Tls12, false), RSA),
     load("full 1.3, client certificate", handshakes(Version::Tls13, false), CLIENT_AUTH),
     load("full 1.2, client certificate", handshakes(Version::Tls12, false), CLIENT_AUTH),
+    load("full 1.3, X25519MLKEM768", handshakes(Version::Tls13, false), POST_QUANTUM),
     load("resumed 1.3", handshakes(Version::Tls13, true), ECDSA),
     load("resumed 1.2", handshakes(Version::Tls12, true), ECDSA),
+    load("resumed 1.3, client certificate", handshakes(Version::Tls13, true), CLIENT_AUTH),
+    load("resumed 1.2, client certificate", handshakes(Version::Tls12, true), CLIENT_AUTH),
     load(CONNECTIONS, Kind::Connections, ECDSA),
     load("to backend, 1 connection", bulk(Task::Sink, 1), ECDSA),
     load("to backend, 64 connections", bulk(Task::Sink, 64), ECDSA),
@@ -229,7 +234,7 @@ impl Bench<'_> {
     fn dialer(&self, version: Version, resumes: bool) -> Dialer {
         let Site { material, setup, listen, .. } = self.site;
         if self.peer.tls {
-            Dialer::tls(*listen, material, version, setup.client_auth, resumes)
+            Dialer::tls(*listen, material, *setup, version, resumes)
         } else {
             Dialer::plain(*listen)
         }

@@ -28,6 +28,16 @@ pub struct Setup {
     pub client_auth: bool,
     /// The certificates are checked with a CRL, which is empty at first.
     pub crl: bool,
+    pub groups: Groups,
+}
+
+/// The groups of a device's key exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Groups {
+    /// X25519, then P-256.
+    Classic,
+    /// X25519MLKEM768 alone, which some proxies do not have.
+    PostQuantum,
 }
 
 /// Addresses and certificates of one proxy in one load.

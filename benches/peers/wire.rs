@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use self::relay::{Relay, Wire};
 use super::device::Version;
 use super::material::{Key, Material};
-use super::peer::{Peer, Setup, Site};
+use super::peer::{Groups, Peer, Setup, Site};
 use super::report::OURS;
 
 /// A row of the table: certificates and a version.
@@ -101,7 +101,12 @@ async fn handshakes(
     device: &Path,
 ) -> io::Result<Handshakes> {
     let backend = relay::echo().await?;
-    let setup = Setup { key: row.server, client_auth: row.client.is_some(), crl: false };
+    let setup = Setup {
+        key: row.server,
+        client_auth: row.client.is_some(),
+        crl: false,
+        groups: Groups::Classic,
+    };
     let site = Site { material, setup, listen: super::free_port().await, backend: backend.address };
     let Some((_proxy, _)) = peer.start(&site).await else {
         return Err(io::Error::other("the proxy does not start"));

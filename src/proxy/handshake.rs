@@ -405,6 +405,11 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
         // Only the answer to a ClientHello waits for a slot: what comes afterwards is from a device that is there.
         let flushed = match slot.take() {
             Some(slot) => turn.answer(slot, negotiation, progress).await,
+            None if progress == Progress::Finished && negotiation.state().is_tls13() => {
+                let flushed =
+                    negotiation.flush_with_next(|io, tickets| course.send_with_next(io, tickets));
+                flushed.await.map(|()| None)
+            }
             None => negotiation.flush().await.map(|()| None),
         };
         if progress == Progress::Finished {

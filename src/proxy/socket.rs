@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::SendFlags;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 #[cfg(target_os = "linux")]
 use socket2::SockFilter;
@@ -279,6 +280,17 @@ pub(crate) enum StreamEnd {
     Reset,
     /// The peer sends no more, and may still read.
     Ended,
+}
+
+/// Gives the kernel bytes that may wait for the next ones, and returns how many it took. It sends them with the next
+/// bytes that are written, when the peer acknowledges or sends any, or after the time in which it would send a lost
+/// packet again: 0.2 s, on a slow path more (`MSG_MORE` in send(2); `tcp_push` and `tcp_check_probe_timer` in Linux).
+///
+/// # Errors
+/// The socket's.
+pub(crate) fn send_with_next(tcp: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+    tcp.try_io(tokio::io::Interest::WRITABLE, || Ok(rustix::net::send(tcp, bytes, flags)?))
 }
 
 /// Makes the next close send a reset.

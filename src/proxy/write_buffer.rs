@@ -38,6 +38,11 @@ impl WriteBuffer {
         &mut self.bytes
     }
 
+    /// Leaves out the next bytes, which were sent in another way.
+    pub(crate) const fn advance(&mut self, sent: usize) {
+        self.sent += sent;
+    }
+
     /// Writes everything, then frees the memory. If the socket takes no more, only the rest is kept.
     pub(crate) fn poll_flush<W: AsyncWrite + Unpin>(
         &mut self,

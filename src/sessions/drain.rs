@@ -13,33 +13,31 @@ use tokio::time::Instant;
 use super::Sessions;
 use super::pace::{Pace, Plan, PlannedStop, evenly};
 use super::stop::Order;
+use crate::blocking::BlockingPool;
 use crate::lifecycle::EndSessions;
 use crate::terms::reason::Reason;
 
 /// Ends the live sessions of a process.
 pub(crate) struct SessionDrain {
     sessions: Arc<Sessions>,
+    pool: Arc<BlockingPool>,
 }
 
 impl SessionDrain {
-    /// Prepares the ends of these sessions.
-    pub(crate) const fn new(sessions: Arc<Sessions>) -> Self {
-        Self { sessions }
+    /// Prepares the ends of these sessions. `pool` plans them: with a hundred thousand it takes a while.
+    pub(crate) const fn new(sessions: Arc<Sessions>, pool: Arc<BlockingPool>) -> Self {
+        Self { sessions, pool }
     }
 }
 
 impl EndSessions for SessionDrain {
     fn end_over(&self, spread: Duration) {
-        let all = self.sessions.matching(|_| true);
-        // At the limit of closes per second, sessions are asked to stop no sooner than they can.
-        let spread = spread.max(self.sessions.closes.time_for(all.len()));
-        tracing::info!(sessions = all.len(), ?spread, "closing sessions at their next pause");
-        let times = evenly(Instant::now(), spread, all.len());
-        let stop = PlannedStop::AtPause(Reason::Drain);
-        let plan: Plan =
-            times.zip(all).map(|(due, session)| ((due, session.id), (session, stop))).collect();
-        let sessions = Arc::clone(&self.sessions);
+        let (sessions, pool) = (Arc::clone(&self.sessions), Arc::clone(&self.pool));
         tokio::spawn(async move {
+            let listed = Arc::clone(&sessions);
+            let planned = pool.run(move || plan(&listed, spread)).await;
+            // Without a thread it is done here.
+            let plan = planned.unwrap_or_else(|_| plan(&sessions, spread));
             let pace = Pace::default();
             pace.replace(|_| plan);
             pace.run(&sessions.closes).await;
@@ -51,11 +49,22 @@ impl EndSessions for SessionDrain {
     }
 
     fn least_time(&self) -> Duration {
-        self.sessions.closes.time_for(self.sessions.matching(|_| true).len())
+        self.sessions.closes.time_for(self.sessions.count())
     }
 
     fn waiting(&self) -> usize {
         let waits = |order| matches!(order, Some(Order::AtPause(_)));
         self.sessions.matching(|session| waits(session.stop_order().order())).len()
     }
+}
+
+/// Returns the plan by which all sessions end over this time, or over the longer one that the limit of closes requires.
+fn plan(sessions: &Sessions, spread: Duration) -> Plan {
+    let all = sessions.matching(|_| true);
+    // At the limit of closes per second, sessions are asked to stop no sooner than they can.
+    let spread = spread.max(sessions.closes.time_for(all.len()));
+    tracing::info!(sessions = all.len(), ?spread, "closing sessions at their next pause");
+    let times = evenly(Instant::now(), spread, all.len());
+    let stop = PlannedStop::AtPause(Reason::Drain);
+    times.zip(all).map(|(due, session)| ((due, session.id), (session, stop))).collect()
 }

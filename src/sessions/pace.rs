@@ -45,10 +45,12 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Replaces the plan by one that is made of it.
+    /// Replaces the plan by one that is made of it. Meanwhile no session is stopped, and nobody waits for the lock: with a
+    /// hundred thousand sessions it takes a while. There is one caller at a time.
     pub(super) fn replace(&self, new: impl FnOnce(&Plan) -> Plan) {
-        let mut plan = self.plan.lock();
-        *plan = new(&plan);
+        let before = std::mem::take(&mut *self.plan.lock());
+        let plan = new(&before);
+        *self.plan.lock() = plan;
         self.changed.notify_one();
     }
 

@@ -9,7 +9,6 @@
 //! the reload (`proxy/route.rs`), the last bytes of a stopped connection (`proxy/relay.rs`).
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -43,7 +42,7 @@ pub(crate) struct CheckedListener {
 pub(crate) struct Recheck {
     sessions: Arc<Sessions>,
     listeners: Vec<CheckedListener>,
-    pool: BlockingPool,
+    pool: Arc<BlockingPool>,
 }
 
 impl CheckedListener {
@@ -66,7 +65,7 @@ impl Recheck {
     pub(crate) const fn new(
         sessions: Arc<Sessions>,
         listeners: Vec<CheckedListener>,
-        pool: BlockingPool,
+        pool: Arc<BlockingPool>,
     ) -> Self {
         Self { sessions, listeners, pool }
     }
@@ -104,30 +103,26 @@ impl Recheck {
             }
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             let new_trust = snapshot.client_trust();
-            let checked = self.check(place, Arc::clone(&snapshot)).await;
-            match &checked {
-                Ok(checked) => {
-                    let has_new_trust = trust != new_trust;
-                    checked.iter().for_each(|one| report(&listener.metrics, one, has_new_trust));
-                }
+            let (checks, checked) = (Arc::clone(&self), Arc::clone(&snapshot));
+            let has_new_trust = trust != new_trust;
+            let done = self.pool.run(move || checks.check(place, &checked, has_new_trust)).await;
+            has_failed = done.is_err();
+            match done {
+                Ok(()) => trust = new_trust,
                 Err(error) => {
                     let listener = &snapshot.listener.name;
                     tracing::error!(listener, %error, "cannot re-check the live sessions; retrying");
                 }
             }
-            has_failed = checked.is_err();
-            if let Ok(checked) = checked {
-                trust = new_trust;
-                listener.reschedule(checked);
-            }
         }
     }
 
-    /// Checks the sessions of a listener.
-    async fn check(&self, place: usize, snapshot: Arc<Snapshot>) -> io::Result<Vec<Checked>> {
-        let metrics = Arc::clone(&self.listeners[place].metrics);
-        let sessions = Arc::clone(&self.sessions);
-        self.pool.run(move || check_all(&sessions, &metrics, &snapshot)).await
+    /// Checks the sessions of a listener, and plans the stops of those that are refused.
+    fn check(&self, place: usize, snapshot: &Snapshot, has_new_trust: bool) {
+        let listener = &self.listeners[place];
+        let checked = check_all(&self.sessions, &listener.metrics, snapshot);
+        checked.iter().for_each(|one| report(&listener.metrics, one, has_new_trust));
+        listener.reschedule(checked);
     }
 }
 

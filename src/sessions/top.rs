@@ -11,7 +11,8 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::lock::Lock;
 use crate::terms::closed_set::closed_set;
@@ -59,44 +60,44 @@ pub(crate) struct Counts {
     /// Upper bound of the excess in each count.
     pub(crate) error_at_most: u64,
     /// Start of the counted time; none if nothing has been counted.
-    pub(crate) since: Option<SystemTime>,
+    pub(crate) since: Option<Instant>,
 }
 
 impl Top {
     /// Counts a connection that has begun.
     pub(crate) fn connected(&self, by: By, name: &str) {
-        self.count(by, What::Connections, name, 1);
+        self.count(Instant::now(), by, What::Connections, name, 1);
     }
 
     /// Counts a connection that has ended, with its plaintext bytes in both directions, and whether it has failed.
     pub(crate) fn ended(&self, peer: IpAddr, identity: Option<&str>, bytes: u64, has_failed: bool) {
-        let peer = peer.to_string();
+        let (now, peer) = (Instant::now(), peer.to_string());
         let names = [(By::Peer, Some(peer.as_str())), (By::Identity, identity)];
         for (by, name) in names.into_iter().filter_map(|(by, name)| Some((by, name?))) {
             if has_failed {
-                self.count(by, What::Failures, name, 1);
+                self.count(now, by, What::Failures, name, 1);
             }
             if bytes > 0 {
-                self.count(by, What::Bytes, name, bytes);
+                self.count(now, by, What::Bytes, name, bytes);
             }
         }
     }
 
     /// Counts a connection whose certificate was refused.
     pub(crate) fn refused(&self, certificate: &str) {
-        self.count(By::Certificate, What::Failures, certificate, 1);
+        self.count(Instant::now(), By::Certificate, What::Failures, certificate, 1);
     }
 
     /// Returns the current counts of a table.
     pub(crate) fn counts(&self, by: By, what: What) -> Counts {
         let mut hours = self.table(by, what).lock();
-        hours.turn(Beginning::now());
+        hours.turn(Instant::now());
         hours.counts()
     }
 
-    fn count(&self, by: By, what: What, name: &str, amount: u64) {
+    fn count(&self, now: Instant, by: By, what: What, name: &str, amount: u64) {
         let mut hours = self.table(by, what).lock();
-        hours.turn(Beginning::now());
+        hours.turn(now);
         hours.current.count(name, amount);
     }
 
@@ -111,32 +112,22 @@ struct Hours {
     current: CountTable,
     before: CountTable,
     /// Start of the current hour.
-    began: Option<Beginning>,
+    began: Option<Instant>,
     /// Start of the hour before, if there is one.
-    before_began: Option<Beginning>,
-}
-
-/// An instant by the monotonic clock, and by the system clock for display.
-#[derive(Clone, Copy)]
-struct Beginning(Instant, SystemTime);
-
-impl Beginning {
-    fn now() -> Self {
-        Self(Instant::now(), SystemTime::now())
-    }
+    before_began: Option<Instant>,
 }
 
 impl Hours {
     /// Begins a new hour if the current one is over.
-    fn turn(&mut self, now: Beginning) {
+    fn turn(&mut self, now: Instant) {
         let began = *self.began.get_or_insert(now);
-        let age = now.0.saturating_duration_since(began.0);
+        let age = now.saturating_duration_since(began);
         if age < PERIOD {
             return;
         }
         let last = std::mem::take(&mut self.current);
         (self.before, self.before_began, self.began) = if age < 2 * PERIOD {
-            (last, Some(began), Some(Beginning(began.0 + PERIOD, began.1 + PERIOD)))
+            (last, Some(began), Some(began + PERIOD))
         } else {
             // Nothing was counted for a whole hour.
             (CountTable::default(), None, Some(now))
@@ -153,11 +144,11 @@ impl Hours {
                 // A name that is missing in the other table may have been evicted there, with a count of at most
                 // that table's error.
                 let elsewhere = other.count_of(name).unwrap_or(missed);
-                counts.insert(name.clone(), table.counts[place].saturating_add(elsewhere));
+                counts.insert(Box::from(&**name), table.counts[place].saturating_add(elsewhere));
             }
         }
         let error_at_most = errors[0].saturating_add(errors[1]);
-        let since = self.before_began.or(self.began).map(|began| began.1);
+        let since = self.before_began.or(self.began);
         Counts { counts, error_at_most, since }
     }
 }
@@ -173,7 +164,9 @@ impl Counts {
 /// Counts of at most [`NAMES`] names.
 #[derive(Default)]
 struct CountTable {
-    places: HashMap<Box<str>, usize>,
+    places: HashMap<Arc<str>, usize>,
+    /// The name at each place, so that the one with the lowest count is removed without a walk over the map.
+    names: Vec<Arc<str>>,
     /// Contiguous, so that the lowest is found fast.
     counts: Vec<u64>,
 }
@@ -184,15 +177,18 @@ impl CountTable {
             self.counts[place] = self.counts[place].saturating_add(amount);
             return;
         }
+        let name: Arc<str> = name.into();
         if self.counts.len() < NAMES {
-            self.places.insert(name.into(), self.counts.len());
+            self.places.insert(Arc::clone(&name), self.counts.len());
+            self.names.push(name);
             self.counts.push(amount);
             return;
         }
         let least = self.counts.iter().enumerate().min_by_key(|(_, count)| **count);
         let Some((place, _)) = least else { return };
-        self.places.retain(|_, taken| *taken != place);
-        self.places.insert(name.into(), place);
+        self.places.remove(&self.names[place]);
+        self.places.insert(Arc::clone(&name), place);
+        self.names[place] = name;
         self.counts[place] = self.counts[place].saturating_add(amount);
     }
 
@@ -261,17 +257,16 @@ mod tests {
 
     #[test]
     fn a_count_is_of_one_to_two_hours() {
-        let start = Beginning::now();
+        let start = Instant::now();
         let mut hours = Hours::default();
         let mut count_at = |minutes: u64, name: &str| {
-            let later = Duration::from_secs(60 * minutes);
-            hours.turn(Beginning(start.0 + later, start.1 + later));
+            hours.turn(start + Duration::from_secs(60 * minutes));
             hours.current.count(name, 1);
             let found = hours.counts();
             let mut counts: Vec<_> = found.counts.into_iter().collect();
             counts.sort_unstable();
             let counts = counts.iter().map(|(name, count)| format!("{name} {count}"));
-            let since = found.since.unwrap().duration_since(start.1).unwrap().as_secs() / 60;
+            let since = found.since.unwrap().duration_since(start).as_secs() / 60;
             (counts.collect::<Vec<_>>().join(", "), since)
         };
         let expected = |counts: &str, since| (counts.to_owned(), since);

@@ -8,7 +8,7 @@ use super::labels::{Cipher, ClientCertificate, Group, HandshakeKind, KeyKind, Re
 use super::offer_class::OfferClass;
 
 /// The offer of a complete TLS handshake, and the parameters that it agreed on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Negotiated {
     /// The class of the ClientHello.
     pub(crate) offer: OfferClass,

@@ -21,9 +21,9 @@ use super::query::{TraceQuery, check_listener};
 use super::response::{Reply, text, to_json};
 use super::stream::stream;
 use crate::lifecycle::Shutdown;
-use crate::sessions::Sessions;
 use crate::sessions::trace::step::Step;
 use crate::sessions::trace::{Counted, Matched, RunningTrace, TracedStep};
+use crate::sessions::{Session, Sessions};
 use crate::terms::closed_set::closed_set;
 use crate::text::{json_line, shortened};
 use crate::time::since_epoch;
@@ -167,7 +167,7 @@ pub(super) fn start(admin: &Admin, request: &Request<Incoming>, caller: Caller) 
 impl Following {
     /// Sends steps until the trace ends, and returns why it does.
     async fn follow(&mut self, sessions: &Sessions) -> TraceEnd {
-        self.add_open(sessions);
+        self.add_open(sessions).await;
         let mut samples = interval_at(Instant::now() + SAMPLE_INTERVAL, SAMPLE_INTERVAL);
         let (shutdown, sender) = (self.shutdown.clone(), self.sender.clone());
         let mut drained = std::pin::pin!(shutdown.drained());
@@ -229,8 +229,9 @@ impl Following {
     }
 
     /// Adds the selected sessions that are open.
-    fn add_open(&self, sessions: &Sessions) {
-        let open = sessions.matching(|one| one.is_established() && self.trace.selects(&one.seen()));
+    async fn add_open(&self, sessions: &Sessions) {
+        let selects = |one: &Session| one.is_established() && self.trace.selects(&one.seen());
+        let open = sessions.matching_in_turns(selects).await;
         let left_out = open.len().saturating_sub(MAX_OPEN);
         self.trace.lose(u64::try_from(left_out).unwrap_or(u64::MAX));
         for session in open.into_iter().take(MAX_OPEN) {

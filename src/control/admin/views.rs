@@ -7,6 +7,7 @@
 
 use std::cmp::Reverse;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde::Serialize;
 
@@ -146,7 +147,7 @@ pub(super) fn top(sessions: &Sessions, query: &str) -> Result<String, String> {
     Ok(to_json(&TopView {
         by: by.as_str(),
         what: what.as_str(),
-        since: counts.since.map(unix_seconds),
+        since: counts.since.map(|since| unix_seconds(SystemTime::now() - since.elapsed())),
         error_at_most: counts.error_at_most,
         entries: entries.into_iter().map(|(name, count)| TopEntry { name, count }).collect(),
     }))

@@ -5,6 +5,7 @@
 //!
 //! **Not here.** The deadlines (`handshake.rs`), the queue (`turn.rs`).
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -15,14 +16,15 @@ use super::error::{FailedHandshake, HandshakeError};
 use crate::proxy::hello::HelloError;
 use crate::proxy::record::{FailedOffer, UnfinishedHandshake};
 use crate::proxy::socket::diag::TcpState;
-use crate::proxy::socket::{StreamEnd, stream_end};
+use crate::proxy::socket::{StreamEnd, send_with_next, stream_end};
 use crate::terms::labels::{HandshakeStage, Interruption, RejectionCause};
 
-/// The questions to the kernel about a client's socket.
+/// What the kernel knows about a client's socket, and does with it.
 pub(crate) struct Kernel<Io> {
     state: fn(&Io) -> Option<TcpState>,
     end: fn(&Io) -> Option<StreamEnd>,
     local: fn(&Io) -> Option<SocketAddr>,
+    send_with_next: fn(&Io, &[u8]) -> io::Result<usize>,
 }
 
 // Not derived: that would require it of the socket.
@@ -36,12 +38,18 @@ impl<Io> Clone for Kernel<Io> {
 
 impl Kernel<TcpStream> {
     /// The kernel of a TCP socket.
-    pub(crate) const TCP: Self = Self { state: TcpState::of, end: |tcp| stream_end(tcp), local };
+    pub(crate) const TCP: Self =
+        Self { state: TcpState::of, end: |tcp| stream_end(tcp), local, send_with_next };
 }
 
 impl<Io> Kernel<Io> {
     /// No kernel: the client is in this process, or is imagined.
-    pub(crate) const NONE: Self = Self { state: |_| None, end: |_| None, local: |_| None };
+    pub(crate) const NONE: Self = Self {
+        state: |_| None,
+        end: |_| None,
+        local: |_| None,
+        send_with_next: |_, _| Err(io::ErrorKind::WouldBlock.into()),
+    };
 }
 
 /// Returns the address that a client has connected to. A dual-stack listener reports IPv4 as ::ffff:192.0.2.1.
@@ -89,6 +97,14 @@ impl<Io> Course<Io> {
     /// Returns the time that the client waited for its answers, without the CPU time for them.
     pub(super) const fn waited(&self) -> Duration {
         self.waited
+    }
+
+    /// Gives the kernel bytes to send with the next ones, as far as it takes them.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub(super) fn send_with_next(&self, io: &Io, bytes: &[u8]) -> io::Result<usize> {
+        (self.kernel.send_with_next)(io, bytes)
     }
 
     /// Asks the kernel whether the client has left. A read may not notice it: after a short read, tokio waits for an event,

@@ -158,6 +158,29 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
         flushed
     }
 
+    /// Writes everything that is queued, by `send` as far as it takes it: for the kernel to send with the next bytes.
+    /// No client waits for a ticket, and a packet of its own costs the device as much as a message.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub(crate) async fn flush_with_next(
+        &mut self,
+        send: impl FnOnce(&Io, &[u8]) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        // The trace sees what is written through it.
+        if self.tracer.is_none() && !self.unsent.is_empty() {
+            match send(&self.io, self.unsent.rest()) {
+                Ok(sent) => self.unsent.advance(sent),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    self.cut = socket::cut(&error);
+                    return Err(error);
+                }
+            }
+        }
+        self.flush().await
+    }
+
     /// Queues the alert for a handshake that failed with `error`.
     pub(crate) fn queue_alert(&mut self, error: &Error) {
         self.rustls.append_alert(error, &mut self.held, self.unsent.tail());

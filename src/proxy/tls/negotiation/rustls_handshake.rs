@@ -132,8 +132,13 @@ impl RustlsHandshake {
             Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest)
         );
         // In TLS 1.3 the kind is known before the flight, which is sealed.
-        let is_tls13 = self.connection.protocol_version() == Some(ProtocolVersion::TLSv1_3);
-        is_full && !self.scope.is_common_certificate && (!is_tls13 || self.scope.is_sealing())
+        let is_answered = !self.is_tls13() || self.scope.is_sealing();
+        is_full && !self.scope.is_common_certificate && is_answered
+    }
+
+    /// Returns whether TLS 1.3 is negotiated.
+    pub(crate) fn is_tls13(&self) -> bool {
+        self.connection.protocol_version() == Some(ProtocolVersion::TLSv1_3)
     }
 
     /// Returns the CPU time of the handshake up to now: mostly signatures and key exchange.
