@@ -10,6 +10,7 @@ pub(crate) mod certificate;
 mod constraints;
 pub(crate) mod crl;
 pub(crate) mod details;
+mod known_signatures;
 pub(crate) mod names;
 pub(crate) mod path;
 pub(crate) mod signature;

@@ -344,18 +344,19 @@ impl<'a> Search<'_, 'a> {
             return false;
         }
         let certificate = &self.sent[at];
-        let failure = match (key.odd_rsa_bits(), certificate.signed.verify(key, self.algorithms)) {
-            (_, Ok(())) => return true,
-            (Some(bits), Err(_)) => PathError::IssuerRsaKey { bits }.into(),
-            (None, Err(CertificateError::BadSignature)) => {
-                let wanted = certificate.extensions.issuer_key_id;
-                match wanted.is_some() && wanted == key_id {
-                    true => CertificateError::BadSignature,
-                    false => CertificateError::UnknownIssuer,
+        let failure =
+            match (key.odd_rsa_bits(), certificate.signed.verify_once(key, self.algorithms)) {
+                (_, Ok(())) => return true,
+                (Some(bits), Err(_)) => PathError::IssuerRsaKey { bits }.into(),
+                (None, Err(CertificateError::BadSignature)) => {
+                    let wanted = certificate.extensions.issuer_key_id;
+                    match wanted.is_some() && wanted == key_id {
+                        true => CertificateError::BadSignature,
+                        false => CertificateError::UnknownIssuer,
+                    }
                 }
-            }
-            (None, Err(error)) => error,
-        };
+                (None, Err(error)) => error,
+            };
         self.failures_left -= 1;
         self.failure = failure;
         false

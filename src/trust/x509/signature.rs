@@ -13,7 +13,7 @@ use tokio_rustls::rustls::CertificateError;
 use tokio_rustls::rustls::pki_types::SignatureVerificationAlgorithm;
 use x509_parser::asn1_rs::{Any, BitString, FromDer, Oid};
 
-use super::Malformed;
+use super::{Malformed, known_signatures};
 use crate::trust::digest::Digest;
 
 /// The algorithms with which signatures are verified.
@@ -68,6 +68,20 @@ impl<'a> Signed<'a> {
     /// Returns the content of the AlgorithmIdentifier of the signature.
     pub(super) const fn algorithm(&self) -> &'a [u8] {
         self.algorithm
+    }
+
+    /// Verifies the signature with the signer's key, once: [`Self::verify`] is not called again for the same bytes. All
+    /// callers have the same algorithms.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub(super) fn verify_once(
+        &self,
+        key: &PublicKey<'_>,
+        algorithms: &Algorithms,
+    ) -> Result<(), CertificateError> {
+        let inputs = [&*key.algorithm, &*key.key, self.algorithm, self.message, &*self.signature];
+        known_signatures::check_once(&inputs, || self.verify(key, algorithms))
     }
 
     /// Verifies the signature with the signer's key.
