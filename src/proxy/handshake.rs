@@ -260,10 +260,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> StartedHandshake<Io> {
         // Before the close, which waits for the client: its next attempt may come first.
         *shown = assigned.and_then(|assigned| count(&assigned, ended.as_ref().err(), was_shown));
         if let Err(error) = ended {
-            let sent = negotiation.state().sent_alert();
-            let error = steps::failed(tracer.as_ref(), error, sent);
+            let error = steps::failed(tracer.as_ref(), error, negotiation.state().sent_alert());
             course.on_failure(&error, negotiation.io(), negotiation.state().crypto());
-            course.on_rejection(rejection::cause(&error, &hello, &selection));
+            let cause = rejection::cause(&error, &hello, &selection, negotiation.state());
+            course.on_rejection(cause);
             if let HandshakeError::Hello(fault) = &error {
                 refuse_hello(&mut negotiation.mirrored(), fault).await;
             } else if has_alert {
@@ -405,12 +405,7 @@ async fn finish<Io: AsyncRead + AsyncWrite + Unpin>(
         // Only the answer to a ClientHello waits for a slot: what comes afterwards is from a device that is there.
         let flushed = match slot.take() {
             Some(slot) => turn.answer(slot, negotiation, progress).await,
-            None if progress == Progress::Finished && negotiation.state().is_tls13() => {
-                let flushed =
-                    negotiation.flush_with_next(|io, tickets| course.send_with_next(io, tickets));
-                flushed.await.map(|()| None)
-            }
-            None => negotiation.flush().await.map(|()| None),
+            None => course.flush(negotiation, progress).await.map(|()| None),
         };
         if progress == Progress::Finished {
             // A device that reports and leaves at once may be gone before it has read its tickets. Its data

@@ -58,6 +58,9 @@ const READ_BYTES: usize = 16 * 1024;
 /// Number of signature schemes that are considered. IANA has registered about 50.
 const MAX_SCHEMES: usize = 128;
 
+/// ec_point_formats of OpenSSL: uncompressed, and both compressed ones (RFC 8422 section 5.1.2).
+const OPENSSL_FORMATS: [u8; 4] = [3, 0, 1, 2];
+
 /// Size in bytes of a list of ALPN protocols above which rustls sees it only if it has to select one.
 const LONG_PROTOCOLS: usize = 256;
 
@@ -126,8 +129,8 @@ pub(crate) struct Hello {
     pub(crate) groups_hash: u64,
     /// The time of the client's clock, in Unix time, if it sends a plausible one.
     pub(crate) client_time: Option<u32>,
-    /// The client's TLS has an alert for each of most causes.
-    pub(crate) has_specific_alerts: bool,
+    /// The client's TLS is OpenSSL's.
+    pub(crate) is_openssl: bool,
 }
 
 /// Reason for a missing or refused ClientHello.
@@ -249,7 +252,7 @@ impl Hello {
             record_limit: RecordLimit::default(),
             groups_hash: 0,
             client_time: None,
-            has_specific_alerts: false,
+            is_openssl: false,
         };
         if let Ok(parsed) = ClientHello::parse(&message) {
             hello.read_offer(&parsed);
@@ -279,10 +282,9 @@ impl Hello {
         self.early_data = extensions.early_data.is_some();
         self.record_limit = RecordLimit::of(extensions);
         self.client_time = client_time::of(parsed, self.version, SystemTime::now());
-        // OpenSSL, mbedTLS and wolfSSL. Go and Java do not send the first extension. GnuTLS, which sends both, has one alert
-        // for all causes, as Go.
-        self.has_specific_alerts =
-            extensions.has_encrypt_then_mac && extensions.record_size_limit.is_none();
+        // Others with this extension (mbedTLS, wolfSSL, GnuTLS) list one format.
+        self.is_openssl = extensions.has_encrypt_then_mac
+            && extensions.ec_point_formats.is_some_and(|formats| formats == OPENSSL_FORMATS);
     }
 
     /// Returns the offer by names, for a trace.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+#[cfg(target_os = "linux")]
 use rustix::net::SendFlags;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 #[cfg(target_os = "linux")]
@@ -288,9 +289,19 @@ pub(crate) enum StreamEnd {
 ///
 /// # Errors
 /// The socket's.
+#[cfg(target_os = "linux")]
 pub(crate) fn send_with_next(tcp: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
     tcp.try_io(tokio::io::Interest::WRITABLE, || Ok(rustix::net::send(tcp, bytes, flags)?))
+}
+
+/// Other systems do not hold bytes back.
+///
+/// # Errors
+/// Always, so that they are written as any other.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn send_with_next(_: &TcpStream, _: &[u8]) -> io::Result<usize> {
+    Err(io::ErrorKind::WouldBlock.into())
 }
 
 /// Makes the next close send a reset.

@@ -23,6 +23,8 @@ closed_set! {
         ClockBehind => "clock_behind",
         /// The client's clock is after the certificate's validity.
         ClockAhead => "clock_ahead",
+        /// The client's clock is before or after the certificate's validity.
+        Clock => "clock",
         /// The certificate has expired.
         Expired => "expired",
         /// The certificate does not have the name that the client has sent.

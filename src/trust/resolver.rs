@@ -126,14 +126,14 @@ impl Resolver {
         self.chosen(name, schemes, fits)?.key.cert.first()
     }
 
-    /// Returns the certificates that a client gets with this SNI and these signature schemes. In TLS 1.2 its suites may
-    /// lead to another key type.
+    /// Returns the certificates that a client got, as [`Self::accepted`].
     pub(crate) fn chain(
         &self,
         name: Option<&str>,
         schemes: &[SignatureScheme],
+        fits: impl Fn(KeyKind) -> bool,
     ) -> Option<SentChain<'_>> {
-        let chosen = self.chosen(name, schemes, |_| true)?;
+        let chosen = self.chosen(name, schemes, fits)?;
         Some(SentChain {
             certificates: &chosen.key.cert,
             has_name: name.map(|name| covers(&chosen.names, &name.to_ascii_lowercase())),

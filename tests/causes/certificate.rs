@@ -12,6 +12,7 @@ use crate::support::command::{has, run, skipped};
 /// Connects openssl with this CA and clock, and asserts the alert and the cause in the metrics and in the log.
 async fn rejects(clock: Option<&str>, name: &str, (alert, cause): (&str, &str)) {
     let mut scene = Scene::new("").await;
+    let _accepts = scene.device().echo(scene.address()).await.unwrap();
     let ca = scene.authority.ca();
     let mut options = vec!["-verify_return_error", "-CAfile", ca.to_str().unwrap()];
     options.extend(["-servername", name, "-verify_hostname", name]);

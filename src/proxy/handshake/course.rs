@@ -9,6 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -17,9 +18,10 @@ use crate::proxy::hello::HelloError;
 use crate::proxy::record::{FailedOffer, UnfinishedHandshake};
 use crate::proxy::socket::diag::TcpState;
 use crate::proxy::socket::{StreamEnd, send_with_next, stream_end};
+use crate::proxy::tls::{Negotiation, Progress};
 use crate::terms::labels::{HandshakeStage, Interruption, RejectionCause};
 
-/// What the kernel knows about a client's socket, and does with it.
+/// Operations of the kernel on a client's socket.
 pub(crate) struct Kernel<Io> {
     state: fn(&Io) -> Option<TcpState>,
     end: fn(&Io) -> Option<StreamEnd>,
@@ -99,14 +101,6 @@ impl<Io> Course<Io> {
         self.waited
     }
 
-    /// Gives the kernel bytes to send with the next ones, as far as it takes them.
-    ///
-    /// # Errors
-    /// The socket's.
-    pub(super) fn send_with_next(&self, io: &Io, bytes: &[u8]) -> io::Result<usize> {
-        (self.kernel.send_with_next)(io, bytes)
-    }
-
     /// Asks the kernel whether the client has left. A read may not notice it: after a short read, tokio waits for an event,
     /// and none comes if the client had left before its socket was registered.
     pub(super) fn left(&self, io: &Io) -> Option<Interruption> {
@@ -147,6 +141,24 @@ impl<Io> Course<Io> {
         let offer = Some(FailedOffer { waited: self.waited, ..offer });
         let Self { unfinished, rejection, .. } = self;
         Box::new(FailedHandshake { error, unfinished, offer, rejection })
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> Course<Io> {
+    /// Sends the queued records. Behind the client's Finished of TLS 1.3 these are tickets, which may wait for more.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub(super) async fn flush(
+        &self,
+        negotiation: &mut Negotiation<Io>,
+        progress: Progress,
+    ) -> io::Result<()> {
+        if progress == Progress::Finished && negotiation.state().is_tls13() {
+            negotiation.flush_with_next(self.kernel.send_with_next).await
+        } else {
+            negotiation.flush().await
+        }
     }
 }
 

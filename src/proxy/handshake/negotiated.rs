@@ -22,7 +22,7 @@ pub(super) fn negotiated(
         rustls::HandshakeKind::FullWithHelloRetryRequest => HandshakeKind::FullRetry,
         rustls::HandshakeKind::Resumed => HandshakeKind::Resumed,
     };
-    let cipher = provider::label(handshake.cipher_suite()?)?;
+    let cipher = cipher(handshake)?;
     let client = match handshake.peer_certificates() {
         [] => ClientCertificate::None,
         _ => ClientCertificate::Verified,
@@ -37,6 +37,11 @@ pub(super) fn negotiated(
         resumption: handshake.resumption(),
         alpn: handshake.alpn().map(|alpn| String::from_utf8_lossy(alpn).into()),
     })
+}
+
+/// Returns the label of the cipher suite, as soon as it is negotiated.
+pub(super) fn cipher(handshake: &RustlsHandshake) -> Option<Cipher> {
+    provider::label(handshake.cipher_suite()?)
 }
 
 /// Returns the label of a group of the provider (`trust/provider.rs`).

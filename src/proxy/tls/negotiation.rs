@@ -159,7 +159,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
     }
 
     /// Writes everything that is queued, by `send` as far as it takes it: for the kernel to send with the next bytes.
-    /// No client waits for a ticket, and a packet of its own costs the device as much as a message.
+    /// No client waits for a ticket, and a separate packet for it costs the device as much as a message.
     ///
     /// # Errors
     /// The socket's.
