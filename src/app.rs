@@ -40,6 +40,9 @@ use crate::sessions::drain::SessionDrain;
 use crate::sessions::recheck::{CheckedListener, Recheck};
 use crate::trust::snapshot::Current;
 
+/// The work that fails if the system has no thread to give.
+const THREAD: &str = "start a thread";
+
 /// A running proxy. Dropping it does not stop the proxy; the end of the runtime does.
 pub struct App {
     /// The name and the bound address of each listener, in the order of the configuration.
@@ -84,12 +87,7 @@ pub fn start_on(
 
     let metrics = Arc::new(Metrics::new());
     let sessions = Arc::new(Sessions::default());
-    let events = Arc::clone(metrics.events());
-    let over_sessions =
-        BlockingPool::of_one_thread("sessions").map_err(system("start a thread"))?;
-    let over_sessions = Arc::new(over_sessions);
-    let drain = SessionDrain::new(Arc::clone(&sessions), Arc::clone(&over_sessions));
-    let shutdown = Shutdown::new(drain, events);
+    let (shutdown, pool_of_sessions) = shutdown(&sessions, &metrics).map_err(system(THREAD))?;
     let budget = Arc::clone(&sessions.budget);
     let workers = tokio::runtime::Handle::current().metrics().num_workers();
     let gate = Arc::new(ProcessGate::new(capacity.connections, workers, budget));
@@ -123,15 +121,15 @@ pub fn start_on(
     }
     let gates = accepting.iter().map(|listener| listener.gate.clone()).collect();
     refresh(&metrics, &shutdown, &sessions, &targets, gates, queues);
-    let recheck = recheck(&targets, &sessions, over_sessions);
+    let recheck = recheck(&targets, &sessions, pool_of_sessions);
     let shown = listeners.iter().zip(&targets);
     let shown = shown.map(|((_, address), target)| (*address, Arc::clone(&target.metrics)));
     let is_local = admin.address.is_some_and(|address| address.ip().to_canonical().is_loopback());
     let status = Arc::new(Status::new(shown.collect(), token.is_some() || is_local));
-    let pool = BlockingPool::of_one_thread("admin").map_err(system("start a thread"))?;
+    let pool = BlockingPool::of_one_thread("admin").map_err(system(THREAD))?;
     let (for_reload, metrics_too) = (token.clone(), Arc::clone(&metrics));
     let reload = reload::start(targets, config, source, process_wide, for_reload, metrics_too)
-        .map_err(system("start a thread"))?;
+        .map_err(system(THREAD))?;
 
     // All sockets are bound. Nothing after this can fail.
     for (name, address) in &listeners {
@@ -192,6 +190,16 @@ impl App {
         let shutdown = self.shutdown.clone();
         tokio::spawn(async move { shutdown.run().await });
     }
+}
+
+/// Returns the stop of the process, and the pool that plans the ends of its sessions.
+fn shutdown(
+    sessions: &Arc<Sessions>,
+    metrics: &Metrics,
+) -> io::Result<(Shutdown, Arc<BlockingPool>)> {
+    let pool = Arc::new(BlockingPool::of_one_thread("sessions")?);
+    let drain = SessionDrain::new(Arc::clone(sessions), Arc::clone(&pool));
+    Ok((Shutdown::new(drain, Arc::clone(metrics.events())), pool))
 }
 
 /// Returns the function that applies the process-wide settings, at the start and at each reload.

@@ -349,22 +349,21 @@ impl Sessions {
     }
 
     /// Returns the sessions for which `wanted` holds, in no order. With a hundred thousand sessions it takes some ten
-    /// milliseconds: a worker calls [`Self::matching_in_turns`].
+    /// milliseconds: a worker calls [`Self::for_matching`].
     pub(crate) fn matching(&self, wanted: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
         self.parts.iter().flat_map(|part| matching(part, &wanted)).collect()
     }
 
-    /// Returns the same, and gives way to other tasks after each part of the table.
-    pub(crate) async fn matching_in_turns(
+    /// Calls `each` for the same sessions, and gives way to other tasks after each part of the table.
+    pub(crate) async fn for_matching(
         &self,
         wanted: impl Fn(&Session) -> bool,
-    ) -> Vec<Arc<Session>> {
-        let mut all = Vec::new();
+        mut each: impl FnMut(Arc<Session>),
+    ) {
         for part in &self.parts {
-            all.extend(matching(part, &wanted));
+            matching(part, &wanted).into_iter().for_each(&mut each);
             tokio::task::yield_now().await;
         }
-        all
     }
 
     /// Returns the number of sessions.

@@ -272,10 +272,10 @@ async fn attempts_to_connect_are_counted_by_their_result() {
     assert_eq!((connects("refused"), connects("ok"), proxy.count(&up)), (1, 0, 0));
     let backend = down.listen(1).unwrap();
     let session = device.connect(proxy.address).await.unwrap();
-    let (_accepted, _) = backend.accept().await.unwrap();
+    let (accepted, _) = backend.accept().await.unwrap();
     eventually("it is up", || proxy.count(&up) == 1).await;
     assert_eq!(connects("ok"), 1);
-    drop(session);
+    drop((session, accepted));
     eventually("it has ended", || proxy.active() == 0).await;
 }
 

@@ -33,11 +33,13 @@ impl SessionDrain {
 impl EndSessions for SessionDrain {
     fn end_over(&self, spread: Duration) {
         let (sessions, pool) = (Arc::clone(&self.sessions), Arc::clone(&self.pool));
+        // The time of the drain has begun, whatever the thread has to do before.
+        let start = Instant::now();
         tokio::spawn(async move {
             let listed = Arc::clone(&sessions);
-            let planned = pool.run(move || plan(&listed, spread)).await;
+            let planned = pool.run(move || plan(&listed, start, spread)).await;
             // Without a thread it is done here.
-            let plan = planned.unwrap_or_else(|_| plan(&sessions, spread));
+            let plan = planned.unwrap_or_else(|_| plan(&sessions, start, spread));
             let pace = Pace::default();
             pace.replace(|_| plan);
             pace.run(&sessions.closes).await;
@@ -58,13 +60,14 @@ impl EndSessions for SessionDrain {
     }
 }
 
-/// Returns the plan by which all sessions end over this time, or over the longer one that the limit of closes requires.
-fn plan(sessions: &Sessions, spread: Duration) -> Plan {
+/// Returns the plan by which all sessions end over this time from `start` on, or over the longer one that the limit of closes
+/// requires.
+fn plan(sessions: &Sessions, start: Instant, spread: Duration) -> Plan {
     let all = sessions.matching(|_| true);
     // At the limit of closes per second, sessions are asked to stop no sooner than they can.
     let spread = spread.max(sessions.closes.time_for(all.len()));
     tracing::info!(sessions = all.len(), ?spread, "closing sessions at their next pause");
-    let times = evenly(Instant::now(), spread, all.len());
+    let times = evenly(start, spread, all.len());
     let stop = PlannedStop::AtPause(Reason::Drain);
     times.zip(all).map(|(due, session)| ((due, session.id), (session, stop))).collect()
 }

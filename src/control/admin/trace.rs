@@ -231,14 +231,19 @@ impl Following {
     /// Adds the selected sessions that are open.
     async fn add_open(&self, sessions: &Sessions) {
         let selects = |one: &Session| one.is_established() && self.trace.selects(&one.seen());
-        let open = sessions.matching_in_turns(selects).await;
-        let left_out = open.len().saturating_sub(MAX_OPEN);
-        self.trace.lose(u64::try_from(left_out).unwrap_or(u64::MAX));
-        for session in open.into_iter().take(MAX_OPEN) {
+        let mut added = 0;
+        // Each is added in the turn in which it is found: the trace hears of its end only after that.
+        let add = |session: Arc<Session>| {
+            if added == MAX_OPEN {
+                self.trace.lose(1);
+                return;
+            }
+            added += 1;
             let (facts, step) = (session.facts(), session.connected_step());
             let counts: Arc<dyn Counted> = session;
             self.trace.add(facts, &counts, step);
-        }
+        };
+        sessions.for_matching(selects, add).await;
     }
 }
 
