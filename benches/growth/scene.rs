@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,6 +21,9 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use super::device::{self, Session};
 use super::pause;
 
+/// The names of all devices.
+pub(crate) const EVERYBODY: [&str; 2] = ["real", "pump-*"];
+
 /// A proxy that relays for one real device, and lists many.
 pub(crate) struct Scene {
     dir: TempDir,
@@ -35,10 +38,10 @@ impl Scene {
     /// Starts the proxy, connects the real device, and imagines `count` others.
     pub(crate) fn new(count: u64) -> Self {
         let dir = tempfile::tempdir().expect("a directory can be made");
-        let device = write_certificates(dir.path().to_owned());
+        let device = write_certificates(dir.path());
         fs::write(dir.path().join("tlsidecar.toml"), configuration(device::backend()))
             .expect("it can be written");
-        write_rules(&dir, &["*"]);
+        write_rules(&dir, &EVERYBODY);
         // One worker: what occupies it holds up every relay.
         let mut builder = Builder::new_multi_thread();
         let runtime = builder.worker_threads(1).enable_all().build().expect("threads can start");
@@ -122,7 +125,7 @@ fn write_rules(dir: &TempDir, names: &[&str]) {
 }
 
 /// Writes the certificates, and returns the settings of a device with the name `real`.
-fn write_certificates(dir: PathBuf) -> Arc<ClientConfig> {
+fn write_certificates(dir: &Path) -> Arc<ClientConfig> {
     let key = KeyPair::generate().expect("a key can be made");
     let mut params = CertificateParams::new(Vec::new()).expect("there are no names");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -21,7 +21,7 @@ use tokio_rustls::rustls::{ClientConfig, HandshakeKind, RootCertStore};
 
 use super::backend::Task;
 use super::material::Material;
-use super::peer::{Groups, Setup};
+use super::setup::{Groups, Setup};
 
 /// A TLS version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

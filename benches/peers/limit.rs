@@ -25,8 +25,9 @@ use tokio_rustls::rustls::{
 use super::device::{self, Version};
 use super::load::{CONNECTIONS, CONNECTIONS_RATE, Figure, HANDSHAKES, Kind, Load, MB, MESSAGES};
 use super::material::Material;
-use super::peer::{PLAIN_RELAY, Setup};
+use super::peer::PLAIN_RELAY;
 use super::report::Report;
+use super::setup::Setup;
 
 /// Name of the column.
 pub const LIMIT: &str = "limit";

@@ -20,8 +20,9 @@ use self::unauthenticated::inputs::{self, Input};
 use super::backend::Task;
 use super::device::{Dialer, Version};
 use super::material::Key;
-use super::peer::{Groups, Peer, Setup, Site};
+use super::peer::{Peer, Site};
 use super::process::Proxy;
+use super::setup::{Groups, Setup};
 
 /// Time that a steady load runs before it is measured.
 const WARM_UP: Duration = Duration::from_millis(300);

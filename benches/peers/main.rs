@@ -28,6 +28,7 @@ mod peer;
 mod plain_relay;
 mod process;
 mod report;
+mod setup;
 mod targets;
 mod wire;
 

@@ -17,28 +17,10 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tokio::net::TcpStream;
 
-use super::material::{Key, Material};
+use super::material::Material;
 use super::process::Proxy;
-
-/// Requirements of a load.
-#[derive(Clone, Copy, Debug)]
-pub struct Setup {
-    pub key: Key,
-    /// Devices must send a certificate.
-    pub client_auth: bool,
-    /// The certificates are checked with a CRL, which is empty at first.
-    pub crl: bool,
-    pub groups: Groups,
-}
-
-/// The groups of a device's key exchange.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Groups {
-    /// X25519, then P-256.
-    Classic,
-    /// X25519MLKEM768 alone, which some proxies do not have.
-    PostQuantum,
-}
+use super::report::OURS;
+use super::setup::Setup;
 
 /// Addresses and certificates of one proxy in one load.
 pub struct Site<'a> {
@@ -168,6 +150,9 @@ pub const PEERS: &[Peer] = &[
     },
 ];
 
+/// The variable with the path of another build of tlsidecar, which is measured instead.
+const OTHER_BUILD: &str = "TLSIDECAR_BENCH_PROGRAM";
+
 /// Name of the minimal program that forwards TCP (`plain_relay.rs`).
 pub const PLAIN_RELAY: &str = "plain relay";
 
@@ -189,6 +174,11 @@ impl Peer {
 
     /// Returns the path of the program; none if it is not installed.
     pub fn program(&self) -> Option<PathBuf> {
+        if self.name == OURS
+            && let Some(other) = std::env::var_os(OTHER_BUILD)
+        {
+            return Some(other.into());
+        }
         if let Some(variable) = self.program.strip_prefix('$') {
             return std::env::var_os(variable).map(PathBuf::from).filter(|file| file.is_file());
         }

@@ -15,8 +15,9 @@ use std::process::{Command, Stdio};
 use self::relay::{Relay, Wire};
 use super::device::Version;
 use super::material::{Key, Material};
-use super::peer::{Groups, Peer, Setup, Site};
+use super::peer::{Peer, Site};
 use super::report::OURS;
+use super::setup::{Groups, Setup};
 
 /// A row of the table: certificates and a version.
 #[derive(Clone, Copy)]
