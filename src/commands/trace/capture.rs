@@ -34,7 +34,7 @@ const MAX_BYTES: usize = 65_535 - 2 * 20;
 /// The most connections whose end has not come. The admin port follows 4,096 at a time; the end of one can be lost.
 const MAX_CONNECTIONS: usize = 65_536;
 
-/// The most bytes of blocks that wait for secrets. What exceeds them is written without.
+/// The most bytes of blocks that wait for secrets. Packets above the limit are written without secrets.
 const MAX_HELD_BYTES: usize = 64 << 20;
 
 /// A capture in progress.
