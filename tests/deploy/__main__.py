@@ -4,7 +4,7 @@
     python3 tests/deploy prometheus [--seconds N] [--draw FILE]
     python3 tests/deploy generate
 
-`image`, `pod` and `package` are the parts of image.sh and package.sh that run in namespaces.
+`archive`, `image`, `pod` and `package` are the parts of release.sh, image.sh and package.sh that run in namespaces.
 Packages from PyPI and npm come from target/checks, where tests/deploy/tools.sh installs them.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TOOLS = HERE.parents[1] / "target/checks"
-NAMES = ("addresses", "kubernetes", "helm", "rules", "dashboards", "prometheus", "generate", "image", "pod",
-         "package")
+NAMES = ("addresses", "kubernetes", "helm", "rules", "dashboards", "prometheus", "generate", "archive", "image",
+         "pod", "package")
 
 
 def main():
