@@ -2,8 +2,6 @@
 # Builds everything that a release consists of into a new directory: `build.sh OUT`. docs/release.md lists the files.
 #   MACHINES       "x86_64 aarch64" by default: for which tarballs and packages are built, by zig's C compiler. This machine has
 #                  to be one of them; "" for the image alone
-#   PROFILE        a profile of an earlier build, which gives the same programs again, or "no"; by default profile.sh makes one.
-#                  With it the programs do 5 to 12 % more per CPU second
 #   IMAGE=no       without the image, which is for this machine alone, and needs root
 #   SIGNING_KEY    a key of gpg's keyring, which signs the sums; without it there is no signature
 # Needs the tools of tools.sh, which are searched first, the targets of MACHINES (`rustup target add`), python3, gpg for the
@@ -13,7 +11,6 @@
 set -euo pipefail
 mkdir -p "${1:?output directory}"
 out=$(realpath "$1")
-if [ -e "${PROFILE:-no}" ]; then PROFILE=$(realpath "$PROFILE"); fi
 cd "$(dirname "$0")/../.."
 export PATH=$PWD/target/tools/venv/bin:$PWD/target/tools/bin:$PATH
 machines=${MACHINES-x86_64 aarch64}
@@ -27,23 +24,12 @@ TLSIDECAR_COMMIT=$(git rev-parse HEAD)
 export SOURCE_DATE_EPOCH TLSIDECAR_COMMIT
 [ -z "$(ls -A "$out")" ] || { echo "$out is not empty" >&2; exit 1; }
 
-programs() (
-    local machine target used=no
-    if [ "${PROFILE:-}" != no ]; then
-        local profile=$out/tlsidecar-$version.profdata
-        if [ -n "${PROFILE:-}" ]; then cp "$PROFILE" "$profile"; else deploy/release/profile.sh "$profile"; fi
-        export RUSTC_WRAPPER=$PWD/deploy/release/with_profile.sh TLSIDECAR_PROFILE=$profile
-        used=$(sha256sum <"$profile")
-    fi
+programs() {
+    local machine
     for machine in $machines; do
-        target=$machine-unknown-linux-gnu
-        # cargo does not know of the profile, and would take what an earlier one has given.
-        if [ "$(cat "target/$target/profile" 2>/dev/null)" != "$used" ]; then rm -rf "target/$target"; fi
-        mkdir -p "target/$target"
-        printf '%s\n' "$used" >"target/$target/profile"
-        cargo zigbuild --release --locked --target "$target.$GLIBC"
+        cargo zigbuild --release --locked --target "$machine-unknown-linux-gnu.$GLIBC"
     done
-)
+}
 
 packages() {
     local machine target
