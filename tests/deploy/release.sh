@@ -4,7 +4,7 @@
 # older than that of any supported distribution but RHEL 8 (2.28); the program of aarch64 in qemu.
 #
 # The Debians are made once and kept in target/release-check. Needs root, binutils, debootstrap, gpg for a signature,
-# openssl, crun and podman for the image, python3 with target/checks (tools.sh), qemu-user-static, rpm.
+# openssl, crun, podman and uidmap for the image, python3 with target/checks (tools.sh), qemu-user-static, rpm.
 set -euo pipefail
 files=$(realpath "${1:?directory of the release}")
 cd "$(dirname "$0")/../.."
