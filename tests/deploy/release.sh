@@ -61,16 +61,16 @@ sums() {
     fi
 }
 
-# Runs a program of a machine in its Debian.
+# Runs a program of a machine in its Debian, in place of the shell: only for a subshell, whose ID is then the program's.
 run_in() {
     local machine=$1
     shift
     if [ "$machine" = "$here" ]; then
-        chroot "$work/$machine" "$@"
+        exec chroot "$work/$machine" "$@"
     else
         local program=$1
         shift
-        "qemu-$machine-static" -L "$work/$machine" "$work/$machine$program" "$@"
+        exec "qemu-$machine-static" -L "$work/$machine" "$work/$machine$program" "$@"
     fi
 }
 
