@@ -104,7 +104,7 @@ serves() {
     pid=$!
     for _ in $(seq 100); do
         # Nothing listens as the backend: the handshake is what is shown.
-        answer=$(run_in "$machine" /opt/tlsidecar probe $at:18883 --name localhost --ca "$place/tls.crt" 2>&1 || true)
+        answer=$(run_in "$machine" /opt/tlsidecar probe $at:18883 --name localhost --ca "$place/tls.crt" 2>&1) || true
         if grep -q 'TLS 1.3\|TLSv1.3\|1\.3' <<<"$answer"; then break; fi
         sleep 0.2
     done
