@@ -7,14 +7,18 @@
 //! **Not here.** Memory of connections (`benches/peers`, load `idle`): an imagined device has no socket and no task.
 
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
+#![allow(unreachable_pub, reason = "a program has no public interface")]
 
 mod device;
+#[expect(dead_code, reason = "benches/peers needs more of it")]
+#[path = "../peers/material.rs"]
+mod material;
 mod scene;
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use self::scene::{EVERYBODY, Scene};
+use self::scene::{EVERYBODY, REAL, Scene};
 
 /// Numbers of sessions.
 const COUNTS: [u64; 3] = [1_000, 10_000, 100_000];
@@ -59,7 +63,7 @@ const OPERATIONS: [Operation; 11] = [
     },
     Operation {
         name: "a reload that refuses all, and 100 ms",
-        prepare: |scene, turn| scene.allow(&["real", &format!("turn-{turn}")]),
+        prepare: |scene, turn| scene.allow(&[REAL, &format!("turn-{turn}")]),
         run: Scene::reload,
     },
 ];

@@ -3,26 +3,27 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 use tlsidecar::app::{App, start};
 use tlsidecar::config::file::{ConfigSource, Overrides};
 use tokio::runtime::{Builder, Runtime};
 use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::device::{self, Session};
+use super::material::{Key, Material};
 use super::pause;
 
 /// The names of all devices.
-pub(crate) const EVERYBODY: [&str; 2] = ["real", "pump-*"];
+pub(crate) const EVERYBODY: [&str; 2] = [REAL, "pump-*"];
+
+/// The name of the real device.
+pub(crate) const REAL: &str = "device-1";
 
 /// A proxy that relays for one real device, and lists many.
 pub(crate) struct Scene {
@@ -38,9 +39,10 @@ impl Scene {
     /// Starts the proxy, connects the real device, and imagines `count` others.
     pub(crate) fn new(count: u64) -> Self {
         let dir = tempfile::tempdir().expect("a directory can be made");
-        let device = write_certificates(dir.path());
-        fs::write(dir.path().join("tlsidecar.toml"), configuration(device::backend()))
-            .expect("it can be written");
+        let material = Material::make(dir.path()).expect("certificates can be made");
+        let device = device_config(&material);
+        let text = configuration(device::backend(), &material);
+        fs::write(dir.path().join("tlsidecar.toml"), text).expect("it can be written");
         write_rules(&dir, &EVERYBODY);
         // One worker: what occupies it holds up every relay.
         let mut builder = Builder::new_multi_thread();
@@ -102,7 +104,9 @@ impl Scene {
     }
 }
 
-fn configuration(backend: SocketAddr) -> String {
+fn configuration(backend: SocketAddr, material: &Material) -> String {
+    let [cert, key] = [material.cert(Key::Ecdsa), material.key(Key::Ecdsa)];
+    let ca = material.ca_file();
     format!(
         r#"
 [admin]
@@ -111,9 +115,9 @@ listen = "127.0.0.1:0"
 name = "growth"
 listen = "127.0.0.1:0"
 backend = "{backend}"
-tls.certificates = [{{ cert = "tls.crt", key = "tls.key" }}]
+tls.certificates = [{{ cert = {cert:?}, key = {key:?} }}]
 tls.client_auth = "required"
-tls.client_ca = "ca.crt"
+tls.client_ca = {ca:?}
 allow.file = "allow.toml"
 "#
     )
@@ -124,30 +128,13 @@ fn write_rules(dir: &TempDir, names: &[&str]) {
         .expect("it can be written");
 }
 
-/// Writes the certificates, and returns the settings of a device with the name `real`.
-fn write_certificates(dir: &Path) -> Arc<ClientConfig> {
-    let key = KeyPair::generate().expect("a key can be made");
-    let mut params = CertificateParams::new(Vec::new()).expect("there are no names");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca = params.self_signed(&key).expect("the CA can sign");
-    let issuer = Issuer::new(params, key);
-    let issue = |name: &str| {
-        let key = KeyPair::generate().expect("a key can be made");
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
-        params.distinguished_name.push(DnType::CommonName, name);
-        (params.signed_by(&key, &issuer).expect("the CA can sign"), key)
-    };
-    let write = |name: &str, text: String| fs::write(dir.join(name), text).expect("it is written");
-    let (server, server_key) = issue("server");
-    write("ca.crt", ca.pem());
-    write("tls.crt", server.pem());
-    write("tls.key", server_key.serialize_pem());
-    let (device, device_key) = issue("real");
-    let key = PrivateKeyDer::try_from(device_key.serialize_der()).expect("it is a key");
+/// Returns the settings of the real device.
+fn device_config(material: &Material) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
-    roots.add(ca.der().clone()).expect("the certificate is valid");
+    roots.add(material.ca.clone()).expect("the certificate is valid");
     let builder = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into());
     let builder = builder.with_protocol_versions(&[&TLS13]).expect("the provider supports it");
+    let chain = vec![material.device.0.clone()];
     let builder = builder.with_root_certificates(roots);
-    builder.with_client_auth_cert(vec![device.der().clone()], key).expect("they fit").into()
+    builder.with_client_auth_cert(chain, material.device_key()).expect("they fit").into()
 }

@@ -1,7 +1,7 @@
 //! The likely cause for which a device rejects the server certificate, from its alert, its ClientHello and the certificate.
 //!
 //! OpenSSL has one alert for a clock that is behind and for a wrong name, other stacks one for both directions of a clock, and
-//! an expired certificate and a clock that is ahead have the same alert in all: the certificate tells them apart.
+//! an expired certificate and a clock that is ahead have the same alert in all: the certificate distinguishes them.
 //!
 //! **Promises.** An alert that a stack sends for several causes, which nothing else distinguishes, is `unclear`.
 //!

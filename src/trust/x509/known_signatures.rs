@@ -105,7 +105,10 @@ mod tests {
         assert!(is_checked(&known, &[b"key", b"certificate"], Ok(())));
         assert!(!is_checked(&known, &[b"key", b"certificate"], Err(())));
         assert!(is_checked(&known, &[b"other key", b"certificate"], Err(())));
-        assert!(is_checked(&known, &[b"ke", b"ycertificate"], Err(())), "the parts are told apart");
+        assert!(
+            is_checked(&known, &[b"ke", b"ycertificate"], Err(())),
+            "the boundary between the inputs counts"
+        );
     }
 
     #[test]
