@@ -135,7 +135,7 @@ release-check out="target/release-files":
 # Compare handshakes per second with HAProxy.
 [group('perf')]
 haproxy:
-    cargo bench --locked --features bench --bench peers -- --judge --rounds 5 --seconds 3 \
+    cargo bench --locked --features bench --bench peers -- --judge --rounds 5 --seconds 2 \
         --peers "tlsidecar;HAProxy" --loads "full 1.3, ECDSA;full 1.2, ECDSA"
 
 # Compare the bytes of handshakes with HAProxy and nginx.

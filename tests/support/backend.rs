@@ -13,6 +13,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::wait::eventually;
+
 /// A plain TCP server. It ends with the test.
 pub(crate) struct Backend {
     pub(crate) address: SocketAddr,
@@ -55,10 +57,14 @@ impl Backend {
         Self::serving(echo).await
     }
 
-    /// Ends it. On return its port refuses connections: an aborted task can still listen for a while.
+    /// Ends it. On return its port refuses connections: an aborted task can still listen for a while, and so does a process
+    /// that another test has forked, up to its exec.
     pub(crate) async fn end(mut self) {
         self.task.abort();
         assert!((&mut self.task).await.unwrap_err().is_cancelled());
+        let address = self.address;
+        let refuses = || std::net::TcpStream::connect(address).is_err();
+        eventually("the port refuses connections", refuses).await;
     }
 
     /// Returns the number of accepted connections.

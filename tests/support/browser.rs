@@ -115,11 +115,14 @@ impl OpenPage {
         result["result"]["value"].clone()
     }
 
-    /// Gives the page this size, in pixels.
+    /// Gives the page this size, in pixels, and waits until the page has noticed.
     pub(crate) async fn resize(&mut self, width: u32, height: u32) {
         let size =
             json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
         self.request("Emulation.setDeviceMetricsOverride", &size).await;
+        self.until(&format!("innerWidth === {width} && innerHeight === {height}")).await;
+        // The page hears of it with the next frame, and then marks what has become too wide.
+        self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))").await;
     }
 
     /// Moves the pointer to the middle of an element.
