@@ -1,17 +1,18 @@
 //! The relay: every byte is delivered in order to both ends, however they end.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tlsidecar::config::BackendAddress;
 use tlsidecar::terms::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
-use tokio_rustls::rustls::SupportedProtocolVersion;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, SupportedProtocolVersion};
 
 use crate::support::backend::read_all;
 use crate::support::bytes::{self, Bytes};
@@ -442,6 +443,64 @@ async fn bytes_that_come_with_the_end_of_the_handshake_are_the_first_to_be_relay
     let rest = within("the rest", read_all(&mut session)).await.unwrap();
     assert_eq!(rest, b"and the end");
     proxy.ends_with(Reason::Ok).await;
+}
+
+#[tokio::test]
+async fn a_device_with_nagles_algorithm_does_not_wait_for_a_delayed_acknowledgement() {
+    // TCP_DELACK_MIN of Linux.
+    const DELAYED: Duration = Duration::from_millis(40);
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    let mut quickest = Duration::MAX;
+    // The quickest of a few: a busy machine is slow at times, the delay is always there.
+    for _ in 0..10 {
+        let tcp = TcpStream::connect(proxy.address).await.unwrap();
+        tcp.set_nodelay(false).unwrap();
+        let mut session = Device::new(&authority).connect_over(tcp).await.unwrap();
+        let asked = Instant::now();
+        say_and_hear(&mut session, b"x").await.unwrap();
+        quickest = quickest.min(asked.elapsed());
+    }
+    assert!(quickest < DELAYED, "the first answer took at least {quickest:?}");
+}
+
+/// Performs a handshake whose Finished comes with all bytes of a record but the last ones, and returns the time until the
+/// ticket.
+fn ticket_behind_a_part_of_a_record(config: Arc<ClientConfig>, proxy: SocketAddr) -> Duration {
+    let mut tcp = std::net::TcpStream::connect(proxy).unwrap();
+    let mut device = ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
+    device.write_tls(&mut tcp).unwrap();
+    while device.is_handshaking() {
+        device.read_tls(&mut tcp).unwrap();
+        device.process_new_packets().unwrap();
+    }
+    device.writer().write_all(&[7; 1000]).unwrap();
+    let mut sent = Vec::new();
+    while device.wants_write() {
+        device.write_tls(&mut sent).unwrap();
+    }
+    tcp.write_all(&sent[..sent.len() - 100]).unwrap();
+    let since = Instant::now();
+    assert!(device.read_tls(&mut tcp).unwrap() > 0);
+    since.elapsed()
+}
+
+#[tokio::test]
+async fn a_ticket_is_sent_at_once_also_if_a_part_of_a_record_came_with_the_finished() {
+    let authority = Authority::new("ca");
+    let backend = Backend::echo().await;
+    let proxy = Proxy::start(backend.config(), &authority.server());
+    let config = ClientConfig::builder().with_root_certificates(authority.roots());
+    let config = Arc::new(config.with_no_client_auth());
+    let tries = tokio::task::spawn_blocking(move || {
+        let tries =
+            (0..5).map(|_| ticket_behind_a_part_of_a_record(Arc::clone(&config), proxy.address));
+        tries.min()
+    });
+    // Linux sends what was held back after 0.2 s.
+    let quickest = tries.await.unwrap().unwrap();
+    assert!(quickest < Duration::from_millis(150), "{quickest:?}");
 }
 
 #[tokio::test]

@@ -145,7 +145,9 @@ impl<Io> Course<Io> {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Course<Io> {
-    /// Sends the queued records. Behind the client's Finished of TLS 1.3 these are tickets, which may wait for more.
+    /// Sends the queued records. Behind the client's Finished of TLS 1.3 these are tickets. They may wait for the answer to
+    /// data that came with it. Otherwise they are sent at once: their packet acknowledges the Finished, and a device with
+    /// Nagle's algorithm sends no data, or no more of it, before.
     ///
     /// # Errors
     /// The socket's.
@@ -154,7 +156,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Course<Io> {
         negotiation: &mut Negotiation<Io>,
         progress: Progress,
     ) -> io::Result<()> {
-        if progress == Progress::Finished && negotiation.state().is_tls13() {
+        let is_ticket = progress == Progress::Finished && negotiation.state().is_tls13();
+        if is_ticket && negotiation.holds_record() {
             negotiation.flush_with_next(self.kernel.send_with_next).await
         } else {
             negotiation.flush().await

@@ -104,6 +104,16 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Negotiation<Io> {
         self.held.capacity() + self.unsent.rest().len()
     }
 
+    /// Returns true if a whole record has been read and not been used: behind the client's Finished, it has data.
+    pub(crate) fn holds_record(&self) -> bool {
+        match *self.held {
+            [_, _, _, high, low, ref payload @ ..] => {
+                payload.len() >= usize::from(u16::from_be_bytes([high, low]))
+            }
+            _ => false,
+        }
+    }
+
     /// Takes the bytes that have been read and not been used.
     pub(crate) fn take_held(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.held)
