@@ -42,6 +42,8 @@ pub const CASES: &[Case] = &[
     Case { name: "seal 1 KiB", bytes: 1024, setup: Seal::setup },
     Case { name: "seal 16 KiB", bytes: 16 * 1024, setup: Seal::setup },
     Case { name: "seal 64 KiB", bytes: 64 * 1024, setup: Seal::setup },
+    Case { name: "open 64 B, rebuilt", bytes: 64, setup: Open::rebuilt },
+    Case { name: "seal 64 B, rebuilt", bytes: 64, setup: Seal::rebuilt },
     Case { name: "ClientHello look", bytes: 0, setup: Look::setup },
     Case { name: "handshake, to our flight", bytes: 0, setup: Flight::setup },
     Case { name: "handshake, from Finished", bytes: 0, setup: Finish::setup },
@@ -128,12 +130,22 @@ struct Open {
     wire: Wire,
     session: BenchStream<Wire>,
     plain: Vec<u8>,
+    /// The ciphers are dropped before each turn.
+    is_rebuilt: bool,
 }
 
 impl Open {
     fn setup(world: &World, bytes: usize) -> Box<dyn Work> {
+        Box::new(Self::new(world, bytes, false))
+    }
+
+    fn rebuilt(world: &World, bytes: usize) -> Box<dyn Work> {
+        Box::new(Self::new(world, bytes, true))
+    }
+
+    fn new(world: &World, bytes: usize, is_rebuilt: bool) -> Self {
         let (device, wire, session) = world.session();
-        Box::new(Self { device, wire, session, plain: vec![7; bytes] })
+        Self { device, wire, session, plain: vec![7; bytes], is_rebuilt }
     }
 }
 
@@ -145,6 +157,9 @@ impl Work for Open {
     fn turn(&mut self) {
         self.wire.arrive();
         let mut cx = Context::from_waker(Waker::noop());
+        if self.is_rebuilt {
+            self.session.drop_ciphers();
+        }
         let mut opened = 0;
         // A read is 64 KiB: the records of 64 KiB of plaintext are longer.
         while opened < self.plain.len() {
@@ -161,12 +176,22 @@ struct Seal {
     wire: Wire,
     session: BenchStream<Wire>,
     plain: Vec<u8>,
+    /// The ciphers are dropped before each turn.
+    is_rebuilt: bool,
 }
 
 impl Seal {
     fn setup(world: &World, bytes: usize) -> Box<dyn Work> {
+        Box::new(Self::new(world, bytes, false))
+    }
+
+    fn rebuilt(world: &World, bytes: usize) -> Box<dyn Work> {
+        Box::new(Self::new(world, bytes, true))
+    }
+
+    fn new(world: &World, bytes: usize, is_rebuilt: bool) -> Self {
         let (mut device, wire, session) = world.session();
-        let mut seal = Self { wire, session, plain: vec![7; bytes] };
+        let mut seal = Self { wire, session, plain: vec![7; bytes], is_rebuilt };
         seal.turn();
         assert_eq!(
             device.receive(&seal.wire.take_written()),
@@ -174,7 +199,7 @@ impl Seal {
             "the device gets what was sealed"
         );
         seal.wire.discard_writes();
-        Box::new(seal)
+        seal
     }
 }
 
@@ -182,6 +207,9 @@ impl Work for Seal {
     fn prepare(&mut self, _turns: usize) {}
 
     fn turn(&mut self) {
+        if self.is_rebuilt {
+            self.session.drop_ciphers();
+        }
         self.session.send(&mut Context::from_waker(Waker::noop()), &self.plain);
     }
 }

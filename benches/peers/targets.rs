@@ -21,10 +21,11 @@ pub struct Table {
 const FLOORS: &[Target] = &[
     target("full 1.3, ECDSA", HANDSHAKES, Bound::Times(1.9, "HAProxy")),
     target("full 1.2, ECDSA", HANDSHAKES, Bound::Times(1.6, "HAProxy")),
-    target("few idle", "bytes per connection, 3,000 held", Bound::Most(4608.0)),
-    target("few idle, client certificate", "bytes per connection, 3,000 held", Bound::Most(5600.0)),
-    target("idle", "bytes per connection, 10 s after 1 MiB each way", Bound::Most(5400.0)),
-    target("idle", "bytes per connection, 9,000 held", Bound::Most(4800.0)),
+    target("few idle", "bytes per connection, 3,000 held", Bound::Most(2816.0)),
+    target("few idle", "bytes per connection, 1 s after the last byte", Bound::Most(4608.0)),
+    target("few idle, client certificate", "bytes per connection, 3,000 held", Bound::Most(3072.0)),
+    target("idle", "bytes per connection, 12 s after 1 MiB each way", Bound::Most(3584.0)),
+    target("idle", "bytes per connection, 9,000 held", Bound::Most(2816.0)),
     target("idle", "memory 10 s after 9,000 left, MiB", Bound::Most(16.0)),
 ];
 
@@ -93,7 +94,7 @@ const TARGETS: &[Target] = &[
     target("idle", "bytes per connection, 1,000 held", Bound::Most(3072.0)),
     target("idle", "bytes per connection, 3,000 held", Bound::Most(3072.0)),
     target("idle", "bytes per connection, 9,000 held", Bound::Most(3072.0)),
-    target("idle", "bytes per connection, 10 s after 1 MiB each way", Bound::Most(3072.0)),
+    target("idle", "bytes per connection, 12 s after 1 MiB each way", Bound::Most(3072.0)),
     target("few idle, client certificate", "bytes per connection, 3,000 held", Bound::Most(4096.0)),
     target("idle", "CPU with 9,000 held, percent", Bound::Most(0.5)),
     target("start", "start to listening, ms", Bound::Most(30.0)),

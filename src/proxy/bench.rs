@@ -110,6 +110,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> BenchStream<Io> {
         })
     }
 
+    /// Drops the ciphers. The next record in a direction rebuilds its cipher.
+    pub fn drop_ciphers(&mut self) {
+        self.0.drop_ciphers();
+    }
+
     /// Seals `plain`, of at most 64 KiB, and writes it. Nothing may be queued before.
     ///
     /// # Panics

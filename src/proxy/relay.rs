@@ -17,6 +17,7 @@
 mod bounds;
 mod error;
 mod flow;
+mod idle_ciphers;
 mod pause;
 mod read_size;
 mod to_backend;
@@ -255,7 +256,7 @@ where
         self.unsent.rest().len() + self.client.queued()
     }
 
-    /// Completes when a bound is reached.
+    /// Completes when a bound is reached. Drops the ciphers of an idle session.
     fn poll_bounds(
         &mut self,
         cx: &mut Context<'_>,
@@ -264,18 +265,22 @@ where
         is_ready: &impl Fn((&C, Interest), (&B, Interest)) -> bool,
     ) -> Poll<RelayError> {
         loop {
-            let Some((mut deadline, bound)) = self.next_bound() else {
+            let mut wake = self.drop_idle_ciphers(now);
+            if let Some((mut deadline, bound)) = self.next_bound() {
+                if now >= deadline {
+                    deadline = if bound.is_silence() && self.can_go_on(is_ready) {
+                        now + DELIVERY
+                    } else if let Some(turn) = self.wait_for_turn(bound, now) {
+                        turn
+                    } else {
+                        return Poll::Ready(bound.error());
+                    };
+                }
+                wake = Some(wake.map_or(deadline, |idle| idle.min(deadline)));
+            }
+            let Some(deadline) = wake else {
                 return Poll::Pending;
             };
-            if now >= deadline {
-                deadline = if bound.is_silence() && self.can_go_on(is_ready) {
-                    now + DELIVERY
-                } else if let Some(turn) = self.wait_for_turn(bound, now) {
-                    turn
-                } else {
-                    return Poll::Ready(bound.error());
-                };
-            }
             // Bytes move the deadline, not the timer. A timer that fires before the deadline wakes the task early
             // once, which is cheaper than to reset it for every read.
             if now < timer.deadline() && timer.deadline() <= deadline {

@@ -1,9 +1,9 @@
 //! TLS between a client's socket and the relay: ciphertext in, plaintext out, and back.
 //!
 //! rustls performs the handshake ([`Negotiation`]). Its keys then go to a [`record_layer::RecordLayer`], which
-//! splits bytes into records and lets rustls's ciphers open and seal them. An idle connection owns two keys
-//! and the secret of the next ones, but no buffer and no state of the handshake, which rustls would keep for
-//! the life of the connection. [`TlsStream`] joins a record layer with a socket and borrows its buffers from
+//! splits bytes into records and lets rustls's ciphers open and seal them. An idle connection owns the secrets of its
+//! keys, but no buffer, no state of the handshake, which rustls would keep for the life of the connection, and after ten
+//! seconds no cipher. [`TlsStream`] joins a record layer with a socket and borrows its buffers from
 //! the thread ([`scratch`]), so that a busy connection reads, opens and writes up to
 //! [`scratch::MAX_READ_BYTES`] at a time.
 //!

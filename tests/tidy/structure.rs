@@ -77,7 +77,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("tracing_appender", &["logging"]),
     ("tracing_subscriber", &["logging"]),
     ("x509_parser", &["trust::x509"]),
-    ("zeroize", &["sessions::trace", "trust"]),
+    ("zeroize", &["proxy::tls::keys", "sessions::trace", "trust"]),
 ];
 
 const EVERYWHERE: &[&str] = &["thiserror", "tokio", "tracing"];

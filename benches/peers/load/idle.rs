@@ -15,6 +15,9 @@ const MIB: f64 = 1024.0 * 1024.0;
 /// Time for allocators and the kernel to settle.
 const SETTLE: Duration = Duration::from_secs(1);
 
+/// Silence after which a device is idle: tlsidecar frees the keys of sessions without traffic for ten seconds.
+const QUIET: Duration = Duration::from_secs(12);
+
 /// Time from a burst, or from the end of all connections, to the measurement of memory.
 const LATER: Duration = Duration::from_secs(10);
 
@@ -33,16 +36,16 @@ pub async fn many(bench: &Bench<'_>) -> io::Result<Vec<Figure>> {
     let per_connection = |held: usize| (bench.proxy.memory_bytes() - base) / held as f64;
     let dialer = bench.dialer(Version::Tls13, false);
     let mut lines = dialer.dial_many(1000).await?;
-    tokio::time::sleep(SETTLE).await;
+    tokio::time::sleep(QUIET).await;
     let at_1000 = per_connection(lines.len());
     lines.extend(dialer.dial_many(2000).await?);
-    tokio::time::sleep(SETTLE).await;
+    tokio::time::sleep(QUIET).await;
     let at_3000 = per_connection(lines.len());
     let mut lines = burst(lines).await?;
-    tokio::time::sleep(LATER).await;
+    tokio::time::sleep(QUIET).await;
     let after_burst = per_connection(lines.len());
     lines.extend(dialer.dial_many(6000).await?);
-    tokio::time::sleep(SETTLE).await;
+    tokio::time::sleep(QUIET).await;
     let at_9000 = per_connection(lines.len());
     let cpu = bench.proxy.cpu_seconds();
     tokio::time::sleep(LATER).await;
@@ -52,7 +55,7 @@ pub async fn many(bench: &Bench<'_>) -> io::Result<Vec<Figure>> {
     Ok(vec![
         ("bytes per connection, 1,000 held", at_1000),
         ("bytes per connection, 3,000 held", at_3000),
-        ("bytes per connection, 10 s after 1 MiB each way", after_burst),
+        ("bytes per connection, 12 s after 1 MiB each way", after_burst),
         ("bytes per connection, 9,000 held", at_9000),
         ("CPU with 9,000 held, percent", idle_cpu * 100.0),
         ("memory 10 s after 9,000 left, MiB", bench.proxy.memory_bytes() / MIB),
@@ -62,9 +65,14 @@ pub async fn many(bench: &Bench<'_>) -> io::Result<Vec<Figure>> {
 pub async fn few(bench: &Bench<'_>) -> io::Result<Vec<Figure>> {
     let base = base(bench).await?;
     let lines = bench.dialer(Version::Tls13, false).dial_many(3000).await?;
+    let each = || (bench.proxy.memory_bytes() - base) / lines.len() as f64;
     tokio::time::sleep(SETTLE).await;
-    let each = (bench.proxy.memory_bytes() - base) / lines.len() as f64;
-    Ok(vec![("bytes per connection, 3,000 held", each)])
+    let at_once = each();
+    tokio::time::sleep(QUIET).await;
+    Ok(vec![
+        ("bytes per connection, 3,000 held", each()),
+        ("bytes per connection, 1 s after the last byte", at_once),
+    ])
 }
 
 /// Returns the memory after the first connection, which loads the shared parts: code pages, buffers of threads.

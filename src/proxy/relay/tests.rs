@@ -3,8 +3,10 @@
 //! **Not here.** Behaviour that needs sockets, for example resets: `tests/relay.rs`.
 
 mod faults;
+mod idle_ciphers;
 mod stops;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
@@ -104,6 +106,8 @@ struct Line {
     session: Arc<Session>,
     metrics: Arc<Metrics>,
     ended: tokio::task::JoinHandle<Ended>,
+    /// The session had no cipher when the relay ended.
+    had_no_cipher: Arc<AtomicBool>,
 }
 
 /// Long enough for pipes to fill.
@@ -134,6 +138,8 @@ impl Line {
         let relayed = Arc::clone(&session);
         let kernel = Arc::<Mutex<Vec<bool>>>::default();
         let ready = Arc::clone(&kernel);
+        let had_no_cipher = Arc::<AtomicBool>::default();
+        let without_cipher = Arc::clone(&had_no_cipher);
         let (begin, begun) = tokio::sync::oneshot::channel();
         let ended = tokio::spawn(async move {
             let (listener, memory) = (&snapshot.listener, Share::default());
@@ -150,6 +156,7 @@ impl Line {
             };
             let ended =
                 relay(stream, &mut server, early, (&relayed, &sessions), bounds, is_ready).await;
+            without_cipher.store(!client.stream.has_cipher(), Ordering::Relaxed);
             if ended.reset != Some(Side::Client) {
                 client.stream.close().await;
             }
@@ -161,7 +168,17 @@ impl Line {
         if capacity > 512 {
             begun.await.unwrap();
         }
-        Self { device, device_is, backend, backend_is, kernel, session, metrics, ended }
+        Self {
+            device,
+            device_is,
+            backend,
+            backend_is,
+            kernel,
+            session,
+            metrics,
+            ended,
+            had_no_cipher,
+        }
     }
 
     async fn ended_with(self) -> (Option<Reason>, Option<Side>) {

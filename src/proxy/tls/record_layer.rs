@@ -8,6 +8,7 @@
 //! **Not here.** The handshake (`negotiation.rs`), ciphers and nonces (`keys.rs`), sockets (`stream.rs`).
 
 mod clock;
+mod message;
 mod size;
 
 use std::mem;
@@ -19,10 +20,11 @@ use tokio_rustls::rustls::{
 };
 
 use self::clock::clock;
+use self::message::PartialMessage;
 use self::size::RecordSize;
 pub(crate) use self::size::SentSizes;
 use super::alert;
-use super::keys::{Keys, NextKeys, OpenedRecord, Opener, SealedRecord, Sealer};
+use super::keys::{KeySource, Keys, OpenedRecord, Opener, SealedRecord, Sealer};
 use crate::config::values::MAX_PLAIN_BYTES;
 use crate::sessions::trace::Tracer;
 use crate::sessions::trace::step::Sender;
@@ -56,8 +58,10 @@ pub(crate) struct RecordLayer {
     sealer: Sealer,
     /// Records that one key may seal at most.
     max_sealed: u64,
-    /// The source of the next keys of TLS 1.3; TLS 1.2 has none.
-    tls13: Option<Box<NextKeys>>,
+    /// The source of both ciphers, once they are dropped, and of the next keys.
+    source: Box<KeySource>,
+    /// The source's, so that a record does not need it.
+    is_tls13: bool,
     message: PartialMessage,
     allowances: Allowances,
     size: RecordSize,
@@ -77,19 +81,6 @@ pub(crate) enum SealError {
     /// The cipher failed: an internal fault.
     #[error("plaintext could not be sealed: {0}")]
     Misuse(Error),
-}
-
-/// The received part of a handshake message after the handshake, reduced to the bytes that matter.
-#[derive(Default)]
-struct PartialMessage {
-    /// Type and length of the message: RFC 8446 section 4.
-    head: [u8; 4],
-    /// Number of received bytes of `head`.
-    have: u8,
-    /// Number of missing bytes behind `head`.
-    left: u32,
-    /// Last received byte behind `head`: the request of a key_update.
-    last: u8,
 }
 
 /// Remaining budget for records that carry no data, with the limits of rustls and BoringSSL. Theirs count over
@@ -127,12 +118,13 @@ impl Allowances {
 impl RecordLayer {
     /// Returns the record layer of a session that has just been established.
     pub(super) fn new(keys: Keys, sizes: SentSizes) -> Self {
-        let Keys { opener, sealer, next, max_sealed } = keys;
+        let Keys { opener, sealer, source, max_sealed } = keys;
         Self {
             opener,
             sealer,
             max_sealed,
-            tls13: next,
+            is_tls13: source.is_tls13(),
+            source,
             message: PartialMessage::default(),
             allowances: Allowances { since: clock(), ..Allowances::FULL },
             size: RecordSize::new(sizes),
@@ -145,6 +137,17 @@ impl RecordLayer {
     /// Returns whether the client has ended its stream by a close_notify.
     pub(crate) const fn peer_closed(&self) -> bool {
         self.peer_closed
+    }
+
+    /// Drops both ciphers. The next record in a direction rebuilds its cipher, which takes a few microseconds.
+    pub(super) fn drop_ciphers(&mut self) {
+        self.opener.drop_cipher();
+        self.sealer.drop_cipher();
+    }
+
+    /// Returns true unless both ciphers are dropped.
+    pub(super) const fn has_cipher(&self) -> bool {
+        self.opener.has_cipher() || self.sealer.has_cipher()
     }
 
     /// Opens the complete records of `incoming` in place, and returns how many bytes at its end belong to an
@@ -169,10 +172,11 @@ impl RecordLayer {
                 return Ok(incoming.len() - at);
             };
             at += HEADER_BYTES + record.payload.len();
-            if self.tls13.is_some() && record.kind != ContentType::ApplicationData {
+            if self.is_tls13 && record.kind != ContentType::ApplicationData {
                 // TLS 1.3 seals the type as well. The outer type is always this one: RFC 8446 section 5.2.
                 return Err(inappropriate(record.kind));
             }
+            self.opener.rebuild(&self.source);
             let opened = self.opener.open(record)?;
             self.process(&opened, reply, tracer)?;
             if opened.kind == ContentType::ApplicationData && !opened.payload.is_empty() {
@@ -186,7 +190,7 @@ impl RecordLayer {
 
     /// Returns the longest ciphertext of a record.
     const fn max_sealed_bytes(&self) -> usize {
-        if self.tls13.is_some() { MAX_SEALED_BYTES_TLS13 } else { MAX_SEALED_BYTES_TLS12 }
+        if self.is_tls13 { MAX_SEALED_BYTES_TLS13 } else { MAX_SEALED_BYTES_TLS12 }
     }
 
     /// Processes a record. The caller handles application data.
@@ -200,7 +204,7 @@ impl RecordLayer {
         reply: &mut Vec<u8>,
         tracer: Option<&Tracer>,
     ) -> Result<(), Error> {
-        if self.message.have > 0 && record.kind != ContentType::Handshake {
+        if self.message.has_begun() && record.kind != ContentType::Handshake {
             return Err(PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into());
         }
         if record.payload.is_empty() {
@@ -241,7 +245,7 @@ impl RecordLayer {
             return Ok(());
         }
         // TLS 1.3 treats all others as fatal, whatever their level.
-        let harmless = self.tls13.is_none() || description == AlertDescription::UserCanceled;
+        let harmless = !self.is_tls13 || description == AlertDescription::UserCanceled;
         if level == WARNING && harmless {
             self.allowances.refill_by_time();
             return spend(
@@ -266,7 +270,7 @@ impl RecordLayer {
             }
             if complete {
                 let last = mem::take(&mut self.message).last;
-                if self.tls13.is_some() {
+                if self.is_tls13 {
                     self.process_key_update(last, bytes)?;
                 } else {
                     self.refuse_renegotiation(reply, tracer)?;
@@ -279,10 +283,8 @@ impl RecordLayer {
     /// Checks that a message is allowed after the handshake: in TLS 1.3 only a key_update, in TLS 1.2 only a
     /// request to renegotiate.
     fn check_allowed(&self, kind: HandshakeType, length: u32) -> Result<(), Error> {
-        let allowed = match self.tls13 {
-            Some(_) => HandshakeType::KeyUpdate,
-            None => HandshakeType::ClientHello,
-        };
+        let allowed =
+            if self.is_tls13 { HandshakeType::KeyUpdate } else { HandshakeType::ClientHello };
         if kind != allowed {
             let expect_types = vec![allowed];
             return Err(Error::InappropriateHandshakeMessage { expect_types, got_type: kind });
@@ -311,8 +313,8 @@ impl RecordLayer {
             1 => self.key_update_due = true,
             _ => return Err(InvalidMessage::InvalidKeyUpdate.into()),
         }
-        if let Some(keys) = &mut self.tls13 {
-            self.opener = keys.opener()?;
+        if let Some(opener) = self.source.next_opener() {
+            self.opener = opener;
         }
         Ok(())
     }
@@ -341,11 +343,12 @@ impl RecordLayer {
         plain: &[u8],
         records: &mut Vec<Vec<u8>>,
     ) -> Result<(), SealError> {
+        self.sealer.rebuild(&self.source).map_err(SealError::Misuse)?;
         let size = self.size.of_write(plain.len());
         let chunks = plain.chunks(size);
         let (needed, used) = (chunks.len() as u64, self.sealer.used());
         let left = self.max_sealed.saturating_sub(used);
-        if self.tls13.is_none() && needed > left {
+        if !self.is_tls13 && needed > left {
             return Err(SealError::KeysExhausted);
         }
         // One record must be left, for the key_update itself.
@@ -373,9 +376,12 @@ impl RecordLayer {
 
     /// Announces our next key to the client and uses it from then on. TLS 1.2 has none.
     fn update_sealer(&mut self, records: &mut Vec<Vec<u8>>) -> Result<(), Error> {
-        if let Some(keys) = &mut self.tls13 {
+        if self.is_tls13 {
+            // Before the source moves on: a cipher that is rebuilt always has the key of its sequence number.
             records.push(self.sealer.seal(ContentType::Handshake, &KEY_UPDATE)?);
-            self.sealer = keys.sealer()?;
+        }
+        if let Some(next) = self.source.next_sealer() {
+            self.sealer = next;
             self.key_update_due = false;
         }
         Ok(())
@@ -420,46 +426,10 @@ impl RecordLayer {
         tracer: Option<&Tracer>,
     ) -> Result<(), Error> {
         let alert = [level, u8::from(description)];
+        self.sealer.rebuild(&self.source)?;
         reply.extend_from_slice(&self.sealer.seal(ContentType::Alert, &alert)?);
         alert::trace(tracer, Sender::Tlsidecar, description);
         Ok(())
-    }
-}
-
-impl PartialMessage {
-    /// Takes bytes of one message, and returns whether it is complete.
-    fn take(&mut self, bytes: &mut &[u8]) -> bool {
-        while let Some((&byte, rest)) = bytes.split_first() {
-            if let Some(next) = self.head.get_mut(usize::from(self.have)) {
-                *next = byte;
-                self.have += 1;
-                self.left = self.length();
-                *bytes = rest;
-            } else {
-                let taken = (self.left as usize).min(bytes.len());
-                self.last = bytes[taken - 1];
-                self.left -= u32::try_from(taken).expect("at most `left`");
-                *bytes = &bytes[taken..];
-            }
-            if self.has_header() && self.left == 0 {
-                return true;
-            }
-        }
-        false
-    }
-
-    fn has_header(&self) -> bool {
-        usize::from(self.have) == self.head.len()
-    }
-
-    fn length(&self) -> u32 {
-        let [_, high, middle, low] = self.head;
-        u32::from_be_bytes([0, high, middle, low])
-    }
-
-    /// Returns the type and length, once the header is complete.
-    fn kind_and_length(&self) -> Option<(HandshakeType, u32)> {
-        self.has_header().then(|| (HandshakeType::from(self.head[0]), self.length()))
     }
 }
 

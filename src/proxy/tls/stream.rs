@@ -115,6 +115,16 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         self.rare.get_or_insert_default().late = Some(error);
     }
 
+    /// Drops the ciphers of the session until its next records.
+    pub(crate) fn drop_ciphers(&mut self) {
+        self.record_layer.drop_ciphers();
+    }
+
+    /// Returns true unless both ciphers of the session are dropped.
+    pub(crate) const fn has_cipher(&self) -> bool {
+        self.record_layer.has_cipher()
+    }
+
     /// Returns the number of bytes of an incomplete record.
     pub(crate) fn partial(&self) -> usize {
         self.partial.len()

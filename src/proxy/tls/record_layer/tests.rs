@@ -4,6 +4,7 @@
 
 mod alerts;
 mod key_updates;
+mod rebuilt_ciphers;
 mod sizes;
 
 use std::future::poll_fn;
@@ -22,6 +23,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedCipherSuite};
 use super::*;
 use crate::proxy::handshake;
 use crate::proxy::handshake_memory::Share;
+use crate::proxy::tls::keys::key_of;
 use crate::proxy::tls::scratch::{self, HANDSHAKE_READ_BYTES};
 use crate::proxy::tls::{ReceiveError, Received, TlsStream};
 use crate::trust::snapshot::Snapshot;
@@ -84,8 +86,9 @@ impl TestClient {
         assert_eq!(device.read_u8().await.unwrap(), b'!');
         let (io, connection) = device.into_inner();
         let secrets = connection.dangerous_extract_secrets().unwrap();
-        let opener = Opener::new(suite, secrets.rx).unwrap();
-        let sealer = Sealer::new(suite, secrets.tx).unwrap();
+        let ((received, theirs), (sent, own)) = (secrets.rx, secrets.tx);
+        let opener = Opener::new(suite, key_of(theirs).unwrap(), received);
+        let sealer = Sealer::new(suite, key_of(own).unwrap(), sent).unwrap();
         (Self { io, opener, sealer }, ours)
     }
 
