@@ -9,7 +9,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpSocket;
 
 /// The process may not use addresses of other machines.
 #[derive(Debug, thiserror::Error)]
@@ -30,12 +29,12 @@ pub(crate) fn check() -> Result<(), NotAllowed> {
 ///
 /// # Errors
 /// A capability is missing, or no device can have the address.
-pub(crate) fn socket(source: IpAddr) -> io::Result<TcpSocket> {
+pub(crate) fn socket(source: IpAddr) -> io::Result<Socket> {
     let source = SocketAddr::new(source, 0);
     let socket = transparent(Domain::for_address(source))?;
     socket.set_nonblocking(true)?;
     socket.bind(&source.into())?;
-    Ok(TcpSocket::from_std_stream(socket.into()))
+    Ok(socket)
 }
 
 fn transparent(domain: Domain) -> io::Result<Socket> {

@@ -61,7 +61,7 @@ const ALWAYS: [(&str, f64); 7] = [
     ("close", 2.0),
     ("socket", 1.0),
     ("connect", 1.0),
-    ("getsockopt", 1.0),
+    ("getpeername", 1.0),
     ("getsockname", 1.0),
     ("ppoll", 1.0),
 ];

@@ -138,6 +138,28 @@ fn bind(address: SocketAddr, options: Tcp, reuse_port: bool) -> io::Result<TcpLi
     listen_on(socket, options)
 }
 
+/// Returns a TCP socket that is to be connected, in non-blocking mode.
+///
+/// # Errors
+/// The error of socket(2).
+pub(crate) fn nonblocking(domain: Domain) -> io::Result<Socket> {
+    #[cfg(target_os = "linux")]
+    let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    #[cfg(not(target_os = "linux"))]
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    #[cfg(not(target_os = "linux"))]
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Passes an error of connect(2) on, unless it says that the socket is not connected yet.
+///
+/// # Errors
+/// Any other error.
+pub(crate) fn unless_in_progress(error: io::Error) -> io::Result<()> {
+    if Errno::from_io_error(&error) == Some(Errno::INPROGRESS) { Ok(()) } else { Err(error) }
+}
+
 /// Takes over a socket that is listening already.
 ///
 /// # Errors

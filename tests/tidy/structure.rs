@@ -69,7 +69,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         ],
     ),
     ("serde_json", &["commands", "control::admin"]),
-    ("socket2", &["proxy::socket", "transparent"]),
+    ("socket2", &["proxy::backend::dial", "proxy::socket", "transparent"]),
     ("tikv_jemallocator", &["main"]),
     ("tokio_rustls", &["commands::probe", "proxy", "trust"]),
     ("tokio_util", &["lifecycle"]),

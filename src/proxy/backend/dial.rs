@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use socket2::{Domain, Socket};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -63,17 +64,29 @@ pub(crate) async fn first_of(
 }
 
 async fn dial(address: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, DialError> {
-    let connected = match source {
-        None => TcpStream::connect(address).await,
+    let socket = match source {
+        None => socket::nonblocking(Domain::for_address(address)).map_err(DialError::Io)?,
         Some(source) if source.is_ipv4() != address.is_ipv4() => {
             return Err(DialError::Source(io::Error::other("not of the same address family")));
         }
-        Some(source) => {
-            let socket = transparent::socket(source).map_err(DialError::Source)?;
-            socket.connect(address).await
-        }
+        Some(source) => transparent::socket(source).map_err(DialError::Source)?,
     };
+    let connected = connect(socket, address).await;
     connected.and_then(|tcp| refuse_self_connect(tcp, address)).map_err(DialError::Io)
+}
+
+/// Connects a socket, as `TcpStream::connect` of tokio does, but without a wait for the event of a backend on this machine:
+/// there the kernel has exchanged the segments when connect(2) returns, although it returns EINPROGRESS
+/// (`inet_stream_connect` in Linux).
+async fn connect(socket: Socket, address: SocketAddr) -> io::Result<TcpStream> {
+    socket.connect(&address.into()).or_else(socket::unless_in_progress)?;
+    let is_connected = socket.peer_addr().is_ok();
+    let tcp = TcpStream::from_std(socket.into())?;
+    if !is_connected {
+        tcp.writable().await?;
+        tcp.take_error()?.map_or(Ok(()), Err)?;
+    }
+    Ok(tcp)
 }
 
 /// Refuses a socket that is connected to itself. When the kernel picks as source port a local port on which no
@@ -106,8 +119,7 @@ pub(super) async fn unix(path: &Path) -> io::Result<UnixStream> {
 
 #[cfg(test)]
 mod tests {
-    use socket2::{Domain, Socket, Type};
-    use tokio::net::TcpSocket;
+    use socket2::Type;
 
     use super::*;
 
@@ -115,13 +127,37 @@ mod tests {
     async fn a_socket_that_has_dialled_itself_is_refused_and_leaves_its_port_free() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         // The kernel does this by chance where it picks the port.
-        let dialling = TcpSocket::new_v4().unwrap();
-        dialling.bind(free).unwrap();
-        let tcp = dialling.connect(free).await.unwrap();
+        let dialling = socket::nonblocking(Domain::IPV4).unwrap();
+        dialling.bind(&free.into()).unwrap();
+        let tcp = connect(dialling, free).await.unwrap();
         let refused = refuse_self_connect(tcp, free).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         // Without SO_REUSEADDR, which ignores a TIME_WAIT.
         let backend = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         backend.bind(&free.into()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_backend_of_this_machine_is_connected_without_a_wait() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        // Of a few: on a busy machine the kernel may put the segments off.
+        let connected = (0..10).any(|_| {
+            let socket = socket::nonblocking(Domain::IPV4).unwrap();
+            let mut connecting = std::pin::pin!(connect(socket, address));
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            connecting.as_mut().poll(&mut cx).is_ready()
+        });
+        assert!(connected);
+    }
+
+    #[tokio::test]
+    async fn a_backend_that_refuses_is_an_error() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let socket = socket::nonblocking(Domain::IPV4).unwrap();
+        let refused = connect(socket, address).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 }
