@@ -10,6 +10,7 @@ mod filter;
 mod format;
 mod one_line;
 mod terminal;
+mod text_line;
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
@@ -19,14 +20,13 @@ use std::time::Duration;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::field::MakeExt;
-use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::reload::Handle;
 
 pub use self::filter::Filter;
 pub use self::format::Format;
 use self::one_line::OneLine;
 use self::terminal::Terminal;
+use self::text_line::TextLine;
 
 /// The limit of lines that wait for standard error: typically 3 MiB. Peers without a valid certificate can make it 45
 /// MiB, with names in refused certificates and errors whose characters are escaped: some 5.5 KiB per line.
@@ -58,8 +58,7 @@ pub fn start(format: Format, filter: &Filter) -> WorkerGuard {
     let lines = lines.with_writer(OneLine { to: writer, format, terminal: Terminal::of_stderr() });
     let (started, set_filter) = match format {
         Format::Text => {
-            let fields = debug_fn(one_line::write_field).delimited(" ");
-            let lines = lines.with_ansi(false).fmt_fields(fields).with_filter_reloading();
+            let lines = lines.event_format(TextLine).with_filter_reloading();
             let set_filter = filter_setter(lines.reload_handle());
             (lines.try_init(), set_filter)
         }

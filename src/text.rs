@@ -26,6 +26,14 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
+/// Returns whether all bytes are printable ASCII. No character of such text is unsafe, and most text is: this is a fast check
+/// before a look at each character.
+pub(crate) fn is_printable_ascii(text: &[u8]) -> bool {
+    // Without an early end within a chunk, the compiler compares several bytes at a time.
+    let is_printable = |byte: &u8| matches!(byte, b' '..=b'~');
+    text.chunks(64).all(|chunk| chunk.iter().fold(true, |all, byte| all & is_printable(byte)))
+}
+
 /// Returns the text on one line: unsafe characters are escaped.
 pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     escaped(text, |escaped, c| escaped.extend(c.escape_default()))
@@ -144,6 +152,18 @@ mod tests {
         assert_eq!(one_line("a\nb\r\u{1b}[31m"), "a\\nb\\r\\u{1b}[31m");
         assert_eq!(one_line("a\u{9b}b\u{2028}\u{202e}"), "a\\u{9b}b\\u{2028}\\u{202e}");
         assert_eq!(Shown(Path::new("d/\t.crt")).to_string(), "d/\\t.crt");
+    }
+
+    #[test]
+    fn printable_ascii_is_told_at_every_place_of_a_text() {
+        assert!(is_printable_ascii(b"") && is_printable_ascii(&[b' '; 64]));
+        for place in [0, 1, 63, 64, 129] {
+            for other in [0x1f, 0x7f, 0x80] {
+                let mut text = [b'~'; 130];
+                text[place] = other;
+                assert!(!is_printable_ascii(&text), "{other} at {place}");
+            }
+        }
     }
 
     #[test]

@@ -4,29 +4,13 @@
 //!
 //! **Not here.** The set of escaped characters (`text.rs`).
 
-use std::fmt::{self, Debug};
 use std::io::{self, Write};
 
-use tracing::field::Field;
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::fmt::format::Writer;
 
 use super::format::Format;
 use super::terminal::Terminal;
 use crate::text;
-
-/// Writes `key=value`, and the message without a key. tracing_subscriber's own does the same with styles for a terminal,
-/// which cost a third of a line also where there is none.
-///
-/// # Errors
-/// The writer's.
-pub(super) fn write_field(to: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fmt::Result {
-    if field.name() != "message" {
-        to.write_str(field.name())?;
-        to.write_char('=')?;
-    }
-    write!(to, "{value:?}")
-}
 
 /// Escapes the control characters in each line.
 #[derive(Clone)]
@@ -44,9 +28,8 @@ impl<W: Write> Write for OneLine<W> {
             [text @ .., b'\n'] => (text, "\n"),
             text => (text, ""),
         };
-        let is_plain = |byte: &u8| matches!(byte, b' '..=b'~');
         let terminal = self.terminal.filter(|_| self.format == Format::Text);
-        if terminal.is_none() && text.iter().all(is_plain) {
+        if terminal.is_none() && text::is_printable_ascii(text) {
             return self.to.write(line);
         }
         let text = String::from_utf8_lossy(text);

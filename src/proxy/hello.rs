@@ -265,7 +265,9 @@ impl Hello {
         let extensions = &parsed.extensions;
         match rules::server_name(extensions) {
             Ok(RequestedName::Dns(name)) => {
-                self.server_name = Some(name.to_lowercase_owned().as_ref().into());
+                let mut name = Box::<str>::from(name.as_ref());
+                name.make_ascii_lowercase();
+                self.server_name = Some(name);
             }
             Ok(RequestedName::Ip(name) | RequestedName::Other(name)) => {
                 self.odd_name = Some(escaped(name));

@@ -25,7 +25,6 @@ use super::source::ClientSource;
 use crate::config::Limits;
 use crate::metrics::{BackendUse, ListenerMetrics};
 use crate::sessions::offers::OfferExample;
-use crate::sessions::top::By;
 use crate::sessions::trace::Tracer;
 use crate::sessions::{CompletedHandshake, ForwardedAddresses, Session, Sessions};
 use crate::terms::addresses::ISSUES;
@@ -35,6 +34,7 @@ use crate::terms::labels::{
 };
 use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::{Origin, Reason};
+use crate::text::is_printable_ascii;
 use crate::terms::rollout::{RolloutGroup, ShownOutcome};
 use crate::trust::identity::Identity;
 
@@ -176,7 +176,7 @@ impl Record {
             self.session.set_forwarded(addresses);
         }
         self.trace_peer();
-        self.sessions.top.connected(By::Peer, &self.session.peer().ip().to_string());
+        self.sessions.top.connected(self.session.peer().ip());
         self.sessions.budget.admit()?;
         let limit = limits.max_connections_per_source;
         Ok(self.permit.sources().admit(&self.session, limit, &self.sessions)?)
@@ -259,7 +259,7 @@ impl Record {
             );
         }
         if let Some(name) = identity.as_ref().and_then(|identity| identity.names.first()) {
-            self.sessions.top.connected(By::Identity, name);
+            self.sessions.top.identified(name);
         }
         let offer = (route, negotiated.offer);
         self.sessions.offers.note(&self.session.metrics, offer, || OfferExample {
@@ -488,6 +488,10 @@ impl Write for Bounded<'_, '_> {
         text.chars().try_for_each(|c| self.write_char(c))
     }
 
+        if text.len() <= self.left && is_printable_ascii(text.as_bytes()) {
+            self.left -= text.len();
+            return self.to.write_str(text);
+        }
     fn write_char(&mut self, c: char) -> fmt::Result {
         // Escapes control characters: a certificate's text must not control the operator's terminal.
         if c.is_control() {

@@ -9,7 +9,9 @@
 //!
 //! **Not here.** The output (`admin/views.rs`), the definition of a failure (`Reason::is_failure`).
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,11 +49,16 @@ closed_set! {
     }
 }
 
-/// The tables, one for each pair of [`By`] and [`What`].
+/// The tables, by name and quantity.
 #[derive(Default)]
 pub(crate) struct Top {
-    tables: [[Lock<Hours>; What::ALL.len()]; By::ALL.len()],
+    identities: Tables<Arc<str>>,
+    peers: Tables<IpAddr>,
+    certificates: Tables<Arc<str>>,
 }
+
+/// The tables of one kind of names, one for each [`What`].
+type Tables<N> = [Lock<Hours<N>>; What::ALL.len()];
 
 /// The highest counts, and their error.
 pub(crate) struct Counts {
@@ -64,60 +71,105 @@ pub(crate) struct Counts {
 }
 
 impl Top {
-    /// Counts a connection that has begun.
-    pub(crate) fn connected(&self, by: By, name: &str) {
-        self.count(Instant::now(), by, What::Connections, name, 1);
+    /// Counts a connection of a peer that has begun.
+    pub(crate) fn connected(&self, peer: IpAddr) {
+        count(&self.peers, Instant::now(), What::Connections, &peer, 1);
+    }
+
+    /// Counts a connection of a client whose certificate was verified.
+    pub(crate) fn identified(&self, identity: &str) {
+        count(&self.identities, Instant::now(), What::Connections, identity, 1);
     }
 
     /// Counts a connection that has ended, with its plaintext bytes in both directions, and whether it has failed.
     pub(crate) fn ended(&self, peer: IpAddr, identity: Option<&str>, bytes: u64, has_failed: bool) {
-        let (now, peer) = (Instant::now(), peer.to_string());
-        let names = [(By::Peer, Some(peer.as_str())), (By::Identity, identity)];
-        for (by, name) in names.into_iter().filter_map(|(by, name)| Some((by, name?))) {
-            if has_failed {
-                self.count(now, by, What::Failures, name, 1);
-            }
-            if bytes > 0 {
-                self.count(now, by, What::Bytes, name, bytes);
+        let now = Instant::now();
+        let amounts = [(What::Failures, has_failed.into()), (What::Bytes, bytes)];
+        for (what, amount) in amounts.into_iter().filter(|(_, amount)| *amount > 0) {
+            count(&self.peers, now, what, &peer, amount);
+            if let Some(identity) = identity {
+                count(&self.identities, now, what, identity, amount);
             }
         }
     }
 
     /// Counts a connection whose certificate was refused.
     pub(crate) fn refused(&self, certificate: &str) {
-        self.count(Instant::now(), By::Certificate, What::Failures, certificate, 1);
+        count(&self.certificates, Instant::now(), What::Failures, certificate, 1);
     }
 
     /// Returns the current counts of a table.
     pub(crate) fn counts(&self, by: By, what: What) -> Counts {
-        let mut hours = self.table(by, what).lock();
-        hours.turn(Instant::now());
-        hours.counts()
+        match by {
+            By::Identity => counts(&self.identities, what),
+            By::Peer => counts(&self.peers, what),
+            By::Certificate => counts(&self.certificates, what),
+        }
     }
+}
 
-    fn count(&self, now: Instant, by: By, what: What, name: &str, amount: u64) {
-        let mut hours = self.table(by, what).lock();
-        hours.turn(now);
-        hours.current.count(name, amount);
+fn count<Q: Name + ?Sized>(
+    tables: &Tables<Q::Kept>,
+    now: Instant,
+    what: What,
+    name: &Q,
+    amount: u64,
+) {
+    let mut hours = tables[what as usize].lock();
+    hours.turn(now);
+    hours.current.count(name, amount);
+}
+
+fn counts<N: Hash + Eq + ToString>(tables: &Tables<N>, what: What) -> Counts {
+    let mut hours = tables[what as usize].lock();
+    hours.turn(Instant::now());
+    hours.counts()
+}
+
+/// A name that is counted.
+trait Name: Hash + Eq {
+    /// The same name in a table.
+    type Kept: Borrow<Self> + Hash + Eq + Clone;
+
+    fn kept(&self) -> Self::Kept;
+}
+
+impl Name for str {
+    type Kept = Arc<Self>;
+
+    fn kept(&self) -> Arc<Self> {
+        self.into()
     }
+}
 
-    const fn table(&self, by: By, what: What) -> &Lock<Hours> {
-        &self.tables[by as usize][what as usize]
+// Not as text, which would be made twice for each connection.
+impl Name for IpAddr {
+    type Kept = Self;
+
+    fn kept(&self) -> Self {
+        *self
     }
 }
 
 /// The current hour and the one before.
-#[derive(Default)]
-struct Hours {
-    current: CountTable,
-    before: CountTable,
+struct Hours<N> {
+    current: CountTable<N>,
+    before: CountTable<N>,
     /// Start of the current hour.
     began: Option<Instant>,
     /// Start of the hour before, if there is one.
     before_began: Option<Instant>,
 }
 
-impl Hours {
+// Not derived: that would require it of the name.
+impl<N> Default for Hours<N> {
+    fn default() -> Self {
+        let (current, before) = (CountTable::default(), CountTable::default());
+        Self { current, before, began: None, before_began: None }
+    }
+}
+
+impl<N> Hours<N> {
     /// Begins a new hour if the current one is over.
     fn turn(&mut self, now: Instant) {
         let began = *self.began.get_or_insert(now);
@@ -134,7 +186,10 @@ impl Hours {
         };
     }
 
-    fn counts(&self) -> Counts {
+    fn counts(&self) -> Counts
+    where
+        N: Hash + Eq + ToString,
+    {
         let errors = [self.current.error_at_most(), self.before.error_at_most()];
         let mut counts = HashMap::new();
         for (table, other, missed) in
@@ -144,7 +199,8 @@ impl Hours {
                 // A name that is missing in the other table may have been evicted there, with a count of at most
                 // that table's error.
                 let elsewhere = other.count_of(name).unwrap_or(missed);
-                counts.insert(Box::from(&**name), table.counts[place].saturating_add(elsewhere));
+                counts
+                    .insert(name.to_string().into(), table.counts[place].saturating_add(elsewhere));
             }
         }
         let error_at_most = errors[0].saturating_add(errors[1]);
@@ -162,37 +218,48 @@ impl Counts {
 }
 
 /// Counts of at most [`NAMES`] names.
-#[derive(Default)]
-struct CountTable {
-    places: HashMap<Arc<str>, usize>,
+struct CountTable<N> {
+    places: HashMap<N, usize>,
     /// The name at each place, so that the one with the lowest count is removed without a walk over the map.
-    names: Vec<Arc<str>>,
+    names: Vec<N>,
     /// Contiguous, so that the lowest is found fast.
     counts: Vec<u64>,
 }
 
-impl CountTable {
-    fn count(&mut self, name: &str, amount: u64) {
+impl<N> Default for CountTable<N> {
+    fn default() -> Self {
+        Self { places: HashMap::default(), names: Vec::new(), counts: Vec::new() }
+    }
+}
+
+impl<N> CountTable<N> {
+    fn count<Q: Name<Kept = N> + ?Sized>(&mut self, name: &Q, amount: u64)
+    where
+        N: Borrow<Q> + Hash + Eq + Clone,
+    {
         if let Some(&place) = self.places.get(name) {
             self.counts[place] = self.counts[place].saturating_add(amount);
             return;
         }
-        let name: Arc<str> = name.into();
+        let name = name.kept();
         if self.counts.len() < NAMES {
-            self.places.insert(Arc::clone(&name), self.counts.len());
+            self.places.insert(name.clone(), self.counts.len());
             self.names.push(name);
             self.counts.push(amount);
             return;
         }
         let least = self.counts.iter().enumerate().min_by_key(|(_, count)| **count);
         let Some((place, _)) = least else { return };
-        self.places.remove(&self.names[place]);
-        self.places.insert(Arc::clone(&name), place);
+        self.places.remove(self.names[place].borrow());
+        self.places.insert(name.clone(), place);
         self.names[place] = name;
         self.counts[place] = self.counts[place].saturating_add(amount);
     }
 
-    fn count_of(&self, name: &str) -> Option<u64> {
+    fn count_of(&self, name: &N) -> Option<u64>
+    where
+        N: Hash + Eq,
+    {
         self.places.get(name).map(|&place| self.counts[place])
     }
 
@@ -216,7 +283,7 @@ mod tests {
         for round in 0..2_000_u64 {
             // Every tenth has the same name, the others are unique.
             let name = if round % 10 == 0 { "often".to_owned() } else { format!("once-{round}") };
-            table.count(&name, 1);
+            table.count(name.as_str(), 1);
             total += 1;
         }
         assert_eq!(table.places.len(), NAMES);
@@ -229,8 +296,8 @@ mod tests {
     fn no_count_is_too_low_when_two_full_hours_make_one_answer() {
         let mut hours = Hours::default();
         let mut truth = HashMap::new();
-        let mut count = |table: &mut CountTable, name: String, amount| {
-            table.count(&name, amount);
+        let mut count = |table: &mut CountTable<Arc<str>>, name: String, amount| {
+            table.count(name.as_str(), amount);
             *truth.entry(name).or_insert(0) += amount;
         };
         // Evicted from the table of the hour before, and frequent in the current one.

@@ -28,8 +28,8 @@ use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::crypto::cipher::{
     AeadKey, InboundOpaqueMessage, InboundPlainMessage, Iv, KeyBlockShape, MessageDecrypter,
-    MessageEncrypter, OutboundOpaqueMessage, OutboundPlainMessage, Tls12AeadAlgorithm,
-    Tls13AeadAlgorithm, UnsupportedOperationError,
+    MessageEncrypter, OutboundChunks, OutboundOpaqueMessage, OutboundPlainMessage,
+    Tls12AeadAlgorithm, Tls13AeadAlgorithm, UnsupportedOperationError,
 };
 use tokio_rustls::rustls::{
     AlertDescription, CipherSuite, CipherSuiteCommon, ConnectionTrafficSecrets, ContentType, Error,
@@ -136,8 +136,12 @@ impl MessageEncrypter for SharedSealer {
             (scope.sealed_sizes, scope.has_short_nonces)
         })
         .unwrap_or_default();
-        let short = (has_short_nonces && message.typ == ContentType::Handshake)
-            .then(|| self.nonces.shorten(&message.payload.to_vec()));
+        let short = (has_short_nonces && message.typ == ContentType::Handshake).then(|| {
+            match message.payload {
+                OutboundChunks::Single(record) => self.nonces.shorten(record),
+                OutboundChunks::Multiple { .. } => self.nonces.shorten(&message.payload.to_vec()),
+            }
+        });
         let message = match &short {
             Some(short) => OutboundPlainMessage { payload: short[..].into(), ..message },
             None => message,

@@ -173,7 +173,7 @@ impl Resolver {
         is_usable: impl Fn(&NamedCertificate) -> bool,
         is_preferred: impl Fn(&NamedCertificate) -> bool,
     ) -> Option<&NamedCertificate> {
-        let wildcard = name.and_then(wildcard_of);
+        let wildcard = || name.and_then(wildcard_of);
         let first = |fits_name: &dyn Fn(&NamedCertificate) -> bool| {
             let usable = || self.certificates.iter().filter(|c| fits_name(c) && is_usable(c));
             usable().find(|c| is_preferred(c)).or_else(|| usable().next())
@@ -182,7 +182,7 @@ impl Resolver {
             wanted.and_then(|wanted| first(&|c| c.names.iter().any(|n| n == wanted)))
         };
         named(name)
-            .or_else(|| named(wildcard.as_deref()))
+            .or_else(|| named(wildcard().as_deref()))
             .or_else(|| first(&|c| c.names == self.default_names))
             .or_else(|| first(&|_| true))
     }
@@ -221,8 +221,10 @@ impl Usable {
         let is_tls13 = version == Some(ProtocolVersion::TLSv1_3);
         let signing = SCHEMES.iter().chain(RSA_PKCS1.iter().filter(|_| !is_tls13));
         let offered = |scheme: &&SignatureScheme| hello.signature_schemes().contains(scheme);
+        let mut schemes = Vec::with_capacity(SCHEMES.len() + RSA_PKCS1.len());
+        schemes.extend(signing.filter(offered));
         Self {
-            schemes: signing.filter(offered).copied().collect(),
+            schemes,
             algorithms: is_tls12.then(|| {
                 // RFC 5246 section 7.4.2.
                 let is_common =

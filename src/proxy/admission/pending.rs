@@ -9,6 +9,7 @@
 //! **Not here.** The limits (`admission.rs`), the end of an evicted connection (`connection.rs`).
 
 use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -183,7 +184,11 @@ impl Queue {
     }
 
     fn change(&mut self, source: ClientSource, change: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
-        let ids = self.by_source.entry(source).or_default();
+        let mut entry = match self.by_source.entry(source) {
+            Entry::Occupied(entry) => entry,
+            Entry::Vacant(entry) => entry.insert_entry(BTreeSet::new()),
+        };
+        let ids = entry.get_mut();
         if let Some(&oldest) = ids.first() {
             self.order.remove(&(ids.len(), Reverse(oldest), source));
         }
@@ -193,7 +198,7 @@ impl Queue {
                 self.order.insert((ids.len(), Reverse(oldest), source));
             }
             None => {
-                self.by_source.remove(&source);
+                entry.remove();
                 if self.by_source.len() < self.by_source.capacity() / 8 {
                     self.by_source.shrink_to_fit();
                 }

@@ -41,17 +41,18 @@ pub(super) fn changes(
         return Vec::new();
     };
     let shares = match round {
-        Round::First => extensions.key_share.map(shared_groups).unwrap_or_default(),
-        Round::Second => Vec::new(),
+        Round::First => extensions.key_share,
+        Round::Second => None,
     };
-    let ours: Vec<_> = accepted.groups_of(version).collect();
-    let chosen = choose(offered, &shares, &ours, accepted.groups_decide);
+    let ours = accepted.groups_of(version);
+    let shares = shares.into_iter().flat_map(shared_groups);
+    let chosen = choose(offered, shares, ours, accepted.groups_decide);
     // The list is behind its length.
     let list = extensions.supported_groups_at + 2;
     if offered.len() > LONG
         && let Some(unused) = unused.next()
     {
-        return cut(list, offered.len(), &known(offered, chosen, &ours), unused);
+        return cut(list, offered.len(), &known(offered, chosen, ours), unused);
     }
     match chosen {
         Some(chosen) if chosen > 0 => [(0, chosen), (chosen, 0)]
@@ -92,31 +93,33 @@ fn cut(list: usize, count: usize, known: &[[u8; 2]], unused: [u8; 2]) -> Vec<Cha
 /// our order the same, or else any.
 fn choose(
     offered: &[[u8; 2]],
-    shares: &[[u8; 2]],
+    shares: impl Iterator<Item = [u8; 2]>,
     ours: &[[u8; 2]],
     we_decide: bool,
 ) -> Option<usize> {
     let place = |group: &[u8; 2]| offered.iter().position(|other| other == group);
+    // A bit for each group of ours. Both lists of the client can be long, ours is short: no search for each pair of them.
+    let place_of_ours = |group: &[u8; 2]| ours.iter().position(|other| other == group);
+    let places = shares.filter_map(|group| place_of_ours(&group));
+    let shared = places.fold(0_u64, |shared, place| shared | 1 << place);
     if we_decide {
-        let with_share = ours.iter().filter(|group| shares.contains(group)).find_map(place);
-        with_share.or_else(|| ours.iter().find_map(place))
+        let with_share = ours.iter().enumerate().filter(|(place, _)| shared & 1 << place != 0);
+        let with_share = with_share.map(|(_, group)| group);
+        with_share.chain(ours).find_map(place)
     } else {
-        // Both lists of the client can be long, ours is short: no search for each pair of them.
-        let shared: Vec<_> = ours.iter().filter(|group| shares.contains(group)).collect();
-        offered.iter().position(|group| shared.contains(&group))
+        let has_share = |group| place_of_ours(group).is_some_and(|place| shared & 1 << place != 0);
+        offered.iter().position(has_share)
     }
 }
 
 /// Returns the groups of which the extension has a share: RFC 8446 section 4.2.8.
-fn shared_groups(key_share: &[u8]) -> Vec<[u8; 2]> {
+fn shared_groups(key_share: &[u8]) -> impl Iterator<Item = [u8; 2]> {
     let mut rest = Rest(whole16(key_share).unwrap_or_default());
-    let mut groups = Vec::new();
-    while let Some(group) = rest.array()
-        && rest.vector16().is_some()
-    {
-        groups.push(group);
-    }
-    groups
+    std::iter::from_fn(move || {
+        let group = rest.array()?;
+        rest.vector16()?;
+        Some(group)
+    })
 }
 
 #[cfg(test)]
@@ -132,7 +135,8 @@ mod tests {
 
     #[test]
     fn by_the_clients_order_the_first_accepted_group_with_a_share_is_chosen() {
-        let chosen = |offered: &[_], shares: &[_]| choose(offered, shares, &OURS, false);
+        let chosen =
+            |offered: &[_], shares: &[_]| choose(offered, shares.iter().copied(), &OURS, false);
         assert_eq!(chosen(&[P384, P256], &[P256]), Some(1), "a later share");
         assert_eq!(chosen(&[HYBRID, X25519], &[X25519, HYBRID]), Some(0), "the hybrid's share");
         assert_eq!(chosen(&[HYBRID, X25519], &[X25519]), Some(1), "no share of the hybrid");
@@ -163,7 +167,8 @@ mod tests {
     #[test]
     fn by_our_order_a_share_decides_before_the_order() {
         let ours = [P384, P256];
-        let chosen = |offered: &[_], shares: &[_]| choose(offered, shares, &ours, true);
+        let chosen =
+            |offered: &[_], shares: &[_]| choose(offered, shares.iter().copied(), &ours, true);
         assert_eq!(chosen(&[P256, P384], &[P256, P384]), Some(1), "our first");
         assert_eq!(chosen(&[P256, P384], &[P256]), Some(0), "the only share");
         assert_eq!(chosen(&[X25519, P256, P384], &[X25519]), Some(2), "no accepted share");

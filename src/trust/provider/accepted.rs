@@ -93,8 +93,10 @@ pub(crate) const fn label(suite: CipherSuite) -> Option<Cipher> {
 pub(crate) struct Accepted {
     /// Each with its version.
     suites: Vec<(ProtocolVersion, [u8; 2])>,
-    /// In order of preference, each with whether TLS 1.2 has the group.
-    groups: Vec<([u8; 2], bool)>,
+    /// In order of preference.
+    groups: Vec<[u8; 2]>,
+    /// Those that TLS 1.2 has.
+    groups_of_tls12: Vec<[u8; 2]>,
     /// Our order of groups decides; otherwise the client's.
     pub(crate) groups_decide: bool,
 }
@@ -106,12 +108,16 @@ impl Accepted {
             .cipher_suites
             .iter()
             .map(|suite| (suite.version().version, u16::from(suite.suite()).to_be_bytes()));
-        let in_tls12 = ProtocolVersion::TLSv1_2;
-        let groups = provider.kx_groups.iter().map(|group| {
-            (u16::from(group.name()).to_be_bytes(), group.usable_for_version(in_tls12))
-        });
-        let groups_decide = !tls.groups.is_empty();
-        Self { suites: suites.collect(), groups: groups.collect(), groups_decide }
+        let groups_of = |version| {
+            let usable = provider.kx_groups.iter().filter(move |kx| kx.usable_for_version(version));
+            usable.map(|kx| u16::from(kx.name()).to_be_bytes()).collect()
+        };
+        Self {
+            suites: suites.collect(),
+            groups: groups_of(ProtocolVersion::TLSv1_3),
+            groups_of_tls12: groups_of(ProtocolVersion::TLSv1_2),
+            groups_decide: !tls.groups.is_empty(),
+        }
     }
 
     /// Returns whether a version has one of these suites.
@@ -120,9 +126,7 @@ impl Accepted {
     }
 
     /// Returns the codes of the groups that a version has.
-    pub(crate) fn groups_of(&self, version: ProtocolVersion) -> impl Iterator<Item = [u8; 2]> {
-        let is_tls12 = version == ProtocolVersion::TLSv1_2;
-        let usable = self.groups.iter().filter(move |(_, in_tls12)| *in_tls12 || !is_tls12);
-        usable.map(|(code, _)| *code)
+    pub(crate) fn groups_of(&self, version: ProtocolVersion) -> &[[u8; 2]] {
+        if version == ProtocolVersion::TLSv1_2 { &self.groups_of_tls12 } else { &self.groups }
     }
 }

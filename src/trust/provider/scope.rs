@@ -38,7 +38,22 @@ const SERVER_SECRET: &str = "SERVER_TRAFFIC_SECRET_0";
 
 thread_local! {
     /// The scope that is entered on this thread.
-    static ENTERED: RefCell<Option<HandshakeScope>> = const { RefCell::new(None) };
+    static ENTERED: RefCell<Entered> = RefCell::default();
+}
+
+#[derive(Default)]
+struct Entered {
+    /// Empty while no scope is entered.
+    scope: HandshakeScope,
+    is_entered: bool,
+}
+
+impl Entered {
+    /// Exchanges the scope in place, which is large, and whether it is entered. Returns whether one was before.
+    fn exchange(&mut self, scope: &mut HandshakeScope, is_entered: bool) -> bool {
+        mem::swap(&mut self.scope, scope);
+        mem::replace(&mut self.is_entered, is_entered)
+    }
 }
 
 /// The shared data of one handshake.
@@ -99,20 +114,20 @@ impl HandshakeScope {
     /// Runs `work`, in which rustls takes a step of this handshake.
     pub(crate) fn enter<R>(&mut self, work: impl FnOnce() -> R) -> R {
         /// Leaves the scope on drop, so that a panic leaves it as well.
-        struct Leave<'a>(&'a mut HandshakeScope);
+        struct Leave<'a>(&'a mut HandshakeScope, bool);
         impl Drop for Leave<'_> {
             fn drop(&mut self) {
-                *self.0 = ENTERED.take().unwrap_or_default();
+                ENTERED.with_borrow_mut(|entered| entered.exchange(self.0, self.1));
             }
         }
-        ENTERED.replace(Some(mem::take(self)));
-        let _leave = Leave(self);
+        let was_entered = ENTERED.with_borrow_mut(|entered| entered.exchange(self, true));
+        let _leave = Leave(self, was_entered);
         work()
     }
 
     /// Calls `look` with the scope that is entered on this thread, if there is one.
     pub(crate) fn with_entered<R>(look: impl FnOnce(&mut Self) -> R) -> Option<R> {
-        ENTERED.with_borrow_mut(|entered| entered.as_mut().map(look))
+        ENTERED.with_borrow_mut(|entered| entered.is_entered.then(|| look(&mut entered.scope)))
     }
 
     /// Forgets the session that was opened for the client: rustls does not resume it.
@@ -198,15 +213,15 @@ impl HandshakeSealer {
         sequence: u64,
         sizes: FlightSizes,
     ) -> Result<(Vec<u8>, OutboundOpaqueMessage), Error> {
+        let (typ, version) = (message.typ, message.version);
+        if typ != ContentType::Handshake || message.payload.len() <= sizes.joined {
+            let record = OutboundPlainMessage { typ, version, payload: message.payload.clone() };
+            return Ok((Vec::new(), self.encrypt(record, sequence)?));
+        }
         let content = message.payload.to_vec();
-        let parts = if message.typ == ContentType::Handshake {
-            sizes.divide(&content)
-        } else {
-            vec![&content[..]]
-        };
+        let parts = sizes.divide(&content);
         let (&last, before) = parts.split_last().unwrap_or((&&[][..], &[]));
         let mut encoded = Vec::new();
-        let (typ, version) = (message.typ, message.version);
         for &part in before {
             let record = OutboundPlainMessage { typ, version, payload: part.into() };
             encoded.extend(self.encrypt(record, sequence)?.encode());

@@ -111,6 +111,7 @@ impl ShortNonces {
                 short.extend_from_slice(same);
                 record = rest;
             } else {
+                self.head.reserve_exact(HEAD_BYTES - self.head.len());
                 self.head.push(byte);
                 record = rest;
                 self.pass_head(&mut short);

@@ -49,6 +49,7 @@ impl Framing {
         scope: &mut HandshakeScope,
         reply: &mut Vec<u8>,
     ) {
+        reply.reserve(records.len());
         while let Some((record, rest)) = split_record(records) {
             records = rest;
             let kind = record[0];

@@ -400,8 +400,8 @@ fn append(
     mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
 ) -> Result<(), Error> {
     let start = reply.len();
-    // Most flights fit at once. The error for one that does not has the size that it needs.
-    let mut room = 4096;
+    // The error for too little room has the size that it needs. More room would be set to zero for nothing.
+    let mut room = 0;
     loop {
         reply.resize(start + room, 0);
         match encode(&mut reply[start..]) {
