@@ -2,15 +2,18 @@
 # Builds everything that a release consists of into a new directory: `build.sh OUT`. docs/release.md lists the files.
 #   MACHINES       "x86_64 aarch64" by default: for which tarballs and packages are built, by zig's C compiler. This machine has
 #                  to be one of them; "" for the image alone
+#   PROFILES       a directory with the profiles of an earlier build (*.profdata), or "no"; by default profile.sh makes one for
+#                  each machine. The programs are compiled with them
 #   IMAGE=no       without the image, which is for this machine alone, and needs root
 #   SIGNING_KEY    a key of gpg's keyring, which signs the sums; without it there is no signature
 # Needs the tools of tools.sh, which are searched first, the targets of MACHINES (`rustup target add`), python3, gpg for the
-# key, buildah for the image, target/checks for the charts (tests/deploy/tools.sh), and `strip` for each machine (Debian:
-# binutils-aarch64-linux-gnu). RUSTC chooses another compiler than rustup's, such as Debian's rustc-web with
+# key, buildah for the image, what profile.sh needs, target/checks for the charts (tests/deploy/tools.sh), and `strip` for each
+# machine (Debian: binutils-aarch64-linux-gnu). RUSTC chooses another compiler than rustup's, such as Debian's rustc-web with
 # libstd-rust-web-dev:arm64 where rustup cannot download a target.
 set -euo pipefail
 mkdir -p "${1:?output directory}"
 out=$(realpath "$1")
+case ${PROFILES:-no} in no) ;; *) PROFILES=$(realpath "$PROFILES") ;; esac
 cd "$(dirname "$0")/../.."
 export PATH=$PWD/target/tools/venv/bin:$PWD/target/tools/bin:$PATH
 machines=${MACHINES-x86_64 aarch64}
@@ -24,12 +27,28 @@ TLSIDECAR_COMMIT=$(git rev-parse HEAD)
 export SOURCE_DATE_EPOCH TLSIDECAR_COMMIT
 [ -z "$(ls -A "$out")" ] || { echo "$out is not empty" >&2; exit 1; }
 
-programs() {
-    local machine
+programs() (
+    local machine target profile used=no
     for machine in $machines; do
-        cargo zigbuild --release --locked --target "$machine-unknown-linux-gnu.$GLIBC"
+        target=$machine-unknown-linux-gnu
+        if [ "${PROFILES:-}" != no ]; then
+            profile=$out/tlsidecar-$version-$machine.profdata
+            if [ -n "${PROFILES:-}" ]; then
+                cp "$PROFILES/${profile##*/}" "$profile"
+            else
+                deploy/release/profile.sh "$target.$GLIBC" "$profile"
+            fi
+            export RUSTC_WRAPPER=$PWD/deploy/release/rustc.sh TLSIDECAR_PROFILE=$profile
+            used=$(sha256sum <"$profile")
+        fi
+        # cargo does not track the profile.
+        if [ "$(cat "target/$target/profile" 2>/dev/null)" != "$used" ]; then rm -rf "target/$target"; fi
+        mkdir -p "target/$target"
+        printf '%s\n' "$used" >"target/$target/profile"
+        cargo zigbuild --release --locked --target "$target.$GLIBC"
+        unset RUSTC_WRAPPER TLSIDECAR_PROFILE
     done
-}
+)
 
 packages() {
     local machine target
