@@ -88,6 +88,8 @@ pub(crate) enum Happened {
         end: SessionEnd,
         #[serde(flatten)]
         claim: Claim,
+        /// The likely cause for which the client has rejected the server certificate.
+        likely_cause: Option<&'static str>,
         error: Option<Box<str>>,
     },
     Reload {

@@ -119,6 +119,21 @@ async fn a_session_is_an_event_when_it_opens_and_when_it_closes_and_a_refused_on
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_rejects_our_certificate_is_an_event_with_the_likely_cause() {
+    let fleet = fleet().await;
+    visit(&fleet, "pump-7", 0).await;
+    let mut reader = read(&fleet, "?kind=refused", "").await;
+    let distrusting = Authority::new("others");
+    let distrusting = Device::showing(&distrusting, &fleet.devices.device("pump-7"));
+    distrusting.connect(fleet.proxy.address).await.unwrap_err();
+    let refused = reader.first().await;
+    assert_eq!(
+        (&refused["reason"], &refused["likely_cause"]),
+        (&"client_tls_alert".into(), &"unknown_ca".into())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_selects_devices_by_name_also_those_that_are_refused() {
     let fleet = fleet().await;
     let mut reader = read(&fleet, "?identity=pump-*", "").await;

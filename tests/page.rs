@@ -207,6 +207,10 @@ async fn the_status_has_the_alerts_of_devices_and_the_resources_of_the_process()
     let now = status(&proxy);
     assert_eq!(now["listeners"][0]["alerts"], json!({ "unknown_ca": 1 }));
     assert_eq!(recent(&now, 0, "alerts/unknown_ca"), 1);
+    // No device has accepted the certificate yet.
+    let likely = "certificate_rejections/issuer_not_sent";
+    assert_eq!(now["listeners"][0]["certificate_rejections"], json!({ "issuer_not_sent": 1 }));
+    assert_eq!(recent(&now, 0, likely), 1);
     assert_eq!(now["listeners"][0]["refused_suites"], json!({}));
     let resources = &now["resources"];
     for key in ["memory_bytes", "memory_limit_bytes", "open_fds", "max_fds", "workers"] {

@@ -175,6 +175,7 @@ async fn a_device_that_rejects_our_certificate_is_found_by_its_last_address_with
         (&last["matched"], &last["reason"]),
         (&"address".into(), &"client_tls_alert".into())
     );
+    assert_eq!(last["likely_cause"], "unknown_ca");
     let alert = steps.iter().rfind(|step| step["step"] == "alert").unwrap();
     assert_eq!((&alert["sender"], &alert["alert"]), (&"device".into(), &"unknown_ca".into()));
 }

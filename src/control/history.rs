@@ -15,7 +15,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::lock::Lock;
 use crate::metrics::{ListenerMetrics, Totals};
 use crate::terms::closed_set::ClosedSet;
-use crate::terms::labels::{Alert, Direction, Incompatible, LooksLike, NoRouteCause, SuiteKind};
+use crate::terms::labels::{
+    Alert, Direction, Incompatible, LooksLike, NoRouteCause, RejectionCause, SuiteKind,
+};
 use crate::terms::reason::Reason;
 
 /// Duration of a sample.
@@ -58,6 +60,8 @@ pub(crate) struct Increase {
     pub(crate) closed: Vec<(Reason, u64)>,
     /// Only alerts that clients sent.
     pub(crate) alerts: Vec<(Alert, u64)>,
+    /// Only likely causes of alerts about the server certificate that occurred.
+    pub(crate) certificate_rejections: Vec<(RejectionCause, u64)>,
     /// Only incompatibilities that occurred.
     pub(crate) incompatible: Vec<(Incompatible, u64)>,
     /// Only kinds of cipher suites that occurred.
@@ -128,6 +132,7 @@ fn increase(now: &Totals, before: &Totals, listener: &ListenerMetrics) -> Increa
         bytes: grown(&now.bytes, &before.bytes),
         closed: grown(&now.closed, &before.closed),
         alerts: grown(&now.alerts, &before.alerts),
+        certificate_rejections: grown(&now.certificate_rejections, &before.certificate_rejections),
         incompatible: grown(&now.incompatible, &before.incompatible),
         refused_suites: grown(&now.refused_suites, &before.refused_suites),
         not_tls: grown(&now.not_tls, &before.not_tls),
@@ -155,6 +160,7 @@ mod tests {
         history.listeners[1].accepted();
         history.listeners[1].closed(Reason::ClientTlsEof, Duration::ZERO);
         history.listeners[1].alerted(Alert::UnknownCa);
+        history.listeners[1].rejected(RejectionCause::IssuerNotSent);
         history.listeners[1].refused(Incompatible::CipherSuite, SuiteKind::Rsa);
         history.listeners[1].not_tls(LooksLike::Http);
         history.listeners[1].no_route(NoRouteCause::Alpn);
@@ -167,6 +173,7 @@ mod tests {
             bytes: vec![(Direction::ToClient, 7)],
             closed,
             alerts: vec![(Alert::UnknownCa, 1)],
+            certificate_rejections: vec![(RejectionCause::IssuerNotSent, 1)],
             incompatible: vec![(Incompatible::CipherSuite, 1)],
             refused_suites: vec![(SuiteKind::Rsa, 1)],
             not_tls: vec![(LooksLike::Http, 1)],

@@ -194,6 +194,8 @@ pub(crate) struct Totals {
     pub(crate) closed: Vec<u64>,
     /// For each of [`Alert::ALL`].
     pub(crate) alerts: Vec<u64>,
+    /// For each of [`RejectionCause::ALL`].
+    pub(crate) certificate_rejections: Vec<u64>,
     /// For each of [`Incompatible::ALL`].
     pub(crate) incompatible: Vec<u64>,
     /// For each of [`SuiteKind::ALL`].
@@ -443,7 +445,10 @@ impl ListenerMetrics {
         fn each<L: ClosedSet>(counters: &Set<L, IntCounter>) -> Vec<u64> {
             L::all().iter().map(|&value| counters[value].get()).collect()
         }
-        let later = |counter: &Later<IntCounter>| counter.exported().map_or(0, IntCounter::get);
+        fn each_later<L: ClosedSet>(counters: &Set<L, Later<IntCounter>>) -> Vec<u64> {
+            let count = |&value| counters[value].exported().map_or(0, IntCounter::get);
+            L::all().iter().map(count).collect()
+        }
         let kinds = |kinds: &Set<HandshakeKind, IntCounter>| each(kinds).iter().sum::<u64>();
         Totals {
             accepted: self.own.accepted.get(),
@@ -451,9 +456,10 @@ impl ListenerMetrics {
             bytes: each(&self.own.bytes),
             closed: each(&self.own.closed),
             alerts: each(&self.own.alerts),
+            certificate_rejections: each_later(&self.own.rejections),
             incompatible: each(&self.own.incompatible),
             refused_suites: each(&self.own.refused_suites),
-            not_tls: LooksLike::ALL.iter().map(|&like| later(&self.own.not_tls[like])).collect(),
+            not_tls: each_later(&self.own.not_tls),
             no_route: match self.own.no_route.exported() {
                 Some(counters) => each(counters),
                 None => vec![0; NoRouteCause::ALL.len()],

@@ -29,13 +29,12 @@ use crate::sessions::trace::Tracer;
 use crate::sessions::{CompletedHandshake, ForwardedAddresses, Session, Sessions};
 use crate::terms::addresses::ISSUES;
 use crate::terms::labels::{
-    Direction, HandshakeKind, NoRouteCause, OfferedVersion, RejectionCause, ResumptionOutcome,
-    SuiteKind,
+    Direction, HandshakeKind, NoRouteCause, OfferedVersion, ResumptionOutcome, SuiteKind,
 };
 use crate::terms::negotiated::Negotiated;
 use crate::terms::reason::{Origin, Reason};
-use crate::text::is_printable_ascii;
 use crate::terms::rollout::{RolloutGroup, ShownOutcome};
+use crate::text::is_printable_ascii;
 use crate::trust::identity::Identity;
 
 /// WalkPhase that a connection has reached.
@@ -341,6 +340,11 @@ impl Record {
         self.end(reason, error);
     }
 
+    /// Returns the likely cause for which the client has rejected the server certificate.
+    fn likely_cause(&self) -> Option<&'static str> {
+        self.failure.as_ref().and_then(|failure| failure.likely_cause())
+    }
+
     fn end(&mut self, reason: Reason, error: Option<&dyn std::error::Error>) {
         self.closed = true;
         match self.phase {
@@ -361,8 +365,7 @@ impl Record {
         let has_failed = reason.is_failure() && !gave_up;
         self.sessions.top.ended(session.peer().ip(), session.identity(), bytes, has_failed);
         self.trace_end(reason, error);
-        let certificate = self.failure.as_ref().and_then(|failure| failure.certificate.as_deref());
-        event::record(session, certificate, reason, error);
+        event::record(session, self.failure.as_deref(), reason, error);
         // tracing ties a level to a call site, so there is one for each.
         match reason.origin() {
             Origin::Internal => access!(Level::ERROR, self, reason, error),
@@ -410,7 +413,7 @@ macro_rules! access {
             rtt_ms = tcp.map(|tcp| milliseconds(tcp.rtt)),
             mss = tcp.map(|tcp| tcp.mss),
             offers = failure.and_then(HandshakeFailure::offers),
-            likely_cause = failure.and_then(|failure| failure.rejection).map(RejectionCause::as_str),
+            likely_cause = $record.likely_cause(),
             client_time = failure.and_then(HandshakeFailure::client_time),
             identity = session.identity(),
             cert_subject = certificate.and_then(|certificate| certificate.subject.as_deref()),
@@ -485,13 +488,13 @@ struct Bounded<'a, 'b> {
 
 impl Write for Bounded<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        text.chars().try_for_each(|c| self.write_char(c))
-    }
-
         if text.len() <= self.left && is_printable_ascii(text.as_bytes()) {
             self.left -= text.len();
             return self.to.write_str(text);
         }
+        text.chars().try_for_each(|c| self.write_char(c))
+    }
+
     fn write_char(&mut self, c: char) -> fmt::Result {
         // Escapes control characters: a certificate's text must not control the operator's terminal.
         if c.is_control() {

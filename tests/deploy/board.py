@@ -404,6 +404,12 @@ def tls_health():
            selector=LISTENER + ', reason=~"client_tls_.+|client_cert_.+"', runbook="TlsidecarHandshakeErrorsHigh"),
         by("Alerts that devices sent", "Fatal alerts a minute in handshakes.",
            "tlsidecar_client_alerts_total", "alert", runbook="TlsidecarDevicesRejectCertificate"),
+        by("Likely causes of rejected certificates", "The causes that fit the alerts, ClientHellos and certificates, a minute. "
+           "unclear: several causes have the same alert. The first rejection for a cause since the start of a process is not shown.",
+           "tlsidecar_certificate_rejections_total", "likely_cause", runbook="TlsidecarDevicesRejectCertificate"),
+        by("Handshakes that devices did not finish", "How they stopped, and how far they had come, a minute.",
+           "tlsidecar_handshake_unfinished_total", "how, stage", "{{how}}: {{stage}}",
+           runbook="TlsidecarHandshakeErrorsHigh"),
         by("Full and resumed", "Handshakes a minute. full_retry: the device's first key share was not "
            "supported, which costs a round trip. Few resumed ones: devices do not keep their tickets.",
            "tlsidecar_handshakes_total", "kind"),
@@ -423,9 +429,9 @@ def tls_health():
         by("Devices' certificates", "Completed handshakes a minute with a verified certificate, and without one.",
            "tlsidecar_handshake_clients_total", "certificate"),
         by("Resumption", "Sessions that devices offered to resume, a minute. The others than resumed led to a full handshake.",
-           "tlsidecar_resumptions_total", "outcome"),
+           "tlsidecar_resumptions_total", "outcome", width=12),
         series(
-            "Handshakes in progress", 8, 8,
+            "Handshakes in progress", 12, 8,
             "A lasting increase: devices that stop during the handshake, or a machine without enough CPU. Waiting: ClientHellos "
             "that wait for their turn.",
             "short",

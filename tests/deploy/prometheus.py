@@ -56,6 +56,7 @@ NOT_BROUGHT_ABOUT = {
 # Label values that the load has to bring about.
 WANTED = {
     ("client_alerts_total", "alert"): {"unknown_ca", "bad_certificate", "certificate_expired"},
+    ("certificate_rejections_total", "likely_cause"): {"issuer_not_sent"},
     ("handshake_incompatible_total", "what"): {"version", "cipher_suite", "group", "signature", "alpn"},
     ("refused_suites_total", "best"): {"ecdhe_gcm", "ecdhe_cbc"},
     ("backend_connects_total", "result"): {"ok", "refused", "timeout", "unreachable", "error"},

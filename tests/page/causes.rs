@@ -138,3 +138,40 @@ async fn a_backend_that_is_down_is_one_bar_above_all_that_it_takes_with_it() {
         "Critical: Most devices of lost have disconnected. 1 connection is left; the maximum";
     assert!(second.starts_with(left), "{second}");
 }
+
+/// Returns a status in which devices sent these alerts, for these likely causes.
+fn rejected(alerts: Value, causes: Value) -> Value {
+    let mut mqtt = fixture("mqtt", 0, 0, &[("client_tls_alert", 30)]);
+    mqtt.1["alerts"] = alerts;
+    mqtt.1["certificate_rejections"] = causes;
+    status(vec![mqtt])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_that_reject_the_certificate_are_a_bar_with_their_alerts_and_the_likely_causes() {
+    if !has("chromium") {
+        return;
+    }
+    let alerts = json!({ "bad_certificate": [0, 0, 28], "unknown_ca": [0, 0, 2] });
+    let causes = json!({ "clock_behind": [0, 0, 28], "unknown_ca": [0, 0, 2] });
+    let front = Front::new(rejected(alerts, causes)).await;
+    let text = browser::text(&browser::open(&front.url, 5000).await.dom);
+    let bar = "30 of 30 handshakes in 5 minutes ended with an alert from the device (bad_certificate 28, unknown_ca 2). \
+               Likely causes: clock_behind 28, unknown_ca 2. Was the certificate replaced recently?";
+    assert!(text.contains(bar), "{text}");
+    let row = "bad_certificate 28, unknown_ca 2; likely cause clock_behind 28, unknown_ca 2";
+    assert!(text.contains(row), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_that_reject_the_certificate_for_their_clock_are_not_blamed_on_a_replaced_one() {
+    if !has("chromium") {
+        return;
+    }
+    let [alerts, causes] =
+        ["bad_certificate", "clock_behind"].map(|key| json!({ key: [0, 0, 30] }));
+    let [bar] = &bars(rejected(alerts, causes)).await[..] else { panic!("one bar") };
+    let text = browser::text(bar);
+    assert!(text.contains("Likely cause: clock_behind 30."), "{text}");
+    assert!(!text.contains("replaced"), "{text}");
+}

@@ -21,6 +21,7 @@ fn full() -> Value {
     let failing = [("client_tls_alert", 30), ("client_tls_not_tls", 1), ("ok", 100)];
     let mut mqtt = fixture("mqtt", 1_900, 100, &failing);
     mqtt.1["alerts"] = json!({ "unknown_ca": [0, 0, 30] });
+    mqtt.1["certificate_rejections"] = json!({ "issuer_not_sent": [0, 0, 30] });
     mqtt.0["address"] = json!("[2001:db8:1234:5678:9abc:def0:1234:5678]:8883");
     let mut status = status(vec![mqtt, fixture("modbus", 5, 9, &[("backend_refused", 9)])]);
     let file = "/etc/tlsidecar/certificates/a-long-name-of-a-plant/gateway.crt";
@@ -53,7 +54,6 @@ async fn axe_finds_nothing_on_a_screen_and_on_a_phone_and_nothing_is_cut() {
     page.until("document.querySelectorAll('#sessions tr').length === 3").await;
     for width in WIDTHS {
         page.resize(width, 900).await;
-        page.until(&format!("innerWidth === {width}")).await;
         let found = page.evaluate("axe.run().then(found => found.violations.map(v => [v.id, ...v.nodes.map(n => n.target.join())].join(' ')))").await;
         assert_eq!(found, json!([]), "at a width of {width}");
         // Text that ends beside its place, in the page or in a table without a sign.

@@ -43,11 +43,12 @@ impl Event<'_> {
                 self.number("bytes_to_client"),
             ),
             "refused" => format!(
-                "connection {} refused ({}): {}{}",
+                "connection {} refused ({}): {}{}{}",
                 self.connection(),
                 self.text("reason"),
                 self.refused(),
                 self.after(": ", "error"),
+                self.after("; likely cause: ", "likely_cause"),
             ),
             "reload" => self.reload(),
             "certificate" => self.certificate(),
@@ -245,6 +246,12 @@ mod tests {
             (
                 json!({"kind": "backend", "listener": "mqtt", "backend": "b:1", "up": false}),
                 "backend b:1 of listener mqtt is down",
+            ),
+            (
+                json!({"kind": "refused", "connection": 9, "listener": "mqtt", "peer": "192.0.2.7:1",
+                    "reason": "client_tls_alert", "error": "the alert", "likely_cause": "clock_behind"}),
+                "connection 9 of listener mqtt refused (client_tls_alert): device at 192.0.2.7:1: the alert; \
+                 likely cause: clock_behind",
             ),
             (json!({"kind": "lost", "count": 7}), "7 events are missing here"),
             (json!({"kind": "lost", "count": null}), "events may be missing here"),

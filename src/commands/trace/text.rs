@@ -14,7 +14,7 @@ use crate::text::for_terminal;
 const COMMON: [&str; 7] = ["step", "connection", "listener", "peer", "matched", "at", "ms"];
 
 /// The other keys, in the order of a line. Unknown ones follow.
-const ORDER: [&str; 38] = [
+const ORDER: [&str; 39] = [
     "identity",
     "sni",
     "backend",
@@ -50,6 +50,7 @@ const ORDER: [&str; 38] = [
     "reason",
     "phase",
     "error",
+    "likely_cause",
     "bytes_to_backend",
     "bytes_to_client",
     "duration_ms",

@@ -24,8 +24,8 @@ use crate::metrics::{
 use crate::reload::ReloadStatus;
 use crate::terms::closed_set::ClosedSet;
 use crate::terms::labels::{
-    Alert, ConnectResult, Direction, Incompatible, LooksLike, NoRouteCause, ReloadOutcome,
-    SuiteKind,
+    Alert, ConnectResult, Direction, Incompatible, LooksLike, NoRouteCause, RejectionCause,
+    ReloadOutcome, SuiteKind,
 };
 use crate::terms::reason::Reason;
 use crate::text::one_line;
@@ -94,6 +94,8 @@ struct ListenerView<'a> {
     closed: BTreeMap<&'static str, u64>,
     /// Fatal alerts of clients in their handshakes.
     alerts: BTreeMap<&'static str, u64>,
+    /// The likely causes of those about the server certificate.
+    certificate_rejections: BTreeMap<&'static str, u64>,
     /// Parameters that client and listener did not have in common.
     incompatible: BTreeMap<&'static str, u64>,
     /// The best kind of cipher suite that refused clients offered.
@@ -121,6 +123,7 @@ struct PastView<'a> {
     bytes_to_client: Vec<u64>,
     closed: BTreeMap<&'static str, Vec<u64>>,
     alerts: BTreeMap<&'static str, Vec<u64>>,
+    certificate_rejections: BTreeMap<&'static str, Vec<u64>>,
     incompatible: BTreeMap<&'static str, Vec<u64>>,
     refused_suites: BTreeMap<&'static str, Vec<u64>>,
     not_tls: BTreeMap<&'static str, Vec<u64>>,
@@ -344,6 +347,7 @@ fn past<'a>(samples: &[Sample], place: usize, listener: &'a str) -> PastView<'a>
         bytes_to_client: bytes(Direction::ToClient),
         closed: by_value(&increases, |increase| &increase.closed),
         alerts: by_value(&increases, |increase| &increase.alerts),
+        certificate_rejections: by_value(&increases, |i| &i.certificate_rejections),
         incompatible: by_value(&increases, |increase| &increase.incompatible),
         refused_suites: by_value(&increases, |increase| &increase.refused_suites),
         not_tls: by_value(&increases, |increase| &increase.not_tls),
@@ -384,6 +388,7 @@ fn listener(metrics: &ListenerMetrics, address: SocketAddr) -> ListenerView<'_> 
         bytes_to_client: metrics.bytes(Direction::ToClient),
         closed: occurred::<Reason>(&totals.closed),
         alerts: occurred::<Alert>(&totals.alerts),
+        certificate_rejections: occurred::<RejectionCause>(&totals.certificate_rejections),
         incompatible: occurred::<Incompatible>(&totals.incompatible),
         refused_suites: occurred::<SuiteKind>(&totals.refused_suites),
         not_tls: occurred::<LooksLike>(&totals.not_tls),

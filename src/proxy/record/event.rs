@@ -7,6 +7,7 @@
 use std::error::Error;
 
 use super::Brief;
+use super::failure::HandshakeFailure;
 use crate::events::{Claim, Happened, SessionEnd, SessionFacts};
 use crate::metrics::BackendUse;
 use crate::sessions::Session;
@@ -22,18 +23,18 @@ pub(super) fn opened(session: &Session) -> Happened {
 /// Records the end of a connection.
 pub(super) fn record(
     session: &Session,
-    certificate: Option<&RefusedCertificate>,
+    failure: Option<&HandshakeFailure>,
     reason: Reason,
     error: Option<&dyn Error>,
 ) {
     if reason != Reason::ClientProbe {
-        session.metrics.events().session(|| ended(session, certificate, reason, error));
+        session.metrics.events().session(|| ended(session, failure, reason, error));
     }
 }
 
 fn ended(
     session: &Session,
-    certificate: Option<&RefusedCertificate>,
+    failure: Option<&HandshakeFailure>,
     reason: Reason,
     error: Option<&dyn Error>,
 ) -> Happened {
@@ -43,6 +44,7 @@ fn ended(
         bytes_to_client: session.bytes(Direction::ToClient),
         duration_seconds: session.age().as_secs_f64(),
     };
+    let certificate = failure.and_then(|failure| failure.certificate.as_deref());
     let mut session_facts = facts(session);
     if let Some(certificate) = certificate.filter(|_| session_facts.identity.is_none()) {
         session_facts.names.clone_from(&certificate.names);
@@ -53,6 +55,7 @@ fn ended(
             session: session_facts,
             end,
             claim: certificate.map(claim).unwrap_or_default(),
+            likely_cause: failure.and_then(HandshakeFailure::likely_cause),
             error: error.map(|error| Brief(error).to_string().into()),
         },
     }

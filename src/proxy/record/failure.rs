@@ -38,6 +38,11 @@ impl HandshakeFailure {
         self.offer.map(|FailedOffer { version, best_suite, .. }| format!("{version} {best_suite}"))
     }
 
+    /// Returns the likely cause for which the client has rejected the server certificate.
+    pub(super) fn likely_cause(&self) -> Option<&'static str> {
+        self.rejection.map(RejectionCause::as_str)
+    }
+
     /// Returns the time by the clock of a device that rejects our certificate, as in RFC 3339.
     pub(super) fn client_time(&self) -> Option<String> {
         let Some(FailureDetail::Alert(alert)) = self.detail else { return None };

@@ -95,6 +95,7 @@ impl Record {
             Step::Closed(Box::new(ClosedStep {
                 reason,
                 phase: self.phase.as_str(),
+                likely_cause: self.likely_cause(),
                 error: error.map(|error| Brief(error).to_string()),
                 bytes_to_backend: self.session.bytes(Direction::ToBackend),
                 bytes_to_client: self.session.bytes(Direction::ToClient),

@@ -133,6 +133,8 @@ pub(crate) struct ClosedStep {
     #[serde(serialize_with = "as_label")]
     pub(crate) reason: Reason,
     pub(crate) phase: &'static str,
+    /// The likely cause for which the client has rejected the server certificate.
+    pub(crate) likely_cause: Option<&'static str>,
     pub(crate) error: Option<String>,
     pub(crate) bytes_to_backend: u64,
     pub(crate) bytes_to_client: u64,

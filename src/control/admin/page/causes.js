@@ -146,12 +146,15 @@ const routed = listener => Math.max(0, within(listener.handshakes, LATELY) - unr
     retries can be the only source of handshakes. */
 const isMuch = (l, count) => count >= 20 && count > 0.05 * l.active;
 
-/** Returns how many devices reject the certificate of a listener, and whether these are many. */
+/** Returns how many devices reject the certificate of a listener, whether these are many, and whether all of them do so for
+    its validity. */
 function rejections(name) {
   const listener = past(name), alerts = ended(listener, reason => reason === "client_tls_alert", LATELY);
   const tried = ended(listener, isHandshake, LATELY) + routed(listener);
-  const text = `${number(alerts)} of ${plural(tried, "handshake")} in 5 minutes ended with an alert from the device${inBrackets(counted(listener.alerts, LATELY))}.`;
-  return { alerts, tried, text, refused: alerts >= 5 && alerts > 0.05 * tried };
+  const likely = counted(listener.certificate_rejections, LATELY);
+  const text = `${number(alerts)} of ${plural(tried, "handshake")} in 5 minutes ended with an alert from the device${inBrackets(counted(listener.alerts, LATELY))}.${likely.length ? ` Likely cause${likely.length > 1 ? "s" : ""}: ${inWords(likely)}.` : ""}`;
+  const isTime = likely.length > 0 && likely.every(([cause]) => /^(clock|expired)/.test(cause));
+  return { alerts, tried, text, isTime, refused: alerts >= 5 && alerts > 0.05 * tried };
 }
 
 function deviceCauses(causes) {
@@ -183,9 +186,9 @@ function silenceCauses(causes, l) {
 }
 
 function handshakeCauses(causes, l) {
-  const listener = past(l.name), { alerts, tried, text, refused } = rejections(l.name);
+  const listener = past(l.name), { alerts, tried, text, isTime, refused } = rejections(l.name);
   const failed = ended(listener, isHandshake, LATELY);
-  if (refused && !causes.isExplained(l.name, "rejections")) causes.add(isMuch(l, alerts) ? "critical" : "warning", "TlsidecarDevicesRejectCertificate", `Devices reject the certificate of ${l.name}`, `${text} Was the certificate replaced recently?`);
+  if (refused && !causes.isExplained(l.name, "rejections")) causes.add(isMuch(l, alerts) ? "critical" : "warning", "TlsidecarDevicesRejectCertificate", `Devices reject the certificate of ${l.name}`, isTime ? text : `${text} Was the certificate replaced recently?`);
   const others = refused ? failed - alerts : failed;
   if (others < 8 || others <= 0.1 * tried || causes.isExplained(l.name, "handshakes")) return;
   // Strangers on a public port, who do not speak TLS, are no device that cannot connect.

@@ -8,7 +8,7 @@ let happened = [], lastNumber = null, following = null, drawing = null;
 const EVENT_TEXTS = {
   opened: e => [e.tls, e.sni, e.backend && `to ${e.backend}`],
   closed: e => [e.reason, `after ${span(e.duration_seconds ?? 0)}`, `${size(e.bytes_to_backend ?? 0)} to the backend`, `${size(e.bytes_to_client ?? 0)} to the device`],
-  refused: e => [e.reason, e.error],
+  refused: e => [e.reason, e.error, e.likely_cause && `likely cause: ${e.likely_cause}`],
   reload: e => [e.outcome, ...e.failures, ...e.waiting],
   certificate: e => [`${e.cert}, serial ${e.serial}, until ${moment(e.not_after)}`],
   trust: e => [e.object, e.file, `${number(e.added ?? 0)} added`, `${number(e.removed ?? 0)} removed`],

@@ -8,7 +8,7 @@ function reasonDetails(reason) {
 
 /** The keys with the details of a reason, and the words before them. */
 const DETAILS = {
-  client_tls_alert: [["alerts", ""]],
+  client_tls_alert: [["alerts", ""], ["certificate_rejections", "likely cause "]],
   client_tls_incompatible: [["incompatible", ""], ["refused_suites", "best offer "]],
   client_tls_not_tls: [["not_tls", "looks like "]],
   no_route: [["no_route", ""]],
