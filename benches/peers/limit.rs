@@ -74,7 +74,7 @@ fn limit(report: &Report, load: &Load, material: &Material) -> Option<Figure> {
             Some((MESSAGES, 1.0 / (relayed(load.name, MESSAGES)? + tls)))
         }
         Kind::Start
-        | Kind::Connections
+        | Kind::Connections { .. }
         | Kind::Idle
         | Kind::FewIdle
         | Kind::Reloads

@@ -41,8 +41,9 @@ pub enum Kind {
     Start,
     /// Handshakes in sequence on some concurrent tasks.
     Handshakes { version: Version, resumed: bool },
-    /// Connections with one echo, for the peers without TLS: what a handshake costs beyond TLS.
-    Connections,
+    /// Connections with some echoes in sequence, for the peers without TLS: what a handshake costs beyond TLS, and what
+    /// each of its round trips does.
+    Connections { echoes: usize },
     /// Bulk transfer over this number of connections.
     Bulk { task: Task, connections: usize },
     /// Messages with replies, in sequence on each of this number of connections.
@@ -91,7 +92,8 @@ pub const LOADS: &[Load] = &[
     load("resumed 1.2", handshakes(Version::Tls12, true), ECDSA),
     load("resumed 1.3, client certificate", handshakes(Version::Tls13, true), CLIENT_AUTH),
     load("resumed 1.2, client certificate", handshakes(Version::Tls12, true), CLIENT_AUTH),
-    load(CONNECTIONS, Kind::Connections, ECDSA),
+    load(CONNECTIONS, Kind::Connections { echoes: 1 }, ECDSA),
+    load("connection with two echoes", Kind::Connections { echoes: 2 }, ECDSA),
     load("to backend, 1 connection", bulk(Task::Sink, 1), ECDSA),
     load("to backend, 64 connections", bulk(Task::Sink, 64), ECDSA),
     load("to client, 1 connection", bulk(Task::Source, 1), ECDSA),
@@ -203,7 +205,7 @@ impl Load {
     /// keep the sessions of revoked devices.
     pub fn suits(&self, peer: &Peer) -> bool {
         let needs_no_tls = matches!(self.kind, Kind::Bulk { .. } | Kind::Replies { .. });
-        let has_no_tls = matches!(self.kind, Kind::Connections);
+        let has_no_tls = matches!(self.kind, Kind::Connections { .. });
         (if peer.tls { !has_no_tls } else { needs_no_tls || has_no_tls })
             && (peer.ends_sessions || !self.setup.crl)
     }
@@ -215,7 +217,7 @@ impl Load {
             Kind::Handshakes { version, resumed } => {
                 handshakes::steady(bench, version, resumed).await
             }
-            Kind::Connections => handshakes::connections(bench).await,
+            Kind::Connections { echoes } => handshakes::connections(bench, echoes).await,
             Kind::Bulk { task, connections } => traffic::bulk(bench, task, connections).await,
             Kind::Replies { bytes, connections } => {
                 traffic::replies(bench, bytes, connections).await

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::{Bench, Figure, HANDSHAKES, Rates, Steady, percentile_ms};
 use crate::backend::Task;
-use crate::device::{self, Dialer, Version, within};
+use crate::device::{self, Dialer, Stream, Version, within};
 
 /// Number of concurrent handshakes.
 const CLIENTS: usize = 16;
@@ -29,7 +29,7 @@ struct Seen {
 }
 
 pub async fn steady(bench: &Bench<'_>, version: Version, resumed: bool) -> io::Result<Vec<Figure>> {
-    let (rates, mut seen) = measure(bench, version, resumed).await?;
+    let (rates, mut seen) = measure(bench, version, resumed, 1).await?;
     Ok(vec![
         (HANDSHAKES, rates.per_cpu_second),
         ("handshakes per second", rates.per_second),
@@ -38,20 +38,25 @@ pub async fn steady(bench: &Bench<'_>, version: Version, resumed: bool) -> io::R
     ])
 }
 
-/// Measures connections without TLS, each with an echo as the handshakes have it.
-pub async fn connections(bench: &Bench<'_>) -> io::Result<Vec<Figure>> {
-    let (rates, _) = measure(bench, Version::Tls13, false).await?;
+/// Measures connections without TLS, each with echoes as the handshakes have one.
+pub async fn connections(bench: &Bench<'_>, echoes: usize) -> io::Result<Vec<Figure>> {
+    let (rates, _) = measure(bench, Version::Tls13, false, echoes).await?;
     Ok(vec![(CONNECTIONS_RATE, rates.per_cpu_second)])
 }
 
 /// Returns the rates of handshakes alone.
 pub(super) async fn rates(bench: &Bench<'_>, version: Version, resumed: bool) -> io::Result<Rates> {
-    measure(bench, version, resumed).await.map(|(rates, _)| rates)
+    measure(bench, version, resumed, 1).await.map(|(rates, _)| rates)
 }
 
-async fn measure(bench: &Bench<'_>, version: Version, resumed: bool) -> io::Result<(Rates, Seen)> {
+async fn measure(
+    bench: &Bench<'_>,
+    version: Version,
+    resumed: bool,
+    echoes: usize,
+) -> io::Result<(Rates, Seen)> {
     let load = Steady::default();
-    let clients = start(bench, &load, version, resumed);
+    let clients = start(bench, &load, version, resumed, echoes);
     let rates = load.measure(bench.proxy, bench.time).await;
     let seen = all(clients).await?;
     if seen.failed > 0 || seen.other_kind > seen.times.len() / 100 {
@@ -67,7 +72,7 @@ pub async fn reloads(bench: &Bench<'_>) -> io::Result<Vec<Figure>> {
     let mut lost = 0;
     for reload in [false, true] {
         let load = Steady::default();
-        let clients = start(bench, &load, Version::Tls13, false);
+        let clients = start(bench, &load, Version::Tls13, false, 1);
         let reloading = async {
             for _ in 0..RELOADS {
                 tokio::time::sleep(RELOAD_INTERVAL).await;
@@ -97,6 +102,7 @@ fn start(
     load: &Steady,
     version: Version,
     resumed: bool,
+    echoes: usize,
 ) -> Vec<JoinHandle<Seen>> {
     let client = || {
         let (dialer, load) = (bench.dialer(version, resumed), load.clone());
@@ -105,7 +111,7 @@ fn start(
             let mut first = true;
             while !load.is_stopped() {
                 let start = Instant::now();
-                match within(Duration::from_secs(10), shake_hands(&dialer)).await {
+                match within(Duration::from_secs(10), shake_hands(&dialer, echoes)).await {
                     Ok(Ok(was_resumed)) => {
                         load.add(1);
                         if load.is_measuring() {
@@ -123,23 +129,29 @@ fn start(
     (0..CLIENTS).map(|_| client()).collect()
 }
 
-/// Performs one handshake and echoes a byte, since a TLS 1.3 client finishes before its server. Returns whether
-/// the session was resumed.
-async fn shake_hands(dialer: &Dialer) -> io::Result<bool> {
+/// Performs one handshake and echoes bytes in sequence, at least one, since a TLS 1.3 client finishes before its server.
+/// Returns whether the session was resumed.
+async fn shake_hands(dialer: &Dialer, echoes: usize) -> io::Result<bool> {
     if !dialer.has_tls() {
         let mut tcp = dialer.connect().await?;
-        tcp.write_all(&[Task::Echo.byte()]).await?;
-        device::echo(&mut tcp, &[7]).await?;
+        converse(&mut tcp, echoes).await?;
         tcp.set_zero_linger()?;
         return Ok(false);
     }
     let mut session = dialer.handshake().await?;
-    session.write_all(&[Task::Echo.byte()]).await?;
-    device::echo(&mut session, &[7]).await?;
+    converse(&mut session, echoes).await?;
     let resumed = device::is_resumed(&session);
     // Otherwise sockets in TIME_WAIT would use up the ports.
     session.get_ref().0.set_zero_linger()?;
     Ok(resumed)
+}
+
+async fn converse(line: &mut impl Stream, echoes: usize) -> io::Result<()> {
+    line.write_all(&[Task::Echo.byte()]).await?;
+    for _ in 0..echoes {
+        device::echo(line, &[7]).await?;
+    }
+    Ok(())
 }
 
 async fn all(clients: Vec<JoinHandle<Seen>>) -> io::Result<Seen> {
